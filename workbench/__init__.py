@@ -1,0 +1,27 @@
+"""A workbench for studying quantized Llama models on WebGPU.
+
+Names are resolved on first use, so that `import workbench` stays fast: torch, wgpu and transformers load only
+when something that needs them is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load": "workbench.runtime.model",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {sorted(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

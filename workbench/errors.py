@@ -1,0 +1,46 @@
+"""Errors that a user of the workbench may meet, each a subclass of `WorkbenchError`.
+
+`workbench.formats.errors.FormatError` stands apart: the formats room depends on nothing else.
+"""
+
+from __future__ import annotations
+
+
+class WorkbenchError(Exception):
+    """Base of every error raised on purpose by this package outside the file formats."""
+
+
+class UnsupportedModelError(WorkbenchError):
+    """A checkpoint asks for something that no plan builder knows; names the field, its value and what is allowed."""
+
+
+class CheckpointError(WorkbenchError):
+    """A source checkpoint is missing, incomplete, not safetensors, or holds non-finite weights."""
+
+
+class CacheFullError(WorkbenchError):
+    """The key/value cache holds no room for the next token."""
+
+
+class PromptTooLongError(WorkbenchError):
+    """A prompt does not fit into the key/value cache."""
+
+
+class NoAdapterError(WorkbenchError):
+    """No WebGPU adapter was found."""
+
+
+class OutOfMemoryError(WorkbenchError):
+    """The device could not allocate what a plan needs."""
+
+
+class DeviceLostError(WorkbenchError):
+    """The device was lost; the next call opens a new one."""
+
+
+class KernelError(WorkbenchError):
+    """A kernel did not compile, or was called with shapes or parameters it does not take."""
+
+
+class ProtocolError(WorkbenchError):
+    """An evaluation protocol was named or used wrongly."""
