@@ -1,0 +1,137 @@
+"""Turning token ids into text while they arrive.
+
+A token is not a piece of text: a character may be spread over several byte tokens, and SentencePiece writes a space
+into the token after it, which decoding strips at the start of a text. So a piece is the difference of two decodings
+that start at the same earlier token: of what has been given out, and of that with the new tokens. The window holds
+the last piece's tokens and the pending ones, so a token costs the same at any length of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CONTEXT_TOKENS = 8  # of the prompt, so that the first piece knows whether a space precedes it
+PENDING_TOKENS = (
+    16  # a character has at most 4 bytes: more pending tokens than this are not text, and are given out
+)
+
+
+class Detokenizer:
+    """Text pieces from token ids; special tokens are left out.
+
+    For ids of any text, the pieces together are `decode(prompt + ids)` without `decode(prompt)`. Bytes that are no
+    text come out as replacement characters, after PENDING_TOKENS at the latest.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_ids: Sequence[int] = ()):
+        self._tokenizer = tokenizer
+        self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        prompt = [int(i) for i in prompt_ids if int(i) not in self._special]
+        start = max(0, len(prompt) - CONTEXT_TOKENS)
+        while start > 0 and self._decode(prompt[start:]).startswith(REPLACEMENT):
+            start -= 1  # the window would begin inside a character
+        self._ids = prompt[start:]
+        self._given = len(self._ids)  # tokens of the window whose text has been given out
+
+    def push(self, token: int) -> str:
+        """The text that is certain with this token; empty inside a character."""
+        if int(token) in self._special:
+            return ""
+        self._ids.append(int(token))
+        return self._advance(hold=len(self._ids) - self._given <= PENDING_TOKENS)
+
+    def finish(self) -> str:
+        """What is still pending, complete or not."""
+        return self._advance(hold=False)
+
+    def _advance(self, hold: bool) -> str:
+        before = self._decode(self._ids[: self._given])
+        text = self._decode(self._ids)
+        if hold and (len(text) <= len(before) or text.endswith(REPLACEMENT)):
+            return ""
+        pending = self._ids[self._given :]
+        # Bytes that are no text can make a decoder read the bytes before them anew; those have been given out.
+        piece = text[len(before) :] if text.startswith(before) else self._decode(pending)
+        if pending:
+            self._ids, self._given = pending, len(pending)
+        return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class StopStrings:
+    """Holds text back while it may be the start of a stop string, and ends the text before the first one completed."""
+
+    def __init__(self, stop: Sequence[str] = ()):
+        self._stop = [s for s in ((stop,) if isinstance(stop, str) else stop) if s]
+        self._held = ""
+        self.stopped: str | None = None
+
+    def push(self, text: str) -> str:
+        """The part of the text that is certain; after a stop string (`stopped` names it) always empty."""
+        if self.stopped is not None:
+            return ""
+        self._held += text
+        # Of several, the one that ends first counts, as if the text came character by character; then the longest.
+        found = [(self._held.find(s), s) for s in self._stop if s in self._held]
+        if found:
+            start, self.stopped = min(found, key=lambda f: (f[0] + len(f[1]), f[0]))
+            certain, self._held = self._held[:start], ""
+            return certain
+        keep = max((self._overlap(s) for s in self._stop), default=0)
+        cut = len(self._held) - keep
+        certain, self._held = self._held[:cut], self._held[cut:]
+        return certain
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        certain, self._held = self._held, ""
+        return certain
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins `stop`."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+def stream_text(
+    tokenizer: Any,
+    tokens: Iterable[int],
+    stop: Sequence[str] = (),
+    eos_ids: Iterable[int] = (),
+    prompt_ids: Sequence[int] = (),
+) -> Iterator[str]:
+    """Non-empty text pieces for token ids that follow `prompt_ids`.
+
+    Ends with the tokens, at a token of `eos_ids` (not given out) or before a stop string; then `tokens` is closed
+    where it can be, so that no further token is computed. The generator returns why: "tokens", "eos" or the stop
+    string.
+    """
+    ends = frozenset(eos_ids)
+    detokenizer = Detokenizer(tokenizer, prompt_ids)
+    stops = StopStrings(stop)
+    reason = "tokens"
+    try:
+        for token in tokens:
+            if int(token) in ends:
+                reason = "eos"
+                break
+            if piece := stops.push(detokenizer.push(token)):
+                yield piece
+            if stops.stopped is not None:
+                return stops.stopped
+    finally:
+        if hasattr(tokens, "close"):
+            tokens.close()
+    if piece := stops.push(detokenizer.finish()):
+        yield piece
+    if stops.stopped is not None:
+        return stops.stopped
+    if piece := stops.finish():
+        yield piece
+    return reason
