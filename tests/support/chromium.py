@@ -1,0 +1,109 @@
+"""Headless Chromium with WebGPU, for tests that need a real browser.
+
+`python -m tests.support.chromium` prints the executable that would be used, and fails if there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MAC_EXECUTABLES = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+
+# The first line keeps the browser from talking to anything but the page. SwiftShader is asked for by name, because
+# headless Chromium offers no WebGPU adapter on machines without a GPU otherwise.
+FLAGS = (
+    *("--disable-background-networking", "--no-first-run", "--disable-component-update", "--disable-sync"),
+    *("--disable-quic", "--no-sandbox", "--disable-dev-shm-usage"),
+    *("--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-vulkan=swiftshader"),
+    *("--use-webgpu-adapter=swiftshader",),
+)
+
+
+def find_chromium() -> str | None:
+    """Path of Chromium or Chrome: WORKBENCH_CHROMIUM, else what is on PATH; None if there is none."""
+    named = os.environ.get("WORKBENCH_CHROMIUM")
+    candidates = [named] if named else [*EXECUTABLES, *MAC_EXECUTABLES]
+    return next((path for path in map(shutil.which, candidates) if path), None)
+
+
+def require_chromium() -> str:
+    """Path of Chromium; skips the running test where Chromium or playwright is missing."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chromium or Chrome found (apt-get install chromium, or set WORKBENCH_CHROMIUM)")
+    pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[test]')")
+    return path
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    # Windows and some Linux systems map .js to text/plain, which browsers refuse as a module.
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wgsl": "text/plain",
+    }
+
+    def log_message(self, format, *args):
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve `folder` over HTTP on an ephemeral port; yields the address, `http://127.0.0.1:PORT`.
+
+    WebGPU exists in secure contexts only: this address is one, `about:blank` and `file:` are not.
+    """
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def browser_page(url: str) -> Iterator:
+    """A playwright page (sync API) of a fresh headless Chromium at `url`; skips where there is no Chromium.
+
+    An uncaught error in the page is raised when the block ends.
+    """
+    executable = require_chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        try:
+            page = browser.new_page()
+            errors: list[str] = []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(url)
+            yield page
+            if errors:
+                raise RuntimeError("uncaught errors in the page:\n" + "\n".join(errors))
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    found = find_chromium()
+    if found is None:
+        sys.exit("no Chromium or Chrome found")
+    print(found)
