@@ -1,8 +1,9 @@
-"""Compile WGSL with Tint, the compiler of Chromium: natively we run Naga, which accepts more than browsers do.
+"""Compile WGSL with Tint, the compiler of Chromium: Naga, which the native runtime uses, accepts more.
 
 Two hosts: Dawn for Node (`compile_all`; quick, knows every feature, runs nothing) and headless Chromium
-(`compile_all_in_chromium`; the real thing, on SwiftShader, which has no `shader-f16`). Each makes shader modules and
-compute pipelines with automatic layouts on a device with the default limits, the ones that browsers promise.
+(`compile_all_in_chromium`; the real thing, on SwiftShader, which has no `shader-f16`). Each makes shader
+modules and compute pipelines with automatic layouts on a device with the default limits, the ones that browsers
+promise.
 Where a host is missing, the running test is skipped with the reason.
 
 A `features` name is WebGPU's: `enable f16;` needs "shader-f16", `enable subgroups;` needs "subgroups".
@@ -36,8 +37,9 @@ class MissingFeatureError(RuntimeError):
 def compile_all(sources: Mapping[str, str], features: Iterable[str] = ()) -> dict[str, list[str]]:
     """Errors of each WGSL source under Dawn for Node, by name; an empty list means that it compiled.
 
-    A message is `line:column: what` from the shader module, or `entry point: what` from its pipeline. One Node
-    process compiles all sources. Raises MissingFeatureError; skips the test without Node or its `webgpu` package.
+    A message is `line:column: what` from the shader module, or `entry point: what` from its pipeline. One
+    Node process compiles all sources. Raises MissingFeatureError; skips the test without Node or its `webgpu`
+    package.
     """
     node = shutil.which("node")
     if node is None:
@@ -60,7 +62,7 @@ def compile_all_in_chromium(sources: Mapping[str, str], features: Iterable[str] 
     """The same as `compile_all` in headless Chromium; skips the test without Chromium or playwright."""
     require_chromium()
     request = {"sources": dict(sources), "features": list(features)}
-    # playwright's sync API allows one instance a thread and none inside an event loop: callers may have either.
+    # playwright's sync API allows one instance a thread and none in an event loop: callers may have either.
     with ThreadPoolExecutor(max_workers=1) as pool:
         return _results(pool.submit(_compile_in_page, request).result(), "Chromium")
 
