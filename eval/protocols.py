@@ -1,0 +1,162 @@
+"""Perplexity protocols by name: how tokens are cut into windows, and which targets of each are scored.
+
+| name | windows |
+|---|---|
+| `disjoint-L` | floor(T/L) disjoint windows of L tokens, L-1 targets each, the rest of the text dropped |
+| `wikitext2-gptq-L` | `disjoint-L` on the test split of WikiText-2 raw, rows joined with two newlines |
+| `hf-strided-L-S` | Hugging Face's sliding window: windows of L every S tokens, only new tokens scored |
+| `llamacpp-L` | disjoint windows, first token replaced by BOS, the last L/2 - 1 targets scored |
+
+Sources: GPTQ's evaluation loop (Frantar et al. 2022, `datautils.py` and `opt.py` of their code); "Perplexity
+of fixed-length models" in the documentation of `transformers`; the `perplexity` tool of llama.cpp. A protocol
+knows no tokenizer and no model: `eval.texts` makes the tokens, `eval.perplexity` scores the windows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.errors import ProtocolError
+
+ALLOWED = (
+    "disjoint-L, wikitext2-gptq-L, hf-strided-L-S with 1 <= S <= L, llamacpp-L with an even L "
+    "(L: tokens a window, at least 2; for example disjoint-512, wikitext2-gptq-2048, hf-strided-1024-512)"
+)
+KINDS = ("disjoint", "wikitext2-gptq", "hf-strided", "llamacpp")
+_NAME = re.compile(r"(disjoint|wikitext2-gptq|llamacpp)-([1-9]\d*)|(hf-strided)-([1-9]\d*)-([1-9]\d*)")
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One sequence to score from an empty cache.
+
+    ids: int64 [n], n >= 2. Targets are `ids[first_scored:]`, each predicted from all that stands before it in
+    the window; `first_scored` >= 1. start: index of `ids[0]` in the token stream.
+    """
+
+    ids: np.ndarray
+    first_scored: int
+    start: int = 0
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int64 [scored], the token ids that are scored."""
+        return self.ids[self.first_scored :]
+
+    @property
+    def scored(self) -> int:
+        return len(self.ids) - self.first_scored
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way to cut and score; made by `protocol(name)`. length and stride are in tokens."""
+
+    kind: str
+    length: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ProtocolError(f"protocol kind {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        if self.length < 2:
+            raise ProtocolError(
+                f"protocol {self.name!r}: a window of {self.length} token has no target; allowed: {ALLOWED}"
+            )
+        if not 1 <= self.stride <= self.length:
+            raise ProtocolError(
+                f"protocol {self.name!r}: stride {self.stride} would leave tokens unscored; "
+                f"allowed: 1 <= S <= {self.length}"
+            )
+        if self.kind != "hf-strided" and self.stride != self.length:
+            raise ProtocolError(
+                f"protocol kind {self.kind!r} has disjoint windows; stride must be {self.length}"
+            )
+        if self.kind == "llamacpp" and (self.length % 2 or self.length < 4):
+            raise ProtocolError(
+                f"protocol {self.name!r}: the length must be even and at least 4; allowed: {ALLOWED}"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.length}" + (f"-{self.stride}" if self.kind == "hf-strided" else "")
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether a raw file of one row a line is first joined by `eval.texts.join_rows`."""
+        return self.kind == "wikitext2-gptq"
+
+    @property
+    def takes_separator(self) -> bool:
+        """Whether documents may be told apart by a separator; other protocols fix how their text is read."""
+        return self.kind in ("disjoint", "hf-strided")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def windows(self, tokens: Sequence[int] | np.ndarray, *, bos: int | None = None) -> list[Window]:
+        """Cut `tokens` (ints [T]) into windows, in order.
+
+        bos: the token id that `llamacpp-L` puts in place of each window's first token (None: left as it is,
+        which is what llama.cpp does for a vocabulary without BOS). Raises ProtocolError if the text is too
+        short for one target.
+        """
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise ProtocolError(
+                f"tokens must be integers of shape [T], not {ids.dtype} of shape {list(ids.shape)}"
+            )
+        ids = ids.astype(np.int64, copy=False)
+        needed = 2 if self.kind == "hf-strided" else self.length
+        if len(ids) < needed:
+            raise ProtocolError(
+                f"protocol {self.name!r} needs at least {needed} tokens; the text has {len(ids)}"
+            )
+        if self.kind == "hf-strided":
+            return self._strided(ids)
+        count = len(ids) // self.length
+        starts = [w * self.length for w in range(count)]
+        if self.kind != "llamacpp":
+            return [Window(ids[s : s + self.length], 1, s) for s in starts]
+        # llama.cpp reads the logits of positions L/2 .. L-2, that is the targets L/2+1 .. L-1.
+        windows = []
+        for s in starts:
+            chunk = ids[s : s + self.length].copy()
+            if bos is not None:
+                chunk[0] = bos
+            windows.append(Window(chunk, self.length // 2 + 1, s))
+        return windows
+
+    def _strided(self, ids: np.ndarray) -> list[Window]:
+        """Windows [b, min(b + L, T)), b = 0, S, 2S, ... until one ends at T; only targets past the last end.
+
+        The first window has nothing before it and scores all but its first token. With S = L every window is
+        like the first. A last window of one token (S = L and T mod L = 1) has no target and is left out.
+        """
+        windows, previous_end = [], 0
+        for begin in range(0, len(ids), self.stride):
+            end = min(begin + self.length, len(ids))
+            first = max(previous_end - begin, 1)
+            if first < end - begin:
+                windows.append(Window(ids[begin:end], first, begin))
+            previous_end = end
+            if end == len(ids):
+                break
+        return windows
+
+
+def protocol(name: str | Protocol) -> Protocol:
+    """The protocol of that name (a Protocol is returned as it is). ProtocolError lists what is allowed."""
+    if isinstance(name, Protocol):
+        return name
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise ProtocolError(f"protocol {name!r} is unknown; allowed: {ALLOWED}")
+    kind, length, strided, strided_length, stride = match.groups()
+    if strided:
+        return Protocol(strided, int(strided_length), int(stride))
+    return Protocol(kind, int(length), int(length))

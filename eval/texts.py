@@ -1,0 +1,277 @@
+"""Texts to score, with the hashes that identify them, and their tokens.
+
+A text is tokenized once, whole; BOS stands only where the tokenizer itself puts it. With a document separator
+each document is stripped, tokenized without special tokens and given one BOS, and all are concatenated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.protocols import Protocol, protocol
+from workbench.errors import ProtocolError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A text of the Hugging Face hub: rows of `column` of one split, joined with `join`.
+
+    separator: what stands between documents in the joined text, None where rows are not documents.
+    """
+
+    repository: str
+    configuration: str | None
+    split: str
+    column: str
+    join: str
+    revision: str | None = None
+    separator: str | None = None
+
+
+DATASETS: dict[str, Dataset] = {
+    "wikitext2": Dataset(
+        "Salesforce/wikitext",
+        "wikitext-2-raw-v1",
+        "test",
+        "text",
+        "\n\n",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+    ),
+    "tinystories": Dataset(
+        "roneneldan/TinyStories", None, "validation", "text", "\n<|endoftext|>\n", separator="<|endoftext|>"
+    ),
+}
+
+# sha256 of WikiText-2 raw's test split: the file of one row a line, and its rows joined with two newlines.
+WIKITEXT2_RAW_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"
+WIKITEXT2_JOINED_SHA256 = "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83"
+_KNOWN = {WIKITEXT2_RAW_SHA256: "wikitext2", WIKITEXT2_JOINED_SHA256: "wikitext2"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and what identifies it. sha256 is of the UTF-8 bytes of `content`.
+
+    dataset, revision, split: None where unknown. joined: whether the rows are already joined.
+    """
+
+    content: str = field(repr=False)
+    name: str = "text"
+    dataset: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    joined: bool = False
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.content.encode()).hexdigest()
+        object.__setattr__(self, "sha256", digest)
+        if digest in _KNOWN and self.dataset is None:
+            known = DATASETS[_KNOWN[digest]]
+            object.__setattr__(self, "dataset", f"{known.repository}/{known.configuration}")
+            object.__setattr__(self, "revision", known.revision)
+            object.__setattr__(self, "split", known.split)
+        if digest == WIKITEXT2_JOINED_SHA256:
+            object.__setattr__(self, "joined", True)
+
+    @property
+    def bytes(self) -> int:
+        return len(self.content.encode())
+
+    def to_json(self) -> dict[str, Any]:
+        keys = ("name", "dataset", "revision", "split", "joined", "sha256", "bytes")
+        return {key: getattr(self, key) for key in keys}
+
+
+def load_text(path: str | Path) -> Text:
+    """The file's text, newlines untouched. Raises ProtocolError if it is missing, empty or not UTF-8."""
+    path = Path(path)
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ProtocolError(f"text {path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"text {path}: byte {error.start} is not UTF-8") from error
+    if not content.strip():
+        raise ProtocolError(f"text {path}: is empty")
+    return Text(content, name=path.name)
+
+
+def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
+    """The joined rows of a dataset by its short name (see `DATASETS`), through `datasets`.
+
+    revision: a commit of the dataset's repository; default the one pinned in `DATASETS`, else its newest,
+    whose commit is recorded. Raises ProtocolError for unknown names and where the dataset can be neither
+    fetched nor found.
+    """
+    if name not in DATASETS:
+        raise ProtocolError(f"dataset {name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}")
+    import datasets
+
+    spec = DATASETS[name]
+    local = Path(spec.repository).is_dir()
+    revision = revision or spec.revision
+    try:
+        if revision is None and not local:
+            from huggingface_hub import HfApi
+
+            revision = HfApi().dataset_info(spec.repository).sha
+        rows = datasets.load_dataset(spec.repository, spec.configuration, split=spec.split, revision=revision)
+    except Exception as error:  # the hub's client and `datasets` raise a dozen kinds
+        where = f"{spec.repository} ({spec.configuration}, {spec.split}, revision {revision})"
+        raise ProtocolError(f"dataset {name!r}: {where} could not be loaded: {error}") from error
+    content = spec.join.join(rows[spec.column])
+    title = spec.repository if spec.configuration is None else f"{spec.repository}/{spec.configuration}"
+    return Text(content, name=name, dataset=title, revision=revision, split=spec.split, joined=True)
+
+
+def join_rows(raw: str) -> str:
+    """A file of one row a line, as the rows that `datasets` gives for WikiText-2 raw, joined by two newlines.
+
+    An empty row is stored as one space; every other row keeps its newline. The newline that ends the file
+    ends its last row and starts no further one.
+    """
+    lines = raw.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return "\n\n".join("" if line == " " else line + "\n" for line in lines)
+
+
+def split_documents(content: str, separator: str) -> list[str]:
+    """The documents of a text, stripped, without empty ones. ProtocolError if the separator never occurs."""
+    if not separator:
+        raise ProtocolError("the document separator is empty")
+    if separator not in content:
+        raise ProtocolError(f"the document separator {separator!r} does not occur in the text")
+    return [document for part in content.split(separator) if (document := part.strip())]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A tokenized text. ids: int64 [T]; token_bytes: int64 [T], UTF-8 bytes of text that each token stands
+    for (0 for BOS; None where the tokenizer gives no offsets); bos: the tokenizer's BOS id."""
+
+    ids: np.ndarray = field(repr=False)
+    bos_policy: str | None = None
+    bos: int | None = None
+    separator: str | None = None
+    documents: int | None = None
+    text: dict[str, Any] | None = None
+    tokenizer_sha256: str | None = None
+    token_bytes: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sha256(self) -> str:
+        """Of the ids as little-endian int64."""
+        return hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest()
+
+
+def encode(
+    tokenizer: Any, text: str | Text, scheme: str | Protocol, *, separator: str | None = None
+) -> Tokens:
+    """Tokenize a text as a protocol wants it.
+
+    tokenizer: a `transformers` tokenizer. Raises ProtocolError where the protocol takes no separator, or
+    where documents are to begin with BOS and the tokenizer has none.
+    """
+    scheme = protocol(scheme)
+    text = Text(text) if isinstance(text, str) else text
+    if scheme.joins_rows and not text.joined:
+        text = replace(text, content=join_rows(text.content), joined=True)
+    bos = getattr(tokenizer, "bos_token_id", None)
+    common = {"bos": bos, "text": text.to_json(), "tokenizer_sha256": tokenizer_sha256(tokenizer)}
+    if separator is None:
+        ids, sizes = _encode_one(tokenizer, text.content)
+        policy = "once, by the tokenizer" if bos is not None and len(ids) and ids[0] == bos else "none"
+        if scheme.kind == "llamacpp" and bos is not None:
+            policy = "in place of the first token of each window"
+        return Tokens(ids, bos_policy=policy, token_bytes=sizes, **common)
+    if not scheme.takes_separator:
+        raise ProtocolError(
+            f"protocol {scheme.name!r} takes no document separator; allowed: disjoint-L, hf-strided-L-S"
+        )
+    if bos is None:
+        raise ProtocolError(
+            "documents begin with BOS, but the tokenizer has no BOS token; score without a separator"
+        )
+    documents = split_documents(text.content, separator)
+    if not documents:
+        raise ProtocolError(f"text {text.name!r} holds no document between its separators {separator!r}")
+    all_ids, all_sizes, known = [], [], True
+    for document, (ids, ends) in zip(
+        documents, _encode_many(tokenizer, documents, special=False), strict=True
+    ):
+        known = known and ends is not None
+        all_ids += [[bos], ids]
+        all_sizes += [[0], _token_bytes(document, ends)] if known else []
+    return Tokens(
+        np.concatenate(all_ids).astype(np.int64),
+        bos_policy="before each document",
+        separator=separator,
+        documents=len(documents),
+        token_bytes=np.concatenate(all_sizes).astype(np.int64) if known else None,
+        **common,
+    )
+
+
+def _encode_one(tokenizer: Any, content: str) -> tuple[np.ndarray, np.ndarray | None]:
+    [(ids, ends)] = _encode_many(tokenizer, [content], special=True)
+    return ids, None if ends is None else _token_bytes(content, ends)
+
+
+def _encode_many(
+    tokenizer: Any, contents: list[str], *, special: bool
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Token ids and, from tokenizers that have them, the character at which each token ends."""
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    encoded = tokenizer(
+        contents,
+        add_special_tokens=special,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=fast,
+        verbose=False,  # the whole text is meant to be longer than a context
+    )
+    ids = [np.asarray(one, np.int64) for one in encoded["input_ids"]]
+    if not fast:
+        return [(one, None) for one in ids]
+    ends = [np.asarray(one, np.int64).reshape(-1, 2)[:, 1] for one in encoded["offset_mapping"]]
+    return list(zip(ids, ends, strict=True))
+
+
+def _token_bytes(content: str, ends: np.ndarray) -> np.ndarray:
+    """UTF-8 bytes for which each token stands, int64 [T], from the character at which each ends.
+
+    Text between two tokens (dropped by the normalizer) counts with the later one; a character cut into
+    several byte tokens counts with the first of them. So any run of tokens sums to the bytes of text that it
+    moves through.
+    """
+    points = np.frombuffer(content.encode("utf-32-le"), "<u4")
+    sizes = 1 + (points > 0x7F).astype(np.int64) + (points > 0x7FF) + (points > 0xFFFF)
+    position = np.concatenate([[0], np.cumsum(sizes)])
+    reached = position[np.maximum.accumulate(ends)] if len(ends) else np.zeros(0, np.int64)
+    return np.diff(reached, prepend=0)
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Identifies what a tokenizer does: sha256 of its serialized pipeline without truncation and padding,
+    with sorted keys; of its sorted vocabulary where it has no such form."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        pipeline = json.loads(backend.to_str())
+        for transient in ("truncation", "padding"):
+            pipeline.pop(transient, None)
+    else:
+        pipeline = tokenizer.get_vocab()
+    return hashlib.sha256(json.dumps(pipeline, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
