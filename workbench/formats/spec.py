@@ -1,0 +1,198 @@
+"""What a weight format is: number type, granularity, block length, scale and zero-point.
+
+A quantized weight is stored as `w_hat = scale * (q - z)`, with q packed into u32 words:
+
+    int8   q signed in [-128, 127] (symmetric: [-127, 127]), z signed in [-128, 127]
+    int4   q unsigned in [0, 15], z in [0, 15]
+    int2   q unsigned in [0, 3],  z in [0, 3]
+
+A zero-point is stored as int8. With `zero_frac_bits` = f it is fixed point, z = stored / 2**f, and may then
+be anything that int8 holds ([-16, 15.875] for int4 with 3 bits). Symmetric formats store none: z is 0, 8 or
+2.
+
+A *block* is what shares one scale: `block_size` consecutive weights of a row, a whole row ("channel"), or the
+whole matrix ("tensor"). Rows are padded to whole blocks ("block") or to a multiple of 32 ("channel" and
+"tensor"), so that each row starts at a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from workbench.formats.errors import FormatError
+
+FLOATS = ("f32", "f16", "bf16")
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
+GRANULARITIES = ("tensor", "channel", "block")
+DEFAULT_BLOCK = {"int8": 128, "int4": 128, "int2": 256}
+SCALE_BITS = {"f16": 16, "f32": 32}
+ORDERS = ("low-first", "high-first")
+# The fixed-point zero must still reach the largest q: 15 * 2**3 and 3 * 2**5 are the last that fit int8.
+MAX_ZERO_FRAC_BITS = {"int8": 0, "int4": 3, "int2": 5}
+# Rows of channel and tensor granularity are padded to this many weights: two words of int2, eight of int8.
+ROW_MULTIPLE = 32
+
+
+def _one_of(field: str, value: object, allowed: tuple) -> None:
+    if value not in allowed or isinstance(value, bool):
+        raise FormatError(
+            f"{value!r} is not allowed, only one of {', '.join(map(repr, allowed))}", field=field
+        )
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How the weights of one tensor are stored. Checked when made; raises `FormatError` naming the field.
+
+    For the float dtypes the other fields mean nothing and are set to their defaults, so that equal formats
+    are equal. `block_size=None` becomes the default of the dtype (128, 128, 256) when the granularity is
+    "block", and stays None otherwise.
+    """
+
+    dtype: str
+    granularity: str = "block"
+    block_size: int | None = None
+    symmetric: bool = False
+    scale_dtype: str = "f16"
+    zero_frac_bits: int = 0
+    order: str = "low-first"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dtype, str):
+            raise FormatError(f"{self.dtype!r} is not a string", field="dtype")
+        _one_of("dtype", self.dtype, tuple(BITS))
+        if not self.is_quantized:
+            for each in fields(self)[1:]:
+                object.__setattr__(self, each.name, each.default)
+            return
+        for field, allowed in (
+            ("granularity", GRANULARITIES),
+            ("scale_dtype", tuple(SCALE_BITS)),
+            ("order", ORDERS),
+        ):
+            _one_of(field, getattr(self, field), allowed)
+        if not isinstance(self.symmetric, bool):
+            raise FormatError(f"{self.symmetric!r} is not true or false", field="symmetric")
+        self._check_block_size()
+        self._check_zero_frac_bits()
+        if self.dtype == "int8":  # one weight a byte: there is no order within it
+            object.__setattr__(self, "order", "low-first")
+
+    def _check_block_size(self) -> None:
+        size = self.block_size
+        if self.granularity != "block":
+            if size is not None:
+                raise FormatError(
+                    f"{size!r} is given, but granularity {self.granularity!r} has no block size",
+                    field="block_size",
+                )
+            return
+        if size is None:
+            object.__setattr__(self, "block_size", DEFAULT_BLOCK[self.dtype])
+        elif type(size) is not int or size < 32 or size % 32:
+            raise FormatError(f"{size!r} is not a positive multiple of 32", field="block_size")
+
+    def _check_zero_frac_bits(self) -> None:
+        bits, most = self.zero_frac_bits, MAX_ZERO_FRAC_BITS[self.dtype]
+        if type(bits) is not int or not 0 <= bits <= most:
+            raise FormatError(
+                f"{bits!r} is not allowed, {self.dtype} takes 0 to {most}", field="zero_frac_bits"
+            )
+        if bits and self.symmetric:
+            raise FormatError(
+                f"{bits} is given, but a symmetric format stores no zeros", field="zero_frac_bits"
+            )
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.dtype not in FLOATS
+
+    @property
+    def bits(self) -> int:
+        """Bits of one q, or of one float."""
+        return BITS[self.dtype]
+
+    @property
+    def q_range(self) -> tuple[int, int]:
+        """Smallest and largest q that quantizers produce."""
+        self._only_quantized("q_range")
+        if self.dtype == "int8":
+            return (-127, 127) if self.symmetric else (-128, 127)
+        return 0, 2**self.bits - 1
+
+    @property
+    def zero_range(self) -> tuple[int, int]:
+        """Smallest and largest stored zero-point (an int8; divide by 2**zero_frac_bits)."""
+        self._only_quantized("zero_range")
+        return (-128, 127) if self.zero_frac_bits else self.q_range
+
+    @property
+    def implied_zero(self) -> int:
+        """The zero-point of a symmetric format: 0 (int8), 8 (int4), 2 (int2)."""
+        self._only_quantized("implied_zero")
+        return 0 if self.dtype == "int8" else 2 ** (self.bits - 1)
+
+    def _only_quantized(self, what: str) -> None:
+        if not self.is_quantized:
+            raise FormatError(f"{self.dtype!r} has no {what}, it is not quantized", field="dtype")
+
+    def block(self, columns: int) -> int:
+        """Weights of one row under one scale: the block size, or the padded row for channel and tensor."""
+        self._only_quantized("block")
+        if self.granularity == "block":
+            return self.block_size
+        return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
+
+    def padded_columns(self, columns: int) -> int:
+        """Weights stored for a row of `columns`."""
+        block = self.block(columns)
+        return -(-columns // block) * block
+
+    def blocks(self, columns: int) -> int:
+        """Blocks of a row; 1 for channel and tensor."""
+        return self.padded_columns(columns) // self.block(columns)
+
+    def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Shape of the planes `scales` and `zeros`."""
+        return (1, 1) if self.granularity == "tensor" else (rows, self.blocks(columns))
+
+    def bits_per_weight(self, rows: int, columns: int) -> float:
+        """Everything stored (quants with their padding, scales, zero-points) divided by rows * columns."""
+        if not self.is_quantized:
+            return float(self.bits)
+        scales = self.scale_shape(rows, columns)
+        of_block = SCALE_BITS[self.scale_dtype] + (0 if self.symmetric else 8)
+        stored = rows * self.padded_columns(columns) * self.bits + scales[0] * scales[1] * of_block
+        return stored / (rows * columns)
+
+    def to_json(self) -> dict:
+        """A dict of JSON values; floats need their dtype alone."""
+        return asdict(self) if self.is_quantized else {"dtype": self.dtype}
+
+    @classmethod
+    def from_json(cls, data: dict) -> WeightFormat:
+        """The inverse of `to_json`; `FormatError` for a missing dtype or an unknown field."""
+        if not isinstance(data, dict):
+            raise FormatError(f"{data!r} is not an object", field="format")
+        if "dtype" not in data:
+            raise FormatError("is missing", field="dtype")
+        known = [each.name for each in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise FormatError(f"is unknown, only {', '.join(known)} are allowed", field=str(name))
+        return cls(**data)
+
+    def __str__(self) -> str:
+        """Short name for tables: `int4/128`, `int8/channel/sym`, `int2/256/z5/f32`, `f16`."""
+        if not self.is_quantized:
+            return self.dtype
+        parts = [self.dtype, str(self.block_size) if self.granularity == "block" else self.granularity]
+        if self.symmetric:
+            parts.append("sym")
+        if self.zero_frac_bits:
+            parts.append(f"z{self.zero_frac_bits}")
+        if self.scale_dtype != "f16":
+            parts.append(self.scale_dtype)
+        if self.order != "low-first":
+            parts.append(self.order)
+        return "/".join(parts)
