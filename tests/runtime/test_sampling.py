@@ -96,12 +96,16 @@ def test_unusable_logits_are_refused(bad, temperature):
         Sampler(SamplingOptions(temperature=temperature))(logits)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_k": 1.5}, {"top_p": 0.0}]
-    + [{"top_p": 1.1}, {"min_p": 1.0}, {"min_p": -0.1}, {"seed": -1}],
-)
-def test_options_are_checked_by_name(wrong):
-    (name,) = wrong
+WRONG = {
+    "temperature": [-1, float("nan")],
+    "top_k": [-1, 1.5],
+    "top_p": [0.0, 1.1],
+    "min_p": [1.0, -0.1],
+    "seed": [-1],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n in WRONG for v in WRONG[n]])
+def test_options_are_checked_by_name(name, value):
     with pytest.raises(WorkbenchError, match=name):
-        SamplingOptions(**wrong)
+        SamplingOptions(**{name: value})

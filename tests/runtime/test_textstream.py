@@ -21,7 +21,8 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def byte_level(tmp_path_factory):
-    """A tokenizer of the kind of Llama 3: byte-level BPE, trained here, with a BOS template and special tokens."""
+    """A tokenizer of the kind of Llama 3: byte-level BPE, trained here, with a BOS template and special
+    tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

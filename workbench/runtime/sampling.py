@@ -1,7 +1,7 @@
 """Choosing the next token from logits, in numpy.
 
-The filters are applied in the order of transformers' `GenerationMixin`: temperature, top-k, top-p, min-p, each on
-what the one before left; then one token is drawn from the softmax of the survivors.
+The filters are applied in the order of transformers' `GenerationMixin`: temperature, top-k, top-p, min-p,
+each on what the one before left; then one token is drawn from the softmax of the survivors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workbench.errors import WorkbenchError
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are chosen. temperature 0 is greedy and ignores the rest; top_k 0, top_p 1 and min_p 0 are off."""
+    """How tokens are chosen: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -42,7 +42,7 @@ class SamplingOptions:
 
 
 def filter_logits(logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    """Logits [vocab] over the temperature, -inf where a filter removed a token; at least one always survives."""
+    """Logits [vocab] over the temperature, -inf where a filter removed a token; at least one stays."""
     # The quotient in float32, as transformers has it; only the sums of probabilities are kept in float64.
     scores = np.asarray(logits, dtype=np.float32) / np.float32(options.temperature or 1.0)
     if 0 < options.top_k < scores.size:

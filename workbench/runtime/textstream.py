@@ -1,9 +1,10 @@
 """Turning token ids into text while they arrive.
 
-A token is not a piece of text: a character may be spread over several byte tokens, and SentencePiece writes a space
-into the token after it, which decoding strips at the start of a text. So a piece is the difference of two decodings
-that start at the same earlier token: of what has been given out, and of that with the new tokens. The window holds
-the last piece's tokens and the pending ones, so a token costs the same at any length of the text.
+A token is not a piece of text: a character may be spread over several byte tokens, and SentencePiece writes a
+space into the token after it, which decoding strips at the start of a text. So a piece is the difference of
+two decodings that start at the same earlier token: of what has been given out, and of that with the new
+tokens. The window holds the last piece's tokens and the pending ones, so a token costs the same at any length
+of the text.
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8  # of the prompt, so that the first piece knows whether a space precedes it
-PENDING_TOKENS = (
-    16  # a character has at most 4 bytes: more pending tokens than this are not text, and are given out
-)
+PENDING_TOKENS = 16  # a character has at most 4 bytes: more than this are no text, and are given out
 
 
 class Detokenizer:
     """Text pieces from token ids; special tokens are left out.
 
-    For ids of any text, the pieces together are `decode(prompt + ids)` without `decode(prompt)`. Bytes that are no
-    text come out as replacement characters, after PENDING_TOKENS at the latest.
+    For ids of any text, the pieces together are `decode(prompt + ids)` without `decode(prompt)`. Bytes that
+    are no text come out as replacement characters, after PENDING_TOKENS at the latest.
     """
 
     def __init__(self, tokenizer: Any, prompt_ids: Sequence[int] = ()):
@@ -52,7 +51,7 @@ class Detokenizer:
         if hold and (len(text) <= len(before) or text.endswith(REPLACEMENT)):
             return ""
         pending = self._ids[self._given :]
-        # Bytes that are no text can make a decoder read the bytes before them anew; those have been given out.
+        # Bytes that are no text can make a decoder read those before them anew, which have been given out.
         piece = text[len(before) :] if text.startswith(before) else self._decode(pending)
         if pending:
             self._ids, self._given = pending, len(pending)
@@ -65,7 +64,7 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Holds text back while it may be the start of a stop string, and ends the text before the first one completed."""
+    """Holds text back while it may begin a stop string, and ends it before the first one completed."""
 
     def __init__(self, stop: Sequence[str] = ()):
         self._stop = [s for s in ((stop,) if isinstance(stop, str) else stop) if s]
@@ -77,7 +76,7 @@ class StopStrings:
         if self.stopped is not None:
             return ""
         self._held += text
-        # Of several, the one that ends first counts, as if the text came character by character; then the longest.
+        # Of several, the one that ends first counts, as if characters came singly; then the longest.
         found = [(self._held.find(s), s) for s in self._stop if s in self._held]
         if found:
             start, self.stopped = min(found, key=lambda f: (f[0] + len(f[1]), f[0]))
@@ -108,9 +107,9 @@ def stream_text(
 ) -> Iterator[str]:
     """Non-empty text pieces for token ids that follow `prompt_ids`.
 
-    Ends with the tokens, at a token of `eos_ids` (not given out) or before a stop string; then `tokens` is closed
-    where it can be, so that no further token is computed. The generator returns why: "tokens", "eos" or the stop
-    string.
+    Ends with the tokens, at a token of `eos_ids` (not given out) or before a stop string; then `tokens` is
+    closed where it can be, so that no further token is computed. The generator returns why: "tokens", "eos"
+    or the stop string.
     """
     ends = frozenset(eos_ids)
     detokenizer = Detokenizer(tokenizer, prompt_ids)

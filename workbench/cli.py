@@ -1,0 +1,75 @@
+"""The `workbench` command. Subcommands are in `workbench.commands`, one file each.
+
+Exit status: 0; 2 for input that is wrong; 1 for what fails while running; 130 when interrupted. Errors of our
+own are one line on stderr; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import workbench
+from workbench.commands import bench, demo, generate, info, perplexity, quantize
+from workbench.errors import (
+    CacheFullError,
+    DeviceLostError,
+    KernelError,
+    NoAdapterError,
+    OutOfMemoryError,
+    WorkbenchError,
+)
+from workbench.formats.errors import FormatError
+
+COMMANDS = (quantize, generate, perplexity, info, demo, bench)
+RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except BrokenPipeError:
+        # The reader (`head`) has gone; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("workbench: interrupted", file=sys.stderr)
+        return 130
+    except (WorkbenchError, FormatError) as error:
+        return fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(error)
+
+
+def fail(error: Exception) -> int:
+    """Print the error as one line, and return its exit status."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"workbench: error: {message}", file=sys.stderr)
+    return 1 if isinstance(error, RUNTIME_FAILURES) else 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="workbench",
+        description="Quantize Llama models, run them through WebGPU kernels, measure the loss.",
+    )
+    parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        summary = command.__doc__.strip().splitlines()[0]
+        sub = subparsers.add_parser(name, help=summary, description=summary)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

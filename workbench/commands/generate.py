@@ -1,0 +1,61 @@
+"""Continue a prompt, streaming the text to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from workbench.commands.common import add_execution, add_model, positive, say_choices
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--prompt", required=True, help="the text to continue; - reads it from stdin")
+    parser.add_argument("--max-new-tokens", type=positive, default=200, metavar="N", help="default 200")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0: greedy")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="default 0: off")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1: off")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="default 0: off")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable"
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="put the prompt into the tokenizer's chat template"
+    )
+    add_execution(parser)
+    parser.add_argument("--quiet", action="store_true", help="say nothing on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.runtime.sampling import SamplingOptions
+
+    # Checked before the model is loaded: a wrong option should not cost a minute.
+    sampling = SamplingOptions(
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed
+    )
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+
+    import workbench
+
+    model = workbench.load(arguments.model, backend=arguments.backend, dtype=arguments.dtype)
+    if not arguments.quiet:
+        say_choices(model)
+    pieces = model.generate(
+        prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        stop=tuple(arguments.stop),
+        chat=arguments.chat,
+    )
+    if not arguments.chat:
+        sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0

@@ -1,0 +1,29 @@
+"""Show a model's plan, bytes a token, memory, adapter and automatic choices, before anything is allocated."""
+
+from __future__ import annotations
+
+import argparse
+
+from workbench.commands.common import add_execution, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR_OR_HUB_ID", help="converted model or checkpoint")
+    add_execution(parser)
+    parser.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="size of the KV cache (default: the model's context)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.runtime.info import describe
+
+    print(
+        describe(
+            arguments.model,
+            backend=arguments.backend,
+            dtype=arguments.dtype,
+            max_tokens=arguments.max_tokens,
+        )
+    )
+    return 0

@@ -1,0 +1,103 @@
+"""Convert a checkpoint into a quantized (or f16, bf16, f32) model folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+FLOATS = ("f32", "f16", "bf16")
+# Options of quantized formats alone: argument -> field of WeightFormat. None means "not given".
+QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac_bits", "order")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        "--input-dir",
+        required=True,
+        metavar="DIR_OR_HUB_ID",
+        help="checkpoint: a folder with config.json and safetensors, or owner/name[@revision] on the hub",
+    )
+    parser.add_argument("--output", "--output-dir", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--format", required=True, choices=["int8", "int4", "int2", *FLOATS], help="of every weight matrix"
+    )
+    parser.add_argument(
+        "--block-size", type=int, metavar="N", help="weights a scale, a multiple of 32 (128; int2: 256)"
+    )
+    parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
+    parser.add_argument(
+        "--quantizer", choices=["rtn", "grid"], default="rtn", help="default rtn (round to nearest)"
+    )
+    parser.add_argument("--symmetric", action="store_true", default=None, help="store no zero-points")
+    parser.add_argument("--scale-dtype", choices=["f16", "f32"], help="default f16")
+    parser.add_argument(
+        "--zero-frac-bits",
+        type=int,
+        metavar="N",
+        help="fraction bits of zero-points (0; int4 takes 3, int2 5)",
+    )
+    parser.add_argument("--order", choices=["low-first", "high-first"], help="packing order within a byte")
+    parser.add_argument(
+        "--layout", choices=["planar", "interleaved"], default="planar", help="interleaved is for exchange"
+    )
+    for name, what in (("embedding", "embedding"), ("lm-head", "LM head")):
+        parser.add_argument(
+            f"--keep-{name}",
+            nargs="?",
+            const="f16",
+            choices=FLOATS,
+            help=f"store the {what} as a float (f16)",
+        )
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="PATTERN=FORMAT",
+        help="a format for matrices by name, such as '*.mlp.*=int8/64' or '*.layers.0.*=f16'; repeatable",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.convert.convert import convert
+
+    options = options_from(arguments)
+    summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
+    for name, why in summary.skipped.items():
+        print(f"not stored: {name} ({why})", file=sys.stderr)
+    formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
+    print(
+        f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "
+        f"{summary.bits_per_weight:.3f} bits a weight, {summary.nbytes / 2**20:.2f} MiB, "
+        f"{summary.seconds:.1f} s"
+    )
+    return 0
+
+
+def options_from(arguments: argparse.Namespace):
+    """ConvertOptions from the arguments; raises WorkbenchError or FormatError naming what is wrong."""
+    from workbench.convert.options import ConvertOptions, parse_format
+    from workbench.errors import WorkbenchError
+    from workbench.formats.spec import WeightFormat
+
+    given = {name: getattr(arguments, name) for name in QUANTIZED if getattr(arguments, name) is not None}
+    if arguments.format in FLOATS and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise WorkbenchError(f"{names} mean nothing for --format {arguments.format}")
+    overrides = {}
+    for text in arguments.override:
+        pattern, equals, form = text.rpartition("=")
+        if not equals or not pattern:
+            raise WorkbenchError(f"--override {text!r}: expected PATTERN=FORMAT, such as '*.mlp.*=int8/64'")
+        overrides[pattern] = parse_format(form)
+    return ConvertOptions(
+        format=WeightFormat(arguments.format, **given),
+        quantizer=arguments.quantizer,
+        embedding=WeightFormat(arguments.keep_embedding) if arguments.keep_embedding else None,
+        lm_head=WeightFormat(arguments.keep_lm_head) if arguments.keep_lm_head else None,
+        overrides=overrides,
+        layout=arguments.layout,
+        overwrite=arguments.overwrite,
+    )

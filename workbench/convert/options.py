@@ -1,0 +1,111 @@
+"""What a conversion is asked to do, and which format each tensor gets for which reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.formats.spec import WeightFormat
+from workbench.quantizers import QUANTIZERS
+
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+LAYOUTS = ("planar", "interleaved")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a checkpoint is converted. Checked when made.
+
+    format      of every 2-D weight: linear layers, embedding, LM head. 1-D tensors (norms, biases) are
+                always f32: they are few, and every kernel reads them so.
+    quantizer   "rtn" or "grid"
+    embedding, lm_head
+                formats of these two where they differ (f16 keeps them); if tied, either names both
+    overrides   tensor name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches;
+                the first that matches wins, over everything above
+    layout      "planar" (what runs without a copy) or "interleaved" (the exchange layout)
+    overwrite   replace an existing output folder
+    """
+
+    format: WeightFormat
+    quantizer: str = "rtn"
+    embedding: WeightFormat | None = None
+    lm_head: WeightFormat | None = None
+    overrides: Mapping[str, WeightFormat] = field(default_factory=dict)
+    layout: str = "planar"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quantizer not in QUANTIZERS:
+            raise WorkbenchError(f"convert: quantizer = {self.quantizer!r}; allowed: {', '.join(QUANTIZERS)}")
+        if self.layout not in LAYOUTS:
+            raise WorkbenchError(f"convert: layout = {self.layout!r}; allowed: {', '.join(LAYOUTS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """For the provenance: everything that decides the stored bytes."""
+
+        def form(chosen: WeightFormat | None) -> dict | None:
+            return None if chosen is None else chosen.to_json()
+
+        return {
+            "format": self.format.to_json(),
+            "embedding": form(self.embedding),
+            "lm_head": form(self.lm_head),
+            "overrides": {pattern: each.to_json() for pattern, each in self.overrides.items()},
+            "layout": self.layout,
+        }
+
+    def choose(self, name: str, shape: tuple[int, ...], tied: bool) -> tuple[WeightFormat, str]:
+        """The format of a tensor, and why."""
+        if len(shape) != 2:
+            return WeightFormat("f32"), "one-dimensional: norms and biases stay f32"
+        for pattern, each in self.overrides.items():
+            if fnmatchcase(name, pattern):
+                return each, f"override {pattern!r}"
+        if name == EMBEDDING and self.embedding is not None:
+            return self.embedding, "asked for the embedding"
+        if self.lm_head is not None and (name == LM_HEAD or (tied and name == EMBEDDING)):
+            return self.lm_head, "asked for the LM head" + (", tied to the embedding" if tied else "")
+        return self.format, "default"
+
+    def check_overrides(self, names: Iterable[str]) -> None:
+        """Raise WorkbenchError if a pattern matches none of the 2-D weights: it was meant to do something."""
+        names = list(names)
+        for pattern in self.overrides:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise WorkbenchError(
+                    f"convert: the override {pattern!r} matches no matrix; names look like {names[0]!r}"
+                )
+
+
+def parse_format(text: str) -> WeightFormat:
+    """The inverse of `str(WeightFormat)`: "f16", "int4", "int4/64", "int8/channel/sym", "int2/256/z5/f32".
+
+    Raises WorkbenchError for a part that means nothing, FormatError for a combination that is not allowed.
+    """
+    dtype, *parts = text.strip().split("/")
+    given: dict[str, Any] = {}
+    for part in parts:
+        if part.isdecimal():
+            given["block_size"] = int(part)
+        elif part in ("block", "channel", "tensor"):
+            given["granularity"] = part
+        elif part == "sym":
+            given["symmetric"] = True
+        elif re.fullmatch(r"z\d", part):
+            given["zero_frac_bits"] = int(part[1:])
+        elif part in ("f16", "f32"):
+            given["scale_dtype"] = part
+        elif part in ("low-first", "high-first"):
+            given["order"] = part
+        else:
+            raise WorkbenchError(
+                f"format {text!r}: {part!r} means nothing; allowed after the dtype, behind a '/': a block "
+                "size, channel, tensor, sym, zN (fraction bits of zero-points), f16, f32 (scales), high-first"
+            )
+    return WeightFormat(dtype, **given)

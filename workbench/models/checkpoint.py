@@ -1,0 +1,220 @@
+"""Reading a Hugging Face checkpoint: `config.json` beside `model.safetensors`, or shards with an index.
+
+The files are memory-mapped by the safetensors library, and a tensor is read when it is asked for, so that a
+checkpoint larger than memory can be converted. Pickled weights (`pytorch_model.bin`) are refused: loading
+them can run code. The reading surface (names, describe, tensor, parts) is the one of
+`workbench.formats.reader.StoredModel`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from workbench.errors import CheckpointError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
+from workbench.models.hub import resolve
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+PART_BYTES = 64 << 20  # parts() gives this many bytes of float32 at most, or one row
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+class Checkpoint:
+    """An unquantized checkpoint folder. Made by `Checkpoint.open`; every failure is a CheckpointError."""
+
+    def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str]):
+        self.path = path
+        self.config = config
+        self.tokenizer_path = path
+        self._files = files  # tensor name -> file name
+        self._open: dict[tuple[str, str], Any] = {}
+
+    @classmethod
+    def open(cls, dir_or_hub_id: str | Path) -> Checkpoint:
+        """Open a folder or a hub id: reads config, index and every header, and no weights."""
+        path = resolve(dir_or_hub_id)
+        config = _read_json(path / "config.json")
+        if (path / INDEX).is_file():
+            files = _read_index(path)
+        elif (path / WEIGHTS).is_file():
+            files = dict.fromkeys(_open_file(path / WEIGHTS, "np").keys(), WEIGHTS)
+        else:
+            raise CheckpointError(_why_no_weights(path))
+        checkpoint = cls(path, config, files)
+        checkpoint._check_index()
+        return checkpoint
+
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order of the files."""
+        return list(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        """Shape and format of a tensor, from the header alone."""
+        handle = self._slice(name)
+        stored = handle.get_dtype()
+        if stored not in DTYPES:
+            raise CheckpointError(
+                f"{self.path / self._files[name]}: tensor {name!r} has dtype {stored}; "
+                f"allowed: {', '.join(DTYPES)}"
+            )
+        return tuple(handle.get_shape()), WeightFormat(DTYPES[stored])
+
+    def tensor(self, name: str) -> WeightTensor:
+        """The whole tensor in its own dtype."""
+        shape, fmt = self.describe(name)
+        return self._read(name, shape, fmt, None)
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        """The tensor in ranges of rows of at most PART_BYTES as float32: (first row, rows), in order."""
+        shape, fmt = self.describe(name)
+        if not shape:
+            yield 0, self._read(name, shape, fmt, None)
+            return
+        row_bytes = 4 * math.prod(shape[1:])
+        rows = max(1, PART_BYTES // max(1, row_bytes))
+        for start in range(0, shape[0], rows):
+            stop = min(shape[0], start + rows)
+            yield start, self._read(name, (stop - start, *shape[1:]), fmt, slice(start, stop))
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that a conversion reads, by file name."""
+        names = {
+            "config.json",
+            *self._files.values(),
+            *(n for n in TOKENIZER_FILES if (self.path / n).is_file()),
+        }
+        if (self.path / INDEX).is_file():
+            names.add(INDEX)
+        hashes = {}
+        for name in sorted(names):
+            with open(self.path / name, "rb") as stream:
+                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashes
+
+    def _read(self, name: str, shape: tuple[int, ...], fmt: WeightFormat, rows: slice | None) -> WeightTensor:
+        file = self._files[name]
+        try:
+            if fmt.dtype == "bf16":  # numpy has no bfloat16: torch reads the bits
+                import torch
+
+                values = self._values(file, "pt", name, rows).view(torch.uint16).numpy()
+            else:
+                values = self._values(file, "np", name, rows)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path / file}: tensor {name!r} cannot be read: {error}") from error
+        values = np.asarray(values).reshape(shape)
+        values.flags.writeable = False
+        return WeightTensor(name, shape, fmt, {"values": values})
+
+    def _values(self, file: str, framework: str, name: str, rows: slice | None):
+        handle = self._handle(file, framework)
+        return handle.get_tensor(name) if rows is None else handle.get_slice(name)[rows]
+
+    def _slice(self, name: str):
+        if name not in self._files:
+            raise CheckpointError(f"{self.path}: no tensor {name!r}; it has {_some(self._files)}")
+        return self._handle(self._files[name], "np").get_slice(name)
+
+    def _handle(self, file: str, framework: str):
+        key = (file, framework)
+        if key not in self._open:
+            self._open[key] = _open_file(self.path / file, framework)
+        return self._open[key]
+
+    def _check_index(self) -> None:
+        for file in dict.fromkeys(self._files.values()):
+            present = set(self._handle(file, "np").keys())
+            for name, where in self._files.items():
+                if where == file and name not in present:
+                    raise CheckpointError(
+                        f"{self.path / file}: tensor {name!r} is missing, but {INDEX} puts it there"
+                    )
+
+
+def _open_file(path: Path, framework: str):
+    try:
+        return safe_open(str(path), framework=framework)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: the file is missing") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: the file is missing; a checkpoint has config.json beside its weights"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    weight_map = _read_json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{path / INDEX}: field 'weight_map' must be a non-empty object of tensor: file name"
+        )
+    for name, file in weight_map.items():
+        # Judged by the name alone: files in the hub's cache are links that lead elsewhere rightly.
+        pure = PurePosixPath(file) if isinstance(file, str) else None
+        escapes = pure is None or pure.is_absolute() or ".." in pure.parts or "\\" in file or ":" in file
+        if escapes or pure.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path / INDEX}: tensor {name!r} points to {file!r}; "
+                f"allowed is a .safetensors file inside the folder"
+            )
+        if not (path / file).is_file():
+            raise CheckpointError(
+                f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
+            )
+    return weight_map
+
+
+def _why_no_weights(path: Path) -> str:
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pth", "*.pt") for p in path.glob(pattern))
+    if pickled:
+        return (
+            f"{path}: only pickled weights ({', '.join(pickled[:3])}), never loaded because a pickle "
+            "can run code. Save them as safetensors where you trust them: "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)"
+        )
+    if any(path.glob("*.gguf")):
+        return f"{path}: only GGUF weights; allowed: {WEIGHTS}, or shards with {INDEX}"
+    return f"{path}: no weights; expected {WEIGHTS}, or shards with {INDEX}"
+
+
+def _some(names, limit: int = 4) -> str:
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,70 @@
+"""Where a model lives: a folder on this machine, or a repository of the Hugging Face hub.
+
+A name that exists as a folder is that folder. `owner/name` and `owner/name@revision` are otherwise looked up
+on the hub, and only what a model needs is downloaded: first the JSON and tokenizer files, then exactly the
+weight files that they name. Pickled weights are never asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from workbench.errors import CheckpointError
+
+HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+
+DESCRIPTIONS = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "tokenizer/*"]
+
+
+def resolve(path_or_hub_id: str | Path) -> Path:
+    """The folder of a model: the given one, or a downloaded snapshot of a hub repository.
+
+    Raises CheckpointError if there is no such folder and the name is no hub id, or the hub does not give it.
+    """
+    text = str(path_or_hub_id)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(
+            f"{folder} is a file; a model is a folder (with config.json or manifest.json) or a hub id"
+        )
+    match = HUB_ID.fullmatch(text)
+    if isinstance(path_or_hub_id, Path) or match is None:
+        raise CheckpointError(
+            f"no folder {text!r}, and it is no hub id either (allowed: owner/name or owner/name@revision)"
+        )
+    return _download(match["repo"], match["revision"])
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    def fetch(patterns: list[str]) -> Path:
+        try:
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            at = f" at revision {revision!r}" if revision else ""
+            raise CheckpointError(
+                f"no folder {repo!r} here, and the hub does not give the repository {repo!r}{at}: {first}"
+            ) from error
+
+    folder = fetch(DESCRIPTIONS)
+    return fetch(DESCRIPTIONS + weight_patterns(folder))
+
+
+def weight_patterns(folder: Path) -> list[str]:
+    """Names (or patterns) of the weight files that the descriptions in `folder` ask for."""
+    if (folder / "manifest.json").is_file():
+        return ["*.wgpu"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return ["model*.safetensors"]  # Checkpoint.open says what is wrong with the index
+    return ["model.safetensors"]
