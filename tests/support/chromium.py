@@ -23,8 +23,8 @@ MAC_EXECUTABLES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 
-# The browser talks to nothing but the page. SwiftShader is asked for by name, because headless Chromium otherwise
-# offers no WebGPU adapter on machines without a GPU.
+# The browser talks to nothing but the page. SwiftShader is asked for by name, because otherwise headless
+# Chromium offers no WebGPU adapter on machines without a GPU.
 FLAGS = (
     *("--disable-background-networking", "--no-first-run", "--disable-component-update", "--disable-sync"),
     *("--disable-quic", "--no-sandbox", "--disable-dev-shm-usage"),

@@ -2,8 +2,8 @@
 
 Two hosts: Dawn for Node (`compile_all`; quick, knows every feature, runs nothing) and headless Chromium
 (`compile_all_in_chromium`; the real thing, on SwiftShader, which has no `shader-f16`). Each makes shader
-modules and compute pipelines with automatic layouts on a device with the default limits, the ones that browsers
-promise.
+modules and compute pipelines with automatic layouts on a device with the default limits, the ones that
+browsers promise.
 Where a host is missing, the running test is skipped with the reason.
 
 A `features` name is WebGPU's: `enable f16;` needs "shader-f16", `enable subgroups;` needs "subgroups".
