@@ -1,0 +1,79 @@
+"""Dequantization of a whole weight: `dequantize_f32` ... `dequantize_int2`, y = scale * (quant - zero)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from .numerics import EPS32
+from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register
+from .weights import (
+    BITS,
+    WEIGHT_FORMATS,
+    dequantize_planes,
+    is_quantized,
+    magnitude_planes,
+    quant_params,
+    random_planes,
+    weight_library,
+    weight_ports,
+    weight_sizes,
+)
+
+
+def _reference(fmt: str, columns, **planes):
+    """Weights [rows, columns]."""
+    plane = planes["scales" if is_quantized(fmt) else "values"]
+    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
+    return dequantize_planes(fmt, planes, columns, dtype=dtype)
+
+
+def _make_inputs(fmt: str, seed=0, rows=50, columns=64, **weight_options) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    planes = random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    return {**planes, "columns": columns}
+
+
+def _tolerance(fmt: str, arguments, expected) -> dict:
+    return {"y": 4 * EPS32 * magnitude_planes(fmt, arguments, arguments["columns"]) + 1e-30}
+
+
+def dequantize(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+
+    def library(context: Context) -> tuple[str, ...]:
+        return weight_library(fmt, context)
+
+    def cost(sizes) -> Cost:
+        count = sizes["rows"] * sizes["columns"]
+        return Cost(count * BITS[fmt] / 8, 4 * count, 2 * count)
+
+    return register(
+        Kernel(
+            name=f"dequantize_{fmt}",
+            reference=partial(_reference, fmt),
+            reads=weight_ports(fmt),
+            writes={"y": Port(("rows", "columns"), "f32", binding=4)},
+            params={**quant_params(fmt), "columns": int},
+            variants={
+                "octets": Variant(
+                    "dequantize",
+                    grid=lambda c: (
+                        ceil_div(c["columns"], 512),
+                        min(c["rows"], 32768),
+                        ceil_div(c["rows"], 32768),
+                    ),
+                    library=library,
+                )
+            },
+            make_inputs=partial(_make_inputs, fmt),
+            tolerance=partial(_tolerance, fmt),
+            cost=cost,
+            derive=lambda sizes: weight_sizes(fmt),
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    dequantize(_format)

@@ -1,0 +1,1 @@
+fn residual_at(index: u32) -> f32 { return 0.0; }

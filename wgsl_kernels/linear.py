@@ -1,0 +1,175 @@
+"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear_f32` ... `linear_int2`.
+
+Three variants share the reference: `gemv` for few tokens, `tile` for many, `broadcast` for many on adapters whose
+subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger result: it then writes
+columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no binding takes an embedding of 1 GB whole.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from .numerics import EPS32, random_tensor
+from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from .reduce import lanes_default, reduction
+from .weights import (
+    BITS,
+    WEIGHT_FORMATS,
+    dequantize_planes,
+    is_quantized,
+    magnitude_planes,
+    quant_params,
+    random_planes,
+    weight_library,
+    weight_ports,
+    weight_sizes,
+)
+
+#: Up to so many tokens the weights are better read once a token than once a tile.
+FEW_TOKENS = 4
+
+
+def _operands(fmt: str, scalar: bool):
+    def library(context: Context) -> tuple[str, ...]:
+        x = "x_scalar" if scalar or context["columns"] % 4 else "x_vec4"
+        bias = "bias_plane" if "bias" in context.types else "bias_none"
+        residual = "residual_plane" if "residual" in context.types else "residual_none"
+        return (x, *weight_library(fmt, context), bias, residual)
+
+    return library
+
+
+def _variants(fmt: str) -> dict[str, Variant]:
+    vectors, scalars = _operands(fmt, scalar=False), _operands(fmt, scalar=True)
+    return {
+        "gemv": Variant(
+            "linear_gemv",
+            grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
+            tunables={"workgroup": (32, 8, 16, 64, 128), "rows_per_group": (4, 8, 16)},
+            library=lambda c: (*vectors(c), reduction(c)),
+            defaults=lambda c: {**lanes_default(c), "rows_per_group": 8} if lanes_default(c) else {},
+            why="few tokens: every weight byte is read once a token, at the memory's speed",
+        ),
+        "tile": Variant(
+            "linear_tile",
+            grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),
+            library=vectors,
+            why="many tokens: a weight in workgroup memory serves 64 of them",
+        ),
+        "broadcast": Variant(
+            "linear_broadcast",
+            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
+            library=scalars,
+            refuse=lambda c: (
+                None
+                if c.adapter.subgroups and c.adapter.subgroup_size == 8
+                else "it needs subgroups of exactly 8 lanes"
+            ),
+            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
+    }
+
+
+def _prefer(context: Context) -> tuple[str, str]:
+    if context["tokens"] <= FEW_TOKENS:
+        return "gemv", f"{context['tokens']} token(s), at most {FEW_TOKENS}: weights are read once a token"
+    if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
+        return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
+    return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile of weights serves 64 of them"
+
+
+def _reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None, **_):
+    """y = x W^T + bias + residual, placed at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+    y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if out_rows is not None and out_rows != y.shape[-1]:
+        y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
+    return y if residual is None else y + residual.to(x.dtype)
+
+
+def _prepare(fmt: str, **planes):
+    """Dequantized weights [rows, padded columns]; f64 planes give f64 weights."""
+    plane = planes["scales" if is_quantized(fmt) else "values"]
+    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
+    columns = planes["quants"].shape[1] * 32 // BITS[fmt] if is_quantized(fmt) else plane.shape[1]
+    return dequantize_planes(fmt, planes, columns, dtype=dtype)
+
+
+def _make_inputs(
+    fmt: str,
+    seed=0,
+    tokens=1,
+    rows=64,
+    columns=64,
+    n=None,
+    k=None,
+    bias=False,
+    residual=False,
+    x_dtype="f32",
+    y_dtype="f32",
+    **weight_options,
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = n or rows, k or columns
+    arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
+    arguments |= random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    if bias:
+        arguments["bias"] = random_tensor(generator, (rows,), "f32")
+    if residual:
+        arguments["residual"] = random_tensor(generator, (tokens, rows), "f32")
+    return arguments
+
+
+def _tolerance(fmt: str, arguments, expected) -> dict:
+    """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (see weights.py)."""
+    x = arguments["x"].double().abs()
+    magnitude = magnitude_planes(fmt, arguments, x.shape[1])
+    bound = x @ magnitude.T
+    for extra in ("bias", "residual"):
+        if extra in arguments:
+            bound = bound + arguments[extra].double().abs()
+    return {"y": 8 * EPS32 * bound + 1e-30}
+
+
+def _cost(fmt: str, sizes) -> Cost:
+    tokens, rows, columns = sizes["tokens"], sizes["rows"], sizes["columns"]
+    weight = rows * columns * BITS[fmt] / 8
+    if is_quantized(fmt):
+        weight += rows * (columns / sizes["block"]) * 3
+    return Cost(weight + 4 * tokens * columns, 4 * tokens * rows, 2 * tokens * rows * columns)
+
+
+def _derive(fmt: str, sizes) -> dict:
+    return {"out_rows": sizes.get("rows"), "row_offset": 0, **weight_sizes(fmt)}
+
+
+def linear(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"linear_{fmt}",
+            reference=_reference,
+            reads={
+                "x": Port(("tokens", "columns")),
+                **weight_ports(fmt),
+                "bias": Port(("rows",), "f32", optional=True, binding=4),
+                "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
+            },
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "row_offset": int, "out_rows": int},
+            variants=_variants(fmt),
+            make_inputs=partial(_make_inputs, fmt),
+            tolerance=partial(_tolerance, fmt),
+            cost=partial(_cost, fmt),
+            prepare=partial(_prepare, fmt),
+            prepared_ports=tuple(weight_ports(fmt)),
+            derive=partial(_derive, fmt),
+            prefer=_prefer,
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    linear(_format)

@@ -1,0 +1,71 @@
+// y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for many tokens where a subgroup has exactly 8 lanes.
+//
+// Made for software adapters, whose loads are one scalar load a lane and whose barriers are expensive. A workgroup
+// is one subgroup: lane l owns rows l, l+8, l+16, l+24 of 32 and all 8 tokens of the tile, in 64 registers. The 8
+// lanes load 8 columns of 8 tokens once and hand them round with broadcasts, which cost one shuffle.
+@group(0) @binding(6) var<storage, read_write> y: array<y_type>;
+
+struct Sums { t0: mat4x4<f32>, t4: mat4x4<f32> }  // [row][token], tokens 0 to 3 and 4 to 7
+
+fn outer(sum: Sums, w: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> Sums {
+  return Sums(
+    mat4x4<f32>(sum.t0[0] + w.x * a, sum.t0[1] + w.y * a, sum.t0[2] + w.z * a, sum.t0[3] + w.w * a),
+    mat4x4<f32>(sum.t4[0] + w.x * b, sum.t4[1] + w.y * b, sum.t4[2] + w.z * b, sum.t4[3] + w.w * b));
+}
+
+fn x_tokens(token: u32, column: u32) -> vec4<f32> {
+  let last = TOKENS - 1u;
+  return vec4<f32>(x1(min(token, last), column), x1(min(token + 1u, last), column),
+                   x1(min(token + 2u, last), column), x1(min(token + 3u, last), column));
+}
+
+fn store(token: u32, row: u32, value: f32) {
+  if (token < TOKENS && row < ROWS) {
+    let index = token * OUT_ROWS + ROW_OFFSET + row;
+    y[index] = y_type(value + bias_at(row) + residual_at(index));
+  }
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let first_row = (id.x + id.z * 32768u) * 32u + lane;
+  let token = id.y * 8u;
+  let rows = min(vec4<u32>(first_row, first_row + 8u, first_row + 16u, first_row + 24u), vec4<u32>(ROWS - 1u));
+  var sum: Sums;
+  for (var group = 0u; group < GROUPS; group++) {
+    let block = group * 32u / BLOCK;
+    let so0 = scale_offset(rows.x, block);
+    let so1 = scale_offset(rows.y, block);
+    let so2 = scale_offset(rows.z, block);
+    let so3 = scale_offset(rows.w, block);
+    let scale = vec4<f32>(so0.x, so1.x, so2.x, so3.x);
+    let offset = vec4<f32>(so0.y, so1.y, so2.y, so3.y);
+    let p0 = load_packed(rows.x, group);
+    let p1 = load_packed(rows.y, group);
+    let p2 = load_packed(rows.z, group);
+    let p3 = load_packed(rows.w, group);
+    for (var i = 0u; i < 4u; i++) {
+      let column = group * 32u + i * 8u + lane;
+      let a = x_tokens(token, column);
+      let b = x_tokens(token + 4u, column);
+      let w0 = octet(p0, i);
+      let w1 = octet(p1, i);
+      let w2 = octet(p2, i);
+      let w3 = octet(p3, i);
+      sum = outer(sum, vec4<f32>(w0.lo.x, w1.lo.x, w2.lo.x, w3.lo.x) * scale + offset, subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      sum = outer(sum, vec4<f32>(w0.lo.y, w1.lo.y, w2.lo.y, w3.lo.y) * scale + offset, subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      sum = outer(sum, vec4<f32>(w0.lo.z, w1.lo.z, w2.lo.z, w3.lo.z) * scale + offset, subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      sum = outer(sum, vec4<f32>(w0.lo.w, w1.lo.w, w2.lo.w, w3.lo.w) * scale + offset, subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      sum = outer(sum, vec4<f32>(w0.hi.x, w1.hi.x, w2.hi.x, w3.hi.x) * scale + offset, subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      sum = outer(sum, vec4<f32>(w0.hi.y, w1.hi.y, w2.hi.y, w3.hi.y) * scale + offset, subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      sum = outer(sum, vec4<f32>(w0.hi.z, w1.hi.z, w2.hi.z, w3.hi.z) * scale + offset, subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      sum = outer(sum, vec4<f32>(w0.hi.w, w1.hi.w, w2.hi.w, w3.hi.w) * scale + offset, subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+    }
+  }
+  for (var r = 0u; r < 4u; r++) {
+    for (var t = 0u; t < 4u; t++) {
+      store(token + t, first_row + 8u * r, sum.t0[r][t]);
+      store(token + 4u + t, first_row + 8u * r, sum.t4[r][t]);
+    }
+  }
+}

@@ -1,0 +1,264 @@
+"""What a kernel is: a WGSL source and a PyTorch function that computes the same thing.
+
+A `Kernel` is plain data and knows no device. Its decorated function *is* the reference; the WGSL stands in a file
+beside it, one file a variant. Shapes are written with names (`("tokens", "hidden")`); the names become WGSL
+constants in upper case, as do parameters and tunables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+#: Bytes of one element as it lies in a buffer. "float" ports take any of f32 and f16.
+ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u32": 4, "i32": 4, "i8": 1}
+FLOAT_TYPES = ("f32", "f16")
+
+
+class KernelUsageError(ValueError):
+    """A kernel was called with shapes, types or parameters that it does not take."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One buffer that a kernel reads or writes.
+
+    shape: names or numbers, outermost first. dtype: an element type of `ELEMENT_BYTES`; or "float" where the buffer
+    decides between f32 and f16 and the WGSL says `<port>_type`; or "scale", the same without a WGSL type, since a
+    library file reads it. uniform: bound as a uniform buffer. optional: may be left out; the header then has a
+    function with the neutral value instead of a binding. binding: its number, by default its place in the order.
+    """
+
+    shape: tuple[str | int, ...]
+    dtype: str = "float"
+    uniform: bool = False
+    optional: bool = False
+    binding: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that must move through memory at least, and floating-point operations, for one call."""
+
+    read: float
+    written: float
+    flops: float
+
+    @property
+    def bytes(self) -> float:
+        return self.read + self.written
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The facts about a device that a variant may depend on; data, so that headers can be written without one."""
+
+    subgroups: bool = False
+    subgroup_size: int = 0  # 0: unknown or not constant
+    f16: bool = False
+    is_cpu: bool = False
+    max_invocations: int = 256
+    workgroup_bytes: int = 16384
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that specialises a variant: sizes, parameters, element types, which optional ports are bound."""
+
+    sizes: Mapping[str, int]  # shape names, parameters and tunables together
+    types: Mapping[str, str]  # port -> concrete element type, bound ports only
+    adapter: Adapter
+
+    def __getitem__(self, name: str):
+        return self.sizes[name]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One WGSL source of a kernel.
+
+    file: stem of the `.wgsl` file. tunables: name -> allowed values, the default first. grid: workgroups for a
+    context. library: names of `lib/` files that the header puts in front, for a context. refuse: says why the
+    variant cannot run in a context, or None. defaults: tunables that suit an adapter better than the first values.
+    why: when it wins, one line.
+    """
+
+    file: str
+    grid: Callable[[Context], tuple[int, int, int]]
+    tunables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    library: Callable[[Context], tuple[str, ...]] = lambda context: ()
+    refuse: Callable[[Context], str | None] = lambda context: None
+    defaults: Callable[[Context], Mapping[str, int]] = lambda context: {}
+    why: str = ""
+    text: str | None = None  # a source given in place of a file
+
+    def body(self) -> str:
+        """The WGSL as it stands in the file."""
+        return self.text if self.text is not None else (FOLDER / f"{self.file}.wgsl").read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A pair. See the module's docstring; `kernel` below makes one from a reference function.
+
+    prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
+    `weight`, so that an executor may cache it. updates: output -> input that it overwrites in place. derive: sizes
+    that follow from others (defaults of parameters, constants of a format). prefer: the variant to use in a context
+    unless measurement says otherwise, and the reason.
+    tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
+    """
+
+    name: str
+    reference: Callable
+    reads: Mapping[str, Port]
+    writes: Mapping[str, Port]
+    variants: Mapping[str, Variant]
+    make_inputs: Callable[..., dict]
+    tolerance: Callable[..., dict]
+    cost: Callable[[Mapping[str, int]], Cost]
+    params: Mapping[str, type] = field(default_factory=dict)
+    prepare: Callable | None = None
+    prepared_ports: tuple[str, ...] = ()
+    updates: Mapping[str, str] = field(default_factory=dict)
+    derive: Callable[[Mapping], Mapping] = lambda sizes: {}
+    prefer: Callable[[Context], tuple[str, str]] | None = None
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """Inputs, then outputs that are not updates in place: the order of the bindings."""
+        fresh = {name: port for name, port in self.writes.items() if name not in self.updates}
+        return {**self.reads, **fresh}
+
+    def bindings(self) -> dict[str, int]:
+        """Port -> binding number; an optional port keeps its number when it is left out."""
+        return {
+            name: position if port.binding is None else port.binding
+            for position, (name, port) in enumerate(self.ports.items())
+        }
+
+    def complete(self, sizes: Mapping) -> dict:
+        """Shape names and parameters, with those that follow from them."""
+        return {**self.derive(sizes), **sizes}
+
+    def output_shape(self, name: str, sizes: Mapping) -> tuple[int, ...]:
+        return tuple(label if isinstance(label, int) else sizes[label] for label in self.writes[name].shape)
+
+    def choose(self, context: Context, variant: str | None = None) -> tuple[str, str]:
+        """The variant to use in a context, and why; raises `KernelUsageError` if `variant` cannot run there."""
+        if variant is not None:
+            if variant not in self.variants:
+                raise KernelUsageError(
+                    f"{self.name} has no variant {variant!r}; it has {', '.join(self.variants)}"
+                )
+            reason = self.variants[variant].refuse(context)
+            if reason:
+                raise KernelUsageError(f"{self.name}/{variant} cannot run here: {reason}")
+            return variant, "asked for"
+        if self.prefer is not None:
+            return self.prefer(context)
+        for name, candidate in self.variants.items():
+            if not candidate.refuse(context):
+                return name, candidate.why or "the only variant"
+        raise KernelUsageError(f"no variant of {self.name} can run on this adapter")
+
+    def specialise(
+        self, variant: str, sizes: Mapping, types: Mapping, adapter: Adapter, tunables: Mapping = {}
+    ) -> Context:
+        """A context with the variant's tunables filled in: given ones, then the adapter's, then the first values."""
+        chosen = self.variants[variant]
+        plain = Context({**self.complete(sizes)}, types, adapter)
+        values = {name: allowed[0] for name, allowed in chosen.tunables.items()}
+        values.update(chosen.defaults(plain))
+        for name, value in tunables.items():
+            if value not in chosen.tunables.get(name, ()):
+                allowed = {n: list(v) for n, v in chosen.tunables.items()}
+                raise KernelUsageError(f"{self.name}/{variant}: {name}={value} where {allowed} are allowed")
+            values[name] = value
+        return Context({**plain.sizes, **values}, types, adapter)
+
+    def writable(self, port: str) -> bool:
+        return port in self.writes or port in self.updates.values()
+
+    def inputs(self, seed: int = 0, **sizes) -> dict:
+        """Random inputs (torch tensors) and parameters from a seed; `sizes` override the shape's names."""
+        return self.make_inputs(seed=seed, **sizes)
+
+    def run_reference(self, arguments: Mapping) -> dict:
+        """The reference on tensors and parameters by name -> outputs by name."""
+        arguments = dict(arguments)
+        if self.prepare is not None:
+            names = [n for n in (*self.prepared_ports, *self.params) if n in arguments]
+            arguments["weight"] = self.prepare(**{n: arguments[n] for n in names})
+            for name in self.prepared_ports:
+                arguments.pop(name, None)
+        result = self.reference(**arguments)
+        results = result if isinstance(result, tuple) else (result,)
+        return dict(zip(self.writes, results, strict=True))
+
+    def bind_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Match concrete shapes with the ports' names; raises `KernelUsageError` naming the first mismatch."""
+        sizes: dict[str, int] = {}
+        for name, shape in shapes.items():
+            port = self.reads.get(name) or self.writes.get(name)
+            if port is None:
+                allowed = ", ".join([*self.reads, *self.writes])
+                raise KernelUsageError(f"{self.name} has no port {name!r}; it has {allowed}")
+            if len(shape) != len(port.shape):
+                raise KernelUsageError(
+                    f"{self.name}.{name}: shape {tuple(shape)} where {port.shape} is expected"
+                )
+            for label, length in zip(port.shape, shape, strict=True):
+                expected = label if isinstance(label, int) else sizes.setdefault(label, int(length))
+                if expected != length:
+                    raise KernelUsageError(
+                        f"{self.name}.{name}: {label} is {length} here and {expected} elsewhere ({dict(shapes)})"
+                    )
+        missing = [n for n, p in self.reads.items() if not p.optional and n not in shapes]
+        if missing:
+            raise KernelUsageError(f"{self.name} needs {', '.join(missing)}")
+        return sizes
+
+
+REGISTRY: dict[str, Kernel] = {}
+
+
+def register(pair: Kernel) -> Kernel:
+    if pair.name in REGISTRY:
+        raise ValueError(f"a kernel named {pair.name!r} is registered already")
+    REGISTRY[pair.name] = pair
+    return pair
+
+
+def kernel(
+    *, name: str | None = None, variants: Mapping[str, Variant], **parts
+) -> Callable[[Callable], Kernel]:
+    """Decorator: the function is the reference, its name the kernel's name unless `name` is given."""
+
+    def make(reference: Callable) -> Kernel:
+        return register(
+            Kernel(name=name or reference.__name__, reference=reference, variants=dict(variants), **parts)
+        )
+
+    return make
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def spread(workgroups: int, y: int = 1) -> tuple[int, int, int]:
+    """A long first dimension over x and z, since no dimension may exceed 65535 workgroups.
+
+    Kernels recover the index as `id.x + id.z * 32768`, and skip what lies past the end.
+    """
+    if workgroups <= 32768:
+        return (workgroups, y, 1)
+    return (32768, y, ceil_div(workgroups, 32768))
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)

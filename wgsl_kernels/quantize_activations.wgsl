@@ -1,0 +1,33 @@
+// Activations to INT8, symmetric: q = clamp(round(x / scale), -127, 127), four a word, with one scale a block of
+// BLOCK columns. Dynamic: scale = max |x| / 127 of the block. Static: the given scale. A thread takes one block.
+@group(0) @binding(0) var<storage, read> x: array<x_type>;
+@group(0) @binding(1) var<storage, read_write> quants: array<u32>;
+@group(0) @binding(2) var<storage, read_write> scales: array<f32>;
+
+
+fn value(token: u32, column: u32) -> f32 {
+  if (column >= WIDTH) { return 0.0; }
+  return f32(x[token * WIDTH + column]);
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  let token = id.y;
+  let block = id.x;
+  if (block >= BLOCKS) { return; }
+  let first = block * BLOCK;
+  var scale = STATIC_SCALE;
+  if (STATIC_SCALE == 0.0) {
+    var largest = 0.0;
+    for (var i = 0u; i < BLOCK; i++) { largest = max(largest, abs(value(token, first + i))); }
+    scale = largest / 127.0;
+  }
+  let inverse = select(0.0, 1.0 / scale, scale > 0.0);
+  scales[token * BLOCKS + block] = scale;
+  for (var i = 0u; i < BLOCK; i += 4u) {
+    let v = vec4<f32>(value(token, first + i), value(token, first + i + 1u),
+                      value(token, first + i + 2u), value(token, first + i + 3u));
+    let q = vec4<u32>(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)))) & vec4<u32>(255u);
+    quants[(token * BLOCKS * BLOCK + first + i) >> 2u] = q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
+  }
+}

@@ -1,0 +1,101 @@
+"""Rotary position embedding (Su et al. 2021) in the half-split form of Llama checkpoints, and its angles.
+
+`inverse_frequencies` covers the scalings that Llama models use: default, linear (position interpolation, Chen et
+al. 2023) and llama3 (frequency bands, Llama 3.1). The kernel reads a table of cosines and sines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from .numerics import EPS32, random_tensor
+from .pair import Cost, Port, Variant, ceil_div, kernel
+
+STATE = Port((4,), "u32", uniform=True)
+
+
+def make_state(position: int = 0, valid: int = 1, sequence: int = 0, steps: int = 0) -> torch.Tensor:
+    """The state words in the order of `lib/state.wgsl`."""
+    return torch.tensor([position, valid, sequence, steps], dtype=torch.int32)
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping | None = None) -> np.ndarray:
+    """Angle a position of each pair, f32 [head_dim / 2]; raises `ValueError` for an unknown scaling.
+
+    scaling: None, or a mapping with `rope_type` (`type` in older files) "default", "linear" with `factor`, or
+    "llama3" with `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = (1.0 / np.power(np.float32(theta), exponents)).astype(np.float32)
+    scaling = scaling or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "default":
+        return frequencies
+    if kind == "linear":
+        return frequencies / np.float32(scaling["factor"])
+    if kind == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        context = scaling["original_max_position_embeddings"]
+        wavelengths = 2 * math.pi / frequencies
+        smooth = (context / wavelengths - low) / (high - low)
+        blended = (1 - smooth) * frequencies / scaling["factor"] + smooth * frequencies
+        scaled = np.where(wavelengths > context / low, frequencies / scaling["factor"], frequencies)
+        medium = (wavelengths <= context / low) & (wavelengths >= context / high)
+        return np.where(medium, blended, scaled).astype(np.float32)
+    raise ValueError(f"rope scaling {kind!r} is not known; default, linear and llama3 are")
+
+
+def rope_table(frequencies: np.ndarray, positions: int) -> np.ndarray:
+    """Cosines, then sines, f32 [positions, head_dim]. Angles are rounded to f32, as in Llama's own code."""
+    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies[None, :]
+    angles = angles.astype(np.float64)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def _make_inputs(
+    seed=0, tokens=3, heads=2, head_dim=16, capacity=32, position=5, x_dtype="f32", y_dtype="f32"
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "x": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
+        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim, 10000.0), capacity)),
+        "state": make_state(position, tokens),
+    }
+
+
+def _tolerance(arguments, expected) -> dict:
+    x = arguments["x"].double()
+    half = arguments["table"].shape[1] // 2
+    pairs = x.view(x.shape[0], -1, 2, half).abs()
+    bound = pairs.sum(2, keepdim=True).expand_as(pairs).reshape(x.shape)
+    return {"y": 4 * EPS32 * bound + 1e-30}
+
+
+@kernel(
+    reads={"x": Port(("tokens", "width")), "table": Port(("capacity", "head_dim"), "f32"), "state": STATE},
+    writes={"y": Port(("tokens", "width"))},
+    variants={
+        "pairs": Variant(
+            "rope",
+            grid=lambda c: (ceil_div(c["width"] // 2, 64), c["tokens"], 1),
+            library=lambda c: ("state",),
+        )
+    },
+    make_inputs=_make_inputs,
+    tolerance=_tolerance,
+    cost=lambda s: Cost(
+        4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]
+    ),
+)
+def rope(x, table, state):
+    """Rotate x [tokens, heads * head_dim]: token t stands at position state[0] + t; table [capacity, head_dim]."""
+    tokens, width = x.shape
+    capacity, head_dim = table.shape
+    positions = (int(state[0]) + torch.arange(tokens)).clamp(max=capacity - 1)
+    cos, sin = table.to(x.dtype)[positions].unsqueeze(1).chunk(2, dim=-1)
+    a, b = x.view(tokens, width // head_dim, head_dim).chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).reshape(tokens, width)

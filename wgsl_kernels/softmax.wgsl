@@ -1,0 +1,15 @@
+// Softmax of each row; a workgroup takes one row.
+@group(0) @binding(0) var<storage, read> x: array<x_type>;
+@group(0) @binding(1) var<storage, read_write> y: array<y_type>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let start = id.x * WIDTH;
+  var largest = -3.0e38;
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, f32(x[start + i])); }
+  largest = workgroup_max(largest, thread);
+  var total = 0.0;
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { total += exp(f32(x[start + i]) - largest); }
+  total = workgroup_sum(total, thread);
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { y[start + i] = y_type(exp(f32(x[start + i]) - largest) / total); }
+}

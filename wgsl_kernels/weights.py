@@ -1,0 +1,131 @@
+"""Weight planes as kernels see them: ports, header libraries, dequantization and random test data, one format each.
+
+On a device a weight is a set of planes. Float formats have `values`, rows padded with zeros to whole groups of 32
+columns. Integer formats have `quants` (packed little-endian words, lowest bits first), `scales` and, unless
+symmetric, `zeros`; a weight is `scale * (quant - zero * ZERO_UNIT)`, one scale a block of BLOCK columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .pair import Context, Port, ceil_div
+
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
+WEIGHT_FORMATS = tuple(BITS)
+IMPLIED_ZERO = {"int8": 0, "int4": 8, "int2": 2}
+
+#: What every kernel that reads an integer weight is told about it.
+QUANT_PARAMS = {"block": int, "scale_stride": int, "zero_unit": float}
+
+
+def is_quantized(fmt: str) -> bool:
+    return fmt.startswith("int")
+
+
+def weight_ports(fmt: str) -> dict[str, Port]:
+    """Bindings 1, 2 and 3 of every kernel that reads weights; names of shapes are the kernel's own business."""
+    if not is_quantized(fmt):
+        return {"values": Port(("rows", "padded"), fmt, binding=1)}
+    return {
+        "quants": Port(("rows", "words"), "u32", binding=1),
+        "scales": Port(("scale_rows", "scale_blocks"), "scale", binding=2),
+        "zeros": Port(("scale_rows", "scale_blocks"), "i8", optional=True, binding=3),
+    }
+
+
+def quant_params(fmt: str) -> dict[str, type]:
+    return dict(QUANT_PARAMS) if is_quantized(fmt) else {}
+
+
+def weight_library(fmt: str, context: Context) -> tuple[str, ...]:
+    """The header files that read a weight of this format: `octet`, `load_packed`, `scale_offset`."""
+    if not is_quantized(fmt):
+        return ("octet", f"weights_{fmt}", "scales_none")
+    scales = "scales_f16" if context.types["scales"] == "f16" else "scales_f32"
+    zeros = "zeros_plane" if "zeros" in context.types else "zeros_implied"
+    return ("octet", f"weights_{fmt}", scales, zeros)
+
+
+def weight_sizes(fmt: str) -> dict[str, float]:
+    """Constants that the header needs beside the parameters."""
+    return {"implied_zero": float(IMPLIED_ZERO[fmt])} if is_quantized(fmt) else {}
+
+
+def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Packed int32 words [rows, words] -> int32 numbers [rows, words * 32 / bits]; INT8 is signed."""
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    numbers = (words.to(torch.int32).unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
+    if bits == 8:
+        numbers = torch.where(numbers > 127, numbers - 256, numbers)
+    return numbers.flatten(1)
+
+
+def dequantize_planes(fmt: str, planes: Mapping, columns: int, *, dtype=torch.float32) -> torch.Tensor:
+    """Planes and parameters by name -> weights [rows, columns] in `dtype`: w = scale * (q - zero)."""
+    if not is_quantized(fmt):
+        return planes["values"][:, :columns].to(dtype)
+    block, unit = planes["block"], planes.get("zero_unit", 1.0)
+    q = unpack(planes["quants"], BITS[fmt]).to(dtype)
+    rows, padded = q.shape
+    scales = planes["scales"].to(dtype).expand(rows, padded // block).unsqueeze(-1)
+    zeros = planes.get("zeros")
+    if zeros is None:
+        zero = torch.full((1, 1, 1), IMPLIED_ZERO[fmt], dtype=dtype)
+    else:
+        zero = (zeros.to(dtype) * unit).expand(rows, padded // block).unsqueeze(-1)
+    w = scales * (q.view(rows, padded // block, block) - zero)
+    return w.view(rows, padded)[:, :columns]
+
+
+def magnitude_planes(fmt: str, planes: Mapping, columns: int) -> torch.Tensor:
+    """scale * (|q| + |zero|), f64 [rows, columns]: what rounding errors of `scale * q - scale * zero` scale with."""
+    if not is_quantized(fmt):
+        return planes["values"][:, :columns].double().abs()
+    parts = dict(planes)
+    q_only = dequantize_planes(
+        fmt, {**parts, "zeros": torch.zeros_like(parts["scales"])}, columns, dtype=torch.float64
+    )
+    return q_only.abs() + (dequantize_planes(fmt, parts, columns, dtype=torch.float64) - q_only).abs()
+
+
+def random_planes(
+    fmt: str,
+    generator: torch.Generator,
+    rows: int,
+    columns: int,
+    *,
+    block: int = 0,
+    granularity: str = "block",
+    symmetric: bool = False,
+    scale_dtype: str = "f16",
+    zero_frac_bits: int = 0,
+) -> dict:
+    """Random planes of a weight with standard deviation near 1/sqrt(columns), and the parameters with them."""
+    if not is_quantized(fmt):
+        padded = ceil_div(columns, 32) * 32
+        values = torch.zeros(rows, padded)
+        values[:, :columns] = torch.randn(rows, columns, generator=generator) / columns**0.5
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[fmt]
+        return {"values": values.to(dtype)}
+    bits = BITS[fmt]
+    if granularity != "block":
+        block = ceil_div(columns, 32) * 32
+    block = block or 32
+    blocks = ceil_div(columns, block)
+    words = torch.randint(
+        -(2**31), 2**31, (rows, blocks * block * bits // 32), generator=generator, dtype=torch.int64
+    ).to(torch.int32)
+    shape = (1, 1) if granularity == "tensor" else (rows, blocks)
+    spread = (0.5 + torch.rand(shape, generator=generator)) * 3.4 / (2**bits * columns**0.5)
+    planes = {"quants": words, "scales": spread.to(torch.float16 if scale_dtype == "f16" else torch.float32)}
+    if not symmetric:
+        low, high = (-128, 128) if bits == 8 else (0, 2**bits << zero_frac_bits)
+        high = min(high, 128)
+        planes["zeros"] = torch.randint(low, high, shape, generator=generator, dtype=torch.int64).to(
+            torch.int8
+        )
+    stride = 0 if granularity == "tensor" else blocks
+    return {**planes, "block": block, "scale_stride": stride, "zero_unit": 2.0**-zero_frac_bits}

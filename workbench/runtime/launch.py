@@ -1,0 +1,103 @@
+"""Running one kernel by hand: torch tensors in, torch tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels.numerics import TORCH_TYPES, type_name
+
+from .device import Device, open_device
+from .pipelines import Compiled, compile_kernel
+
+
+def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's elements as they lie in a buffer."""
+    tensor = tensor.detach().contiguous().cpu()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy()
+
+
+def _types(kernel: Kernel, arguments: Mapping, y_dtype: str) -> dict[str, str]:
+    types = {}
+    for name, port in kernel.ports.items():
+        if name in arguments:
+            given = type_name(arguments[name])
+            allowed = ("f32", "f16") if port.dtype in ("float", "scale") else (port.dtype,)
+            if given not in allowed:
+                raise KernelUsageError(f"{kernel.name}.{name} takes {' or '.join(allowed)}, not {given}")
+            types[name] = given
+        elif name in kernel.writes:
+            types[name] = y_dtype if port.dtype == "float" else port.dtype
+    return types
+
+
+def prepare(
+    kernel: Kernel,
+    arguments: Mapping,
+    *,
+    device: Device,
+    variant: str | None = None,
+    tunables: Mapping[str, int] | None = None,
+    y_dtype: str = "f32",
+) -> Compiled:
+    """Compile a kernel for the shapes and types of `arguments` (tensors and parameters by name)."""
+    tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+    params = {n: v for n, v in arguments.items() if n not in tensors}
+    unknown = set(params) - set(kernel.params)
+    if unknown:
+        allowed = ", ".join(kernel.params) or "none"
+        raise KernelUsageError(f"{kernel.name} has no parameter {sorted(unknown)}; it has {allowed}")
+    sizes = {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
+    return compile_kernel(device, kernel, sizes, _types(kernel, tensors, y_dtype), variant, tunables)
+
+
+def run_kernel(
+    kernel: Kernel,
+    arguments: Mapping,
+    *,
+    variant: str | None = None,
+    tunables: Mapping[str, int] | None = None,
+    device: Device | None = None,
+    y_dtype: str = "f32",
+) -> dict[str, torch.Tensor]:
+    """Run the WGSL of a pair on tensors and parameters by name; returns its outputs by name.
+
+    y_dtype: element type of float outputs. Outputs are poisoned with NaN (or 0xcdcdcdcd) first, so that an element
+    the kernel does not write shows. Raises `KernelUsageError` and `KernelError`.
+    """
+    device = device or open_device()
+    compiled = prepare(kernel, arguments, device=device, variant=variant, tunables=tunables, y_dtype=y_dtype)
+    buffers = {}
+    for port, kind in compiled.context.types.items():
+        if port in arguments:
+            array = tensor_bytes(arguments[port])
+        else:
+            shape = kernel.output_shape(port, compiled.context.sizes)
+            dtype = TORCH_TYPES[kind]
+            poison = float("nan") if dtype.is_floating_point else -0x32323233
+            array = tensor_bytes(torch.full(shape, poison, dtype=dtype))
+        buffers[port] = device.buffer(array.nbytes, uniform=kernel.ports[port].uniform)
+        device.write(buffers[port], array)
+    group = compiled.bind(device, buffers)
+    encoder = device.wgpu.create_command_encoder()
+    compute = encoder.begin_compute_pass()
+    compute.set_pipeline(compiled.pipeline)
+    compute.set_bind_group(0, group)
+    compute.dispatch_workgroups(*compiled.grid)
+    compute.end()
+    device.wgpu.queue.submit([encoder.finish()])
+    results = {}
+    for name in kernel.writes:
+        kind = compiled.context.types[name]
+        shape = kernel.output_shape(name, compiled.context.sizes)
+        dtype = TORCH_TYPES[kind]
+        array = device.read(buffers[name], torch.empty(0, dtype=dtype).numpy().dtype, int(np.prod(shape)))
+        results[name] = torch.from_numpy(array.copy()).view(shape)
+    for buffer in buffers.values():
+        device.release(buffer)
+    return results

@@ -1,0 +1,67 @@
+"""The few calls into wgpu-native that wgpu-py does not wrap, each guarded so that a missing one is not fatal.
+
+- `shader_module`: modules without injected bounds checks and loop counters, for kernels that are tested against
+  their references. Loop counters keep drivers from unrolling; sources that users edit keep every check.
+- `Recorder`: dispatches recorded through cffi handles, without the per-call bookkeeping of the wrappers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import wgpu
+from wgpu.backends.wgpu_native import _api
+from wgpu.backends.wgpu_native._ffi import ffi, lib
+
+NO_RUNTIME_CHECKS = 0
+
+
+def shader_module(device: wgpu.GPUDevice, code: str, *, trusted: bool) -> wgpu.GPUShaderModule:
+    """Compile WGSL; raises `wgpu.GPUError` with the compiler's message."""
+    create = getattr(_api.libf, "wgpuDeviceCreateShaderModuleTrusted", None)
+    if not trusted or create is None:
+        return device.create_shader_module(code=code)
+    source = _api.new_struct_p("WGPUShaderSourceWGSL *", code=_api.to_c_string_view(code))
+    source[0].chain.next = ffi.NULL
+    source[0].chain.sType = lib.WGPUSType_ShaderSourceWGSL
+    descriptor = _api.new_struct_p(
+        "WGPUShaderModuleDescriptor *",
+        nextInChain=ffi.cast("WGPUChainedStruct *", source),
+        label=_api.to_c_string_view(""),
+    )
+    handle = create(device._internal, descriptor, NO_RUNTIME_CHECKS)
+    return _api.GPUShaderModule("", handle, device)
+
+
+class Recorder:
+    """A fixed list of dispatches that can be encoded into any compute pass at little cost.
+
+    calls: (pipeline, bind group, workgroups in x, y, z). The objects are kept alive by this recorder. A pipeline or
+    bind group that is already set is not set again.
+    """
+
+    def __init__(
+        self, calls: Sequence[tuple[wgpu.GPUComputePipeline, wgpu.GPUBindGroup, tuple[int, int, int]]]
+    ):
+        self._keep = list(calls)
+        self._calls = []
+        last = None
+        for pipeline, group, (x, y, z) in calls:
+            self._calls.append((None if pipeline is last else pipeline._internal, group._internal, x, y, z))
+            last = pipeline
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def encode(self, compute_pass: wgpu.GPUComputePassEncoder) -> None:
+        """Append the dispatches to an open pass. Errors surface when the pass ends."""
+        handle = compute_pass._internal
+        set_pipeline = lib.wgpuComputePassEncoderSetPipeline
+        set_group = lib.wgpuComputePassEncoderSetBindGroup
+        dispatch = lib.wgpuComputePassEncoderDispatchWorkgroups
+        null = ffi.NULL
+        for pipeline, group, x, y, z in self._calls:
+            if pipeline is not None:
+                set_pipeline(handle, pipeline)
+            set_group(handle, 0, group, 0, null)
+            dispatch(handle, x, y, z)

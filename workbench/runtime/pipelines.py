@@ -1,0 +1,96 @@
+"""From a kernel and sizes to a compiled pipeline; compiled once a device for the same source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import wgpu
+
+from wgsl_kernels import Context, Kernel
+from wgsl_kernels.header import Module, write_module
+
+from ..errors import KernelError
+from . import native
+from .device import Device
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A pipeline with what is needed to dispatch it."""
+
+    kernel: Kernel
+    variant: str
+    context: Context
+    module: Module
+    pipeline: wgpu.GPUComputePipeline
+    layout: wgpu.GPUBindGroupLayout
+    grid: tuple[int, int, int]
+
+    def bind(self, device: Device, buffers: Mapping[str, wgpu.GPUBuffer]) -> wgpu.GPUBindGroup:
+        """A bind group of whole buffers by port name."""
+        numbers = self.kernel.bindings()
+        entries = [
+            {
+                "binding": numbers[port],
+                "resource": {"buffer": buffers[port], "offset": 0, "size": buffers[port].size},
+            }
+            for port in self.context.types
+        ]
+        return device.wgpu.create_bind_group(layout=self.layout, entries=entries)
+
+
+_cache: WeakKeyDictionary[Device, dict] = WeakKeyDictionary()
+
+
+def compile_kernel(
+    device: Device,
+    kernel: Kernel,
+    sizes: Mapping,
+    types: Mapping[str, str],
+    variant: str | None = None,
+    tunables: Mapping[str, int] | None = None,
+) -> Compiled:
+    """Specialise, compile and cache. types: element type by bound port.
+
+    Raises `KernelError` with the compiler's message, whose line numbers are mapped to the variant's own file.
+    """
+    plain = Context(kernel.complete(sizes), types, device.adapter)
+    name, _ = kernel.choose(plain, variant)
+    context = kernel.specialise(name, sizes, types, device.adapter, tunables or {})
+    chosen = kernel.variants[name]
+    module = write_module(kernel, chosen, context)
+    cache = _cache.setdefault(device, {})
+    grid = chosen.grid(context)
+    key = (module.digest, tuple(types))
+    if key not in cache:
+        cache[key] = _build(device, kernel, name, context, module)
+    pipeline, layout = cache[key]
+    return Compiled(kernel, name, context, module, pipeline, layout, grid)
+
+
+def _build(device: Device, kernel: Kernel, variant: str, context: Context, module: Module):
+    numbers, ports = kernel.bindings(), kernel.ports
+    entries = []
+    for port in context.types:
+        kind = "read-only-storage"
+        if ports[port].uniform:
+            kind = "uniform"
+        elif kernel.writable(port):
+            kind = "storage"
+        entries.append(
+            {"binding": numbers[port], "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+        )
+    layout = device.wgpu.create_bind_group_layout(entries=entries)
+    pipeline_layout = device.wgpu.create_pipeline_layout(bind_group_layouts=[layout])
+    trusted = kernel.variants[variant].text is None
+    try:
+        compiled = native.shader_module(device.wgpu, module.code, trusted=trusted)
+        pipeline = device.wgpu.create_compute_pipeline(
+            layout=pipeline_layout, compute={"module": compiled, "entry_point": "main"}
+        )
+    except wgpu.GPUError as error:
+        where = f"{kernel.name}/{variant}: its own file begins after line {module.body_line} of the module"
+        raise KernelError(f"{where}\n{error}") from error
+    return pipeline, layout
