@@ -133,9 +133,9 @@ def test_unsuitable_arguments_are_refused():
         quantized_tensor("w", (4, 2, 128), format, q, scales, zeros)
     with pytest.raises(FormatError, match="field 'q'"):
         quantized_tensor("w", (4, 250), format, q[:, :250], scales, zeros)
-    with pytest.raises(FormatError, match="field 'scales'.*cannot represent"):
+    with pytest.raises(FormatError, match=r"field 'scales'.*cannot represent"):
         quantized_tensor("w", (4, 256), format, q, np.full((4, 2), 0.1, np.float64), zeros)
-    with pytest.raises(FormatError, match="field 'zeros'.*cannot represent"):
+    with pytest.raises(FormatError, match=r"field 'zeros'.*cannot represent"):
         quantized_tensor("w", (4, 256), format, q, scales, zeros + 0.5)
     with pytest.raises(FormatError, match="not a quantized format"):
         quantized_tensor("w", (4, 256), WeightFormat("f16"), q, scales, zeros)

@@ -81,6 +81,16 @@ class WeightTensor:
         """Bytes of all planes."""
         return sum(plane.nbytes for plane in self.planes.values())
 
+    def rows(self, start: int, stop: int) -> WeightTensor:
+        """The tensor of rows start to stop, as views; with granularity "tensor" they share its scale."""
+        if not self.shape or not 0 <= start < stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.name!r} with shape {list(self.shape)}")
+        planes = {
+            name: plane if self.format.granularity == "tensor" and name != "quants" else plane[start:stop]
+            for name, plane in self.planes.items()
+        }
+        return WeightTensor(self.name, (stop - start, *self.shape[1:]), self.format, planes)
+
     def zero_points(self) -> np.ndarray:
         """The zero-points as float32, shaped like the scales: stored / 2**zero_frac_bits, or implied."""
         if self.format.symmetric:

@@ -1,0 +1,321 @@
+"""What is in `manifest.json`, as data, and the checks that need no other file.
+
+    model/
+      manifest.json        kind, version, config, shards, tensors, tokenizer, plan, precision, provenance
+      model.wgpu           planes of tensors, each at a multiple of 256 bytes, at most 256 MiB a file
+      model-00002.wgpu     ...
+      tokenizer/           the tokenizer's files
+
+`manifest.schema.json` has every field with its type. `parse` turns the bytes of a manifest into a `Manifest`
+whose every number has been checked against every other: what a tensor's shape and format say its planes must
+be, that parts follow each other, that planes lie in their shards, aligned and without overlap. Only the
+shards themselves are not looked at. Whatever is wrong becomes a `FormatError` that names the tensor and the
+field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from itertools import pairwise
+from math import prod
+
+from workbench.formats.errors import FormatError
+from workbench.formats.layout import stored_planes
+from workbench.formats.spec import WeightFormat
+from workbench.formats.strict_json import strict_json
+
+KIND = "webgpu-quant-workbench/model"
+VERSION = 1
+FILE = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+ALIGNMENT = 256
+MAX_SHARD = 256 << 20
+MAX_PLANE = 64 << 20
+# A manifest of an 8B model is about 1 MB, with its plan a few; nothing larger is read.
+MAX_MANIFEST = 64 << 20
+
+TENSOR_NAME = re.compile(r"[!-~]{1,512}")
+TOKENIZER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where one plane of one part lies: bytes offset to offset + length of a shard."""
+
+    shard: str
+    offset: int
+    length: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows start to stop of a tensor."""
+
+    start: int
+    stop: int
+    planes: dict[str, Plane]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a manifest; `format.order` and `layout` are as stored."""
+
+    shape: tuple[int, ...]
+    format: WeightFormat
+    layout: str
+    parts: tuple[Part, ...]
+
+    def part_shape(self, part: Part) -> tuple[int, ...]:
+        """Shape of the tensor that the part alone makes."""
+        return (part.stop - part.start, *self.shape[1:]) if self.shape else ()
+
+    def to_json(self) -> dict:
+        return {
+            "shape": list(self.shape),
+            "format": self.format.to_json(),
+            "layout": self.layout,
+            "parts": [
+                {
+                    "rows": [part.start, part.stop],
+                    "planes": {name: vars(p) for name, p in part.planes.items()},
+                }
+                for part in self.parts
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole manifest. `shards`: file -> length; `tokenizer`: file -> {"length", "checksum"}."""
+
+    config: dict
+    shards: dict[str, int]
+    tensors: dict[str, StoredTensor]
+    tokenizer: dict[str, dict] = field(default_factory=dict)
+    plan: dict | None = None
+    precision: dict | None = None
+    provenance: dict = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "config": self.config,
+            "provenance": self.provenance,
+            "precision": self.precision,
+            "shards": [{"file": file, "length": length} for file, length in self.shards.items()],
+            "tokenizer": self.tokenizer,
+            "tensors": {name: tensor.to_json() for name, tensor in self.tensors.items()},
+            "plan": self.plan,
+        }
+
+
+def shard_name(index: int) -> str:
+    """File name of the shard number `index`, from 0."""
+    return "model.wgpu" if index == 0 else f"model-{index + 1:05d}.wgpu"
+
+
+def plane_bytes(shape: tuple[int, ...], format: WeightFormat, layout: str) -> dict[str, int]:
+    """Bytes of each stored plane of a tensor (or of a part, given its shape)."""
+    return {
+        name: prod(plane_shape) * dtype.itemsize
+        for name, (plane_shape, dtype) in stored_planes(shape, format, layout).items()
+    }
+
+
+@cache
+def _validator():
+    import jsonschema
+
+    text = resources.files(__package__).joinpath("manifest.schema.json").read_text("utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def _place(path: list) -> tuple[str | None, str]:
+    """A path into the manifest as (tensor, field)."""
+    tensor = None
+    if len(path) >= 2 and path[0] == "tensors":
+        tensor, path = str(path[1]), path[2:]
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return tensor, text or ("(whole tensor)" if tensor is not None else "(whole file)")
+
+
+def _check_schema(value: object) -> None:
+    error = next(_validator().iter_errors(value), None)
+    if error is None:
+        return
+    path, shown = list(error.absolute_path), _SHORT.repr(error.instance)
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        path, why = [*path, missing], "is missing"
+    elif error.validator in ("additionalProperties", "propertyNames"):
+        known = error.schema.get("properties", {})
+        name = next((name for name in error.instance if name not in known), "")
+        path, why = (
+            [*path, _SHORT.repr(name).strip("'\"")],
+            f"is unknown, only {', '.join(known)} are allowed",
+        )
+    elif "propertyNames" in error.absolute_schema_path:
+        path, why = [*path, shown.strip("'\"")], f"is not a name allowed here ({error.validator_value})"
+    elif error.validator == "type":
+        why = f"{shown} is not of type {error.validator_value}"
+    elif error.validator in ("enum", "const"):
+        why = f"{shown} is not allowed, only {error.validator_value!r}"
+    else:
+        why = f"{shown} breaks the rule {error.validator} {error.validator_value!r}"
+    tensor, place = _place(path)
+    raise FormatError(why, tensor=tensor, field=place)
+
+
+def _integer(value: object, name: str) -> int:
+    if type(value) is not int:  # JSON schema takes 1.0 for an integer
+        raise FormatError(f"{value!r} is not an integer", field=name)
+    return value
+
+
+def _tensor(data: dict) -> StoredTensor:
+    try:
+        format = WeightFormat.from_json(data["format"])
+    except FormatError as error:
+        raise error.at(field="format") from None
+    shape = tuple(_integer(size, f"shape[{index}]") for index, size in enumerate(data["shape"]))
+    parts = []
+    for index, part in enumerate(data["parts"]):
+        at = f"parts[{index}]"
+        start, stop = (_integer(row, f"{at}.rows[{end}]") for end, row in enumerate(part["rows"]))
+        planes = {}
+        for name, plane in part["planes"].items():
+            for number in ("offset", "length"):
+                _integer(plane[number], f"{at}.planes.{name}.{number}")
+            planes[name] = Plane(**plane)
+        parts.append(Part(start, stop, planes))
+    tensor = StoredTensor(shape, format, data["layout"], tuple(parts))
+    _check_parts(tensor)
+    return tensor
+
+
+def _check_parts(tensor: StoredTensor) -> None:
+    """Parts cover the rows in order, and their planes are those of the format, byte for byte."""
+    plane_bytes(tensor.shape, tensor.format, tensor.layout)  # does the format fit the shape at all?
+    rows = tensor.shape[0] if tensor.shape else 1
+    done = 0
+    for index, part in enumerate(tensor.parts):
+        at = f"parts[{index}]"
+        if part.start != done or part.stop <= part.start or part.stop > rows:
+            raise FormatError(
+                f"[{part.start}, {part.stop}] does not continue at row {done} of {rows}", field=f"{at}.rows"
+            )
+        done = part.stop
+        wanted = plane_bytes(tensor.part_shape(part), tensor.format, tensor.layout)
+        if set(part.planes) != set(wanted):
+            raise FormatError(
+                f"has {sorted(part.planes)}, but {tensor.format} stored {tensor.layout} needs "
+                f"{sorted(wanted)}",
+                field=f"{at}.planes",
+            )
+        for name, plane in part.planes.items():
+            if plane.length != wanted[name]:
+                raise FormatError(
+                    f"{plane.length} bytes, but rows {part.start} to {part.stop} of shape "
+                    f"{list(tensor.shape)} in {tensor.format} need {wanted[name]}",
+                    field=f"{at}.planes.{name}.length",
+                )
+    if done != rows:
+        raise FormatError(f"end at row {done} of {rows}", field="parts")
+
+
+def _shards(data: list) -> dict[str, int]:
+    shards = {}
+    for index, shard in enumerate(data):
+        if shard["file"] != shard_name(index):
+            raise FormatError(
+                f"{shard['file']!r} should be {shard_name(index)!r}", field=f"shards[{index}].file"
+            )
+        shards[shard["file"]] = _integer(shard["length"], f"shards[{index}].length")
+    return shards
+
+
+def _check_planes_in_shards(tensors: dict[str, StoredTensor], shards: dict[str, int]) -> None:
+    """Every plane lies inside its shard, and no two share a byte."""
+    taken: dict[str, list[tuple[int, int, str, str]]] = {file: [] for file in shards}
+    for name, tensor in tensors.items():
+        for index, part in enumerate(tensor.parts):
+            for plane_name, plane in part.planes.items():
+                at = f"parts[{index}].planes.{plane_name}"
+                if plane.shard not in shards:
+                    raise FormatError(
+                        f"{plane.shard[:80]!r} is not among the shards", tensor=name, field=f"{at}.shard"
+                    )
+                end = plane.offset + plane.length
+                if end > shards[plane.shard]:
+                    raise FormatError(
+                        f"{plane.offset} + {plane.length} bytes end behind {plane.shard}, "
+                        f"which has {shards[plane.shard]}",
+                        tensor=name,
+                        field=f"{at}.offset",
+                    )
+                taken[plane.shard].append((plane.offset, end, name, at))
+    for file, ranges in taken.items():
+        ranges.sort()
+        for (_, end, other, where), (offset, _, name, at) in pairwise(ranges):
+            if offset < end:
+                raise FormatError(
+                    f"{offset} of {file} overlaps {where} of {other!r}, which ends at {end}",
+                    tensor=name,
+                    field=f"{at}.offset",
+                )
+
+
+def parse(data: bytes) -> Manifest:
+    """Reads and checks the bytes of a manifest; `FormatError` names tensor and field (the caller adds the
+    file).
+    """
+    return from_value(strict_json(data))
+
+
+def from_value(value: object) -> Manifest:
+    """Checks what `strict_json` made of a manifest."""
+    if not isinstance(value, dict):
+        raise FormatError(f"is a JSON {type(value).__name__}, not an object", field="(whole file)")
+    if value.get("kind") == KIND and value.get("version") != VERSION:
+        raise FormatError(
+            f"{_SHORT.repr(value.get('version'))} is not {VERSION}, the only version this reader knows",
+            field="version",
+        )
+    _check_schema(value)
+    _integer(value["version"], "version")
+    for name, entry in value["tokenizer"].items():
+        if not TOKENIZER_NAME.fullmatch(name):
+            raise FormatError("is not a plain file name", field=f"tokenizer.{name}")
+        _integer(entry["length"], f"tokenizer.{name}.length")
+    shards = _shards(value["shards"])
+    tensors = {}
+    for name, entry in value["tensors"].items():
+        if not TENSOR_NAME.fullmatch(name):
+            raise FormatError(
+                "is not a tensor name: 1 to 512 printable ASCII characters", tensor=name, field="(name)"
+            )
+        try:
+            tensors[name] = _tensor(entry)
+        except FormatError as error:
+            raise error.at(tensor=name) from None
+    _check_planes_in_shards(tensors, shards)
+    return Manifest(
+        config=value["config"],
+        shards=shards,
+        tensors=tensors,
+        tokenizer=value["tokenizer"],
+        plan=value["plan"],
+        precision=value["precision"],
+        provenance=value["provenance"],
+    )

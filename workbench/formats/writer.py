@@ -1,0 +1,267 @@
+"""Writing a model: tensors one after the other into shards, then the manifest; complete or not at all.
+
+    with ModelWriter("model", config=config) as writer:
+        writer.add(tensor)
+        writer.add_file("tokenizer.json", data)
+        writer.plan = plan.to_json()
+
+Everything goes into a hidden folder beside the target (`.model.partial-...`), which takes the target's name
+when the manifest is written, and is removed if anything goes wrong before. A killed process may leave the
+hidden folder behind; it can be deleted.
+
+A tensor is split by rows into parts, so that no plane of a part exceeds 64 MiB: a WebGPU binding then takes
+any plane whole. Every plane starts at a multiple of 256 bytes, and is padded with zeros to the next. Memory
+stays at one part, besides what the caller holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from workbench.formats import manifest as rules
+from workbench.formats.errors import FormatError
+from workbench.formats.layout import LAYOUTS, interleave
+from workbench.formats.manifest import Manifest, Part, Plane, StoredTensor, plane_bytes, shard_name
+from workbench.formats.tensor import WeightTensor
+
+# Parts hold a multiple of so many rows where possible, so that tiles of kernels do not straddle parts.
+ROW_TILE = 32
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """`sha256:` and 64 hexadecimal digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _json_value(value: object, field: str) -> object:
+    """A copy of `value` as JSON gives it back; `FormatError` if it is not JSON."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"cannot be written as JSON: {error}", file=rules.FILE, field=field) from None
+
+
+def part_rows(shape: tuple[int, ...], tensor_format, layout: str) -> Iterator[tuple[int, int]]:
+    """The row ranges a tensor is split into. `FormatError` if a single row is larger than a plane may be."""
+    rows = shape[0] if shape else 1
+
+    def sizes(count: int) -> dict[str, int]:
+        return plane_bytes((count, *shape[1:]) if shape else (), tensor_format, layout)
+
+    one, two = sizes(1), sizes(2 if shape else 1)
+    most = rows
+    for name, size in one.items():
+        if size > rules.MAX_PLANE:
+            raise FormatError(
+                f"one row has {size} bytes, a plane may have {rules.MAX_PLANE} at most",
+                field=f"planes.{name}",
+            )
+        if each := two[name] - size:
+            most = min(most, (rules.MAX_PLANE - size) // each + 1)
+    if most < rows and most > ROW_TILE:
+        most -= most % ROW_TILE
+    for start in range(0, rows, most):
+        yield start, min(rows, start + most)
+
+
+class ModelWriter:
+    """Writes a model folder; a context manager (see the module's head).
+
+    path        the folder to make; its parents are made too
+    config      the model's config.json, kept verbatim
+    layout      "planar" or "interleaved" (quantized tensors only; floats are always planar)
+    overwrite   replace a model that is already there, once the new one is complete
+    provenance  any JSON object: quantizer and options, hashes, seeds, versions
+
+    `plan` and `precision` may be set until `close`. Raises `FileExistsError` if the target exists (and, with
+    `overwrite`, is not a model), `FormatError` for what the format cannot hold, `OSError` from the disk.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        config: dict,
+        layout: str = "planar",
+        overwrite: bool = False,
+        provenance: dict | None = None,
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise FormatError(f"{layout!r} is not one of {', '.join(map(repr, LAYOUTS))}", field="layout")
+        self.path = Path(path).absolute()
+        self.layout = layout
+        self.overwrite = overwrite
+        self.plan: dict | None = None
+        self.precision: dict | None = None
+        self.provenance = provenance or {}
+        self._config = _json_value(config, "config")
+        self._tensors: dict[str, StoredTensor] = {}
+        self._tokenizer: dict[str, dict] = {}
+        self._shards: dict[str, int] = {}
+        self._shard = None
+        self._state = "open"
+        self._check_target()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = self._sibling("partial")
+        self._folder.mkdir()
+
+    def _sibling(self, what: str) -> Path:
+        return self.path.parent / f".{self.path.name}.{what}-{secrets.token_hex(4)}"
+
+    def _check_target(self) -> None:
+        if not os.path.lexists(self.path):
+            return
+        if not self.overwrite:
+            raise FileExistsError(f"{self.path} exists; give overwrite=True to replace it")
+        if not self.path.is_dir() or self.path.is_symlink():
+            raise FileExistsError(f"{self.path} is not a folder, so it is not replaced")
+        if any(self.path.iterdir()) and not (self.path / rules.FILE).is_file():
+            raise FileExistsError(
+                f"{self.path} is not empty and holds no {rules.FILE}, so it is not replaced"
+            )
+
+    def _writable(self) -> None:
+        if self._state != "open":
+            raise RuntimeError(f"this ModelWriter is {self._state}, nothing can be added to it")
+
+    def add(self, tensor: WeightTensor) -> None:
+        """Writes a tensor behind those before it. Its planes may be memory-mapped; it is not kept."""
+        self._writable()
+        if not rules.TENSOR_NAME.fullmatch(tensor.name):
+            raise FormatError(
+                "is not a tensor name: 1 to 512 printable ASCII characters without spaces", tensor=tensor.name
+            )
+        if tensor.name in self._tensors:
+            raise FormatError("was already added", tensor=tensor.name)
+        layout = self.layout if tensor.format.is_quantized else "planar"
+        try:
+            ranges = list(part_rows(tensor.shape, tensor.format, layout))
+        except FormatError as error:
+            raise error.at(tensor=tensor.name) from None
+        self._state = "broken by an earlier error"
+        parts = []
+        for start, stop in ranges:
+            piece = tensor.rows(start, stop) if len(ranges) > 1 else tensor
+            planes = {"blocks": interleave(piece)} if layout == "interleaved" else piece.planes
+            parts.append(Part(start, stop, {name: self._write(plane) for name, plane in planes.items()}))
+        self._tensors[tensor.name] = StoredTensor(tensor.shape, tensor.format, layout, tuple(parts))
+        self._state = "open"
+
+    def _write(self, plane: np.ndarray) -> Plane:
+        """Appends a plane to the last shard, or to a new one if it does not fit."""
+        data = np.ascontiguousarray(plane).reshape(-1).view(np.uint8).data
+        padding = -len(data) % rules.ALIGNMENT
+        if self._shard is None or self._shard.tell() + len(data) + padding > rules.MAX_SHARD:
+            self._end_shard()
+            self._shard = open(self._folder / shard_name(len(self._shards)), "xb")  # noqa: SIM115
+        offset = self._shard.tell()
+        self._shard.write(data)
+        self._shard.write(bytes(padding))
+        name = Path(self._shard.name).name
+        self._shards[name] = self._shard.tell()
+        return Plane(name, offset, len(data), checksum(data))
+
+    def _end_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.flush()
+            os.fsync(self._shard.fileno())
+            self._shard.close()
+            self._shard = None
+
+    def add_file(self, name: str, data: bytes) -> None:
+        """Keeps a file of the tokenizer as tokenizer/`name`."""
+        self._writable()
+        if not rules.TOKENIZER_NAME.fullmatch(name):
+            raise FormatError(f"{name!r} is not a plain file name", field="tokenizer")
+        if name in self._tokenizer:
+            raise FormatError("was already added", field=f"tokenizer.{name}")
+        self._state = "broken by an earlier error"
+        folder = self._folder / rules.TOKENIZER_FOLDER
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        self._tokenizer[name] = {"length": len(data), "checksum": checksum(data)}
+        self._state = "open"
+
+    def close(self) -> None:
+        """Writes the manifest and puts the folder into place; on an error everything written is removed."""
+        self._writable()
+        try:
+            if not self._tensors:
+                raise FormatError("no tensor was added", file=rules.FILE, field="tensors")
+            self._end_shard()
+            (self._folder / rules.TOKENIZER_FOLDER).mkdir(exist_ok=True)
+            manifest = Manifest(
+                config=self._config,
+                shards=self._shards,
+                tensors=self._tensors,
+                tokenizer=self._tokenizer,
+                plan=_json_value(self.plan, "plan"),
+                precision=_json_value(self.precision, "precision"),
+                provenance=_json_value(self.provenance, "provenance"),
+            )
+            data = (json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n").encode()
+            if len(data) > rules.MAX_MANIFEST:
+                raise FormatError(
+                    f"would have {len(data)} bytes, more than {rules.MAX_MANIFEST}", file=rules.FILE
+                )
+            try:
+                rules.parse(data)  # what no reader would take is not written
+            except FormatError as error:
+                raise error.at(file=rules.FILE) from None
+            with open(self._folder / rules.FILE, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._put_in_place()
+        except BaseException:
+            self.abort()
+            raise
+        self._state = "closed"
+
+    def _put_in_place(self) -> None:
+        self._check_target()
+        if not self.path.exists():
+            self._folder.rename(self.path)
+            return
+        old = self._sibling("replaced")
+        self.path.rename(old)
+        try:
+            self._folder.rename(self.path)
+        except BaseException:
+            old.rename(self.path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Removes everything written so far; the target stays as it was."""
+        if self._state == "closed":
+            return
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._state = "aborted"
+
+    def __enter__(self) -> ModelWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._state not in ("closed", "aborted"):
+            try:
+                self.close()
+            except BaseException:
+                self.abort()
+                raise
