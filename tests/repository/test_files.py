@@ -45,9 +45,12 @@ def test_no_paths_of_a_developer_machine(tracked):
     assert found == []
 
 
-@pytest.mark.parametrize("text", [b"at /home/jo/x", b'"/root/x"', b"C:\\Users\\jo", b"(/Users/jo/x)"])
-def test_the_pattern_knows_such_paths(text):
-    assert HOME_PATHS.search(text)
+@pytest.mark.parametrize(
+    ("text", "folder"),  # apart, since this file is searched too
+    [("at /{}/jo/x", "home"), ('"/{}/x"', "root"), ("C:\\{}\\jo", "Users"), ("(/{}/jo/x)", "Users")],
+)
+def test_the_pattern_knows_such_paths(text, folder):
+    assert HOME_PATHS.search(text.format(folder).encode())
 
 
 @pytest.mark.parametrize(
