@@ -62,8 +62,9 @@ def test_the_pattern_leaves_others(text):
 
 def test_set_up_names_no_registry(tracked):
     """Packages come from wherever this machine's pip, npm and apt are told to take them from."""
-    setup = [p for p in tracked if p.parts[0] == ".ci" or p.suffix in {".toml", ".yml", ".yaml", ".json"}]
-    setup.append(Path("Makefile"))
+    suffixes = {".toml", ".yml", ".yaml", ".json"}
+    setup = [p for p in tracked if p.parts[0] not in PACKAGES and p.suffix in suffixes]
+    setup += [Path("Makefile"), Path(".ci/setup"), Path(".ci/run")]
     found = [
         str(path) for path in setup if REGISTRY_HOSTS.search((REPOSITORY / path).read_text(errors="replace"))
     ]
