@@ -175,7 +175,8 @@ class PerplexityResult:
         if self.protocol.kind != "hf-strided":
             return None
         sums, counts = statistics.window_sums(self.token_nll, self.window_index)
-        weights = counts - (self.window_first_scored > 1)
+        overlap = self.protocol.stride < self.protocol.length
+        weights = counts - (overlap & (np.arange(len(counts)) > 0))
         return _exp(float(np.sum(sums / counts * weights) / weights.sum())) if weights.sum() else None
 
     @property

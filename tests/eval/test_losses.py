@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from eval.losses import format_loss, kernel_loss, precision_loss, split_losses
+from eval.perplexity import perplexity
+from tests.eval.reference import ReferenceModel
+from workbench.errors import ProtocolError
+
+
+def half(model: ReferenceModel) -> ReferenceModel:
+    """The same weights computed in f16."""
+    import copy
+
+    return ReferenceModel(copy.deepcopy(model.model).half(), model.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, prose):
+    """An unquantized model, a disturbed one (its weights stand for dequantized ones), and that in f16."""
+    disturbed = tiny.perturbed(0.02, seed=9)
+    models = {"unquantized": tiny, "quantized": disturbed, "f16": half(disturbed)}
+    return {name: perplexity(model, prose, "disjoint-64", max_windows=6) for name, model in models.items()}
+
+
+def test_each_loss_is_a_paired_difference(runs):
+    loss = format_loss(runs["quantized"], runs["unquantized"])
+    d = runs["quantized"].token_nll - runs["unquantized"].token_nll
+    assert loss.kind == "format"
+    assert loss.mean == pytest.approx(math.log(runs["quantized"].ppl / runs["unquantized"].ppl), abs=1e-12)
+    assert loss.se == pytest.approx(d.std(ddof=1) / math.sqrt(len(d)), rel=1e-9)
+    assert loss.rms == pytest.approx(math.sqrt(np.mean(d**2)), rel=1e-12)
+    assert loss.max_abs == np.abs(d).max()
+    assert (loss.tokens, loss.windows) == (len(d), runs["quantized"].windows)
+    assert "format loss" in str(loss) and "RMS" in str(loss)
+    assert json.loads(json.dumps(loss.to_json(), allow_nan=False))["rms"] == loss.rms
+
+
+def test_half_precision_is_noise_beside_the_weights(runs):
+    precision = precision_loss(runs["f16"], runs["quantized"])
+    assert 0 < precision.rms < format_loss(runs["quantized"], runs["unquantized"]).rms
+    assert abs(precision.mean) < precision.rms
+
+
+def test_the_parts_add_up_to_the_total(runs):
+    """With one backend's f16 run in the place of the kernels', whose kernel loss is then exactly nothing."""
+    losses = split_losses(runs["unquantized"], runs["quantized"], runs["f16"], quantized_f16=runs["f16"])
+    assert list(losses) == ["format", "precision", "kernel", "total"]
+    assert losses["kernel"].rms == 0.0
+    parts = sum(losses[kind].mean for kind in ("format", "precision", "kernel"))
+    assert parts == pytest.approx(losses["total"].mean, abs=1e-14)
+    without = split_losses(runs["unquantized"], runs["quantized"], runs["f16"])
+    assert list(without) == ["format", "kernel", "total"]
+    assert without["kernel"].mean == pytest.approx(losses["precision"].mean, abs=1e-15)
+
+
+def test_arrays_come_with_their_windows(runs):
+    one, other = runs["quantized"], runs["unquantized"]
+    assert format_loss(one.token_nll, other.token_nll, one.window_index) == format_loss(one, other)
+    with pytest.raises(ProtocolError, match="must have one shape"):
+        format_loss(one.token_nll, other.token_nll)
+    with pytest.raises(ProtocolError, match="must have one shape"):
+        kernel_loss(one.token_nll, other.token_nll[1:], one.window_index)
+    with pytest.raises(ProtocolError, match="two results or two arrays"):
+        kernel_loss(one, other.token_nll)
+
+
+def test_losses_of_different_windows_do_not_exist(runs, tiny, prose):
+    with pytest.raises(ProtocolError, match="cannot be paired: windows"):
+        format_loss(runs["quantized"], perplexity(tiny, prose, "disjoint-64", max_windows=2))
