@@ -85,7 +85,7 @@ def options_from(arguments: argparse.Namespace):
     given = {name: getattr(arguments, name) for name in QUANTIZED if getattr(arguments, name) is not None}
     if arguments.format in FLOATS and given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise WorkbenchError(f"{names} mean nothing for --format {arguments.format}")
+        raise WorkbenchError(f"{names}: nothing that {arguments.format} has")
     overrides = {}
     for text in arguments.override:
         pattern, equals, form = text.rpartition("=")

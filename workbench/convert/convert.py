@@ -58,7 +58,7 @@ def convert(
 
     `progress` shows a bar on stderr. Raises UnsupportedModelError if it is no Llama, CheckpointError naming
     the tensor for weights that are missing, not finite or not representable, WorkbenchError for options that
-    do not fit the model, FormatError for an output that exists.
+    do not fit the model, or for an output that exists.
     """
     started = time.perf_counter()
     if not isinstance(source, Checkpoint | StoredModel):
@@ -73,13 +73,17 @@ def convert(
     options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
 
     nbytes = weights = 0
-    with ModelWriter(
-        output,
-        config=source.config,
-        layout=options.layout,
-        overwrite=options.overwrite,
-        provenance=_provenance(source, options, skipped),
-    ) as writer:
+    try:
+        writer = ModelWriter(
+            output,
+            config=source.config,
+            layout=options.layout,
+            overwrite=options.overwrite,
+            provenance=_provenance(source, options, skipped),
+        )
+    except FileExistsError as error:
+        raise WorkbenchError(f"convert: {error}") from error
+    with writer:
         with _bar(sum(map(math.prod, stored.values())), progress) as bar:
             for name, (fmt, _) in chosen.items():
                 bar.set_postfix_str(name, refresh=False)
@@ -112,7 +116,7 @@ def convert_tensor(
     Raises CheckpointError for weights that are not finite, or that the format cannot hold.
     """
     shape, has = source.describe(name)
-    if has.is_quantized and fmt.is_quantized and has != fmt:
+    if has.is_quantized and fmt.is_quantized and has != replace(fmt, order="low-first"):
         raise CheckpointError(
             f"{source.path}: tensor {name!r} is quantized already ({has}); quantizing it again to {fmt} "
             "would add a second loss: convert the unquantized checkpoint instead"

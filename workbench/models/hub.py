@@ -25,9 +25,9 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     """
     text = str(path_or_hub_id)
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return folder
-    if folder.exists():
+    if text and folder.exists():
         raise CheckpointError(
             f"{folder} is a file; a model is a folder (with config.json or manifest.json) or a hub id"
         )
