@@ -1,0 +1,275 @@
+"""Llama models (Llama 2, 3, 3.1, 3.2 and their like) as a plan: configuration in, kernel calls out.
+
+One decoder layer reads as in the papers: norm, q/k/v, rotary embedding, append to the cache, attention, output
+projection, add; norm, gate and up, SiLU(gate) * up, down, add. Every intermediate has a readable name, such as
+`layers.3.mlp.out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from workbench.errors import UnsupportedModelError
+from workbench.formats.spec import WeightFormat
+from workbench.plan.builder import PlanBuilder
+from workbench.plan.plan import Plan
+
+#: What a plan ends with. "all": logits of every token. "last": of the last real token. "score": log-likelihood of
+#: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input.
+HEADS = ("all", "last", "score", "greedy")
+
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The fields of a Llama `config.json` that decide the computation; `parse` checks them."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context_length: int
+    norm_eps: float
+    rope_theta: float
+    rope_scaling: Mapping | None
+    tied_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+
+    @classmethod
+    def parse(cls, config: Mapping) -> LlamaConfig:
+        """Raises `UnsupportedModelError` naming the field, its value and what is allowed."""
+
+        def need(name: str, default=None) -> int:
+            value = config.get(name, default)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UnsupportedModelError(
+                    f"config.json: {name} is {value!r}, but a positive integer is needed"
+                )
+            return value
+
+        kind = config.get("model_type", "llama")
+        if kind != "llama":
+            raise UnsupportedModelError(f"config.json: model_type is {kind!r}; only 'llama' is known")
+        act = config.get("hidden_act", "silu")
+        if act not in ("silu", "swish"):
+            raise UnsupportedModelError(f"config.json: hidden_act is {act!r}; only 'silu' is known")
+        heads, hidden = need("num_attention_heads"), need("hidden_size")
+        kv_heads = need("num_key_value_heads", heads)
+        head_dim = config.get("head_dim") or hidden // heads
+        if heads % kv_heads:
+            raise UnsupportedModelError(
+                f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )
+        if head_dim % 8:
+            raise UnsupportedModelError(f"config.json: head size {head_dim} is not a multiple of 8")
+        rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        if rope_type not in ROPE_TYPES:
+            raise UnsupportedModelError(
+                f"config.json: rope type is {rope_type!r}; {', '.join(ROPE_TYPES)} are known"
+            )
+        wanted = {
+            "linear": ("factor",),
+            "llama3": (
+                "factor",
+                "low_freq_factor",
+                "high_freq_factor",
+                "original_max_position_embeddings",
+            ),
+        }.get(rope_type, ())
+        for name in wanted:
+            if not isinstance(rope.get(name), int | float) or rope[name] <= 0:
+                raise UnsupportedModelError(
+                    f"config.json: rope {rope_type} needs a positive {name}, not {rope.get(name)!r}"
+                )
+        theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta", 10000.0)
+        return cls(
+            vocab_size=need("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=need("intermediate_size"),
+            layers=need("num_hidden_layers"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=int(head_dim),
+            context_length=need("max_position_embeddings", 2048),
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(theta),
+            rope_scaling=None if rope_type == "default" else {**rope, "rope_type": rope_type},
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            attention_bias=bool(config.get("attention_bias", False)),
+            mlp_bias=bool(config.get("mlp_bias", False)),
+        )
+
+
+#: Describes a tensor of the checkpoint: name -> (shape, format). Raises KeyError for a missing one.
+Describe = Callable[[str], tuple[tuple[int, ...], WeightFormat]]
+
+
+class _LlamaBuilder:
+    """Carries what every part of the plan needs: configuration, the checkpoint's description, activations' type."""
+
+    def __init__(self, config: LlamaConfig, describe: Describe, act: str):
+        self.config, self.describe, self.act = config, describe, act
+        self.plan = PlanBuilder()
+
+    def rows(self, name: str, width: int, dtype: str = "f32") -> str:
+        return self.plan.buffer(name, ("tokens", width), dtype, "activation")
+
+    def matrix(self, name: str, tensor: str, shape: tuple[int, int]) -> str:
+        found, fmt = self.describe(tensor)
+        if tuple(found) != shape:
+            raise UnsupportedModelError(
+                f"{tensor} has shape {list(found)}, but config.json asks for {list(shape)}"
+            )
+        return self.plan.weight(name, tensor, shape, fmt)
+
+    def norm(self, tensor: str, x: str, out: str) -> str:
+        """Normalised rows as input of linear layers, so in the activations' type."""
+        weight = self.plan.vector(tensor, self.config.hidden_size)
+        y = self.rows(out, self.config.hidden_size, self.act)
+        self.plan.call("rms_norm", {"x": x, "weight": weight}, {"y": y}, eps=self.config.norm_eps)
+        return y
+
+    def linear(self, name: str, tensor: str, shape: tuple[int, int], x: str, out: str, *, bias=False) -> str:
+        weight = self.matrix(name, f"{tensor}.weight", shape)
+        inputs = {"x": x}
+        if bias:
+            inputs["bias"] = self.plan.vector(f"{tensor}.bias", shape[0])
+        y = self.rows(out, shape[0])
+        self.plan.call_with_weight("linear", weight, inputs, {"y": y})
+        return y
+
+    def add(self, a: str, b: str, out: str) -> str:
+        y = self.rows(out, self.config.hidden_size)
+        self.plan.call("add", {"a": a, "b": b}, {"y": y})
+        return y
+
+    def attention(self, layer: str, tensor: str, x: str) -> str:
+        c, plan = self.config, self.plan
+        width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        shapes = {"q": (width, c.hidden_size), "k": (kv_width, c.hidden_size), "v": (kv_width, c.hidden_size)}
+        out = {
+            part: self.linear(
+                f"{layer}.attn.{part}_proj",
+                f"{tensor}.{part}_proj",
+                shape,
+                x,
+                f"{layer}.attn.{part}",
+                bias=c.attention_bias,
+            )
+            for part, shape in shapes.items()
+        }
+        for part, part_width in (("q", width), ("k", kv_width)):
+            rotated = self.rows(f"{layer}.attn.{part}_rotated", part_width, self.act)
+            inputs = {"x": out[part], "table": "rope_table", "state": "state"}
+            plan.call("rope", inputs, {"y": rotated})
+            out[part] = rotated
+        cache = plan.buffer(
+            f"{layer}.kv", ("sequences", 2, c.kv_heads, "capacity", c.head_dim), self.act, "cache"
+        )
+        plan.call("kv_append", {"k": out["k"], "v": out["v"], "kv": cache, "state": "state"}, {"kv": cache})
+        context = self.rows(f"{layer}.attn.context", width, self.act)
+        inputs = {"q": out["q"], "kv": cache, "state": "state"}
+        plan.call("attention", inputs, {"y": context}, scale=c.head_dim**-0.5)
+        return self.linear(
+            f"{layer}.attn.o_proj",
+            f"{tensor}.o_proj",
+            (c.hidden_size, width),
+            context,
+            f"{layer}.attn.out",
+            bias=c.attention_bias,
+        )
+
+    def mlp(self, layer: str, tensor: str, x: str) -> str:
+        c = self.config
+        up_shape, down_shape = (c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)
+        gate, up = (
+            self.linear(
+                f"{layer}.mlp.{p}_proj",
+                f"{tensor}.{p}_proj",
+                up_shape,
+                x,
+                f"{layer}.mlp.{p}",
+                bias=c.mlp_bias,
+            )
+            for p in ("gate", "up")
+        )
+        hidden = self.rows(f"{layer}.mlp.hidden", c.intermediate_size, self.act)
+        self.plan.call("silu_mul", {"gate": gate, "up": up}, {"y": hidden})
+        return self.linear(
+            f"{layer}.mlp.down_proj",
+            f"{tensor}.down_proj",
+            down_shape,
+            hidden,
+            f"{layer}.mlp.out",
+            bias=c.mlp_bias,
+        )
+
+    def decoder_layer(self, index: int, x: str) -> str:
+        layer, tensor = f"layers.{index}", f"model.layers.{index}"
+        normed = self.norm(f"{tensor}.input_layernorm.weight", x, f"{layer}.attn.input")
+        x = self.add(x, self.attention(layer, f"{tensor}.self_attn", normed), f"{layer}.attn.residual")
+        normed = self.norm(f"{tensor}.post_attention_layernorm.weight", x, f"{layer}.mlp.input")
+        return self.add(x, self.mlp(layer, f"{tensor}.mlp", normed), f"{layer}.out")
+
+    def logits(self, x: str, one_row: bool) -> str:
+        c = self.config
+        tensor = "model.embed_tokens.weight" if c.tied_embeddings else "lm_head.weight"
+        name = "embedding" if c.tied_embeddings else "lm_head"
+        weight = self.matrix(name, tensor, (c.vocab_size, c.hidden_size))
+        rows = 1 if one_row else "tokens"
+        logits = self.plan.buffer("logits", (rows, c.vocab_size), "f32", "activation")
+        self.plan.call_with_weight("linear", weight, {"x": x}, {"y": logits})
+        return logits
+
+    def build(self, head: str) -> Plan:
+        c, plan = self.config, self.plan
+        plan.buffer("ids", ("tokens",), "u32", "input")
+        plan.buffer("state", (4,), "u32", "state")
+        plan.buffer("rope_table", ("capacity", c.head_dim), "f32", "constant")
+        embedding = self.matrix("embedding", "model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
+        x = self.rows("embedded", c.hidden_size)
+        plan.call_with_weight("embedding", embedding, {"ids": "ids"}, {"y": x}, columns=c.hidden_size)
+        for index in range(c.layers):
+            x = self.decoder_layer(index, x)
+        x = self.norm("model.norm.weight", x, "final")
+        if head == "last":
+            row = plan.buffer("last", (1, c.hidden_size), self.act, "activation")
+            plan.call("last_row", {"x": x, "state": "state"}, {"y": row})
+            x = row
+        logits = self.logits(x, one_row=head == "last")
+        if head in ("all", "last"):
+            return plan.finish(["logits"])
+        top = plan.buffer("top1", ("tokens",), "u32", "activation")
+        plan.call("argmax", {"x": logits}, {"index": top})
+        if head == "score":
+            plan.buffer("targets", ("tokens",), "u32", "input")
+            likelihood = plan.buffer("log_likelihood", ("tokens",), "f32", "activation")
+            plan.call("target_log_likelihood", {"x": logits, "targets": "targets"}, {"y": likelihood})
+            return plan.finish(["log_likelihood", "top1"])
+        plan.buffer("history", ("steps",), "u32", "input")
+        moved = {"ids": "ids", "history": "history", "state": "state"}
+        plan.call("advance", {"token": top, **moved}, moved)
+        return plan.finish(["history"])
+
+
+def build_plan(
+    config: LlamaConfig, describe: Describe, *, head: str = "all", activations: str = "f32"
+) -> Plan:
+    """The plan of a Llama model.
+
+    describe: shape and format of a checkpoint tensor by its Hugging Face name (`source.describe`). head: one of
+    `HEADS`. activations: "f32", or "f16" for the inputs of linear layers and attention and for the cache; the
+    residual stream and all outputs of linear layers stay f32.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head is one of {', '.join(HEADS)}, not {head!r}")
+    if activations not in ("f32", "f16"):
+        raise ValueError(f"activations are f32 or f16, not {activations!r}")
+    return _LlamaBuilder(config, describe, activations).build(head)

@@ -1,0 +1,174 @@
+"""Runs a plan through the kernels' PyTorch references: the oracle, and the fallback where there is no adapter.
+
+Numbers follow the plan's element types: each output is rounded to its buffer's type, arithmetic is f32, or f64
+without any rounding for an oracle (`compute=torch.float64`). Dequantized weights are kept, so that a step costs what
+a dense model costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+import wgsl_kernels
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.plan.plan import Call, Plan
+from wgsl_kernels.numerics import TORCH_TYPES
+from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+
+from .weights import matrix_parts, vector
+
+PREFILL = 512  # tokens of one step at most
+
+
+class TorchCache:
+    """Keys and values of one sequence: capacity, position, and a tensor a layer."""
+
+    def __init__(self, capacity: int):
+        self.capacity, self.position = capacity, 0
+        self.tensors: dict[str, torch.Tensor] = {}
+
+
+class TorchExecutor:
+    """Executes plans of one model on the CPU."""
+
+    backend = "torch"
+
+    def __init__(self, source, config: LlamaConfig, *, activations: str = "f32", compute=torch.float32):
+        self.source, self.config, self.activations, self.compute = source, config, activations, compute
+        self._plans: dict[str, Plan] = {}
+        self._weights: dict[tuple, torch.Tensor] = {}
+        self._table = torch.empty(0)
+
+    @property
+    def device_name(self) -> str:
+        return f"PyTorch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
+
+    def plan(self, head: str) -> Plan:
+        if head not in self._plans:
+            self._plans[head] = build_plan(
+                self.config, self.source.describe, head=head, activations=self.activations
+            )
+        return self._plans[head]
+
+    def new_cache(self, capacity: int) -> TorchCache:
+        return TorchCache(capacity)
+
+    def chunk(self, remaining: int) -> int:
+        """How many of the remaining tokens the next step takes."""
+        return min(remaining, PREFILL)
+
+    def run(
+        self,
+        head: str,
+        ids: np.ndarray,
+        cache: TorchCache,
+        targets: np.ndarray | None = None,
+        keep: Iterable[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`."""
+        plan = self.plan(head)
+        keep = plan.check_names(keep)
+        wanted = {*plan.results, *keep}
+        env = {
+            "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
+            "state": make_state(cache.position, len(ids)),
+            "rope_table": self._rope_table(cache.capacity),
+        }
+        if targets is not None:
+            env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
+        last_use = {name: i for i, call in enumerate(plan.calls) for name in call.inputs.values()}
+        with torch.inference_mode():
+            for index, call in enumerate(plan.calls):
+                self._execute(plan, call, env, cache)
+                for name in call.inputs.values():
+                    if last_use[name] == index and name not in wanted:
+                        env.pop(name, None)
+        cache.position += len(ids)
+        return {name: env[name].numpy().copy() for name in wanted}
+
+    def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
+        """The `count` greedy successors of token `first`, which is the next input."""
+        tokens = [first]
+        for _ in range(count):
+            tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))
+        return np.array(tokens[1:])
+
+    def _execute(self, plan: Plan, call: Call, env: dict, cache: TorchCache) -> None:
+        kernel = wgsl_kernels.get(call.kernel)
+        arguments = dict(call.params)
+        for port, name in call.inputs.items():
+            if plan.buffers[name].kind == "weight":
+                if port not in kernel.prepared_ports:
+                    arguments[port] = self._vector(name)
+            elif plan.buffers[name].kind == "cache":
+                arguments[port] = self._cache_tensor(plan, name, cache)
+            else:
+                arguments[port] = env[name]
+        if kernel.prepare is not None:
+            arguments["weight"] = self._prepared(kernel, call)
+        result = kernel.reference(**arguments)
+        outputs = result if isinstance(result, tuple) else (result,)
+        for (port, name), tensor in zip(call.outputs.items(), outputs, strict=True):
+            buffer = plan.buffers[name]
+            if buffer.kind == "cache":
+                cache.tensors[name] = tensor
+            else:
+                env[name] = self._round(tensor, buffer.dtype)
+
+    def _round(self, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+        """Round to the storage type and come back to the computing type."""
+        if not tensor.dtype.is_floating_point:
+            return tensor
+        if self.compute == torch.float64:
+            return tensor.double()
+        return tensor.to(TORCH_TYPES[dtype]).to(self.compute)
+
+    def _cache_tensor(self, plan: Plan, name: str, cache: TorchCache) -> torch.Tensor:
+        if name not in cache.tensors:
+            buffer = plan.buffers[name]
+            dtype = self.compute if self.compute == torch.float64 else TORCH_TYPES[buffer.dtype]
+            cache.tensors[name] = torch.zeros(
+                buffer.resolved({"sequences": 1, "capacity": cache.capacity}), dtype=dtype
+            )
+        return cache.tensors[name]
+
+    def _rope_table(self, positions: int) -> torch.Tensor:
+        if self._table.shape[0] != positions:
+            c = self.config
+            table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
+            self._table = torch.from_numpy(table).to(self.compute)
+        return self._table
+
+    def _vector(self, name: str) -> torch.Tensor:
+        if (name,) not in self._weights:
+            self._weights[(name,)] = torch.from_numpy(vector(self.source, name)).to(self.compute)
+        return self._weights[(name,)]
+
+    def _prepared(self, kernel, call: Call) -> torch.Tensor:
+        """The dequantized matrix of a call, computed once."""
+        port = kernel.prepared_ports[0]
+        name = call.inputs[port].rsplit(".", 1)[0]
+        if (name, "dense") not in self._weights:
+            weight = next(plan.weights[name] for plan in self._plans.values() if name in plan.weights)
+            params = {n: v for n, v in call.params.items() if n in kernel.params}
+            parts = []
+            for _, planes in matrix_parts(self.source, weight.tensor):
+                tensors = {
+                    plane: self._plane(plane, array, weight.format.dtype) for plane, array in planes.items()
+                }
+                parts.append(kernel.prepare(**tensors, **params))
+            dense = parts[0] if len(parts) == 1 else torch.cat(parts)
+            self._weights[(name, "dense")] = dense[:, : weight.shape[1]].to(self.compute).contiguous()
+        return self._weights[(name, "dense")]
+
+    def _plane(self, plane: str, array: np.ndarray, dtype: str) -> torch.Tensor:
+        array = np.array(array)  # a private, writable copy of the memory map
+        if plane == "quants":
+            return torch.from_numpy(array.view(np.int32))
+        if plane == "values" and dtype == "bf16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.compute)
+        tensor = torch.from_numpy(array)
+        return tensor if plane == "zeros" else tensor.to(self.compute)
