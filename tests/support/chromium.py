@@ -1,6 +1,6 @@
 """Headless Chromium with WebGPU, for tests that need a real browser.
 
-`python -m tests.support.chromium` prints the executable that would be used, and fails if there is none.
+`python -m tests.support.chromium` ends with 0 if there is all that it takes, else it prints what is missing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import http.server
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,13 +41,26 @@ def find_chromium() -> str | None:
     return next((path for path in map(shutil.which, candidates) if path), None)
 
 
+@functools.cache
+def chromium_problem() -> str | None:
+    """Why there can be no headless Chromium here, or None."""
+    if find_chromium() is None:
+        return "no Chromium or Chrome found (apt-get install chromium, or set WORKBENCH_CHROMIUM)"
+    # playwright brings a Node of its own, which needs libatomic: minimal systems lack it.
+    done = subprocess.run(
+        [sys.executable, "-m", "playwright", "--version"], capture_output=True, encoding="utf-8"
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return f"playwright does not start (apt-get install libatomic1): {reason}"
+    return None
+
+
 def require_chromium() -> str:
     """Path of Chromium; skips the running test where Chromium or playwright is missing."""
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chromium or Chrome found (apt-get install chromium, or set WORKBENCH_CHROMIUM)")
-    pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[test]')")
-    return path
+    if problem := chromium_problem():
+        pytest.skip(problem)
+    return find_chromium()
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -103,7 +117,6 @@ def browser_page(url: str) -> Iterator:
 
 
 if __name__ == "__main__":
-    found = find_chromium()
-    if found is None:
-        sys.exit("no Chromium or Chrome found")
-    print(found)
+    if problem := chromium_problem():
+        print(problem)
+        sys.exit(1)
