@@ -82,20 +82,6 @@ def test_a_real_plane_beyond_64_mib_is_split_at_tiles_of_rows(tmp_path):
     np.testing.assert_array_equal(model.tensor("embedding").planes["values"], tensor.planes["values"])
 
 
-def test_shards_of_256_mib(tmp_path):
-    plane = np.zeros((1024, 30 * 512), np.float32)  # 60 MiB, so that four of them fill a shard
-    with ModelWriter(tmp_path / "m", config={}) as writer:
-        for index in range(5):
-            plane[0, 0] = index
-            writer.add(float_tensor(f"t{index}", plane, "f32"))
-    assert [(tmp_path / "m" / name).stat().st_size >> 20 for name in ("model.wgpu", "model-00002.wgpu")] == [
-        240,
-        60,
-    ]
-    model = StoredModel.open(tmp_path / "m", verify=False)
-    assert [model.tensor(f"t{index}").planes["values"][0, 0] for index in range(5)] == [0, 1, 2, 3, 4]
-
-
 def test_a_planar_part_is_not_copied(tmp_path):
     model = StoredModel.open(write_model(tmp_path / "model"))
     for name in ("block", "embedding"):
@@ -220,3 +206,7 @@ def test_the_manifest_is_plain_json_of_the_schema(tmp_path):
     )
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(value, schema)
+    shard, plane = schema["properties"]["shards"]["items"], schema["$defs"]["plane"]
+    assert shard["properties"]["length"]["maximum"] == rules.MAX_SHARD == 256 * 2**20
+    assert plane["properties"]["length"]["maximum"] == rules.MAX_PLANE == 64 * 2**20
+    assert plane["properties"]["offset"]["multipleOf"] == rules.ALIGNMENT == 256

@@ -15,6 +15,7 @@ field.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import reprlib
@@ -274,6 +275,34 @@ def _check_planes_in_shards(tensors: dict[str, StoredTensor], shards: dict[str, 
                     tensor=name,
                     field=f"{at}.offset",
                 )
+
+
+_SEAL = re.compile(rb',\n "checksum": "sha256:([0-9a-f]{64})"\n}\n\Z')
+
+
+def seal(value: dict) -> bytes:
+    """The bytes of a manifest, ending in its own checksum: the sha256 of these bytes with 64 zeros in its
+    place.
+    """
+    value = {name: inner for name, inner in value.items() if name != "checksum"}
+    value["checksum"] = "sha256:" + "0" * 64
+    data = (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+    return _SEAL.sub(
+        b',\n "checksum": "sha256:' + hashlib.sha256(data).hexdigest().encode() + b'"\n}\n', data
+    )
+
+
+def check_seal(data: bytes) -> None:
+    """`FormatError` if a manifest was changed since it was sealed, be it in a number that would be allowed."""
+    found = _SEAL.search(data[-200:])
+    if found is not None:
+        start = len(data) - len(data[-200:]) + found.start(1)
+        cleared = data[:start] + b"0" * 64 + data[start + 64 :]
+    if found is None or hashlib.sha256(cleared).hexdigest().encode() != found[1]:
+        raise FormatError(
+            "is not the sha256 of this manifest: it was changed after it was written (verify=False reads it)",
+            field="checksum",
+        )
 
 
 def parse(data: bytes) -> Manifest:

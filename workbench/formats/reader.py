@@ -6,9 +6,10 @@ field, and nothing else does. No number of a manifest is believed before it has 
 the real file, so that nothing is allocated or mapped on a liar's word. JSON and raw numbers are all that is
 read, never a pickle.
 
-With `verify=True`, the default, a plane's sha256 is compared when the plane is first touched (then once for
-this object, so that streaming a model reads it once), and tokenizer files' at opening; scales must be finite
-and zero-points in their range. No unverified plane is returned. `check()` touches everything.
+With `verify=True`, the default, the manifest must have its own checksum, a plane's sha256 is compared when
+the plane is first touched (then once for this object, so that streaming a model reads it once), and tokenizer
+files' at opening; scales must be finite and zero-points in their range. No unverified plane is returned.
+`check()` touches everything.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class StoredModel:
         try:
             raw = strict_json(data)
             manifest = rules.from_value(raw)
+            if verify:
+                rules.check_seal(data)
         except FormatError as error:
             raise error.at(file=file) from None
         maps = {

@@ -208,7 +208,7 @@ class ModelWriter:
                 precision=_json_value(self.precision, "precision"),
                 provenance=_json_value(self.provenance, "provenance"),
             )
-            data = (json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n").encode()
+            data = rules.seal(manifest.to_json())
             if len(data) > rules.MAX_MANIFEST:
                 raise FormatError(
                     f"would have {len(data)} bytes, more than {rules.MAX_MANIFEST}", file=rules.FILE
