@@ -32,34 +32,36 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let token = id.y * 8u;
   let rows = min(vec4<u32>(first_row, first_row + 8u, first_row + 16u, first_row + 24u), vec4<u32>(ROWS - 1u));
   var sum: Sums;
-  for (var group = 0u; group < GROUPS; group++) {
-    let block = group * 32u / BLOCK;
-    let so0 = scale_offset(rows.x, block);
-    let so1 = scale_offset(rows.y, block);
-    let so2 = scale_offset(rows.z, block);
-    let so3 = scale_offset(rows.w, block);
+  for (var first = 0u; first < COLUMNS; first += BLOCK) {
+    let so0 = scale_offset(rows.x, first / BLOCK);
+    let so1 = scale_offset(rows.y, first / BLOCK);
+    let so2 = scale_offset(rows.z, first / BLOCK);
+    let so3 = scale_offset(rows.w, first / BLOCK);
     let scale = vec4<f32>(so0.x, so1.x, so2.x, so3.x);
     let offset = vec4<f32>(so0.y, so1.y, so2.y, so3.y);
-    let p0 = load_packed(rows.x, group);
-    let p1 = load_packed(rows.y, group);
-    let p2 = load_packed(rows.z, group);
-    let p3 = load_packed(rows.w, group);
-    for (var i = 0u; i < 4u; i++) {
-      let column = group * 32u + i * 8u + lane;
-      let a = x_tokens(token, column);
-      let b = x_tokens(token + 4u, column);
-      let w0 = octet(p0, i);
-      let w1 = octet(p1, i);
-      let w2 = octet(p2, i);
-      let w3 = octet(p3, i);
-      sum = outer(sum, vec4<f32>(w0.lo.x, w1.lo.x, w2.lo.x, w3.lo.x) * scale + offset, subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
-      sum = outer(sum, vec4<f32>(w0.lo.y, w1.lo.y, w2.lo.y, w3.lo.y) * scale + offset, subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
-      sum = outer(sum, vec4<f32>(w0.lo.z, w1.lo.z, w2.lo.z, w3.lo.z) * scale + offset, subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
-      sum = outer(sum, vec4<f32>(w0.lo.w, w1.lo.w, w2.lo.w, w3.lo.w) * scale + offset, subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
-      sum = outer(sum, vec4<f32>(w0.hi.x, w1.hi.x, w2.hi.x, w3.hi.x) * scale + offset, subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
-      sum = outer(sum, vec4<f32>(w0.hi.y, w1.hi.y, w2.hi.y, w3.hi.y) * scale + offset, subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
-      sum = outer(sum, vec4<f32>(w0.hi.z, w1.hi.z, w2.hi.z, w3.hi.z) * scale + offset, subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
-      sum = outer(sum, vec4<f32>(w0.hi.w, w1.hi.w, w2.hi.w, w3.hi.w) * scale + offset, subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+    for (var column = first; column < min(first + BLOCK, COLUMNS); column += 8u) {
+      let a = x_tokens(token, column + lane);
+      let b = x_tokens(token + 4u, column + lane);
+      let w0 = load_octet(rows.x, column >> 3u);
+      let w1 = load_octet(rows.y, column >> 3u);
+      let w2 = load_octet(rows.z, column >> 3u);
+      let w3 = load_octet(rows.w, column >> 3u);
+      sum = outer(sum, vec4<f32>(w0.lo.x, w1.lo.x, w2.lo.x, w3.lo.x) * scale + offset,
+                  subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      sum = outer(sum, vec4<f32>(w0.lo.y, w1.lo.y, w2.lo.y, w3.lo.y) * scale + offset,
+                  subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      sum = outer(sum, vec4<f32>(w0.lo.z, w1.lo.z, w2.lo.z, w3.lo.z) * scale + offset,
+                  subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      sum = outer(sum, vec4<f32>(w0.lo.w, w1.lo.w, w2.lo.w, w3.lo.w) * scale + offset,
+                  subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      sum = outer(sum, vec4<f32>(w0.hi.x, w1.hi.x, w2.hi.x, w3.hi.x) * scale + offset,
+                  subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      sum = outer(sum, vec4<f32>(w0.hi.y, w1.hi.y, w2.hi.y, w3.hi.y) * scale + offset,
+                  subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      sum = outer(sum, vec4<f32>(w0.hi.z, w1.hi.z, w2.hi.z, w3.hi.z) * scale + offset,
+                  subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      sum = outer(sum, vec4<f32>(w0.hi.w, w1.hi.w, w2.hi.w, w3.hi.w) * scale + offset,
+                  subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
     }
   }
   for (var r = 0u; r < 4u; r++) {

@@ -1,0 +1,177 @@
+"""From a semantic plan to a device plan: fuse, split large tensors, choose variants, assign buffers.
+
+Lowering is pure: it needs the facts about an adapter, not a device, so that a forecast costs nothing. Activations
+named in `keep` are never fused away, and their buffers never reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import wgsl_kernels
+from wgsl_kernels import Adapter, Context
+
+from workbench.plan.count import buffer_bytes
+from workbench.plan.plan import Call, Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatch: the call it came from, with a variant, sizes and types; rows is the range of its weight."""
+
+    call: Call
+    variant: str
+    reason: str
+    sizes: Mapping[str, int]
+    types: Mapping[str, str]
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """steps in order; slots: activation -> arena buffer; slot_bytes: size of each arena buffer."""
+
+    plan: Plan
+    steps: tuple[Step, ...]
+    slots: Mapping[str, int]
+    slot_bytes: tuple[int, ...]
+    sizes: Mapping[str, int]
+
+
+def fuse(plan: Plan, keep: Iterable[str] = ()) -> Plan:
+    """Rewrite calls into fused ones. Only rule so far: `add` of a linear layer's output becomes its `residual`.
+
+    The sum keeps its name; the linear layer's own output, which nothing else may read, disappears.
+    """
+    protected = {*keep, *plan.results}
+    readers: dict[str, int] = {}
+    for call in plan.calls:
+        for name in call.inputs.values():
+            readers[name] = readers.get(name, 0) + 1
+    producer = {name: i for i, call in enumerate(plan.calls) for name in call.outputs.values()}
+    calls: list[Call | None] = list(plan.calls)
+    gone = set()
+    for index, call in enumerate(plan.calls):
+        if call.kernel != "add":
+            continue
+        for port, other in (("b", "a"), ("a", "b")):
+            name, residual = call.inputs[port], call.inputs[other]
+            source = calls[producer[name]] if name in producer else None
+            fusable = (
+                source is not None
+                and source.kernel.startswith("linear_")
+                and "residual" not in source.inputs
+                and readers[name] == 1
+                and name not in protected
+                and plan.buffers[residual].dtype == "f32"
+            )
+            if fusable:
+                # the fused call stands where the add stood: its residual is certainly written by then
+                calls[producer[name]] = None
+                calls[index] = replace(
+                    source, inputs={**source.inputs, "residual": residual}, outputs={"y": call.outputs["y"]}
+                )
+                gone.add(name)
+                break
+    buffers = {name: buffer for name, buffer in plan.buffers.items() if name not in gone}
+    return replace(plan, buffers=buffers, calls=tuple(c for c in calls if c is not None))
+
+
+def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, int]]:
+    """Ranges of rows such that no plane of a range exceeds a binding; multiples of 4 rows, for packed planes."""
+    rows = plan.weights[weight].shape[0]
+    widest = 0
+    for name, buffer in plan.buffers.items():
+        if name.rsplit(".", 1)[0] == weight and buffer.kind == "weight" and buffer.shape[0] == rows:
+            widest = max(widest, buffer_bytes(buffer, {}) // rows)
+    most = binding_bytes // widest
+    if most >= rows:
+        return [(0, rows)]
+    most -= most % 4
+    return [(first, min(first + most, rows)) for first in range(0, rows, most)]
+
+
+def weight_of(plan: Plan, call: Call) -> str | None:
+    """Name of the matrix that a call reads, if any."""
+    for port in ("quants", "values"):
+        if port in call.inputs:
+            return call.inputs[port].rsplit(".", 1)[0]
+    return None
+
+
+def _step(plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, rows) -> Step:
+    kernel = wgsl_kernels.get(call.kernel)
+    bound = {**call.inputs, **call.outputs}
+    params = dict(call.params)
+    shapes = {port: plan.buffers[name].resolved(sizes) for port, name in bound.items()}
+    if rows is not None:
+        first, stop = rows
+        whole = plan.weights[weight_of(plan, call)].shape[0]
+        for port in ("quants", "values", "scales", "zeros", "bias"):
+            if port in shapes and shapes[port][0] == whole:
+                shapes[port] = (stop - first, *shapes[port][1:])
+        params["row_offset"] = first
+    local = {**kernel.bind_sizes(shapes), **params}
+    types = {}
+    for port in kernel.ports:
+        if port in bound:
+            types[port] = plan.buffers[bound[port]].dtype
+    variant, reason = kernel.choose(Context(kernel.complete(local), types, adapter))
+    return Step(call, variant, reason, local, types, rows)
+
+
+def assign(
+    plan: Plan, sizes: Mapping[str, int], keep: Iterable[str]
+) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Arena buffers for activations: a buffer is free again after its last reader. Whole buffers are reused, since
+    two ranges of one cannot be read and written in one dispatch."""
+    protected = {*keep, *plan.results}
+    last = {}
+    for index, call in enumerate(plan.calls):
+        for name in (*call.inputs.values(), *call.outputs.values()):
+            last[name] = index
+    slots: dict[str, int] = {}
+    sizes_of: list[int] = []
+    free: list[int] = []
+    for index, call in enumerate(plan.calls):
+        for name in call.outputs.values():
+            buffer = plan.buffers[name]
+            if buffer.kind != "activation" or name in slots:
+                continue
+            need = buffer_bytes(buffer, sizes)
+            candidates = [] if name in protected else sorted(free, key=lambda s: abs(sizes_of[s] - need))
+            if candidates:
+                slot = candidates[0]
+                free.remove(slot)
+                sizes_of[slot] = max(sizes_of[slot], need)
+            else:
+                slot = len(sizes_of)
+                sizes_of.append(need)
+            slots[name] = slot
+        for name in {*call.inputs.values(), *call.outputs.values()}:
+            if name in slots and last[name] == index and name not in protected:
+                free.append(slots[name])
+    return slots, tuple(sizes_of)
+
+
+def lower(
+    plan: Plan, sizes: Mapping[str, int], adapter: Adapter, binding_bytes: int, keep: Iterable[str] = ()
+) -> DevicePlan:
+    """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names."""
+    keep = plan.check_names(keep)
+    fused = fuse(plan, keep)
+    steps = []
+    for call in fused.calls:
+        weight = weight_of(fused, call)
+        ranges = row_ranges(fused, weight, binding_bytes) if weight else [None]
+        if len(ranges) == 1:
+            ranges = [None]
+        steps += [_step(fused, call, sizes, adapter, rows) for rows in ranges]
+    slots, slot_bytes = assign(fused, sizes, keep)
+    return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes))
+
+
+def activation_bytes(plan: DevicePlan) -> int:
+    """Bytes of the arena, with reuse."""
+    return sum(plan.slot_bytes)

@@ -1,0 +1,274 @@
+"""Runs device plans on a WebGPU device.
+
+Weights are uploaded once, part by part, and shared by all plans; the arena of activations is shared too, so one step
+runs at a time. A plan is lowered, compiled and bound once for each (head, number of tokens, kept names); after that a
+step is a few writes, one compute pass and the readback of its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+import wgsl_kernels
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.plan.plan import Plan
+from wgsl_kernels.rope import inverse_frequencies, rope_table
+
+from .device import Device
+from .lowering import DevicePlan, lower, row_ranges
+from .native import Recorder
+from .pipelines import compile_kernel
+from .weights import matrix_parts, vector
+
+#: Tokens a step: prompts are cut into these, the last piece padded. Padding costs time, dispatches cost time too.
+CHUNKS = (256, 64, 16, 4, 1)
+#: Greedy steps recorded into one submit.
+STEPS = 16
+NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
+
+
+class WgpuCache:
+    """Keys and values of one sequence and the buffers that a step reads: capacity, position, ids, targets, state."""
+
+    def __init__(self, capacity: int):
+        self.capacity, self.position = capacity, 0
+        self.buffers: dict[str, object] = {}
+        self.recorders: dict[tuple, Recorder] = {}
+
+
+@dataclass
+class _Ready:
+    """A lowered plan with its compiled steps."""
+
+    plan: DevicePlan
+    compiled: list
+
+
+class WgpuExecutor:
+    """Executes plans of one model on one device."""
+
+    backend = "wgpu"
+
+    def __init__(self, source, config: LlamaConfig, device: Device, *, activations: str = "f32"):
+        self.source, self.config, self.device, self.activations = source, config, device, activations
+        self._plans: dict[str, Plan] = {}
+        self._ready: dict[tuple, _Ready] = {}
+        self._weights: dict[tuple, object] = {}
+        self._arena: list = []
+        self._tables: dict[int, object] = {}
+
+    @property
+    def device_name(self) -> str:
+        return self.device.name
+
+    def plan(self, head: str) -> Plan:
+        if head not in self._plans:
+            self._plans[head] = build_plan(
+                self.config, self.source.describe, head=head, activations=self.activations
+            )
+        return self._plans[head]
+
+    def new_cache(self, capacity: int) -> WgpuCache:
+        """Allocate keys and values of `capacity` positions in every layer. Raises `OutOfMemoryError`."""
+        cache = WgpuCache(capacity)
+        try:
+            for buffer in self.plan("all").of_kind("cache"):
+                count = int(np.prod(buffer.resolved({"sequences": 1, "capacity": capacity})))
+                cache.buffers[buffer.name] = self.device.buffer(count * NUMPY[buffer.dtype]().itemsize)
+            for name, words in (("ids", CHUNKS[0]), ("targets", CHUNKS[0]), ("history", STEPS)):
+                cache.buffers[name] = self.device.buffer(4 * words)
+            cache.buffers["state"] = self.device.buffer(16, uniform=True)
+        except Exception:
+            self.free_cache(cache)
+            raise
+        return cache
+
+    def free_cache(self, cache: WgpuCache) -> None:
+        for buffer in cache.buffers.values():
+            self.device.release(buffer)
+        cache.buffers.clear()
+        cache.recorders.clear()
+
+    def chunk(self, remaining: int) -> int:
+        """How many of the remaining tokens the next step takes."""
+        for size in CHUNKS:
+            if remaining >= size:
+                return size
+        return remaining
+
+    def run(
+        self,
+        head: str,
+        ids: np.ndarray,
+        cache: WgpuCache,
+        targets: np.ndarray | None = None,
+        keep: Iterable[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """One step over at most `CHUNKS[0]` ids at the cache's position, which moves on.
+
+        Returns the plan's results and the kept activations, without padding rows.
+        """
+        keep = self.plan(head).check_names(keep)
+        valid = len(ids)
+        size = min(chunk for chunk in CHUNKS if chunk >= valid)
+        with self.device.lock:
+            recorder = self._recorder(head, size, cache, keep)
+            self._write_inputs(cache, size, ids, targets)
+            self._submit(recorder, 1)
+            names = (*self.plan(head).results, *keep)
+            ready = self._ready[head, size, cache.capacity, keep]
+            results = {name: self._read(ready, name, valid) for name in names}
+        cache.position += valid
+        return results
+
+    def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
+        """The `count` greedy successors of token `first`, which is the next input; `STEPS` of them a submit."""
+        found: list[int] = []
+        token = first
+        with self.device.lock:
+            recorder = self._recorder("greedy", 1, cache, ())
+            while len(found) < count:
+                steps = min(STEPS, count - len(found))
+                self._write_inputs(cache, 1, np.array([token]), None)
+                self._submit(recorder, steps)
+                history = self.device.read(cache.buffers["history"], np.uint32, steps)
+                found += [int(t) for t in history]
+                token = found[-1]
+                cache.position += steps
+        return np.array(found)
+
+    # ---- preparing -------------------------------------------------------------------------------------------
+
+    def _recorder(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> Recorder:
+        key = (head, size, cache.capacity, keep)
+        if key not in self._ready:
+            self._ready[key] = self._compile(head, size, cache.capacity, keep)
+            cache.recorders.pop(key, None)
+        if key not in cache.recorders:
+            cache.recorders[key] = self._bind(self._ready[key], cache)
+        return cache.recorders[key]
+
+    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
+        sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
+        plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep)
+        compiled = [
+            compile_kernel(self.device, wgsl_kernels.get(s.call.kernel), s.sizes, s.types, s.variant)
+            for s in plan.steps
+        ]
+        self._grow_arena(plan.slot_bytes)
+        return _Ready(plan, compiled)
+
+    def _grow_arena(self, slot_bytes: tuple[int, ...]) -> None:
+        """Arena buffers are shared by plans slot by slot; a larger one replaces a smaller one, and bindings with it."""
+        for slot, need in enumerate(slot_bytes):
+            if slot == len(self._arena):
+                self._arena.append(self.device.buffer(need))
+            elif self._arena[slot].size < need:
+                self.device.release(self._arena[slot])
+                self._arena[slot] = self.device.buffer(need)
+
+    def _bind(self, ready: _Ready, cache: WgpuCache) -> Recorder:
+        calls = []
+        for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
+            bound = {**step.call.inputs, **step.call.outputs}
+            buffers = {port: self._buffer(ready, bound[port], step.rows, cache) for port in step.types}
+            calls.append((compiled.pipeline, compiled.bind(self.device, buffers), compiled.grid))
+        return Recorder(calls)
+
+    def _buffer(self, ready: _Ready, name: str, rows, cache: WgpuCache):
+        if name in ready.plan.slots:
+            return self._arena[ready.plan.slots[name]]
+        if name in cache.buffers:
+            return cache.buffers[name]
+        if name == "rope_table":
+            return self._rope_table(cache.capacity)
+        buffer = ready.plan.plan.buffers[name]
+        if "." in name and name.rsplit(".", 1)[0] in ready.plan.plan.weights:
+            return self._weight(ready.plan.plan, name, rows)
+        return self._vector(buffer.name, rows)
+
+    def _rope_table(self, positions: int):
+        if positions not in self._tables:
+            c = self.config
+            table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
+            self._tables[positions] = self._upload(table)
+        return self._tables[positions]
+
+    def _upload(self, array: np.ndarray):
+        buffer = self.device.buffer(array.nbytes)
+        self.device.write(buffer, array)
+        return buffer
+
+    def _vector(self, name: str, rows):
+        key = (name, rows)
+        if key not in self._weights:
+            values = vector(self.source, name)
+            self._weights[key] = self._upload(values if rows is None else values[rows[0] : rows[1]])
+        return self._weights[key]
+
+    def _weight(self, plan: Plan, plane_name: str, rows):
+        name, plane = plane_name.rsplit(".", 1)
+        if (name, plane, rows) not in self._weights:
+            self._upload_matrix(plan, name)
+        return self._weights[name, plane, rows]
+
+    def _upload_matrix(self, plan: Plan, name: str) -> None:
+        """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part."""
+        weight = plan.weights[name]
+        ranges = row_ranges(plan, name, self.device.binding_bytes)
+        keys = [None] if len(ranges) == 1 else ranges
+        for first, planes in matrix_parts(self.source, weight.tensor):
+            for plane, array in planes.items():
+                whole_tensor = array.shape[0] == 1 and weight.shape[0] > 1  # one scale for all rows
+                row_bytes = array.nbytes // array.shape[0]
+                for key, (start, stop) in zip(keys, ranges, strict=True):
+                    if (name, plane, key) not in self._weights:
+                        count = 1 if whole_tensor else stop - start
+                        self._weights[name, plane, key] = self.device.buffer(count * row_bytes)
+                    if whole_tensor:
+                        self.device.write(self._weights[name, plane, key], array)
+                        continue
+                    low, high = max(start, first), min(stop, first + array.shape[0])
+                    if low < high:
+                        piece = array[low - first : high - first]
+                        self.device.write(self._weights[name, plane, key], piece, (low - start) * row_bytes)
+
+    # ---- running ---------------------------------------------------------------------------------------------
+
+    def _write_inputs(self, cache: WgpuCache, size: int, ids, targets) -> None:
+        padded = np.zeros(size, dtype=np.uint32)
+        padded[: len(ids)] = ids
+        self.device.write(cache.buffers["ids"], padded)
+        if targets is not None:
+            padded[: len(targets)] = targets
+            self.device.write(cache.buffers["targets"], padded)
+        state = np.array([cache.position, len(ids), 0, 0], dtype=np.uint32)
+        self.device.write(cache.buffers["state"], state)
+
+    def _submit(self, recorder: Recorder, times: int) -> None:
+        try:
+            encoder = self.device.wgpu.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            for _ in range(times):
+                recorder.encode(compute)
+            compute.end()
+            self.device.wgpu.queue.submit([encoder.finish()])
+        except Exception as error:
+            raise self.device.translate(error) from error
+
+    def _read(self, ready: _Ready, name: str, valid: int) -> np.ndarray:
+        buffer = ready.plan.plan.buffers[name]
+        shape = buffer.resolved(ready.plan.sizes)
+        count = int(np.prod(shape))
+        rows = min(valid, shape[0]) if buffer.shape[0] == "tokens" else shape[0]
+        source = self._arena[ready.plan.slots[name]]
+        data = self.device.read(source, NUMPY[buffer.dtype], count // shape[0] * rows)
+        return data.reshape((rows, *shape[1:]))
+
+    def uploaded(self) -> Mapping[str, int]:
+        """Bytes on the device by kind."""
+        weights = sum(b.size for b in self._weights.values())
+        return {"weights": weights, "activations": sum(b.size for b in self._arena)}
