@@ -23,10 +23,12 @@ def folder(tmp_path) -> Path:
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    # Under `make test` a make started here would take itself for a recursive one, and say so.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
