@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,11 +80,12 @@ def convert(
             config=source.config,
             layout=options.layout,
             overwrite=options.overwrite,
-            provenance=_provenance(source, options, skipped),
         )
     except FileExistsError as error:
         raise WorkbenchError(f"convert: {error}") from error
-    with writer:
+    with ThreadPoolExecutor(1) as beside, writer:
+        # Hashing the source takes about as long as reading it, and leaves Python free meanwhile.
+        provenance = beside.submit(_provenance, source, options, skipped)
         with _bar(sum(map(math.prod, stored.values())), progress) as bar:
             for name, (fmt, _) in chosen.items():
                 bar.set_postfix_str(name, refresh=False)
@@ -93,6 +95,7 @@ def convert(
                 weights += math.prod(tensor.shape)
         for name, data in _tokenizer_files(source):
             writer.add_file(name, data)
+        writer.provenance = provenance.result()
         writer.precision = {
             name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
         }
@@ -140,16 +143,15 @@ def _converted(source, name: str, start: int, part: WeightTensor, fmt: WeightFor
             name, part.shape, fmt, part.quants(), part.planes["scales"], part.planes.get("zeros")
         )
     values = part.dequantize()
-    _require_finite(source, name, start, values)
-    if part.format == fmt:
-        return part
     try:
-        if not fmt.is_quantized:
-            return float_tensor(name, values, fmt.dtype)
-        return quantized_tensor(name, values.shape, fmt, *QUANTIZERS[quantizer](values, fmt))
+        if fmt.is_quantized:
+            return quantized_tensor(name, values.shape, fmt, *QUANTIZERS[quantizer](values, fmt))
+        _require_finite(source, name, start, values)
+        return part if part.format == fmt else float_tensor(name, values, fmt.dtype)
     except FormatError as error:
         raise CheckpointError(f"{source.path}: {error}") from error
     except ValueError as error:
+        _require_finite(source, name, start, values)  # says where in the whole tensor
         raise CheckpointError(f"{source.path}: tensor {name!r} cannot be {fmt}: {error}") from error
 
 

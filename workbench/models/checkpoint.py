@@ -26,6 +26,7 @@ from workbench.models.hub import resolve
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+Header = tuple[tuple[int, ...], str]  # shape and dtype, as safetensors names it
 PART_BYTES = 64 << 20  # parts() gives this many bytes of float32 at most, or one row
 
 TOKENIZER_FILES = (
@@ -45,12 +46,12 @@ TOKENIZER_FILES = (
 class Checkpoint:
     """An unquantized checkpoint folder. Made by `Checkpoint.open`; every failure is a CheckpointError."""
 
-    def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str]):
+    def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
         self.path = path
         self.config = config
         self.tokenizer_path = path
         self._files = files  # tensor name -> file name
-        self._open: dict[tuple[str, str], Any] = {}
+        self._headers = headers  # tensor name -> (shape, dtype)
 
     @classmethod
     def open(cls, dir_or_hub_id: str | Path) -> Checkpoint:
@@ -60,12 +61,18 @@ class Checkpoint:
         if (path / INDEX).is_file():
             files = _read_index(path)
         elif (path / WEIGHTS).is_file():
-            files = dict.fromkeys(_open_file(path / WEIGHTS, "np").keys(), WEIGHTS)
+            files = None
         else:
             raise CheckpointError(_why_no_weights(path))
-        checkpoint = cls(path, config, files)
-        checkpoint._check_index()
-        return checkpoint
+        headers: dict[str, dict[str, Header]] = {}
+        for file in sorted(set(files.values())) if files else [WEIGHTS]:
+            headers[file] = _read_header(path / file)
+        if files is None:
+            files = dict.fromkeys(headers[WEIGHTS], WEIGHTS)
+        for name, file in files.items():
+            if name not in headers[file]:
+                raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
+        return cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
 
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the files."""
@@ -76,14 +83,15 @@ class Checkpoint:
 
     def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
         """Shape and format of a tensor, from the header alone."""
-        handle = self._slice(name)
-        stored = handle.get_dtype()
+        if name not in self._headers:
+            raise CheckpointError(f"{self.path}: no tensor {name!r}; it has {_some(self._headers)}")
+        shape, stored = self._headers[name]
         if stored not in DTYPES:
             raise CheckpointError(
                 f"{self.path / self._files[name]}: tensor {name!r} has dtype {stored}; "
                 f"allowed: {', '.join(DTYPES)}"
             )
-        return tuple(handle.get_shape()), WeightFormat(DTYPES[stored])
+        return shape, WeightFormat(DTYPES[stored])
 
     def tensor(self, name: str) -> WeightTensor:
         """The whole tensor in its own dtype."""
@@ -133,28 +141,15 @@ class Checkpoint:
         return WeightTensor(name, shape, fmt, {"values": values})
 
     def _values(self, file: str, framework: str, name: str, rows: slice | None):
-        handle = self._handle(file, framework)
-        return handle.get_tensor(name) if rows is None else handle.get_slice(name)[rows]
+        # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
+        with _open_file(self.path / file, framework) as opened:
+            return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
 
-    def _slice(self, name: str):
-        if name not in self._files:
-            raise CheckpointError(f"{self.path}: no tensor {name!r}; it has {_some(self._files)}")
-        return self._handle(self._files[name], "np").get_slice(name)
 
-    def _handle(self, file: str, framework: str):
-        key = (file, framework)
-        if key not in self._open:
-            self._open[key] = _open_file(self.path / file, framework)
-        return self._open[key]
-
-    def _check_index(self) -> None:
-        for file in dict.fromkeys(self._files.values()):
-            present = set(self._handle(file, "np").keys())
-            for name, where in self._files.items():
-                if where == file and name not in present:
-                    raise CheckpointError(
-                        f"{self.path / file}: tensor {name!r} is missing, but {INDEX} puts it there"
-                    )
+def _read_header(path: Path) -> dict[str, Header]:
+    with _open_file(path, "np") as opened:
+        slices = ((name, opened.get_slice(name)) for name in opened.keys())  # noqa: SIM118 (no mapping)
+        return {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices}
 
 
 def _open_file(path: Path, framework: str):
