@@ -1,0 +1,22 @@
+"""Files that ship with the package: the demo model and the texts that calibrate and evaluate it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def demo_model_path() -> Path:
+    """Folder of the demo model: a Hugging Face Llama checkpoint in f16 with its tokenizer."""
+    return _HERE / "demo-model"
+
+
+def evaluation_text() -> Path:
+    """Held-out text in the demo model's domain; stories end at a line `<|endoftext|>`."""
+    return _HERE / "texts" / "evaluation.txt"
+
+
+def calibration_text() -> Path:
+    """Text for calibrating quantizers, sharing no story with the evaluation text; the same form."""
+    return _HERE / "texts" / "calibration.txt"
