@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -61,6 +61,7 @@ def one_block_slowly(w, format):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
+@settings(max_examples=25, deadline=None)
 @given(weights=matrices())
 def test_every_block_follows_the_formulas(format, weights):
     rows, columns = weights.shape
@@ -88,6 +89,7 @@ def test_every_block_follows_the_formulas(format, weights):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
+@settings(max_examples=25, deadline=None)
 @given(weights=matrices())
 def test_error_is_at_most_half_a_step_where_nothing_is_clipped(format, weights):
     rows, columns = weights.shape
@@ -107,6 +109,7 @@ def test_error_is_at_most_half_a_step_where_nothing_is_clipped(format, weights):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
+@settings(max_examples=25, deadline=None)
 @given(weights=matrices())
 def test_padding_holds_the_zero_point_and_moves_no_scale(format, weights):
     columns = weights.shape[1]
