@@ -1,0 +1,276 @@
+"""A loaded model: the few calls that evaluation, notebooks and the command line are written against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from workbench.errors import NoAdapterError, PromptTooLongError, WorkbenchError
+from workbench.models.llama import LlamaConfig
+from workbench.models.source import open_source
+from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
+
+from .sampling import Sampler, SamplingOptions
+from .session import Session, check_ids, run_chunks
+
+#: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
+DEFAULT_MAX_TOKENS = 8192
+#: Greedy tokens asked of the device at a time while streaming.
+GREEDY_RUN = 8
+
+
+@dataclass(frozen=True)
+class Forward:
+    """logits: f32 [tokens, vocab]. kept: named activations, rows of the same tokens."""
+
+    logits: np.ndarray
+    kept: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a sequence of n ids. nll: f64 [n - 1], -ln p(ids[i + 1] | ids[: i + 1]). top1: int64 [n - 1], the argmax
+    at each place. logits: f32 [n - 1, vocab] if asked for."""
+
+    nll: np.ndarray
+    top1: np.ndarray
+    logits: np.ndarray | None = None
+
+
+class Model:
+    """Made by `load`. Works on one device at a time; a lost device is replaced at the next call."""
+
+    def __init__(self, source, config: LlamaConfig, make_executor: Callable, choices, max_tokens: int):
+        self.source, self.config = source, config
+        self.choices: list[tuple[str, str, str]] = choices
+        self.max_tokens = max_tokens
+        self._make_executor = make_executor
+        self._executor = make_executor()
+        self._scratch = None
+
+    @property
+    def backend(self) -> str:
+        """ "wgpu" or "torch"."""
+        return self._executor.backend
+
+    @property
+    def device_name(self) -> str:
+        return self._executor.device_name
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Positions the model was made for."""
+        return self.config.context_length
+
+    @cached_property
+    def tokenizer(self):
+        return load_tokenizer(self.source.tokenizer_path)
+
+    def plan(self, head: str = "all"):
+        """The semantic plan; prints as one line a call."""
+        return self.executor.plan(head)
+
+    @property
+    def executor(self):
+        """The executor, on a new device if the old one was lost."""
+        device = getattr(self._executor, "device", None)
+        if device is not None and device.lost:
+            self._executor, self._scratch = self._make_executor(), None
+        return self._executor
+
+    def session(self) -> Session:
+        """A new sequence with a cache of its own. Raises `OutOfMemoryError`."""
+        return Session(self.executor, self.vocab_size, self.max_tokens)
+
+    def _empty_cache(self, count: int):
+        """The cache that `forward` and `score` use, emptied."""
+        executor = self.executor
+        if count > self.max_tokens:
+            raise PromptTooLongError(
+                f"{count} tokens do not fit into a cache of {self.max_tokens}; load the model with a larger max_tokens"
+            )
+        if self._scratch is None:
+            self._scratch = executor.new_cache(self.max_tokens)
+        self._scratch.position = 0
+        return executor, self._scratch
+
+    def forward(self, ids: Sequence[int], keep: Iterable[str] = ()) -> Forward:
+        """One sequence from an empty cache: logits of every token, and the activations named in `keep`.
+
+        Raises `PromptTooLongError`, and `PlanError` for a name the plan does not have.
+        """
+        array, keep = check_ids(ids, self.vocab_size), tuple(keep)
+        executor, cache = self._empty_cache(len(array))
+        steps = list(run_chunks(executor, "all", array, cache, keep=keep))
+        joined = {name: np.concatenate([step[name] for step in steps]) for name in ("logits", *keep)}
+        return Forward(joined["logits"], {name: joined[name] for name in keep})
+
+    def score(self, ids: Sequence[int], logits: bool = False) -> Scores:
+        """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device."""
+        array = check_ids(ids, self.vocab_size)
+        if len(array) < 2:
+            raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
+        executor, cache = self._empty_cache(len(array) - 1)
+        keep = ("logits",) if logits else ()
+        steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep))
+        joined = {
+            name: np.concatenate([step[name] for step in steps]) for name in ("log_likelihood", "top1", *keep)
+        }
+        return Scores(
+            -joined["log_likelihood"].astype(np.float64),
+            joined["top1"].astype(np.int64),
+            joined.get("logits"),
+        )
+
+    def generate(
+        self,
+        prompt: str,
+        max_new_tokens: int = 200,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        chat: bool = False,
+    ) -> Iterator[str]:
+        """Pieces of text that continue `prompt`, as they come; ends at EOS, a stop string, or a full cache.
+
+        chat: put the prompt into the tokenizer's chat template. Raises `PromptTooLongError` and `WorkbenchError`
+        before the first piece.
+        """
+        from .textstream import stream_text
+
+        options = SamplingOptions(temperature, top_k, top_p, min_p, seed)
+        ids = self.encode_prompt(prompt, chat)
+        tokens = self.generate_ids(ids, max_new_tokens, options)
+        eos = end_of_text_ids(self.source.tokenizer_path, self.source.config, self.tokenizer)
+        return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=eos, prompt_ids=ids)
+
+    def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
+        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked of a tokenizer without a template."""
+        if not chat:
+            return list(self.tokenizer(prompt)["input_ids"])
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise WorkbenchError("this tokenizer has no chat template; leave `chat` off")
+        messages = [{"role": "user", "content": prompt}]
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def generate_ids(
+        self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
+    ) -> Iterator[int]:
+        """Token ids that continue `ids`, up to `max_new_tokens` or until the cache is full; EOS does not stop it."""
+        options = options or SamplingOptions()
+        session = self.session()
+        try:
+            logits = session.feed(ids)
+            count = min(max_new_tokens, session.capacity - session.position + 1)
+            yield from (
+                _greedy(session, logits, count)
+                if options.greedy
+                else _sampled(session, logits, count, options)
+            )
+        finally:
+            session.close()
+
+    def describe_provenance(self) -> dict:
+        """Model, adapter and versions: what a number needs beside it to be repeated."""
+        from .provenance import provenance
+
+        return provenance(self)
+
+
+def _greedy(session: Session, logits: np.ndarray, count: int) -> Iterator[int]:
+    token = int(logits.argmax())
+    produced = 1
+    if count > 0:
+        yield token
+    run = 1  # the first tokens come one by one, so that the stream starts at once
+    while produced < count:
+        tokens = session.greedy_after(token, min(run, count - produced))
+        yield from tokens
+        token, produced = tokens[-1], produced + len(tokens)
+        run = min(2 * run, GREEDY_RUN)
+
+
+def _sampled(session: Session, logits: np.ndarray, count: int, options: SamplingOptions) -> Iterator[int]:
+    sampler = Sampler(options)
+    for produced in range(count):
+        token = sampler(logits)
+        yield token
+        if produced + 1 < count:
+            logits = session.feed([token])
+
+
+def choose_backend(backend: str | None) -> tuple[str, str]:
+    """ "wgpu" or "torch", and why. Raises `NoAdapterError` if wgpu is asked for and there is no adapter."""
+    from .device import adapter_missing
+
+    if backend not in (None, "wgpu", "torch"):
+        raise WorkbenchError(f"backend is 'wgpu' or 'torch', not {backend!r}")
+    if backend == "torch":
+        return "torch", "asked for"
+    missing = adapter_missing()
+    if missing is None:
+        return "wgpu", "asked for" if backend else "there is a WebGPU adapter"
+    if backend == "wgpu":
+        raise NoAdapterError(missing)
+    return "torch", f"{missing}; the PyTorch references run instead"
+
+
+def choose_max_tokens(config: LlamaConfig, max_tokens: int | None) -> tuple[int, str]:
+    """Positions of the cache, and why."""
+    if max_tokens is None:
+        chosen = min(config.context_length, DEFAULT_MAX_TOKENS)
+        limit = "the model's context" if chosen == config.context_length else f"the default limit {chosen}"
+        return chosen, f"{limit}; max_tokens changes it"
+    if max_tokens < 1:
+        raise WorkbenchError(f"max_tokens is at least 1, not {max_tokens}")
+    return max_tokens, "asked for"
+
+
+def load(
+    path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+) -> Model:
+    """Load a converted folder, a Hugging Face checkpoint folder, or a hub id.
+
+    backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
+    adapter. dtype: "f32", or "f16" for activations and cache. max_tokens: positions of the key/value cache.
+    Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
+    """
+    source = open_source(path_or_hub_id)
+    config = LlamaConfig.parse(source.config)
+    chosen, reason = choose_backend(backend)
+    if dtype not in ("f32", "f16"):
+        raise WorkbenchError(f"dtype is 'f32' or 'f16', not {dtype!r}")
+    capacity, capacity_reason = choose_max_tokens(config, max_tokens)
+    choices = [("backend", chosen, reason), ("max_tokens", str(capacity), capacity_reason)]
+    if chosen == "torch":
+        from .torch_executor import TorchExecutor
+
+        return Model(
+            source, config, lambda: TorchExecutor(source, config, activations=dtype), choices, capacity
+        )
+
+    from .device import open_device
+    from .wgpu_executor import WgpuExecutor
+
+    device = open_device()
+    choices.append(("adapter", device.name, "the most powerful one; WORKBENCH_ADAPTER picks another"))
+    if dtype == "f16" and not device.adapter.f16:
+        raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use dtype='f32'")
+    return Model(
+        source,
+        config,
+        lambda: WgpuExecutor(source, config, open_device(), activations=dtype),
+        choices,
+        capacity,
+    )

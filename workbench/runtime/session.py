@@ -1,0 +1,111 @@
+"""One sequence in the key/value cache: feeding tokens, continuing greedily, and what happens when it is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from workbench.errors import CacheFullError, PromptTooLongError, WorkbenchError
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """Token ids as an array; raises `WorkbenchError` for an empty list or an id outside the vocabulary."""
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise WorkbenchError(
+            f"token ids are a non-empty list of integers, not {array.dtype} of shape {array.shape}"
+        )
+    if array.min() < 0 or array.max() >= vocab_size:
+        where = int(np.argmax((array < 0) | (array >= vocab_size)))
+        raise WorkbenchError(
+            f"token id {array[where]} at place {where} is outside the vocabulary of {vocab_size}"
+        )
+    return array
+
+
+def run_chunks(executor, head: str, ids: np.ndarray, cache, targets=None, keep: Iterable[str] = ()):
+    """Run `ids` through the executor in the steps it likes; yields each step's results.
+
+    targets, where the head takes them, are one fewer than ids or as many; the last step may have none for its last
+    token, whose result then means nothing.
+    """
+    start = 0
+    while start < len(ids):
+        count = executor.chunk(len(ids) - start)
+        step_targets = None if targets is None else targets[start : start + count]
+        if step_targets is not None and len(step_targets) < count:
+            step_targets = np.append(
+                step_targets, np.zeros(count - len(step_targets), dtype=step_targets.dtype)
+            )
+        yield executor.run(head, ids[start : start + count], cache, step_targets, keep)
+        start += count
+
+
+class Session:
+    """Keys and values of one sequence. Made by `Model.session`; `close` gives the memory back."""
+
+    def __init__(self, executor, vocab_size: int, capacity: int):
+        self._executor, self._vocab_size = executor, vocab_size
+        self._cache = executor.new_cache(capacity)
+        self._logits: np.ndarray | None = None
+
+    @property
+    def position(self) -> int:
+        """How many tokens the cache holds."""
+        return self._cache.position
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the cache can hold."""
+        return self._cache.capacity
+
+    def reset(self) -> None:
+        """Forget everything; the cache stays allocated."""
+        self._cache.position = 0
+        self._logits = None
+
+    def close(self) -> None:
+        free = getattr(self._executor, "free_cache", None)
+        if free is not None:
+            free(self._cache)
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Append tokens; returns the logits [vocab] after the last one.
+
+        Raises `PromptTooLongError` if they do not fit into an empty cache, `CacheFullError` if not behind what is
+        there; the session is unchanged then.
+        """
+        array = check_ids(ids, self._vocab_size)
+        self._require(len(array))
+        for results in run_chunks(self._executor, "last", array, self._cache):
+            self._logits = results["logits"][0]
+        return self._logits
+
+    def greedy(self, count: int) -> list[int]:
+        """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""
+        if self._logits is None:
+            raise WorkbenchError("feed a prompt before asking for its continuation")
+        first = int(self._logits.argmax())
+        self._require(count - 1)
+        rest = self._executor.greedy(first, count - 1, self._cache) if count > 1 else []
+        self._logits = None
+        return [first, *(int(t) for t in rest)]
+
+    def greedy_after(self, token: int, count: int) -> list[int]:
+        """Feed `token` and return the `count` greedy tokens after it; all but the last are in the cache then."""
+        self._require(count)
+        return [int(t) for t in self._executor.greedy(token, count, self._cache)]
+
+    def _require(self, count: int) -> None:
+        room = self.capacity - self.position
+        if count <= room:
+            return
+        if self.position == 0:
+            raise PromptTooLongError(
+                f"{count} tokens do not fit into a cache of {self.capacity}; load the model with a larger max_tokens"
+            )
+        raise CacheFullError(
+            f"the cache holds {self.position} of {self.capacity} tokens, so {count} more do not fit; "
+            "reset the session or load the model with a larger max_tokens"
+        )
