@@ -1,0 +1,270 @@
+"""The calls that the pair tests make: a fixed, seeded list for every variant of every kernel.
+
+Each option of a call (sizes, element types, block sizes, tunables, subgroups or not) has a list of values.
+`covering` deals them out so that every value occurs for every variant, in combinations that a seed decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+import wgsl_kernels
+from wgsl_kernels import Adapter, Context, Kernel
+from wgsl_kernels.header import Module, write_module
+from wgsl_kernels.numerics import random_tensor
+from workbench.runtime.launch import _types
+
+TYPES = ("f32", "f16")
+WIDTHS = (5, 31, 64, 96, 130, 172, 352, 576, 896)
+ZERO_POINTS = {
+    "int8": ({"symmetric": True}, {}),
+    "int4": ({"symmetric": True}, {}, {"zero_frac_bits": 3}),
+    "int2": ({"symmetric": True}, {}, {"zero_frac_bits": 5}),
+}
+BLOCKS = (
+    *({"block": size} for size in (32, 64, 128, 256)),
+    {"granularity": "channel"},
+    {"granularity": "tensor"},
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one variant. options: for `Kernel.inputs`, beside those that `arguments` handles itself."""
+
+    kernel: str
+    variant: str
+    number: int
+    options: Mapping
+    tunables: Mapping[str, int] = field(default_factory=dict)
+    y_dtype: str = "f32"
+    subgroups: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kernel}-{self.variant}-{self.number:02d}"
+
+    @property
+    def uses_f16(self) -> bool:
+        return "f16" in (self.y_dtype, self.options.get("x_dtype"), self.options.get("kv_dtype"))
+
+    def describe(self) -> str:
+        """Everything needed to repeat the call by hand."""
+        given = {**self.options, "tunables": dict(self.tunables), "y_dtype": self.y_dtype}
+        return f"{self}: {given}, {'with' if self.subgroups else 'without'} subgroups"
+
+    def pair(self) -> Kernel:
+        return wgsl_kernels.get(self.kernel)
+
+    def arguments(self) -> dict:
+        """Tensors and parameters of the call, the same each time."""
+        options = dict(self.options)
+        special = {name: options.pop(name) for name in ("before", "after", "kv_dtype") if name in options}
+        arguments = self.pair().inputs(seed=self.number, **options)
+        generator = torch.Generator().manual_seed(1000 + self.number)
+        if "before" in special:
+            rows = options["rows"]
+            arguments["row_offset"] = special["before"]
+            arguments["out_rows"] = special["before"] + rows + special["after"]
+            if "residual" in arguments:
+                shape = (options["tokens"], arguments["out_rows"])
+                arguments["residual"] = random_tensor(generator, shape)
+        if "kv_dtype" in special:  # full of numbers, so that what is touched by mistake shows
+            arguments["kv"] = random_tensor(generator, tuple(arguments["kv"].shape), special["kv_dtype"])
+        return arguments
+
+    def context(self, adapter: Adapter) -> Context:
+        """The context of the call on an adapter, by the way that the launcher takes."""
+        kernel, arguments = self.pair(), self.arguments()
+        tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+        params = {n: v for n, v in arguments.items() if n not in tensors}
+        sizes = {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
+        types = _types(kernel, tensors, self.y_dtype)
+        return kernel.specialise(self.variant, sizes, types, adapter, self.tunables)
+
+    def module(self, adapter: Adapter, dialect: str = "tint") -> Module:
+        kernel = self.pair()
+        return write_module(kernel, kernel.variants[self.variant], self.context(adapter), dialect)
+
+    def written(self, arguments: Mapping, output: torch.Tensor) -> torch.Tensor:
+        """Which elements of an output the kernel writes: the others belong to another part of the tensor."""
+        mask = torch.ones(output.shape, dtype=torch.bool)
+        if "out_rows" in arguments:
+            mask[:, : self.options["before"]] = False
+            mask[:, self.options["before"] + self.options["rows"] :] = False
+        if self.kernel.startswith("embedding"):
+            row = arguments["ids"] - arguments["row_offset"]
+            mask &= ((row >= 0) & (row < self.options["rows"])).unsqueeze(-1)
+        return mask
+
+
+def covering(seed: str, count: int, options: Mapping[str, tuple]) -> list[dict]:
+    """`count` choices of one value an option, in which every value of every option occurs."""
+    rng = random.Random(seed)
+    dealt = {}
+    for name, values in options.items():
+        if len(values) > count:
+            raise ValueError(f"{name} has {len(values)} values, more than {count} cases")
+        dealt[name] = []
+        while len(dealt[name]) < count:
+            dealt[name] += rng.sample(values, len(values))
+    return [{name: dealt[name][i] for name in options} for i in range(count)]
+
+
+def cases_of(kernel: str, variant: str, count: int, **options: tuple) -> Iterator[Case]:
+    """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`."""
+    tunables = wgsl_kernels.get(kernel).variants[variant].tunables
+    dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
+    dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
+    for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt)):
+        subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
+        chosen = {name: choice.pop(name) for name in tunables}
+        plain = {}
+        for name, value in choice.items():
+            plain |= value if isinstance(value, Mapping) else {name: value}
+        yield Case(
+            kernel,
+            variant,
+            number,
+            plain,
+            {name: value for name, value in chosen.items() if value is not None},
+            y_dtype,
+            subgroups,
+        )
+
+
+def _weight_options(fmt: str) -> dict[str, tuple]:
+    if fmt not in ZERO_POINTS:
+        return {}
+    return {"blocks": BLOCKS, "zero_points": ZERO_POINTS[fmt], "scale_dtype": ("f16", "f32")}
+
+
+def _linear_cases() -> Iterator[Case]:
+    ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
+    tokens = {
+        "gemv": (1, 2, 3, 4, 7),
+        "tile": (1, 5, 17, 31, 63, 64, 65, 70),
+        "broadcast": (1, 5, 8, 9, 17, 31, 70),
+    }
+    for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
+        for variant in wgsl_kernels.get(f"linear_{fmt}").variants:
+            yield from cases_of(
+                f"linear_{fmt}",
+                variant,
+                8,
+                subgroups=(True,) if variant == "broadcast" else (True, False),
+                tokens=tokens[variant],
+                rows=(1, 3, 33, 64, 123, 130),
+                columns=(5, 31, 32, 96, 172, 352, 576, 896),
+                x_dtype=TYPES,
+                bias=(False, True),
+                residual=(False, True),
+                part=ranges,
+                **_weight_options(fmt),
+            )
+
+
+def _weight_cases() -> Iterator[Case]:
+    for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
+        columns = (5, 31, 64, 96, 172, 352, 576, 896)
+        rows = (1, 3, 33, 50, 123, 130)
+        options = {"rows": rows, "columns": columns, "subgroups": (False,), **_weight_options(fmt)}
+        yield from cases_of(f"dequantize_{fmt}", "octets", 8, **{**options, "y_dtype": ("f32",)})
+        yield from cases_of(
+            f"embedding_{fmt}", "rows", 9, tokens=(1, 3, 9, 70), row_offset=(0, 0, 40), **options
+        )
+
+
+def _elementwise_cases() -> Iterator[Case]:
+    common = {"tokens": (1, 2, 3, 9, 33, 70), "width": WIDTHS, "x_dtype": TYPES, "subgroups": (False,)}
+    for kernel in ("silu_mul", "add"):
+        yield from cases_of(kernel, "elements", 9, **common)
+    yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
+    yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
+    blocks = {"block": (4, 32, 64, 128), "static_scale": (0.0, 0.0, 0.01, 0.05)}
+    yield from cases_of("quantize_activations", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
+    yield from cases_of(
+        "advance",
+        "one",
+        4,
+        tokens=(1, 3, 8),
+        steps=(1, 6),
+        step=(0, 2, 5, 9),
+        subgroups=(False,),
+        y_dtype=("f32",),
+    )
+
+
+def _row_cases() -> Iterator[Case]:
+    common = {"tokens": (1, 2, 9, 70), "width": (1, *WIDTHS, 1000), "x_dtype": TYPES}
+    yield from cases_of("softmax", "row", 14, **common)
+    yield from cases_of("argmax", "row", 14, **{**common, "y_dtype": ("f32",)})
+    yield from cases_of("target_log_likelihood", "row", 14, **{**common, "y_dtype": ("f32",)})
+    hidden = {"hidden": common["width"], "eps": (1e-5, 1e-6)}
+    yield from cases_of("rms_norm", "row", 14, tokens=common["tokens"], x_dtype=TYPES, **hidden)
+
+
+def _cache_cases() -> Iterator[Case]:
+    heads = tuple(
+        {"heads": kv * group, "kv_heads": kv, "head_dim": size}
+        for kv, group, size in (
+            (1, 1, 8),
+            (2, 1, 16),
+            (3, 2, 24),
+            (2, 2, 40),
+            (1, 4, 64),
+            (2, 4, 128),
+            (5, 1, 8),
+            (2, 2, 64),
+        )
+    )
+    places = (
+        {"tokens": 1, "position": 0, "capacity": 1},
+        {"tokens": 1, "position": 63, "capacity": 64},
+        {"tokens": 3, "position": 61, "capacity": 64},
+        {"tokens": 33, "position": 0, "capacity": 40},
+        {"tokens": 70, "position": 5, "capacity": 130},
+        {"tokens": 1, "position": 299, "capacity": 512},
+        {"tokens": 9, "position": 120, "capacity": 129},
+        {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
+    )
+    sequences = (
+        {"sequences": 1, "sequence": 0},
+        {"sequences": 2, "sequence": 1},
+        {"sequences": 3, "sequence": 1},
+    )
+    yield from cases_of(
+        "attention",
+        "online",
+        16,
+        heads=heads,
+        place=places,
+        sequence=sequences,
+        x_dtype=TYPES,
+        kv_dtype=TYPES,
+    )
+    writers = tuple({k: v for k, v in shape.items() if k != "heads"} for shape in heads)
+    yield from cases_of(
+        "kv_append",
+        "elements",
+        12,
+        heads=writers,
+        place=places,
+        sequence=sequences,
+        valid=(None, 0, 1, 2, 20, 99),
+        x_dtype=TYPES,
+        kv_dtype=TYPES,
+        y_dtype=("f32",),
+        subgroups=(False,),
+    )
+    turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
+    yield from cases_of("rope", "pairs", 12, heads=turners, place=places, x_dtype=TYPES, subgroups=(False,))
+
+
+def all_cases() -> list[Case]:
+    """Every case; covers all registered variants, which `test_pairs.py` checks."""
+    makers = (_elementwise_cases, _row_cases, _cache_cases, _weight_cases, _linear_cases)
+    return [case for maker in makers for case in maker()]

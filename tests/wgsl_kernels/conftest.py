@@ -1,0 +1,23 @@
+"""Devices for the kernel tests: open once, with no more than browsers promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.runtime.device import Device, adapter_missing, open_device
+
+
+@pytest.fixture(scope="session")
+def device_with():
+    """`device_with(subgroups)` gives the device with or without subgroups; skips where there is none."""
+
+    def give(subgroups: bool) -> Device:
+        reason = adapter_missing()
+        if reason:
+            pytest.skip(reason)
+        device = open_device(promised=True, subgroups=subgroups)
+        if subgroups and not device.adapter.subgroups:
+            pytest.skip(f"{device.name} has no subgroups")
+        return device
+
+    return give
