@@ -41,6 +41,11 @@ PROBE = """
 """
 
 
+def aligned(nbytes: int) -> int:
+    """What a buffer of `nbytes` really takes: at least 16 bytes, in steps of 16."""
+    return max(16, -(-nbytes // 16) * 16)
+
+
 def describe_adapter(info) -> str:
     """One line: device, driver, backend."""
     return f"{info['device']} ({info['description'] or info['vendor']}, {info['backend_type']}, {info['adapter_type']})"
@@ -128,7 +133,7 @@ class Device:
 
     def buffer(self, nbytes: int, *, uniform: bool = False) -> wgpu.GPUBuffer:
         """A zeroed buffer of at least `nbytes`, rounded up to 16. Raises `OutOfMemoryError`."""
-        size = max(16, -(-nbytes // 16) * 16)
+        size = aligned(nbytes)
         if size > self.buffer_bytes:
             raise OutOfMemoryError(
                 f"a buffer of {size} bytes exceeds the device's limit of {self.buffer_bytes}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context
-
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import wgsl_kernels
-from workbench.models.llama import LlamaConfig, build_plan
-from workbench.plan.plan import Call, Plan
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.plan.plan import Call, Plan
 
 from .weights import matrix_parts, vector
 
@@ -111,7 +111,7 @@ class TorchExecutor:
             arguments["weight"] = self._prepared(kernel, call)
         result = kernel.reference(**arguments)
         outputs = result if isinstance(result, tuple) else (result,)
-        for (port, name), tensor in zip(call.outputs.items(), outputs, strict=True):
+        for name, tensor in zip(call.outputs.values(), outputs, strict=True):
             buffer = plan.buffers[name]
             if buffer.kind == "cache":
                 cache.tensors[name] = tensor

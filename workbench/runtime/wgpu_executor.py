@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import wgsl_kernels
+from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import LlamaConfig, build_plan
 from workbench.plan.plan import Plan
-from wgsl_kernels.rope import inverse_frequencies, rope_table
 
 from .device import Device
 from .lowering import DevicePlan, lower, row_ranges

@@ -1,0 +1,159 @@
+"""What a model will cost before anything of it is allocated: plan, bytes a token, memory by kind, choices and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wgsl_kernels import Adapter
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.source import open_source
+from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
+from workbench.plan.plan import Plan
+
+from .device import aligned
+from .lowering import DevicePlan, lower
+from .wgpu_executor import CHUNKS, STEPS
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes that a backend will hold: weights, cache, and activations for generation and for scoring."""
+
+    weights: int
+    cache: int
+    generation: int
+    scoring: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Prints as a page; the fields are for programs. variants: (kernel, rows x columns, variant) -> reason."""
+
+    name: str
+    config: LlamaConfig
+    formats: Mapping[str, int]  # format -> number of matrices
+    device: str
+    backend: str
+    choices: list[tuple[str, str, str]]
+    calls: int  # of the semantic plan, one token
+    dispatches: int  # after lowering, one token
+    weight_bytes_per_token: float
+    flops_per_token: float
+    forecast: Forecast
+    variants: Mapping[tuple[str, str, str], str]
+    plan: Plan = field(repr=False)
+
+    def __str__(self) -> str:
+        c, f = self.config, self.forecast
+        formats = ", ".join(f"{count} {name}" for name, count in self.formats.items())
+        lines = [
+            f"{self.name}: Llama, {c.layers} layers, hidden {c.hidden_size}, FFN {c.intermediate_size}, "
+            f"{c.heads} heads over {c.kv_heads} of {c.head_dim}, vocabulary {c.vocab_size}, context {c.context_length}",
+            f"matrices: {formats}",
+            "",
+            f"one token: {self.calls} calls, lowered to {self.dispatches} dispatches; "
+            f"{self.weight_bytes_per_token / MIB:.2f} MiB of weights, {self.flops_per_token / 1e6:.1f} MFLOP",
+            f"memory:    weights {f.weights / MIB:.2f} MiB, cache {f.cache / MIB:.2f} MiB, activations "
+            f"{f.generation / MIB:.2f} MiB to generate, {f.scoring / MIB:.2f} MiB to score",
+            "",
+            "choices:",
+            *(f"  {what}: {chosen} ({reason})" for what, chosen, reason in self.choices),
+        ]
+        if self.variants:
+            lines += ["", "variants:"]
+            lines += [
+                f"  {kernel} {shape}: {name} ({why})" for (kernel, shape, name), why in self.variants.items()
+            ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _sizes(tokens: int, capacity: int) -> dict[str, int]:
+    return {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": STEPS}
+
+
+def arena_bytes(plans: list[DevicePlan]) -> int:
+    """Bytes of one arena that all the plans share slot by slot."""
+    slots: list[int] = []
+    for plan in plans:
+        slots += [0] * (len(plan.slot_bytes) - len(slots))
+        for slot, need in enumerate(plan.slot_bytes):
+            slots[slot] = max(slots[slot], aligned(need))
+    return sum(slots)
+
+
+def weight_bytes(plan: Plan) -> int:
+    return sum(aligned(buffer_bytes(buffer, {})) for buffer in plan.of_kind("weight"))
+
+
+def forecast(
+    source, config: LlamaConfig, activations: str, capacity: int, adapter: Adapter, binding_bytes: int
+) -> Forecast:
+    """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
+    lowered = {}
+    for head in ("last", "greedy", "score"):
+        plan = build_plan(config, source.describe, head=head, activations=activations)
+        counts = (1,) if head == "greedy" else CHUNKS
+        lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
+    plan = lowered["last"][0].plan
+    sizes = _sizes(1, capacity)
+    inputs = 2 * aligned(4 * CHUNKS[0]) + aligned(4 * STEPS) + aligned(16)  # ids and targets, history, state
+    return Forecast(
+        weights=weight_bytes(plan) + aligned(kind_bytes(plan, "constant", sizes)),
+        cache=sum(aligned(buffer_bytes(b, sizes)) for b in plan.of_kind("cache")) + inputs,
+        generation=arena_bytes(lowered["last"] + lowered["greedy"]),
+        scoring=arena_bytes(lowered["score"]),
+    )
+
+
+def describe(
+    path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+) -> ModelInfo:
+    """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
+    from .model import choose_backend, choose_max_tokens
+
+    source = open_source(path_or_hub_id)
+    config = LlamaConfig.parse(source.config)
+    chosen, reason = choose_backend(backend)
+    capacity, capacity_reason = choose_max_tokens(config, max_tokens)
+    choices = [("backend", chosen, reason), ("max_tokens", str(capacity), capacity_reason)]
+    adapter, binding, device_name = Adapter(), 128 << 20, "the CPU, through PyTorch"
+    if chosen == "wgpu":
+        from .device import open_device
+
+        device = open_device()
+        adapter, binding, device_name = device.adapter, device.binding_bytes, device.name
+        choices.append(("adapter", device_name, "the most powerful one; WORKBENCH_ADAPTER picks another"))
+    decode = build_plan(config, source.describe, head="last", activations=dtype)
+    steps = lower(decode, _sizes(1, capacity), adapter, binding)
+    prefill = lower(decode, _sizes(CHUNKS[0], capacity), adapter, binding)
+    variants = {}
+    for lowered in (steps, prefill) if chosen == "wgpu" else ():
+        for step in lowered.steps:
+            if step.call.kernel.startswith("linear"):
+                shape = "{rows}x{columns}, {tokens} token(s)".format(**step.sizes)
+                variants[step.call.kernel, shape, step.variant] = step.reason
+    cost = step_cost(decode, _sizes(1, capacity))
+    return ModelInfo(
+        name=source.path.name,
+        config=config,
+        formats=dict(Counter(str(w.format) for w in decode.weights.values())),
+        device=device_name,
+        backend=chosen,
+        choices=choices,
+        calls=cost.dispatches,
+        dispatches=len(steps.steps),
+        weight_bytes_per_token=cost.weight_bytes,
+        flops_per_token=cost.flops,
+        forecast=forecast(source, config, dtype, capacity, adapter, binding),
+        variants=variants,
+        plan=decode,
+    )
