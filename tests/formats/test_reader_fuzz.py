@@ -77,7 +77,7 @@ def manifest_of(path: Path) -> dict:
 
 
 def small_manifest_of(path: Path) -> dict:
-    """A manifest of four tensors of different kinds alone, which is as good as the whole and faster to check."""
+    """A manifest of four tensors of different kinds alone: as good as the whole, and faster to check."""
     manifest = manifest_of(path)
     manifest["tensors"] = {
         name: manifest["tensors"][name] for name in ("block", "symmetric", "norm.bf16", "scalar")

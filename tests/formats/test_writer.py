@@ -201,9 +201,7 @@ def test_the_manifest_is_plain_json_of_the_schema(tmp_path):
     import jsonschema
 
     value = json.loads((write_model(tmp_path / "model") / "manifest.json").read_text("utf-8"))
-    schema = json.loads(
-        (rules.resources.files("workbench.formats") / "manifest.schema.json").read_text("utf-8")
-    )
+    schema = rules.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(value, schema)
     shard, plane = schema["properties"]["shards"]["items"], schema["$defs"]["plane"]

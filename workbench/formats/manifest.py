@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import reprlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -27,6 +26,7 @@ from math import prod
 
 from workbench.formats.errors import FormatError
 from workbench.formats.layout import stored_planes
+from workbench.formats.schema import SchemaError, check, short
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
 
@@ -42,8 +42,6 @@ MAX_MANIFEST = 64 << 20
 
 TENSOR_NAME = re.compile(r"[!-~]{1,512}")
 TOKENIZER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True)
@@ -133,14 +131,12 @@ def plane_bytes(shape: tuple[int, ...], format: WeightFormat, layout: str) -> di
 
 
 @cache
-def _validator():
-    import jsonschema
-
-    text = resources.files(__package__).joinpath("manifest.schema.json").read_text("utf-8")
-    return jsonschema.Draft202012Validator(json.loads(text))
+def schema() -> dict:
+    """The JSON schema of a manifest, as shipped."""
+    return json.loads(resources.files(__package__).joinpath("manifest.schema.json").read_text("utf-8"))
 
 
-def _place(path: list) -> tuple[str | None, str]:
+def _place(path: tuple) -> tuple[str | None, str]:
     """A path into the manifest as (tensor, field)."""
     tensor = None
     if len(path) >= 2 and path[0] == "tensors":
@@ -152,36 +148,11 @@ def _place(path: list) -> tuple[str | None, str]:
 
 
 def _check_schema(value: object) -> None:
-    error = next(_validator().iter_errors(value), None)
-    if error is None:
-        return
-    path, shown = list(error.absolute_path), _SHORT.repr(error.instance)
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance)
-        path, why = [*path, missing], "is missing"
-    elif error.validator in ("additionalProperties", "propertyNames"):
-        known = error.schema.get("properties", {})
-        name = next((name for name in error.instance if name not in known), "")
-        path, why = (
-            [*path, _SHORT.repr(name).strip("'\"")],
-            f"is unknown, only {', '.join(known)} are allowed",
-        )
-    elif "propertyNames" in error.absolute_schema_path:
-        path, why = [*path, shown.strip("'\"")], f"is not a name allowed here ({error.validator_value})"
-    elif error.validator == "type":
-        why = f"{shown} is not of type {error.validator_value}"
-    elif error.validator in ("enum", "const"):
-        why = f"{shown} is not allowed, only {error.validator_value!r}"
-    else:
-        why = f"{shown} breaks the rule {error.validator} {error.validator_value!r}"
-    tensor, place = _place(path)
-    raise FormatError(why, tensor=tensor, field=place)
-
-
-def _integer(value: object, name: str) -> int:
-    if type(value) is not int:  # JSON schema takes 1.0 for an integer
-        raise FormatError(f"{value!r} is not an integer", field=name)
-    return value
+    try:
+        check(value, schema())
+    except SchemaError as error:
+        tensor, place = _place(error.path)
+        raise FormatError(error.why, tensor=tensor, field=place) from None
 
 
 def _tensor(data: dict) -> StoredTensor:
@@ -189,17 +160,10 @@ def _tensor(data: dict) -> StoredTensor:
         format = WeightFormat.from_json(data["format"])
     except FormatError as error:
         raise error.at(field="format") from None
-    shape = tuple(_integer(size, f"shape[{index}]") for index, size in enumerate(data["shape"]))
+    shape = tuple(data["shape"])
     parts = []
-    for index, part in enumerate(data["parts"]):
-        at = f"parts[{index}]"
-        start, stop = (_integer(row, f"{at}.rows[{end}]") for end, row in enumerate(part["rows"]))
-        planes = {}
-        for name, plane in part["planes"].items():
-            for number in ("offset", "length"):
-                _integer(plane[number], f"{at}.planes.{name}.{number}")
-            planes[name] = Plane(**plane)
-        parts.append(Part(start, stop, planes))
+    for part in data["parts"]:
+        parts.append(Part(*part["rows"], {name: Plane(**plane) for name, plane in part["planes"].items()}))
     tensor = StoredTensor(shape, format, data["layout"], tuple(parts))
     _check_parts(tensor)
     return tensor
@@ -242,7 +206,7 @@ def _shards(data: list) -> dict[str, int]:
             raise FormatError(
                 f"{shard['file']!r} should be {shard_name(index)!r}", field=f"shards[{index}].file"
             )
-        shards[shard["file"]] = _integer(shard["length"], f"shards[{index}].length")
+        shards[shard["file"]] = shard["length"]
     return shards
 
 
@@ -293,7 +257,7 @@ def seal(value: dict) -> bytes:
 
 
 def check_seal(data: bytes) -> None:
-    """`FormatError` if a manifest was changed since it was sealed, be it in a number that would be allowed."""
+    """`FormatError` if a manifest was changed since it was sealed, be it to something that is allowed."""
     found = _SEAL.search(data[-200:])
     if found is not None:
         start = len(data) - len(data[-200:]) + found.start(1)
@@ -318,22 +282,13 @@ def from_value(value: object) -> Manifest:
         raise FormatError(f"is a JSON {type(value).__name__}, not an object", field="(whole file)")
     if value.get("kind") == KIND and value.get("version") != VERSION:
         raise FormatError(
-            f"{_SHORT.repr(value.get('version'))} is not {VERSION}, the only version this reader knows",
+            f"{short(value.get('version'))} is not {VERSION}, the only version this reader knows",
             field="version",
         )
     _check_schema(value)
-    _integer(value["version"], "version")
-    for name, entry in value["tokenizer"].items():
-        if not TOKENIZER_NAME.fullmatch(name):
-            raise FormatError("is not a plain file name", field=f"tokenizer.{name}")
-        _integer(entry["length"], f"tokenizer.{name}.length")
     shards = _shards(value["shards"])
     tensors = {}
     for name, entry in value["tensors"].items():
-        if not TENSOR_NAME.fullmatch(name):
-            raise FormatError(
-                "is not a tensor name: 1 to 512 printable ASCII characters", tensor=name, field="(name)"
-            )
         try:
             tensors[name] = _tensor(entry)
         except FormatError as error:
