@@ -30,8 +30,10 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, plane_specs, quantized_tensor
 from workbench.formats.writer import ModelWriter
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from workbench.models.llama import LlamaConfig, build_plan
 from workbench.models.source import open_source
 from workbench.models.tokenizer import tokenizer_hash
+from workbench.plan.plan import Plan
 from workbench.quantizers import QUANTIZERS
 
 
@@ -72,6 +74,7 @@ def convert(
     tied = bool(source.config.get("tie_word_embeddings", False))
     chosen = {name: options.choose(name, shape, tied) for name, shape in stored.items()}
     options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
+    plan = _plan(source, stored, {name: fmt for name, (fmt, _) in chosen.items()})
 
     nbytes = weights = 0
     try:
@@ -96,6 +99,7 @@ def convert(
         for name, data in _tokenizer_files(source):
             writer.add_file(name, data)
         writer.provenance = provenance.result()
+        writer.plan = plan.to_json()
         writer.precision = {
             name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
         }
@@ -109,6 +113,17 @@ def convert(
         skipped=skipped,
         seconds=time.perf_counter() - started,
     )
+
+
+def _plan(source, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]) -> Plan:
+    """The semantic plan of the stored model; building it also finds tensors that are missing or misshapen."""
+
+    def describe(name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        if name not in shapes:
+            raise CheckpointError(f"{source.path}: tensor {name!r} is missing; config.json asks for it")
+        return shapes[name], replace(formats[name], order="low-first")
+
+    return build_plan(LlamaConfig.parse(source.config), describe)
 
 
 def convert_tensor(
