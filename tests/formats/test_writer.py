@@ -70,14 +70,14 @@ def test_parts_and_shards_come_back(tmp_path, layout, small_limits):
 
 
 def test_a_real_plane_beyond_64_mib_is_split_at_tiles_of_rows(tmp_path):
-    tensor = float_tensor("embedding", np.zeros((40_000, 1024), np.float16), "f16")
+    tensor = float_tensor("embedding", np.zeros((40_000, 1000), np.float16), "f16")
     tensor.planes["values"][:, 0] = np.arange(40_000) % 2048
     with ModelWriter(tmp_path / "m", config={}) as writer:
         writer.add(tensor)
     model = StoredModel.open(tmp_path / "m", verify=False)
     assert [(part.start, part.stop) for part in model.stored("embedding").parts] == [
-        (0, 32768),
-        (32768, 40_000),
+        (0, 33536),
+        (33536, 40_000),
     ]
     np.testing.assert_array_equal(model.tensor("embedding").planes["values"], tensor.planes["values"])
 

@@ -136,6 +136,9 @@ def test_padding_does_not_matter(format):
     low, high = format.q_range
     expected = np.clip(np.rint(zeros[:, -1:] / 2**format.zero_frac_bits), low, high)
     assert (q[:, 200:] == expected).all()
+    # Padding counts nothing: an importance of 1, which it does not get, makes no difference.
+    for ours, counted in zip((q, scales, zeros), grid.quantize(weights, format, np.ones(200)), strict=True):
+        np.testing.assert_array_equal(ours, counted)
     # The last block of 200 columns is that of its own columns alone.
     start = 200 // format.block(200) * format.block(200)
     alone = grid.quantize(weights[:, start:], format)
