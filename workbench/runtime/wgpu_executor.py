@@ -36,7 +36,7 @@ class WgpuCache:
     def __init__(self, capacity: int):
         self.capacity, self.position = capacity, 0
         self.buffers: dict[str, object] = {}
-        self.recorders: dict[tuple, Recorder] = {}
+        self.recorders: dict[tuple, tuple[int, Recorder]] = {}  # with the arena's generation they were bound to
 
 
 @dataclass
@@ -58,6 +58,7 @@ class WgpuExecutor:
         self._ready: dict[tuple, _Ready] = {}
         self._weights: dict[tuple, object] = {}
         self._arena: list = []
+        self._generation = 0
         self._tables: dict[int, object] = {}
 
     @property
@@ -146,10 +147,11 @@ class WgpuExecutor:
         key = (head, size, cache.capacity, keep)
         if key not in self._ready:
             self._ready[key] = self._compile(head, size, cache.capacity, keep)
-            cache.recorders.pop(key, None)
-        if key not in cache.recorders:
-            cache.recorders[key] = self._bind(self._ready[key], cache)
-        return cache.recorders[key]
+        generation, recorder = cache.recorders.get(key, (-1, None))
+        if recorder is None or generation != self._generation:
+            recorder = self._bind(self._ready[key], cache)
+            cache.recorders[key] = (self._generation, recorder)
+        return recorder
 
     def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
         sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
@@ -162,13 +164,18 @@ class WgpuExecutor:
         return _Ready(plan, compiled)
 
     def _grow_arena(self, slot_bytes: tuple[int, ...]) -> None:
-        """Arena buffers are shared by plans slot by slot; a larger one replaces a smaller one, and bindings with it."""
+        """Arena buffers are shared by plans slot by slot; a larger one replaces a smaller one.
+
+        Everything bound to the arena before is then bound anew, since wgpu aborts the process when it encodes a
+        destroyed buffer. For the same reason the old buffer goes only when there is a new one.
+        """
         for slot, need in enumerate(slot_bytes):
             if slot == len(self._arena):
                 self._arena.append(self.device.buffer(need))
             elif self._arena[slot].size < need:
-                self.device.release(self._arena[slot])
-                self._arena[slot] = self.device.buffer(need)
+                old, self._arena[slot] = self._arena[slot], self.device.buffer(need)
+                self._generation += 1
+                self.device.release(old)
 
     def _bind(self, ready: _Ready, cache: WgpuCache) -> Recorder:
         calls = []
