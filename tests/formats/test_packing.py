@@ -61,8 +61,9 @@ def test_known_words():
     assert pack(np.array([[-1, -128, 127, 0]], np.int8), 8)[0, 0] == 0x007F80FF
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(
+    ("bits", "order"), [(8, "low-first"), (4, "low-first"), (4, "high-first"), (2, "high-first")]
+)
 def test_a_large_matrix_agrees_with_the_loop_on_a_sample(bits, order):
     rng = np.random.default_rng(bits)
     low, high = (-128, 127) if bits == 8 else (0, 2**bits - 1)

@@ -61,7 +61,7 @@ def one_block_slowly(w, format):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(weights=matrices())
 def test_every_block_follows_the_formulas(format, weights):
     rows, columns = weights.shape
@@ -89,7 +89,7 @@ def test_every_block_follows_the_formulas(format, weights):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(weights=matrices())
 def test_error_is_at_most_half_a_step_where_nothing_is_clipped(format, weights):
     rows, columns = weights.shape
@@ -109,7 +109,7 @@ def test_error_is_at_most_half_a_step_where_nothing_is_clipped(format, weights):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(weights=matrices())
 def test_padding_holds_the_zero_point_and_moves_no_scale(format, weights):
     columns = weights.shape[1]
