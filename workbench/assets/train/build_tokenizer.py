@@ -1,7 +1,8 @@
 """Train the demo model's tokenizer: byte-level BPE of 4,096 entries, `<s>` put before every text.
 
-It learns from the head of the sampled training text and, repeated, from the training part of the real stories, so
-words that the small teacher never spells get entries too. Byte level: every text comes back exactly.
+It learns from the head of the sampled training text and, repeated, from the training part of the real
+stories, so words that the small teacher never spells get entries too. Byte level: every text comes back
+exactly.
 
     python -m workbench.assets.train.build_tokenizer --real tinystories.txt --sampled runs/demo/train.txt \\
         --out runs/demo/tokenizer

@@ -1,9 +1,9 @@
 """Bits per byte of Hugging Face checkpoints, each with its own tokenizer, on one part of a story file.
 
-Protocol: each story stripped, tokenized with `<s>` before it, all concatenated and cut into disjoint windows of the
-context length (the incomplete last one dropped); the first token of each window is not scored. Bits per byte is the
-summed -ln p of the scored tokens, over ln 2, over the bytes of text that the scored tokens spell. `<s>` spells none,
-but predicting it is scored: it is how these models end a story.
+Protocol: each story stripped, tokenized with `<s>` before it, all concatenated and cut into disjoint
+windows of the context length (the incomplete last one dropped); the first token of each window is not
+scored. Bits per byte is the summed -ln p of the scored tokens, over ln 2, over the bytes of text that the
+scored tokens spell. `<s>` spells none, but predicting it is scored: it is how these models end a story.
 
     python -m workbench.assets.train.measure --real tinystories.txt --part test demo-model stories260K-hf
 """

@@ -1,7 +1,7 @@
 """The Llama decoder that is trained, with the names and conventions of Hugging Face's `LlamaForCausalLM`.
 
-Written out so that `torch.compile` sees one plain graph and dropout can be put on the residual branches. Exported
-weights compute the same function in transformers (dropout off).
+Written out so that `torch.compile` sees one plain graph and dropout can be put on the residual branches.
+Exported weights compute the same function in transformers (dropout off).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Shape:
     eps: float = 1e-5
 
     def to_config(self) -> dict:
-        """`config.json`; the model ends a story by starting the next one with `<s>`, so both ids end generation."""
+        """`config.json`. The model ends a story by starting the next with `<s>`, so both ids end generation."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "attention_bias": False,
@@ -115,7 +115,7 @@ class Layer(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """Rotary embedding, halves convention; x [batch, heads, length, head_dim], cos and sin [length, head_dim/2]."""
+    """Rotary embedding, halves convention; x [batch, heads, length, head_dim], cos, sin [length, head_dim/2]."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 

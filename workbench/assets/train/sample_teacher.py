@@ -1,13 +1,14 @@
 """Sample stories from a small teacher checkpoint, many streams at a time.
 
-Every stream begins with `<s>` and is sampled to the teacher's context length; the teacher separates stories by `<s>`,
-so a stream holds a few stories, the last one usually cut. All streams of a batch stand at the same position, hence
-one KV cache sliced to the current length serves them without any mask.
+Every stream begins with `<s>` and is sampled to the teacher's context length; the teacher separates stories
+by `<s>`, so a stream holds a few stories, the last one usually cut. All streams of a batch stand at the
+same position, hence one KV cache sliced to the current length serves them without any mask.
 
-Batch b draws from a generator seeded with `seed + b`. Batch 0 is held out: its whole stories become `calibration.txt`,
-`validation.txt` and `evaluation.txt` (the three differ in the rows they come from, hence share no stream); no story
-or long line of them may occur in the real text, none may occur twice, and stories met again in training are removed
-there. Batches 1.. become `train.txt`, at the temperatures in turn.
+Batch b draws from a generator seeded with `seed + b`. Batch 0 is held out: its whole stories become
+`calibration.txt`, `validation.txt` and `evaluation.txt` (the three differ in the rows they come from, hence
+share no stream); no story or long line of them may occur in the real text, none may occur twice, and
+stories met again in training are removed there. Batches 1.. become `train.txt`, at the temperatures in
+turn.
 
     python -m workbench.assets.train.sample_teacher --teacher stories260K-hf --real tinystories.txt \\
         --out runs/demo --megabytes 400 --temperatures 0.8 1.0 --seed 20
@@ -100,7 +101,7 @@ class Teacher:
 
 
 class Spelling:
-    """Turns a teacher's token ids into text: SentencePiece pieces with byte fallback, as bytes a token."""
+    """Turns a teacher's token ids into text: SentencePiece pieces, byte fallback."""
 
     def __init__(self, folder: Path, bos: int):
         vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]

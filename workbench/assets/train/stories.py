@@ -1,7 +1,8 @@
 """Story files: reading, writing, the split of the real stories, and the check against copied text.
 
-A story file is UTF-8 text in which a line `<|endoftext|>` ends each story. In sampled training text a story that
-the teacher's context cut short ends at a line `<|cut|>` instead, so that training can tell it from a real ending.
+A story file is UTF-8 text in which a line `<|endoftext|>` ends each story. In sampled training text a story
+that the teacher's context cut short ends at a line `<|cut|>` instead, so that training can tell it from a
+real ending.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def split_fingerprint(parts: dict[str, list[str]]) -> str:
 
 
 class CopyCheck:
-    """Tells whether a story was copied from a text: the whole story, or any line of `LONG_LINE` characters or more."""
+    """Tells whether a text holds a story, or any of its lines of at least `LONG_LINE` characters."""
 
     def __init__(self, stories: Iterable[str]):
         self._text = "\n".join(stories)

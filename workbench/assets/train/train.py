@@ -4,9 +4,10 @@
 2. Fine-tuning runs from the pretrained weights, one for each combination of learning rate, passes over the real
    training part and dropout. Batches mix real and sampled windows; the validation part of the real text is measured
    on the way and each run keeps its best weights.
-3. The best runs' weights are averaged greedily, best first, for as long as validation improves.
+3. Runs' weights are averaged greedily: best run first, each next one kept if validation improves.
 
-The test part is measured once, for the weights that are written. `report.json` beside them records all of it.
+The test part is measured once, for the weights that are written. `report.json` beside them records
+all of it.
 
     python -m workbench.assets.train.train --real tinystories.txt --sampled runs/demo --tokenizer runs/demo/tokenizer \\
         --out runs/demo/model --steps 6000
