@@ -7,9 +7,11 @@ passes its tests natively also fits a page.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import wgpu
@@ -134,37 +136,37 @@ class Device:
     def buffer(self, nbytes: int, *, uniform: bool = False) -> wgpu.GPUBuffer:
         """A zeroed buffer of at least `nbytes`, rounded up to 16. Raises `OutOfMemoryError`."""
         size = aligned(nbytes)
-        if size > self.buffer_bytes:
-            raise OutOfMemoryError(
-                f"a buffer of {size} bytes exceeds the device's limit of {self.buffer_bytes}"
-            )
-        try:
-            buffer = self.wgpu.create_buffer(size=size, usage=STORAGE | (UNIFORM if uniform else 0))
-        except wgpu.GPUOutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"the device could not allocate {size} bytes beside {self.allocated} in use: {error}"
-            ) from error
-        except wgpu.GPUError as error:
-            raise self.translate(error) from error
-        self.allocated += size
+        limit = min(self.buffer_bytes, self.binding_bytes)  # kernels bind whole buffers
+        if size > limit:
+            raise OutOfMemoryError(f"a buffer of {size} bytes exceeds the device's limit of {limit}")
+        with self.lock, self.errors():
+            try:
+                buffer = self.wgpu.create_buffer(size=size, usage=STORAGE | (UNIFORM if uniform else 0))
+            except wgpu.GPUOutOfMemoryError as error:
+                raise OutOfMemoryError(
+                    f"the device could not allocate {size} bytes beside {self.allocated} in use: {error}"
+                ) from error
+            self.allocated += size
         return buffer
 
     def release(self, buffer: wgpu.GPUBuffer) -> None:
         """Give a buffer's memory back at once."""
-        self.allocated -= buffer.size
-        buffer.destroy()
+        with self.lock:
+            self.allocated -= buffer.size
+            buffer.destroy()
 
     def write(self, buffer: wgpu.GPUBuffer, array: np.ndarray, offset: int = 0) -> None:
-        """Copy an array to a buffer, padded to whole words."""
+        """Copy an array to a buffer, padded to whole words. Raises `DeviceLostError`."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         rest = -data.size % 4
         if rest:
             whole = data.size - data.size % 4
             if whole:
-                self.wgpu.queue.write_buffer(buffer, offset, data[:whole])
+                self.write(buffer, data[:whole], offset)
             data, offset = np.pad(data[whole:], (0, rest)), offset + whole
         if data.size:
-            self.wgpu.queue.write_buffer(buffer, offset, data)
+            with self.errors():
+                self.wgpu.queue.write_buffer(buffer, offset, data)
 
     def read(self, buffer: wgpu.GPUBuffer, dtype, count: int | None = None) -> np.ndarray:
         """Copy a buffer's first `count` elements back; waits for the device. Raises `DeviceLostError`."""
@@ -172,12 +174,21 @@ class Device:
         nbytes = buffer.size if count is None else -(-count * dtype.itemsize // 4) * 4
         if nbytes == 0:
             return np.empty(0, dtype)
-        try:
+        with self.errors():
             data = self.wgpu.queue.read_buffer(buffer, 0, nbytes)
-        except (wgpu.GPUError, RuntimeError) as error:
-            raise self.translate(error) from error
         array = np.frombuffer(data, dtype)
         return array if count is None else array[:count]
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Around calls into wgpu: what they raise becomes the workbench's own error where there is one."""
+        try:
+            yield
+        except (wgpu.GPUError, RuntimeError) as error:
+            translated = self.translate(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     def translate(self, error: Exception) -> Exception:
         """The workbench's error for something that wgpu raised; remembers that the device is lost."""

@@ -38,7 +38,8 @@ class Compiled:
             }
             for port in self.context.types
         ]
-        return device.wgpu.create_bind_group(layout=self.layout, entries=entries)
+        with device.errors():
+            return device.wgpu.create_bind_group(layout=self.layout, entries=entries)
 
 
 _cache: WeakKeyDictionary[Device, dict] = WeakKeyDictionary()
@@ -54,7 +55,8 @@ def compile_kernel(
 ) -> Compiled:
     """Specialise, compile and cache. types: element type by bound port.
 
-    Raises `KernelError` with the compiler's message, whose line numbers are mapped to the variant's own file.
+    Raises `KernelError` with the compiler's message, whose line numbers are mapped to the variant's own file, and
+    `DeviceLostError`.
     """
     plain = Context(kernel.complete(sizes), types, device.adapter)
     name, _ = kernel.choose(plain, variant)
@@ -82,8 +84,9 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
         entries.append(
             {"binding": numbers[port], "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
         )
-    layout = device.wgpu.create_bind_group_layout(entries=entries)
-    pipeline_layout = device.wgpu.create_pipeline_layout(bind_group_layouts=[layout])
+    with device.errors():
+        layout = device.wgpu.create_bind_group_layout(entries=entries)
+        pipeline_layout = device.wgpu.create_pipeline_layout(bind_group_layouts=[layout])
     trusted = kernel.variants[variant].text is None
     try:
         compiled = native.shader_module(device.wgpu, module.code, trusted=trusted)
@@ -91,6 +94,9 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
             layout=pipeline_layout, compute={"module": compiled, "entry_point": "main"}
         )
     except wgpu.GPUError as error:
+        translated = device.translate(error)
+        if translated is not error:
+            raise translated from error
         where = f"{kernel.name}/{variant}: its own file begins after line {module.body_line} of the module"
         raise KernelError(f"{where}\n{error}") from error
     return pipeline, layout
