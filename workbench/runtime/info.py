@@ -14,7 +14,7 @@ from workbench.plan.plan import Plan
 
 from .device import aligned
 from .lowering import DevicePlan, lower
-from .wgpu_executor import CHUNKS, STEPS
+from .wgpu_executor import STEPS, chunk_sizes
 
 MIB = 1 << 20
 
@@ -98,14 +98,15 @@ def forecast(
     source, config: LlamaConfig, activations: str, capacity: int, adapter: Adapter, binding_bytes: int
 ) -> Forecast:
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
+    chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
     for head in ("last", "greedy", "score"):
         plan = build_plan(config, source.describe, head=head, activations=activations)
-        counts = (1,) if head == "greedy" else CHUNKS
+        counts = (1,) if head == "greedy" else chunks
         lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
     plan = lowered["last"][0].plan
     sizes = _sizes(1, capacity)
-    inputs = 2 * aligned(4 * CHUNKS[0]) + aligned(4 * STEPS) + aligned(16)  # ids and targets, history, state
+    inputs = 2 * aligned(4 * chunks[0]) + aligned(4 * STEPS) + aligned(16)  # ids and targets, history, state
     return Forecast(
         weights=weight_bytes(plan) + aligned(kind_bytes(plan, "constant", sizes)),
         cache=sum(aligned(buffer_bytes(b, sizes)) for b in plan.of_kind("cache")) + inputs,
@@ -134,7 +135,7 @@ def describe(
         choices.append(("adapter", device_name, "the most powerful one; WORKBENCH_ADAPTER picks another"))
     decode = build_plan(config, source.describe, head="last", activations=dtype)
     steps = lower(decode, _sizes(1, capacity), adapter, binding)
-    prefill = lower(decode, _sizes(CHUNKS[0], capacity), adapter, binding)
+    prefill = lower(decode, _sizes(chunk_sizes(config, binding)[0], capacity), adapter, binding)
     variants = {}
     for lowered in (steps, prefill) if chosen == "wgpu" else ():
         for step in lowered.steps:

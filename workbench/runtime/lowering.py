@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context
+from workbench.errors import OutOfMemoryError
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
@@ -78,7 +79,10 @@ def fuse(plan: Plan, keep: Iterable[str] = ()) -> Plan:
 
 
 def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, int]]:
-    """Ranges of rows such that no plane of a range exceeds a binding; multiples of 4 rows, for packed planes."""
+    """Ranges of rows such that no plane of a range exceeds a binding; multiples of 4 rows, for packed planes.
+
+    Raises `OutOfMemoryError` if four rows do not fit.
+    """
     rows = plan.weights[weight].shape[0]
     widest = 0
     for name, buffer in plan.buffers.items():
@@ -88,6 +92,10 @@ def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, i
     if most >= rows:
         return [(0, rows)]
     most -= most % 4
+    if most == 0:
+        raise OutOfMemoryError(
+            f"four rows of {weight} ({widest} bytes each) exceed a binding of {binding_bytes} bytes"
+        )
     return [(first, min(first + most, rows)) for first in range(0, rows, most)]
 
 

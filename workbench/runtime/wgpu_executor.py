@@ -30,13 +30,21 @@ STEPS = 16
 NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 
 
+def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
+    """Those of `CHUNKS` whose widest activation, in f32, fits into a binding; one token always."""
+    widest = 4 * max(config.vocab_size, config.intermediate_size, config.hidden_size)
+    return tuple(size for size in CHUNKS if size == 1 or size * widest <= binding_bytes)
+
+
 class WgpuCache:
     """Keys and values of one sequence and the buffers that a step reads: capacity, position, ids, targets, state."""
 
     def __init__(self, capacity: int):
         self.capacity, self.position = capacity, 0
         self.buffers: dict[str, object] = {}
-        self.recorders: dict[tuple, tuple[int, Recorder]] = {}  # with the arena's generation they were bound to
+        self.recorders: dict[
+            tuple, tuple[int, Recorder]
+        ] = {}  # with the arena's generation they were bound to
 
 
 @dataclass
@@ -54,6 +62,7 @@ class WgpuExecutor:
 
     def __init__(self, source, config: LlamaConfig, device: Device, *, activations: str = "f32"):
         self.source, self.config, self.device, self.activations = source, config, device, activations
+        self.chunks = chunk_sizes(config, device.binding_bytes)
         self._plans: dict[str, Plan] = {}
         self._ready: dict[tuple, _Ready] = {}
         self._weights: dict[tuple, object] = {}
@@ -79,7 +88,7 @@ class WgpuExecutor:
             for buffer in self.plan("all").of_kind("cache"):
                 count = int(np.prod(buffer.resolved({"sequences": 1, "capacity": capacity})))
                 cache.buffers[buffer.name] = self.device.buffer(count * NUMPY[buffer.dtype]().itemsize)
-            for name, words in (("ids", CHUNKS[0]), ("targets", CHUNKS[0]), ("history", STEPS)):
+            for name, words in (("ids", self.chunks[0]), ("targets", self.chunks[0]), ("history", STEPS)):
                 cache.buffers[name] = self.device.buffer(4 * words)
             cache.buffers["state"] = self.device.buffer(16, uniform=True)
         except Exception:
@@ -95,7 +104,7 @@ class WgpuExecutor:
 
     def chunk(self, remaining: int) -> int:
         """How many of the remaining tokens the next step takes."""
-        for size in CHUNKS:
+        for size in self.chunks:
             if remaining >= size:
                 return size
         return remaining
@@ -108,13 +117,13 @@ class WgpuExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
     ) -> dict[str, np.ndarray]:
-        """One step over at most `CHUNKS[0]` ids at the cache's position, which moves on.
+        """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
         Returns the plan's results and the kept activations, without padding rows.
         """
         keep = self.plan(head).check_names(keep)
         valid = len(ids)
-        size = min(chunk for chunk in CHUNKS if chunk >= valid)
+        size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
             recorder = self._recorder(head, size, cache, keep)
             self._write_inputs(cache, size, ids, targets)
@@ -206,7 +215,11 @@ class WgpuExecutor:
 
     def _upload(self, array: np.ndarray):
         buffer = self.device.buffer(array.nbytes)
-        self.device.write(buffer, array)
+        try:
+            self.device.write(buffer, array)
+        except Exception:
+            self.device.release(buffer)
+            raise
         return buffer
 
     def _vector(self, name: str, rows):
@@ -223,25 +236,46 @@ class WgpuExecutor:
         return self._weights[name, plane, rows]
 
     def _upload_matrix(self, plan: Plan, name: str) -> None:
-        """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part."""
+        """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part.
+
+        All of them or, on an error, none.
+        """
+        made: dict[tuple, object] = {}
+        try:
+            self._upload_planes(plan, name, made)
+        except Exception:
+            for buffer in made.values():
+                self.device.release(buffer)
+            raise
+        self._weights |= made
+
+    def _upload_planes(self, plan: Plan, name: str, made: dict[tuple, object]) -> None:
         weight = plan.weights[name]
         ranges = row_ranges(plan, name, self.device.binding_bytes)
         keys = [None] if len(ranges) == 1 else ranges
+        gathered: dict[
+            tuple, np.ndarray
+        ] = {}  # planes whose rows are not whole words are put together here first
         for first, planes in matrix_parts(self.source, weight.tensor):
             for plane, array in planes.items():
-                whole_tensor = array.shape[0] == 1 and weight.shape[0] > 1  # one scale for all rows
+                one_for_all = weight.format.granularity == "tensor" and plane in ("scales", "zeros")
                 row_bytes = array.nbytes // array.shape[0]
                 for key, (start, stop) in zip(keys, ranges, strict=True):
-                    if (name, plane, key) not in self._weights:
-                        count = 1 if whole_tensor else stop - start
-                        self._weights[name, plane, key] = self.device.buffer(count * row_bytes)
-                    if whole_tensor:
-                        self.device.write(self._weights[name, plane, key], array)
-                        continue
+                    at = (name, plane, key)
+                    if at not in made:
+                        made[at] = self.device.buffer((1 if one_for_all else stop - start) * row_bytes)
+                        if row_bytes % 4 and not one_for_all:
+                            gathered[at] = np.empty((stop - start, *array.shape[1:]), array.dtype)
                     low, high = max(start, first), min(stop, first + array.shape[0])
-                    if low < high:
+                    if one_for_all:
+                        self.device.write(made[at], array)
+                    elif low < high and at in gathered:
+                        gathered[at][low - start : high - start] = array[low - first : high - first]
+                    elif low < high:
                         piece = array[low - first : high - first]
-                        self.device.write(self._weights[name, plane, key], piece, (low - start) * row_bytes)
+                        self.device.write(made[at], piece, (low - start) * row_bytes)
+        for at, array in gathered.items():
+            self.device.write(made[at], array)
 
     # ---- running ---------------------------------------------------------------------------------------------
 
@@ -256,15 +290,13 @@ class WgpuExecutor:
         self.device.write(cache.buffers["state"], state)
 
     def _submit(self, recorder: Recorder, times: int) -> None:
-        try:
+        with self.device.errors():
             encoder = self.device.wgpu.create_command_encoder()
             compute = encoder.begin_compute_pass()
             for _ in range(times):
                 recorder.encode(compute)
             compute.end()
             self.device.wgpu.queue.submit([encoder.finish()])
-        except Exception as error:
-            raise self.device.translate(error) from error
 
     def _read(self, ready: _Ready, name: str, valid: int) -> np.ndarray:
         buffer = ready.plan.plan.buffers[name]
