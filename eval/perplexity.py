@@ -4,7 +4,10 @@
     result = perplexity(model, text, "disjoint-512", separator="<|endoftext|>", baseline=reference)
     print(result.summary())
 
-`model` is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
+`perplexities` scores several models on the same windows side by side and compares them with one of them,
+whose logits are then computed once.
+
+A model is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
 int64 [n-1], `forward(ids)` giving `logits` f32 [n, vocab], `vocab_size`, `context_length`, `backend`,
 `tokenizer` and `describe_provenance()`. Without a baseline model only `score` is called, so no logits leave
 the device.
@@ -13,18 +16,21 @@ the device.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eval import statistics
 from eval.protocols import Protocol, Window, protocol
-from eval.result import Comparison, PerplexityResult, compare
+from eval.result import PerplexityResult, compare
 from eval.texts import Text, Tokens, encode, tokenizer_sha256
 from workbench.errors import ProtocolError, WorkbenchError
 
 Progress = Callable[[int, int, float], None]
+#: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
+#: window through one model.
+RunProgress = Callable[[int, int, str, float], None]
 
 
 class NonFiniteScoreError(WorkbenchError):
@@ -56,72 +62,141 @@ def perplexity(
     infinity.
     """
     scheme = protocol(scheme)
+    reference = None if isinstance(baseline, PerplexityResult) else baseline
+    models = {"model": model} if reference is None else {"model": model, "baseline": reference}
+    report = _reporter(progress)
+
+    def told(done: int, total: int, name: str, nll: float) -> None:
+        if name == "model":
+            report(-(-done // len(models)), total // len(models), nll)
+
+    result = perplexities(
+        models,
+        text,
+        scheme,
+        separator=separator,
+        baseline=None if reference is None else "baseline",
+        max_windows=max_windows,
+        progress=told if report else None,
+    )["model"]
+    return result if baseline is reference else result.with_baseline(compare(result, baseline))
+
+
+def perplexities(
+    models: Mapping[str, Any],
+    text: str | Text | Tokens | Sequence[int] | np.ndarray,
+    scheme: str | Protocol,
+    *,
+    separator: str | None = None,
+    baseline: str | None = None,
+    max_windows: int | None = None,
+    progress: RunProgress | None = None,
+) -> dict[str, PerplexityResult]:
+    """Score `text` with several models, window by window; results by name, in the order of `models`.
+
+    baseline: the name of the model that the others are compared with. It runs once a window, and no more than
+    two logits matrices are held at a time. Its own result is compared with nothing. Text, errors and the rest
+    as in `perplexity`; ProtocolError also for an unknown baseline and for models of different vocabularies.
+    """
+    scheme = protocol(scheme)
+    if not models:
+        raise ProtocolError("there is no model to score with")
+    if baseline is not None and baseline not in models:
+        raise ProtocolError(f"baseline {baseline!r} is none of the models; allowed: {', '.join(models)}")
     if max_windows is not None and max_windows < 1:
         raise ProtocolError(f"max_windows is {max_windows}; it must be at least 1, or None for all")
-    reference = None if isinstance(baseline, PerplexityResult) else baseline
-    for name, one in (("model", model), ("baseline", reference)):
-        if one is not None and scheme.length > one.context_length:
+    for name, one in models.items():
+        if scheme.length > one.context_length:
             raise ProtocolError(
                 f"protocol {scheme.name!r} has windows of {scheme.length} tokens, more than "
-                f"the {name}'s context of {one.context_length}; allowed: up to {one.context_length}"
+                f"the {_label(name)}'s context of {one.context_length}; allowed: up to {one.context_length}"
             )
-    tokens = _tokens(model, text, scheme, separator)
-    if reference is not None:
-        _same_vocabulary(model, reference, tokens)
+    first = next(iter(models))
+    tokens = _tokens(models[first], text, scheme, separator)
+    for name in models:
+        if name != first:
+            _same_vocabulary(models, first, name, tokens)
     windows = scheme.windows(tokens.ids, bos=tokens.bos)
     available = len(windows)
     windows = windows[:max_windows]
-    _known_ids(windows, model.vocab_size)
+    _known_ids(windows, models[first].vocab_size)
 
-    began = time.perf_counter()
-    parts: list[statistics.Divergence] = []
-    report = _reporter(progress)
-    total = count = 0
+    # The baseline runs first in each window; alone it is scored like any other.
+    order = [*([] if baseline is None else [baseline]), *(name for name in models if name != baseline)]
+    parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
+    totals, seconds = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
+    done = count = 0
     for index, window in enumerate(windows):
-        part = _score(model, window) if reference is None else _score_both(model, reference, window)
-        for name, nll in (("model", part.nll), ("baseline", part.nll_baseline)):
-            if not np.isfinite(nll).all():
-                at = int(np.flatnonzero(~np.isfinite(nll))[0])
+        kept = None
+        count += window.scored
+        for name in order:
+            began = time.perf_counter()
+            if baseline is None or len(models) == 1:
+                part = _score(models[name], window)
+            elif name == baseline:
+                kept = _logits(models[name], window)
+                part = _own(kept, window)
+            else:
+                part = statistics.divergence(_logits(models[name], window), kept, window.targets)
+            if not np.isfinite(part.nll).all():
+                at = int(np.flatnonzero(~np.isfinite(part.nll))[0])
                 raise NonFiniteScoreError(
-                    f"window {index} of {scheme.name}: the {name} gives target {window.first_scored + at} "
-                    f"(token {int(window.targets[at])}) a negative log-likelihood of {nll[at]}"
+                    f"window {index} of {scheme.name}: the {_label(name)} gives target "
+                    f"{window.first_scored + at} (token {int(window.targets[at])}) "
+                    f"a negative log-likelihood of {part.nll[at]}"
                 )
-        parts.append(part)
-        total, count = total + part.nll.sum(), count + len(part.nll)
-        if report:
-            report(index + 1, len(windows), float(total / count))
-    seconds = time.perf_counter() - began
+            seconds[name] += time.perf_counter() - began
+            parts[name].append(part)
+            totals[name] += float(part.nll.sum())
+            done += 1
+            if progress:
+                progress(done, len(windows) * len(order), name, totals[name] / count)
 
     sizes = tokens.token_bytes
-    result = PerplexityResult(
-        protocol=scheme,
-        backend=model.backend,
-        token_nll=np.concatenate([part.nll for part in parts]),
-        top1=np.concatenate([part.top1 for part in parts]),
-        targets=np.concatenate([window.targets for window in windows]),
-        window_index=np.repeat(np.arange(len(windows)), [window.scored for window in windows]),
-        window_start=np.array([window.start for window in windows]),
-        window_first_scored=np.array([window.first_scored for window in windows]),
-        windows_available=available,
-        tokens_available=len(tokens),
-        scored_bytes=None
+    shared = {
+        "protocol": scheme,
+        "targets": np.concatenate([window.targets for window in windows]),
+        "window_index": np.repeat(np.arange(len(windows)), [window.scored for window in windows]),
+        "window_start": np.array([window.start for window in windows]),
+        "window_first_scored": np.array([window.first_scored for window in windows]),
+        "windows_available": available,
+        "tokens_available": len(tokens),
+        "scored_bytes": None
         if sizes is None
         else int(sum(sizes[w.start + w.first_scored : w.start + len(w.ids)].sum() for w in windows)),
-        tokens_sha256=tokens.sha256,
-        tokenizer_sha256=tokens.tokenizer_sha256,
-        text=tokens.text,
-        bos_policy=tokens.bos_policy,
-        separator=tokens.separator,
-        documents=tokens.documents,
-        context_length=model.context_length,
-        provenance=model.describe_provenance(),
-        seconds=seconds,
-    )
+        "tokens_sha256": tokens.sha256,
+        "tokenizer_sha256": tokens.tokenizer_sha256,
+        "text": tokens.text,
+        "bos_policy": tokens.bos_policy,
+        "separator": tokens.separator,
+        "documents": tokens.documents,
+    }
+    results = {
+        name: PerplexityResult(
+            backend=model.backend,
+            token_nll=np.concatenate([part.nll for part in parts[name]]),
+            top1=np.concatenate([part.top1 for part in parts[name]]),
+            context_length=model.context_length,
+            provenance=model.describe_provenance(),
+            seconds=seconds[name],
+            **shared,
+        )
+        for name, model in models.items()
+    }
     if baseline is None:
-        return result
-    if reference is None:
-        return result.with_baseline(compare(result, baseline))
-    return result.with_baseline(_comparison(result, parts, reference))
+        return results
+    against = results[baseline]
+    return {
+        name: result
+        if name == baseline
+        else result.with_baseline(compare(result, against, kl=np.concatenate([p.kl for p in parts[name]])))
+        for name, result in results.items()
+    }
+
+
+def _label(name: str) -> str:
+    """How messages speak of a model."""
+    return name if name in ("model", "baseline") else f"model {name!r}"
 
 
 def _tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> Tokens:
@@ -149,17 +224,17 @@ def _tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> T
     return text
 
 
-def _same_vocabulary(model: Any, baseline: Any, tokens: Tokens) -> None:
-    if model.vocab_size != baseline.vocab_size:
+def _same_vocabulary(models: Mapping[str, Any], first: str, other: str, tokens: Tokens) -> None:
+    one, two = models[first], models[other]
+    if one.vocab_size != two.vocab_size:
         raise ProtocolError(
-            f"the model has {model.vocab_size} tokens, the baseline {baseline.vocab_size}; they must agree"
+            f"the {_label(first)} has {one.vocab_size} tokens, the {_label(other)} {two.vocab_size}; "
+            "they must agree"
         )
-    if (
-        tokens.tokenizer_sha256 is not None
-        and tokenizer_sha256(baseline.tokenizer) != tokens.tokenizer_sha256
-    ):
+    if tokens.tokenizer_sha256 is not None and tokenizer_sha256(two.tokenizer) != tokens.tokenizer_sha256:
         raise ProtocolError(
-            "model and baseline have different tokenizers; per-token differences would mean nothing"
+            f"{_label(first)} and {_label(other)} have different tokenizers; per-token differences would "
+            "mean nothing"
         )
 
 
@@ -186,23 +261,15 @@ def _score(model: Any, window: Window) -> statistics.Divergence:
     return statistics.Divergence(nll, nll, np.zeros(0), top1, top1)
 
 
-def _score_both(model: Any, baseline: Any, window: Window) -> statistics.Divergence:
-    part = slice(window.first_scored - 1, -1)
-    logits = model.forward(window.ids).logits[part]
-    return statistics.divergence(logits, baseline.forward(window.ids).logits[part], window.targets)
+def _logits(model: Any, window: Window) -> np.ndarray:
+    """f32 [scored, vocab]: the logits that predict the window's targets."""
+    return model.forward(window.ids).logits[window.first_scored - 1 : -1]
 
 
-def _comparison(result: PerplexityResult, parts: list[statistics.Divergence], baseline: Any) -> Comparison:
-    return Comparison.of(
-        result.token_nll,
-        np.concatenate([part.nll_baseline for part in parts]),
-        result.window_index,
-        result.top1,
-        np.concatenate([part.top1_baseline for part in parts]),
-        kl=np.concatenate([part.kl for part in parts]),
-        backend=baseline.backend,
-        provenance=baseline.describe_provenance(),
-    )
+def _own(logits: np.ndarray, window: Window) -> statistics.Divergence:
+    """The baseline's scores, from the logits that the others are compared with."""
+    nll, top1 = statistics.target_nll(logits, window.targets), logits.argmax(1)
+    return statistics.Divergence(nll, nll, np.zeros(0), top1, top1)
 
 
 def _reporter(progress: bool | Progress | None) -> Progress | None:

@@ -292,10 +292,13 @@ class PerplexityResult:
         return rows
 
 
-def compare(result: PerplexityResult, baseline: PerplexityResult) -> Comparison:
-    """Pair two results of the same windows, token by token (no KL: results hold no logits).
+def compare(
+    result: PerplexityResult, baseline: PerplexityResult, *, kl: np.ndarray | None = None
+) -> Comparison:
+    """Pair two results of the same windows, token by token.
 
-    Raises ProtocolError unless protocol, windows and targets are the same.
+    kl: KL(baseline || model) of each token [n], from whoever had the logits; results hold none. Raises
+    ProtocolError unless protocol, windows and targets are the same.
     """
     require_same_targets(result, baseline)
     return Comparison.of(
@@ -304,7 +307,7 @@ def compare(result: PerplexityResult, baseline: PerplexityResult) -> Comparison:
         result.window_index,
         result.top1,
         baseline.top1,
-        kl=None,
+        kl=kl,
         backend=baseline.backend,
         provenance=baseline.provenance,
     )

@@ -164,6 +164,16 @@ def divergence(logits: np.ndarray, baseline: np.ndarray, targets: np.ndarray) ->
     return Divergence(nll, nll_baseline, kl, logits.argmax(1), baseline.argmax(1))
 
 
+def target_nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """-ln p(target) f64 [n] from logits [n, vocab] of any float dtype and targets int [n]."""
+    rows = np.arange(len(logits))
+    nll, step = np.empty(len(logits)), max(1, _CHUNK_BYTES // (8 * max(1, logits.shape[1])))
+    for begin in range(0, len(logits), step):
+        part = slice(begin, begin + step)
+        nll[part] = -log_softmax(logits[part])[rows[: len(nll[part])], targets[part]]
+    return nll
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """ln softmax over the last axis in f64: x - max - ln sum exp(x - max)."""
     shifted = np.asarray(logits).astype(np.float64)

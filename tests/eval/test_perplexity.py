@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.perplexity import NonFiniteScoreError, perplexity
+from eval.perplexity import NonFiniteScoreError, perplexities, perplexity
 from eval.result import PerplexityResult, compare
 from eval.texts import Tokens, encode, load_text
 from tests.eval.conftest import STORIES, byte_tokenizer
@@ -257,6 +257,50 @@ def test_progress_is_told(tiny, prose, capfd):
     assert seen[-1][2] == pytest.approx(result.nll)
     perplexity(tiny, prose, "disjoint-64", max_windows=2, progress=True)
     assert "2/2" in capfd.readouterr().err
+
+
+def test_several_models_side_by_side_give_what_each_gives_alone(tiny, prose):
+    class Counting(ReferenceModel):
+        calls = 0
+
+        def forward(self, ids):
+            self.calls += 1
+            return super().forward(ids)
+
+    base = Counting(tiny.model, tiny.tokenizer)
+    models = {"near": tiny.perturbed(0.01, 1), "plain": base, "far": tiny.perturbed(0.05, 2)}
+    seen = []
+    results = perplexities(
+        models,
+        prose,
+        "disjoint-64",
+        baseline="plain",
+        max_windows=3,
+        progress=lambda *state: seen.append(state),
+    )
+    assert list(results) == list(models) and base.calls == 3 and results["plain"].baseline is None
+    assert [state[0] for state in seen] == list(range(1, 10)) and {state[1] for state in seen} == {9}
+    assert [state[2] for state in seen[-3:]] == ["plain", "near", "far"]
+    assert seen[-1][3] == pytest.approx(results["far"].nll)
+    for name in ("near", "far"):
+        alone = perplexity(models[name], prose, "disjoint-64", baseline=tiny, max_windows=3)
+        assert np.allclose(results[name].token_nll, alone.token_nll, rtol=0, atol=1e-12)
+        assert results[name].baseline.kl == pytest.approx(alone.baseline.kl)
+        assert results[name].baseline.ppl == pytest.approx(results["plain"].ppl)
+    alone = perplexity(tiny, prose, "disjoint-64", max_windows=3)
+    assert results["plain"].token_nll == pytest.approx(alone.token_nll, abs=1e-5)
+    assert np.array_equal(results["plain"].top1, alone.top1)
+    apart = perplexities(models, prose, "disjoint-64", max_windows=3)
+    assert apart["far"].baseline is None and apart["far"].ppl == pytest.approx(results["far"].ppl)
+
+
+def test_several_models_must_fit_each_other(tiny, stories260k, prose):
+    with pytest.raises(ProtocolError, match="baseline 'c' is none of the models; allowed: a, b"):
+        perplexities({"a": tiny, "b": tiny}, prose, "disjoint-64", baseline="c")
+    with pytest.raises(ProtocolError, match="the model 'a' has 259 tokens, the model 'b' 512"):
+        perplexities({"a": tiny, "b": stories260k}, prose, "disjoint-64")
+    with pytest.raises(ProtocolError, match="no model"):
+        perplexities({}, prose, "disjoint-64")
 
 
 def test_what_does_not_fit_is_refused(tiny, prose):
