@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from .kv_append import CACHE
-from .numerics import EPS32, TORCH_TYPES, random_tensor
-from .pair import Cost, Port, Variant, kernel
-from .reduce import lanes_default, reduction
+from .numerics import EPS32, random_tensor
+from .pair import Context, Cost, Port, Variant, ceil_div, kernel
+from .reduce import eight_lanes_only, lanes_default, reduction
 from .rope import STATE, make_state
 
 
@@ -50,6 +50,12 @@ def _cost(s) -> Cost:
     return Cost(4 * tokens * width + cache, 4 * tokens * width, 4 * tokens * width * seen)
 
 
+def _prefer(context: Context) -> tuple[str, str]:
+    if context["tokens"] >= 8 and context.adapter.is_cpu and not eight_lanes_only(context):
+        return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
+    return "online", "a workgroup for each token and head"
+
+
 @kernel(
     reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
     writes={"y": Port(("tokens", "width"))},
@@ -61,8 +67,21 @@ def _cost(s) -> Cost:
             tunables={"workgroup": (64, 8, 16, 32, 128)},
             defaults=lanes_default,
             library=lambda c: ("state", reduction(c)),
-        )
+            why="any number of tokens: a workgroup a token and head",
+        ),
+        "broadcast": Variant(
+            "attention_broadcast",
+            grid=lambda c: (
+                c["width"] // c["head_dim"] * ceil_div(c["head_dim"], 32),
+                ceil_div(c["tokens"], 8),
+                1,
+            ),
+            library=lambda c: ("state",),
+            refuse=eight_lanes_only,
+            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
     },
+    prefer=_prefer,
     make_inputs=_make_inputs,
     tolerance=_tolerance,
     cost=_cost,

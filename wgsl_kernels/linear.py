@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from .reduce import lanes_default, reduction
+from .reduce import eight_lanes_only, lanes_default, reduction
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -63,11 +63,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "linear_broadcast",
             grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
             library=scalars,
-            refuse=lambda c: (
-                None
-                if c.adapter.subgroups and c.adapter.subgroup_size == 8
-                else "it needs subgroups of exactly 8 lanes"
-            ),
+            refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
     }

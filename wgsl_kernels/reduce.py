@@ -21,3 +21,10 @@ def lanes_default(context: Context) -> dict[str, int]:
     if adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (8, 16):
         return {"workgroup": adapter.subgroup_size}
     return {}
+
+
+def eight_lanes_only(context: Context) -> str | None:
+    """Why a variant written for subgroups of 8 lanes cannot run, or None."""
+    if context.adapter.subgroups and context.adapter.subgroup_size == 8:
+        return None
+    return "it needs subgroups of exactly 8 lanes"

@@ -1,0 +1,133 @@
+// Causal attention over the cache for many tokens where a subgroup has exactly 8 lanes (software adapters).
+//
+// A workgroup is one subgroup and computes 8 tokens of one head, 32 of its dimensions. Tiles of 32 positions: lane l
+// scores positions l, l+8, l+16, l+24 for all 8 tokens, the softmax runs online (Milakov and Gimelshein 2018), then
+// lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier.
+@group(0) @binding(0) var<storage, read> q: array<q_type>;
+@group(0) @binding(1) var<storage, read> kv: array<vec4<kv_type>>;
+@group(0) @binding(2) var<uniform> state: State;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
+
+const QUADS: u32 = HEAD_DIM / 4u;
+const SLICES: u32 = (HEAD_DIM + 31u) / 32u;
+const LOWEST: f32 = -3.0e38;
+
+struct Sums { t0: mat4x4<f32>, t4: mat4x4<f32> }  // [position or dimension][token], tokens 0 to 3 and 4 to 7
+
+fn outer(sum: Sums, w: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> Sums {
+  return Sums(
+    mat4x4<f32>(sum.t0[0] + w.x * a, sum.t0[1] + w.y * a, sum.t0[2] + w.z * a, sum.t0[3] + w.w * a),
+    mat4x4<f32>(sum.t4[0] + w.x * b, sum.t4[1] + w.y * b, sum.t4[2] + w.z * b, sum.t4[3] + w.w * b));
+}
+
+fn query(token: u32, column: u32) -> f32 { return f32(q[min(token, TOKENS - 1u) * WIDTH + column]) * SCALE; }
+fn queries(token: u32, column: u32) -> vec4<f32> {
+  return vec4<f32>(query(token, column), query(token + 1u, column), query(token + 2u, column), query(token + 3u, column));
+}
+
+// Four dimensions of a value; positions beyond the cache have weight 0, so any value does for them.
+fn value(first: u32, position: u32, quad: u32) -> vec4<f32> {
+  return vec4<f32>(kv[(first + min(position, CAPACITY - 1u)) * QUADS + quad]);
+}
+
+// Scores of one position for four tokens; what a token may not see becomes LOWEST.
+fn masked(scores: vec4<f32>, position: u32, limits: vec4<u32>) -> vec4<f32> {
+  return select(vec4<f32>(LOWEST), scores, vec4<u32>(position) < limits);
+}
+fn largest(m: mat4x4<f32>) -> vec4<f32> { return subgroupMax(max(max(m[0], m[1]), max(m[2], m[3]))); }
+fn total(m: mat4x4<f32>) -> vec4<f32> { return subgroupAdd(m[0] + m[1] + m[2] + m[3]); }
+fn exponentials(m: mat4x4<f32>, top: vec4<f32>) -> mat4x4<f32> {
+  return mat4x4<f32>(exp(m[0] - top), exp(m[1] - top), exp(m[2] - top), exp(m[3] - top));
+}
+fn scaled(m: mat4x4<f32>, factor: vec4<f32>) -> mat4x4<f32> {
+  return mat4x4<f32>(m[0] * factor, m[1] * factor, m[2] * factor, m[3] * factor);
+}
+fn rotated(m: mat4x4<f32>) -> mat4x4<f32> { return mat4x4<f32>(m[1], m[2], m[3], m[0]); }
+
+fn store(token: u32, head: u32, quad: u32, value: vec4<f32>) {
+  if (token < TOKENS && quad < QUADS) { y[token * (WIDTH / 4u) + head * QUADS + quad] = vec4<y_type>(value); }
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let head = id.x / SLICES;
+  let quad = (id.x % SLICES) * 8u + lane;
+  let own_quad = min(quad, QUADS - 1u);
+  let token = id.y * 8u;
+  let heads = WIDTH / HEAD_DIM;
+  let keys = ((state.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
+  let values = keys + KV_HEADS * CAPACITY;
+  // positions that tokens 0 to 3 and 4 to 7 of the tile see
+  let sees0 = min(vec4<u32>(state.position + token) + vec4<u32>(1u, 2u, 3u, 4u), vec4<u32>(CAPACITY));
+  let sees4 = min(vec4<u32>(state.position + token) + vec4<u32>(5u, 6u, 7u, 8u), vec4<u32>(CAPACITY));
+  let count = min(state.position + min(token + 8u, TOKENS), CAPACITY);
+
+  var sums: Sums;
+  var top0 = vec4<f32>(LOWEST);
+  var top4 = vec4<f32>(LOWEST);
+  var total0 = vec4<f32>();
+  var total4 = vec4<f32>();
+  for (var start = 0u; start < count; start += 32u) {
+    let own = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
+    let rows = (keys + min(own, vec4<u32>(CAPACITY - 1u))) * QUADS;
+    var scores = Sums();  // Naga zeroes a variable without a value once a function, not once an iteration
+    for (var column = 0u; column < HEAD_DIM; column += 8u) {
+      let a = queries(token, head * HEAD_DIM + column + lane);
+      let b = queries(token + 4u, head * HEAD_DIM + column + lane);
+      let at = rows + column / 4u;
+      let k = mat4x4<f32>(vec4<f32>(kv[at.x]), vec4<f32>(kv[at.y]), vec4<f32>(kv[at.z]), vec4<f32>(kv[at.w]));
+      let lo = transpose(k);
+      scores = outer(scores, lo[0], subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      scores = outer(scores, lo[1], subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      scores = outer(scores, lo[2], subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      scores = outer(scores, lo[3], subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      let next = at + 1u;
+      let k4 = mat4x4<f32>(vec4<f32>(kv[next.x]), vec4<f32>(kv[next.y]), vec4<f32>(kv[next.z]), vec4<f32>(kv[next.w]));
+      let hi = transpose(k4);
+      scores = outer(scores, hi[0], subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      scores = outer(scores, hi[1], subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      scores = outer(scores, hi[2], subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      scores = outer(scores, hi[3], subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+    }
+    let s0 = mat4x4<f32>(masked(scores.t0[0], own.x, sees0), masked(scores.t0[1], own.y, sees0),
+                         masked(scores.t0[2], own.z, sees0), masked(scores.t0[3], own.w, sees0));
+    let s4 = mat4x4<f32>(masked(scores.t4[0], own.x, sees4), masked(scores.t4[1], own.y, sees4),
+                         masked(scores.t4[2], own.z, sees4), masked(scores.t4[3], own.w, sees4));
+    let new_top0 = max(top0, largest(s0));
+    let new_top4 = max(top4, largest(s4));
+    var w0 = exponentials(s0, new_top0);  // exp(LOWEST - top) is 0
+    var w4 = exponentials(s4, new_top4);
+    let correction0 = exp(top0 - new_top0);
+    let correction4 = exp(top4 - new_top4);
+    total0 = total0 * correction0 + total(w0);
+    total4 = total4 * correction4 + total(w4);
+    top0 = new_top0;
+    top4 = new_top4;
+    sums = Sums(scaled(sums.t0, correction0), scaled(sums.t4, correction4));
+    for (var r = 0u; r < 32u; r += 8u) {
+      let p = start + r;
+      let a = w0[0];
+      let b = w4[0];
+      sums = outer(sums, value(values, p, own_quad), subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      sums = outer(sums, value(values, p + 1u, own_quad), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      sums = outer(sums, value(values, p + 2u, own_quad), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      sums = outer(sums, value(values, p + 3u, own_quad), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      sums = outer(sums, value(values, p + 4u, own_quad), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      sums = outer(sums, value(values, p + 5u, own_quad), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      sums = outer(sums, value(values, p + 6u, own_quad), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      sums = outer(sums, value(values, p + 7u, own_quad), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+      w0 = rotated(w0);
+      w4 = rotated(w4);
+    }
+  }
+  let out0 = transpose(sums.t0);
+  let out4 = transpose(sums.t4);
+  store(token, head, quad, out0[0] / total0.x);
+  store(token + 1u, head, quad, out0[1] / total0.y);
+  store(token + 2u, head, quad, out0[2] / total0.z);
+  store(token + 3u, head, quad, out0[3] / total0.w);
+  store(token + 4u, head, quad, out4[0] / total4.x);
+  store(token + 5u, head, quad, out4[1] / total4.y);
+  store(token + 6u, head, quad, out4[2] / total4.z);
+  store(token + 7u, head, quad, out4[3] / total4.w);
+}
