@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,7 @@ class Model:
         self._make_executor = make_executor
         self._executor = make_executor()
         self._scratch = None
+        self._lock = threading.RLock()  # `forward` and `score` share a cache
 
     @property
     def backend(self) -> str:
@@ -80,10 +82,11 @@ class Model:
     @property
     def executor(self):
         """The executor, on a new device if the old one was lost."""
-        device = getattr(self._executor, "device", None)
-        if device is not None and device.lost:
-            self._executor, self._scratch = self._make_executor(), None
-        return self._executor
+        with self._lock:
+            device = getattr(self._executor, "device", None)
+            if device is not None and device.lost:
+                self._executor, self._scratch = self._make_executor(), None
+            return self._executor
 
     def session(self) -> Session:
         """A new sequence with a cache of its own. Raises `OutOfMemoryError`."""
@@ -106,9 +109,10 @@ class Model:
 
         Raises `PromptTooLongError`, and `PlanError` for a name the plan does not have.
         """
-        array, keep = check_ids(ids, self.vocab_size), tuple(keep)
-        executor, cache = self._empty_cache(len(array))
-        steps = list(run_chunks(executor, "all", array, cache, keep=keep))
+        array, keep = check_ids(ids, self.vocab_size), ((keep,) if isinstance(keep, str) else tuple(keep))
+        with self._lock:
+            executor, cache = self._empty_cache(len(array))
+            steps = list(run_chunks(executor, "all", array, cache, keep=keep))
         joined = {name: np.concatenate([step[name] for step in steps]) for name in ("logits", *keep)}
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
@@ -117,9 +121,10 @@ class Model:
         array = check_ids(ids, self.vocab_size)
         if len(array) < 2:
             raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
-        executor, cache = self._empty_cache(len(array) - 1)
         keep = ("logits",) if logits else ()
-        steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep))
+        with self._lock:
+            executor, cache = self._empty_cache(len(array) - 1)
+            steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep))
         joined = {
             name: np.concatenate([step[name] for step in steps]) for name in ("log_likelihood", "top1", *keep)
         }

@@ -49,6 +49,7 @@ class Session:
         self._executor, self._vocab_size = executor, vocab_size
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
+        self._closed = False
 
     @property
     def position(self) -> int:
@@ -66,6 +67,10 @@ class Session:
         self._logits = None
 
     def close(self) -> None:
+        """Give the cache's memory back; the session cannot be used afterwards."""
+        if self._closed:
+            return
+        self._closed = True
         free = getattr(self._executor, "free_cache", None)
         if free is not None:
             free(self._cache)
@@ -84,6 +89,8 @@ class Session:
 
     def greedy(self, count: int) -> list[int]:
         """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""
+        if count < 1:
+            raise WorkbenchError(f"at least one token can be asked for, not {count}")
         if self._logits is None:
             raise WorkbenchError("feed a prompt before asking for its continuation")
         first = int(self._logits.argmax())
@@ -94,10 +101,14 @@ class Session:
 
     def greedy_after(self, token: int, count: int) -> list[int]:
         """Feed `token` and return the `count` greedy tokens after it; all but the last are in the cache then."""
+        (token,) = check_ids([token], self._vocab_size)
         self._require(count)
-        return [int(t) for t in self._executor.greedy(token, count, self._cache)]
+        self._logits = None
+        return [int(t) for t in self._executor.greedy(int(token), count, self._cache)]
 
     def _require(self, count: int) -> None:
+        if self._closed:
+            raise WorkbenchError("this session is closed; make a new one")
         room = self.capacity - self.position
         if count <= room:
             return

@@ -40,7 +40,7 @@ class TorchExecutor:
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
         self._plans: dict[str, Plan] = {}
         self._weights: dict[tuple, torch.Tensor] = {}
-        self._table = torch.empty(0)
+        self._tables: dict[int, torch.Tensor] = {}
 
     @property
     def device_name(self) -> str:
@@ -108,7 +108,7 @@ class TorchExecutor:
             else:
                 arguments[port] = env[name]
         if kernel.prepare is not None:
-            arguments["weight"] = self._prepared(kernel, call)
+            arguments["weight"] = self._prepared(plan, kernel, call)
         result = kernel.reference(**arguments)
         outputs = result if isinstance(result, tuple) else (result,)
         for name, tensor in zip(call.outputs.values(), outputs, strict=True):
@@ -136,23 +136,23 @@ class TorchExecutor:
         return cache.tensors[name]
 
     def _rope_table(self, positions: int) -> torch.Tensor:
-        if self._table.shape[0] != positions:
+        if positions not in self._tables:  # by positions, as two threads may work on caches of two sizes
             c = self.config
             table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
-            self._table = torch.from_numpy(table).to(self.compute)
-        return self._table
+            self._tables[positions] = torch.from_numpy(table).to(self.compute)
+        return self._tables[positions]
 
     def _vector(self, name: str) -> torch.Tensor:
         if (name,) not in self._weights:
             self._weights[(name,)] = torch.from_numpy(vector(self.source, name)).to(self.compute)
         return self._weights[(name,)]
 
-    def _prepared(self, kernel, call: Call) -> torch.Tensor:
+    def _prepared(self, plan: Plan, kernel, call: Call) -> torch.Tensor:
         """The dequantized matrix of a call, computed once."""
         port = kernel.prepared_ports[0]
         name = call.inputs[port].rsplit(".", 1)[0]
         if (name, "dense") not in self._weights:
-            weight = next(plan.weights[name] for plan in self._plans.values() if name in plan.weights)
+            weight = plan.weights[name]
             params = {n: v for n, v in call.params.items() if n in kernel.params}
             parts = []
             for _, planes in matrix_parts(self.source, weight.tensor):
