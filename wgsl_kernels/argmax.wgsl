@@ -5,7 +5,7 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
-  var mine = -3.0e38;
+  var mine = -3.4028234e38;  // the lowest f32
   var first = 0u;
   for (var i = thread; i < WIDTH; i += WORKGROUP) {
     let v = f32(x[start + i]);

@@ -11,10 +11,10 @@ fn erfc_positive(a: f32) -> f32 {
 
 fn gelu(v: f32) -> f32 {
   if (TANH) {
-    let inner = clamp(0.7978845608 * (v + 0.044715 * v * v * v), -15.0, 15.0);  // tanh may overflow beyond
-    return 0.5 * v * (1.0 + tanh(inner));
+    let c = clamp(v, -6.0, 6.0);  // beyond, tanh is 1 to the last bit, and v^3 or tanh may overflow
+    return 0.5 * v * (1.0 + tanh(0.7978845608 * (c + 0.044715 * c * c * c)));
   }
-  let tail = 0.5 * erfc_positive(abs(v) * 0.7071067812);
+  let tail = 0.5 * erfc_positive(min(abs(v) * 0.7071067812, 13.0));
   return v * select(1.0 - tail, tail, v < 0.0);
 }
 

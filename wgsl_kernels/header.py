@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 
 from .pair import FOLDER, Context, Kernel, Variant
 
 #: Naga (wgpu) enables subgroup operations by a device feature and rejects the directive; Tint requires it.
 DIALECTS = ("naga", "tint")
+#: Comments may speak of subgroups where the code uses none.
+COMMENT = re.compile(r"//[^\n]*")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def write_module(kernel: Kernel, variant: Variant, context: Context, dialect: st
     aliases = [f"alias {port}_type = {t};" for port, t in floats.items()]
     uses_f16 = "f16" in floats.values()
     text = "\n".join([*aliases, *lines, *library])
-    uses_subgroups = "subgroup" in text or "subgroup" in body
+    uses_subgroups = "subgroup" in COMMENT.sub("", text + body)
     enables = []
     if uses_f16:
         enables.append("enable f16;")

@@ -7,6 +7,6 @@
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (id.x >= WIDTH) { return; }
   let i = id.y * WIDTH + id.x;
-  let g = f32(gate[i]);
+  let g = max(f32(gate[i]), -88.0);  // below, the result is 0 to f32, and exp(89) may overflow
   y[i] = y_type(g / (1.0 + exp(-g)) * f32(up[i]));
 }

@@ -7,7 +7,7 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
-  var largest = -3.0e38;
+  var largest = -3.4028234e38;  // the lowest f32, which masks write
   for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, f32(x[start + i])); }
   largest = workgroup_max(largest, thread);
   var total = 0.0;

@@ -236,16 +236,18 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
-    yield from cases_of(
-        "attention",
-        "online",
-        16,
-        heads=heads,
-        place=places,
-        sequence=sequences,
-        x_dtype=TYPES,
-        kv_dtype=TYPES,
-    )
+    for variant in wgsl_kernels.get("attention").variants:
+        yield from cases_of(
+            "attention",
+            variant,
+            16,
+            subgroups=(True,) if variant == "broadcast" else (True, False),
+            heads=heads,
+            place=places,
+            sequence=sequences,
+            x_dtype=TYPES,
+            kv_dtype=TYPES,
+        )
     writers = tuple({k: v for k, v in shape.items() if k != "heads"} for shape in heads)
     yield from cases_of(
         "kv_append",

@@ -1,0 +1,175 @@
+"""Numbers at the edge: zeros, negative zero, large and very negative ones, equal ones, halves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import wgsl_kernels
+from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from workbench.runtime.launch import run_kernel
+
+LOWEST = -3.4028234e38
+BOTH = pytest.mark.parametrize("subgroups", [False, True], ids=["tree", "subgroups"])
+
+
+@pytest.fixture
+def check(device_with):
+    """`check(name, arguments)` runs the variant preferred here against the reference and returns its outputs."""
+
+    def run(name: str, arguments: dict, *, subgroups: bool = False, y_dtype: str = "f32") -> dict:
+        kernel, device = wgsl_kernels.get(name), device_with(subgroups)
+        if y_dtype == "f16" and not device.adapter.f16:
+            pytest.skip(f"{device.name} has no shader-f16")
+        results = run_kernel(kernel, arguments, device=device, y_dtype=y_dtype)
+        for output, (expected, bound) in expectation(kernel, arguments).items():
+            got = comparable(kernel, output, results[output])
+            assert got.isfinite().all(), f"{name}.{output}: {got}"
+            bound = widen(expected, bound.broadcast_to(expected.shape), results[output].dtype)
+            problem = mismatches(got, expected, bound)
+            assert problem is None, f"{name}.{output}: {problem}"
+        return results
+
+    return run
+
+
+def row(*numbers: float) -> torch.Tensor:
+    return torch.tensor([numbers], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_gelu_far_from_zero(check, tanh):
+    x = row(0.0, -0.0, 1e4, -1e4, 1e12, -1e12, 1e38, -1e38, 1e-30, -1e-30, 5.0, -5.0, -13.0)
+    y = check("gelu", {"x": x, "tanh": tanh})["y"]
+    assert y[0, 2] == 1e4 and y[0, 6] == x[0, 6]
+    assert y[0, 3].abs() < 1e-2
+
+
+def test_silu_mul_far_from_zero(check):
+    gate = row(0.0, -0.0, 1e4, -1e4, 88.0, -88.0, -89.0, -104.0, 1e30, -1e30, -3e38)
+    y = check("silu_mul", {"gate": gate, "up": torch.full_like(gate, 2.0)})["y"]
+    assert y[0, 2] == 2e4
+    assert (y[0, [0, 1, 3, 7, 9, 10]].abs() < 1e-30).all()
+
+
+def test_f16_outputs_keep_large_and_small_numbers(check):
+    x = row(1e4, -1e4, 6e4, 1e-5, -1e-7, 0.0, 2049.0, 2051.0)
+    check("add", {"a": x, "b": torch.zeros_like(x)}, y_dtype="f16")
+    check("silu_mul", {"gate": x, "up": torch.ones_like(x)}, y_dtype="f16")
+
+
+@BOTH
+def test_rms_norm_of_zeros_and_of_large_numbers(check, subgroups):
+    weight = torch.ones(96)
+    y = check("rms_norm", {"x": torch.zeros(2, 96), "weight": weight, "eps": 1e-5}, subgroups=subgroups)["y"]
+    assert (y == 0).all()
+    large = torch.full((1, 96), 1e4)
+    large[0, 1::2] = -1e4
+    y = check("rms_norm", {"x": large, "weight": weight, "eps": 1e-5}, subgroups=subgroups)["y"]
+    assert torch.allclose(y.abs(), torch.ones(1, 96), atol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("width", [1, 7, 300])
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e4, -1e4, -3e38, 3e38, LOWEST, float("-inf")])
+def test_argmax_of_equal_numbers_is_the_first(device_with, subgroups, width, value):
+    x = torch.full((2, width), value)
+    kernel, device = wgsl_kernels.get("argmax"), device_with(subgroups)
+    assert run_kernel(kernel, {"x": x}, device=device)["index"].tolist() == [0, 0]
+
+
+@BOTH
+def test_argmax_of_a_tie_is_the_first(device_with, subgroups):
+    x = torch.full((4, 300), -1e4)
+    x[0, [299, 170, 171]] = 2.0
+    x[1, [5, 133]] = torch.tensor([-0.0, 0.0])
+    x[2, [128, 0]] = 1e4
+    x[3] = -3e38
+    x[3, 299] = -2.9e38
+    kernel, device = wgsl_kernels.get("argmax"), device_with(subgroups)
+    assert run_kernel(kernel, {"x": x}, device=device)["index"].tolist() == [170, 5, 0, 299]
+
+
+@BOTH
+@pytest.mark.parametrize("low", [-3e38, LOWEST])
+def test_masked_logits(device_with, subgroups, low):
+    """What a mask wrote has probability 0; a row of nothing else is uniform, as for torch."""
+    x = torch.full((3, 130), low)
+    x[0, [0, 129]] = torch.tensor([1.0, 2.0])
+    x[1, 64] = -1e4
+    device = device_with(subgroups)
+    y = run_kernel(wgsl_kernels.get("softmax"), {"x": x}, device=device)["y"]
+    assert torch.allclose(y, x.softmax(-1), atol=1e-6, rtol=1e-5)
+    targets = torch.tensor([129, 64, 3], dtype=torch.int32)
+    kernel = wgsl_kernels.get("target_log_likelihood")
+    y = run_kernel(kernel, {"x": x, "targets": targets}, device=device)["y"]
+    expected = x.double().log_softmax(-1).gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+
+
+@BOTH
+def test_softmax_of_large_logits(check, subgroups):
+    x = torch.tensor([[1e4, -1e4, 1e4, 0.0], [-1e4, -1e4, -1e4, -1e4], [88.0, 89.0, 90.0, -90.0]])
+    y = check("softmax", {"x": x}, subgroups=subgroups)["y"]
+    assert torch.equal(y[0], torch.tensor([0.5, 0.0, 0.5, 0.0]))
+    assert torch.equal(y[1], torch.full((4,), 0.25))
+
+
+def lanes(words: torch.Tensor) -> list[list[int]]:
+    return comparable(wgsl_kernels.get("quantize_activations"), "quants", words).int().tolist()
+
+
+def test_quantized_zeros_are_zero(check):
+    x = torch.zeros(2, 64)
+    x[0, :32] = -0.0
+    x[1, 40] = 1e-20  # a block whose largest number is tiny
+    out = check("quantize_activations", {"x": x, "block": 32, "static_scale": 0.0})
+    assert out["scales"][0].tolist() == [0.0, 0.0]
+    assert lanes(out["quants"])[0] == [0] * 64
+    assert lanes(out["quants"])[1][40] == 127
+
+
+def test_quantized_large_numbers_reach_127(check):
+    x = torch.linspace(-1e4, 1e4, 128).view(1, 128)
+    out = check("quantize_activations", {"x": x, "block": 128, "static_scale": 0.0})
+    assert lanes(out["quants"])[0][0] == -127 and lanes(out["quants"])[0][-1] == 127
+    x = torch.tensor([[3e38, -3e38, 1e38, 0.0]])
+    out = check("quantize_activations", {"x": x, "block": 4, "static_scale": 0.0})
+    assert lanes(out["quants"]) == [[127, -127, 42, 0]]
+
+
+def test_a_static_scale_clamps_and_rounds_halves_to_even(check):
+    x = row(0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -127.5, 1e4, -1e4, 0.0)
+    out = check("quantize_activations", {"x": x, "block": 4, "static_scale": 1.0})
+    assert lanes(out["quants"]) == [[0, 2, 2, 0, -2, -2, 126, 127, -127, 127, -127, 0]]
+
+
+@BOTH
+def test_attention_with_large_scores_and_equal_keys(check, subgroups):
+    kernel = wgsl_kernels.get("attention")
+    arguments = kernel.inputs(seed=3, tokens=3, heads=2, kv_heads=1, head_dim=8, position=70, capacity=100)
+    arguments["kv"][:, 0] = 1.0  # equal keys: a plain mean of the values
+    y = check("attention", arguments, subgroups=subgroups)["y"]
+    mean = arguments["kv"][1, 1, 0, :71].mean(0)
+    assert torch.allclose(y[0], mean.repeat(2), atol=1e-5)
+    arguments["q"] = torch.full_like(arguments["q"], 100.0)
+    arguments["kv"][:, 0] = -100.0
+    arguments["kv"][1, 0, 0, 7] = 100.0  # one key takes everything
+    y = check("attention", arguments, subgroups=subgroups)["y"]
+    assert torch.allclose(y[2], arguments["kv"][1, 1, 0, 7].repeat(2), atol=1e-5)
+
+
+def test_linear_with_extreme_quants(check):
+    """Every q and z at its limits, where unpacking and signs would show."""
+    for fmt, word, low, high in (("int8", 0x7F80017F, -128, 127), ("int4", 0x0F1E2D3C, 0, 15)):
+        words = torch.tensor([[word] * (8 if fmt == "int8" else 4)] * 2, dtype=torch.int32)
+        arguments = {
+            "x": torch.linspace(-1, 1, 32).view(1, 32),
+            "quants": words,
+            "scales": torch.tensor([[0.5], [65504.0]], dtype=torch.float16),
+            "zeros": torch.tensor([[low], [high]], dtype=torch.int8),
+            "block": 32,
+            "scale_stride": 1,
+            "zero_unit": 1.0,
+        }
+        check(f"linear_{fmt}", arguments)

@@ -1,0 +1,157 @@
+"""A kernel is complete only with all of its parts: source, reference, inputs, tolerance, cost, reasons."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+
+import wgsl_kernels
+from tests.wgsl_kernels.cases import all_cases
+from tests.wgsl_kernels.compare import doubles
+from wgsl_kernels import Adapter, Context, KernelUsageError, Variant
+from wgsl_kernels.header import write_module
+from wgsl_kernels.pair import FOLDER
+
+NAMES = wgsl_kernels.names()
+every_kernel = pytest.mark.parametrize("name", NAMES)
+
+
+def head_comment(source: str) -> str:
+    lines = []
+    for line in source.splitlines():
+        if not line.startswith("//"):
+            break
+        lines.append(line[2:].strip())
+    return " ".join(lines)
+
+
+def plain_function(function):
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    return function
+
+
+@every_kernel
+def test_every_variant_has_a_source_with_a_head_comment(name):
+    kernel = wgsl_kernels.get(name)
+    assert kernel.variants
+    for variant in kernel.variants.values():
+        assert variant.text is None
+        assert (FOLDER / f"{variant.file}.wgsl").is_file()
+        comment = head_comment(variant.body())
+        assert len(comment) > 20 and comment.endswith("."), f"{variant.file}.wgsl: {comment!r}"
+
+
+@every_kernel
+def test_variants_beside_each_other_say_when_they_are_chosen(name):
+    kernel = wgsl_kernels.get(name)
+    if len(kernel.variants) > 1:
+        assert kernel.prefer is not None
+        for label, variant in kernel.variants.items():
+            assert variant.why, f"{name}/{label}"
+
+
+@every_kernel
+def test_the_reference_is_documented(name):
+    reference = plain_function(wgsl_kernels.get(name).reference)
+    assert inspect.getdoc(reference), name
+
+
+@every_kernel
+def test_inputs_come_from_the_seed(name):
+    kernel = wgsl_kernels.get(name)
+    first, again, other = (kernel.inputs(seed=seed) for seed in (7, 7, 8))
+    assert first.keys() == again.keys() == other.keys()
+    tensors = [n for n, v in first.items() if isinstance(v, torch.Tensor)]
+    for label in first:
+        assert torch.equal(first[label], again[label]) if label in tensors else first[label] == again[label]
+    assert any(not torch.equal(first[label], other[label]) for label in tensors)
+
+
+@every_kernel
+def test_tolerance_and_cost(name):
+    kernel = wgsl_kernels.get(name)
+    arguments = kernel.inputs(seed=1)
+    expected = kernel.run_reference(doubles(arguments))
+    bounds = kernel.tolerance(arguments, expected)
+    assert set(bounds) == set(expected) == set(kernel.writes)
+    for output, bound in bounds.items():
+        assert (bound >= 0).all() and bound.isfinite().all()
+        if expected[output].dtype.is_floating_point and bound.max() > 0:
+            # a bound as large as the numbers would accept anything
+            assert (bound.max() / expected[output].abs().max()).item() < 1e-3, output
+    shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+    params = {n: v for n, v in arguments.items() if n not in shapes}
+    cost = kernel.cost(kernel.complete({**kernel.bind_sizes(shapes), **params}))
+    assert cost.read > 0 and cost.written > 0 and cost.flops >= 0
+    assert all(math.isfinite(number) for number in (cost.read, cost.written, cost.flops))
+
+
+@every_kernel
+def test_every_parameter_and_port_is_used(name):
+    """Names that no source mentions are mistakes. `scales` and the like are read by library files."""
+    kernel = wgsl_kernels.get(name)
+    case = next(c for c in all_cases() if c.kernel == name)
+    numbers = kernel.bindings()
+    assert len(set(numbers.values())) == len(numbers)
+    context = case.context(Adapter(subgroups=True, subgroup_size=8, f16=True))
+    code = write_module(kernel, kernel.variants[case.variant], context, "tint").code
+    for port in context.types:
+        assert f"@binding({numbers[port]})" in code, port
+    buffers = [port for port in kernel.ports.values() if not port.uniform]
+    assert len(buffers) <= 8, "browsers promise 8 storage buffers"
+
+
+def test_every_source_file_is_used():
+    used = {v.file for name in NAMES for v in wgsl_kernels.get(name).variants.values()}
+    assert used == {path.stem for path in FOLDER.glob("*.wgsl")}
+
+
+def test_every_library_file_is_used_and_begins_with_code_or_a_comment():
+    used = set()
+    for case in all_cases():
+        for adapter in (Adapter(), Adapter(subgroups=True), Adapter(subgroups=True, subgroup_size=8)):
+            if case.variant == "broadcast" and adapter.subgroup_size != 8:
+                continue
+            used |= set(case.pair().variants[case.variant].library(case.context(adapter)))
+    assert used == {path.stem for path in (FOLDER / "lib").glob("*.wgsl")}
+
+
+def test_a_comment_about_subgroups_asks_for_no_feature():
+    kernel = wgsl_kernels.get("add")
+    context = Context({"width": 4, "tokens": 1}, {"a": "f32", "b": "f32", "y": "f32"}, Adapter())
+    body = kernel.variants["elements"].body()
+    silent = write_module(
+        kernel, Variant("add", grid=lambda c: (1, 1, 1), text=body + "// subgroups\n"), context, "tint"
+    )
+    assert not silent.uses_subgroups and "enable" not in silent.code
+    spoken = write_module(
+        kernel,
+        Variant("add", grid=lambda c: (1, 1, 1), text=body + "fn f() -> f32 { return subgroupAdd(1.0); }\n"),
+        context,
+        "tint",
+    )
+    assert spoken.uses_subgroups and spoken.code.startswith("enable subgroups;")
+    assert "enable" not in write_module(kernel, Variant("add", grid=lambda c: (1, 1, 1)), context).code
+
+
+def test_wrong_calls_are_named():
+    with pytest.raises(KernelUsageError, match="no kernel is named 'rms'"):
+        wgsl_kernels.get("rms")
+    kernel = wgsl_kernels.get("add")
+    with pytest.raises(KernelUsageError, match=r"add.b: width is 5 here and 4 elsewhere"):
+        kernel.bind_sizes({"a": (2, 4), "b": (2, 5)})
+    with pytest.raises(KernelUsageError, match="add needs b"):
+        kernel.bind_sizes({"a": (2, 4)})
+    with pytest.raises(KernelUsageError, match="no port 'c'"):
+        kernel.bind_sizes({"a": (2, 4), "c": (2, 4)})
+    case = next(c for c in all_cases() if c.kernel == "rms_norm")
+    with pytest.raises(KernelUsageError, match=r"workgroup=7 where .*128, 8, 16"):
+        wgsl_kernels.get("rms_norm").specialise("row", {"hidden": 4}, {}, Adapter(), {"workgroup": 7})
+    linear = next(c for c in all_cases() if (c.kernel, c.variant) == ("linear_int4", "broadcast"))
+    with pytest.raises(KernelUsageError, match="subgroups of exactly 8 lanes"):
+        linear.pair().choose(linear.context(Adapter()), "broadcast")
+    assert case.context(Adapter())["workgroup"] in case.pair().variants["row"].tunables["workgroup"]
