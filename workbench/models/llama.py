@@ -46,7 +46,8 @@ class LlamaConfig:
         """Raises `UnsupportedModelError` naming the field, its value and what is allowed."""
 
         def need(name: str, default=None) -> int:
-            value = config.get(name, default)
+            value = config.get(name)
+            value = default if value is None else value  # null stands for the default, as in transformers
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UnsupportedModelError(
                     f"config.json: {name} is {value!r}, but a positive integer is needed"
@@ -61,7 +62,7 @@ class LlamaConfig:
             raise UnsupportedModelError(f"config.json: hidden_act is {act!r}; only 'silu' is known")
         heads, hidden = need("num_attention_heads"), need("hidden_size")
         kv_heads = need("num_key_value_heads", heads)
-        head_dim = config.get("head_dim") or hidden // heads
+        head_dim = need("head_dim", hidden // heads)
         if heads % kv_heads:
             raise UnsupportedModelError(
                 f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
@@ -74,6 +75,9 @@ class LlamaConfig:
             raise UnsupportedModelError(
                 f"config.json: rope type is {rope_type!r}; {', '.join(ROPE_TYPES)} are known"
             )
+        rotated = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+        if rotated != 1.0:
+            raise UnsupportedModelError(f"config.json: partial_rotary_factor is {rotated!r}; only 1 is known")
         wanted = {
             "linear": ("factor",),
             "llama3": (
@@ -88,7 +92,13 @@ class LlamaConfig:
                 raise UnsupportedModelError(
                     f"config.json: rope {rope_type} needs a positive {name}, not {rope.get(name)!r}"
                 )
-        theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta", 10000.0)
+        theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10000.0
+        eps = config.get("rms_norm_eps", 1e-6)
+        for name, value in (("rope_theta", theta), ("rms_norm_eps", eps)):
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UnsupportedModelError(
+                    f"config.json: {name} is {value!r}, but a positive number is needed"
+                )
         return cls(
             vocab_size=need("vocab_size"),
             hidden_size=hidden,
@@ -96,9 +106,9 @@ class LlamaConfig:
             layers=need("num_hidden_layers"),
             heads=heads,
             kv_heads=kv_heads,
-            head_dim=int(head_dim),
+            head_dim=head_dim,
             context_length=need("max_position_embeddings", 2048),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            norm_eps=float(eps),
             rope_theta=float(theta),
             rope_scaling=None if rope_type == "default" else {**rope, "rope_type": rope_type},
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -121,17 +131,25 @@ class _LlamaBuilder:
     def rows(self, name: str, width: int, dtype: str = "f32") -> str:
         return self.plan.buffer(name, ("tokens", width), dtype, "activation")
 
-    def matrix(self, name: str, tensor: str, shape: tuple[int, int]) -> str:
+    def described(self, tensor: str, shape: tuple[int, ...]) -> WeightFormat:
+        """The tensor's format, if it has the shape that the configuration asks for."""
         found, fmt = self.describe(tensor)
         if tuple(found) != shape:
             raise UnsupportedModelError(
                 f"{tensor} has shape {list(found)}, but config.json asks for {list(shape)}"
             )
-        return self.plan.weight(name, tensor, shape, fmt)
+        return fmt
+
+    def matrix(self, name: str, tensor: str, shape: tuple[int, int]) -> str:
+        return self.plan.weight(name, tensor, shape, self.described(tensor, shape))
+
+    def vector(self, tensor: str, length: int) -> str:
+        self.described(tensor, (length,))
+        return self.plan.vector(tensor, length)
 
     def norm(self, tensor: str, x: str, out: str) -> str:
         """Normalised rows as input of linear layers, so in the activations' type."""
-        weight = self.plan.vector(tensor, self.config.hidden_size)
+        weight = self.vector(tensor, self.config.hidden_size)
         y = self.rows(out, self.config.hidden_size, self.act)
         self.plan.call("rms_norm", {"x": x, "weight": weight}, {"y": y}, eps=self.config.norm_eps)
         return y
@@ -140,7 +158,7 @@ class _LlamaBuilder:
         weight = self.matrix(name, f"{tensor}.weight", shape)
         inputs = {"x": x}
         if bias:
-            inputs["bias"] = self.plan.vector(f"{tensor}.bias", shape[0])
+            inputs["bias"] = self.vector(f"{tensor}.bias", shape[0])
         y = self.rows(out, shape[0])
         self.plan.call_with_weight("linear", weight, inputs, {"y": y})
         return y

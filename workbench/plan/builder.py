@@ -73,10 +73,6 @@ class PlanBuilder:
 
     def finish(self, results: Iterable[str]) -> Plan:
         """The plan; raises `PlanError` if a call reads an activation that nothing wrote before."""
-        written = {b.name for b in self._buffers.values() if b.kind != "activation"}
-        for call in self._calls:
-            for port, name in call.inputs.items():
-                if name not in written:
-                    raise PlanError(f"{call.kernel}.{port} reads {name!r} before it is written")
-            written.update(call.outputs.values())
-        return Plan(dict(self._buffers), tuple(self._calls), dict(self._weights), tuple(results))
+        plan = Plan(dict(self._buffers), tuple(self._calls), dict(self._weights), tuple(results))
+        plan.check()
+        return plan

@@ -75,6 +75,26 @@ class Plan:
     def of_kind(self, kind: str) -> list[Buffer]:
         return [buffer for buffer in self.buffers.values() if buffer.kind == kind]
 
+    def check(self) -> None:
+        """Raises `PlanError` for an unknown kind of buffer, one that no one declared, or a read before any write."""
+        for buffer in self.buffers.values():
+            if buffer.kind not in KINDS:
+                raise PlanError(
+                    f"buffer {buffer.name!r} is of kind {buffer.kind!r}; allowed: {', '.join(KINDS)}"
+                )
+        written = {b.name for b in self.buffers.values() if b.kind != "activation"}
+        for call in self.calls:
+            for name in (*call.inputs.values(), *call.outputs.values()):
+                if name not in self.buffers:
+                    raise PlanError(f"{call.kernel} uses {name!r}, which no one declared")
+            for port, name in call.inputs.items():
+                if name not in written:
+                    raise PlanError(f"{call.kernel}.{port} reads {name!r} before it is written")
+            written.update(call.outputs.values())
+        for name in self.results:
+            if name not in written:
+                raise PlanError(f"the result {name!r} is never written")
+
     def check_names(self, names: Iterable[str]) -> tuple[str, ...]:
         """The names, if each is an activation of this plan; raises `PlanError` with near matches."""
         names = tuple(names)
@@ -120,8 +140,17 @@ class Plan:
                 Weight(w["name"], w["tensor"], tuple(w["shape"]), WeightFormat.from_json(w["format"]))
                 for w in data["weights"]
             ]
-            calls = [Call(c["kernel"], c["inputs"], c["outputs"], c["params"]) for c in data["calls"]]
-            results = tuple(data["results"])
-        except (KeyError, TypeError) as error:
+            calls = [
+                Call(c["kernel"], dict(c["inputs"]), dict(c["outputs"]), dict(c["params"]))
+                for c in data["calls"]
+            ]
+            plan = cls(
+                {b.name: b for b in buffers},
+                tuple(calls),
+                {w.name: w for w in weights},
+                tuple(data["results"]),
+            )
+            plan.check()
+        except (KeyError, TypeError, ValueError) as error:  # ValueError: also a format that is none
             raise PlanError(f"this is not a plan: {error!r}") from error
-        return cls({b.name: b for b in buffers}, tuple(calls), {w.name: w for w in weights}, results)
+        return plan
