@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from workbench.commands.common import positive
+
+FORMATS = ("int8", "int4", "int2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.bench import demo
+    from workbench.bench.console import Console
+    from workbench.commands.embedded import convert_embedded
 
-    demo.run(output=arguments.output, tokens=arguments.tokens)
+    console = Console()
+    console.say(f"quantizing the embedded model to {', '.join(FORMATS)} (round to nearest)")
+    models = convert_embedded(Path(arguments.output) / "models", FORMATS)
+    demo.run(models, output=arguments.output, tokens=arguments.tokens, console=console)
     return 0

@@ -1,0 +1,55 @@
+"""What a benchmark leaves behind: results.json, table.md and the plot, each written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .measure import Measurement
+from .plot import save_plot
+from .table import markdown
+
+SCHEMA = Path(__file__).with_name("results.schema.json")
+#: Nothing is drawn at random but the bootstrap's resamples and, in the demo, the story.
+BOOTSTRAP_SEED = 0
+
+
+def record(measurement: Measurement, **more: Any) -> dict[str, Any]:
+    """The measurement as JSON values, after results.schema.json; `more` are further top-level entries."""
+    return {
+        "kind": "workbench-results",
+        "version": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": measurement.settings.to_json(),
+        "baseline": measurement.baseline,
+        "no_adapter": measurement.no_adapter,
+        "seed": {"bootstrap": BOOTSTRAP_SEED},
+        "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "rows": [row.to_json() for row in measurement.rows],
+        **more,
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save(measurement: Measurement, folder: Path, **more: Any) -> str:
+    """Write table.md, results.json and perplexity_vs_size.png into `folder`; returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = markdown(measurement)
+    write_text(folder / "table.md", table)
+    write_json(folder / "results.json", record(measurement, **more))
+    save_plot(measurement, folder / "perplexity_vs_size.png")
+    return table

@@ -1,0 +1,157 @@
+"""Tokens a second of a loaded model: prefill, greedy decoding in recorded runs, and decoding as a stream.
+
+Every repetition starts from an empty cache: the prompt is fed (prefill), then tokens follow greedily (decode).
+One repetition before the measured ones compiles what has to be compiled. Times are wall times that include the
+readback of the result, so nothing is still running when the clock is read. The samples are kept; figures are
+made of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workbench.errors import WorkbenchError
+
+CLOCK = "wall (time.perf_counter), readback included"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """tokens of one repetition, and the seconds that each repetition took."""
+
+    tokens: int
+    seconds: tuple[float, ...]
+
+    @property
+    def samples(self) -> tuple[float, ...]:
+        """Tokens a second of each repetition."""
+        return tuple(self.tokens / s for s in self.seconds)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The slowest and the fastest repetition, tokens a second."""
+        return min(self.samples), max(self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "repetitions": len(self.seconds),
+            "tokens_per_second": self.median,
+            "lowest": self.spread[0],
+            "highest": self.spread[1],
+            "seconds": list(self.seconds),
+        }
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        return f"{self.median:.0f} ({low:.0f} to {high:.0f})"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What `measure_speed` found. on_cpu: whether the device computes on the CPU, as software adapters and the
+    references do. load_average: processes waiting for a CPU just before, 1-minute mean; None where unknown."""
+
+    prefill: Rate
+    decode: Rate
+    stream: Rate | None
+    backend: str
+    device: str
+    on_cpu: bool
+    load_average: float | None
+    clock: str = CLOCK
+
+    @property
+    def label(self) -> str:
+        """ "CPU" or "GPU", for a table's head."""
+        return "CPU" if self.on_cpu else "GPU"
+
+    def to_json(self) -> dict[str, Any]:
+        rates = ("prefill", "decode", "stream")
+        values = {key: value for key, value in asdict(self).items() if key not in rates}
+        found = {key: getattr(self, key) for key in rates}
+        return {**{key: rate.to_json() if rate else None for key, rate in found.items()}, **values}
+
+
+def measure_speed(
+    model: Any,
+    prompt: Sequence[int],
+    *,
+    decode_tokens: int = 32,
+    stream_tokens: int = 0,
+    repetitions: int = 5,
+) -> Speed:
+    """Prefill and decode rates of a loaded model.
+
+    prompt: token ids, all fed at once. decode_tokens: greedy tokens after it, recorded in runs by the executor
+    (the prompt's own next token is not among them, it belongs to the prefill). stream_tokens: tokens of a
+    stream that hands out each as soon as it is there, timed from the first to the last; 0 for none. Raises
+    WorkbenchError unless all of them fit into the cache.
+    """
+    if decode_tokens < 1 or repetitions < 1 or stream_tokens < 0:
+        raise WorkbenchError("speed: decode_tokens and repetitions are at least 1, stream_tokens at least 0")
+    needed = len(prompt) + max(decode_tokens, stream_tokens)
+    if needed > model.max_tokens:
+        raise WorkbenchError(
+            f"speed: a prompt of {len(prompt)} and {needed - len(prompt)} tokens after it do not fit into a "
+            f"cache of {model.max_tokens}"
+        )
+    load = load_average()
+    prefill, decode = [], []
+    session = model.session()
+    try:
+        for _ in range(1 + repetitions):
+            session.reset()
+            begin = time.perf_counter()
+            token = int(session.feed(prompt).argmax())
+            fed = time.perf_counter()
+            session.greedy_after(token, decode_tokens)
+            prefill.append(fed - begin)
+            decode.append(time.perf_counter() - fed)
+    finally:
+        session.close()
+    streamed = (
+        [_stream(model, prompt, stream_tokens) for _ in range(1 + repetitions)] if stream_tokens else []
+    )
+    return Speed(
+        Rate(len(prompt), tuple(prefill[1:])),
+        Rate(decode_tokens, tuple(decode[1:])),
+        Rate(stream_tokens, tuple(streamed[1:])) if stream_tokens else None,
+        model.backend,
+        model.device_name,
+        computes_on_cpu(model),
+        load,
+    )
+
+
+def _stream(model: Any, prompt: Sequence[int], count: int) -> float:
+    """Seconds between the first token of a stream and the `count`-th after it."""
+    tokens = model.generate_ids(prompt, count + 1)
+    next(tokens)
+    begin = time.perf_counter()
+    got = sum(1 for _ in tokens)
+    seconds = time.perf_counter() - begin
+    if got != count:
+        raise WorkbenchError(f"speed: the stream gave {got} tokens instead of {count}")
+    return seconds
+
+
+def computes_on_cpu(model: Any) -> bool:
+    """Whether a model's times are a CPU's: the references, or a software adapter."""
+    adapter = model.describe_provenance().get("adapter")
+    return adapter is None or adapter["adapter_type"] == "CPU"
+
+
+def load_average() -> float | None:
+    """The 1-minute load average, None where the system has none."""
+    import os
+
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,143 @@
+"""The table of a measurement, in Markdown, with the notes that its figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .measure import Measurement, Row
+from .speed import Rate
+
+NONE = "–"
+
+
+def markdown(measurement: Measurement) -> str:
+    """The main table, the split of the losses through the references, and notes."""
+    main = _table(_columns(measurement), measurement.rows)
+    split = _table(_split_columns(measurement), measurement.rows)
+    return f"{main}\n\nThrough the references:\n\n{split}\n\n{notes(measurement)}\n"
+
+
+def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
+    label = next((row.speed.label for row in measurement.rows if row.speed), "CPU")
+    return {
+        "format": lambda row: row.name,
+        "bits a weight": lambda row: f"{row.bits_per_weight:.3f}",
+        "file, MB": lambda row: f"{row.file_bytes / 1e6:.2f}",
+        "perplexity": lambda row: f"{row.result.ppl:.4f} ± {row.result.ppl_se:.4f}",
+        "change, %": lambda row: NONE if row.change is None else _change(*row.change),
+        "mean KL, nats": _divergence,
+        "same top-1, %": lambda row: _share(row.same_top1),
+        "kernel loss, nats": _kernel,
+        "its RMS": lambda row: f"{row.kernel_loss.rms:.1e}" if row.kernel_loss else NONE,
+        f"prefill, tokens/s ({label})": lambda row: _rate(row.speed and row.speed.prefill),
+        f"decode, tokens/s ({label})": lambda row: _rate(row.speed and row.speed.decode),
+        **(
+            {f"stream, tokens/s ({label})": lambda row: _rate(row.speed and row.speed.stream)}
+            if measurement.settings.stream_tokens
+            else {}
+        ),
+    }
+
+
+def _split_columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
+    def loss(row: Row) -> str:
+        found = row.format_loss
+        return f"{found.mean:+.5f} ± {found.se:.5f}" if found else NONE
+
+    def references(row: Row) -> str:
+        return f"{row.results['torch'].ppl:.4f} ± {row.results['torch'].ppl_se:.4f}"
+
+    return {
+        "format": lambda row: row.name,
+        "perplexity": references,
+        "format loss, nats": loss,
+        "its RMS": lambda row: f"{row.format_loss.rms:.1e}" if row.format_loss else NONE,
+    }
+
+
+def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
+    cells = [list(columns), *([make(row) for make in columns.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(values: Sequence[str]) -> str:
+        first = values[0].ljust(widths[0])
+        rest = [value.rjust(width) for value, width in zip(values[1:], widths[1:], strict=True)]
+        return f"| {' | '.join([first, *rest])} |"
+
+    return "\n".join(line(values) for values in (cells[0], rule, *cells[1:]))
+
+
+def _change(percent: float, se: float) -> str:
+    digits = 3 if abs(percent) < 1 else 2
+    return f"{percent:+.{digits}f} ± {se:.{digits}f}"
+
+
+def _divergence(row: Row) -> str:
+    found = row.result.baseline
+    return NONE if found is None or found.kl is None else f"{found.kl['mean']:.2e} ± {found.kl_se:.0e}"
+
+
+def _share(share: tuple[float, float] | None) -> str:
+    return NONE if share is None else f"{100 * share[0]:.2f} ± {100 * share[1]:.2f}"
+
+
+def _kernel(row: Row) -> str:
+    return f"{row.kernel_loss.mean:+.0e} ± {row.kernel_loss.se:.0e}" if row.kernel_loss else NONE
+
+
+def _rate(rate: Rate | None) -> str:
+    return NONE if rate is None else str(rate)
+
+
+def notes(measurement: Measurement) -> str:
+    """What the table's figures are, and where they come from."""
+    result = measurement.row(measurement.baseline).result
+    source = result.text["name"] if result.text else "bare tokens"
+    digest = f", sha256 {result.text['sha256'][:12]}" if result.text else ""
+    separator = f", documents apart at `{result.separator}`" if result.separator else ""
+    whole = "all" if result.windows == result.windows_available else "the first"
+    lines = [
+        f"n = {result.tokens_scored:,} tokens scored, {whole} {result.windows} windows of protocol "
+        f"`{result.protocol.name}` on {source}{digest}{separator}.",
+    ]
+    if measurement.no_adapter:
+        lines.append(
+            f"No WebGPU adapter: {measurement.no_adapter}. Every figure is of the PyTorch references; "
+            "there is no kernel loss and no time of a kernel."
+        )
+    else:
+        lines.append(
+            f"Perplexities, changes, KL and times through the WGSL kernels on {_device(measurement)}."
+        )
+        lines.append(
+            "Kernel loss: WGSL against references on the same packed bytes, mean of the paired "
+            "differences of -ln p. That of the baseline is the noise floor."
+        )
+    lines.append(
+        f"Change, KL and same top-1: paired with `{measurement.baseline}` (unquantized), token by token, so "
+        "their errors are smaller than the perplexity's. ± is one standard error, tokens taken as "
+        "independent; errors clustered by window are in results.json."
+    )
+    speed = next((row.speed for row in measurement.rows if row.speed), None)
+    if speed:
+        load = "" if speed.load_average is None else f", load average {speed.load_average:.1f}"
+        kind = " These are times of a CPU, not of a GPU." if speed.on_cpu else ""
+        lines.append(
+            f"Times: median (lowest to highest) of {len(speed.prefill.seconds)} repetitions after a warm-up, "
+            f"prompt of {speed.prefill.tokens} tokens, then {speed.decode.tokens} greedy ones{load}.{kind}"
+        )
+    lines += [f"{row.name}: {row.note}." for row in measurement.rows if row.note]
+    lines.append(_versions(result.provenance))
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _device(measurement: Measurement) -> str:
+    return measurement.row(measurement.baseline).result.provenance.get("device", "an unknown device")
+
+
+def _versions(provenance: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
+    commit = provenance.get("commit")
+    changed = " with changes" if provenance.get("dirty") else ""
+    return f"{versions}{f', commit {commit[:12]}{changed}' if commit else ''}."
