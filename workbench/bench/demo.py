@@ -31,6 +31,12 @@ def evaluation_tokens(model: Path, scheme: str) -> Tokens:
     return encode(load_tokenizer(model), load_text(evaluation_text()), scheme, separator=SEPARATOR)
 
 
+def windows_for(settings: Settings, tokens: int | None) -> Settings:
+    """The settings with as many windows as hold `tokens`; all windows for None."""
+    count = None if tokens is None else max(1, math.ceil(tokens / protocol(settings.scheme).length))
+    return replace(settings, windows=count)
+
+
 def run(
     models: Mapping[str, Path],
     *,
@@ -46,8 +52,7 @@ def run(
     """
     console, settings, folder = console or Console(), settings or Settings(), Path(output)
     text = evaluation_tokens(models[BASELINE], settings.scheme)
-    if tokens is not None:
-        settings = replace(settings, windows=max(1, math.ceil(tokens / protocol(settings.scheme).length)))
+    settings = windows_for(settings, tokens)
     measurement = measure(models, BASELINE, text, settings, progress=console)
     table = save(measurement, folder, story=STORY)
     print(f"\n{table}", flush=True)

@@ -7,7 +7,8 @@ one model; kernels and references are paired on the same packed bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ AGREEMENT = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """What a measurement is asked for. windows: None for all of the text. Speeds as in `measure_speed`."""
+    """What a measurement is asked for. windows: None for all of the text. Speeds as in `measure_speed`.
+
+    reference_threads: of the references while they are scored; None leaves PyTorch's own choice. Small matrices
+    gain nothing from more than one, and on a busy machine threads that wait for each other cost several times
+    the arithmetic.
+    """
 
     scheme: str = "disjoint-512"
     windows: int | None = None
@@ -38,6 +44,7 @@ class Settings:
     decode_tokens: int = 32
     stream_tokens: int = 0
     repetitions: int = 5
+    reference_threads: int | None = 1
 
     def to_json(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self.__dataclass_fields__}
@@ -162,14 +169,15 @@ def measure(
                 )
         what = "WGSL kernels" if backend == "wgpu" else "PyTorch references"
         progress.say(f"perplexity through the {what}")
-        results[backend] = perplexities(
-            loaded,
-            tokens,
-            settings.scheme,
-            baseline=baseline,
-            max_windows=settings.windows,
-            progress=progress.runs(what),
-        )
+        with reference_threads(settings.reference_threads):
+            results[backend] = perplexities(
+                loaded,
+                tokens,
+                settings.scheme,
+                baseline=baseline,
+                max_windows=settings.windows,
+                progress=progress.runs(what),
+            )
         loaded.clear()
     rows = []
     for name in models:
@@ -193,6 +201,19 @@ def measure(
             )
         )
     return Measurement(tuple(rows), baseline, settings, no_adapter)
+
+
+@contextmanager
+def reference_threads(count: int | None) -> Iterator[None]:
+    """PyTorch on so many threads meanwhile; None changes nothing."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def bits_per_weight(source: Any) -> float:

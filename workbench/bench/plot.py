@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def perplexity_vs_size(measurement: Measurement) -> Any:
         left.yaxis.set_minor_formatter(NullFormatter())
     # Linear near zero, where a change may have either sign, and logarithmic beyond.
     smallest = min((row.change[1] for row in rows if row.change), default=1.0)
-    right.set_yscale("symlog", linthresh=max(3 * smallest, 1e-3))
+    right.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(max(smallest, 1e-3))))
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.axhline(0, color="0.55", lw=0.8, ls="--", zorder=1)
     left.set(xlabel="weights, MB", ylabel="perplexity ± SE")

@@ -1,0 +1,22 @@
+"""Conversions of the embedded model, made once, and an adapter where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workbench.commands.embedded import convert_embedded
+from workbench.runtime.device import adapter_missing
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory) -> dict[str, Path]:
+    """Folders of the embedded model by format: f16 (unquantized), int8, int4, int2."""
+    return convert_embedded(tmp_path_factory.mktemp("embedded"), ["int8", "int4", "int2"])
+
+
+@pytest.fixture(scope="session")
+def adapter() -> None:
+    if missing := adapter_missing():
+        pytest.skip(missing)
