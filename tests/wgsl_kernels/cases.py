@@ -144,21 +144,18 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
 
 def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {
-        "gemv": (1, 2, 3, 4, 7),
-        "tile": (1, 5, 17, 31, 63, 64, 65, 70),
-        "broadcast": (1, 5, 8, 9, 17, 31, 70),
-    }
+    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 31, 63, 65, 70), "broadcast": (1, 5, 8, 9, 31, 70)}
+    columns = (5, 31, 96, 172, 352, 896)
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         for variant in wgsl_kernels.get(f"linear_{fmt}").variants:
             yield from cases_of(
                 f"linear_{fmt}",
                 variant,
-                8,
+                8 if fmt in ZERO_POINTS else 6,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
-                columns=(5, 31, 32, 96, 172, 352, 576, 896),
+                columns=(*columns, 32, 576) if fmt in ZERO_POINTS else columns,
                 x_dtype=TYPES,
                 bias=(False, True),
                 residual=(False, True),
@@ -240,7 +237,7 @@ def _cache_cases() -> Iterator[Case]:
         yield from cases_of(
             "attention",
             variant,
-            16,
+            10,
             subgroups=(True,) if variant == "broadcast" else (True, False),
             heads=heads,
             place=places,

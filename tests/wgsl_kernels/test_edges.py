@@ -173,3 +173,15 @@ def test_linear_with_extreme_quants(check):
             "zero_unit": 1.0,
         }
         check(f"linear_{fmt}", arguments)
+
+
+@pytest.mark.parametrize("valid", [0, 1, 3, 99])
+def test_kv_append_stops_at_the_end_of_the_cache_and_at_the_valid_tokens(device_with, valid):
+    """A write past the capacity would land in the next head."""
+    kernel = wgsl_kernels.get("kv_append")
+    arguments = kernel.inputs(tokens=5, kv_heads=2, capacity=16, position=13, valid=valid)
+    arguments["kv"] = torch.full_like(arguments["kv"], 7.0)
+    kv = run_kernel(kernel, arguments, device=device_with(False))["kv"]
+    count = min(valid, 3)
+    assert torch.equal(kv, kernel.run_reference(arguments)["kv"])
+    assert int((kv != 7.0).any(-1).sum()) == 2 * 2 * count
