@@ -48,9 +48,9 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "gemv": Variant(
             "linear_gemv",
             grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
-            tunables={"workgroup": (32, 8, 16, 64, 128), "rows_per_group": (4, 8, 16)},
+            tunables={"workgroup": (64, 8, 16, 32, 128), "rows_per_group": (4, 8, 16)},
             library=lambda c: (*vectors(c), reduction(c)),
-            defaults=lambda c: {**lanes_default(c), "rows_per_group": 8} if lanes_default(c) else {},
+            defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
             why="few tokens: every weight byte is read once a token, at the memory's speed",
         ),
         "tile": Variant(
