@@ -87,7 +87,9 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
     with device.errors():
         layout = device.wgpu.create_bind_group_layout(entries=entries)
         pipeline_layout = device.wgpu.create_pipeline_layout(bind_group_layouts=[layout])
-    trusted = kernel.variants[variant].text is None
+    # Without checks drivers unroll loops: worth up to 8% on a GPU, but on lavapipe the larger code compiles three
+    # times as long and runs slower (GEMV of 768x256: 0.24 against 0.17 ms).
+    trusted = kernel.variants[variant].text is None and not device.adapter.is_cpu
     try:
         compiled = native.shader_module(device.wgpu, module.code, trusted=trusted)
         pipeline = device.wgpu.create_compute_pipeline(
