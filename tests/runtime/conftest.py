@@ -1,0 +1,31 @@
+"""Devices of the runtime's tests: opened once, with no more than browsers promise."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small models run faster on one thread, and the same on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def open_promised():
+    """Gives the shared device with promised limits; `open_promised(subgroups=False)` the one without subgroups."""
+    from workbench.runtime.device import adapter_missing, open_device
+
+    reason = adapter_missing()
+    if reason:
+        pytest.skip(reason)
+
+    def give(*, subgroups: bool = True):
+        return open_device(promised=True, subgroups=subgroups)
+
+    return give

@@ -1,0 +1,235 @@
+"""Lowering: fusion, buffers reused only after their last reader, rows in several ranges; layer by layer comparisons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import wgsl_kernels
+from wgsl_kernels import Adapter
+from workbench.errors import OutOfMemoryError
+from workbench.models.llama import HEADS, LlamaConfig, build_plan
+from workbench.models.source import open_source
+from workbench.plan.count import buffer_bytes
+from workbench.plan.plan import PlanError
+from workbench.runtime.device import Device, find_adapter
+from workbench.runtime.lowering import activation_bytes, assign, fuse, lower, row_ranges, weight_of
+
+from .models import SHAPES, check_parity, model_on, random_ids, reference_on, write_random
+
+SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
+#: One name in every part of a layer; fusion would remove those that end with `.out` of attention and feed-forward.
+NAMES = (
+    "embedded",
+    "layers.0.attn.input",
+    "layers.0.attn.q",
+    "layers.0.attn.k",
+    "layers.0.attn.v",
+    "layers.0.attn.q_rotated",
+    "layers.0.attn.k_rotated",
+    "layers.0.attn.context",
+    "layers.0.attn.out",
+    "layers.0.attn.residual",
+    "layers.0.mlp.input",
+    "layers.0.mlp.gate",
+    "layers.0.mlp.up",
+    "layers.0.mlp.hidden",
+    "layers.0.mlp.out",
+    "layers.0.out",
+    "layers.1.mlp.out",
+    "final",
+)
+SHAPE = SHAPES[5]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_random(tmp_path_factory.mktemp("lowering") / "model", SHAPE)
+
+
+@pytest.fixture(scope="module")
+def plans(checkpoint):
+    source = open_source(checkpoint)
+    config = LlamaConfig.parse(source.config)
+    return {head: build_plan(config, source.describe, head=head) for head in HEADS}
+
+
+# ---- what comes out is what the references compute ---------------------------------------------------------------
+
+
+def test_kept_activations_agree_layer_by_layer(checkpoint, open_promised):
+    ids = random_ids(SHAPE.vocab, 21)
+    ours = model_on(checkpoint, open_promised).forward(ids, keep=NAMES)
+    theirs = reference_on(checkpoint).forward(ids, keep=NAMES)
+    assert set(ours.kept) == set(NAMES) == set(theirs.kept)
+    for name in NAMES:
+        assert ours.kept[name].shape == theirs.kept[name].shape == (21, ours.kept[name].shape[1])
+        error = np.abs(ours.kept[name] - theirs.kept[name]).max() / np.abs(theirs.kept[name]).max()
+        assert error <= 1e-5, f"{name}: {error:.1e}"
+    assert np.array_equal(
+        ours.kept["layers.0.out"], ours.kept["layers.0.attn.residual"] + ours.kept["layers.0.mlp.out"]
+    )
+
+
+def test_keeping_names_does_not_change_logits(checkpoint, open_promised):
+    """With everything kept nothing is fused and no buffer reused, so this is the unfused plan against the fused one."""
+    model = model_on(checkpoint, open_promised)
+    ids = random_ids(SHAPE.vocab, 21)
+    kept = model.forward(ids, keep=NAMES)
+    fused = model.forward(ids)
+    assert np.abs(kept.logits - fused.logits).max() <= 2e-6 * np.abs(fused.logits).max()
+
+
+def test_one_name_as_a_string(checkpoint, open_promised):
+    kept = model_on(checkpoint, open_promised).forward(random_ids(SHAPE.vocab, 4), keep="final").kept
+    assert list(kept) == ["final"]
+
+
+@pytest.mark.parametrize("name", ["layers.0.atn.out", "layers.7.mlp.out", "rope_table", "ids"])
+def test_unknown_names_are_refused_with_near_ones(checkpoint, open_promised, name):
+    for model in (model_on(checkpoint, open_promised), reference_on(checkpoint)):
+        with pytest.raises(PlanError, match=f"no activation '{name}'; near it: "):
+            model.forward([1, 2], keep=[name])
+    with pytest.raises(PlanError, match="layers.0.attn.out"):
+        model.forward([1, 2], keep=["layers.0.atn.out"])
+
+
+# ---- fusion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
+    plan = plans[head]
+    fused = fuse(plan)
+    before = {name: call for call in plan.calls for name in call.outputs.values()}
+    with_residual = [call for call in fused.calls if "residual" in call.inputs]
+    assert len(with_residual) == 2 * SHAPE.layers
+    for call in with_residual:
+        total = before[call.outputs["y"]]
+        (name,) = set(total.inputs.values()) - {call.inputs["residual"]}
+        linear = before[name]
+        assert total.kernel == "add" and linear.kernel == call.kernel and linear.params == call.params
+        assert {**linear.inputs, "residual": call.inputs["residual"]} == call.inputs
+        assert name not in fused.buffers
+    assert not any(call.kernel == "add" for call in fused.calls)
+    untouched = [call for call in fused.calls if call not in with_residual]
+    assert untouched == [call for call in plan.calls if call in untouched]
+    fused.check()
+
+
+def test_kept_names_are_not_fused_away(plans):
+    fused = fuse(plans["all"], ["layers.0.attn.out"])
+    assert "layers.0.attn.out" in fused.buffers and "layers.1.attn.out" not in fused.buffers
+    assert sum(call.kernel == "add" for call in fused.calls) == 1
+    fused.check()
+
+
+def test_a_fused_call_computes_what_it_replaces():
+    """The reference of a linear layer with residual against that of the layer, then of the sum."""
+    for fmt in ("f32", "bf16", "int4"):
+        linear = wgsl_kernels.get(f"linear_{fmt}")
+        arguments = linear.inputs(seed=3, tokens=5, rows=24, columns=64, bias=True, residual=True)
+        fused = linear.run_reference(arguments)["y"]
+        residual = arguments.pop("residual")
+        plain = linear.run_reference(arguments)["y"]
+        assert (fused == wgsl_kernels.get("add").run_reference({"a": plain, "b": residual})["y"]).all()
+
+
+# ---- buffers ----------------------------------------------------------------------------------------------------
+
+
+def interpret(plan, slots, keep) -> int:
+    """Walk a plan with a slot assignment and assert that each read finds what was last written under its name.
+
+    Returns how many slots held more than one activation.
+    """
+    holds: dict[int, str] = {}
+    held: dict[int, set] = {}
+    for call in plan.calls:
+        reads = [name for name in call.inputs.values() if plan.buffers[name].kind == "activation"]
+        writes = [name for name in call.outputs.values() if plan.buffers[name].kind == "activation"]
+        for name in reads:
+            assert holds[slots[name]] == name, f"{call} reads {name}, but {holds[slots[name]]} lies there"
+        for name in writes:
+            assert slots[name] not in {slots[other] for other in reads if other != name}, f"{call} overwrites"
+            holds[slots[name]] = name
+            held.setdefault(slots[name], set()).add(name)
+        assert len({slots[name] for name in writes}) == len(writes)
+    for name in (*plan.results, *keep):
+        if plan.buffers[name].kind == "activation":
+            assert holds[slots[name]] == name, f"{name} was overwritten before it could be read back"
+    return sum(len(names) > 1 for names in held.values())
+
+
+@pytest.mark.parametrize("keep", [(), ("layers.0.attn.out",), ("embedded", "layers.0.mlp.gate"), NAMES])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_no_activation_is_read_after_its_buffer_was_reused(plans, head, keep, tokens):
+    for plan in (plans[head], fuse(plans[head], keep)):
+        sizes = {**SIZES, "tokens": tokens}
+        slots, slot_bytes = assign(plan, sizes, keep)
+        reused = interpret(plan, slots, keep)
+        assert reused > 0
+        for name, slot in slots.items():
+            assert buffer_bytes(plan.buffers[name], sizes) <= slot_bytes[slot]
+        activations = {b.name for b in plan.of_kind("activation")}
+        assert activations == set(slots)
+
+
+def test_the_interpreter_sees_a_wrong_assignment(plans):
+    plan = plans["all"]
+    slots, _ = assign(plan, SIZES, ())
+    slots["layers.0.attn.k"] = slots["layers.0.attn.q"]  # both live at once
+    with pytest.raises(AssertionError, match="layers.0.attn"):
+        interpret(plan, slots, ())
+
+
+def test_reuse_saves_memory(plans):
+    lowered = lower(plans["last"], SIZES, Adapter(), 128 << 20)
+    alone = sum(buffer_bytes(b, SIZES) for b in lowered.plan.of_kind("activation"))
+    assert activation_bytes(lowered) < alone / 2
+
+
+# ---- ranges of rows ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1540, 4096, 5000, 33_000, 1 << 20])
+def test_ranges_cover_all_rows_once_and_fit(plans, limit):
+    plan = plans["all"]
+    for name, weight in plan.weights.items():
+        ranges = row_ranges(plan, name, limit)
+        rows, columns = weight.shape
+        row_bytes = -(-columns // 32) * 32 * 4
+        assert [row for first, stop in ranges for row in range(first, stop)] == list(range(rows))
+        assert all((stop - first) * row_bytes <= limit for first, stop in ranges)
+        assert all(first % 4 == 0 for first, _ in ranges)
+
+
+def test_a_row_that_fits_no_binding_is_refused(plans):
+    with pytest.raises(OutOfMemoryError, match="four rows of embedding"):
+        row_ranges(plans["all"], "embedding", 100)
+
+
+@pytest.mark.parametrize("dtype", ["float", "int2", "int8 of one scale"])
+def test_splitting_rows_changes_nothing(checkpoint, open_promised, tmp_path, dtype):
+    """Tied embedding and head, and a bias, in several ranges; integer planes whose rows are not whole words too."""
+    from workbench.convert.convert import convert
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.spec import WeightFormat
+
+    limit = {"float": 8960, "int2": 2100, "int8 of one scale": 4600}[dtype]
+    if dtype != "float":
+        fmt = WeightFormat("int8", "tensor") if "scale" in dtype else WeightFormat("int2", block_size=32)
+        convert(checkpoint, tmp_path / "model", ConvertOptions(fmt))
+        checkpoint = tmp_path / "model"
+    open_promised()  # skips where there is no adapter
+    device = Device(find_adapter(), promised=True)
+    device.binding_bytes = limit
+    model = model_on(checkpoint, lambda: device, max_tokens=32)
+    ids = random_ids(SHAPE.vocab, 21)
+    lowered = lower(model.plan("all"), SIZES, device.adapter, limit)
+    ranges = [step.rows for step in lowered.steps if weight_of(lowered.plan, step.call) == "embedding"]
+    assert len(set(ranges)) > 1 and len(ranges) == 2 * len(set(ranges))
+    logits = model.forward(ids).logits
+    assert np.array_equal(logits, model_on(checkpoint, open_promised).forward(ids).logits)
+    check_parity(logits, reference_on(checkpoint).forward(ids).logits)
