@@ -76,7 +76,7 @@ def _prefer(context: Context) -> tuple[str, str]:
                 ceil_div(c["tokens"], 8),
                 1,
             ),
-            library=lambda c: ("state",),
+            library=lambda c: ("state", "outer_4x8"),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),

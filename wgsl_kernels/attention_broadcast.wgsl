@@ -12,14 +12,6 @@ const QUADS: u32 = HEAD_DIM / 4u;
 const SLICES: u32 = (HEAD_DIM + 31u) / 32u;
 const LOWEST: f32 = -3.0e38;
 
-struct Sums { t0: mat4x4<f32>, t4: mat4x4<f32> }  // [position or dimension][token], tokens 0 to 3 and 4 to 7
-
-fn outer(sum: Sums, w: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> Sums {
-  return Sums(
-    mat4x4<f32>(sum.t0[0] + w.x * a, sum.t0[1] + w.y * a, sum.t0[2] + w.z * a, sum.t0[3] + w.w * a),
-    mat4x4<f32>(sum.t4[0] + w.x * b, sum.t4[1] + w.y * b, sum.t4[2] + w.z * b, sum.t4[3] + w.w * b));
-}
-
 fn query(token: u32, column: u32) -> f32 { return f32(q[min(token, TOKENS - 1u) * WIDTH + column]) * SCALE; }
 fn queries(token: u32, column: u32) -> vec4<f32> {
   return vec4<f32>(query(token, column), query(token + 1u, column), query(token + 2u, column), query(token + 3u, column));

@@ -11,7 +11,7 @@ from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
-    dequantize_planes,
+    dense,
     is_quantized,
     magnitude_planes,
     quant_params,
@@ -24,9 +24,7 @@ from .weights import (
 
 def _reference(fmt: str, columns, **planes):
     """Weights [rows, columns]."""
-    plane = planes["scales" if is_quantized(fmt) else "values"]
-    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
-    return dequantize_planes(fmt, planes, columns, dtype=dtype)
+    return dense(fmt, **planes)[:, :columns]
 
 
 def _make_inputs(fmt: str, seed=0, rows=50, columns=64, **weight_options) -> dict:

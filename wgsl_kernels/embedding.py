@@ -11,7 +11,7 @@ from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
-    dequantize_planes,
+    dense,
     is_quantized,
     magnitude_planes,
     quant_params,
@@ -28,13 +28,6 @@ def _reference(ids, weight, columns=None, row_offset=0, **_):
     inside = (rows >= 0) & (rows < weight.shape[0])
     y = weight[rows.clamp(0, weight.shape[0] - 1)] * inside.unsqueeze(-1)
     return y[:, :columns]
-
-
-def _prepare(fmt: str, **planes):
-    plane = planes["scales" if is_quantized(fmt) else "values"]
-    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
-    columns = planes["quants"].shape[1] * 32 // BITS[fmt] if is_quantized(fmt) else plane.shape[1]
-    return dequantize_planes(fmt, planes, columns, dtype=dtype)
 
 
 def _make_inputs(fmt: str, seed=0, tokens=3, rows=50, columns=64, row_offset=0, **weight_options) -> dict:
@@ -78,7 +71,7 @@ def embedding(fmt: str) -> Kernel:
             make_inputs=partial(_make_inputs, fmt),
             tolerance=partial(_tolerance, fmt),
             cost=cost,
-            prepare=partial(_prepare, fmt),
+            prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
             derive=lambda sizes: {"row_offset": 0, **weight_sizes(fmt)},
         )

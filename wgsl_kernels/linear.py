@@ -18,7 +18,7 @@ from .reduce import eight_lanes_only, lanes_default, reduction
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
-    dequantize_planes,
+    dense,
     is_quantized,
     magnitude_planes,
     quant_params,
@@ -62,7 +62,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "broadcast": Variant(
             "linear_broadcast",
             grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
-            library=scalars,
+            library=lambda c: (*scalars(c), "outer_4x8"),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
@@ -83,14 +83,6 @@ def _reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None,
     if out_rows is not None and out_rows != y.shape[-1]:
         y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
     return y if residual is None else y + residual.to(x.dtype)
-
-
-def _prepare(fmt: str, **planes):
-    """Dequantized weights [rows, padded columns]; f64 planes give f64 weights."""
-    plane = planes["scales" if is_quantized(fmt) else "values"]
-    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
-    columns = planes["quants"].shape[1] * 32 // BITS[fmt] if is_quantized(fmt) else plane.shape[1]
-    return dequantize_planes(fmt, planes, columns, dtype=dtype)
 
 
 def _make_inputs(
@@ -161,7 +153,7 @@ def linear(fmt: str) -> Kernel:
             make_inputs=partial(_make_inputs, fmt),
             tolerance=partial(_tolerance, fmt),
             cost=partial(_cost, fmt),
-            prepare=partial(_prepare, fmt),
+            prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
             derive=partial(_derive, fmt),
             prefer=_prefer,

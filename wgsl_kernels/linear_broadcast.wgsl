@@ -5,14 +5,6 @@
 // lanes load 8 columns of 8 tokens once and hand them round with broadcasts, which cost one shuffle.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
-struct Sums { t0: mat4x4<f32>, t4: mat4x4<f32> }  // [row][token], tokens 0 to 3 and 4 to 7
-
-fn outer(sum: Sums, w: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> Sums {
-  return Sums(
-    mat4x4<f32>(sum.t0[0] + w.x * a, sum.t0[1] + w.y * a, sum.t0[2] + w.z * a, sum.t0[3] + w.w * a),
-    mat4x4<f32>(sum.t4[0] + w.x * b, sum.t4[1] + w.y * b, sum.t4[2] + w.z * b, sum.t4[3] + w.w * b));
-}
-
 fn x_tokens(token: u32, column: u32) -> vec4<f32> {
   let last = TOKENS - 1u;
   return vec4<f32>(x1(min(token, last), column), x1(min(token + 1u, last), column),

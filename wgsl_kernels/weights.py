@@ -80,6 +80,14 @@ def dequantize_planes(fmt: str, planes: Mapping, columns: int, *, dtype=torch.fl
     return w.view(rows, padded)[:, :columns]
 
 
+def dense(fmt: str, **planes) -> torch.Tensor:
+    """Dequantized weights with their padding, [rows, padded columns]; f64 where the scales (or values) are."""
+    plane = planes["scales" if is_quantized(fmt) else "values"]
+    columns = planes["quants"].shape[1] * 32 // BITS[fmt] if is_quantized(fmt) else plane.shape[1]
+    dtype = torch.float64 if plane.dtype == torch.float64 else torch.float32
+    return dequantize_planes(fmt, planes, columns, dtype=dtype)
+
+
 def magnitude_planes(fmt: str, planes: Mapping, columns: int) -> torch.Tensor:
     """scale * (|q| + |zero|), f64 [rows, columns]: what rounding errors of `scale * q - scale * zero` scale with."""
     if not is_quantized(fmt):
