@@ -1,0 +1,423 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What do 8, 4 and 2 bits cost?
+#
+# A Llama model is mostly matrices. Storing each weight in 8, 4 or 2 bits instead of 16 makes the model two to eight
+# times smaller, and every token correspondingly cheaper to compute where memory bandwidth is the limit, which is
+# nearly everywhere. The price is accuracy. This notebook measures that price on one small model, from a single weight
+# up to a whole story, with the packed bytes running through the same WGSL kernels that a browser runs:
+#
+# 1. what runs here, and what it will cost before anything is allocated
+# 2. one matrix up close: levels, errors, blocks
+# 3. converting to INT8, INT4 and INT2
+# 4. perplexity with error bars, and how many tokens a claim needs
+# 5. where inside the model the error grows
+# 6. what it does to a story
+# 7. your own checkpoint
+#
+# The embedded model has 7.3 million parameters and writes children's stories. It is small enough that everything
+# below takes less than three minutes on two CPU cores without a GPU. Its numbers are real, but they are *its* numbers:
+# large models lose less at the same bit width.
+
+# %%
+import json
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+from IPython.display import Markdown, display
+
+import workbench
+from eval.texts import encode, load_text
+from workbench.assets import demo_model_path, evaluation_text
+from workbench.bench import plots
+from workbench.bench.measure import Settings, measure
+from workbench.bench.notebook import Bars, side_by_side, table, with_picture
+from workbench.bench.plot import perplexity_vs_size
+from workbench.bench.records import save
+from workbench.bench.weight_error import weight_error
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions
+from workbench.formats.reader import StoredModel
+from workbench.formats.spec import WeightFormat
+from workbench.models.source import open_source
+from workbench.runtime.info import describe
+from workbench.runtime.provenance import versions
+
+CHECKPOINT = demo_model_path()
+RESULTS = Path("runs/quantization_accuracy")  # everything that this notebook writes
+FORMATS = ("int8", "int4", "int2")
+WINDOWS = 7  # of 512 tokens; more of them narrow the error bars of section 4
+
+# %% [markdown]
+# ## 1. What runs here
+#
+# `describe` plans a model without reading its weights: the calls of one token, how they were lowered for this adapter,
+# memory by kind, and every automatic choice with its reason. If the adapter below is a *CPU* (Mesa's llvmpipe), the
+# accuracy figures are as good as on a GPU and the times are not.
+
+# %%
+info = describe(CHECKPOINT)
+print(info)
+print("\nversions:", ", ".join(f"{package} {version}" for package, version in versions().items()))
+
+# %% [markdown]
+# A *plan* is a straight line of kernel calls over named buffers. Each kernel is a pair, a WGSL source and a PyTorch
+# function that computes the same, so the plan below can run on a device and through the references, and any name in it
+# can be read from both. This is the first of the decoder layers:
+
+# %%
+calls = str(info.plan).splitlines()
+print("\n".join(call for call in calls if "-> layers.0." in call))
+print(f"... {len(calls)} calls in all")
+
+# %% [markdown]
+# ## 2. One matrix up close
+#
+# A *block* of consecutive weights of one row shares a scale $s$ and a zero-point $z$. With $b$ bits, and integers $q$
+# from $0$ to $2^b - 1$ (INT8 is signed and shifted), *round to nearest* stores
+#
+# $$ s = \frac{\max w - \min w}{2^b - 1}, \qquad z = \mathrm{round}\left(-\frac{\min w}{s}\right), \qquad
+#    q = \mathrm{clamp}\left(\mathrm{round}\frac{w}{s} + z\right), \qquad \hat w = s\,(q - z). $$
+#
+# The kernels never see $w$ again, only $\hat w$. How much is lost is best said in decibels,
+#
+# $$ \mathrm{SQNR} = 10 \log_{10} \frac{\sum w^2}{\sum (w - \hat w)^2}. $$
+#
+# If the error is uniform over a step it carries $s^2/12$ a weight, so each bit halves $s$ and is worth
+# $20 \log_{10} 2 \approx 6.02$ dB. Below are the weights of one block (grey) and the values that each format can give
+# them (coloured).
+
+# %%
+source = open_source(CHECKPOINT)
+matrices = [name for name in source.names() if len(source.describe(name)[0]) == 2]
+NAME = "model.layers.3.mlp.down_proj.weight"
+weights = source.tensor(NAME).dequantize()
+
+nearest = [weight_error(weights, WeightFormat(dtype), "rtn", NAME) for dtype in FORMATS]
+searched = [weight_error(weights, WeightFormat(dtype), "grid", NAME) for dtype in FORMATS]
+display(plots.levels(nearest, row=5))
+
+# %% [markdown]
+# Round to nearest spends its range on the largest weight of the block, however lonely it is. A *grid search* tries
+# smaller ranges, clips the outliers and refits scale and zero-point by least squares. It needs no data and costs
+# nothing at run time; with 256 levels there is nothing to gain, with 4 there is a lot.
+
+# %%
+rows = []
+for rtn, grid in zip(nearest, searched, strict=True):
+    decibels = [rtn.predicted_db, rtn.sqnr_db, grid.sqnr_db]
+    cells = [f"{value:.2f}" for value in decibels]
+    rows.append([rtn.format, f"{rtn.bits_per_weight:.3f}", *cells, f"{grid.sqnr_db - rtn.sqnr_db:+.2f}"])
+names = [
+    "format",
+    "bits a weight",
+    "s²/12 predicts, dB",
+    "round to nearest, dB",
+    "grid search, dB",
+    "gain, dB",
+]
+display(table(names, rows), plots.block_errors([*nearest, *searched]))
+
+# %% [markdown]
+# A single number for a matrix hides its blocks: the curves show how unequal they are. Now choose for yourself. Any
+# matrix, any format, smaller blocks (more scales, more bits) or one scale a row or matrix. Without a running kernel
+# this shows the picture of the first choice.
+
+# %%
+BLOCKS = [32, 64, 128, 256, "channel", "tensor"]
+
+choice = {
+    "matrix": widgets.Dropdown(options=matrices, value=NAME, description="matrix", layout={"width": "26em"}),
+    "dtype": widgets.Dropdown(options=FORMATS, value="int4", description="format", layout={"width": "12em"}),
+    "block": widgets.Dropdown(options=BLOCKS, value=128, description="block", layout={"width": "12em"}),
+    "quantizer": widgets.Dropdown(options=["rtn", "grid"], description="method", layout={"width": "12em"}),
+}
+shown = widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "scale-down"})
+said = widgets.HTML()
+
+
+def look(matrix: str, dtype: str, block: int | str, quantizer: str) -> plots.Picture:
+    sizes = {"block_size": block} if isinstance(block, int) else {"granularity": block}
+    tensor = source.tensor(matrix).dequantize()
+    found = weight_error(tensor, WeightFormat(dtype, **sizes), quantizer, matrix)
+    said.value = (
+        f"<p data-format='{found.format}' data-method='{quantizer}'>{found.format}, {quantizer}: "
+        f"<b>{found.sqnr_db:.2f} dB</b> at {found.bits_per_weight:.3f} bits a weight, "
+        f"{found.tensor.nbytes / 1024:.0f} KiB</p>"
+    )
+    return plots.explained(found)
+
+
+def update(_=None) -> plots.Picture | None:
+    try:
+        picture = look(**{name: control.value for name, control in choice.items()})
+    except Exception as error:  # a callback's error would otherwise go unseen
+        said.value = f"<p role='alert'>{type(error).__name__}: {error}</p>"
+        return None
+    shown.value = picture.png()
+    return picture
+
+
+for control in choice.values():
+    control.observe(update, names="value")
+explorer = widgets.VBox([widgets.HBox(list(choice.values()), layout={"flex_flow": "row wrap"}), said, shown])
+display(with_picture(explorer, update()), raw=True)
+
+# %% [markdown]
+# The same question as a table: what does a smaller block buy, and what does it cost? Halving the block adds 24 bits (an
+# f16 scale and an int8 zero-point) for half as many weights.
+
+# %%
+rows = []
+for size in BLOCKS:
+    kind = {"block_size": size} if isinstance(size, int) else {"granularity": size}
+    found = [weight_error(weights, WeightFormat(dtype, **kind)) for dtype in FORMATS]
+    rows.append([size, *(f"{each.bits_per_weight:.3f} b, {each.sqnr_db:.2f} dB" for each in found)])
+display(table(["block", *FORMATS], rows))
+
+# %% [markdown]
+# ## 3. Converting the model
+#
+# The converter streams the checkpoint tensor by tensor and writes shards (`model.wgpu`) with a `manifest.json`. Output
+# folders are complete or absent. Vectors (norms) stay f32: they are few. The embedding, which is also the LM head here,
+# is quantized like everything else.
+
+# %%
+models = {"f16": CHECKPOINT}
+summaries = {}
+for dtype in FORMATS:
+    models[dtype] = RESULTS / "models" / dtype
+    options = ConvertOptions(WeightFormat(dtype), quantizer="rtn", overwrite=True)
+    summaries[dtype] = convert(CHECKPOINT, models[dtype], options, progress=True)
+Bars.clear()  # the progress bars have done their work
+
+original = (CHECKPOINT / "model.safetensors").stat().st_size
+rows = [["f16", f"{original / 1e6:.2f}", "100.0%", "16.000", len(matrices), "–"]]
+for made in summaries.values():
+    [(kind, count)] = [(kind, count) for kind, count in made.formats.items() if kind != "f32"]
+    sizes = [f"{made.nbytes / 1e6:.2f}", f"{made.nbytes / original:.1%}", f"{made.bits_per_weight:.3f}"]
+    rows.append([kind, *sizes, count, f"{made.seconds:.1f}"])
+display(table(["format", "weights, MB", "of f16", "bits a weight", "matrices", "seconds"], rows))
+
+# %% [markdown]
+# The manifest says of every tensor how it is stored and why, where its planes lie and what they must hash to; of the
+# whole, from which files, with which options and versions it was made, and the plan that runs it. Here is the entry of
+# the matrix above:
+
+# %%
+stored = StoredModel.open(models["int4"])
+manifest = stored.manifest
+entry = manifest["tensors"][NAME]
+print("manifest:", ", ".join(manifest))
+print("precision:", json.dumps(manifest["precision"][NAME]))
+print("format:", json.dumps(entry["format"]))
+for part in entry["parts"]:
+    for plane, place in part["planes"].items():
+        where = f"{place['length']:6d} bytes at {place['offset']:7d} of {place['shard']}"
+        print(f"rows {part['rows']} {plane:6s} {where}, {place['checksum'][:19]}")
+
+# %% [markdown]
+# ## 4. Perplexity, with error bars
+#
+# $\mathrm{PPL} = \exp\left(\frac1n \sum_i \ell_i\right)$ with $\ell_i = -\ln p(t_i \mid t_{<i})$. On a few thousand
+# tokens its standard error is several percent, because some tokens are easy and some are hard, far more than
+# quantization changes anything. But they are equally hard for both models: the *paired* difference
+# $d_i = \ell_i^\text{quantized} - \ell_i^\text{f16}$ cancels this, and
+#
+# $$ \ln\frac{\mathrm{PPL}_q}{\mathrm{PPL}_\text{f16}} = \bar d, \qquad
+#    \mathrm{SE} = \frac{\mathrm{sd}(d)}{\sqrt n}. $$
+#
+# Beside it stand the Kullback-Leibler divergence of the whole distribution from the baseline's, which sees what the
+# target's probability alone does not, and how often both agree on the most likely token. All of it goes through the
+# WGSL kernels on the packed bytes. The same bytes go through the PyTorch references too; the difference is the *kernel
+# loss*, and that of the f16 row is the noise floor.
+
+# %%
+tokenizer = workbench.load(CHECKPOINT).tokenizer
+tokens = encode(tokenizer, load_text(evaluation_text()), "disjoint-512", separator="<|endoftext|>")
+
+settings = Settings("disjoint-512", windows=WINDOWS, repetitions=3)
+measurement = measure(models, "f16", tokens, settings, progress=Bars())
+Bars.clear()
+report = save(measurement, RESULTS)  # table.md, results.json with provenance, the figure below
+display(Markdown(report))
+
+# %%
+display(plots.Picture.of(perplexity_vs_size(measurement)))
+
+# %% [markdown]
+# **How to read it.** In the left panel the grey band is the plain error of the f16 perplexity. INT8 and INT4 disappear
+# in it, and an unpaired comparison could say nothing at all about them. In the right panel the same tokens, paired.
+# A format whose error bar crosses zero has not been told apart from f16 *by perplexity* on this many tokens. That is
+# not the same as being equal: its KL divergence, an average of numbers that cannot be negative, is already known to a
+# few percent.
+#
+# The error falls as $1/\sqrt n$, so a claim can be priced in advance: $n = (\mathrm{sd}(d) / \mathrm{SE})^2$. The
+# perplexity itself, without a pair, would need $n = (\mathrm{sd}(\ell)/\mathrm{SE})^2$.
+
+# %%
+n = measurement.row("f16").result.tokens_scored
+
+
+def needed(se_now: float, se: float) -> str:
+    return f"{n * (se_now / se) ** 2:,.0f}"
+
+
+alone = measurement.row("f16").result
+relative_se = alone.ppl_se / alone.ppl
+rows = [["f16, unpaired", "–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]]
+for dtype in FORMATS:
+    pair = measurement.row(dtype).result.baseline
+    mean, se = pair.ln_ratio, pair.ln_ratio_se
+    rows.append([dtype, f"{mean:+.3%}", f"{se:.3%}", needed(se, 0.001), needed(3 * se, abs(mean))])
+display(table(["", "ln ratio", f"its SE at n = {n:,}", "n for SE = 0.1 %", "n to see it at 3 SE"], rows))
+
+# %% [markdown]
+# These errors take tokens as independent. Tokens of one story are not quite; `results.json` also has errors clustered
+# by window, which with so few windows are themselves uncertain.
+#
+# ## 5. Where the error is
+#
+# `forward(ids, keep=[...])` reads any buffer of the plan. Below, over 256 tokens, the RMS of an element of the residual
+# stream, and the RMS of its error:
+#
+# - each quantized model against f16, both through WGSL: what the *format* does;
+# - f16 through WGSL against f16 through the references: what the *kernels* do.
+
+# %%
+ids = tokens.ids[:256]
+layers = range(info.config.layers)
+stream = ["embedded", *(f"layers.{i}.out" for i in layers)]
+inside = {
+    "queries": "attn.q",
+    "values": "attn.v",
+    "attention's output": "attn.out",
+    "MLP's output": "mlp.out",
+}
+keep = [*stream, *(f"layers.{i}.{part}" for part in inside.values() for i in layers)]
+
+kept = {name: workbench.load(path).forward(ids, keep=keep).kept for name, path in models.items()}
+references = workbench.load(CHECKPOINT, backend="torch").forward(ids, keep=keep).kept
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
+
+
+growth = {"the stream itself": [rms(kept["f16"][name]) for name in stream]}
+for dtype in reversed(FORMATS):
+    growth[f"{dtype} against f16"] = [rms(kept[dtype][name] - kept["f16"][name]) for name in stream]
+growth["f16, WGSL against PyTorch"] = [rms(kept["f16"][name] - references[name]) for name in stream]
+
+parts = {}
+for label, part in inside.items():
+    names = [f"layers.{i}.{part}" for i in layers]
+    parts[label] = [rms(kept["int4"][name] - kept["f16"][name]) / rms(kept["f16"][name]) for name in names]
+
+growth_figure = plots.depth(growth, ["emb.", *map(str, layers)], parts, "int4 against f16")
+growth_figure.save(RESULTS / "error_by_layer.png")
+display(growth_figure)
+
+# %%
+rows = []
+for label, values in growth.items():
+    share = [value / whole for value, whole in zip(values, growth["the stream itself"], strict=True)]
+    rows.append([label, *(f"{values[at]:.2g}" for at in (0, 1, -1)), *(f"{share[at]:.2g}" for at in (0, -1))])
+names = ["RMS", "embedding", "layer 0", "last layer", "relative, embedding", "relative, last layer"]
+display(table(names, rows))
+
+# %% [markdown]
+# The residual stream is a sum: every layer adds an error of its own, passes on those before it, and computes from a
+# disturbed input. So the error grows from layer to layer, and the stream grows with it; what counts is their distance,
+# and most of that is already there in the rounded embedding. The kernels' own rounding lies several orders of magnitude
+# below the format's, at every depth: what this notebook measures is quantization, not arithmetic.
+#
+# ## 6. A story
+#
+# The same prompt, the same seed, the same sampler; only the bits differ. The sampler draws one random number a token,
+# so both stories stay together until a draw falls between the two distributions. Per token this happens with a
+# probability of at least their total variation distance, $\frac12 \sum_v |p_v - q_v|$: small, but a story is long.
+
+# %%
+PROMPT = "Once upon a time"
+stories = {}
+for dtype in ("f16", "int4"):
+    print(f"[{dtype}] {PROMPT}", end="")
+    stories[dtype] = PROMPT
+    for piece in workbench.load(models[dtype]).generate(
+        PROMPT, max_new_tokens=140, temperature=0.8, top_p=0.95, seed=6
+    ):
+        print(piece, end="", flush=True)
+        stories[dtype] += piece
+    print("\n")
+
+# %%
+display(side_by_side(stories))
+
+# %% [markdown]
+# What did the two models think at the token where they part? Both read the shared beginning, and these are their most
+# likely continuations:
+
+# %%
+written = {dtype: tokenizer(text)["input_ids"] for dtype, text in stories.items()}
+pairs = zip(*written.values(), strict=False)
+parting = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, written.values())) - 1)
+
+rows = []
+for dtype in written:
+    logits = workbench.load(models[dtype]).forward(written["f16"][:parting]).logits[-1].astype(np.float64)
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    best = [f"`{tokenizer.decode([i])!r}` {p[i]:.1%}" for i in np.argsort(p)[::-1][:5]]
+    rows.append([dtype, f"`{tokenizer.decode(written[dtype][parting : parting + 1])!r}`", *best])
+before = tokenizer.decode(written["f16"][:parting], skip_special_tokens=True)
+print(f"they part at token {parting}, after {'...' + before[-60:]!r}")
+display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
+
+# %% [markdown]
+# ## 7. Your own checkpoint
+#
+# Any Llama checkpoint (Llama 2, 3, 3.1, 3.2 and models that share their architecture) goes the same way: a folder with
+# `config.json` and safetensors, or a hub id. Change three things and run the notebook again, or use this cell. A
+# published perplexity needs its published protocol: for WikiText-2 that is `wikitext2-gptq-2048`, over the whole test
+# split.
+
+# %%
+# from eval.texts import load_dataset_text
+#
+# CHECKPOINT = "HuggingFaceTB/SmolLM-135M"                     # hub id or folder
+# print(describe(CHECKPOINT))                                  # does it fit? nothing is allocated yet
+# convert(CHECKPOINT, "runs/mine/int4", ConvertOptions(WeightFormat("int4"), quantizer="grid"), progress=True)
+# base, mine = workbench.load(CHECKPOINT), workbench.load("runs/mine/int4")
+#
+# from eval.perplexity import perplexity
+# text = load_dataset_text("wikitext2")
+# result = perplexity(mine, text, "wikitext2-gptq-2048", baseline=base, max_windows=4, progress=True)
+# result.save("runs/mine/int4.npz")                            # per-token scores, to be paired later with others
+# result
+
+# %% [markdown]
+# Everything that this run wrote:
+
+# %%
+for path in sorted(RESULTS.rglob("*")):
+    if path.is_file() and "tokenizer" not in path.parts:
+        print(f"{path.stat().st_size:>10,}  {path.as_posix()}")
+
+# %% [markdown]
+# `results.json` carries, beside each number, what is needed to repeat it: adapter and driver, versions, commit, hashes
+# of models, text and kernels, protocol and token counts. On the command line the same is `workbench quantize`,
+# `workbench perplexity` and, for the whole table, `make demo`.
