@@ -12,7 +12,6 @@ from workbench.models.llama import HEADS, LlamaConfig, build_plan
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError
-from workbench.runtime.device import Device, find_adapter
 from workbench.runtime.lowering import activation_bytes, assign, fuse, lower, row_ranges, weight_of
 
 from .models import SHAPES, check_parity, model_on, random_ids, reference_on, write_random
@@ -90,7 +89,7 @@ def test_unknown_names_are_refused_with_near_ones(checkpoint, open_promised, nam
     for model in (model_on(checkpoint, open_promised), reference_on(checkpoint)):
         with pytest.raises(PlanError, match=f"no activation '{name}'; near it: "):
             model.forward([1, 2], keep=[name])
-    with pytest.raises(PlanError, match="layers.0.attn.out"):
+    with pytest.raises(PlanError, match=r"layers\.0\.attn\.out"):
         model.forward([1, 2], keep=["layers.0.atn.out"])
 
 
@@ -180,7 +179,7 @@ def test_the_interpreter_sees_a_wrong_assignment(plans):
     plan = plans["all"]
     slots, _ = assign(plan, SIZES, ())
     slots["layers.0.attn.k"] = slots["layers.0.attn.q"]  # both live at once
-    with pytest.raises(AssertionError, match="layers.0.attn"):
+    with pytest.raises(AssertionError, match=r"layers\.0\.attn\."):
         interpret(plan, slots, ())
 
 
@@ -210,26 +209,32 @@ def test_a_row_that_fits_no_binding_is_refused(plans):
         row_ranges(plans["all"], "embedding", 100)
 
 
-@pytest.mark.parametrize("dtype", ["float", "int2", "int8 of one scale"])
-def test_splitting_rows_changes_nothing(checkpoint, open_promised, tmp_path, dtype):
-    """Tied embedding and head, and a bias, in several ranges; integer planes whose rows are not whole words too."""
+@pytest.mark.parametrize(
+    "dtype, limit, count", [("float", 20_000, 16), ("int2", 1100, 4), ("int8 of one scale", 4600, 4)]
+)
+def test_splitting_rows_changes_nothing(
+    checkpoint, open_promised, tmp_path, monkeypatch, dtype, limit, count
+):
+    """Tied embedding and head, and a bias, in several ranges; integer planes whose rows are not whole words too.
+
+    `limit` is so small that even few tokens and positions hardly fit.
+    """
     from workbench.convert.convert import convert
     from workbench.convert.options import ConvertOptions
     from workbench.formats.spec import WeightFormat
 
-    limit = {"float": 8960, "int2": 2100, "int8 of one scale": 4600}[dtype]
     if dtype != "float":
         fmt = WeightFormat("int8", "tensor") if "scale" in dtype else WeightFormat("int2", block_size=32)
         convert(checkpoint, tmp_path / "model", ConvertOptions(fmt))
         checkpoint = tmp_path / "model"
-    open_promised()  # skips where there is no adapter
-    device = Device(find_adapter(), promised=True)
-    device.binding_bytes = limit
-    model = model_on(checkpoint, lambda: device, max_tokens=32)
-    ids = random_ids(SHAPE.vocab, 21)
-    lowered = lower(model.plan("all"), SIZES, device.adapter, limit)
+    device = open_promised()
+    ids = random_ids(SHAPE.vocab, count)
+    whole = model_on(checkpoint, open_promised, max_tokens=count).forward(ids).logits
+    monkeypatch.setattr(device, "binding_bytes", limit)
+    model = model_on(checkpoint, open_promised, max_tokens=count)
+    lowered = lower(model.plan("all"), {**SIZES, "tokens": count}, device.adapter, limit)
     ranges = [step.rows for step in lowered.steps if weight_of(lowered.plan, step.call) == "embedding"]
     assert len(set(ranges)) > 1 and len(ranges) == 2 * len(set(ranges))
     logits = model.forward(ids).logits
-    assert np.array_equal(logits, model_on(checkpoint, open_promised).forward(ids).logits)
+    assert np.abs(logits - whole).max() <= 2e-6 * np.abs(whole).max()
     check_parity(logits, reference_on(checkpoint).forward(ids).logits)

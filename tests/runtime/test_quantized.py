@@ -33,16 +33,17 @@ def checkpoint(tmp_path_factory):
     return write_random(tmp_path_factory.mktemp("quantized") / "source", SHAPE)
 
 
-@pytest.mark.parametrize(
-    "fmt", FORMATS, ids=lambda f: f"{f}-{'symmetric' if f.symmetric else f.zero_frac_bits}-{f.scale_dtype}"
-)
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_random_checkpoint(checkpoint, open_promised, tmp_path, fmt, record_property):
+    """Formats take turns between a padded prefill and a few tokens, since each is compiled anew; the defaults take
+    both on the shared checkpoints."""
+    count = (39, 3)[FORMATS.index(fmt) % 2]
     layout = "interleaved" if fmt.granularity == "block" and fmt.symmetric else "planar"
     convert(checkpoint, tmp_path / "model", ConvertOptions(fmt, layout=layout))
-    ids = random_ids(SHAPE.vocab, 39)
+    ids = random_ids(SHAPE.vocab, count)
     oracle = reference_on(tmp_path / "model", compute=torch.float64).forward(ids).logits
     model = model_on(tmp_path / "model", open_promised)
-    record_property("error", check_parity(padded_logits(model, ids, after=2), oracle))
+    record_property("error", check_parity(padded_logits(model, ids), oracle))
 
 
 def test_mixed_formats(checkpoint, open_promised, tmp_path):
@@ -86,16 +87,16 @@ def test_f16_activations(tmp_path, open_promised, subgroups, record_property):
     full = reference_on(folder).forward(ids).logits
     half = reference_on(folder, dtype="f16").forward(ids, keep=names)
     model = model_on(folder, lambda: open_promised(subgroups=subgroups), dtype="f16")
-    device = model.forward(ids, keep=names)
+    device = model.executor.run("all", ids, model.executor.new_cache(64), keep=names)
     for name in names[:2]:
-        ours, theirs = device.kept[name].astype(np.float32), half.kept[name].astype(np.float32)
-        assert device.kept[name].dtype == np.float16
-        assert (np.abs(ours - theirs) <= 2.0**-10 * np.abs(theirs) + 2.0**-24).all(), name
+        ours, theirs = device[name].astype(np.float32), half.kept[name].astype(np.float32)
+        assert device[name].dtype == np.float16
+        assert (np.abs(ours - theirs) <= 2.0**-10 * np.abs(theirs) + 1e-6 * np.abs(theirs).max()).all(), name
         assert (ours == theirs).mean() > 0.98, name
     for name in names[2:]:  # a few units of the magnitudes that were summed
-        ours, theirs = device.kept[name].astype(np.float32), half.kept[name].astype(np.float32)
+        ours, theirs = device[name].astype(np.float32), half.kept[name].astype(np.float32)
         assert np.abs(ours - theirs).max() <= 2.0**-9 * np.abs(theirs).max(), name
-    from_half, from_full = _rms(device.logits - half.logits), _rms(half.logits - full)
+    from_half, from_full = _rms(device["logits"] - half.logits), _rms(half.logits - full)
     record_property("rms", (from_half, from_full))
     assert from_full > 1e-5 * np.abs(full).max()  # f16 is really in use
     assert from_half < 2 * from_full

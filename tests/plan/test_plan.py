@@ -1,0 +1,300 @@
+"""Plans as data: built from a configuration, printed, stored as JSON, counted; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import wgsl_kernels
+from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.errors import UnsupportedModelError
+from workbench.formats.spec import WeightFormat
+from workbench.models.llama import HEADS, LlamaConfig, build_plan
+from workbench.plan.builder import PlanBuilder
+from workbench.plan.count import buffer_bytes, call_sizes, kind_bytes, step_cost
+from workbench.plan.plan import Plan, PlanError
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 131,
+    "hidden_size": 72,
+    "intermediate_size": 172,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+SIZES = {"tokens": 5, "capacity": 64, "sequences": 1, "steps": 16}
+FORMATS = (
+    WeightFormat("f32"),
+    WeightFormat("bf16"),
+    WeightFormat("int8", "channel"),
+    WeightFormat("int4"),
+    WeightFormat("int4", "tensor", symmetric=True, scale_dtype="f32"),
+    WeightFormat("int2", block_size=64, zero_frac_bits=5),
+)
+
+
+def describe_as(fmt: WeightFormat, **changes):
+    """A checkpoint of CONFIG whose matrices are all of one format; `changes`: other shapes by tensor name."""
+    hidden, ffn, width, kv_width, vocab = 72, 172, 144, 48, 131
+    shapes = {
+        "embed_tokens.weight": (vocab, hidden),
+        "lm_head.weight": (vocab, hidden),
+        "q_proj.weight": (width, hidden),
+        "q_proj.bias": (width,),
+        "k_proj.weight": (kv_width, hidden),
+        "k_proj.bias": (kv_width,),
+        "v_proj.weight": (kv_width, hidden),
+        "v_proj.bias": (kv_width,),
+        "o_proj.weight": (hidden, width),
+        "o_proj.bias": (hidden,),
+        "gate_proj.weight": (ffn, hidden),
+        "gate_proj.bias": (ffn,),
+        "up_proj.weight": (ffn, hidden),
+        "up_proj.bias": (ffn,),
+        "down_proj.weight": (hidden, ffn),
+        "down_proj.bias": (hidden,),
+        "norm.weight": (hidden,),
+        "layernorm.weight": (hidden,),
+    }
+
+    def describe(name: str):
+        if name in changes:
+            return changes[name], fmt
+        shape = next(shape for end, shape in shapes.items() if name.endswith(end))
+        return shape, fmt if len(shape) == 2 else WeightFormat("f32")
+
+    return describe
+
+
+def plan_of(fmt=FORMATS[0], head="all", activations="f32", **config) -> Plan:
+    return build_plan(
+        LlamaConfig.parse({**CONFIG, **config}), describe_as(fmt), head=head, activations=activations
+    )
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_json_round_trip(fmt, head):
+    plan = plan_of(fmt, head, attention_bias=True, activations="f16")
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    assert str(again) == str(plan)
+    again.check()
+
+
+def test_printing_reads_like_the_calls():
+    lines = str(plan_of(FORMATS[3], "score")).splitlines()
+    assert len(lines) == 1 + 2 * 16 + 4
+    assert lines[0].startswith("embedding_int4(ids=ids, quants=embedding.quants, scales=embedding.scales")
+    norm = "model.layers.0.input_layernorm.weight"
+    assert lines[1] == f"rms_norm(x=embedded, weight={norm}, eps=1e-05) -> layers.0.attn.input"
+    assert "attention(q=layers.1.attn.q_rotated, kv=layers.1.kv, state=state, scale=" in str(lines)
+    assert lines[-1] == "target_log_likelihood(x=logits, targets=targets) -> log_likelihood"
+
+
+def test_tied_embeddings_are_one_matrix():
+    tied, untied = plan_of(tie_word_embeddings=True), plan_of()
+    assert "lm_head" in untied.weights and "lm_head" not in tied.weights
+    assert tied.calls[-1].inputs["values"] == "embedding.values"
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+def test_bytes_a_token_are_the_bytes_of_the_planes(fmt, tied):
+    """Every weight byte is read once a token; of an embedding that is no head, one row, which does not count."""
+    plan = plan_of(fmt, "last", tie_word_embeddings=tied)
+    expected = 0
+    for weight in plan.weights.values():
+        rows, columns = weight.shape
+        if weight.name == "embedding" and not tied:
+            continue
+        if not fmt.is_quantized:
+            expected += rows * -(-columns // 32) * 32 * ELEMENT_BYTES[fmt.dtype]
+            continue
+        scales = {"tensor": 1, "channel": rows}.get(fmt.granularity, rows * fmt.blocks(columns))
+        expected += rows * fmt.padded_columns(columns) * fmt.bits // 8
+        expected += scales * (ELEMENT_BYTES[fmt.scale_dtype] + (0 if fmt.symmetric else 1))
+    expected += 4 * 72 * (2 * 2 + 1)  # norms
+    assert step_cost(plan, {**SIZES, "tokens": 1}).weight_bytes == expected
+
+
+def test_work_of_a_step():
+    plan = plan_of(head="all")
+    cost = step_cost(plan, SIZES)
+    assert cost.dispatches == len(plan.calls)
+    matrices = sum(w.shape[0] * w.shape[1] for w in plan.weights.values() if w.name != "embedding")
+    attention = 2 * 4 * SIZES["tokens"] * 144 * SIZES["capacity"]
+    assert (
+        2 * SIZES["tokens"] * matrices + attention
+        < cost.flops
+        < 1.05 * (2 * SIZES["tokens"] * matrices + attention)
+    )
+    assert cost.bytes > cost.weight_bytes
+    assert step_cost(plan, {**SIZES, "tokens": 10}).flops == pytest.approx(2 * cost.flops)
+
+
+def test_bytes_by_kind():
+    plan = plan_of(activations="f16")
+    assert kind_bytes(plan, "cache", SIZES) == 2 * 2 * 2 * 64 * 24 * 2  # layers, k and v, heads, positions
+    assert buffer_bytes(plan.buffers["logits"], SIZES) == 5 * 131 * 4
+    assert buffer_bytes(plan.buffers["layers.0.mlp.hidden"], SIZES) == 5 * 172 * 2
+    assert buffer_bytes(plan.buffers["layers.0.mlp.gate"], SIZES) == 5 * 172 * 4
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_every_call_fits_its_kernel(fmt, head):
+    """Ports exist and are all bound, shapes agree, parameters are known, element types are taken."""
+    sizes = {**SIZES, "tokens": 1} if head == "greedy" else SIZES
+    plan = plan_of(fmt, head, attention_bias=True, mlp_bias=True)
+    for call in plan.calls:
+        kernel = wgsl_kernels.get(call.kernel)
+        call_sizes(plan, call, sizes)
+        assert set(call.params) <= set(kernel.params)
+        assert set(kernel.writes) == set(call.outputs)
+        for port, name in {**call.inputs, **call.outputs}.items():
+            wanted, dtype = kernel.ports[port].dtype, plan.buffers[name].dtype
+            assert dtype in {"float": ("f32", "f16"), "scale": ("f32", "f16")}.get(wanted, (wanted,))
+
+
+def test_f16_activations_leave_the_residual_stream_f32():
+    plan = plan_of(activations="f16")
+    halves = {b.name.split(".", 2)[-1] for b in plan.of_kind("activation") if b.dtype == "f16"}
+    assert halves == {
+        "attn.input",
+        "attn.q_rotated",
+        "attn.k_rotated",
+        "attn.context",
+        "mlp.input",
+        "mlp.hidden",
+        "final",
+    }
+    assert {b.dtype for b in plan.of_kind("cache")} == {"f16"}
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_a_read_before_the_write_is_refused():
+    plan = plan_of()
+    with pytest.raises(PlanError, match="before it is written"):
+        replace(plan, calls=plan.calls[1:]).check()
+    with pytest.raises(PlanError, match="result 'logits' is never written"):
+        replace(plan, calls=plan.calls[:-1]).check()
+
+
+def test_builder_refusals():
+    builder = PlanBuilder()
+    builder.buffer("x", (1,), "f32", "activation")
+    with pytest.raises(PlanError, match="declared twice"):
+        builder.buffer("x", (2,), "f32", "activation")
+    with pytest.raises(PlanError, match="'y', which no one declared"):
+        builder.call("add", {"a": "x", "b": "y"}, {"y": "x"})
+
+
+def _without(key):
+    return lambda data: data.pop(key)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without("buffers"),
+        _without("version"),
+        _without("results"),
+        lambda data: data.update(version=2),
+        lambda data: data.update(calls=None),
+        lambda data: data["calls"].pop(0),
+        lambda data: data["calls"][3].pop("params"),
+        lambda data: data["calls"][3].update(inputs=7),
+        lambda data: data["calls"][3]["inputs"].update(x="nothing"),
+        lambda data: data["buffers"][0].update(kind="secret"),
+        lambda data: data["buffers"].pop(),
+        lambda data: data["weights"][0]["format"].update(dtype="int5"),
+        lambda data: data["results"].append("nothing"),
+    ],
+)
+def test_damaged_json_is_refused(damage):
+    data = json.loads(json.dumps(plan_of(FORMATS[3]).to_json()))
+    damage(data)
+    with pytest.raises(PlanError):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize("data", [None, [], 3, "plan", {}])
+def test_what_is_no_plan_is_refused(data):
+    with pytest.raises(PlanError):
+        Plan.from_json(data)
+
+
+def test_names_and_near_names():
+    plan = plan_of()
+    assert plan.check_names(["logits", "layers.1.mlp.out"]) == ("logits", "layers.1.mlp.out")
+    with pytest.raises(PlanError, match=r"no activation 'layer\.1\.mlp\.out'; near it: layers\.1\.mlp\.out"):
+        plan.check_names(["logits", "layer.1.mlp.out"])
+    with pytest.raises(PlanError, match="no activation 'rope_table'"):
+        plan.check_names(["rope_table"])
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("model.layers.1.mlp.up_proj.weight", (172, 71)),
+        ("model.norm.weight", (71,)),
+        ("lm_head.weight", (130, 72)),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(name, shape):
+    with pytest.raises(UnsupportedModelError, match=f"{name} has shape .*{shape[0]}.* asks for"):
+        build_plan(LlamaConfig.parse(CONFIG), describe_as(FORMATS[0], **{name: shape}))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ({"num_attention_heads": 5}, "num_attention_heads 5 is not a multiple of num_key_value_heads 2"),
+        ({"head_dim": 20}, "head size 20 is not a multiple of 8"),
+        ({"head_dim": "24"}, "head_dim is '24'"),
+        ({"vocab_size": None}, "vocab_size is None"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type is 'yarn'; default, linear, llama3"),
+        ({"rope_scaling": {"type": "linear"}}, "needs a positive factor, not None"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "needs a positive low_freq_factor"),
+        ({"rope_theta": "10000"}, "rope_theta is '10000'"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ],
+)
+def test_configurations_that_are_refused(change, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        LlamaConfig.parse({**CONFIG, **change})
+
+
+def test_defaults_and_spellings_of_a_configuration():
+    """null means the default; rope is written in three ways, by age of the file."""
+    nulls = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_scaling", "rope_theta"))
+    parsed = LlamaConfig.parse({**CONFIG, **nulls, "hidden_size": 96})
+    assert (parsed.kv_heads, parsed.head_dim, parsed.rope_theta) == (6, 16, 10000.0)
+    old = LlamaConfig.parse({**CONFIG, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}})
+    new = LlamaConfig.parse(
+        {**CONFIG, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}
+    )
+    assert old.rope_theta == new.rope_theta == 5e5
+    assert old.rope_scaling["rope_type"] == new.rope_scaling["rope_type"] == "linear"
+    assert old.rope_scaling["factor"] == new.rope_scaling["factor"] == 2.0
+
+
+def test_heads_and_activations_are_checked():
+    with pytest.raises(ValueError, match="head is one of all, last, score, greedy"):
+        plan_of(head="first")
+    with pytest.raises(ValueError, match="f32 or f16"):
+        plan_of(activations="bf16")
