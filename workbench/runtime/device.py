@@ -127,7 +127,9 @@ class Device:
         compute.dispatch_workgroups(1)
         compute.end()
         self.wgpu.queue.submit([encoder.finish()])
-        return int(self.read(buffer, np.uint32)[0])
+        lanes = int(self.read(buffer, np.uint32)[0])
+        self.release(buffer)
+        return lanes
 
     @property
     def name(self) -> str:
