@@ -39,7 +39,7 @@ class Loss:
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
-        values["interval95"] = list(self.interval95)
+        values["interval95"] = [end if math.isfinite(end) else None for end in self.interval95]
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
     def __str__(self) -> str:

@@ -15,15 +15,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=positive, default=12_000, metavar="N", help="to score (default 12000)"
     )
+    parser.add_argument(
+        "--repetitions", type=positive, default=5, metavar="N", help="of each timing (default 5)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.bench import demo
     from workbench.bench.console import Console
+    from workbench.bench.measure import Settings
     from workbench.commands.embedded import convert_embedded
 
     console = Console()
     console.say(f"quantizing the embedded model to {', '.join(FORMATS)} (round to nearest)")
     models = convert_embedded(Path(arguments.output) / "models", FORMATS)
-    demo.run(models, output=arguments.output, tokens=arguments.tokens, console=console)
+    settings = Settings(repetitions=arguments.repetitions)
+    demo.run(models, output=arguments.output, tokens=arguments.tokens, settings=settings, console=console)
     return 0
