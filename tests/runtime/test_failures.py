@@ -200,6 +200,10 @@ def test_a_cache_beyond_memory(checkpoint, own_devices):
     assert device.allocated > before
     session.close()
     assert device.allocated == before
+    session = model.session()
+    session.feed([1])
+    del session  # forgotten, not closed
+    assert device.allocated == before
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 5, 11, 23])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -42,14 +43,20 @@ def run_chunks(executor, head: str, ids: np.ndarray, cache, targets=None, keep: 
         start += count
 
 
+def _nothing(cache) -> None:
+    """Caches in host memory need no release."""
+
+
 class Session:
-    """Keys and values of one sequence. Made by `Model.session`; `close` gives the memory back."""
+    """Keys and values of one sequence, made by `Model.session`. Its memory goes with `close`, or with the session."""
 
     def __init__(self, executor, vocab_size: int, capacity: int):
         self._executor, self._vocab_size = executor, vocab_size
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
-        self._closed = False
+        # the cache is released with the session, not when Python gets around to its cycles
+        self._free = weakref.finalize(self, getattr(executor, "free_cache", _nothing), self._cache)
+        self._free.atexit = False
 
     @property
     def position(self) -> int:
@@ -68,12 +75,7 @@ class Session:
 
     def close(self) -> None:
         """Give the cache's memory back; the session cannot be used afterwards."""
-        if self._closed:
-            return
-        self._closed = True
-        free = getattr(self._executor, "free_cache", None)
-        if free is not None:
-            free(self._cache)
+        self._free()
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens; returns the logits [vocab] after the last one.
@@ -107,7 +109,7 @@ class Session:
         return [int(t) for t in self._executor.greedy(int(token), count, self._cache)]
 
     def _require(self, count: int) -> None:
-        if self._closed:
+        if not self._free.alive:
             raise WorkbenchError("this session is closed; make a new one")
         room = self.capacity - self.position
         if count <= room:
