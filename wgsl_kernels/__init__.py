@@ -16,6 +16,7 @@ MODULES = (
     "embedding",
     "kv_append",
     "linear",
+    "linear_a8",
     "logits",
     "quantize_activations",
     "rms_norm",

@@ -1,5 +1,8 @@
 // Activations to INT8, symmetric: q = clamp(round(x / scale), -127, 127), four a word, with one scale a block of
 // BLOCK columns. Dynamic: scale = max |x| / 127 of the block. Static: the given scale. A thread takes one block.
+//
+// STRIDE is the order that a weight format's unpacking asks for: of each 4 * STRIDE columns, word j holds columns j,
+// j + STRIDE, j + 2 * STRIDE, j + 3 * STRIDE. 1 is the natural order.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> quants: array<u32>;
 @group(0) @binding(2) var<storage, read_write> scales: array<f32>;
@@ -25,8 +28,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let inverse = select(0.0, 1.0 / scale, scale > 0.0);
   scales[token * BLOCKS + block] = scale;
   for (var i = 0u; i < BLOCK; i += 4u) {
-    let v = vec4<f32>(value(token, first + i), value(token, first + i + 1u),
-                      value(token, first + i + 2u), value(token, first + i + 3u));
+    let column = first + i / (4u * STRIDE) * (4u * STRIDE) + (i / 4u) % STRIDE;
+    let v = vec4<f32>(value(token, column), value(token, column + STRIDE),
+                      value(token, column + 2u * STRIDE), value(token, column + 3u * STRIDE));
     let q = vec4<u32>(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)))) & vec4<u32>(255u);
     quants[(token * BLOCKS * BLOCK + first + i) >> 2u] = q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
   }

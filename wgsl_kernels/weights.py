@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
+from .layout import FLOAT_GROUP
 from .pair import Context, Port, ceil_div
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
@@ -113,7 +114,7 @@ def random_planes(
 ) -> dict:
     """Random planes of a weight with standard deviation near 1/sqrt(columns), and the parameters with them."""
     if not is_quantized(fmt):
-        padded = ceil_div(columns, 32) * 32
+        padded = ceil_div(columns, FLOAT_GROUP) * FLOAT_GROUP
         values = torch.zeros(rows, padded)
         values[:, :columns] = torch.randn(rows, columns, generator=generator) / columns**0.5
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[fmt]

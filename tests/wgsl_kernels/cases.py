@@ -164,6 +164,25 @@ def _linear_cases() -> Iterator[Case]:
             )
 
 
+def _integer_linear_cases() -> Iterator[Case]:
+    ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
+    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 63, 65, 70)}
+    for fmt in ZERO_POINTS:
+        for variant in wgsl_kernels.get(f"linear_a8_{fmt}").variants:
+            yield from cases_of(
+                f"linear_a8_{fmt}",
+                variant,
+                8,
+                tokens=tokens[variant],
+                rows=(1, 3, 33, 64, 123, 130),
+                columns=(5, 31, 96, 172, 352, 896, 32, 576),
+                bias=(False, True),
+                residual=(False, True),
+                part=ranges,
+                **_weight_options(fmt),
+            )
+
+
 def _weight_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         columns = (5, 31, 64, 96, 172, 352, 576, 896)
@@ -181,7 +200,8 @@ def _elementwise_cases() -> Iterator[Case]:
         yield from cases_of(kernel, "elements", 9, **common)
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
-    blocks = {"block": (4, 32, 64, 128), "static_scale": (0.0, 0.0, 0.01, 0.05)}
+    words = tuple({"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4)))
+    blocks = {"words": words, "static_scale": (0.0, 0.0, 0.01, 0.05)}
     yield from cases_of("quantize_activations", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(
         "advance",
@@ -265,5 +285,12 @@ def _cache_cases() -> Iterator[Case]:
 
 def all_cases() -> list[Case]:
     """Every case; covers all registered variants, which `test_pairs.py` checks."""
-    makers = (_elementwise_cases, _row_cases, _cache_cases, _weight_cases, _linear_cases)
+    makers = (
+        _elementwise_cases,
+        _row_cases,
+        _cache_cases,
+        _weight_cases,
+        _linear_cases,
+        _integer_linear_cases,
+    )
     return [case for maker in makers for case in maker()]

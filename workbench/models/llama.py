@@ -19,6 +19,9 @@ from workbench.plan.plan import Plan
 #: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input.
 HEADS = ("all", "last", "score", "greedy")
 
+#: What the inputs of linear layers are stored as.
+ACTIVATIONS = ("f32", "f16", "int8")
+
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -125,7 +128,9 @@ class _LlamaBuilder:
     """Carries what every part of the plan needs: configuration, the checkpoint's description, activations' type."""
 
     def __init__(self, config: LlamaConfig, describe: Describe, act: str):
-        self.config, self.describe, self.act = config, describe, act
+        self.config, self.describe = config, describe
+        self.integer_inputs = act == "int8"
+        self.act = "f32" if self.integer_inputs else act
         self.plan = PlanBuilder()
 
     def rows(self, name: str, width: int, dtype: str = "f32") -> str:
@@ -156,11 +161,15 @@ class _LlamaBuilder:
 
     def linear(self, name: str, tensor: str, shape: tuple[int, int], x: str, out: str, *, bias=False) -> str:
         weight = self.matrix(name, f"{tensor}.weight", shape)
-        inputs = {"x": x}
-        if bias:
-            inputs["bias"] = self.vector(f"{tensor}.bias", shape[0])
-        y = self.rows(out, shape[0])
-        self.plan.call_with_weight("linear", weight, inputs, {"y": y})
+        bias_input = {"bias": self.vector(f"{tensor}.bias", shape[0])} if bias else {}
+        return self.apply_linear(weight, x, self.rows(out, shape[0]), bias_input)
+
+    def apply_linear(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
+        """y = x W^T, with x as integers where the model's activations and the weight are."""
+        if self.integer_inputs and self.plan.format(weight).is_quantized:
+            self.plan.call_with_integer_input("linear_a8", weight, x, inputs, {"y": y})
+        else:
+            self.plan.call_with_weight("linear", weight, {"x": x, **inputs}, {"y": y})
         return y
 
     def add(self, a: str, b: str, out: str) -> str:
@@ -243,8 +252,7 @@ class _LlamaBuilder:
         weight = self.matrix(name, tensor, (c.vocab_size, c.hidden_size))
         rows = 1 if one_row else "tokens"
         logits = self.plan.buffer("logits", (rows, c.vocab_size), "f32", "activation")
-        self.plan.call_with_weight("linear", weight, {"x": x}, {"y": logits})
-        return logits
+        return self.apply_linear(weight, x, logits, {})
 
     def build(self, head: str) -> Plan:
         c, plan = self.config, self.plan
@@ -283,11 +291,12 @@ def build_plan(
     """The plan of a Llama model.
 
     describe: shape and format of a checkpoint tensor by its Hugging Face name (`source.describe`). head: one of
-    `HEADS`. activations: "f32", or "f16" for the inputs of linear layers and attention and for the cache; the
-    residual stream and all outputs of linear layers stay f32.
+    `HEADS`. activations: "f32"; "f16" for the inputs of linear layers and attention and for the cache; "int8" for
+    the inputs of linear layers with integer weights, in blocks of 32. The residual stream and all outputs of linear
+    layers stay f32.
     """
     if head not in HEADS:
         raise ValueError(f"head is one of {', '.join(HEADS)}, not {head!r}")
-    if activations not in ("f32", "f16"):
-        raise ValueError(f"activations are f32 or f16, not {activations!r}")
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
     return _LlamaBuilder(config, describe, activations).build(head)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from wgsl_kernels.layout import FLOAT_GROUP, INT8_BLOCK, INT8_STRIDES
 from workbench.formats.spec import WeightFormat
 
 from .plan import Buffer, Call, Plan, PlanError, Weight
-
-FLOAT_GROUP = 32  # rows of float planes are padded on the device to whole groups of so many columns
 
 
 class PlanBuilder:
@@ -70,6 +69,25 @@ class PlanBuilder:
             planes = ["values"]
         bound = {plane: f"{weight}.{plane}" for plane in planes}
         self.call(f"{operation}_{fmt.dtype}", {**inputs, **bound}, outputs, **params)
+
+    def format(self, weight: str) -> WeightFormat:
+        return self._weights[weight].format
+
+    def call_with_integer_input(
+        self, operation: str, weight: str, x: str, inputs: Mapping[str, str], outputs: dict[str, str]
+    ) -> None:
+        """Append `<operation>_<format>` with x as INT8 in blocks of 32; x is quantized once for each word order."""
+        fmt, (rows, columns) = self.format(weight), self._buffers[x].shape
+        stride, groups = INT8_STRIDES[fmt.dtype], -(-columns // INT8_BLOCK)
+        quants, scales = f"{x}.int8_{stride}", f"{x}.int8_{stride}_scales"
+        if quants not in self._buffers:
+            self.buffer(quants, (rows, groups * INT8_BLOCK // 4), "u32", "activation")
+            self.buffer(scales, (rows, groups), "f32", "activation")
+            made = {"quants": quants, "scales": scales}
+            self.call("quantize_activations", {"x": x}, made, block=INT8_BLOCK, stride=stride)
+        self.call_with_weight(
+            operation, weight, {"x": quants, "x_scales": scales, **inputs}, outputs, columns=columns
+        )
 
     def finish(self, results: Iterable[str]) -> Plan:
         """The plan; raises `PlanError` if a call reads an activation that nothing wrote before."""

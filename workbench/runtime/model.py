@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from workbench.errors import NoAdapterError, PromptTooLongError, WorkbenchError
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama import ACTIVATIONS, LlamaConfig
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
@@ -248,14 +248,15 @@ def load(
     """Load a converted folder, a Hugging Face checkpoint folder, or a hub id.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
-    adapter. dtype: "f32", or "f16" for activations and cache. max_tokens: positions of the key/value cache.
+    adapter. dtype: "f32"; "f16" for activations and cache; or "int8" for the inputs of linear layers with integer
+    weights. max_tokens: positions of the key/value cache.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
     chosen, reason = choose_backend(backend)
-    if dtype not in ("f32", "f16"):
-        raise WorkbenchError(f"dtype is 'f32' or 'f16', not {dtype!r}")
+    if dtype not in ACTIVATIONS:
+        raise WorkbenchError(f"dtype is one of {', '.join(ACTIVATIONS)}, not {dtype!r}")
     capacity, capacity_reason = choose_max_tokens(config, max_tokens)
     choices = [("backend", chosen, reason), ("max_tokens", str(capacity), capacity_reason)]
     if chosen == "torch":

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wgsl_kernels.layout import FLOAT_GROUP
 from workbench.formats.tensor import WeightTensor
-from workbench.plan.builder import FLOAT_GROUP
 
 
 def device_planes(tensor: WeightTensor) -> dict[str, np.ndarray]:

@@ -1,0 +1,10 @@
+"""How arrays lie on a device where kernels and plans must agree; numbers only, so that plans need not load torch."""
+
+from __future__ import annotations
+
+#: Rows of float weights are padded with zeros to whole groups of so many columns.
+FLOAT_GROUP = 32
+#: Columns of INT8 activations that share a scale.
+INT8_BLOCK = 32
+#: Order of INT8 activation words by weight format: how far apart the columns lie that one mask picks from a word.
+INT8_STRIDES = {"int8": 1, "int4": 2, "int2": 4}

@@ -1,0 +1,159 @@
+"""Linear layers with INT8 activations and integer weights: `linear_a8_int8`, `linear_a8_int4`, `linear_a8_int2`.
+
+Activations come from `quantize_activations` in blocks of 32, in the order (`stride`) that the weight format unpacks
+to. Products are integer dot products of four (DP4A), exact; only scales are floats. What this costs in accuracy is
+the activations' rounding, which a plan states by its own calls.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from .layout import INT8_BLOCK, INT8_STRIDES
+from .numerics import EPS32, random_tensor
+from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from .quantize_activations import quantize_activations, unpack_activations
+from .reduce import lanes_default, reduction
+from .weights import (
+    BITS,
+    dense,
+    magnitude_planes,
+    quant_params,
+    random_planes,
+    weight_library,
+    weight_ports,
+    weight_sizes,
+)
+
+#: Up to so many tokens the weights are better read once a token than once a tile.
+FEW_TOKENS = 4
+
+
+def _operands(fmt: str, context: Context) -> tuple[str, ...]:
+    _, _, *scales_and_zeros = weight_library(fmt, context)  # without the unpacking to floats
+    bias = "bias_plane" if "bias" in context.types else "bias_none"
+    residual = "residual_plane" if "residual" in context.types else "residual_none"
+    return (f"dot_{fmt}", *scales_and_zeros, bias, residual)
+
+
+def _variants(fmt: str) -> dict[str, Variant]:
+    return {
+        "gemv": Variant(
+            "linear_a8_gemv",
+            grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
+            tunables={"workgroup": (32, 8, 16, 64, 128), "rows_per_group": (4, 8, 16)},
+            library=lambda c: (*_operands(fmt, c), reduction(c)),
+            defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
+            why="few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+        ),
+        "tile": Variant(
+            "linear_a8_tile",
+            grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),
+            library=partial(_operands, fmt),
+            why="many tokens: activations in workgroup memory serve 64 rows",
+        ),
+    }
+
+
+def _prefer(context: Context) -> tuple[str, str]:
+    if context["tokens"] <= FEW_TOKENS:
+        return "gemv", f"{context['tokens']} token(s), at most {FEW_TOKENS}: weights are read once a token"
+    return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile serves 64 of them"
+
+
+def _reference(
+    fmt: str, x, x_scales, weight, columns, bias=None, residual=None, row_offset=0, out_rows=None, **_
+):
+    """y = (x_scale * xq) W^T + bias + residual, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+    q = unpack_activations(x, INT8_STRIDES[fmt]).to(weight.dtype)
+    values = (q.unflatten(1, (-1, INT8_BLOCK)) * x_scales.to(weight.dtype).unsqueeze(-1)).flatten(1)[
+        :, :columns
+    ]
+    y = F.linear(values, weight[:, :columns], None if bias is None else bias.to(weight.dtype))
+    if out_rows is not None and out_rows != y.shape[-1]:
+        y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
+    return y if residual is None else y + residual.to(weight.dtype)
+
+
+def _make_inputs(
+    fmt: str,
+    seed=0,
+    tokens=1,
+    rows=64,
+    columns=64,
+    n=None,
+    k=None,
+    bias=False,
+    residual=False,
+    y_dtype="f32",
+    **weight_options,
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = n or rows, k or columns
+    x = random_tensor(generator, (tokens, columns))
+    words, scales = quantize_activations.reference(x, block=INT8_BLOCK, stride=INT8_STRIDES[fmt])
+    arguments = {"x": words, "x_scales": scales, "columns": columns}
+    arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
+    if bias:
+        arguments["bias"] = random_tensor(generator, (rows,))
+    if residual:
+        arguments["residual"] = random_tensor(generator, (tokens, rows))
+    return arguments
+
+
+def _tolerance(fmt: str, arguments, expected) -> dict:
+    """As for float activations: rounding errors of the sums over blocks grow with sum |w||x|."""
+    columns = arguments["columns"]
+    q = unpack_activations(arguments["x"], INT8_STRIDES[fmt]).double().abs()
+    x = (q.unflatten(1, (-1, INT8_BLOCK)) * arguments["x_scales"].double().unsqueeze(-1)).flatten(1)[
+        :, :columns
+    ]
+    bound = x @ magnitude_planes(fmt, arguments, columns).T
+    offset = arguments.get("row_offset", 0)
+    bound = F.pad(bound, (offset, expected["y"].shape[-1] - offset - bound.shape[-1]))
+    if "bias" in arguments:
+        bias = arguments["bias"].double().abs()
+        bound = bound + F.pad(bias, (offset, bound.shape[-1] - offset - bias.shape[-1]))
+    if "residual" in arguments:
+        bound = bound + arguments["residual"].double().abs()
+    return {"y": 8 * EPS32 * bound + 1e-30}
+
+
+def _cost(fmt: str, sizes) -> Cost:
+    tokens, rows, columns = sizes["tokens"], sizes["rows"], sizes["columns"]
+    weight = rows * columns * BITS[fmt] / 8 + rows * (columns / sizes["block"]) * 3
+    return Cost(weight + 1.125 * tokens * columns, 4 * tokens * rows, 2 * tokens * rows * columns)
+
+
+def linear_a8(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"linear_a8_{fmt}",
+            reference=partial(_reference, fmt),
+            reads={
+                "x": Port(("tokens", "x_words"), "u32"),
+                **weight_ports(fmt),
+                "bias": Port(("rows",), "f32", optional=True, binding=4),
+                "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
+                "x_scales": Port(("tokens", "x_groups"), "f32", binding=7),
+            },
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
+            variants=_variants(fmt),
+            make_inputs=partial(_make_inputs, fmt),
+            tolerance=partial(_tolerance, fmt),
+            cost=partial(_cost, fmt),
+            prepare=partial(dense, fmt),
+            prepared_ports=tuple(weight_ports(fmt)),
+            derive=lambda sizes: {"out_rows": sizes.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
+            prefer=_prefer,
+        )
+    )
+
+
+for _format in INT8_STRIDES:
+    linear_a8(_format)
