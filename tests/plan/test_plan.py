@@ -296,5 +296,5 @@ def test_defaults_and_spellings_of_a_configuration():
 def test_heads_and_activations_are_checked():
     with pytest.raises(ValueError, match="head is one of all, last, score, greedy"):
         plan_of(head="first")
-    with pytest.raises(ValueError, match="activations are .*f32.*f16"):
+    with pytest.raises(ValueError, match=r"activations are .*f32.*f16"):
         plan_of(activations="bf16")
