@@ -35,11 +35,12 @@ def test_both_executors_agree_and_stay_close_to_f32(folder, ids):
     assert any(call.kernel.startswith("linear_a8") for call in quantized["wgpu"].plan().calls)
     nll = {backend: model.score(ids).nll for backend, model in quantized.items()}
     plain = workbench.load(folder, backend="torch").score(ids).nll
-    # A quant on the edge between two values may fall to either side, so single tokens differ; their mean hardly.
-    assert abs((nll["wgpu"] - nll["torch"]).mean()) < 2e-3
-    difference = nll["torch"] - plain
-    assert 0 < np.abs(difference).max()
-    assert abs(difference.mean()) < 0.01 * plain.mean()
+    # A quant on the edge between two values may fall to either side, and what follows from it differs; but less than
+    # quantizing the activations changes.
+    rounding = np.sqrt(np.mean((nll["torch"] - plain) ** 2))
+    between = np.sqrt(np.mean((nll["wgpu"] - nll["torch"]) ** 2))
+    assert 0 < between < rounding
+    assert abs((nll["torch"] - plain).mean()) < 0.01 * plain.mean()
 
 
 def test_a_quantized_activation_is_the_activation_rounded(folder, ids):
