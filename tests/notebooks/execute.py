@@ -42,13 +42,10 @@ def execute(notebook, folder: Path, environment: dict[str, str]):
 
     environment: the kernel's. Raises nbclient's CellExecutionError at the first cell that fails.
     """
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
-    manager = AsyncKernelManager(kernel_name=KERNEL)
     client = NotebookClient(
         notebook,
-        km=manager,
         timeout=CELL_TIMEOUT_S,
         kernel_name=KERNEL,
         resources={"metadata": {"path": str(folder)}},
