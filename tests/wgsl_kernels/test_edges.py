@@ -133,7 +133,7 @@ def test_quantized_large_numbers_reach_127(check):
     x = torch.linspace(-1e4, 1e4, 128).view(1, 128)
     out = check("quantize_activations", {"x": x, "block": 128, "static_scale": 0.0})
     assert lanes(out["quants"])[0][0] == -127 and lanes(out["quants"])[0][-1] == 127
-    x = torch.tensor([[3e38, -3e38, 1e38, 0.0]])
+    x = torch.tensor([[3e37, -3e37, 1e37, 0.0]])  # WGSL promises nothing of divisors beyond 2^126, 8.5e37
     out = check("quantize_activations", {"x": x, "block": 4, "static_scale": 0.0})
     assert lanes(out["quants"]) == [[127, -127, 42, 0]]
 

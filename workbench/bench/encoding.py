@@ -98,7 +98,7 @@ def measure_encoding(model: Any, dispatches: int = 300, repetitions: int = 100) 
     cache = executor.new_cache(model.max_tokens)
     try:
         device = executor.device
-        recorder = executor._recorder("greedy", 1, cache, ())
+        recorder = executor.recorder("greedy", 1, cache, ())
         steps = max(1, min(round(dispatches / len(recorder)), STEPS, cache.capacity))
         bench = _Bench(executor, cache, recorder, steps)
         load = load_average()
@@ -175,7 +175,7 @@ class _Bench:
     def execute(self, buffer: Any, record_meanwhile: int = 0) -> None:
         """Submit, record further passes meanwhile, and wait until the submitted one is done."""
         self.cache.position = 0
-        self.executor._write_inputs(self.cache, 1, np.array([0]), None)
+        self.executor.write_inputs(self.cache, 1, np.array([0]), None)
         self.device.wgpu.queue.submit([buffer])
         if record_meanwhile:
             self.record(record_meanwhile)

@@ -16,8 +16,8 @@ import numpy as np
 from .plot import COLOURS
 from .weight_error import WeightError
 
-#: A format looks the same in every figure.
-FORMAT_COLOURS = {"f16": "0.45", "int8": COLOURS[0], "int4": COLOURS[1], "int2": COLOURS[2]}
+#: A format looks the same in every figure, and as in `perplexity_vs_size` of these four.
+FORMAT_COLOURS = dict(zip(("f16", "int8", "int4", "int2"), COLOURS, strict=False))
 DPI = 110
 
 
@@ -77,7 +77,7 @@ def levels(errors: Sequence[WeightError], row: int = 0, block: int = 0) -> Pictu
         )
         axes.set_xlabel("weight", fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0])
+    _no_negative_counts(picture.axes[0])
     picture.axes[0].set_ylabel("weights in a bin", fontsize=9)
     return picture
 
@@ -113,7 +113,7 @@ def explained(error: WeightError, row: int = 0, block: int = 0) -> Picture:
     floor = counts.max() * 0.2
     first.vlines(possible, -floor, -floor * 0.25, color=colour, lw=min(1.6, 220 / len(possible)))
     first.set(xlim=(-reach, reach), xlabel="weight", ylabel="weights in a bin")
-    first.set_yticks([tick for tick in first.get_yticks() if tick >= 0])
+    _no_negative_counts(first)
     first.set_title(f"row {row}, block {block}, its levels below", fontsize=9)
     steps = error.tensor.planes["scales"].astype(np.float32)
     steps = np.repeat(
@@ -159,8 +159,9 @@ def depth(
     picture = Picture(8.6, 3.7, columns=2)
     left, right = picture.axes
     for label, values in stream.items():
+        values = [value or np.nan for value in values]  # no error at all has no place on this scale
         left.plot(range(len(values)), values, "o-", ms=3.5, lw=1.4, label=label, color=colour_of(label))
-    for (label, values), colour in zip(parts.items(), COLOURS[3:], strict=False):
+    for (label, values), colour in zip(parts.items(), ("#E69F00", "#56B4E9", "0.55", "black"), strict=False):
         right.plot(range(len(values)), values, "s-", ms=3.5, lw=1.4, label=label, color=colour)
     left.set_yscale("log")
     left.set_title("residual stream", fontsize=9.5)
@@ -174,6 +175,13 @@ def depth(
     for axes in picture.axes:
         axes.tick_params(labelsize=8.5)
     return picture
+
+
+def _no_negative_counts(axes: Any) -> None:
+    """The levels hang below 0; counts do not."""
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= high])
+    axes.set_ylim(low, high)
 
 
 def _reach(weights: np.ndarray, levels: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these, the last piece padded. Padding costs time, dispatches cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
-#: Greedy steps recorded into one submit.
+#: Greedy steps between two readbacks.
 STEPS = 16
 NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 
@@ -125,8 +125,8 @@ class WgpuExecutor:
         valid = len(ids)
         size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
-            recorder = self._recorder(head, size, cache, keep)
-            self._write_inputs(cache, size, ids, targets)
+            recorder = self.recorder(head, size, cache, keep)
+            self.write_inputs(cache, size, ids, targets)
             self._submit(recorder, 1)
             names = (*self.plan(head).results, *keep)
             ready = self._ready[head, size, cache.capacity, keep]
@@ -135,14 +135,14 @@ class WgpuExecutor:
         return results
 
     def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
-        """The `count` greedy successors of token `first`, which is the next input; `STEPS` of them a submit."""
+        """The `count` greedy successors of token `first`, which is the next input; read back every `STEPS` tokens."""
         found: list[int] = []
         token = first
         with self.device.lock:
-            recorder = self._recorder("greedy", 1, cache, ())
+            recorder = self.recorder("greedy", 1, cache, ())
             while len(found) < count:
                 steps = min(STEPS, count - len(found))
-                self._write_inputs(cache, 1, np.array([token]), None)
+                self.write_inputs(cache, 1, np.array([token]), None)
                 self._submit(recorder, steps)
                 history = self.device.read(cache.buffers["history"], np.uint32, steps)
                 found += [int(t) for t in history]
@@ -152,7 +152,8 @@ class WgpuExecutor:
 
     # ---- preparing -------------------------------------------------------------------------------------------
 
-    def _recorder(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> Recorder:
+    def recorder(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> Recorder:
+        """The dispatches of one step, compiled and bound to a cache; made once. Hold `device.lock` while using it."""
         key = (head, size, cache.capacity, keep)
         if key not in self._ready:
             self._ready[key] = self._compile(head, size, cache.capacity, keep)
@@ -279,7 +280,8 @@ class WgpuExecutor:
 
     # ---- running ---------------------------------------------------------------------------------------------
 
-    def _write_inputs(self, cache: WgpuCache, size: int, ids, targets) -> None:
+    def write_inputs(self, cache: WgpuCache, size: int, ids, targets) -> None:
+        """Token ids (and targets) of the next step, padded to `size`, and the state that goes with them."""
         padded = np.zeros(size, dtype=np.uint32)
         padded[: len(ids)] = ids
         self.device.write(cache.buffers["ids"], padded)
@@ -290,13 +292,14 @@ class WgpuExecutor:
         self.device.write(cache.buffers["state"], state)
 
     def _submit(self, recorder: Recorder, times: int) -> None:
+        """One submit a step, so that the device executes a step while the next is being recorded."""
         with self.device.errors():
-            encoder = self.device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass()
             for _ in range(times):
+                encoder = self.device.wgpu.create_command_encoder()
+                compute = encoder.begin_compute_pass()
                 recorder.encode(compute)
-            compute.end()
-            self.device.wgpu.queue.submit([encoder.finish()])
+                compute.end()
+                self.device.wgpu.queue.submit([encoder.finish()])
 
     def _read(self, ready: _Ready, name: str, valid: int) -> np.ndarray:
         buffer = ready.plan.plan.buffers[name]
