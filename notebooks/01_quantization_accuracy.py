@@ -23,15 +23,17 @@
 # 2. one matrix up close: levels, errors, blocks
 # 3. converting to INT8, INT4 and INT2
 # 4. perplexity with error bars, and how many tokens a claim needs
-# 5. where inside the model the error grows
-# 6. what it does to a story
-# 7. your own checkpoint
+# 5. where inside the model the error is
+# 6. what helps against it
+# 7. what it does to a story
+# 8. your own checkpoint
 #
 # The embedded model has 7.3 million parameters and writes children's stories. It is small enough that everything
 # below takes less than three minutes on two CPU cores without a GPU. Its numbers are real, but they are *its* numbers:
 # large models lose less at the same bit width.
 
 # %%
+import html
 import json
 from pathlib import Path
 
@@ -40,6 +42,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 import workbench
+from eval.perplexity import perplexities
 from eval.texts import encode, load_text
 from workbench.assets import demo_model_path, evaluation_text
 from workbench.bench import plots
@@ -139,42 +142,46 @@ display(table(names, rows), plots.block_errors([*nearest, *searched]))
 # %%
 BLOCKS = [32, 64, 128, 256, "channel", "tensor"]
 
+
+def menu(label: str, options: list, value=None) -> widgets.Dropdown:
+    labels = {"description_width": "initial"}
+    return widgets.Dropdown(options=options, value=value or options[0], description=label, style=labels)
+
+
 choice = {
-    "matrix": widgets.Dropdown(options=matrices, value=NAME, description="matrix", layout={"width": "26em"}),
-    "dtype": widgets.Dropdown(options=FORMATS, value="int4", description="format", layout={"width": "12em"}),
-    "block": widgets.Dropdown(options=BLOCKS, value=128, description="block", layout={"width": "12em"}),
-    "quantizer": widgets.Dropdown(options=["rtn", "grid"], description="method", layout={"width": "12em"}),
+    "matrix": menu("matrix", matrices, NAME),
+    "dtype": menu("format", list(FORMATS), "int4"),
+    "block": menu("block", BLOCKS, 128),
+    "quantizer": menu("method", ["rtn", "grid"]),
 }
-shown = widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "scale-down"})
-said = widgets.HTML()
+for control in choice.values():
+    control.layout.width = "max-content"
+picture, figures = widgets.Image(format="png", layout={"object_fit": "scale-down"}), widgets.HTML()
 
 
 def look(matrix: str, dtype: str, block: int | str, quantizer: str) -> plots.Picture:
     sizes = {"block_size": block} if isinstance(block, int) else {"granularity": block}
-    tensor = source.tensor(matrix).dequantize()
-    found = weight_error(tensor, WeightFormat(dtype, **sizes), quantizer, matrix)
-    said.value = (
-        f"<p data-format='{found.format}' data-method='{quantizer}'>{found.format}, {quantizer}: "
-        f"<b>{found.sqnr_db:.2f} dB</b> at {found.bits_per_weight:.3f} bits a weight, "
-        f"{found.tensor.nbytes / 1024:.0f} KiB</p>"
-    )
-    return plots.explained(found)
+    found = weight_error(source.tensor(matrix).dequantize(), WeightFormat(dtype, **sizes), quantizer, matrix)
+    drawn = plots.explained(found)
+    picture.value = drawn.png()
+    size = f"{found.bits_per_weight:.3f} bits a weight, {found.tensor.nbytes / 1024:.0f} KiB"
+    said = f"{found.format}, {quantizer}: <b>{found.sqnr_db:.2f} dB</b> at {size}"
+    figures.value = f"<p data-format='{found.format}' data-method='{quantizer}'>{said}</p>"
+    return drawn
 
 
-def update(_=None) -> plots.Picture | None:
+def changed(_) -> None:
     try:
-        picture = look(**{name: control.value for name, control in choice.items()})
+        look(**{name: control.value for name, control in choice.items()})
     except Exception as error:  # a callback's error would otherwise go unseen
-        said.value = f"<p role='alert'>{type(error).__name__}: {error}</p>"
-        return None
-    shown.value = picture.png()
-    return picture
+        figures.value = f"<p role='alert'>{type(error).__name__}: {html.escape(str(error))}</p>"
 
 
 for control in choice.values():
-    control.observe(update, names="value")
-explorer = widgets.VBox([widgets.HBox(list(choice.values()), layout={"flex_flow": "row wrap"}), said, shown])
-display(with_picture(explorer, update()), raw=True)
+    control.observe(changed, names="value")
+menus = widgets.HBox(list(choice.values()), layout={"flex_flow": "row wrap"})
+explorer = widgets.VBox([menus, figures, picture])
+display(with_picture(explorer, look(NAME, "int4", 128, "rtn")), raw=True)
 
 # %% [markdown]
 # The same question as a table: what does a smaller block buy, and what does it cost? Halving the block adds 24 bits (an
@@ -332,20 +339,73 @@ growth_figure.save(RESULTS / "error_by_layer.png")
 display(growth_figure)
 
 # %%
+whole = growth["the stream itself"]
+of_weights = {error.format.dtype: 10 ** (-error.sqnr_db / 20) for error in nearest}
 rows = []
 for label, values in growth.items():
-    share = [value / whole for value, whole in zip(values, growth["the stream itself"], strict=True)]
-    rows.append([label, *(f"{values[at]:.2g}" for at in (0, 1, -1)), *(f"{share[at]:.2g}" for at in (0, -1))])
-names = ["RMS", "embedding", "layer 0", "last layer", "relative, embedding", "relative, last layer"]
-display(table(names, rows))
+    share = [value / size for value, size in zip(values, whole, strict=True)]
+    weight_share = of_weights.get(label.split()[0])
+    cells = [f"{share[at]:.2g}" for at in (0, 1, len(share) // 2, -1)]
+    rows.append([label, *cells, f"{weight_share:.2g}" if weight_share else "–"])
+names = [
+    "relative error",
+    "embedding",
+    "layer 0",
+    f"layer {len(whole) // 2 - 1}",
+    "last layer",
+    "of section 2's weights",
+]
+display(table(names, rows[1:]))
 
 # %% [markdown]
-# The residual stream is a sum: every layer adds an error of its own, passes on those before it, and computes from a
-# disturbed input. So the error grows from layer to layer, and the stream grows with it; what counts is their distance,
-# and most of that is already there in the rounded embedding. The kernels' own rounding lies several orders of magnitude
-# below the format's, at every depth: what this notebook measures is quantization, not arithmetic.
+# The residual stream is a sum. Every layer adds an error of its own, passes on those before it and computes from a
+# disturbed input, so the error grows from layer to layer, and the stream grows with it. Their ratio stays put, close
+# to the relative error of the weights themselves, $10^{-\mathrm{SQNR}/20}$: a rounded matrix makes a relative error of
+# about that size in whatever it writes, and what is written later outweighs what was written before. The kernels' own
+# rounding lies several orders of magnitude lower at every depth: what this notebook measures is quantization, not
+# arithmetic.
 #
-# ## 6. A story
+# ## 6. What helps
+#
+# Two suspects for INT2: rounding that spends its range on outliers (section 2), and the embedding, which is also the
+# LM head, so that its error reaches the logits with nothing behind it to average over. The kernels add nothing that
+# could be seen, so the references, which are quicker on a CPU, may answer. Neither repair costs anything at run time
+# but the bits in the first column.
+
+# %%
+int2, grid = WeightFormat("int2"), {"quantizer": "grid", "overwrite": True}
+repairs = {
+    "int2 grid": ConvertOptions(int2, **grid),
+    "int2 grid, blocks of 64": ConvertOptions(WeightFormat("int2", block_size=64), **grid),
+    "int2 grid, int8 embedding": ConvertOptions(int2, embedding=WeightFormat("int8"), **grid),
+}
+bits = {name: measurement.row(name).bits_per_weight for name in ("f16", "int4", "int2")}
+repaired = {name: workbench.load(models[name], backend="torch") for name in bits}
+for name, options in repairs.items():
+    folder = RESULTS / "models" / name.replace(",", "").replace(" ", "-")
+    bits[name] = convert(CHECKPOINT, folder, options).bits_per_weight
+    repaired[name] = workbench.load(folder, backend="torch")
+
+rows = []
+for name, result in perplexities(
+    repaired, tokens, settings.scheme, baseline="f16", max_windows=WINDOWS
+).items():
+    change = kl = "–"
+    if pair := result.baseline:
+        change = (
+            f"{100 * np.expm1(pair.ln_ratio):+.2f} ± {100 * np.exp(pair.ln_ratio) * pair.ln_ratio_se:.2f}"
+        )
+        kl = f"{pair.kl_mean:.4f} ± {pair.kl_se:.4f}"
+    rows.append([name, f"{bits[name]:.3f}", f"{result.ppl:.3f}", change, kl])
+display(table(["", "bits a weight", "perplexity", "change, %", "mean KL, nats"], rows))
+
+# %% [markdown]
+# The search alone takes away most of the loss, and bits for the embedding buy more than bits for smaller blocks. The
+# two block sizes cannot be told apart by perplexity, but they can by KL: the target's probability is one number of a
+# token, the divergence looks at all 4,096. `ConvertOptions.overrides` takes a format for any pattern of tensor names,
+# so this table is the beginning of a search, not its end.
+#
+# ## 7. A story
 #
 # The same prompt, the same seed, the same sampler; only the bits differ. The sampler draws one random number a token,
 # so both stories stay together until a draw falls between the two distributions. Per token this happens with a
@@ -382,13 +442,14 @@ for dtype in written:
     p = np.exp(logits - logits.max())
     p /= p.sum()
     best = [f"`{tokenizer.decode([i])!r}` {p[i]:.1%}" for i in np.argsort(p)[::-1][:5]]
-    rows.append([dtype, f"`{tokenizer.decode(written[dtype][parting : parting + 1])!r}`", *best])
+    wrote = written[dtype][parting]
+    rows.append([dtype, f"`{tokenizer.decode([wrote])!r}` {p[wrote]:.1%}", *best])
 before = tokenizer.decode(written["f16"][:parting], skip_special_tokens=True)
 print(f"they part at token {parting}, after {'...' + before[-60:]!r}")
 display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 
 # %% [markdown]
-# ## 7. Your own checkpoint
+# ## 8. Your own checkpoint
 #
 # Any Llama checkpoint (Llama 2, 3, 3.1, 3.2 and models that share their architecture) goes the same way: a folder with
 # `config.json` and safetensors, or a hub id. Change three things and run the notebook again, or use this cell. A
@@ -396,6 +457,7 @@ display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 # split.
 
 # %%
+# from eval.perplexity import perplexity
 # from eval.texts import load_dataset_text
 #
 # CHECKPOINT = "HuggingFaceTB/SmolLM-135M"                     # hub id or folder
@@ -403,11 +465,10 @@ display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 # convert(CHECKPOINT, "runs/mine/int4", ConvertOptions(WeightFormat("int4"), quantizer="grid"), progress=True)
 # base, mine = workbench.load(CHECKPOINT), workbench.load("runs/mine/int4")
 #
-# from eval.perplexity import perplexity
 # text = load_dataset_text("wikitext2")
 # result = perplexity(mine, text, "wikitext2-gptq-2048", baseline=base, max_windows=4, progress=True)
 # result.save("runs/mine/int4.npz")                            # per-token scores, to be paired later with others
-# result
+# display(result)
 
 # %% [markdown]
 # Everything that this run wrote:
