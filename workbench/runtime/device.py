@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -56,6 +57,8 @@ def describe_adapter(info) -> str:
 def find_adapter() -> wgpu.GPUAdapter:
     """The most powerful adapter; `WORKBENCH_ADAPTER` picks one by a part of its name. Raises `NoAdapterError`."""
     wanted = os.environ.get("WORKBENCH_ADAPTER", "")
+    # Mesa's driver looks for a Wayland display, and complains on stderr where this is not set.
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     try:
         if wanted:
             adapters = wgpu.gpu.enumerate_adapters_sync()
