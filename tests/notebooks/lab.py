@@ -68,25 +68,35 @@ def _wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
 class LabNotebook:
     """An open notebook in a playwright page. Cells are counted from 0."""
 
-    def __init__(self, page, address: str, token: str, name: str, timeout_s: float = 90):
+    def __init__(self, page, address: str, token: str, name: str, timeout_s: float = 45):
         self.page = page
         page.set_default_timeout(1000 * timeout_s)
         page.goto(f"{address}/lab/tree/{name}?reset&token={token}")
         page.locator(".jp-Notebook").wait_for()
         self.cell(0).wait_for()
+        # What is run before the kernel is there brings up a question, which covers the page and says so here.
+        page.add_locator_handler(page.locator(".jp-Dialog"), self._answer)
         # A question about news covers the page the first time.
         news = page.get_by_role("button", name="No", exact=True)
         if news.count():
             news.first.click()
+
+    @staticmethod
+    def _answer(dialog) -> None:
+        """Take the kernel that Lab suggests; any other question is an error of the test."""
+        question = dialog.inner_text()
+        if "kernel" not in question.lower():
+            raise RuntimeError(f"JupyterLab asks: {question}")
+        print(f"JupyterLab asked: {question!r}")
+        dialog.locator("button.jp-mod-accept").click()
 
     def cell(self, index: int):
         return self.page.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
 
     def run(self, index: int) -> None:
         """Select a cell and run it; does not wait."""
-        cell = self.cell(index)
-        cell.scroll_into_view_if_needed()
-        cell.locator(".cm-content, .jp-MarkdownOutput").first.click()
+        # Clicking scrolls there, and tries again where Lab has just drawn the cell anew.
+        self.cell(index).locator(".cm-content, .jp-MarkdownOutput").first.click()
         self.page.keyboard.press("Control+Enter")
 
     def run_and_wait(self, index: int) -> None:
@@ -98,6 +108,7 @@ class LabNotebook:
         """Run a cell until it shows `answer`: what is run before the kernel is there is forgotten."""
         from playwright.sync_api import TimeoutError
 
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
         for _ in range(20):
             self.run(index)
             with contextlib.suppress(TimeoutError):
