@@ -44,7 +44,11 @@ def test_one_window_has_no_clustered_error(runs):
     d = runs["quantized"].token_nll[:9]
     stored = format_loss(d, d + 0.5, np.zeros(9, int)).to_json()
     json.dumps(stored, allow_nan=False)
-    assert stored["se_clustered"] is None and stored["interval95"] == [None, None] and stored["mean"] == pytest.approx(-0.5)
+    assert (
+        stored["se_clustered"] is None
+        and stored["interval95"] == [None, None]
+        and stored["mean"] == pytest.approx(-0.5)
+    )
 
 
 def test_half_precision_is_noise_beside_the_weights(runs):

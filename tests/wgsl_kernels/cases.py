@@ -200,7 +200,9 @@ def _elementwise_cases() -> Iterator[Case]:
         yield from cases_of(kernel, "elements", 9, **common)
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
-    words = tuple({"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4)))
+    words = tuple(
+        {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
+    )
     blocks = {"words": words, "static_scale": (0.0, 0.0, 0.01, 0.05)}
     yield from cases_of("quantize_activations", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(

@@ -26,7 +26,9 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         choices=["wgpu", "torch"],
         help="the WGSL kernels or their PyTorch references; by default wgpu where there is an adapter",
     )
-    parser.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)")
+    parser.add_argument(
+        "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
+    )
 
 
 def say_choices(model, what: tuple[str, ...] = ("backend",)) -> None:
