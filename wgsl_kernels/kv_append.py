@@ -51,8 +51,7 @@ def _make_inputs(
     cost=lambda s: Cost(8 * s["tokens"] * s["width"], 8 * s["tokens"] * s["width"], 0),
 )
 def kv_append(k, v, kv, state):
-    """kv with token t of k and v [tokens, kv_heads * head_dim] at position state[0] + t, for t < state[1]."""
-    kv = kv.clone()
+    """kv with token t of k and v [tokens, kv_heads * head_dim] at position state[0] + t, for t < state[1]; in place."""
     _, _, heads, capacity, head_dim = kv.shape
     position, valid, sequence, _ = state.tolist()
     count = max(0, min(valid, k.shape[0], capacity - position))

@@ -106,7 +106,8 @@ class Kernel:
     """A pair. See the module's docstring; `kernel` below makes one from a reference function.
 
     prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
-    `weight`, so that an executor may cache it. updates: output -> input that it overwrites in place. derive: sizes
+    `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
+    reference overwrite in place. derive: sizes
     that follow from others (defaults of parameters, constants of a format). prefer: the variant to use in a context
     unless measurement says otherwise, and the reason.
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
@@ -188,8 +189,10 @@ class Kernel:
         return self.make_inputs(seed=seed, **sizes)
 
     def run_reference(self, arguments: Mapping) -> dict:
-        """The reference on tensors and parameters by name -> outputs by name."""
+        """The reference on tensors and parameters by name -> outputs by name; the given tensors stay as they are."""
         arguments = dict(arguments)
+        for name in self.updates.values():
+            arguments[name] = arguments[name].clone()
         if self.prepare is not None:
             names = [n for n in (*self.prepared_ports, *self.params) if n in arguments]
             arguments["weight"] = self.prepare(**{n: arguments[n] for n in names})

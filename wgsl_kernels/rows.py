@@ -62,8 +62,7 @@ def last_row(x, state):
     cost=lambda s: Cost(24, 16, 0),
 )
 def advance(token, ids, history, state):
-    """ids[0] = token, history[state[3]] = token, position and steps of the state go up by one."""
-    ids, history, state = ids.clone(), history.clone(), state.clone()
+    """ids[0] = token, history[state[3]] = token, position and steps of the state go up by one; in place."""
     step = int(state[3])
     ids[0] = token[0]
     if step < history.shape[0]:

@@ -15,9 +15,10 @@ import torch
 import wgsl_kernels
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
+from .plans import Plans
 from .weights import matrix_parts, vector
 
 PREFILL = 512  # tokens of one step at most
@@ -38,20 +39,13 @@ class TorchExecutor:
 
     def __init__(self, source, config: LlamaConfig, *, activations: str = "f32", compute=torch.float32):
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
-        self._plans: dict[str, Plan] = {}
+        self.plan = Plans(source, config, activations)
         self._weights: dict[tuple, torch.Tensor] = {}
         self._tables: dict[int, torch.Tensor] = {}
 
     @property
     def device_name(self) -> str:
         return f"PyTorch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
-
-    def plan(self, head: str) -> Plan:
-        if head not in self._plans:
-            self._plans[head] = build_plan(
-                self.config, self.source.describe, head=head, activations=self.activations
-            )
-        return self._plans[head]
 
     def new_cache(self, capacity: int) -> TorchCache:
         return TorchCache(capacity)

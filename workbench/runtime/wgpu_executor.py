@@ -14,13 +14,14 @@ import numpy as np
 
 import wgsl_kernels
 from wgsl_kernels.rope import inverse_frequencies, rope_table
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import LlamaConfig
 from workbench.plan.plan import Plan
 
 from .device import Device
 from .lowering import DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
+from .plans import Plans
 from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these, the last piece padded. Padding costs time, dispatches cost time too.
@@ -63,7 +64,7 @@ class WgpuExecutor:
     def __init__(self, source, config: LlamaConfig, device: Device, *, activations: str = "f32"):
         self.source, self.config, self.device, self.activations = source, config, device, activations
         self.chunks = chunk_sizes(config, device.binding_bytes)
-        self._plans: dict[str, Plan] = {}
+        self.plan = Plans(source, config, activations)
         self._ready: dict[tuple, _Ready] = {}
         self._weights: dict[tuple, object] = {}
         self._arena: list = []
@@ -73,13 +74,6 @@ class WgpuExecutor:
     @property
     def device_name(self) -> str:
         return self.device.name
-
-    def plan(self, head: str) -> Plan:
-        if head not in self._plans:
-            self._plans[head] = build_plan(
-                self.config, self.source.describe, head=head, activations=self.activations
-            )
-        return self._plans[head]
 
     def new_cache(self, capacity: int) -> WgpuCache:
         """Allocate keys and values of `capacity` positions in every layer. Raises `OutOfMemoryError`."""

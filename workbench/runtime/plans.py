@@ -1,0 +1,21 @@
+"""The plans of one model, each built when first asked for; both executors run the same ones."""
+
+from __future__ import annotations
+
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.plan.plan import Plan
+
+
+class Plans:
+    """Call it with a head (`workbench.models.llama.HEADS`) to get the plan that ends with it."""
+
+    def __init__(self, source, config: LlamaConfig, activations: str):
+        self._source, self._config, self._activations = source, config, activations
+        self._built: dict[str, Plan] = {}
+
+    def __call__(self, head: str) -> Plan:
+        if head not in self._built:
+            self._built[head] = build_plan(
+                self._config, self._source.describe, head=head, activations=self._activations
+            )
+        return self._built[head]
