@@ -58,7 +58,8 @@ _KNOWN = {WIKITEXT2_RAW_SHA256: "wikitext2", WIKITEXT2_JOINED_SHA256: "wikitext2
 class Text:
     """A text and what identifies it. sha256 is of the UTF-8 bytes of `content`.
 
-    dataset, revision, split: None where unknown. joined: whether the rows are already joined.
+    dataset, revision, split: None where unknown. joined: whether the rows are already joined. separator: what stands
+    between its documents, where the text itself says so.
     """
 
     content: str = field(repr=False)
@@ -68,6 +69,7 @@ class Text:
     split: str | None = None
     joined: bool = False
     sha256: str = ""
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.content.encode()).hexdigest()
@@ -128,7 +130,15 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
         raise ProtocolError(f"dataset {name!r}: {where} could not be loaded: {error}") from error
     content = spec.join.join(rows[spec.column])
     title = spec.repository if spec.configuration is None else f"{spec.repository}/{spec.configuration}"
-    return Text(content, name=name, dataset=title, revision=revision, split=spec.split, joined=True)
+    return Text(
+        content,
+        name=name,
+        dataset=title,
+        revision=revision,
+        split=spec.split,
+        joined=True,
+        separator=spec.separator,
+    )
 
 
 def join_rows(raw: str) -> str:
@@ -180,13 +190,16 @@ def encode(
 ) -> Tokens:
     """Tokenize a text as a protocol wants it.
 
-    tokenizer: a `transformers` tokenizer. Raises ProtocolError where the protocol takes no separator, or
+    tokenizer: a `transformers` tokenizer. separator: default the text's own, where the
+    protocol takes one. Raises ProtocolError where the protocol takes no separator, or
     where documents are to begin with BOS and the tokenizer has none.
     """
     scheme = protocol(scheme)
     text = Text(text) if isinstance(text, str) else text
     if scheme.joins_rows and not text.joined:
         text = replace(text, content=join_rows(text.content), joined=True)
+    if separator is None and scheme.takes_separator:
+        separator = text.separator
     bos = getattr(tokenizer, "bos_token_id", None)
     common = {"bos": bos, "text": text.to_json(), "tokenizer_sha256": tokenizer_sha256(tokenizer)}
     if separator is None:

@@ -17,7 +17,7 @@
 # A Llama model is mostly matrices. Storing each weight in 8, 4 or 2 bits instead of 16 makes the model two to eight
 # times smaller, and every token correspondingly cheaper to compute where memory bandwidth is the limit, which is
 # nearly everywhere. The price is accuracy. This notebook measures that price on one small model, from a single weight
-# up to a whole story, with the packed bytes running through the same WGSL kernels that a browser runs:
+# up to a whole story, with the packed bytes running through WGSL kernels that browsers compile as well:
 #
 # 1. what runs here, and what it will cost before anything is allocated
 # 2. one matrix up close: levels, errors, blocks
@@ -452,7 +452,7 @@ display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 # ## 8. Your own checkpoint
 #
 # Any Llama checkpoint (Llama 2, 3, 3.1, 3.2 and models that share their architecture) goes the same way: a folder with
-# `config.json` and safetensors, or a hub id. Change three things and run the notebook again, or use this cell. A
+# `config.json` and safetensors, or a hub id. Name it in this cell, take the comments away and run it. A
 # published perplexity needs its published protocol: for WikiText-2 that is `wikitext2-gptq-2048`, over the whole test
 # split.
 

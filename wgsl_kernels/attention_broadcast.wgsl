@@ -17,9 +17,10 @@ fn queries(token: u32, column: u32) -> vec4<f32> {
   return vec4<f32>(query(token, column), query(token + 1u, column), query(token + 2u, column), query(token + 3u, column));
 }
 
-// Four dimensions of a value; positions beyond the cache have weight 0, so any value does for them.
-fn value(first: u32, position: u32, quad: u32) -> vec4<f32> {
-  return vec4<f32>(kv[(first + min(position, CAPACITY - 1u)) * QUADS + quad]);
+// Four dimensions of a value. Positions at or beyond `count` have weight 0 and read the last one instead: what an
+// earlier sequence left there may be infinite, and 0 times that is no number.
+fn value(first: u32, position: u32, count: u32, quad: u32) -> vec4<f32> {
+  return vec4<f32>(kv[(first + min(position, count - 1u)) * QUADS + quad]);
 }
 
 // Scores of one position for four tokens; what a token may not see becomes LOWEST.
@@ -61,7 +62,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   var total4 = vec4<f32>();
   for (var start = 0u; start < count; start += 32u) {
     let own = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
-    let rows = (keys + min(own, vec4<u32>(CAPACITY - 1u))) * QUADS;
+    let rows = (keys + min(own, vec4<u32>(count - 1u))) * QUADS;
     var scores = Sums();  // Naga zeroes a variable without a value once a function, not once an iteration
     for (var column = 0u; column < HEAD_DIM; column += 8u) {
       let a = queries(token, head * HEAD_DIM + column + lane);
@@ -100,14 +101,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
       let p = start + r;
       let a = w0[0];
       let b = w4[0];
-      sums = outer(sums, value(values, p, own_quad), subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
-      sums = outer(sums, value(values, p + 1u, own_quad), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
-      sums = outer(sums, value(values, p + 2u, own_quad), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
-      sums = outer(sums, value(values, p + 3u, own_quad), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
-      sums = outer(sums, value(values, p + 4u, own_quad), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
-      sums = outer(sums, value(values, p + 5u, own_quad), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
-      sums = outer(sums, value(values, p + 6u, own_quad), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
-      sums = outer(sums, value(values, p + 7u, own_quad), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+      sums = outer(sums, value(values, p, count, own_quad), subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      sums = outer(sums, value(values, p + 1u, count, own_quad), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      sums = outer(sums, value(values, p + 2u, count, own_quad), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      sums = outer(sums, value(values, p + 3u, count, own_quad), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      sums = outer(sums, value(values, p + 4u, count, own_quad), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      sums = outer(sums, value(values, p + 5u, count, own_quad), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      sums = outer(sums, value(values, p + 6u, count, own_quad), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      sums = outer(sums, value(values, p + 7u, count, own_quad), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
       w0 = rotated(w0);
       w4 = rotated(w4);
     }

@@ -41,8 +41,8 @@ def literal(value) -> tuple[str, str]:
         if 0 <= value < 2**32:
             return "u32", f"{value}u"
         raise ValueError(f"a constant of {value} does not fit u32")
-    if not math.isfinite(value):
-        raise ValueError(f"a constant must be finite, not {value}")
+    if not math.isfinite(value) or (value and not 2.0**-126 <= abs(value) < 2.0**128):
+        raise ValueError(f"a constant of {value} is no normal f32")
     return "f32", f"{float(value)!r}f"
 
 
@@ -52,7 +52,8 @@ def write_module(kernel: Kernel, variant: Variant, context: Context, dialect: st
         raise ValueError(f"dialect is one of {DIALECTS}, not {dialect!r}")
     library = [(FOLDER / "lib" / f"{name}.wgsl").read_text("utf-8") for name in variant.library(context)]
     body = variant.body()
-    lines = [f"const {name.upper()}: {{}} = {{}};".format(*literal(v)) for name, v in context.sizes.items()]
+    values = {name: kernel.params.get(name, type(v))(v) for name, v in context.sizes.items()}
+    lines = [f"const {name.upper()}: {{}} = {{}};".format(*literal(v)) for name, v in values.items()]
     floats = {name: t for name, t in context.types.items() if kernel.ports[name].dtype == "float"}
     aliases = [f"alias {port}_type = {t};" for port, t in floats.items()]
     uses_f16 = "f16" in floats.values()

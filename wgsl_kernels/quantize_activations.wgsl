@@ -20,7 +20,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (block >= BLOCKS) { return; }
   let first = block * BLOCK;
   var scale = STATIC_SCALE;
-  if (STATIC_SCALE == 0.0) {
+  if (STATIC_SCALE <= 0.0) {
     var largest = 0.0;
     for (var i = 0u; i < BLOCK; i++) { largest = max(largest, abs(value(token, first + i))); }
     scale = largest / 127.0;

@@ -39,7 +39,7 @@ class DeviceLostError(WorkbenchError):
 
 
 class KernelError(WorkbenchError):
-    """A kernel did not compile, or was called with shapes or parameters it does not take."""
+    """A kernel did not compile; says where in its own file."""
 
 
 class ProtocolError(WorkbenchError):

@@ -29,6 +29,12 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
     )
+    parser.add_argument(
+        "--max-tokens",
+        type=positive,
+        metavar="N",
+        help="positions of the key/value cache (default: the model's context, at most 8192)",
+    )
 
 
 def say_choices(model, what: tuple[str, ...] = ("backend",)) -> None:

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     import workbench
 
-    model = workbench.load(arguments.model, backend=arguments.backend, dtype=arguments.dtype)
+    model = workbench.load(
+        arguments.model, backend=arguments.backend, dtype=arguments.dtype, max_tokens=arguments.max_tokens
+    )
     if not arguments.quiet:
         say_choices(model)
     pieces = model.generate(
@@ -52,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         stop=tuple(arguments.stop),
         chat=arguments.chat,
     )
-    if not arguments.chat:
-        sys.stdout.write(prompt)
+    first = next(pieces, "")  # a prompt that does not fit fails here, before anything is written
+    sys.stdout.write(first if arguments.chat else prompt + first)
+    sys.stdout.flush()
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import add_execution, positive
+from workbench.commands.common import add_execution
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR_OR_HUB_ID", help="converted model or checkpoint")
     add_execution(parser)
-    parser.add_argument(
-        "--max-tokens", type=positive, metavar="N", help="size of the KV cache (default: the model's context)"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

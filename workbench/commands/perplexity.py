@@ -45,7 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def load(name: str):
         return workbench.load(
-            name, backend=arguments.backend, dtype=arguments.dtype, max_tokens=scheme.length
+            name,
+            backend=arguments.backend,
+            dtype=arguments.dtype,
+            max_tokens=arguments.max_tokens or scheme.length,
         )
 
     model = load(arguments.model)

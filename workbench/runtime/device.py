@@ -35,6 +35,9 @@ PROMISED_LIMITS = {
 WANTED_LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
 OPTIONAL_FEATURES = ("subgroup", "shader-f16", "timestamp-query", "timestamp-query-inside-passes")
 
+#: OpenGL adapters lack what the kernels need.
+BACKENDS = ("Vulkan", "Metal", "D3D12")
+
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
 
@@ -68,6 +71,10 @@ def find_adapter() -> wgpu.GPUAdapter:
                 raise NoAdapterError(f"WORKBENCH_ADAPTER={wanted!r} matches no adapter; there are: {have}")
             return found[0]
         adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
+        if adapter is not None and adapter.info["backend_type"] not in BACKENDS:
+            raise NoAdapterError(
+                f"the only adapter is {describe_adapter(adapter.info)}; kernels need one of {', '.join(BACKENDS)}"
+            )
     except NoAdapterError:
         raise
     except Exception as error:  # wgpu raises RuntimeError where there is no Vulkan loader or driver
@@ -92,9 +99,12 @@ class Device:
         limits = dict(PROMISED_LIMITS)
         if not promised:
             limits |= {name: gpu_adapter.limits[name] for name in WANTED_LIMITS}
-        self.wgpu = gpu_adapter.request_device_sync(
-            required_features=sorted(features), required_limits=limits
-        )
+        try:
+            self.wgpu = gpu_adapter.request_device_sync(
+                required_features=sorted(features), required_limits=limits
+            )
+        except (wgpu.GPUError, RuntimeError) as error:
+            raise NoAdapterError(f"{describe_adapter(self.info)} cannot be opened: {error}") from error
         self.features = features
         self.binding_bytes = int(limits["max-storage-buffer-binding-size"])
         self.buffer_bytes = int(limits["max-buffer-size"])
@@ -223,9 +233,9 @@ def open_device(*, promised=False, subgroups=True, f16=True) -> Device:
 
 @functools.cache
 def adapter_missing() -> str | None:
-    """Why no adapter can be opened, or None if one can."""
+    """Why no device can be opened, or None if one can."""
     try:
-        find_adapter()
+        open_device()
     except NoAdapterError as error:
         return str(error)
     return None

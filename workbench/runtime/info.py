@@ -12,8 +12,10 @@ from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
 from workbench.plan.plan import Plan
 
+from .choices import choose
 from .device import aligned
-from .lowering import DevicePlan, lower
+from .lowering import DevicePlan, assign, lower
+from .torch_executor import PREFILL
 from .wgpu_executor import STEPS, chunk_sizes
 
 MIB = 1 << 20
@@ -40,9 +42,10 @@ class ModelInfo:
     backend: str
     choices: list[tuple[str, str, str]]
     calls: int  # of the semantic plan, one token
-    dispatches: int  # after lowering, one token
+    dispatches: int | None  # after lowering, one token; None where nothing is lowered
     weight_bytes_per_token: float
-    flops_per_token: float
+    cache_bytes_per_token: float  # keys and values that attention reads when the cache is full
+    flops_per_token: float  # with a full cache
     forecast: Forecast
     variants: Mapping[tuple[str, str, str], str]
     plan: Plan = field(repr=False)
@@ -50,13 +53,17 @@ class ModelInfo:
     def __str__(self) -> str:
         c, f = self.config, self.forecast
         formats = ", ".join(f"{count} {name}" for name, count in self.formats.items())
+        lowered = (
+            f"lowered to {self.dispatches} dispatches" if self.dispatches else "run one by one by PyTorch"
+        )
         lines = [
             f"{self.name}: Llama, {c.layers} layers, hidden {c.hidden_size}, FFN {c.intermediate_size}, "
             f"{c.heads} heads over {c.kv_heads} of {c.head_dim}, vocabulary {c.vocab_size}, context {c.context_length}",
             f"matrices: {formats}",
             "",
-            f"one token: {self.calls} calls, lowered to {self.dispatches} dispatches; "
-            f"{self.weight_bytes_per_token / MIB:.2f} MiB of weights, {self.flops_per_token / 1e6:.1f} MFLOP",
+            f"one token: {self.calls} calls, {lowered}; reads {self.weight_bytes_per_token / MIB:.2f} MiB of weights "
+            f"and up to {self.cache_bytes_per_token / MIB:.2f} MiB of cache; "
+            f"{self.flops_per_token / 1e6:.1f} MFLOP with a full cache",
             f"memory:    weights {f.weights / MIB:.2f} MiB, cache {f.cache / MIB:.2f} MiB, activations "
             f"{f.generation / MIB:.2f} MiB to generate, {f.scoring / MIB:.2f} MiB to score",
             "",
@@ -115,46 +122,62 @@ def forecast(
     )
 
 
+def torch_forecast(source, config: LlamaConfig, activations: str, capacity: int) -> Forecast:
+    """What the torch backend will hold: every matrix dequantized to f32, the cache, one step's live activations."""
+    step = _sizes(min(capacity, PREFILL), capacity)
+    plans = {
+        head: build_plan(config, source.describe, head=head, activations=activations)
+        for head in ("last", "score")
+    }
+    plan = plans["last"]
+    planes = tuple(f"{name}." for name in plan.weights)
+    matrices = 4 * sum(rows * columns for rows, columns in (w.shape for w in plan.weights.values()))
+    vectors = sum(buffer_bytes(b, step) for b in plan.of_kind("weight") if not b.name.startswith(planes))
+    live = {head: sum(assign(each, step, ())[1]) for head, each in plans.items()}
+    return Forecast(
+        weights=matrices + vectors + kind_bytes(plan, "constant", step),
+        cache=kind_bytes(plan, "cache", step),
+        generation=live["last"],
+        scoring=live["score"],
+    )
+
+
 def describe(
     path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
-    from .model import choose_backend, choose_max_tokens
-
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen, reason = choose_backend(backend)
-    capacity, capacity_reason = choose_max_tokens(config, max_tokens)
-    choices = [("backend", chosen, reason), ("max_tokens", str(capacity), capacity_reason)]
-    adapter, binding, device_name = Adapter(), 128 << 20, "the CPU, through PyTorch"
-    if chosen == "wgpu":
-        from .device import open_device
-
-        device = open_device()
-        adapter, binding, device_name = device.adapter, device.binding_bytes, device.name
-        choices.append(("adapter", device_name, "the most powerful one; WORKBENCH_ADAPTER picks another"))
+    chosen = choose(config, backend, dtype, max_tokens)
+    capacity, device = chosen.max_tokens, chosen.device
     decode = build_plan(config, source.describe, head="last", activations=dtype)
-    steps = lower(decode, _sizes(1, capacity), adapter, binding)
-    prefill = lower(decode, _sizes(chunk_sizes(config, binding)[0], capacity), adapter, binding)
-    variants = {}
-    for lowered in (steps, prefill) if chosen == "wgpu" else ():
-        for step in lowered.steps:
-            if step.call.kernel.startswith("linear"):
-                shape = "{rows}x{columns}, {tokens} token(s)".format(**step.sizes)
-                variants[step.call.kernel, shape, step.variant] = step.reason
+    dispatches, variants = None, {}
+    if device is None:
+        expected = torch_forecast(source, config, dtype, capacity)
+    else:
+        expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes)
+        largest = chunk_sizes(config, device.binding_bytes)[0]
+        for tokens in (1, largest):
+            lowered = lower(decode, _sizes(tokens, capacity), device.adapter, device.binding_bytes)
+            dispatches = dispatches or len(lowered.steps)
+            for step in lowered.steps:
+                if step.call.kernel.startswith("linear"):
+                    shape = "{rows}x{columns}, {tokens} token(s)".format(**step.sizes)
+                    variants[step.call.kernel, shape, step.variant] = step.reason
     cost = step_cost(decode, _sizes(1, capacity))
     return ModelInfo(
         name=source.path.name,
         config=config,
         formats=dict(Counter(str(w.format) for w in decode.weights.values())),
-        device=device_name,
-        backend=chosen,
-        choices=choices,
+        device=device.name if device else "the CPU, through PyTorch",
+        backend=chosen.backend,
+        choices=chosen.reasons,
         calls=cost.dispatches,
-        dispatches=len(steps.steps),
+        dispatches=dispatches,
         weight_bytes_per_token=cost.weight_bytes,
         flops_per_token=cost.flops,
-        forecast=forecast(source, config, dtype, capacity, adapter, binding),
+        cache_bytes_per_token=kind_bytes(decode, "cache", _sizes(1, capacity)),
+        forecast=expected,
         variants=variants,
         plan=decode,
     )

@@ -9,16 +9,15 @@ from functools import cached_property
 
 import numpy as np
 
-from workbench.errors import NoAdapterError, PromptTooLongError, WorkbenchError
-from workbench.models.llama import ACTIVATIONS, LlamaConfig
+from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.models.llama import LlamaConfig
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
+from .choices import choose
 from .sampling import Sampler, SamplingOptions
 from .session import Session, check_ids, run_chunks
 
-#: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
-DEFAULT_MAX_TOKENS = 8192
 #: Greedy tokens asked of the device at a time while streaming.
 GREEDY_RUN = 8
 
@@ -215,33 +214,6 @@ def _sampled(session: Session, logits: np.ndarray, count: int, options: Sampling
             logits = session.feed([token])
 
 
-def choose_backend(backend: str | None) -> tuple[str, str]:
-    """ "wgpu" or "torch", and why. Raises `NoAdapterError` if wgpu is asked for and there is no adapter."""
-    from .device import adapter_missing
-
-    if backend not in (None, "wgpu", "torch"):
-        raise WorkbenchError(f"backend is 'wgpu' or 'torch', not {backend!r}")
-    if backend == "torch":
-        return "torch", "asked for"
-    missing = adapter_missing()
-    if missing is None:
-        return "wgpu", "asked for" if backend else "there is a WebGPU adapter"
-    if backend == "wgpu":
-        raise NoAdapterError(missing)
-    return "torch", f"{missing}; the PyTorch references run instead"
-
-
-def choose_max_tokens(config: LlamaConfig, max_tokens: int | None) -> tuple[int, str]:
-    """Positions of the cache, and why."""
-    if max_tokens is None:
-        chosen = min(config.context_length, DEFAULT_MAX_TOKENS)
-        limit = "the model's context" if chosen == config.context_length else f"the default limit {chosen}"
-        return chosen, f"{limit}; max_tokens changes it"
-    if max_tokens < 1:
-        raise WorkbenchError(f"max_tokens is at least 1, not {max_tokens}")
-    return max_tokens, "asked for"
-
-
 def load(
     path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
 ) -> Model:
@@ -254,29 +226,17 @@ def load(
     """
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen, reason = choose_backend(backend)
-    if dtype not in ACTIVATIONS:
-        raise WorkbenchError(f"dtype is one of {', '.join(ACTIVATIONS)}, not {dtype!r}")
-    capacity, capacity_reason = choose_max_tokens(config, max_tokens)
-    choices = [("backend", chosen, reason), ("max_tokens", str(capacity), capacity_reason)]
-    if chosen == "torch":
+    chosen = choose(config, backend, dtype, max_tokens)
+    if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
-        return Model(
-            source, config, lambda: TorchExecutor(source, config, activations=dtype), choices, capacity
-        )
+        def make_executor():
+            return TorchExecutor(source, config, activations=dtype)
+    else:
+        from .device import open_device
+        from .wgpu_executor import WgpuExecutor
 
-    from .device import open_device
-    from .wgpu_executor import WgpuExecutor
+        def make_executor():
+            return WgpuExecutor(source, config, open_device(), activations=dtype)
 
-    device = open_device()
-    choices.append(("adapter", device.name, "the most powerful one; WORKBENCH_ADAPTER picks another"))
-    if dtype == "f16" and not device.adapter.f16:
-        raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use dtype='f32'")
-    return Model(
-        source,
-        config,
-        lambda: WgpuExecutor(source, config, open_device(), activations=dtype),
-        choices,
-        capacity,
-    )
+    return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)

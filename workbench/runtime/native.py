@@ -1,4 +1,4 @@
-"""The few calls into wgpu-native that wgpu-py does not wrap, each guarded so that a missing one is not fatal.
+"""The few calls into wgpu-native that go past wgpu-py's wrappers, written for the version that pyproject.toml pins.
 
 - `shader_module`: modules without injected bounds checks and loop counters, for kernels that are tested against
   their references. Loop counters keep drivers from unrolling; sources that users edit keep every check.
