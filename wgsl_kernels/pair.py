@@ -7,7 +7,6 @@ constants in upper case, as do parameters and tunables.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +60,6 @@ class Adapter:
     subgroup_size: int = 0  # 0: unknown or not constant
     f16: bool = False
     is_cpu: bool = False
-    max_invocations: int = 256
-    workgroup_bytes: int = 16384
 
 
 @dataclass(frozen=True)
@@ -261,7 +258,3 @@ def spread(workgroups: int, y: int = 1) -> tuple[int, int, int]:
     if workgroups <= 32768:
         return (workgroups, y, 1)
     return (32768, y, ceil_div(workgroups, 32768))
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)

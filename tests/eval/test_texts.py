@@ -164,3 +164,12 @@ def test_a_tokenizer_is_known_by_what_it_does():
     other("some text", truncation=True, max_length=3)  # leaves its truncation behind in the backend
     assert tokenizer_sha256(one) == tokenizer_sha256(other)
     assert tokenizer_sha256(one) != tokenizer_sha256(byte_tokenizer(bos=False))
+
+
+def test_a_text_that_knows_its_separator_is_cut_into_documents():
+    tokenizer = byte_tokenizer()
+    content = "Once upon a time.\n<|endoftext|>\nThere was a dog."
+    known = encode(tokenizer, Text(content, separator="<|endoftext|>"), "disjoint-8")
+    given = encode(tokenizer, Text(content), "disjoint-8", separator="<|endoftext|>")
+    assert known.ids.tolist() == given.ids.tolist()
+    assert known.ids.tolist() != encode(tokenizer, Text(content), "disjoint-8").ids.tolist()

@@ -51,5 +51,7 @@ def save(measurement: Measurement, folder: Path, **more: Any) -> str:
     table = markdown(measurement)
     write_text(folder / "table.md", table)
     write_json(folder / "results.json", record(measurement, **more))
-    save_plot(measurement, folder / "perplexity_vs_size.png")
+    partial = folder / "perplexity_vs_size.part.png"
+    save_plot(measurement, partial)
+    partial.replace(folder / "perplexity_vs_size.png")
     return table

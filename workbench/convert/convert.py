@@ -233,7 +233,7 @@ def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, by
 
 def _provenance(source, options: ConvertOptions, skipped: dict[str, str]) -> dict[str, Any]:
     origin: dict[str, Any] = {
-        "path": str(source.path),
+        "name": Path(source.path).name,
         "tokenizer_sha256": tokenizer_hash(source.tokenizer_path),
     }
     if isinstance(source, Checkpoint):

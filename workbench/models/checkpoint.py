@@ -52,6 +52,7 @@ class Checkpoint:
         self.tokenizer_path = path
         self._files = files  # tensor name -> file name
         self._headers = headers  # tensor name -> (shape, dtype)
+        self._hashes: dict[str, str] | None = None
 
     @classmethod
     def open(cls, dir_or_hub_id: str | Path) -> Checkpoint:
@@ -111,7 +112,9 @@ class Checkpoint:
             yield start, self._read(name, (stop - start, *shape[1:]), fmt, slice(start, stop))
 
     def source_hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that a conversion reads, by file name."""
+        """SHA-256 of every file that a conversion reads, by file name; computed once."""
+        if self._hashes is not None:
+            return self._hashes
         names = {
             "config.json",
             *self._files.values(),
@@ -123,6 +126,7 @@ class Checkpoint:
         for name in sorted(names):
             with open(self.path / name, "rb") as stream:
                 hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._hashes = hashes
         return hashes
 
     def _read(self, name: str, shape: tuple[int, ...], fmt: WeightFormat, rows: slice | None) -> WeightTensor:

@@ -177,8 +177,3 @@ def lower(
         steps += [_step(fused, call, sizes, adapter, rows) for rows in ranges]
     slots, slot_bytes = assign(fused, sizes, keep)
     return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes))
-
-
-def activation_bytes(plan: DevicePlan) -> int:
-    """Bytes of the arena, with reuse."""
-    return sum(plan.slot_bytes)
