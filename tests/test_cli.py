@@ -90,6 +90,7 @@ def test_help_is_fast_and_loads_nothing_heavy():
         (["--format", "int4", "--block-size", "32"], "int4/32"),
         (["--format", "int8", "--granularity", "channel", "--symmetric"], "int8/channel/sym"),
         (["--format", "int2", "--zero-frac-bits", "5", "--scale-dtype", "f32"], "int2/256/z5/f32"),
+        (["--format", "int4", "--zero-frac-bits", "3", "--quantizer", "hqq"], "int4/128/z3"),
         (["--format", "bf16"], "bf16"),
     ],
 )

@@ -12,6 +12,7 @@ from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 
 INT4, INT8, F16, F32 = (WeightFormat(name) for name in ("int4", "int8", "f16", "f32"))
+SYMMETRIC = WeightFormat("int8", symmetric=True)
 LINEAR = "model.layers.3.mlp.up_proj.weight"
 
 
@@ -64,9 +65,30 @@ def test_a_tied_embedding_is_the_lm_head_too():
 
 
 def test_options_are_checked():
-    with pytest.raises(WorkbenchError, match="quantizer = 'gptq'; allowed: rtn, grid"):
+    with pytest.raises(WorkbenchError, match=r"quantizer = 'gptq'; allowed: rtn, grid, hqq$"):
         ConvertOptions(INT4, quantizer="gptq")
     with pytest.raises(WorkbenchError, match="layout = 'rows'; allowed: planar, interleaved"):
         ConvertOptions(INT4, layout="rows")
     with pytest.raises(WorkbenchError, match=r"'\*.mpl.\*' matches no matrix"):
         ConvertOptions(INT4, overrides={"*.mpl.*": F16}).check_overrides([LINEAR])
+
+
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [
+        ("format = int8/128/sym", {"format": SYMMETRIC}),
+        ("embedding = int8/128/sym", {"format": INT4, "embedding": SYMMETRIC}),
+        ("lm_head = int8/128/sym", {"format": INT4, "lm_head": SYMMETRIC}),
+        (r"overrides\['\*.mlp.\*'\] = int8/128/sym", {"format": INT4, "overrides": {"*.mlp.*": SYMMETRIC}}),
+    ],
+)
+def test_hqq_takes_no_symmetric_format(what, given):
+    with pytest.raises(WorkbenchError, match=f"{what} has no zero-points.*allowed: .*not symmetric.*'grid'"):
+        ConvertOptions(**given, quantizer="hqq")
+    assert ConvertOptions(**given, quantizer="grid").quantizer == "grid"
+
+
+def test_hqq_takes_the_others():
+    assert (
+        ConvertOptions(INT4, quantizer="hqq", embedding=F16, overrides={"*.mlp.*": INT8}).quantizer == "hqq"
+    )

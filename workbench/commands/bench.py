@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help=f"such as int4 or int4/64 (default {' '.join(FORMATS)}); f16 is always among them",
     )
-    parser.add_argument("--quantizer", choices=["rtn", "grid"], default="rtn", help="default rtn")
+    parser.add_argument("--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn")
     parser.add_argument("--tokens", type=positive, metavar="N", help="to score (default: the whole text)")
     parser.add_argument(
         "--repetitions", type=positive, default=15, metavar="N", help="of each timing (default 15)"

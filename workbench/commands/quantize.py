@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
     parser.add_argument(
-        "--quantizer", choices=["rtn", "grid"], default="rtn", help="default rtn (round to nearest)"
+        "--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn (round to nearest)"
     )
     parser.add_argument("--symmetric", action="store_true", default=None, help="store no zero-points")
     parser.add_argument("--scale-dtype", choices=["f16", "f32"], help="default f16")

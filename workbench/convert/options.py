@@ -23,7 +23,7 @@ class ConvertOptions:
 
     format      of every 2-D weight: linear layers, embedding, LM head. 1-D tensors (norms, biases) are
                 always f32: they are few, and every kernel reads them so.
-    quantizer   "rtn" or "grid"
+    quantizer   "rtn", "grid" or "hqq" (which takes no symmetric format)
     embedding, lm_head
                 formats of these two where they differ (f16 keeps them); if tied, either names both
     overrides   tensor name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches;
@@ -45,6 +45,20 @@ class ConvertOptions:
             raise WorkbenchError(f"convert: quantizer = {self.quantizer!r}; allowed: {', '.join(QUANTIZERS)}")
         if self.layout not in LAYOUTS:
             raise WorkbenchError(f"convert: layout = {self.layout!r}; allowed: {', '.join(LAYOUTS)}")
+        self._check_zero_points()
+
+    def _check_zero_points(self) -> None:
+        """HQQ refuses symmetric formats: say so before anything is read or written."""
+        if self.quantizer != "hqq":
+            return
+        given = {"format": self.format, "embedding": self.embedding, "lm_head": self.lm_head}
+        given |= {f"overrides[{pattern!r}]": each for pattern, each in self.overrides.items()}
+        for what, each in given.items():
+            if each is not None and each.is_quantized and each.symmetric:
+                raise WorkbenchError(
+                    f"convert: {what} = {each} has no zero-points, which are what hqq optimises; allowed: "
+                    "formats that are not symmetric, or quantizer 'rtn' or 'grid'"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """For the provenance: everything that decides the stored bytes."""

@@ -30,4 +30,4 @@ class _ByName(Mapping):
         return name in self._names
 
 
-QUANTIZERS: Mapping[str, Callable] = _ByName("rtn", "grid")
+QUANTIZERS: Mapping[str, Callable] = _ByName("rtn", "grid", "hqq")
