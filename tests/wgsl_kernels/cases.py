@@ -16,7 +16,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.numerics import random_tensor
-from workbench.runtime.launch import _types
+from workbench.runtime.launch import port_types
 
 TYPES = ("f32", "f16")
 WIDTHS = (5, 31, 64, 96, 130, 172, 352, 576, 896)
@@ -82,7 +82,7 @@ class Case:
         tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
         params = {n: v for n, v in arguments.items() if n not in tensors}
         sizes = {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
-        types = _types(kernel, tensors, self.y_dtype)
+        types = port_types(kernel, tensors, self.y_dtype)
         return kernel.specialise(self.variant, sizes, types, adapter, self.tunables)
 
     def module(self, adapter: Adapter, dialect: str = "tint") -> Module:
@@ -200,7 +200,9 @@ def _elementwise_cases() -> Iterator[Case]:
         yield from cases_of(kernel, "elements", 9, **common)
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
-    words = tuple({"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4)))
+    words = tuple(
+        {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
+    )
     blocks = {"words": words, "static_scale": (0.0, 0.0, 0.01, 0.05)}
     yield from cases_of("quantize_activations", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(
