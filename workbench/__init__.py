@@ -11,7 +11,9 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
+    "compare": "workbench.bench.compare",
     "load": "workbench.runtime.model",
+    "run_kernel": "workbench.runtime.launch",
 }
 
 __all__ = ["__version__", *_LAZY]

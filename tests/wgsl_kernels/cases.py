@@ -16,7 +16,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.numerics import random_tensor
-from workbench.runtime.launch import _types
+from workbench.runtime.launch import port_types
 
 TYPES = ("f32", "f16")
 WIDTHS = (5, 31, 64, 96, 130, 172, 352, 576, 896)
@@ -82,7 +82,7 @@ class Case:
         tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
         params = {n: v for n, v in arguments.items() if n not in tensors}
         sizes = {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
-        types = _types(kernel, tensors, self.y_dtype)
+        types = port_types(kernel, tensors, self.y_dtype)
         return kernel.specialise(self.variant, sizes, types, adapter, self.tunables)
 
     def module(self, adapter: Adapter, dialect: str = "tint") -> Module:

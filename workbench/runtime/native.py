@@ -65,3 +65,8 @@ class Recorder:
                 set_pipeline(handle, pipeline)
             set_group(handle, 0, group, 0, null)
             dispatch(handle, x, y, z)
+
+
+def timestamp_period(device: wgpu.GPUDevice) -> float:
+    """Nanoseconds of one tick of a timestamp query; wgpu-py hands out raw ticks."""
+    return float(lib.wgpuQueueGetTimestampPeriod(device.queue._internal))

@@ -52,6 +52,21 @@ def kernels_hash() -> str:
     return digest.hexdigest()
 
 
+def adapter_facts(device) -> dict[str, str]:
+    """What wgpu tells about a device's adapter and driver."""
+    return {k: device.info[k] for k in ("vendor", "device", "description", "adapter_type", "backend_type")}
+
+
+def surroundings(device) -> dict:
+    """The record of a figure that was measured on a device without a model; JSON values."""
+    return {
+        "adapter": adapter_facts(device),
+        "versions": dict(versions()),
+        "kernels_sha256": kernels_hash(),
+        **commit(),
+    }
+
+
 def provenance(model) -> dict:
     """The record of a loaded model; JSON values."""
     source = model.source
@@ -72,7 +87,5 @@ def provenance(model) -> dict:
         record["source"] = {"files": source.source_hashes()}
     device = getattr(executor, "device", None)
     if device is not None:
-        record["adapter"] = {
-            k: device.info[k] for k in ("vendor", "device", "description", "adapter_type", "backend_type")
-        }
+        record["adapter"] = adapter_facts(device)
     return record

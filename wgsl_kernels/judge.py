@@ -1,0 +1,116 @@
+"""Judging what a kernel wrote by its reference, which is computed in f64 from the same stored values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .numerics import EPS16
+from .pair import Kernel
+from .weights import unpack
+
+#: Half a step between f16 numbers near zero.
+TINY16 = 2.0**-25
+#: So many elements that are off are listed.
+SHOWN = 5
+
+
+def doubles(arguments: Mapping) -> dict:
+    """The same arguments with floating-point tensors in f64, which holds their stored values exactly."""
+    return {
+        name: value.double() if isinstance(value, torch.Tensor) and value.dtype.is_floating_point else value
+        for name, value in arguments.items()
+    }
+
+
+def expectation(kernel: Kernel, arguments: Mapping) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Output -> (expected numbers, bound of the absolute error), both f64, before rounding of the output."""
+    expected = kernel.run_reference(doubles(arguments))
+    bounds = kernel.tolerance(arguments, expected)
+    return {
+        name: (comparable(kernel, name, expected[name]), bounds[name].double().expand(bounds[name].shape))
+        for name in expected
+    }
+
+
+def comparable(kernel: Kernel, output: str, tensor: torch.Tensor) -> torch.Tensor:
+    """An output as f64 numbers; packed quants become one number each."""
+    if kernel.name == "quantize_activations" and output == "quants":
+        tensor = unpack(tensor, 8)
+    return tensor.double()
+
+
+def widen(expected: torch.Tensor, bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The bound with the rounding of an output to `dtype` added."""
+    if dtype != torch.float16:
+        return bound
+    return bound + EPS16 * (expected.abs() + bound) + TINY16
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One element whose error exceeds its bound."""
+
+    at: tuple[int, ...]
+    got: float
+    expected: float
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.at}: got {self.got:.9g}, expected {self.expected:.9g}, bound {self.bound:.3g}"
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Error statistics of one output against the f64 reference.
+
+    off: elements (of `elements`) whose error exceeds its bound, the first of them in `first`. worst: the largest
+    ratio of an error to its bound, at most 1 where nothing is off. max_abs, rms: of the error, in the output's own
+    unit. sqnr: 10 log10 of the energy of the expected numbers over that of the error, in dB; inf where there is no
+    error. A NaN counts as an infinite error.
+    """
+
+    output: str
+    elements: int
+    off: int
+    max_abs: float
+    rms: float
+    sqnr: float
+    worst: float
+    first: tuple[Mismatch, ...]
+
+
+def judge(output: str, got: torch.Tensor, expected: torch.Tensor, bound: torch.Tensor) -> Errors:
+    """Statistics of `got` against `expected`, f64 tensors of one shape; `bound` may broadcast to it."""
+    bound = bound.broadcast_to(expected.shape)
+    error = (got - expected).abs().nan_to_num(nan=math.inf)
+    off = ~(error <= bound)
+    # No error is no error, also where none is allowed.
+    ratio = torch.where(error == 0, torch.zeros_like(error), error / bound.clamp(min=1e-300))
+    noise, signal = float(error.square().sum()), float(expected.square().sum())
+    first = [
+        Mismatch(at, float(got[at]), float(expected[at]), float(bound[at]))
+        for at in map(tuple, off.nonzero()[:SHOWN].tolist())
+    ]
+    count = error.numel()
+    return Errors(
+        output=output,
+        elements=count,
+        off=int(off.sum()),
+        max_abs=float(error.max()) if count else 0.0,
+        rms=math.sqrt(noise / count) if count else 0.0,
+        sqnr=_decibels(signal, noise),
+        worst=float(ratio.max()) if count else 0.0,
+        first=tuple(first),
+    )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    if signal == 0 or math.isinf(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise)

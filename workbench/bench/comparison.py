@@ -1,0 +1,252 @@
+"""What comparing a kernel's variants with its reference gives: plain data, shown as a table, HTML or JSON."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from wgsl_kernels.judge import Errors, Mismatch
+from workbench.runtime.timing import Timing
+
+PASSED = "passed"
+WRONG_NUMBERS = "wrong numbers"
+WRONG_SHAPE = "wrong shape"
+COMPILE_ERROR = "compile error"
+RUNTIME_ERROR = "runtime error"
+UNSUPPORTED = "unsupported"
+STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, UNSUPPORTED)
+
+
+#: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
+ROTATED_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """One variant. detail: why it has not passed. chosen: whether it is the one used where nothing was measured.
+
+    errors: one entry an output. timing: only of what passed. bytes, flops: of one call, by the kernel's cost model.
+    wgsl: the generated module, empty where none could be written. wgsl_sha256: its hash.
+    """
+
+    variant: str
+    status: str
+    detail: str = ""
+    chosen: bool = False
+    tunables: Mapping[str, int] = field(default_factory=dict)
+    errors: tuple[Errors, ...] = ()
+    timing: Timing | None = None
+    bytes: float = 0.0
+    flops: float = 0.0
+    wgsl: str = ""
+    wgsl_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status is one of {', '.join(STATUSES)}, not {self.status!r}")
+        if self.timing is not None and self.status != PASSED:
+            raise ValueError(f"{self.variant}: a variant that is {self.status!r} has no time")
+
+    @property
+    def gb_per_s(self) -> float | None:
+        """10^9 bytes that must move at least, a second; from the median time."""
+        return self.bytes / self.timing.median / 1e9 if self.timing else None
+
+    @property
+    def gflop_per_s(self) -> float | None:
+        return self.flops / self.timing.median / 1e9 if self.timing else None
+
+    def worst(self, name: str) -> float | None:
+        """The worst over the outputs of a statistic: `max_abs`, `rms`, `worst` (greatest) or `sqnr` (least)."""
+        values = [getattr(each, name) for each in self.errors]
+        if not values:
+            return None
+        return min(values) if name == "sqnr" else max(values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All variants of a kernel on the same inputs on one device. `print` it, or leave it at a cell's end.
+
+    sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
+    are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
+    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured.
+    """
+
+    kernel: str
+    seed: int
+    sizes: Mapping[str, float]
+    device: str
+    label: str
+    results: tuple[VariantResult, ...]
+    reference_source: str
+    reference_sha256: str
+    copies: int
+    rotated_bytes: int
+    provenance: Mapping[str, Any]
+    read_ceiling: float | None = None
+
+    def __getitem__(self, variant: str) -> VariantResult:
+        for result in self.results:
+            if result.variant == variant:
+                return result
+        raise KeyError(f"{variant!r} was not compared; {', '.join(r.variant for r in self.results)} were")
+
+    @property
+    def fastest(self) -> VariantResult | None:
+        """The variant with the least median time, None where none was timed."""
+        timed = [result for result in self.results if result.timing]
+        return min(timed, key=lambda result: result.timing.median) if timed else None
+
+    def share(self, result: VariantResult) -> float | None:
+        """Of the read bandwidth measured in the same run."""
+        if self.read_ceiling is None or result.timing is None:
+            return None
+        return result.gb_per_s * 1e9 / self.read_ceiling
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; infinities and NaN are the strings "inf", "-inf" and "nan"."""
+        return plain(asdict(self))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Comparison:
+        """The comparison that `to_json` gave these values of."""
+        return cls(**{**values, "results": tuple(_result(each) for each in values["results"])})
+
+    def head(self) -> list[str]:
+        """The table's columns."""
+        share = ["share of reads"] if self.read_ceiling is not None else []
+        errors = ["max error", "RMS", "SQNR, dB", "error/bound"]
+        return [
+            "variant",
+            "status",
+            *errors,
+            f"us a call ({self.label})",
+            "spread",
+            "GB/s",
+            *share,
+            "GFLOP/s",
+        ]
+
+    def cells(self, result: VariantResult) -> list[str]:
+        """The table's row of one variant."""
+        timed = ["–"] * (4 + (self.read_ceiling is not None))
+        if timing := result.timing:
+            low, high = timing.spread
+            share = [f"{self.share(result):.1%}"] if self.read_ceiling is not None else []
+            timed = [
+                f"{timing.median * 1e6:.2f}",
+                f"{low * 1e6:.2f} to {high * 1e6:.2f}",
+                f"{result.gb_per_s:.2f}",
+                *share,
+                f"{result.gflop_per_s:.2f}",
+            ]
+        return [
+            result.variant + (" *" if result.chosen else ""),
+            result.status,
+            *(_number(result.worst(name), ".2e") for name in ("max_abs", "rms")),
+            _number(result.worst("sqnr"), ".1f"),
+            _number(result.worst("worst"), ".3g"),
+            *timed,
+        ]
+
+    def legend(self) -> list[str]:
+        """What the table's figures mean, one line each."""
+        lines = ["* is used where nothing was measured; errors are against the reference in f64"]
+        timings = [result.timing for result in self.results if result.timing]
+        if timings:
+            if self.copies == 1:
+                turns = "the weights stay where they are, in the cache if they fit"
+            else:
+                turns = f"{self.copies} copies of the weights in turns ({self.rotated_bytes / 1e6:.2g} MB)"
+                if self.label == "GPU" and self.rotated_bytes < ROTATED_BYTES:
+                    turns += "; a cache may hold them"
+            lines.append(
+                f"times: median and range of up to {max(len(t.samples) for t in timings)} interleaved rounds, "
+                f"clock: {timings[0].clock}, {timings[0].warm * 1e3:.0f} ms of the same work before each; {turns}"
+            )
+        if self.read_ceiling is not None:
+            software = "; software computes, so this is no limit of the memory" if self.label == "CPU" else ""
+            lines.append(f"a read-only sweep in the same run: {self.read_ceiling / 1e9:.1f} GB/s{software}")
+        return lines
+
+    def notes(self) -> list[str]:
+        """The legend, and why a variant has not passed."""
+        return [*self.legend(), *(f"{r.variant}: {r.detail}" for r in self.results if r.detail)]
+
+    @property
+    def title(self) -> str:
+        sizes = ", ".join(f"{name}={value:g}" for name, value in self.sizes.items())
+        return f"{self.kernel} ({sizes}; seed {self.seed}) on {self.device}"
+
+    def __str__(self) -> str:
+        rows = [self.head(), *(self.cells(result) for result in self.results)]
+        return "\n".join([self.title, align(rows, left=2), *self.notes()])
+
+    def _repr_html_(self) -> str:
+        def row(tag: str, cells: list[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        def folded(title: str, text: str) -> str:
+            return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
+
+        return "".join(
+            [
+                f"<div><p><b>{html.escape(self.title)}</b></p><table><thead>{row('th', self.head())}</thead><tbody>",
+                *(row("td", self.cells(result)) for result in self.results),
+                "</tbody></table><ul>",
+                *(f"<li style='white-space: pre-wrap'>{html.escape(note)}</li>" for note in self.notes()),
+                "</ul>",
+                folded(f"{self.kernel}: the reference", self.reference_source),
+                *(folded(f"{r.variant}: generated WGSL", r.wgsl) for r in self.results if r.wgsl),
+                "</div>",
+            ]
+        )
+
+
+def align(rows: list[list[str]], left: int) -> str:
+    """Rows of cells as lines with aligned columns, the first `left` of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def plain(value: Any) -> Any:
+    """Dataclass contents as JSON values."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _result(values: Mapping[str, Any]) -> VariantResult:
+    timing = values["timing"]
+    if timing is not None:
+        timing = Timing(**{**timing, "samples": tuple(timing["samples"])})
+    return VariantResult(
+        **{**values, "errors": tuple(_errors(each) for each in values["errors"]), "timing": timing}
+    )
+
+
+def _errors(values: Mapping[str, Any]) -> Errors:
+    floats = {name: float(values[name]) for name in ("max_abs", "rms", "sqnr", "worst")}
+    first = tuple(
+        Mismatch(tuple(each["at"]), *(float(each[name]) for name in ("got", "expected", "bound")))
+        for each in values["first"]
+    )
+    return Errors(**{**values, **floats, "first": first})
