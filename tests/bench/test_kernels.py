@@ -68,8 +68,8 @@ def test_copies_of_the_weights_take_turns(adapter):
     # Of 20 rows: 48 bytes of quants and 3 blocks with 3 bytes each.
     assert (found.copies, found.rotated_bytes) == (3, 3 * 20 * (48 + 9))
     assert found["gemv"].timing.dispatches % 3 == 0 and "3 copies of the weights in turns" in str(found)
-    on_gpu = dataclasses.replace(found, label="GPU")
-    assert "a cache may hold them" in str(on_gpu) and "a cache may hold them" not in str(found)
+    on_gpu, on_cpu = (dataclasses.replace(found, label=label) for label in ("GPU", "CPU"))
+    assert "a cache may hold them" in str(on_gpu) and "a cache may hold them" not in str(on_cpu)
 
 
 def test_wrong_numbers_have_statistics_but_no_time(adapter):
