@@ -32,12 +32,16 @@ from .weights import (
 FEW_TOKENS = 4
 
 
+def epilogue(context: Context) -> tuple[str, str]:
+    """The library files that read what is added to a product, or stand in for it."""
+    bias = "bias_plane" if "bias" in context.types else "bias_none"
+    return bias, "residual_plane" if "residual" in context.types else "residual_none"
+
+
 def _operands(fmt: str, scalar: bool):
     def library(context: Context) -> tuple[str, ...]:
         x = "x_scalar" if scalar or context["columns"] % 4 else "x_vec4"
-        bias = "bias_plane" if "bias" in context.types else "bias_none"
-        residual = "residual_plane" if "residual" in context.types else "residual_none"
-        return (x, *weight_library(fmt, context), bias, residual)
+        return (x, *weight_library(fmt, context), *epilogue(context))
 
     return library
 
@@ -77,7 +81,7 @@ def _prefer(context: Context) -> tuple[str, str]:
     return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile of weights serves 64 of them"
 
 
-def _reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None, **_):
+def linear_reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None, **_):
     """y = x W^T + bias + residual, placed at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
     y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))
     if out_rows is not None and out_rows != y.shape[-1]:
@@ -85,7 +89,7 @@ def _reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None,
     return y if residual is None else y + residual.to(x.dtype)
 
 
-def _make_inputs(
+def linear_inputs(
     fmt: str,
     seed=0,
     tokens=1,
@@ -99,6 +103,7 @@ def _make_inputs(
     y_dtype="f32",
     **weight_options,
 ) -> dict:
+    """Random operands of a linear layer from a seed; n and k are other names of rows and columns."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
     arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
@@ -110,7 +115,7 @@ def _make_inputs(
     return arguments
 
 
-def _tolerance(fmt: str, arguments, expected) -> dict:
+def linear_tolerance(fmt: str, arguments, expected) -> dict:
     """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (see weights.py)."""
     x = arguments["x"].double().abs()
     bound = x @ magnitude_planes(fmt, arguments, x.shape[1]).T
@@ -140,7 +145,7 @@ def linear(fmt: str) -> Kernel:
     return register(
         Kernel(
             name=f"linear_{fmt}",
-            reference=_reference,
+            reference=linear_reference,
             reads={
                 "x": Port(("tokens", "columns")),
                 **weight_ports(fmt),
@@ -150,8 +155,8 @@ def linear(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "row_offset": int, "out_rows": int},
             variants=_variants(fmt),
-            make_inputs=partial(_make_inputs, fmt),
-            tolerance=partial(_tolerance, fmt),
+            make_inputs=partial(linear_inputs, fmt),
+            tolerance=partial(linear_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),

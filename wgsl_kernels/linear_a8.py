@@ -10,33 +10,25 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .numerics import EPS32, random_tensor
+from .linear import FEW_TOKENS, epilogue, linear_inputs, linear_reference, linear_tolerance
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
 from .reduce import lanes_default, reduction
 from .weights import (
     BITS,
     dense,
-    magnitude_planes,
     quant_params,
-    random_planes,
     weight_library,
     weight_ports,
     weight_sizes,
 )
 
-#: Up to so many tokens the weights are better read once a token than once a tile.
-FEW_TOKENS = 4
-
 
 def _operands(fmt: str, context: Context) -> tuple[str, ...]:
     _, _, *scales_and_zeros = weight_library(fmt, context)  # without the unpacking to floats
-    bias = "bias_plane" if "bias" in context.types else "bias_none"
-    residual = "residual_plane" if "residual" in context.types else "residual_none"
-    return (f"dot_{fmt}", *scales_and_zeros, bias, residual)
+    return (f"dot_{fmt}", *scales_and_zeros, *epilogue(context))
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
@@ -64,62 +56,30 @@ def _prefer(context: Context) -> tuple[str, str]:
     return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile serves 64 of them"
 
 
-def _reference(
-    fmt: str, x, x_scales, weight, columns, bias=None, residual=None, row_offset=0, out_rows=None, **_
-):
+def dequantize_activations(fmt: str, x, x_scales, columns: int) -> torch.Tensor:
+    """Words in the order of a weight format, and their scales -> x [tokens, columns] in the scales' type."""
+    q = unpack_activations(x, INT8_STRIDES[fmt]).to(x_scales.dtype)
+    return (q.unflatten(1, (-1, INT8_BLOCK)) * x_scales.unsqueeze(-1)).flatten(1)[:, :columns]
+
+
+def _reference(fmt: str, x, x_scales, weight, columns, **rest):
     """y = (x_scale * xq) W^T + bias + residual, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
-    q = unpack_activations(x, INT8_STRIDES[fmt]).to(weight.dtype)
-    values = (q.unflatten(1, (-1, INT8_BLOCK)) * x_scales.to(weight.dtype).unsqueeze(-1)).flatten(1)[
-        :, :columns
-    ]
-    y = F.linear(values, weight[:, :columns], None if bias is None else bias.to(weight.dtype))
-    if out_rows is not None and out_rows != y.shape[-1]:
-        y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
-    return y if residual is None else y + residual.to(weight.dtype)
+    return linear_reference(
+        dequantize_activations(fmt, x, x_scales.to(weight.dtype), columns), weight, **rest
+    )
 
 
-def _make_inputs(
-    fmt: str,
-    seed=0,
-    tokens=1,
-    rows=64,
-    columns=64,
-    n=None,
-    k=None,
-    bias=False,
-    residual=False,
-    y_dtype="f32",
-    **weight_options,
-) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = n or rows, k or columns
-    x = random_tensor(generator, (tokens, columns))
+def _make_inputs(fmt: str, **options) -> dict:
+    arguments = linear_inputs(fmt, **options)
+    x = arguments.pop("x")
     words, scales = quantize_activations.reference(x, block=INT8_BLOCK, stride=INT8_STRIDES[fmt])
-    arguments = {"x": words, "x_scales": scales, "columns": columns}
-    arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
-    if bias:
-        arguments["bias"] = random_tensor(generator, (rows,))
-    if residual:
-        arguments["residual"] = random_tensor(generator, (tokens, rows))
-    return arguments
+    return {"x": words, "x_scales": scales, "columns": x.shape[1], **arguments}
 
 
 def _tolerance(fmt: str, arguments, expected) -> dict:
-    """As for float activations: rounding errors of the sums over blocks grow with sum |w||x|."""
-    columns = arguments["columns"]
-    q = unpack_activations(arguments["x"], INT8_STRIDES[fmt]).double().abs()
-    x = (q.unflatten(1, (-1, INT8_BLOCK)) * arguments["x_scales"].double().unsqueeze(-1)).flatten(1)[
-        :, :columns
-    ]
-    bound = x @ magnitude_planes(fmt, arguments, columns).T
-    offset = arguments.get("row_offset", 0)
-    bound = F.pad(bound, (offset, expected["y"].shape[-1] - offset - bound.shape[-1]))
-    if "bias" in arguments:
-        bias = arguments["bias"].double().abs()
-        bound = bound + F.pad(bias, (offset, bound.shape[-1] - offset - bias.shape[-1]))
-    if "residual" in arguments:
-        bound = bound + arguments["residual"].double().abs()
-    return {"y": 8 * EPS32 * bound + 1e-30}
+    """As for float activations: integer products are exact, sums over blocks round as any sum does."""
+    x = dequantize_activations(fmt, arguments["x"], arguments["x_scales"].double(), arguments["columns"])
+    return linear_tolerance(fmt, {**arguments, "x": x}, expected)
 
 
 def _cost(fmt: str, sizes) -> Cost:
