@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from .reduce import eight_lanes_only, lanes_default, reduction
+from .reduce import eight_lanes_only, lanes_default, reduction, whole_subgroups
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
     dense,
     is_quantized,
     magnitude_planes,
+    piece_library,
     quant_params,
     random_planes,
     weight_library,
@@ -38,24 +39,32 @@ def epilogue(context: Context) -> tuple[str, str]:
     return bias, "residual_plane" if "residual" in context.types else "residual_none"
 
 
-def _operands(fmt: str, scalar: bool):
-    def library(context: Context) -> tuple[str, ...]:
-        x = "x_scalar" if scalar or context["columns"] % 4 else "x_vec4"
-        return (x, *weight_library(fmt, context), *epilogue(context))
+def x_library(context: Context) -> str:
+    """The library file that reads float activations, four at a time where rows allow it."""
+    return "x_scalar" if context["columns"] % 4 else "x_vec4"
 
-    return library
+
+def gemv(library, why: str) -> Variant:
+    """The variant for few tokens over any library that has `columns_at` and `piece_sum`."""
+    return Variant(
+        "linear_gemv",
+        grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
+        tunables={"workgroup": (64, 8, 16, 32, 96, 128, 224, 256), "rows_per_group": (4, 1, 2, 8, 16)},
+        library=lambda c: (*library(c), *epilogue(c), reduction(c)),
+        refuse=whole_subgroups,
+        defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
+        why=why,
+    )
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
-    vectors, scalars = _operands(fmt, scalar=False), _operands(fmt, scalar=True)
+    def vectors(context: Context) -> tuple[str, ...]:
+        return (x_library(context), *weight_library(fmt, context), *epilogue(context))
+
     return {
-        "gemv": Variant(
-            "linear_gemv",
-            grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
-            tunables={"workgroup": (64, 8, 16, 32, 128), "rows_per_group": (4, 8, 16)},
-            library=lambda c: (*vectors(c), reduction(c)),
-            defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
-            why="few tokens: every weight byte is read once a token, at the memory's speed",
+        "gemv": gemv(
+            lambda c: (x_library(c), *piece_library(fmt, c)),
+            "few tokens: every weight byte is read once a token, at the memory's speed",
         ),
         "tile": Variant(
             "linear_tile",
@@ -66,7 +75,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "broadcast": Variant(
             "linear_broadcast",
             grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
-            library=lambda c: (*scalars(c), "outer_4x8"),
+            library=lambda c: ("x_scalar", *weight_library(fmt, c), *epilogue(c), "outer_4x8"),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),

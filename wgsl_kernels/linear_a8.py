@@ -12,39 +12,33 @@ from functools import partial
 import torch
 
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .linear import FEW_TOKENS, epilogue, linear_inputs, linear_reference, linear_tolerance
+from .linear import FEW_TOKENS, epilogue, gemv, linear_inputs, linear_reference, linear_tolerance
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
-from .reduce import lanes_default, reduction
 from .weights import (
     BITS,
     dense,
     quant_params,
-    weight_library,
+    scale_library,
     weight_ports,
     weight_sizes,
 )
 
 
 def _operands(fmt: str, context: Context) -> tuple[str, ...]:
-    _, _, *scales_and_zeros = weight_library(fmt, context)  # without the unpacking to floats
-    return (f"dot_{fmt}", *scales_and_zeros, *epilogue(context))
+    return ("sum_bytes", f"dot_{fmt}", *scale_library(context))
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
-        "gemv": Variant(
-            "linear_a8_gemv",
-            grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
-            tunables={"workgroup": (32, 8, 16, 64, 128), "rows_per_group": (4, 8, 16)},
-            library=lambda c: (*_operands(fmt, c), reduction(c)),
-            defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
-            why="few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+        "gemv": gemv(
+            lambda c: (*_operands(fmt, c), "pieces_a8"),
+            "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
         ),
         "tile": Variant(
             "linear_a8_tile",
             grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),
-            library=partial(_operands, fmt),
+            library=lambda c: (*_operands(fmt, c), *epilogue(c)),
             why="many tokens: activations in workgroup memory serve 64 rows",
         ),
     }

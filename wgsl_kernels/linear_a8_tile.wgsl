@@ -8,13 +8,8 @@
 @group(0) @binding(7) var<storage, read> x_scales: array<f32>;
 
 const TILE: u32 = 64u;
-const ONES: u32 = 0x01010101u;
 var<workgroup> x_tile: array<vec4<u32>, TILE * 2u>;
 var<workgroup> scale_tile: array<vec2<f32>, TILE>;  // scale, and scale times the sum of the quants
-
-fn sum_bytes(v: vec4<u32>) -> i32 {
-  return dot4I8Packed(v.x, ONES) + dot4I8Packed(v.y, ONES) + dot4I8Packed(v.z, ONES) + dot4I8Packed(v.w, ONES);
-}
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

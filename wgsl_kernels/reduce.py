@@ -15,6 +15,14 @@ def reduction(context: Context) -> str:
     return "reduce_subgroups"
 
 
+def whole_subgroups(context: Context) -> str | None:
+    """Why a workgroup of `workgroup` threads cannot sum, or None: trees need a power of two, subgroups to be whole."""
+    threads, lanes = context.sizes.get("workgroup", 1), context.adapter.subgroup_size
+    if threads & (threads - 1) == 0 or (context.adapter.subgroups and lanes and threads % lanes == 0):
+        return None
+    return f"{threads} threads are neither a power of two nor whole subgroups of a known size"
+
+
 def lanes_default(context: Context) -> dict[str, int]:
     """On a software adapter a workgroup of one subgroup needs no barrier, which is what costs there."""
     adapter = context.adapter

@@ -42,12 +42,23 @@ def quant_params(fmt: str) -> dict[str, type]:
 
 
 def weight_library(fmt: str, context: Context) -> tuple[str, ...]:
-    """The header files that read a weight of this format: `octet`, `load_packed`, `scale_offset`."""
+    """The header files that read a weight of this format: `load_octet`, `scale_offset`."""
     if not is_quantized(fmt):
         return ("octet", f"weights_{fmt}", "scales_none")
+    return ("octet", f"weights_{fmt}", *scale_library(context))
+
+
+def scale_library(context: Context) -> tuple[str, str]:
+    """The header files behind `scale_offset` of an integer weight."""
     scales = "scales_f16" if context.types["scales"] == "f16" else "scales_f32"
-    zeros = "zeros_plane" if "zeros" in context.types else "zeros_implied"
-    return ("octet", f"weights_{fmt}", scales, zeros)
+    return scales, "zeros_plane" if "zeros" in context.types else "zeros_implied"
+
+
+def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
+    """The header files that multiply a piece of a weight's row with activations: `columns_at`, `piece_sum`."""
+    if not is_quantized(fmt):
+        return (f"pieces_{fmt}",)
+    return ("magic", f"pieces_{fmt}", *scale_library(context))
 
 
 def weight_sizes(fmt: str) -> dict[str, float]:

@@ -151,7 +151,7 @@ def _linear_cases() -> Iterator[Case]:
             yield from cases_of(
                 f"linear_{fmt}",
                 variant,
-                8 if fmt in ZERO_POINTS else 6,
+                9,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
@@ -172,7 +172,7 @@ def _integer_linear_cases() -> Iterator[Case]:
             yield from cases_of(
                 f"linear_a8_{fmt}",
                 variant,
-                8,
+                9,
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),

@@ -2,18 +2,9 @@
 const PADDED: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK;
 const GROUPS: u32 = PADDED / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-alias Packed = array<vec4<u32>, 2>;
 
 fn bytes(word: u32) -> vec4<f32> {
   return vec4<f32>(vec4<i32>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
-}
-fn load_packed(row: u32, group: u32) -> Packed {
-  let i = (row * GROUPS + group) * 2u;
-  return Packed(quants[i], quants[i + 1u]);
-}
-fn octet(p: Packed, i: u32) -> Octet {
-  let words = select(p[i >> 1u].xy, p[i >> 1u].zw, (i & 1u) == 1u);
-  return Octet(bytes(words.x), bytes(words.y));
 }
 fn load_octet(row: u32, index: u32) -> Octet {
   let words = quants[row * GROUPS * 2u + (index >> 1u)];

@@ -1,0 +1,17 @@
+// INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.
+const PIECE: u32 = 32u;
+const PIECES: u32 = X_GROUPS;
+@group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
+@group(0) @binding(7) var<storage, read> x_scales: array<f32>;
+struct Columns { a: vec4<u32>, b: vec4<u32>, scale: f32, sum: f32 }
+
+fn columns_at(token: u32, piece: u32) -> Columns {
+  let at = token * X_GROUPS + piece;
+  let a = x[at * 2u];
+  let b = x[at * 2u + 1u];
+  return Columns(a, b, x_scales[at], f32(sum_bytes(a) + sum_bytes(b)));
+}
+fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
+  let so = scale_offset(row, piece * PIECE / BLOCK);
+  return c.scale * (so.x * f32(dot_group(row, piece, c.a, c.b)) + so.y * c.sum);
+}

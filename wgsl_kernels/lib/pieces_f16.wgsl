@@ -1,0 +1,15 @@
+// f16 weights times float activations, 8 columns (16 bytes of a row) at a time. Needs no f16 feature.
+const PIECE: u32 = 8u;
+const PIECES: u32 = (COLUMNS + 7u) / 8u;
+const ROW_PIECES: u32 = (COLUMNS + 31u) / 32u * 4u;
+@group(0) @binding(1) var<storage, read> values: array<vec4<u32>>;
+alias Columns = array<vec4<f32>, 2>;
+
+fn columns_at(token: u32, piece: u32) -> Columns {
+  return Columns(x4(token, piece * PIECE), x4(token, piece * PIECE + 4u));
+}
+fn piece_sum(row: u32, piece: u32, v: Columns) -> f32 {
+  let w = values[row * ROW_PIECES + piece];
+  return dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), v[0])
+       + dot(vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w)), v[1]);
+}

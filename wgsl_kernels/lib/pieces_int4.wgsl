@@ -1,0 +1,27 @@
+// INT4 weights times float activations, 32 columns (16 bytes of a row) at a time; conversion as in magic.wgsl.
+const PIECE: u32 = 32u;
+const PIECES: u32 = (COLUMNS + 31u) / 32u;
+const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
+@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+struct Columns { v: array<vec4<f32>, 8>, sum: f32 }
+
+const NIBBLES = vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+const PLACES = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);  // 2^0, 2^-4, 2^-8, 2^-12
+
+fn columns_at(token: u32, piece: u32) -> Columns {
+  let k = piece * PIECE;
+  let v = array<vec4<f32>, 8>(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
+                              x4(token, k + 16u), x4(token, k + 20u), x4(token, k + 24u), x4(token, k + 28u));
+  return Columns(array<vec4<f32>, 8>(v[0] * PLACES, v[1] * PLACES, v[2] * PLACES, v[3] * PLACES,
+                                     v[4] * PLACES, v[5] * PLACES, v[6] * PLACES, v[7] * PLACES),
+                 dot(v[0] + v[1] + v[2] + v[3] + v[4] + v[5] + v[6] + v[7], vec4<f32>(1.0)));
+}
+fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
+  let w = quants[row * ROW_PIECES + piece];
+  let so = scale_offset(row, piece * PIECE / BLOCK);
+  let d = masked(w.x, NIBBLES) * c.v[0] + masked(w.x >> 16u, NIBBLES) * c.v[1]
+        + masked(w.y, NIBBLES) * c.v[2] + masked(w.y >> 16u, NIBBLES) * c.v[3]
+        + masked(w.z, NIBBLES) * c.v[4] + masked(w.z >> 16u, NIBBLES) * c.v[5]
+        + masked(w.w, NIBBLES) * c.v[6] + masked(w.w >> 16u, NIBBLES) * c.v[7];
+  return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
+}

@@ -1,0 +1,26 @@
+// INT8 weights times float activations, 16 columns (16 bytes of a row) at a time; conversion as in magic.wgsl.
+const PIECE: u32 = 16u;
+const PIECES: u32 = (COLUMNS + 15u) / 16u;
+const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 16u;
+@group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+struct Columns { v: array<vec4<f32>, 4>, sum: f32 }
+
+const PLACES = vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625);  // 2^0, 2^-8
+
+fn columns_at(token: u32, piece: u32) -> Columns {
+  let k = piece * PIECE;
+  let v = array<vec4<f32>, 4>(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u));
+  return Columns(array<vec4<f32>, 4>(v[0] * PLACES, v[1] * PLACES, v[2] * PLACES, v[3] * PLACES),
+                 dot(v[0] + v[1] + v[2] + v[3], vec4<f32>(1.0)));
+}
+fn bytes(word: u32) -> vec4<f32> {
+  let unsigned = word ^ 0x80808080u;  // q + 128
+  let pairs = (vec4<u32>(unsigned, unsigned, unsigned >> 16u, unsigned >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u));
+  return bitcast<vec4<f32>>(pairs | MAGIC_BITS) - (MAGIC + vec4<f32>(128.0, 32768.0, 128.0, 32768.0));
+}
+fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
+  let w = quants[row * ROW_PIECES + piece];
+  let so = scale_offset(row, piece * PIECE / BLOCK);
+  let d = bytes(w.x) * c.v[0] + bytes(w.y) * c.v[1] + bytes(w.z) * c.v[2] + bytes(w.w) * c.v[3];
+  return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
+}
