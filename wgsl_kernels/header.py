@@ -53,6 +53,8 @@ def write_module(kernel: Kernel, variant: Variant, context: Context, dialect: st
     library = [(FOLDER / "lib" / f"{name}.wgsl").read_text("utf-8") for name in variant.library(context)]
     body = variant.body()
     values = {name: kernel.params.get(name, type(v))(v) for name, v in context.sizes.items()}
+    if context.adapter.subgroup_size:
+        values["subgroup_size"] = context.adapter.subgroup_size
     lines = [f"const {name.upper()}: {{}} = {{}};".format(*literal(v)) for name, v in values.items()]
     floats = {name: t for name, t in context.types.items() if kernel.ports[name].dtype == "float"}
     aliases = [f"alias {port}_type = {t};" for port, t in floats.items()]

@@ -23,6 +23,14 @@ def whole_subgroups(context: Context) -> str | None:
     return f"{threads} threads are neither a power of two nor whole subgroups of a known size"
 
 
+def known_subgroups(context: Context) -> str | None:
+    """Why a variant cannot give each subgroup work of its own, or None: their size must be known and divide."""
+    threads, lanes = context.sizes.get("workgroup", 0), context.adapter.subgroup_size
+    if not (context.adapter.subgroups and lanes):
+        return "it needs subgroups of a known size"
+    return f"{threads} threads are not whole subgroups of {lanes}" if threads % lanes else None
+
+
 def lanes_default(context: Context) -> dict[str, int]:
     """On a software adapter a workgroup of one subgroup needs no barrier, which is what costs there."""
     adapter = context.adapter

@@ -41,6 +41,9 @@ BACKENDS = ("Vulkan", "Metal", "D3D12")
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
 
+#: Vendors (PCI ids) whose subgroups have the same number of lanes in every pipeline: NVIDIA, Apple.
+ONE_SUBGROUP_SIZE = (0x10DE, 0x106B)
+
 PROBE = """
 @group(0) @binding(0) var<storage, read_write> size: array<u32>;
 @compute @workgroup_size(64) fn main(@builtin(subgroup_size) lanes: u32) { size[0] = lanes; }
@@ -120,10 +123,11 @@ class Device:
         )
 
     def _constant_subgroup_size(self, is_cpu: bool) -> int:
-        """Lanes a subgroup, or 0 where a driver may choose a size for each pipeline."""
-        low, high = self.info.get("stackgroup_min_size", 0), self.info.get("stackgroup_max_size", 0)
-        low, high = self.info.get("subgroup_min_size", low), self.info.get("subgroup_max_size", high)
-        if low != high and not is_cpu:
+        """Lanes a subgroup, or 0 where a driver may choose a size for each pipeline.
+
+        wgpu does not pass on the range of sizes of the adapter, so it is known only where a vendor has one size.
+        """
+        if not is_cpu and self.info["vendor_id"] not in ONE_SUBGROUP_SIZE:
             return 0
         module = self.wgpu.create_shader_module(code=PROBE)
         pipeline = self.wgpu.create_compute_pipeline(
