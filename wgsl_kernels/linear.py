@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from .reduce import eight_lanes_only, known_subgroups, lanes_default, reduction, whole_subgroups
+from .reduce import eight_lanes_only, known_subgroups, lanes_default, row_reduction, whole_subgroups
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -52,7 +52,7 @@ def gemv_variants(library) -> dict[str, Variant]:
             "linear_gemv",
             grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
             tunables={"workgroup": (64, 8, 16, 32, 96, 128, 224, 256), "rows_per_group": rows},
-            library=lambda c: (*library(c), *epilogue(c), reduction(c)),
+            library=lambda c: (*library(c), *epilogue(c), *row_reduction(c)),
             refuse=whole_subgroups,
             defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
             why="few tokens: every weight byte is read once a token; a workgroup shares rows, however long they are",

@@ -3,17 +3,17 @@
 //
 // Every weight byte is read once, and neighbouring threads read neighbouring pieces of a row; a piece of activations,
 // loaded once, serves all the rows. The number of steps is a constant, so that the compiler may issue the loads of
-// several of them before the first is needed. The sums of all threads meet at the end, four rows at a time.
+// several of them before the first is needed. The sums of all threads meet at the end.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const STEPS: u32 = (PIECES + WORKGROUP - 1u) / WORKGROUP;
-const SLOTS: u32 = (ROWS_PER_GROUP + 3u) / 4u * 4u;
+const MINE: u32 = (ROWS_PER_GROUP + WORKGROUP - 1u) / WORKGROUP;  // rows that a thread stores
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let first = (id.x + id.z * 32768u) * ROWS_PER_GROUP;
-  var sums: array<f32, SLOTS>;
+  var sums: array<f32, ROWS_PER_GROUP>;
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * WORKGROUP + thread;
     if (PIECES % WORKGROUP == 0u || piece < PIECES) {
@@ -21,12 +21,13 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       for (var i = 0u; i < ROWS_PER_GROUP; i++) { sums[i] += piece_sum(min(first + i, ROWS - 1u), piece, v); }
     }
   }
-  for (var i = 0u; i < ROWS_PER_GROUP; i += 4u) {
-    let total = workgroup_sum4(vec4<f32>(sums[i], sums[i + 1u], sums[i + 2u], sums[i + 3u]), thread);
-    let row = first + i + thread;
-    if (thread < 4u && i + thread < ROWS_PER_GROUP && row < ROWS) {
+  let totals = row_totals(sums, thread);
+  for (var j = 0u; j < MINE; j++) {
+    let i = j * WORKGROUP + thread;
+    let row = first + i;
+    if (i < ROWS_PER_GROUP && row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
-      y[index] = y_type(total[thread] + bias_at(row) + residual_at(index));
+      y[index] = y_type(totals[j] + bias_at(row) + residual_at(index));
     }
   }
 }

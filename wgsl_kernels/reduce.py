@@ -15,6 +15,14 @@ def reduction(context: Context) -> str:
     return "reduce_subgroups"
 
 
+def row_reduction(context: Context) -> tuple[str, ...]:
+    """The library files for `row_totals`: the sums of several rows over a workgroup."""
+    adapter = context.adapter
+    if not (adapter.subgroups and adapter.subgroup_size):
+        return reduction(context), "rows_by_fours"
+    return ("rows_one_subgroup" if context["workgroup"] <= adapter.subgroup_size else "rows_subgroups",)
+
+
 def whole_subgroups(context: Context) -> str | None:
     """Why a workgroup of `workgroup` threads cannot sum, or None: trees need a power of two, subgroups to be whole."""
     threads, lanes = context.sizes.get("workgroup", 1), context.adapter.subgroup_size

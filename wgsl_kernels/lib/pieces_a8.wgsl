@@ -13,5 +13,9 @@ fn columns_at(token: u32, piece: u32) -> Columns {
 }
 fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
   let so = scale_offset(row, piece * PIECE / BLOCK);
-  return c.scale * (so.x * f32(dot_group(row, piece, c.a, c.b)) + so.y * c.sum);
+  let w = unpacked(row, piece);
+  let d = dot4I8Packed(w.a.x, c.a.x) + dot4I8Packed(w.a.y, c.a.y) + dot4I8Packed(w.a.z, c.a.z)
+        + dot4I8Packed(w.a.w, c.a.w) + dot4I8Packed(w.b.x, c.b.x) + dot4I8Packed(w.b.y, c.b.y)
+        + dot4I8Packed(w.b.z, c.b.z) + dot4I8Packed(w.b.w, c.b.w);
+  return c.scale * (so.x * f32(d) + so.y * c.sum);
 }
