@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from .reduce import eight_lanes_only, known_subgroups, lanes_default, row_reduction, whole_subgroups
+from .reduce import eight_lanes_only, lanes_default, row_reduction, whole_subgroups
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -44,31 +44,21 @@ def x_library(context: Context) -> str:
     return "x_scalar" if context["columns"] % 4 else "x_vec4"
 
 
-def gemv_variants(library) -> dict[str, Variant]:
-    """The variants for few tokens over any library that has `columns_at` and `piece_sum`."""
-    rows = (4, 1, 2, 8, 16)
-    return {
-        "gemv": Variant(
-            "linear_gemv",
-            grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_group"]), c["tokens"]),
-            tunables={"workgroup": (64, 8, 16, 32, 96, 128, 224, 256), "rows_per_group": rows},
-            library=lambda c: (*library(c), *epilogue(c), *row_reduction(c)),
-            refuse=whole_subgroups,
-            defaults=lambda c: {**lanes_default(c), "rows_per_group": 16} if lanes_default(c) else {},
-            why="few tokens: every weight byte is read once a token; a workgroup shares rows, however long they are",
-        ),
-        "gemv_subgroups": Variant(
-            "linear_gemv_subgroups",
-            grid=lambda c: spread(
-                ceil_div(c["rows"], c["rows_per_group"] * c["workgroup"] // c.adapter.subgroup_size),
-                c["tokens"],
-            ),
-            tunables={"workgroup": (128, 32, 64, 256), "rows_per_group": rows},
-            library=lambda c: (*library(c), *epilogue(c)),
-            refuse=known_subgroups,
-            why="few tokens: every weight byte is read once a token; subgroups have rows of their own and never wait",
-        ),
-    }
+def gemv(library, why: str) -> Variant:
+    """The variant for few tokens over any library that has `columns_at`, `piece_at` and `piece_sum`."""
+    return Variant(
+        "linear_gemv",
+        grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
+        tunables={
+            "workgroup": (128, 8, 16, 32, 64, 96, 224, 256),
+            "teams": (1, 2, 4, 8),
+            "rows_per_team": (2, 1, 4, 8, 16),
+        },
+        library=lambda c: (*library(c), *epilogue(c), *row_reduction(c)),
+        refuse=whole_subgroups,
+        defaults=lambda c: {**lanes_default(c), "rows_per_team": 16} if lanes_default(c) else {},
+        why=why,
+    )
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
@@ -76,7 +66,10 @@ def _variants(fmt: str) -> dict[str, Variant]:
         return (x_library(context), *weight_library(fmt, context), *epilogue(context))
 
     return {
-        **gemv_variants(lambda c: (x_library(c), *piece_library(fmt, c))),
+        "gemv": gemv(
+            lambda c: (x_library(c), *piece_library(fmt, c)),
+            "few tokens: every weight byte is read once a token, at the memory's speed",
+        ),
         "tile": Variant(
             "linear_tile",
             grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .linear import FEW_TOKENS, epilogue, gemv_variants, linear_inputs, linear_reference, linear_tolerance
+from .linear import FEW_TOKENS, epilogue, gemv, linear_inputs, linear_reference, linear_tolerance
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
 from .weights import (
@@ -31,7 +31,10 @@ def _operands(fmt: str, context: Context) -> tuple[str, ...]:
 
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
-        **gemv_variants(lambda c: (*_operands(fmt, c), "pieces_a8")),
+        "gemv": gemv(
+            lambda c: (*_operands(fmt, c), "pieces_a8"),
+            "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+        ),
         "tile": Variant(
             "linear_a8_tile",
             grid=lambda c: spread(ceil_div(c["rows"], 128), ceil_div(c["tokens"], 64)),

@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var bytes: Bytes;
   var scales: vec2<f32>;
   if (brings_weights) {
-    bytes = unpacked(load_row, 0u);
+    bytes = unpacked(packed_at(load_row, 0u));
     scales = scale_offset(load_row, 0u);
   } else if (brings_activations) {
     bytes = Bytes(x[load_token * X_GROUPS * 2u], x[load_token * X_GROUPS * 2u + 1u]);
@@ -57,7 +57,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     workgroupBarrier();
     let next = min(group + 1u, X_GROUPS - 1u);
     if (brings_weights) {
-      bytes = unpacked(load_row, next);
+      bytes = unpacked(packed_at(load_row, next));
       scales = scale_offset(load_row, next * 32u / BLOCK);
     } else if (brings_activations) {
       let at = load_token * X_GROUPS + next;

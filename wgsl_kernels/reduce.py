@@ -20,23 +20,25 @@ def row_reduction(context: Context) -> tuple[str, ...]:
     adapter = context.adapter
     if not (adapter.subgroups and adapter.subgroup_size):
         return reduction(context), "rows_by_fours"
-    return ("rows_one_subgroup" if context["workgroup"] <= adapter.subgroup_size else "rows_subgroups",)
+    return (
+        "rows_one_subgroup"
+        if context["teams"] == 1 and context["workgroup"] <= adapter.subgroup_size
+        else "rows_subgroups",
+    )
 
 
 def whole_subgroups(context: Context) -> str | None:
-    """Why a workgroup of `workgroup` threads cannot sum, or None: trees need a power of two, subgroups to be whole."""
-    threads, lanes = context.sizes.get("workgroup", 1), context.adapter.subgroup_size
-    if threads & (threads - 1) == 0 or (context.adapter.subgroups and lanes and threads % lanes == 0):
+    """Why `teams` of a workgroup of `workgroup` threads cannot sum, or None.
+
+    A tree over the whole workgroup needs a power of two; several teams, or another number, need whole subgroups.
+    """
+    threads, teams = context.sizes.get("workgroup", 1), context.sizes.get("teams", 1)
+    if teams == 1 and threads & (threads - 1) == 0:
         return None
-    return f"{threads} threads are neither a power of two nor whole subgroups of a known size"
-
-
-def known_subgroups(context: Context) -> str | None:
-    """Why a variant cannot give each subgroup work of its own, or None: their size must be known and divide."""
-    threads, lanes = context.sizes.get("workgroup", 0), context.adapter.subgroup_size
-    if not (context.adapter.subgroups and lanes):
-        return "it needs subgroups of a known size"
-    return f"{threads} threads are not whole subgroups of {lanes}" if threads % lanes else None
+    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    if lanes and threads % (teams * lanes) == 0:
+        return None
+    return f"{teams} teams in {threads} threads are not whole subgroups of a known size"
 
 
 def lanes_default(context: Context) -> dict[str, int]:

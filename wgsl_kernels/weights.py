@@ -48,14 +48,14 @@ def weight_library(fmt: str, context: Context) -> tuple[str, ...]:
     return ("octet", f"weights_{fmt}", *scale_library(context))
 
 
-def scale_library(context: Context) -> tuple[str, str]:
+def scale_library(context: Context) -> tuple[str, ...]:
     """The header files behind `scale_offset` of an integer weight."""
     scales = "scales_f16" if context.types["scales"] == "f16" else "scales_f32"
-    return scales, "zeros_plane" if "zeros" in context.types else "zeros_implied"
+    return scales, "zeros_plane" if "zeros" in context.types else "zeros_implied", "block_scale"
 
 
 def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
-    """The header files that multiply a piece of a weight's row with activations: `columns_at`, `piece_sum`."""
+    """The header files that multiply pieces of rows with activations: `columns_at`, `piece_at`, `piece_sum`."""
     if not is_quantized(fmt):
         return (f"pieces_{fmt}",)
     return ("magic", f"pieces_{fmt}", *scale_library(context))

@@ -122,6 +122,9 @@ def cases_of(kernel: str, variant: str, count: int, **options: tuple) -> Iterato
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt)):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
+        teams, lanes = chosen.get("teams") or 1, (chosen.get("workgroup") or 8)
+        if teams > 1 and not (subgroups and lanes % (8 * teams) == 0):
+            chosen["teams"] = None  # several teams need whole subgroups, of 8 lanes on lavapipe
         plain = {}
         for name, value in choice.items():
             plain |= value if isinstance(value, Mapping) else {name: value}
@@ -144,7 +147,7 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
 
 def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "gemv_subgroups": (1, 2, 5), "tile": (1, 17, 31, 63, 65, 70), "broadcast": (1, 5, 8, 9, 31, 70)}
+    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 31, 63, 65, 70), "broadcast": (1, 5, 8, 9, 31, 70)}
     columns = (5, 31, 96, 172, 352, 896)
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         for variant in wgsl_kernels.get(f"linear_{fmt}").variants:
@@ -152,7 +155,7 @@ def _linear_cases() -> Iterator[Case]:
                 f"linear_{fmt}",
                 variant,
                 9,
-                subgroups=(True,) if variant in ("broadcast", "gemv_subgroups") else (True, False),
+                subgroups=(True,) if variant == "broadcast" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(*columns, 32, 576) if fmt in ZERO_POINTS else columns,
@@ -166,14 +169,13 @@ def _linear_cases() -> Iterator[Case]:
 
 def _integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "gemv_subgroups": (1, 2, 5), "tile": (1, 17, 63, 65, 70)}
+    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         for variant in wgsl_kernels.get(f"linear_a8_{fmt}").variants:
             yield from cases_of(
                 f"linear_a8_{fmt}",
                 variant,
                 9,
-                subgroups=(True,) if variant == "gemv_subgroups" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),
@@ -261,7 +263,7 @@ def _cache_cases() -> Iterator[Case]:
             "attention",
             variant,
             10,
-            subgroups=(True,) if variant in ("broadcast", "gemv_subgroups") else (True, False),
+            subgroups=(True,) if variant == "broadcast" else (True, False),
             heads=heads,
             place=places,
             sequence=sequences,

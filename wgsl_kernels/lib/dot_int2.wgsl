@@ -4,8 +4,9 @@ const GROUPS: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec2<u32>>;
 struct Bytes { a: vec4<u32>, b: vec4<u32> }
 
-fn unpacked(row: u32, group: u32) -> Bytes {
-  let w = quants[row * GROUPS + group];
+alias Packed = vec2<u32>;
+fn packed_at(row: u32, group: u32) -> Packed { return quants[row * GROUPS + group]; }
+fn unpacked(w: Packed) -> Bytes {
   let shifts = vec4<u32>(0u, 2u, 4u, 6u);
   return Bytes((vec4<u32>(w.x) >> shifts) & vec4<u32>(0x03030303u), (vec4<u32>(w.y) >> shifts) & vec4<u32>(0x03030303u));
 }

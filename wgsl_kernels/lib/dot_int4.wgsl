@@ -4,8 +4,9 @@ const GROUPS: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 struct Bytes { a: vec4<u32>, b: vec4<u32> }
 
-fn unpacked(row: u32, group: u32) -> Bytes {
-  let w = quants[row * GROUPS + group];
+alias Packed = vec4<u32>;
+fn packed_at(row: u32, group: u32) -> Packed { return quants[row * GROUPS + group]; }
+fn unpacked(w: Packed) -> Bytes {
   let even = w & vec4<u32>(0x0f0f0f0fu);
   let odd = (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
   return Bytes(vec4<u32>(even.x, odd.x, even.y, odd.y), vec4<u32>(even.z, odd.z, even.w, odd.w));

@@ -3,7 +3,9 @@ const GROUPS: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 struct Bytes { a: vec4<u32>, b: vec4<u32> }
 
-fn unpacked(row: u32, group: u32) -> Bytes {
+alias Packed = Bytes;
+fn packed_at(row: u32, group: u32) -> Packed {
   let i = (row * GROUPS + group) * 2u;
   return Bytes(quants[i], quants[i + 1u]);
 }
+fn unpacked(w: Packed) -> Bytes { return w; }

@@ -3,6 +3,7 @@ const PIECE: u32 = 8u;
 const PIECES: u32 = (COLUMNS + 7u) / 8u;
 const ROW_PIECES: u32 = (COLUMNS + 31u) / 32u * 4u;
 @group(0) @binding(1) var<storage, read> values: array<vec4<u32>>;
+alias Piece = vec4<u32>;
 alias Columns = array<vec4<f32>, 2>;
 
 fn columns_at(token: u32, piece: u32) -> Columns {
@@ -11,7 +12,7 @@ fn columns_at(token: u32, piece: u32) -> Columns {
 fn wide(a: u32, b: u32) -> vec4<f32> {
   return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
 }
-fn piece_sum(row: u32, piece: u32, v: Columns) -> f32 {
-  let w = values[row * ROW_PIECES + piece];
+fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
+fn piece_sum(w: Piece, v: Columns) -> f32 {
   return dot(wide(w.x, w.y), v[0]) + dot(wide(w.z, w.w), v[1]);
 }

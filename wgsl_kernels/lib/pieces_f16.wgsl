@@ -3,13 +3,14 @@ const PIECE: u32 = 8u;
 const PIECES: u32 = (COLUMNS + 7u) / 8u;
 const ROW_PIECES: u32 = (COLUMNS + 31u) / 32u * 4u;
 @group(0) @binding(1) var<storage, read> values: array<vec4<u32>>;
+alias Piece = vec4<u32>;
 alias Columns = array<vec4<f32>, 2>;
 
 fn columns_at(token: u32, piece: u32) -> Columns {
   return Columns(x4(token, piece * PIECE), x4(token, piece * PIECE + 4u));
 }
-fn piece_sum(row: u32, piece: u32, v: Columns) -> f32 {
-  let w = values[row * ROW_PIECES + piece];
+fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
+fn piece_sum(w: Piece, v: Columns) -> f32 {
   return dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), v[0])
        + dot(vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w)), v[1]);
 }

@@ -3,7 +3,9 @@ const PIECE: u32 = 4u;
 const PIECES: u32 = (COLUMNS + 3u) / 4u;
 const ROW_PIECES: u32 = (COLUMNS + 31u) / 32u * 8u;
 @group(0) @binding(1) var<storage, read> values: array<vec4<f32>>;
+alias Piece = vec4<f32>;
 alias Columns = vec4<f32>;
 
 fn columns_at(token: u32, piece: u32) -> Columns { return x4(token, piece * PIECE); }
-fn piece_sum(row: u32, piece: u32, v: Columns) -> f32 { return dot(values[row * ROW_PIECES + piece], v); }
+fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
+fn piece_sum(w: Piece, v: Columns) -> f32 { return dot(w, v); }

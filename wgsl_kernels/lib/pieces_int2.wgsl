@@ -3,6 +3,7 @@ const PIECE: u32 = 32u;
 const PIECES: u32 = (COLUMNS + 31u) / 32u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec2<u32>>;
+struct Piece { w: vec2<u32>, scale: BlockScale }
 struct Columns { v: array<vec4<f32>, 8>, sum: f32 }
 
 const LOW = vec4<u32>(0x3u, 0xcu, 0x30u, 0xc0u);
@@ -18,12 +19,14 @@ fn columns_at(token: u32, piece: u32) -> Columns {
                                      v[4] * LOW_PLACES, v[5] * HIGH_PLACES, v[6] * LOW_PLACES, v[7] * HIGH_PLACES),
                  dot(v[0] + v[1] + v[2] + v[3] + v[4] + v[5] + v[6] + v[7], vec4<f32>(1.0)));
 }
-fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
-  let w = quants[row * ROW_PIECES + piece];
-  let so = scale_offset(row, piece * PIECE / BLOCK);
-  let d = masked(w.x, LOW) * c.v[0] + masked(w.x, HIGH) * c.v[1]
-        + masked(w.x >> 16u, LOW) * c.v[2] + masked(w.x >> 16u, HIGH) * c.v[3]
-        + masked(w.y, LOW) * c.v[4] + masked(w.y, HIGH) * c.v[5]
-        + masked(w.y >> 16u, LOW) * c.v[6] + masked(w.y >> 16u, HIGH) * c.v[7];
+fn piece_at(row: u32, piece: u32) -> Piece {
+  return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
+}
+fn piece_sum(p: Piece, c: Columns) -> f32 {
+  let so = scale_offset_of(p.scale);
+  let d = masked(p.w.x, LOW) * c.v[0] + masked(p.w.x, HIGH) * c.v[1]
+        + masked(p.w.x >> 16u, LOW) * c.v[2] + masked(p.w.x >> 16u, HIGH) * c.v[3]
+        + masked(p.w.y, LOW) * c.v[4] + masked(p.w.y, HIGH) * c.v[5]
+        + masked(p.w.y >> 16u, LOW) * c.v[6] + masked(p.w.y >> 16u, HIGH) * c.v[7];
   return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
 }

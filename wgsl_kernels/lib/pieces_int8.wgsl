@@ -3,6 +3,7 @@ const PIECE: u32 = 16u;
 const PIECES: u32 = (COLUMNS + 15u) / 16u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 16u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
+struct Piece { w: vec4<u32>, scale: BlockScale }
 struct Columns { v: array<vec4<f32>, 4>, sum: f32 }
 
 const PLACES = vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625);  // 2^0, 2^-8
@@ -15,12 +16,14 @@ fn columns_at(token: u32, piece: u32) -> Columns {
 }
 fn bytes(word: u32) -> vec4<f32> {
   let unsigned = word ^ 0x80808080u;  // q + 128
-  let pairs = (vec4<u32>(unsigned, unsigned, unsigned >> 16u, unsigned >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u));
+  let pairs = vec4<u32>(unsigned, unsigned, unsigned >> 16u, unsigned >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
   return bitcast<vec4<f32>>(pairs | MAGIC_BITS) - (MAGIC + vec4<f32>(128.0, 32768.0, 128.0, 32768.0));
 }
-fn piece_sum(row: u32, piece: u32, c: Columns) -> f32 {
-  let w = quants[row * ROW_PIECES + piece];
-  let so = scale_offset(row, piece * PIECE / BLOCK);
-  let d = bytes(w.x) * c.v[0] + bytes(w.y) * c.v[1] + bytes(w.z) * c.v[2] + bytes(w.w) * c.v[3];
+fn piece_at(row: u32, piece: u32) -> Piece {
+  return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
+}
+fn piece_sum(p: Piece, c: Columns) -> f32 {
+  let so = scale_offset_of(p.scale);
+  let d = bytes(p.w.x) * c.v[0] + bytes(p.w.y) * c.v[1] + bytes(p.w.z) * c.v[2] + bytes(p.w.w) * c.v[3];
   return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
 }

@@ -1,5 +1,3 @@
-// Symmetric formats: one zero-point for all. A weight is scale * quant + offset.
-fn scale_offset(row: u32, block: u32) -> vec2<f32> {
-  let scale = scale_at(row, block);
-  return vec2<f32>(scale, -scale * IMPLIED_ZERO);
-}
+// Symmetric formats: one zero-point for all.
+fn zero_bits(i: u32) -> u32 { return 0u; }
+fn zero_from(bits: u32, i: u32) -> f32 { return IMPLIED_ZERO; }
