@@ -12,6 +12,7 @@ from .pair import REGISTRY, Adapter, Context, Cost, Kernel, KernelUsageError, Po
 MODULES = (
     "activations",
     "attention",
+    "attention_split",
     "dequantize",
     "embedding",
     "kv_append",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -114,17 +115,26 @@ def covering(seed: str, count: int, options: Mapping[str, tuple]) -> list[dict]:
     return [{name: dealt[name][i] for name in options} for i in range(count)]
 
 
-def cases_of(kernel: str, variant: str, count: int, **options: tuple) -> Iterator[Case]:
-    """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`."""
-    tunables = wgsl_kernels.get(kernel).variants[variant].tunables
+def cases_of(
+    kernel: str,
+    variant: str,
+    count: int,
+    *,
+    first: int = 0,
+    tunables: Mapping | None = None,
+    **options: tuple,
+) -> Iterator[Case]:
+    """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`.
+
+    first: number of the first case. tunables: values to deal, by default all that the variant has.
+    """
+    if tunables is None:
+        tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
     dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt)):
+    for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
-        teams, lanes = chosen.get("teams") or 1, (chosen.get("workgroup") or 8)
-        if teams > 1 and not (subgroups and lanes % (8 * teams) == 0):
-            chosen["teams"] = None  # several teams need whole subgroups, of 8 lanes on lavapipe
         plain = {}
         for name, value in choice.items():
             plain |= value if isinstance(value, Mapping) else {name: value}
@@ -145,16 +155,26 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
     return {"blocks": BLOCKS, "zero_points": ZERO_POINTS[fmt], "scale_dtype": ("f16", "f32")}
 
 
+def _gemv_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """Cases of `gemv`: one team a workgroup anywhere; several teams need whole subgroups (of 8 lanes on lavapipe)."""
+    alone = {**wgsl_kernels.get(kernel).variants["gemv"].tunables, "teams": (1,)}
+    yield from cases_of(kernel, "gemv", 9, tunables=alone, **options)
+    several = {"workgroup": (64, 256), "teams": (2, 4, 8), "rows_per_team": (1, 2, 4)}
+    for number, choice in enumerate(covering(f"{kernel}/teams", 3, several), 9):
+        given = {"tokens": (1, 3), "rows": (33, 130), "columns": (352, 576)}
+        case = next(cases_of(kernel, "gemv", 9, tunables={}, **{**options, **given, "subgroups": (True,)}))
+        yield replace(case, number=number, tunables=choice)
+
+
 def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 31, 63, 65, 70), "broadcast": (1, 5, 8, 9, 31, 70)}
     columns = (5, 31, 96, 172, 352, 896)
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         for variant in wgsl_kernels.get(f"linear_{fmt}").variants:
-            yield from cases_of(
+            deal = _gemv_cases if variant == "gemv" else partial(cases_of, variant=variant, count=9)
+            yield from deal(
                 f"linear_{fmt}",
-                variant,
-                9,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
@@ -172,10 +192,9 @@ def _integer_linear_cases() -> Iterator[Case]:
     tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         for variant in wgsl_kernels.get(f"linear_a8_{fmt}").variants:
-            yield from cases_of(
+            deal = _gemv_cases if variant == "gemv" else partial(cases_of, variant=variant, count=9)
+            yield from deal(
                 f"linear_a8_{fmt}",
-                variant,
-                9,
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),
@@ -270,6 +289,29 @@ def _cache_cases() -> Iterator[Case]:
             x_dtype=TYPES,
             kv_dtype=TYPES,
         )
+    yield from cases_of(
+        "attention_split",
+        "teams",
+        12,
+        subgroups=(True,),
+        heads=heads,
+        place=places,
+        sequence=sequences,
+        splits=(1, 2, 3, 7, 16),
+        x_dtype=TYPES,
+        kv_dtype=TYPES,
+        y_dtype=("f32",),
+    )
+    yield from cases_of(
+        "attention_reduce",
+        "heads",
+        6,
+        tokens=(1, 2, 5),
+        heads=(1, 4, 9),
+        splits=(1, 2, 7, 64),
+        head_dim=(8, 16, 64, 320),
+        subgroups=(False,),
+    )
     writers = tuple({k: v for k, v in shape.items() if k != "heads"} for shape in heads)
     yield from cases_of(
         "kv_append",

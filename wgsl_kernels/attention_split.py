@@ -1,0 +1,160 @@
+"""Decode attention in two steps: `attention_split` over parts of the cache, `attention_reduce` over the parts.
+
+A single token has one row of queries: a workgroup a head leaves a GPU idle. Splitting the cache fills it
+(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .attention import attention
+from .kv_append import CACHE
+from .numerics import EPS32, random_tensor
+from .pair import Context, Cost, Port, Variant, ceil_div, kernel
+from .rope import STATE
+
+#: Positions that a split takes at least: fewer are not worth a workgroup.
+LEAST = 32
+#: A score that no position has, exact in every float type of references.
+NONE = -(2.0**127)
+
+
+def splits_for(capacity: int) -> int:
+    """Splits that fill a GPU when the cache is full, about 512 positions each, 64 at most."""
+    return max(1, min(64, ceil_div(capacity, 512)))
+
+
+def _lanes(context: Context) -> int:
+    return min(16, context.adapter.subgroup_size or 16)
+
+
+def _refuse(context: Context) -> str | None:
+    lanes = context.sizes.get("lanes", 1)
+    if not (context.adapter.subgroups and context.adapter.subgroup_size):
+        return "it needs subgroups of a known size"
+    if lanes > context.adapter.subgroup_size:
+        return f"{lanes} lanes are more than a subgroup's {context.adapter.subgroup_size}"
+    return None
+
+
+def _split_inputs(seed=0, splits=4, y_dtype="f32", **options) -> dict:
+    return {**attention.inputs(seed=seed, **options), "splits": splits}
+
+
+def _split_tolerance(arguments, expected) -> dict:
+    """Weights carry the error of their scores, eps * sum |q||k|, relatively."""
+    q, kv = arguments["q"].double(), arguments["kv"].double()
+    score = q.abs().max() * kv.abs().max() * kv.shape[-1] * arguments["scale"]
+    relative = (8 + 4 * score) * EPS32
+    total = expected["stats"][..., 1].double()
+    bound = relative * kv.abs().max() * total.unsqueeze(-1) + 1e-30
+    stats = torch.stack([2 * EPS32 * score * torch.ones_like(total), relative * total], -1)
+    stats[total == 0] = 0
+    return {"sums": bound.expand_as(expected["sums"]), "stats": stats}
+
+
+def _split_cost(s) -> Cost:
+    seen = s.get("seen", s["capacity"])
+    cache = 2 * s["kv_heads"] * s["head_dim"] * seen * 4
+    parts = 4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2)
+    return Cost(4 * s["tokens"] * s["width"] + cache, parts, 4 * s["tokens"] * s["width"] * seen)
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
+    writes={
+        "sums": Port(("tokens", "heads", "splits", "head_dim"), "f32"),
+        "stats": Port(("tokens", "heads", "splits", 2), "f32"),
+    },
+    params={"scale": float, "splits": int},
+    derive=lambda s: {"heads": s["width"] // s["head_dim"], "least": LEAST} if "width" in s else {},
+    variants={
+        "teams": Variant(
+            "attention_split",
+            grid=lambda c: (c["kv_heads"], c["splits"], c["tokens"]),
+            tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
+            defaults=lambda c: {"lanes": _lanes(c)},
+            library=lambda c: ("state",),
+            refuse=_refuse,
+            why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
+        )
+    },
+    make_inputs=_split_inputs,
+    tolerance=_split_tolerance,
+    cost=_split_cost,
+)
+def attention_split(q, kv, state, scale, splits):
+    """Unnormalised attention of q [tokens, heads * head_dim] over `splits` parts of the positions that a token sees.
+
+    sums [tokens, heads, splits, head_dim] = sum_p exp(s_p - m) v_p; stats [tokens, heads, splits, 2] = m = max s_p and
+    sum_p exp(s_p - m), over the part's positions p; s_p = scale q k_p. A part without positions has sums 0 and stats
+    (-2^127, 0). Parts have ceil(count / splits) positions, but at least 32.
+    """
+    tokens, width = q.shape
+    _, _, kv_heads, capacity, head_dim = kv.shape
+    heads = width // head_dim
+    position, _, sequence, _ = state.tolist()
+    keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
+    sums = torch.zeros(tokens, heads, splits, head_dim, dtype=q.dtype)
+    stats = torch.zeros(tokens, heads, splits, 2, dtype=q.dtype)
+    stats[..., 0] = NONE
+    for t in range(tokens):
+        count = min(position + t + 1, capacity)
+        chunk = max(ceil_div(count, splits), LEAST)
+        query = q[t].view(heads, 1, head_dim)
+        for s in range(ceil_div(count, chunk)):
+            part = slice(s * chunk, min((s + 1) * chunk, count))
+            scores = (query * keys[:, part]).sum(-1) * scale
+            largest = scores.amax(-1, keepdim=True)
+            weights = (scores - largest).exp()
+            sums[t, :, s] = torch.einsum("hp,hpd->hd", weights, values[:, part])
+            stats[t, :, s] = torch.cat([largest, weights.sum(-1, keepdim=True)], -1)
+    return sums, stats
+
+
+def _reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    sums = random_tensor(generator, (tokens, heads, splits, head_dim), "f32")
+    stats = torch.stack(
+        [
+            random_tensor(generator, (tokens, heads, splits), "f32"),
+            1 + torch.rand(tokens, heads, splits, generator=generator),
+        ],
+        -1,
+    )
+    if splits > 1:  # the last part saw no position
+        sums[:, :, -1], stats[:, :, -1, 0], stats[:, :, -1, 1] = 0, NONE, 0
+    return {"sums": sums, "stats": stats}
+
+
+def _reduce_tolerance(arguments, expected) -> dict:
+    sums, stats = arguments["sums"].double(), arguments["stats"].double()
+    weights = (stats[..., 0] - stats[..., 0].amax(-1, keepdim=True)).exp()
+    bound = (weights.unsqueeze(-1) * sums.abs()).sum(2) / (weights * stats[..., 1]).sum(-1, keepdim=True)
+    spread = stats[..., 0].clamp(min=-1e4).abs().amax()
+    return {"y": (16 + 4 * spread) * EPS32 * bound.flatten(1) + 1e-30}
+
+
+@kernel(
+    reads={
+        "sums": Port(("tokens", "heads", "splits", "head_dim"), "f32"),
+        "stats": Port(("tokens", "heads", "splits", 2), "f32"),
+    },
+    writes={"y": Port(("tokens", "width"))},
+    derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},
+    variants={"heads": Variant("attention_reduce", grid=lambda c: (c["heads"], c["tokens"], 1))},
+    make_inputs=_reduce_inputs,
+    tolerance=_reduce_tolerance,
+    cost=lambda s: Cost(
+        4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2),
+        4 * s["tokens"] * s["heads"] * s["head_dim"],
+        4 * s["tokens"] * s["heads"] * s["splits"] * s["head_dim"],
+    ),
+)
+def attention_reduce(sums, stats):
+    """y [tokens, heads * head_dim] from the parts of `attention_split`: softmax over all positions, put together."""
+    largest, totals = stats[..., 0], stats[..., 1]
+    weights = (largest - largest.amax(-1, keepdim=True)).exp()
+    y = (weights.unsqueeze(-1) * sums).sum(2) / (weights * totals).sum(-1, keepdim=True)
+    return y.flatten(1)
