@@ -72,7 +72,11 @@ def _split_cost(s) -> Cost:
     variants={
         "teams": Variant(
             "attention_split",
-            grid=lambda c: (c["kv_heads"], c["splits"], c["tokens"]),
+            grid=lambda c: (
+                c["kv_heads"] * ceil_div(c["heads"] // c["kv_heads"], 4),
+                c["splits"],
+                c["tokens"],
+            ),
             tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
             defaults=lambda c: {"lanes": _lanes(c)},
             library=lambda c: ("state",),

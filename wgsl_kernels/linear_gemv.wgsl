@@ -10,7 +10,6 @@
 const TEAM: u32 = WORKGROUP / TEAMS;
 const STEPS: u32 = (PIECES + TEAM - 1u) / TEAM;
 const GROUP_ROWS: u32 = TEAMS * ROWS_PER_TEAM;
-const MINE: u32 = (GROUP_ROWS + WORKGROUP - 1u) / WORKGROUP;  // rows that a thread stores
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -27,13 +26,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] += piece_sum(loaded[i], v); }
     }
   }
-  let totals = row_totals(sums, thread);
-  for (var j = 0u; j < MINE; j++) {
-    let i = j * WORKGROUP + thread;
+  meet(sums, thread);
+  for (var i = thread; i < GROUP_ROWS; i += WORKGROUP) {
     let row = group_first + i;
-    if (i < GROUP_ROWS && row < ROWS) {
+    if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
-      y[index] = y_type(totals[j] + bias_at(row) + residual_at(index));
+      y[index] = y_type(row_total(i) + bias_at(row) + residual_at(index));
     }
   }
 }

@@ -16,7 +16,7 @@ def reduction(context: Context) -> str:
 
 
 def row_reduction(context: Context) -> tuple[str, ...]:
-    """The library files for `row_totals`: the sums of several rows over a workgroup."""
+    """The library files for `meet` and `row_total`: sums of several rows over a workgroup."""
     adapter = context.adapter
     if not (adapter.subgroups and adapter.subgroup_size):
         return reduction(context), "rows_by_fours"
