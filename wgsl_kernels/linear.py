@@ -45,7 +45,7 @@ def x_library(context: Context) -> str:
 
 
 def gemv(library, why: str) -> Variant:
-    """The variant for few tokens over any library that has `columns_at`, `piece_at` and `piece_sum`."""
+    """The variant for few tokens over any library that has `activations_at`, `prepared`, `piece_at` and `piece_sum`."""
     return Variant(
         "linear_gemv",
         grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),

@@ -55,7 +55,7 @@ def scale_library(context: Context) -> tuple[str, ...]:
 
 
 def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
-    """The header files that multiply pieces of rows with activations: `columns_at`, `piece_at`, `piece_sum`."""
+    """The header files that multiply pieces of a row: `activations_at`, `prepared`, `piece_at`, `piece_sum`."""
     if not is_quantized(fmt):
         return (f"pieces_{fmt}",)
     return ("magic", f"pieces_{fmt}", *scale_library(context))

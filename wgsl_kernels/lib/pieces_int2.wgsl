@@ -11,10 +11,14 @@ const HIGH = vec4<u32>(0x300u, 0xc00u, 0x3000u, 0xc000u);
 const LOW_PLACES = vec4<f32>(1.0, 0.25, 0.0625, 0.015625);  // 2^0 to 2^-6
 const HIGH_PLACES = LOW_PLACES * 0.00390625;                // 2^-8 to 2^-14
 
-fn columns_at(token: u32, piece: u32) -> Columns {
+alias Activations = array<vec4<f32>, 8>;
+
+fn activations_at(token: u32, piece: u32) -> Activations {
   let k = piece * PIECE;
-  let v = array<vec4<f32>, 8>(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
+  return Activations(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
                               x4(token, k + 16u), x4(token, k + 20u), x4(token, k + 24u), x4(token, k + 28u));
+}
+fn prepared(v: Activations) -> Columns {
   return Columns(array<vec4<f32>, 8>(v[0] * LOW_PLACES, v[1] * HIGH_PLACES, v[2] * LOW_PLACES, v[3] * HIGH_PLACES,
                                      v[4] * LOW_PLACES, v[5] * HIGH_PLACES, v[6] * LOW_PLACES, v[7] * HIGH_PLACES),
                  dot(v[0] + v[1] + v[2] + v[3] + v[4] + v[5] + v[6] + v[7], vec4<f32>(1.0)));
@@ -23,10 +27,10 @@ fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let so = scale_offset_of(p.scale);
+  let sz = scale_zero_of(p.scale);
   let d = masked(p.w.x, LOW) * c.v[0] + masked(p.w.x, HIGH) * c.v[1]
         + masked(p.w.x >> 16u, LOW) * c.v[2] + masked(p.w.x >> 16u, HIGH) * c.v[3]
         + masked(p.w.y, LOW) * c.v[4] + masked(p.w.y, HIGH) * c.v[5]
         + masked(p.w.y >> 16u, LOW) * c.v[6] + masked(p.w.y >> 16u, HIGH) * c.v[7];
-  return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
+  return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
 }

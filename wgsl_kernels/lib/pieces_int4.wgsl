@@ -9,10 +9,14 @@ struct Columns { v: array<vec4<f32>, 8>, sum: f32 }
 const NIBBLES = vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
 const PLACES = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);  // 2^0, 2^-4, 2^-8, 2^-12
 
-fn columns_at(token: u32, piece: u32) -> Columns {
+alias Activations = array<vec4<f32>, 8>;
+
+fn activations_at(token: u32, piece: u32) -> Activations {
   let k = piece * PIECE;
-  let v = array<vec4<f32>, 8>(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
+  return Activations(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
                               x4(token, k + 16u), x4(token, k + 20u), x4(token, k + 24u), x4(token, k + 28u));
+}
+fn prepared(v: Activations) -> Columns {
   return Columns(array<vec4<f32>, 8>(v[0] * PLACES, v[1] * PLACES, v[2] * PLACES, v[3] * PLACES,
                                      v[4] * PLACES, v[5] * PLACES, v[6] * PLACES, v[7] * PLACES),
                  dot(v[0] + v[1] + v[2] + v[3] + v[4] + v[5] + v[6] + v[7], vec4<f32>(1.0)));
@@ -21,10 +25,10 @@ fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let so = scale_offset_of(p.scale);
+  let sz = scale_zero_of(p.scale);
   let d = masked(p.w.x, NIBBLES) * c.v[0] + masked(p.w.x >> 16u, NIBBLES) * c.v[1]
         + masked(p.w.y, NIBBLES) * c.v[2] + masked(p.w.y >> 16u, NIBBLES) * c.v[3]
         + masked(p.w.z, NIBBLES) * c.v[4] + masked(p.w.z >> 16u, NIBBLES) * c.v[5]
         + masked(p.w.w, NIBBLES) * c.v[6] + masked(p.w.w >> 16u, NIBBLES) * c.v[7];
-  return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
+  return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
 }

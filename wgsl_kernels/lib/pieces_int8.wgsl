@@ -8,9 +8,13 @@ struct Columns { v: array<vec4<f32>, 4>, sum: f32 }
 
 const PLACES = vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625);  // 2^0, 2^-8
 
-fn columns_at(token: u32, piece: u32) -> Columns {
+alias Activations = array<vec4<f32>, 4>;
+
+fn activations_at(token: u32, piece: u32) -> Activations {
   let k = piece * PIECE;
-  let v = array<vec4<f32>, 4>(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u));
+  return Activations(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u));
+}
+fn prepared(v: Activations) -> Columns {
   return Columns(array<vec4<f32>, 4>(v[0] * PLACES, v[1] * PLACES, v[2] * PLACES, v[3] * PLACES),
                  dot(v[0] + v[1] + v[2] + v[3], vec4<f32>(1.0)));
 }
@@ -23,7 +27,7 @@ fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let so = scale_offset_of(p.scale);
+  let sz = scale_zero_of(p.scale);
   let d = bytes(p.w.x) * c.v[0] + bytes(p.w.y) * c.v[1] + bytes(p.w.z) * c.v[2] + bytes(p.w.w) * c.v[3];
-  return so.x * dot(d, vec4<f32>(1.0)) + so.y * c.sum;
+  return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
 }
