@@ -39,6 +39,9 @@ class Choice(Protocol):
     def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter):
         """Something with `variant`, `tunables` and `reason`, or None for the default."""
 
+    def used(self) -> list[dict]:
+        """What was picked so far, JSON values."""
+
 
 @dataclass(frozen=True)
 class DevicePlan:

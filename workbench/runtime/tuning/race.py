@@ -18,9 +18,10 @@ from ..native import Recorder
 from ..timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, MOST_DISPATCHES, TIMESTAMPS, WALL, Stopwatch
 
 ROUNDS, FEWEST = 7, 3
-#: Before the first round (by one short pass), after it and after the third, what needs so many times the fastest's
-#: time leaves.
-HOPELESS, CLEARLY, LATER = 8.0, 2.0, 1.2
+#: After the first round and after the third, what needs so many times the fastest's time leaves.
+CLEARLY, LATER = 2.0, 1.2
+#: Before the first round, what needs so many times the fastest's time, and more than so many seconds, leaves.
+HOPELESS, LONG = 8.0, 0.1
 #: How long a sequence runs before each of its passes while the device is busy anyway.
 GPU_LEAD = 0.02
 #: The clock counts as steady when three passes in a row differ by less, or after so many seconds of trying.
@@ -65,24 +66,30 @@ def race(
         raise ValueError(f"a race has at least {FEWEST} rounds, not {rounds}")
     shuffle = random.Random(seed).shuffle
     with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
-        track = _Track(device, watch, recorders)
-        heats: list[list[float]] = [[] for _ in recorders]
-        running = _remaining(range(len(recorders)), track.alone, default, HOPELESS)
-        for turn in range(rounds if len(recorders) > 1 else 0):
-            track.settle(default)
-            for at in _shuffled(running, shuffle):
-                heats[at].append(track.seconds(at))
+        entrants = [Repeated(watch, recorder) for recorder in recorders]
+        heats: list[list[float]] = [[] for _ in entrants]
+        most = max(LONG, HOPELESS * min(each.span for each in entrants))
+        running = [at for at, each in enumerate(entrants) if at == default or each.span <= most]
+
+        def round_of(places: Iterable[int], samples) -> None:
+            if not device.adapter.is_cpu:
+                settle(entrants[default])
+            order = list(places)
+            shuffle(order)
+            for at in order:
+                samples[at].append(entrants[at].sample())
+
+        for turn in range(rounds):
+            round_of(running, heats)
             if turn in (0, 2):
                 running = _remaining(running, heats, default, CLEARLY if turn == 0 else LATER)
         rivals = [at for at in running if at != default]
         rival = min(rivals, key=lambda at: statistics.median(heats[at]), default=default)
-        finals: dict[int, list[float]] = {default: heats[default]}
-        if rival != default or not heats[default]:
-            finals = {at: [] for at in (default, rival)}
+        finals = {default: heats[default]}  # where all others have left
+        if rival != default:
+            finals = {default: [], rival: []}
             for _ in range(rounds):
-                track.settle(default)
-                for at in _shuffled(finals, shuffle):
-                    finals[at].append(track.seconds(at))
+                round_of(finals, finals)
         clock = watch.clock
     faster, spread = gain(finals[default], finals[rival])
     return Race(
@@ -110,54 +117,42 @@ def wins(faster: float, spread: float) -> bool:
     return faster > max(spread, LEAST)
 
 
-def _shuffled(items: Iterable[int], shuffle) -> list[int]:
-    order = list(items)
-    shuffle(order)
-    return order
-
-
-def _remaining(
-    running: Iterable[int], heats: Sequence[Sequence[float]], default: int, factor: float
-) -> list[int]:
+def _remaining(running: list[int], heats: list[list[float]], default: int, factor: float) -> list[int]:
     """By each one's best sample: other load only ever adds time."""
-    running = list(running)
     best = min(min(heats[at]) for at in running)
     return [at for at in running if at == default or min(heats[at]) <= factor * best]
 
 
-class _Track:
-    """Recorders with the number of repeats that makes a pass long enough for the clock."""
+class Repeated:
+    """A sequence of dispatches, repeated in a pass until that is long enough for the clock. span: seconds of it once;
+    warm: seconds that it runs before each of its passes, while the device is busy anyway."""
 
-    def __init__(self, device: Device, watch: Stopwatch, recorders: Sequence[Recorder]):
-        self._watch, self._recorders = watch, recorders
-        self._cpu = device.adapter.is_cpu
-        self._lead = CPU_WARM if self._cpu else GPU_LEAD
-        self._repeats = [1] * len(recorders)
-        self.alone: list[tuple[float]] = []  # seconds of one dispatch, by a single short pass
-        watch.busy(recorders[0], 1, CPU_WARM if self._cpu else GPU_WARM)
-        for at, recorder in enumerate(recorders):
-            watch.busy(recorder, 1, 0)
-            once = watch.seconds(recorder, 1)
-            if once <= 0 and watch.clock == TIMESTAMPS:  # some drivers have queries that never tick
-                watch.clock = WALL
-                once = watch.seconds(recorder, 1)
-            wanted = (CPU_PASS if self._cpu else GPU_PASS) / max(once, 1e-9)
-            most = max(1, MOST_DISPATCHES // len(recorder))
-            self._repeats[at] = min(most, max(1, round(wanted)))
-            self.alone.append((once / len(recorder),))
+    def __init__(self, watch: Stopwatch, recorder: Recorder):
+        is_cpu = watch.device.adapter.is_cpu
+        self.warm, wanted = (CPU_WARM, CPU_PASS) if is_cpu else (GPU_LEAD, GPU_PASS)
+        self._watch, self._recorder = watch, recorder
+        watch.busy(recorder, 1, self.warm)
+        self.span = watch.seconds(recorder, 1)
+        if self.span <= 0 and watch.clock == TIMESTAMPS:  # some drivers have queries that never tick
+            watch.clock = WALL
+            self.span = watch.seconds(recorder, 1)
+        most = max(1, MOST_DISPATCHES // len(recorder))
+        self._repeats = min(most, max(1, round(wanted / max(self.span, 1e-9))))
 
-    def settle(self, at: int) -> None:
-        """Keep the device busy until its clock is steady: an idle GPU runs at a fraction of its frequency."""
-        if self._cpu:
-            return
-        self._watch.busy(self._recorders[at], self._repeats[at], GPU_WARM)
-        until = time.perf_counter() + PATIENCE
-        last = [self.seconds(at) for _ in range(3)]
-        while max(last) > (1 + STEADY) * min(last) and time.perf_counter() < until:
-            last = [*last[1:], self.seconds(at)]
+    def busy(self, seconds: float) -> None:
+        self._watch.busy(self._recorder, self._repeats, seconds)
 
-    def seconds(self, at: int) -> float:
-        """Of one dispatch, in a pass right behind a warm one."""
-        recorder, repeats = self._recorders[at], self._repeats[at]
-        self._watch.busy(recorder, repeats, self._lead)
-        return self._watch.seconds(recorder, repeats) / (repeats * len(recorder))
+    def sample(self) -> float:
+        """Seconds of one dispatch, in a pass right behind a warm one."""
+        if self.span < self.warm:  # else the run in front of the timed one warms enough
+            self.busy(self.warm)
+        return self._watch.seconds(self._recorder, self._repeats) / (self._repeats * len(self._recorder))
+
+
+def settle(each: Repeated) -> None:
+    """Keep a GPU busy until its clock is steady: an idle one runs at a fraction of its frequency."""
+    until = time.perf_counter() + PATIENCE
+    each.busy(GPU_WARM)
+    last = [each.sample() for _ in range(3)]
+    while max(last) > (1 + STEADY) * min(last) and time.perf_counter() < until:
+        last = [*last[1:], each.sample()]

@@ -60,6 +60,20 @@ class Tuned:
             self._picked[at] = self._pick(kernel, sizes, types, adapter)
         return self._picked[at]
 
+    def used(self) -> list[dict]:
+        """What has been picked so far, for a record: kernel, sizes, variant, tunables, why; JSON values."""
+        return [
+            {
+                "kernel": kernel,
+                "sizes": dict(sizes),
+                "variant": pick.variant,
+                "tunables": dict(pick.tunables),
+                "why": pick.reason,
+            }
+            for (kernel, sizes, _, _), pick in self._picked.items()
+            if pick is not None
+        ]
+
     def _pick(self, kernel, sizes, types, adapter) -> Pick | None:
         try:
             entry = self.entry(kernel, sizes, types, adapter)
