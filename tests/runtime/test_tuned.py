@@ -177,14 +177,16 @@ def test_the_command_measures_remembers_and_remembers(tmp_path, cache, capsys, o
     path.write_text(json.dumps(TINY))
     open_promised()
     tune = ["tune", str(path), "--format", "f32", "--tokens", "1", "--rounds", "3"]
-    assert cli.main([*tune, "--quiet", "--budget", "1"]) == 0
+    assert cli.main([*tune, "--quiet", "--kernel", "rms_norm"]) == 0
     first = capsys.readouterr()
-    assert "linear_f32" in first.out + first.err or "attention" in first.out
-    assert "not reached within the budget" in first.out and "remembered in " in first.out
+    table = first.out.split("\n\n")[0].splitlines()
+    assert len(table) == 2 and table[1].startswith("rms_norm") and table[1].endswith("measured")
+    assert "1 token(s) a step" in first.out and f"remembered in {cache}" in first.out and not first.err
     assert cli.main([*tune, "--budget", "0"]) == 0
     second = capsys.readouterr()
-    assert "remembered" in second.out and "measured\n" not in second.out.split("\n\n")[0]
-    assert second.err  # the progress bar
+    table = second.out.split("\n\n")[0].splitlines()
+    assert len(table) == 2 and table[1].endswith("remembered")
+    assert "not reached within the budget" in second.out and second.err  # the progress bar
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,10 @@ def test_the_command_measures_remembers_and_remembers(tmp_path, cache, capsys, o
         (["--tokens", "1"], "give a format"),
         (["--format", "int5"], "int5"),
         (["--format", "int4", "--tokens", "7"], "no step has 7 tokens"),
+        (
+            ["--format", "int4", "--kernel", "linear_f16"],
+            "runs no kernel 'linear_f16'; it runs argmax, attention",
+        ),
         (["--format", "int4", "--rounds", "1"], "rounds are at least 3"),
     ],
 )

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps of so many tokens (default: all that prompts are cut into, and one)",
     )
     parser.add_argument(
+        "--kernel", nargs="+", metavar="NAME", help="such as linear_int4 (default: all that the model runs)"
+    )
+    parser.add_argument(
         "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
     )
     parser.add_argument(
@@ -61,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = tune(
             arguments.model,
             tokens=arguments.tokens,
+            kernels=arguments.kernel,
             fmt=fmt,
             dtype=arguments.dtype,
             max_tokens=arguments.max_tokens,

@@ -7,6 +7,7 @@ is taken only if it wins these by more than they spread.
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -34,7 +35,7 @@ LEAST = 0.005
 class Race:
     """winner, default, rival: places in the list; the rival is the fastest of the others, the default itself where all
     have left. default_samples, samples: seconds of one dispatch of the default and of the rival in the deciding rounds,
-    in pairs; of the heats where there is no rival. heats: samples by candidate. faster, spread: of default / rival - 1.
+    in pairs; of the heats where there is no rival. heats: samples by candidate. faster, spread: see `gain`.
     """
 
     winner: int
@@ -106,10 +107,14 @@ def race(
 
 
 def gain(default: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
-    """Median and interquartile range of default / rival - 1, round by round: what both share cancels."""
-    ratios = [a / b - 1 for a, b in zip(default, rival, strict=True)]
+    """How much faster the rival is, and how far that spreads, both as default / rival - 1.
+
+    Median and interquartile range over rounds of log(default / rival): what both share in a round cancels, and a
+    large ratio that wanders by half is still a large ratio.
+    """
+    ratios = [math.log(a / b) for a, b in zip(default, rival, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return middle, high - low
+    return math.expm1(middle), math.expm1(high - low)
 
 
 def wins(faster: float, spread: float) -> bool:

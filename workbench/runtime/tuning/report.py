@@ -98,9 +98,10 @@ class Report:
             clocks = " and ".join(sorted({entry.clock for entry in entries}))
             lines.append(
                 f"times: medians of the deciding rounds, default and rival side by side ({clocks}); faster: median "
-                "of default / chosen - 1 over rounds, spread: its interquartile range; a rival is chosen only if it "
-                "is faster by more than the spread; passed: candidates that gave the reference's numbers"
+                "of default / chosen - 1 over rounds, spread: its interquartile range, on a log scale; a rival is "
+                "chosen only if it is faster by more than the spread"
             )
+            lines.append("passed: candidates that gave the reference's numbers; only these are timed")
         for each in self.outcomes:
             failed = each.entry.failed if each.entry and each.status == MEASURED else ()
             where = (

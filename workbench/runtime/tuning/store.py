@@ -44,10 +44,9 @@ class Entry:
 
     case: name of the case. wgsl: `candidates.digest` of everything that took part. variant, tunables: what to use.
     default_variant, default_tunables: what would be used unmeasured. seconds, default_seconds: medians of a call in
-    the deciding rounds; the latter is None for a default that did not pass its check. faster: median over rounds of
-    default / chosen - 1, 0 where the default stays. spread: interquartile range of that ratio between the default and
-    its best rival, None where every rival had left before. clock: as in `Timing`. measured: candidates timed; failed:
-    "NAME: why". created: ISO 8601.
+    the deciding rounds; the latter is None for a default that did not pass its check. faster, spread: see `race.gain`;
+    0 where the default stays, and None where every rival had left before. clock: as in `Timing`. measured: candidates
+    timed; failed: "NAME: why". created: ISO 8601.
     """
 
     case: str

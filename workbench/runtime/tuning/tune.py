@@ -38,6 +38,7 @@ def tune(
     model: str | Path,
     *,
     tokens: Sequence[int] | None = None,
+    kernels: Sequence[str] | None = None,
     fmt: WeightFormat | None = None,
     dtype: str = "f32",
     max_tokens: int | None = None,
@@ -51,8 +52,9 @@ def tune(
 
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
-    steps to tune for, by default all that the engine cuts prompts into. dtype, max_tokens: as for `workbench.load`.
-    budget: seconds after which nothing new is begun. force: measure again what is remembered.
+    steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
+    max_tokens: as for `workbench.load`. budget: seconds after which nothing new is begun. force: measure again what is
+    remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
     if rounds < FEWEST:
@@ -73,6 +75,11 @@ def tune(
         binding_bytes=device.binding_bytes,
         steps=STEPS,
     )
+    if kernels is not None:
+        there = sorted({each.case.kernel for each in planned})
+        if unknown := [name for name in kernels if name not in there]:
+            raise WorkbenchError(f"this model runs no kernel {unknown[0]!r}; it runs {', '.join(there)}")
+        planned = [each for each in planned if each.case.kernel in kernels]
     return tune_cases(
         planned,
         device,
