@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.llama import ACTIVATIONS, LlamaConfig
 from workbench.models.shapes import describe_by_config
 from workbench.runtime import timing
+from workbench.runtime.tuning import race as races
 from workbench.runtime.tuning import trial
 from workbench.runtime.tuning.candidates import MOST_COMBINATIONS, candidates, digest
 from workbench.runtime.tuning.cases import Case, PlannedCase, case_of, planned_cases
@@ -137,6 +139,24 @@ def test_clearly_slower_ones_leave_the_race(device):
     assert len(result.samples) == len(result.default_samples) == 4
 
 
+def test_a_case_that_outlasts_the_deadline_is_given_up(device):
+    before = device.allocated
+    kernel = planted(slow=SLOW, fast=FAST)
+    for margin in (-1.0, 0.02):  # before the first check, and somewhere on the way
+        outcome = measure_case(CASE, device, kernel=kernel, rounds=50, deadline=time.perf_counter() + margin)
+        assert (outcome.status, outcome.entry) == (NOT_REACHED, None)
+    assert device.allocated == before
+
+
+def test_what_is_hopeless_gets_no_samples(device, monkeypatch):
+    monkeypatch.setattr(races, "LONG", 0.0)
+    kernel = planted(fast=FAST, slow=SLOW.replace("3000u", "300000u"))
+    with Trial(device, CASE, 0, kernel) as made:
+        ready = [made.check(each)[0] for each in candidates(kernel, CASE.sizes, CASE.types, device.adapter)]
+        result = race(device, made.recorders(ready), rounds=3)
+    assert [len(each) for each in result.heats] == [3, 0] and result.winner == result.rival == 0
+
+
 def test_the_race_gives_its_buffers_back(device):
     before = device.allocated
     measure_case(CASE, device, kernel=planted(slow=SLOW, wrong=WRONG), rounds=3)
@@ -146,7 +166,6 @@ def test_the_race_gives_its_buffers_back(device):
 def test_on_a_gpu_copies_take_turns_and_the_clock_settles(monkeypatch):
     """The software adapter, taken for a GPU: as much as can be seen of that path without one."""
     from workbench.runtime.device import Device, adapter_missing, find_adapter
-    from workbench.runtime.tuning import race as races
 
     if reason := adapter_missing():
         pytest.skip(reason)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=positive, metavar="N", help="positions of the key/value cache, as when loading"
     )
     parser.add_argument(
-        "--budget", type=float, metavar="SECONDS", help="begin nothing new after so long (default: no limit)"
+        "--budget", type=float, metavar="SECONDS", help="stop after so long (default: no limit)"
     )
     parser.add_argument("--rounds", type=positive, metavar="N", help="of each comparison (default 7)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights and orders (default 0)")

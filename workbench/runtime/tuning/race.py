@@ -21,7 +21,8 @@ from ..timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, MOST_DISPATCHES, TI
 ROUNDS, FEWEST = 7, 3
 #: After the first round and after the third, what needs so many times the fastest's time leaves.
 CLEARLY, LATER = 2.0, 1.2
-#: Before the first round, what needs so many times the fastest's time, and more than so many seconds, leaves.
+#: Before the first round, what needs so many times the fastest's time, and more than so many seconds, leaves: samples
+#: of it would take longest and tell least.
 HOPELESS, LONG = 8.0, 0.1
 #: How long a sequence runs before each of its passes while the device is busy anyway.
 GPU_LEAD = 0.02
@@ -29,6 +30,16 @@ GPU_LEAD = 0.02
 STEADY, PATIENCE = 0.02, 1.0
 #: Less than this is not called a win, however small the spread: timers have a resolution.
 LEAST = 0.005
+
+
+class OutOfTimeError(Exception):
+    """The deadline has passed; what was begun has no result."""
+
+
+def check_time(deadline: float | None) -> None:
+    """Raises OutOfTimeError if the deadline, of `time.perf_counter`, has passed."""
+    if deadline is not None and time.perf_counter() >= deadline:
+        raise OutOfTimeError
 
 
 @dataclass(frozen=True)
@@ -57,20 +68,21 @@ def race(
     rounds: int = ROUNDS,
     seed: int = 0,
     timestamps: bool | None = None,
+    deadline: float | None = None,
 ) -> Race:
     """Time sequences of dispatches that all do the same. Raises `DeviceLostError`, and ValueError for less than
-    `FEWEST` rounds, which have no spread.
+    `FEWEST` rounds, which have no spread; OutOfTimeError.
 
     timestamps: False forces the wall clock around each pass; otherwise the device's own clock is used if it has one.
+    deadline: of `time.perf_counter`, after which no sample is begun.
     """
     if rounds < FEWEST:
         raise ValueError(f"a race has at least {FEWEST} rounds, not {rounds}")
     shuffle = random.Random(seed).shuffle
     with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
-        entrants = [Repeated(watch, recorder) for recorder in recorders]
-        heats: list[list[float]] = [[] for _ in entrants]
-        most = max(LONG, HOPELESS * min(each.span for each in entrants))
-        running = [at for at, each in enumerate(entrants) if at == default or each.span <= most]
+        running = _not_hopeless(watch, recorders, default, deadline)
+        entrants = {at: Repeated(watch, recorders[at]) for at in running}
+        heats: list[list[float]] = [[] for _ in recorders]
 
         def round_of(places: Iterable[int], samples) -> None:
             if not device.adapter.is_cpu:
@@ -78,6 +90,7 @@ def race(
             order = list(places)
             shuffle(order)
             for at in order:
+                check_time(deadline)
                 samples[at].append(entrants[at].sample())
 
         for turn in range(rounds):
@@ -120,6 +133,20 @@ def gain(default: Sequence[float], rival: Sequence[float]) -> tuple[float, float
 def wins(faster: float, spread: float) -> bool:
     """Whether a rival takes the default's place."""
     return faster > max(spread, LEAST)
+
+
+def _not_hopeless(
+    watch: Stopwatch, recorders: Sequence[Recorder], default: int, deadline: float | None
+) -> list[int]:
+    """By the wall clock around one run of each, which has run before and so is compiled."""
+    seconds = []
+    for recorder in recorders:
+        check_time(deadline)
+        began = time.perf_counter()
+        watch.busy(recorder, 1, 0)
+        seconds.append(time.perf_counter() - began)
+    most = max(LONG, HOPELESS * min(seconds))
+    return [at for at, each in enumerate(seconds) if at == default or each <= most]
 
 
 def _remaining(running: list[int], heats: list[list[float]], default: int, factor: float) -> list[int]:

@@ -24,7 +24,7 @@ from ..device import Device
 from ..wgpu_executor import STEPS, chunk_sizes
 from .candidates import Candidate, candidates, digest
 from .cases import Case, PlannedCase, planned_cases
-from .race import FEWEST, ROUNDS, Race, race
+from .race import FEWEST, ROUNDS, OutOfTimeError, Race, check_time, race
 from .report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED, Outcome, Report
 from .store import Entry, Store, open_store, warn
 from .trial import CannotMakeError, Trial
@@ -53,7 +53,7 @@ def tune(
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
     steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
-    max_tokens: as for `workbench.load`. budget: seconds after which nothing new is begun. force: measure again what is
+    max_tokens: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
     remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
@@ -128,6 +128,7 @@ def tune_cases(
 ) -> Report:
     """Measure cases in the given order; each winner is written to the store at once, where there is one."""
     planned, began = list(planned), time.perf_counter()
+    deadline = None if budget is None else began + budget
     known = Tuned.of(store)
     outcomes: list[Outcome] = []
     for done, each in enumerate(planned):
@@ -137,10 +138,12 @@ def tune_cases(
         entry = None if force else known.entry(kernel, each.case.sizes, each.case.types, device.adapter)
         if entry is not None:
             outcomes.append(Outcome(each, REMEMBERED, entry))
-        elif budget is not None and time.perf_counter() - began >= budget:
+        elif deadline is not None and time.perf_counter() >= deadline:
             outcomes.append(Outcome(each, NOT_REACHED))
         else:
-            outcome = replace(measure_case(each.case, device, rounds=rounds, seed=seed), planned=each)
+            outcome = replace(
+                measure_case(each.case, device, rounds=rounds, seed=seed, deadline=deadline), planned=each
+            )
             outcomes.append(outcome)
             if outcome.entry is not None and store is not None:
                 try:
@@ -166,8 +169,10 @@ def measure_case(
     rounds: int = ROUNDS,
     seed: int = 0,
     timestamps: bool | None = None,
+    deadline: float | None = None,
 ) -> Outcome:
     """Check and race the candidates of one case. kernel: the pair, by default the registered one of that name.
+    deadline: of `time.perf_counter`; a case that is not done by then is given up.
 
     A default that fails its check is never kept: the fastest of the others is then taken, and `Outcome.detail` says
     so. Raises `DeviceLostError`.
@@ -185,6 +190,7 @@ def measure_case(
         with Trial(device, case, seed, kernel) as trial:
             passed, compiled = [], []
             for candidate in found:
+                check_time(deadline)
                 ready, wrong = trial.check(candidate)
                 if ready is None:
                     failed.append(f"{candidate}: {wrong}")
@@ -193,7 +199,16 @@ def measure_case(
                     compiled.append(ready)
             if not passed:
                 return Outcome(alone, SKIPPED, detail=f"no candidate passed; {failed[0]}")
-            result = race(device, trial.recorders(compiled), rounds=rounds, seed=seed, timestamps=timestamps)
+            result = race(
+                device,
+                trial.recorders(compiled),
+                rounds=rounds,
+                seed=seed,
+                timestamps=timestamps,
+                deadline=deadline,
+            )
+    except OutOfTimeError:
+        return Outcome(alone, NOT_REACHED)
     except (CannotMakeError, OutOfMemoryError) as error:
         return Outcome(alone, SKIPPED, detail=str(error))
     default = found[0]
