@@ -17,6 +17,7 @@ from workbench.models.shapes import describe_by_config
 from workbench.runtime import timing
 from workbench.runtime.tuning import race as races
 from workbench.runtime.tuning import trial
+from workbench.runtime.tuning import tune as tuning
 from workbench.runtime.tuning.candidates import MOST_COMBINATIONS, candidates, digest
 from workbench.runtime.tuning.cases import Case, PlannedCase, case_of, planned_cases
 from workbench.runtime.tuning.race import gain, race, wins
@@ -133,7 +134,9 @@ def test_the_wall_clock_decides_where_there_are_no_timestamps(device):
 def test_clearly_slower_ones_leave_the_race(device):
     kernel = planted(fast=FAST, slow=SLOW, same="y[i] = b[i] + a[i];")
     with Trial(device, CASE, 0, kernel) as made:
-        ready = [made.check(each)[0] for each in candidates(kernel, CASE.sizes, CASE.types, device.adapter)]
+        ready = [
+            made.check(each).compiled for each in candidates(kernel, CASE.sizes, CASE.types, device.adapter)
+        ]
         result = race(device, made.recorders(ready), rounds=4)
     assert [len(each) for each in result.heats[:2]] == [4, 1] and result.rival != 1
     assert len(result.samples) == len(result.default_samples) == 4
@@ -148,13 +151,18 @@ def test_a_case_that_outlasts_the_deadline_is_given_up(device):
     assert device.allocated == before
 
 
-def test_what_is_hopeless_gets_no_samples(device, monkeypatch):
-    monkeypatch.setattr(races, "LONG", 0.0)
-    kernel = planted(fast=FAST, slow=SLOW.replace("3000u", "300000u"))
-    with Trial(device, CASE, 0, kernel) as made:
-        ready = [made.check(each)[0] for each in candidates(kernel, CASE.sizes, CASE.types, device.adapter)]
-        result = race(device, made.recorders(ready), rounds=3)
-    assert [len(each) for each in result.heats] == [3, 0] and result.winner == result.rival == 0
+def test_what_is_hopeless_is_not_raced(device, monkeypatch):
+    """And what makes it so is not tried again: of six combinations the two that share it are left out."""
+    monkeypatch.setattr(tuning, "LONG", 0.0)
+    body = FAST + " if (LOAD > 1u) { " + SLOW.replace("3000u", "300000u") + " }"
+    many = replace(variant(body), tunables={"workgroup": (64, 32, 16), "load": (1, 2)})
+    checked = []
+    monkeypatch.setattr(
+        Trial, "check", lambda self, c, really=Trial.check: (checked.append(c), really(self, c))[1]
+    )
+    entry = measure_case(CASE, device, kernel=planted(only=many), rounds=3).entry
+    assert [c.tunables["load"] for c in checked].count(2) == 1 and len(checked) == 4
+    assert entry.measured <= 3 and entry.tunables["load"] == 1 and not entry.failed
 
 
 def test_the_race_gives_its_buffers_back(device):
@@ -181,7 +189,7 @@ def test_on_a_gpu_copies_take_turns_and_the_clock_settles(monkeypatch):
     with Trial(device, CASE, 0, kernel) as made:
         assert made.copies == 5
         found = candidates(kernel, CASE.sizes, CASE.types, device.adapter)
-        recorders = made.recorders([made.check(each)[0] for each in found])
+        recorders = made.recorders([made.check(each).compiled for each in found])
         assert [len(each) for each in recorders] == [5, 5]
         result = race(device, recorders, rounds=3)
     assert result.winner == 1 and len(settled) == 6 and device.allocated == 0
@@ -287,7 +295,7 @@ def test_every_variant_of_a_linear_layer_passes(device):
     assert len({(each.variant, *each.tunables.values()) for each in found}) == len(found) > 10
     variants = {each.variant: each for each in reversed(found)}.values()  # compiling them all takes long
     with Trial(device, GEMV) as made:
-        assert [made.check(each)[1] for each in variants] == [""] * len(variants)
+        assert [made.check(each).wrong for each in variants] == [""] * len(variants)
 
 
 def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
@@ -309,8 +317,8 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
     assert chosen[0] == 0 and chosen[-1] == rows - 1 and bool((chosen.diff() > 0).all())
     with Trial(device, case, 0, kernel) as made:
         right, wrong = candidates(kernel, case.sizes, case.types, device.adapter)
-        assert made.check(right)[1] == ""
-        assert "wrong numbers: 2 of 1024 of y" in made.check(wrong)[1]
+        assert made.check(right).wrong == ""
+        assert "wrong numbers: 2 of 1024 of y" in made.check(wrong).wrong
 
 
 def test_a_variant_with_many_tunables_is_searched_in_part(device):

@@ -77,17 +77,23 @@ def specialise(
 
 
 def _combinations(kernel: Kernel, variant: str, sizes, types, adapter) -> list[dict[str, int]]:
-    """The variant's own choice first. At most `MOST_COMBINATIONS`, the same ones at every call."""
+    """The variant's own choice first, then what differs from it in one tunable. At most `MOST_COMBINATIONS`, the same
+    ones at every call."""
     tunables = kernel.variants[variant].tunables
     plain = kernel.specialise(variant, sizes, types, adapter)
     default = {name: plain[name] for name in tunables}
     every = [dict(zip(tunables, values, strict=True)) for values in itertools.product(*tunables.values())]
-    if len(every) > MOST_COMBINATIONS:
-        near = [each for each in every if sum(each[n] != default[n] for n in tunables) <= 1]
-        far = [each for each in every if each not in near]
-        room = max(0, MOST_COMBINATIONS - len(near))
-        every = near + random.Random(0).sample(far, min(room, len(far)))
-    return [default, *(each for each in every if each != default)]
+    near = [each for each in every if len(differences(each, default)) <= 1]
+    far = [each for each in every if len(differences(each, default)) > 1]
+    room = max(0, MOST_COMBINATIONS - len(near))
+    if len(far) > room:
+        far = random.Random(0).sample(far, room)
+    return [default, *(each for each in near if each != default), *far]
+
+
+def differences(tunables: Mapping[str, int], default: Mapping[str, int]) -> list[tuple[str, int]]:
+    """(name, value) of the tunables that are not the default's."""
+    return [(name, value) for name, value in tunables.items() if value != default[name]]
 
 
 def digest(found: list[Candidate]) -> str:

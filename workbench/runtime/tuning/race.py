@@ -21,9 +21,6 @@ from ..timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, MOST_DISPATCHES, TI
 ROUNDS, FEWEST = 7, 3
 #: After the first round and after the third, what needs so many times the fastest's time leaves.
 CLEARLY, LATER = 2.0, 1.2
-#: Before the first round, what needs so many times the fastest's time, and more than so many seconds, leaves: samples
-#: of it would take longest and tell least.
-HOPELESS, LONG = 8.0, 0.1
 #: How long a sequence runs before each of its passes while the device is busy anyway.
 GPU_LEAD = 0.02
 #: The clock counts as steady when three passes in a row differ by less, or after so many seconds of trying.
@@ -80,9 +77,9 @@ def race(
         raise ValueError(f"a race has at least {FEWEST} rounds, not {rounds}")
     shuffle = random.Random(seed).shuffle
     with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
-        running = _not_hopeless(watch, recorders, default, deadline)
-        entrants = {at: Repeated(watch, recorders[at]) for at in running}
-        heats: list[list[float]] = [[] for _ in recorders]
+        entrants = [Repeated(watch, recorder) for recorder in recorders]
+        heats: list[list[float]] = [[] for _ in entrants]
+        running = list(range(len(entrants)))
 
         def round_of(places: Iterable[int], samples) -> None:
             if not device.adapter.is_cpu:
@@ -133,20 +130,6 @@ def gain(default: Sequence[float], rival: Sequence[float]) -> tuple[float, float
 def wins(faster: float, spread: float) -> bool:
     """Whether a rival takes the default's place."""
     return faster > max(spread, LEAST)
-
-
-def _not_hopeless(
-    watch: Stopwatch, recorders: Sequence[Recorder], default: int, deadline: float | None
-) -> list[int]:
-    """By the wall clock around one run of each, which has run before and so is compiled."""
-    seconds = []
-    for recorder in recorders:
-        check_time(deadline)
-        began = time.perf_counter()
-        watch.busy(recorder, 1, 0)
-        seconds.append(time.perf_counter() - began)
-    most = max(LONG, HOPELESS * min(seconds))
-    return [at for at, each in enumerate(seconds) if at == default or each <= most]
 
 
 def _remaining(running: list[int], heats: list[list[float]], default: int, factor: float) -> list[int]:

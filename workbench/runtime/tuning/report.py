@@ -42,7 +42,7 @@ class Outcome:
             f"{entry.seconds * 1e6:.1f}",
             "–" if kept or before is None else f"{entry.faster:.1%}",
             "–" if entry.spread is None else f"{entry.spread:.1%}",
-            f"{entry.measured}" + (f" of {entry.measured + len(entry.failed)}" if entry.failed else ""),
+            f"{entry.measured}" + (f", {len(entry.failed)} failed" if entry.failed else ""),
             self.status,
         ]
 
@@ -66,7 +66,7 @@ class Report:
         "us",
         "faster",
         "spread",
-        "passed",
+        "raced",
         "",
     )
 
@@ -101,7 +101,7 @@ class Report:
                 "of default / chosen - 1 over rounds, spread: its interquartile range, on a log scale; a rival is "
                 "chosen only if it is faster by more than the spread"
             )
-            lines.append("passed: candidates that gave the reference's numbers; only these are timed")
+            lines.append("raced: candidates that gave the reference's numbers and were not hopelessly slow")
         for each in self.outcomes:
             failed = each.entry.failed if each.entry and each.status == MEASURED else ()
             where = (

@@ -7,7 +7,9 @@ many copies of them as exceed a GPU's cache take turns, since a model reads each
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -116,6 +118,16 @@ def _select(shape: tuple, tensor: torch.Tensor, rows: torch.Tensor, count: int) 
     return tensor
 
 
+@dataclass(frozen=True)
+class Checked:
+    """compiled: of a candidate that gave the reference's numbers, else None and `wrong` says why. seconds: of one
+    dispatch and the wait for it, by the wall clock."""
+
+    compiled: Compiled | None
+    wrong: str = ""
+    seconds: float = 0.0
+
+
 class Trial:
     """Buffers of one case on one device; use as a context manager. Raises `CannotMakeError`, `OutOfMemoryError`."""
 
@@ -164,10 +176,10 @@ class Trial:
         }
         return expectation(self.kernel, fewer)
 
-    def check(self, candidate: Candidate) -> tuple[Compiled | None, str]:
-        """(compiled, "") for a candidate that gives the reference's numbers; else (None, what is wrong).
+    def check(self, candidate: Candidate) -> Checked:
+        """Compile, run and compare one candidate; run it once more for a first idea of its time.
 
-        Raises `DeviceLostError`.
+        Raises `DeviceLostError`, `OutOfMemoryError`.
         """
         try:
             compiled = compile_kernel(
@@ -178,11 +190,11 @@ class Trial:
                 candidate.variant,
                 candidate.tunables,
             )
-            results = self._run(compiled)
+            results, seconds = self._run(compiled)
         except (DeviceLostError, OutOfMemoryError):
             raise
         except (WorkbenchError, KernelUsageError, wgpu.GPUError, RuntimeError) as error:
-            return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return Checked(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         for output, (wanted, bound) in self._expected.items():
             got = comparable(self.kernel, output, results[output])
             if self._rows is not None:
@@ -190,27 +202,20 @@ class Trial:
             bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
             errors = judge(output, got, wanted, bound)
             if errors.off:
-                return (
-                    None,
-                    f"wrong numbers: {errors.off} of {errors.elements} of {output}, {errors.first[0]}",
-                )
-        return compiled, ""
+                off = f"{errors.off} of {errors.elements} of {output}, {errors.first[0]}"
+                return Checked(None, f"wrong numbers: {off}")
+        return Checked(compiled, "", seconds)
 
-    def _run(self, compiled: Compiled) -> dict[str, torch.Tensor]:
-        """Outputs of one dispatch on fresh inputs into poisoned buffers."""
+    def _run(self, compiled: Compiled) -> tuple[dict[str, torch.Tensor], float]:
+        """Outputs of one dispatch on fresh inputs into poisoned buffers, and the seconds of another one."""
         device, kernel = self.device, self.kernel
         for name in kernel.updates.values():
             device.write(self._buffers[name][0], self._arrays[name])
         outputs = output_buffers(device, compiled, self._arrays)
         try:
             bound = {name: made[0] for name, made in self._buffers.items()} | outputs
-            with device.lock, device.errors():
-                group = compiled.bind(device, bound)
-                encoder = device.wgpu.create_command_encoder()
-                compute = encoder.begin_compute_pass()
-                Recorder([(compiled.pipeline, group, compiled.grid)]).encode(compute)
-                compute.end()
-                device.wgpu.queue.submit([encoder.finish()])
+            recorder = Recorder([(compiled.pipeline, compiled.bind(device, bound), compiled.grid)])
+            self._submit(recorder)
             results = {}
             for name in kernel.writes:
                 shape = kernel.output_shape(name, compiled.context.sizes)
@@ -218,10 +223,21 @@ class Trial:
                 plain = torch.empty(0, dtype=dtype).numpy().dtype
                 array = device.read(bound[name], plain, int(np.prod(shape)))
                 results[name] = torch.from_numpy(array.copy()).view(shape)
-            return results
+            began = time.perf_counter()
+            self._submit(recorder)
+            device.read(bound[name], np.uint32, 1)
+            return results, time.perf_counter() - began
         finally:
             for buffer in outputs.values():
                 device.release(buffer)
+
+    def _submit(self, recorder: Recorder) -> None:
+        with self.device.lock, self.device.errors():
+            encoder = self.device.wgpu.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            recorder.encode(compute)
+            compute.end()
+            self.device.wgpu.queue.submit([encoder.finish()])
 
     def recorders(self, compiled: list[Compiled]) -> list[Recorder]:
         """One sequence of dispatches each, over all copies of the inputs; all write the same output, so each dispatch

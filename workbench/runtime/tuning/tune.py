@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +22,9 @@ from workbench.models.source import open_source
 
 from ..choices import choose
 from ..device import Device
+from ..pipelines import Compiled
 from ..wgpu_executor import STEPS, chunk_sizes
-from .candidates import Candidate, candidates, digest
+from .candidates import Candidate, candidates, differences, digest
 from .cases import Case, PlannedCase, planned_cases
 from .race import FEWEST, ROUNDS, OutOfTimeError, Race, check_time, race
 from .report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED, Outcome, Report
@@ -30,6 +32,9 @@ from .store import Entry, Store, open_store, warn
 from .trial import CannotMakeError, Trial
 from .tuned import Tuned
 
+#: What needs so many times the fastest's time, and more than so many seconds, is not raced: its samples would take
+#: longest and tell least.
+HOPELESS, LONG = 8.0, 0.1
 #: (cases done, cases in all, what comes next)
 Progress = Callable[[int, int, str], None]
 
@@ -188,15 +193,7 @@ def measure_case(
     failed: list[str] = []
     try:
         with Trial(device, case, seed, kernel) as trial:
-            passed, compiled = [], []
-            for candidate in found:
-                check_time(deadline)
-                ready, wrong = trial.check(candidate)
-                if ready is None:
-                    failed.append(f"{candidate}: {wrong}")
-                else:
-                    passed.append(candidate)
-                    compiled.append(ready)
+            passed, compiled = _checked(trial, found, failed, deadline)
             if not passed:
                 return Outcome(alone, SKIPPED, detail=f"no candidate passed; {failed[0]}")
             result = race(
@@ -219,6 +216,37 @@ def measure_case(
     return Outcome(alone, MEASURED, entry, detail=f"the default did not pass: {failed[0]}")
 
 
+def _checked(
+    trial: Trial, found: list[Candidate], failed: list[str], deadline: float | None
+) -> tuple[list[Candidate], list[Compiled]]:
+    """Candidates worth racing, with their pipelines; why others failed goes into `failed`.
+
+    A value of a tunable that alone makes its variant hopelessly slow is not tried together with others.
+    """
+    passed, compiled, best = [], [], math.inf
+    defaults = {each.variant: each.tunables for each in reversed(found)}
+    hopeless: set[tuple[str, str, int]] = set()
+    for candidate in found:
+        check_time(deadline)
+        changed = [
+            (candidate.variant, *each)
+            for each in differences(candidate.tunables, defaults[candidate.variant])
+        ]
+        if hopeless.intersection(changed):
+            continue
+        checked = trial.check(candidate)
+        if checked.compiled is None:
+            failed.append(f"{candidate}: {checked.wrong}")
+            continue
+        best = min(best, checked.seconds)
+        if candidate is not found[0] and checked.seconds > max(LONG, HOPELESS * best):
+            hopeless.update(changed[:1] if len(changed) == 1 else ())
+            continue
+        passed.append(candidate)
+        compiled.append(checked.compiled)
+    return passed, compiled
+
+
 def _entry(
     case: Case, found: list[Candidate], winner: Candidate, result: Race, failed: list[str], seed: int
 ) -> Entry:
@@ -236,7 +264,7 @@ def _entry(
         spread=None if result.rival == result.default else result.spread,
         rounds=len(result.samples),
         clock=result.clock,
-        measured=len(found) - len(failed),
+        measured=len(result.heats),
         failed=tuple(failed),
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
