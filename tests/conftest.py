@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+#: Kernels run with their defaults, whatever was measured on this machine; also in processes that tests start.
+os.environ["WORKBENCH_TUNING"] = "off"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

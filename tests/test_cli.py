@@ -27,7 +27,7 @@ HEAVY = {
     "safetensors",
     "tqdm",
 }
-COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench"]
+COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench", "tune"]
 
 
 @pytest.fixture(scope="module")

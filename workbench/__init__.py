@@ -14,6 +14,7 @@ _LAZY = {
     "compare": "workbench.bench.compare",
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",
+    "tune": "workbench.runtime.tuning.tune",
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -16,11 +16,12 @@ DEFAULT_MAX_TOKENS = 8192
 @dataclass(frozen=True)
 class Choices:
     """backend: "wgpu" or "torch". max_tokens: positions of the cache. device: the open device of "wgpu", else None.
-    reasons: (what, chosen, why)."""
+    tuned: what was measured on it. reasons: (what, chosen, why)."""
 
     backend: str
     max_tokens: int
     device: Any
+    tuned: Any
     reasons: list[tuple[str, str, str]]
 
 
@@ -32,9 +33,10 @@ def choose(config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int
     capacity, capacity_why = _max_tokens(config, max_tokens)
     reasons = [("backend", name, why), ("max_tokens", str(capacity), capacity_why)]
     if name == "torch":
-        return Choices(name, capacity, None, reasons)
+        return Choices(name, capacity, None, None, reasons)
 
     from .device import open_device
+    from .tuning.tuned import open_tuned
 
     device = open_device()
     wanted = os.environ.get("WORKBENCH_ADAPTER")
@@ -44,7 +46,14 @@ def choose(config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int
     reasons.append(("adapter", device.name, adapter_why))
     if dtype == "f16" and not device.adapter.f16:
         raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use dtype='f32'")
-    return Choices(name, capacity, device, reasons)
+    tuned = open_tuned(device)
+    if len(tuned):
+        reasons.append(("kernels", f"{len(tuned)} measured choices", f"where they apply, from {tuned.path}"))
+    else:
+        reasons.append(
+            ("kernels", "defaults", "nothing was measured on this adapter; `workbench tune` does it")
+        )
+    return Choices(name, capacity, device, tuned, reasons)
 
 
 def _backend(backend: str | None) -> tuple[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import wgsl_kernels
 from wgsl_kernels import Adapter
 from workbench.models.llama import LlamaConfig, build_plan
 from workbench.models.source import open_source
@@ -13,9 +14,11 @@ from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
 from workbench.plan.plan import Plan
 
 from .choices import choose
-from .device import aligned
-from .lowering import DevicePlan, assign, lower
+from .device import Device, aligned
+from .lowering import Choice, DevicePlan, assign, lower
 from .torch_executor import PREFILL
+from .tuning.candidates import label
+from .tuning.cases import case_of
 from .wgpu_executor import STEPS, chunk_sizes
 
 MIB = 1 << 20
@@ -33,7 +36,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Prints as a page; the fields are for programs. variants: (kernel, rows x columns, variant) -> reason."""
+    """Prints as a page; the fields are for programs. variants: (kernel, shape, variant with tunables) ->
+    reason."""
 
     name: str
     config: LlamaConfig
@@ -142,6 +146,26 @@ def torch_forecast(source, config: LlamaConfig, activations: str, capacity: int)
     )
 
 
+def chosen_variants(
+    plan: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Choice | None
+) -> dict[tuple[str, str, str], str]:
+    """(kernel, shape, variant with tunables) -> reason, for steps of one and of the most tokens and of all that was
+    measured, where there is something to choose."""
+    found = {}
+    for tokens in sorted(counts):
+        lowered = lower(plan, _sizes(tokens, capacity), device.adapter, device.binding_bytes, tuned=tuned)
+        for step in lowered.steps:
+            kernel = wgsl_kernels.get(step.call.kernel)
+            measured = not step.reason.startswith("default: ")
+            if not measured and (tokens not in (1, max(counts)) or len(kernel.variants) == 1):
+                continue
+            case = case_of(kernel, step.sizes, step.types)
+            context = kernel.specialise(step.variant, step.sizes, step.types, device.adapter, step.tunables)
+            name = label(step.variant, {n: context[n] for n in kernel.variants[step.variant].tunables})
+            found[kernel.name, f"{case.shape}, {case.tokens} token(s)", name] = step.reason
+    return found
+
+
 def describe(
     path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
 ) -> ModelInfo:
@@ -156,14 +180,10 @@ def describe(
         expected = torch_forecast(source, config, dtype, capacity)
     else:
         expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes)
-        largest = chunk_sizes(config, device.binding_bytes)[0]
-        for tokens in (1, largest):
-            lowered = lower(decode, _sizes(tokens, capacity), device.adapter, device.binding_bytes)
-            dispatches = dispatches or len(lowered.steps)
-            for step in lowered.steps:
-                if step.call.kernel.startswith("linear"):
-                    shape = "{rows}x{columns}, {tokens} token(s)".format(**step.sizes)
-                    variants[step.call.kernel, shape, step.variant] = step.reason
+        chunks = chunk_sizes(config, device.binding_bytes)
+        variants = chosen_variants(decode, chunks, capacity, device, chosen.tuned)
+        lowered = lower(decode, _sizes(1, capacity), device.adapter, device.binding_bytes)
+        dispatches = len(lowered.steps)
     cost = step_cost(decode, _sizes(1, capacity))
     return ModelInfo(
         name=source.path.name,

@@ -7,10 +7,11 @@ named in `keep` are never fused away, and their buffers never reused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import wgsl_kernels
-from wgsl_kernels import Adapter, Context
+from wgsl_kernels import Adapter, Context, Kernel
 from workbench.errors import OutOfMemoryError
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
@@ -18,7 +19,10 @@ from workbench.plan.plan import Call, Plan
 
 @dataclass(frozen=True)
 class Step:
-    """One dispatch: the call it came from, with a variant, sizes and types; rows is the range of its weight."""
+    """One dispatch: the call it came from, with a variant, sizes and types; rows is the range of its weight.
+
+    tunables: those that measurement chose; the variant's defaults are used for the others.
+    """
 
     call: Call
     variant: str
@@ -26,6 +30,17 @@ class Step:
     sizes: Mapping[str, int]
     types: Mapping[str, str]
     rows: tuple[int, int] | None = None
+    tunables: Mapping[str, int] = field(default_factory=dict)
+
+
+class Choice(Protocol):
+    """Measured choices: `workbench.runtime.tuning.tuned.Tuned`."""
+
+    def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter):
+        """Something with `variant`, `tunables` and `reason`, or None for the default."""
+
+    def used(self) -> list[dict]:
+        """What was picked so far, JSON values."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,9 @@ def weight_of(plan: Plan, call: Call) -> str | None:
     return None
 
 
-def _step(plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, rows) -> Step:
+def _step(
+    plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, rows, tuned: Choice | None
+) -> Step:
     kernel = wgsl_kernels.get(call.kernel)
     bound = {**call.inputs, **call.outputs}
     params = dict(call.params)
@@ -124,8 +141,11 @@ def _step(plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, ro
     for port in kernel.ports:
         if port in bound:
             types[port] = plan.buffers[bound[port]].dtype
+    picked = tuned.pick(kernel, local, types, adapter) if tuned is not None else None
+    if picked is not None:
+        return Step(call, picked.variant, picked.reason, local, types, rows, picked.tunables)
     variant, reason = kernel.choose(Context(kernel.complete(local), types, adapter))
-    return Step(call, variant, reason, local, types, rows)
+    return Step(call, variant, f"default: {reason}", local, types, rows)
 
 
 def assign(
@@ -163,9 +183,17 @@ def assign(
 
 
 def lower(
-    plan: Plan, sizes: Mapping[str, int], adapter: Adapter, binding_bytes: int, keep: Iterable[str] = ()
+    plan: Plan,
+    sizes: Mapping[str, int],
+    adapter: Adapter,
+    binding_bytes: int,
+    keep: Iterable[str] = (),
+    tuned: Choice | None = None,
 ) -> DevicePlan:
-    """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names."""
+    """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names.
+
+    tuned: measured choices of variants and tunables; without them every kernel's own preference holds.
+    """
     keep = plan.check_names(keep)
     fused = fuse(plan, keep)
     steps = []
@@ -174,6 +202,6 @@ def lower(
         ranges = row_ranges(fused, weight, binding_bytes) if weight else [None]
         if len(ranges) == 1:
             ranges = [None]
-        steps += [_step(fused, call, sizes, adapter, rows) for rows in ranges]
+        steps += [_step(fused, call, sizes, adapter, rows, tuned) for rows in ranges]
     slots, slot_bytes = assign(fused, sizes, keep)
     return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes))

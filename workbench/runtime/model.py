@@ -221,7 +221,8 @@ def load(
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
     adapter. dtype: "f32"; "f16" for activations and cache; or "int8" for the inputs of linear layers with integer
-    weights. max_tokens: positions of the key/value cache.
+    weights. max_tokens: positions of the key/value cache. What `workbench tune` has measured on this adapter is used,
+    and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
     source = open_source(path_or_hub_id)
@@ -234,9 +235,11 @@ def load(
             return TorchExecutor(source, config, activations=dtype)
     else:
         from .device import open_device
+        from .tuning.tuned import open_tuned
         from .wgpu_executor import WgpuExecutor
 
         def make_executor():
-            return WgpuExecutor(source, config, open_device(), activations=dtype)
+            device = open_device()
+            return WgpuExecutor(source, config, device, activations=dtype, tuned=open_tuned(device))
 
     return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)

@@ -88,4 +88,6 @@ def provenance(model) -> dict:
     device = getattr(executor, "device", None)
     if device is not None:
         record["adapter"] = adapter_facts(device)
+        if executor.tuned is not None:
+            record["tuned"] = executor.tuned.used()
     return record

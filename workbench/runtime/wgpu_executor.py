@@ -18,7 +18,7 @@ from workbench.models.llama import LlamaConfig
 from workbench.plan.plan import Plan
 
 from .device import Device
-from .lowering import DevicePlan, lower, row_ranges
+from .lowering import Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
@@ -61,8 +61,17 @@ class WgpuExecutor:
 
     backend = "wgpu"
 
-    def __init__(self, source, config: LlamaConfig, device: Device, *, activations: str = "f32"):
+    def __init__(
+        self,
+        source,
+        config: LlamaConfig,
+        device: Device,
+        *,
+        activations: str = "f32",
+        tuned: Choice | None = None,
+    ):
         self.source, self.config, self.device, self.activations = source, config, device, activations
+        self.tuned = tuned
         self.chunks = chunk_sizes(config, device.binding_bytes)
         self.plan = Plans(source, config, activations)
         self._ready: dict[tuple, _Ready] = {}
@@ -157,9 +166,11 @@ class WgpuExecutor:
 
     def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
         sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
-        plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep)
+        plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep, self.tuned)
         compiled = [
-            compile_kernel(self.device, wgsl_kernels.get(s.call.kernel), s.sizes, s.types, s.variant)
+            compile_kernel(
+                self.device, wgsl_kernels.get(s.call.kernel), s.sizes, s.types, s.variant, s.tunables
+            )
             for s in plan.steps
         ]
         self._grow_arena(plan.slot_bytes)

@@ -1,0 +1,109 @@
+"""What is tuned: one case for each (kernel, shape class, types) that the device plans of a model dispatch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import wgsl_kernels
+from wgsl_kernels import Adapter, Kernel
+from workbench.models.llama import LlamaConfig, build_plan
+
+from ..lowering import lower
+
+#: Where a call stands in a larger result moves its addresses, not its speed.
+PLACES = ("row_offset", "out_rows")
+#: A table that is looked up counts as having at most so many rows: the others are not read.
+LOOKED_UP_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel at one shape class. sizes: shape names and parameters; types: element type by bound port."""
+
+    kernel: str
+    sizes: Mapping[str, int | float]
+    types: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The same text for the same case, whatever the order of its parts."""
+        return json.dumps([self.kernel, dict(self.sizes), dict(self.types)], sort_keys=True)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.sizes.get("tokens", 1))
+
+    @property
+    def shape(self) -> str:
+        """ "4096x14336, block 128", or the sizes of a kernel without rows and columns."""
+        sizes = self.sizes
+        rows, columns = sizes.get("rows"), sizes.get("columns")
+        if rows and columns:
+            block = f", block {sizes['block']}" if "block" in sizes else ""
+            added = "".join(f", {port}" for port in ("bias", "residual") if port in self.types)
+            return f"{rows}x{columns}{block}{added}"
+        shown = {name: n for name, n in sizes.items() if isinstance(n, int) and n > 1 and name != "tokens"}
+        return ", ".join(f"{name} {n}" for name, n in shown.items()) or "one"
+
+
+def case_of(kernel: Kernel, sizes: Mapping, types: Mapping[str, str]) -> Case:
+    """The case that a call belongs to: its sizes without what does not decide which candidate is fastest.
+
+    The offset into a larger result is left out, the capacity of the cache is rounded up to a power of two, and
+    a table that is looked up is cut to `LOOKED_UP_ROWS`.
+    """
+    kept = {name: n for name, n in sizes.items() if name not in PLACES}
+    if "capacity" in kept:
+        kept["capacity"] = 1 << (kept["capacity"] - 1).bit_length()
+    if "ids" in kernel.reads and "rows" in kept:
+        if kept.get("scale_rows") == kept["rows"]:
+            kept["scale_rows"] = min(kept["rows"], LOOKED_UP_ROWS)
+        kept["rows"] = min(kept["rows"], LOOKED_UP_ROWS)
+    return Case(kernel.name, kept, dict(types))
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case, and how often a step of generation dispatches it by the step's tokens; empty if only scoring does."""
+
+    case: Case
+    uses: Mapping[int, int]
+
+
+def planned_cases(
+    config: LlamaConfig,
+    describe: Callable,
+    counts: Sequence[int],
+    *,
+    activations: str,
+    capacity: int,
+    adapter: Adapter,
+    binding_bytes: int,
+    steps: int,
+) -> list[PlannedCase]:
+    """The cases of all plans of a model for steps of `counts` tokens, in the order in which they matter.
+
+    Heads are those of generation and of scoring. First come the cases of one token, then those of the largest step
+    and so on down; within a step what moves more bytes comes first.
+    """
+    found: dict[str, tuple[Case, dict[int, int]]] = {}
+    turn: dict[str, int] = {}
+    for at, tokens in enumerate(sorted(counts, key=lambda n: (n != 1, -n))):
+        sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
+        for head in ("last", "score"):
+            plan = build_plan(config, describe, head=head, activations=activations)
+            for step in lower(plan, sizes, adapter, binding_bytes).steps:
+                case = case_of(wgsl_kernels.get(step.call.kernel), step.sizes, step.types)
+                _, uses = found.setdefault(case.name, (case, {}))
+                turn.setdefault(case.name, at)
+                if head == "last":
+                    uses[tokens] = uses.get(tokens, 0) + 1
+
+    def importance(planned: PlannedCase):
+        kernel, name = wgsl_kernels.get(planned.case.kernel), planned.case.name
+        cost = kernel.cost(kernel.complete(planned.case.sizes))
+        return turn[name], -sum(planned.uses.values()) * cost.bytes, name
+
+    return sorted((PlannedCase(*each) for each in found.values()), key=importance)

@@ -1,0 +1,221 @@
+"""The file of measured choices: one for each adapter with its driver and the versions that compile for it.
+
+It lies in `$WORKBENCH_TUNING`, else `$XDG_CACHE_HOME/workbench/tuning`, else `~/.cache/workbench/tuning`;
+`WORKBENCH_TUNING=off` means none. It is written whole, and merged with what others have written meanwhile. Reading is
+total: a file that does not hold what it should is set aside with a warning, and counts as empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from workbench.formats.errors import FormatError
+from workbench.formats.strict_json import strict_json
+
+from ..provenance import adapter_facts, versions
+
+KIND, VERSION = "workbench-tuning", 1
+#: A larger file was not written by us.
+MOST_BYTES = 64 << 20
+#: Entries kept of one case: each version of its WGSL has its own.
+KEPT = 8
+HASH = re.compile("[0-9a-f]{64}")
+
+
+class TuningFileWarning(UserWarning):
+    """A file of measured choices could not be read or written; the defaults are used."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A measured choice.
+
+    case: name of the case. wgsl: `candidates.digest` of everything that took part. variant, tunables: what to use.
+    default_variant, default_tunables: what would be used unmeasured. seconds, default_seconds: medians of a call in
+    the deciding rounds; the latter is None for a default that did not pass its check. faster, spread: see `race.gain`;
+    0 where the default stays, and None where every rival had left before. clock: as in `Timing`. measured: candidates
+    timed; failed: "NAME: why". created: ISO 8601.
+    """
+
+    case: str
+    wgsl: str
+    variant: str
+    tunables: Mapping[str, int]
+    default_variant: str
+    default_tunables: Mapping[str, int]
+    seconds: float
+    default_seconds: float | None
+    faster: float
+    spread: float | None
+    rounds: int
+    clock: str
+    measured: int
+    failed: tuple[str, ...]
+    seed: int
+    created: str
+
+    @property
+    def is_default(self) -> bool:
+        return (self.variant, dict(self.tunables)) == (self.default_variant, dict(self.default_tunables))
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.wgsl}\n{self.case}".encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, values: Any) -> Entry:
+        """Raises `FormatError` naming the field that is not what it should be."""
+        if not isinstance(values, dict) or set(values) != {each.name for each in fields(cls)}:
+            raise FormatError("is no entry with all of its fields and no others", field="entries")
+        for name in ("case", "wgsl", "variant", "default_variant", "clock", "created"):
+            _need(isinstance(values[name], str), name, "a string")
+        _need(HASH.fullmatch(values["wgsl"]) is not None, "wgsl", "a sha256")
+        for name in ("tunables", "default_tunables"):
+            whole = isinstance(values[name], dict) and all(type(n) is int for n in values[name].values())
+            _need(whole, name, "names with integers")
+        for name in ("seconds", "default_seconds", "faster", "spread"):
+            if values[name] is None and name in ("default_seconds", "spread"):
+                continue
+            number = type(values[name]) in (int, float) and math.isfinite(values[name])
+            _need(number and (values[name] > 0 or "seconds" not in name), name, "a number in its range")
+        for name in ("rounds", "measured", "seed"):
+            _need(type(values[name]) is int and values[name] >= 0, name, "a whole number")
+        failed = values["failed"]
+        _need(isinstance(failed, list) and all(isinstance(e, str) for e in failed), "failed", "strings")
+        return cls(**{**values, "failed": tuple(failed)})
+
+
+def _need(condition: bool, field: str, what: str) -> None:
+    if not condition:
+        raise FormatError(f"is not {what}", field=field)
+
+
+def folder() -> Path | None:
+    """Where the files lie, None if they are switched off."""
+    given = os.environ.get("WORKBENCH_TUNING", "")
+    if given.lower() == "off":
+        return None
+    if given:
+        return Path(given).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification has relative paths ignored.
+    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    return root / "workbench" / "tuning"
+
+
+def machine_facts(device) -> dict[str, Any]:
+    """What a measurement holds for: adapter, driver, backend, the features in use, versions of wgpu.
+
+    A software adapter computes on the host's cores, so these count for it.
+    """
+    from wgpu.backends.wgpu_native import lib_version_info
+
+    facts = {
+        **adapter_facts(device),
+        "vendor_id": device.info.get("vendor_id", 0),
+        "device_id": device.info.get("device_id", 0),
+        "subgroups": device.adapter.subgroups,
+        "subgroup_size": device.adapter.subgroup_size,
+        "f16": device.adapter.f16,
+        "wgpu": versions()["wgpu"],
+        "wgpu_native": ".".join(map(str, lib_version_info)),
+    }
+    return facts | {"cpus": os.cpu_count() or 0} if device.adapter.is_cpu else facts
+
+
+@dataclass(frozen=True)
+class Store:
+    """One file; `facts` say what for (`machine_facts`). It need not exist."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @cached_property
+    def path(self) -> Path:
+        name = re.sub(r"[^a-z0-9]+", "-", str(self.facts.get("device", "")).lower()).strip("-")[:40]
+        digest = hashlib.sha256(json.dumps(dict(self.facts), sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{name or 'adapter'}-{digest[:16]}.v{VERSION}.json"
+
+    def read(self) -> dict[str, Entry]:
+        """Entries by key. A file that cannot be read gives none and a `TuningFileWarning`; a damaged one moves."""
+        try:
+            if self.path.stat().st_size > MOST_BYTES:
+                raise FormatError(f"is larger than {MOST_BYTES} bytes", field="(whole file)")
+            return self._parse(self.path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            warn(f"{self.path} cannot be read ({error}); kernels run with their defaults")
+        except FormatError as error:
+            aside = self.path.with_suffix(".damaged")
+            with contextlib.suppress(OSError):
+                self.path.replace(aside)
+            warn(f"{self.path}: {error}; set aside as {aside.name}, kernels run with their defaults")
+        return {}
+
+    def _parse(self, data: bytes) -> dict[str, Entry]:
+        values = strict_json(data)
+        if not isinstance(values, dict) or set(values) != {"kind", "version", "machine", "entries"}:
+            raise FormatError("has other parts than kind, version, machine, entries", field="(whole file)")
+        _need(values["kind"] == KIND and values["version"] == VERSION, "kind", f"{KIND}, version {VERSION}")
+        _need(values["machine"] == dict(self.facts), "machine", "the one that the file's name stands for")
+        _need(isinstance(values["entries"], list), "entries", "a list")
+        entries = [Entry.from_json(each) for each in values["entries"]]
+        return {entry.key: entry for entry in entries}
+
+    def add(self, new: list[Entry]) -> Path:
+        """Write the entries beside those that are there, replacing those of the same key. Raises `OSError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.path.with_suffix(".lock")):
+            merged = {**self.read(), **{entry.key: entry for entry in new}}
+            by_case: dict[str, list[Entry]] = {}
+            for entry in sorted(merged.values(), key=lambda each: each.created):
+                by_case.setdefault(entry.case, []).append(entry)
+            kept = [asdict(entry) for entries in by_case.values() for entry in entries[-KEPT:]]
+            values = {"kind": KIND, "version": VERSION, "machine": dict(self.facts), "entries": kept}
+            handle, partial = tempfile.mkstemp(prefix=self.path.name, suffix=".part", dir=self.folder)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
+                os.replace(partial, self.path)
+            except BaseException:
+                os.unlink(partial)
+                raise
+        return self.path
+
+
+def open_store(device) -> Store | None:
+    """The file for a device, None if `WORKBENCH_TUNING` is off."""
+    where = folder()
+    return None if where is None else Store(where, machine_facts(device))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time where the system has `flock`; elsewhere the last writer's merge wins."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def warn(message: str) -> None:
+    """Say that the file cannot be used; nothing fails for it."""
+    warnings.warn(message, TuningFileWarning, stacklevel=3)

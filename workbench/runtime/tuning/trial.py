@@ -1,0 +1,254 @@
+"""Running candidates of one case on random data: checking them against the reference, and recording them for timing.
+
+Inputs are made and uploaded once for all candidates. Weights are random, of the case's shapes: no model is read. As
+many copies of them as exceed a GPU's cache take turns, since a model reads each weight once a token.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import wgpu
+
+import wgsl_kernels
+from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels.judge import comparable, expectation, judge, widen
+from wgsl_kernels.numerics import TORCH_TYPES
+from workbench.errors import DeviceLostError, OutOfMemoryError, WorkbenchError
+
+from ..device import Device
+from ..launch import output_buffers, port_types, sizes_of, tensor_bytes
+from ..native import Recorder
+from ..pipelines import Compiled, compile_kernel
+from .candidates import Candidate
+from .cases import PLACES, Case, case_of
+
+#: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
+ROTATED_BYTES, MOST_COPIES = 256 << 20, 256
+#: Of a matrix with more weights, so many rows are compared with the reference: the first, the last, some between.
+MOST_WEIGHTS, EDGE_ROWS, SAMPLED_ROWS = 4 << 20, 64, 512
+ROW_LABELS = ("rows", "scale_rows", "out_rows")
+
+
+class CannotMakeError(WorkbenchError):
+    """A kernel's input maker does not give inputs of a case's sizes and types."""
+
+
+def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
+    """Random arguments of exactly the case's sizes and types, by the kernel's own maker. Raises `CannotMakeError`.
+
+    A maker takes what it knows of the sizes by their names; what it does not take must follow from the rest.
+    """
+    options = _options(kernel, case)
+    while True:
+        try:
+            arguments = kernel.inputs(seed=seed, **options)
+            break
+        except TypeError as error:
+            refused = next((n for n in options if f"unexpected keyword argument '{n}'" in str(error)), None)
+            if refused is None:
+                raise
+            del options[refused]
+    params = {n: case.sizes[n] for n in kernel.params if n in case.sizes}
+    arguments = {n: v for n, v in arguments.items() if n not in PLACES} | params
+    made = case_of(kernel, sizes_of(kernel, arguments), port_types(kernel, arguments, _y_type(kernel, case)))
+    wanted, given = kernel.complete(case.sizes), kernel.complete(made.sizes)
+    different = [n for n in wanted if n not in PLACES and wanted[n] != given.get(n)]
+    if different or dict(made.types) != dict(case.types):
+        raise CannotMakeError(
+            f"{kernel.name}: no random inputs can be made with {different or dict(case.types)}"
+        )
+    return arguments
+
+
+def _options(kernel: Kernel, case: Case) -> dict:
+    """What an input maker may be asked for: sizes and parameters, types, and which optional ports are bound."""
+    sizes, types = case.sizes, case.types
+    options = {name: value for name, value in sizes.items() if name not in PLACES}
+    floats = [port for port, each in kernel.reads.items() if each.dtype == "float" and port in types]
+    if floats:
+        options["x_dtype"] = types[floats[0]]
+    options["y_dtype"] = _y_type(kernel, case)
+    options |= {port: port in types for port in ("bias", "residual") if port in kernel.reads}
+    if "scales" in types:
+        options["scale_dtype"] = types["scales"]
+        options["symmetric"] = "zeros" not in types
+        options["granularity"] = "block" if sizes.get("scale_stride", 1) else "tensor"
+        options["zero_frac_bits"] = round(-math.log2(sizes.get("zero_unit", 1.0)))
+    if "capacity" in sizes:  # half full, one sequence
+        options["position"] = max(0, min(sizes["capacity"] // 2, sizes["capacity"] - case.tokens))
+        options["sequence"] = 0
+    if "width" in sizes and "head_dim" in sizes:
+        options["heads"] = sizes["width"] // sizes["head_dim"]
+    return options
+
+
+def _y_type(kernel: Kernel, case: Case) -> str:
+    return next((case.types[n] for n, port in kernel.writes.items() if port.dtype == "float"), "f32")
+
+
+def some_rows(kernel: Kernel, arguments: Mapping, seed: int = 0) -> torch.Tensor | None:
+    """Rows of a large matrix to compare, sorted; None where all are compared.
+
+    Each output of a linear layer depends on one row of the weights, so rows can be judged apart.
+    """
+    y = kernel.writes.get("y")
+    if y is None or y.shape[-1] != "out_rows":
+        return None
+    plane = arguments.get("quants", arguments.get("values"))
+    sizes = sizes_of(kernel, arguments)
+    rows, columns = plane.shape[0], sizes["columns"] if "columns" in sizes else sizes["padded"]
+    if rows * columns <= MOST_WEIGHTS or rows <= 2 * EDGE_ROWS + SAMPLED_ROWS:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    between = torch.randperm(rows - 2 * EDGE_ROWS, generator=generator)[: SAMPLED_ROWS - 2 * EDGE_ROWS]
+    edges = [torch.arange(EDGE_ROWS), torch.arange(rows - EDGE_ROWS, rows)]
+    return torch.cat([edges[0], between.sort().values + EDGE_ROWS, edges[1]])
+
+
+def _select(shape: tuple, tensor: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    for axis, name in enumerate(shape):
+        if name in ROW_LABELS and tensor.shape[axis] == count:
+            tensor = tensor.index_select(axis, rows)
+    return tensor
+
+
+@dataclass(frozen=True)
+class Checked:
+    """compiled: of a candidate that gave the reference's numbers, else None and `wrong` says why. seconds: of one
+    dispatch and the wait for it, by the wall clock."""
+
+    compiled: Compiled | None
+    wrong: str = ""
+    seconds: float = 0.0
+
+
+class Trial:
+    """Buffers of one case on one device; use as a context manager. Raises `CannotMakeError`, `OutOfMemoryError`."""
+
+    def __init__(self, device: Device, case: Case, seed: int = 0, kernel: Kernel | None = None):
+        self.device, self.case = device, case
+        self.kernel = kernel or wgsl_kernels.get(case.kernel)
+        self._buffers: dict[str, list[wgpu.GPUBuffer]] = {}
+        arguments = make_arguments(self.kernel, case, seed)
+        self._rows = some_rows(self.kernel, arguments, seed)
+        self._expected = self._expectation(arguments)
+        self._arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+        updated = set(self.kernel.updates.values())
+        turning = set(self.kernel.prepared_ports or self.kernel.reads) & set(self._arrays) - updated
+        size = sum(self._arrays[name].nbytes for name in turning)
+        cached = size and not device.adapter.is_cpu
+        self.copies = min(MOST_COPIES, ROTATED_BYTES // size + 2) if cached else 1
+        try:
+            for name, array in self._arrays.items():
+                made = self._buffers[name] = []
+                for _ in range(self.copies if name in turning else 1):
+                    made.append(device.buffer(array.nbytes, uniform=self.kernel.ports[name].uniform))
+                    device.write(made[-1], array)
+        except Exception:
+            self.close()
+            raise
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for made in self._buffers.values():
+            for buffer in made:
+                self.device.release(buffer)
+        self._buffers.clear()
+
+    def _expectation(self, arguments: dict) -> dict:
+        if self._rows is None:
+            return expectation(self.kernel, arguments)
+        count = arguments.get("quants", arguments.get("values")).shape[0]
+        fewer = {
+            n: _select(self.kernel.reads[n].shape, v, self._rows, count) if isinstance(v, torch.Tensor) else v
+            for n, v in arguments.items()
+        }
+        return expectation(self.kernel, fewer)
+
+    def check(self, candidate: Candidate) -> Checked:
+        """Compile, run and compare one candidate; run it once more for a first idea of its time.
+
+        Raises `DeviceLostError`, `OutOfMemoryError`.
+        """
+        try:
+            compiled = compile_kernel(
+                self.device,
+                self.kernel,
+                self.case.sizes,
+                self.case.types,
+                candidate.variant,
+                candidate.tunables,
+            )
+            results, seconds = self._run(compiled)
+        except (DeviceLostError, OutOfMemoryError):
+            raise
+        except (WorkbenchError, KernelUsageError, wgpu.GPUError, RuntimeError) as error:
+            return Checked(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        for output, (wanted, bound) in self._expected.items():
+            got = comparable(self.kernel, output, results[output])
+            if self._rows is not None:
+                got = got.index_select(-1, self._rows)
+            bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
+            errors = judge(output, got, wanted, bound)
+            if errors.off:
+                off = f"{errors.off} of {errors.elements} of {output}, {errors.first[0]}"
+                return Checked(None, f"wrong numbers: {off}")
+        return Checked(compiled, "", seconds)
+
+    def _run(self, compiled: Compiled) -> tuple[dict[str, torch.Tensor], float]:
+        """Outputs of one dispatch on fresh inputs into poisoned buffers, and the seconds of another one."""
+        device, kernel = self.device, self.kernel
+        for name in kernel.updates.values():
+            device.write(self._buffers[name][0], self._arrays[name])
+        outputs = output_buffers(device, compiled, self._arrays)
+        try:
+            bound = {name: made[0] for name, made in self._buffers.items()} | outputs
+            recorder = Recorder([(compiled.pipeline, compiled.bind(device, bound), compiled.grid)])
+            self._submit(recorder)
+            results = {}
+            for name in kernel.writes:
+                shape = kernel.output_shape(name, compiled.context.sizes)
+                dtype = TORCH_TYPES[compiled.context.types[name]]
+                plain = torch.empty(0, dtype=dtype).numpy().dtype
+                array = device.read(bound[name], plain, int(np.prod(shape)))
+                results[name] = torch.from_numpy(array.copy()).view(shape)
+            began = time.perf_counter()
+            self._submit(recorder)
+            device.read(bound[name], np.uint32, 1)
+            return results, time.perf_counter() - began
+        finally:
+            for buffer in outputs.values():
+                device.release(buffer)
+
+    def _submit(self, recorder: Recorder) -> None:
+        with self.device.lock, self.device.errors():
+            encoder = self.device.wgpu.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            recorder.encode(compute)
+            compute.end()
+            self.device.wgpu.queue.submit([encoder.finish()])
+
+    def recorders(self, compiled: list[Compiled]) -> list[Recorder]:
+        """One sequence of dispatches each, over all copies of the inputs; all write the same output, so each dispatch
+        waits for the one before, as in a model. The buffers live until `close`."""
+        for name, buffer in output_buffers(self.device, compiled[0], self._arrays).items():
+            self._buffers[name] = [buffer]
+        recorders = []
+        for each in compiled:
+            calls = []
+            for copy in range(self.copies):
+                bound = {name: made[copy % len(made)] for name, made in self._buffers.items()}
+                calls.append((each.pipeline, each.bind(self.device, bound), each.grid))
+            recorders.append(Recorder(calls))
+        return recorders

@@ -1,0 +1,271 @@
+"""Tuning a model's kernels: check every candidate, race those that pass, remember the winner."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import wgsl_kernels
+from wgsl_kernels import Kernel, KernelUsageError
+from workbench.errors import OutOfMemoryError, WorkbenchError
+from workbench.formats.errors import FormatError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.strict_json import strict_json
+from workbench.models.llama import LlamaConfig
+from workbench.models.shapes import describe_as, describe_by_config
+from workbench.models.source import open_source
+
+from ..choices import choose
+from ..device import Device
+from ..pipelines import Compiled
+from ..wgpu_executor import STEPS, chunk_sizes
+from .candidates import Candidate, candidates, differences, digest
+from .cases import Case, PlannedCase, planned_cases
+from .race import FEWEST, ROUNDS, OutOfTimeError, Race, check_time, race
+from .report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED, Outcome, Report
+from .store import Entry, Store, open_store, warn
+from .trial import CannotMakeError, Trial
+from .tuned import Tuned
+
+#: What needs so many times the fastest's time, and more than so many seconds, is not raced: its samples would take
+#: longest and tell least.
+HOPELESS, LONG = 8.0, 0.1
+#: (cases done, cases in all, what comes next)
+Progress = Callable[[int, int, str], None]
+
+
+def tune(
+    model: str | Path,
+    *,
+    tokens: Sequence[int] | None = None,
+    kernels: Sequence[str] | None = None,
+    fmt: WeightFormat | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    budget: float | None = None,
+    force: bool = False,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure the kernels of a model on this machine's adapter; `workbench.load` uses the winners from then on.
+
+    model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
+    holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
+    steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
+    max_tokens: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
+    remembered. rounds: of the heats and of the final, each.
+    Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
+    """
+    if rounds < FEWEST:
+        raise WorkbenchError(f"rounds are at least {FEWEST}, not {rounds}: fewer have no spread")
+    config, describe = _described(model, fmt)
+    chosen = choose(config, "wgpu", dtype, max_tokens)
+    device = chosen.device
+    have = chunk_sizes(config, device.binding_bytes)
+    if unknown := [n for n in tokens or () if n not in have]:
+        raise WorkbenchError(f"no step has {unknown[0]} tokens; steps have {', '.join(map(str, have))}")
+    planned = planned_cases(
+        config,
+        describe,
+        tokens or have,
+        activations=dtype,
+        capacity=chosen.max_tokens,
+        adapter=device.adapter,
+        binding_bytes=device.binding_bytes,
+        steps=STEPS,
+    )
+    if kernels is not None:
+        there = sorted({each.case.kernel for each in planned})
+        if unknown := [name for name in kernels if name not in there]:
+            raise WorkbenchError(f"this model runs no kernel {unknown[0]!r}; it runs {', '.join(there)}")
+        planned = [each for each in planned if each.case.kernel in kernels]
+    return tune_cases(
+        planned,
+        device,
+        open_store(device),
+        budget=budget,
+        force=force,
+        rounds=rounds,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig, Callable]:
+    """Configuration and description of the tensors, from the weights' headers or from config.json alone."""
+    path = Path(model).expanduser()
+    if path.is_dir() and not (path / "manifest.json").is_file() and not any(path.glob("*.safetensors")):
+        path /= "config.json"
+    if path.is_file():
+        try:
+            values = strict_json(path.read_bytes())
+        except FormatError as error:
+            raise WorkbenchError(f"{path}: {error}") from error
+        if not isinstance(values, dict):
+            raise WorkbenchError(f"{path} is not a model's configuration: it holds no object")
+        if fmt is None:
+            raise WorkbenchError(
+                f"{path} does not say how weights are stored: give a format, such as int4/128"
+            )
+        config = LlamaConfig.parse(values)
+        return config, describe_by_config(config, fmt)
+    source = open_source(model, verify=False)
+    config = LlamaConfig.parse(source.config)
+    return config, source.describe if fmt is None else describe_as(source.describe, fmt)
+
+
+def tune_cases(
+    planned: Iterable[PlannedCase],
+    device: Device,
+    store: Store | None,
+    *,
+    budget: float | None = None,
+    force: bool = False,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure cases in the given order; each winner is written to the store at once, where there is one."""
+    planned, began = list(planned), time.perf_counter()
+    deadline = None if budget is None else began + budget
+    known = Tuned.of(store)
+    outcomes: list[Outcome] = []
+    for done, each in enumerate(planned):
+        if progress:
+            progress(done, len(planned), f"{each.case.kernel} {each.case.shape}, {each.case.tokens} token(s)")
+        kernel = wgsl_kernels.get(each.case.kernel)
+        entry = None if force else known.entry(kernel, each.case.sizes, each.case.types, device.adapter)
+        if entry is not None:
+            outcomes.append(Outcome(each, REMEMBERED, entry))
+        elif deadline is not None and time.perf_counter() >= deadline:
+            outcomes.append(Outcome(each, NOT_REACHED))
+        else:
+            outcome = replace(
+                measure_case(each.case, device, rounds=rounds, seed=seed, deadline=deadline), planned=each
+            )
+            outcomes.append(outcome)
+            if outcome.entry is not None and store is not None:
+                try:
+                    store.add([outcome.entry])
+                except OSError as error:  # what was measured is still worth a table
+                    warn(f"{store.path} cannot be written ({error}); nothing more is remembered")
+                    store = None
+    if progress:
+        progress(len(planned), len(planned), "")
+    return Report(
+        tuple(outcomes),
+        device=device.name,
+        path=store.path if store is not None else None,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def measure_case(
+    case: Case,
+    device: Device,
+    *,
+    kernel: Kernel | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    timestamps: bool | None = None,
+    deadline: float | None = None,
+) -> Outcome:
+    """Check and race the candidates of one case. kernel: the pair, by default the registered one of that name.
+    deadline: of `time.perf_counter`; a case that is not done by then is given up.
+
+    A default that fails its check is never kept: the fastest of the others is then taken, and `Outcome.detail` says
+    so. Raises `DeviceLostError`.
+    """
+    kernel = kernel or wgsl_kernels.get(case.kernel)
+    alone = PlannedCase(case, {})
+    try:
+        found = candidates(kernel, case.sizes, case.types, device.adapter)
+    except KernelUsageError as error:
+        return Outcome(alone, SKIPPED, detail=str(error))
+    if len(found) < 2:
+        return Outcome(alone, SKIPPED, detail=ONE_WAY)
+    failed: list[str] = []
+    try:
+        with Trial(device, case, seed, kernel) as trial:
+            passed, compiled = _checked(trial, found, failed, deadline)
+            if not passed:
+                return Outcome(alone, SKIPPED, detail=f"no candidate passed; {failed[0]}")
+            result = race(
+                device,
+                trial.recorders(compiled),
+                rounds=rounds,
+                seed=seed,
+                timestamps=timestamps,
+                deadline=deadline,
+            )
+    except OutOfTimeError:
+        return Outcome(alone, NOT_REACHED)
+    except (CannotMakeError, OutOfMemoryError) as error:
+        return Outcome(alone, SKIPPED, detail=str(error))
+    default = found[0]
+    if passed[0] is default:
+        return Outcome(alone, MEASURED, _entry(case, found, passed[result.winner], result, failed, seed))
+    winner = passed[result.rival if result.faster > 0 else result.default]
+    entry = replace(_entry(case, found, winner, result, failed, seed), default_seconds=None)
+    return Outcome(alone, MEASURED, entry, detail=f"the default did not pass: {failed[0]}")
+
+
+def _checked(
+    trial: Trial, found: list[Candidate], failed: list[str], deadline: float | None
+) -> tuple[list[Candidate], list[Compiled]]:
+    """Candidates worth racing, with their pipelines; why others failed goes into `failed`.
+
+    A value of a tunable that alone makes its variant hopelessly slow is not tried together with others.
+    """
+    passed, compiled, best = [], [], math.inf
+    defaults = {each.variant: each.tunables for each in reversed(found)}
+    hopeless: set[tuple[str, str, int]] = set()
+    for candidate in found:
+        check_time(deadline)
+        changed = [
+            (candidate.variant, *each)
+            for each in differences(candidate.tunables, defaults[candidate.variant])
+        ]
+        if hopeless.intersection(changed):
+            continue
+        checked = trial.check(candidate)
+        if checked.compiled is None:
+            failed.append(f"{candidate}: {checked.wrong}")
+            continue
+        best = min(best, checked.seconds)
+        if candidate is not found[0] and checked.seconds > max(LONG, HOPELESS * best):
+            hopeless.update(changed[:1] if len(changed) == 1 else ())
+            continue
+        passed.append(candidate)
+        compiled.append(checked.compiled)
+    return passed, compiled
+
+
+def _entry(
+    case: Case, found: list[Candidate], winner: Candidate, result: Race, failed: list[str], seed: int
+) -> Entry:
+    default, stays = found[0], result.winner == result.default
+    return Entry(
+        case=case.name,
+        wgsl=digest(found),
+        variant=winner.variant,
+        tunables=dict(winner.tunables),
+        default_variant=default.variant,
+        default_tunables=dict(default.tunables),
+        seconds=statistics.median(result.default_samples if stays else result.samples),
+        default_seconds=statistics.median(result.default_samples),
+        faster=0.0 if stays else result.faster,
+        spread=None if result.rival == result.default else result.spread,
+        rounds=len(result.samples),
+        clock=result.clock,
+        measured=len(result.heats),
+        failed=tuple(failed),
+        seed=seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
