@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from .reduce import eight_lanes_only, lanes_default, row_reduction, whole_subgroups
+from .reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -44,19 +44,40 @@ def x_library(context: Context) -> str:
     return "x_scalar" if context["columns"] % 4 else "x_vec4"
 
 
-def gemv(library, why: str) -> Variant:
-    """The variant for few tokens over any library that has `activations_at`, `prepared`, `piece_at` and `piece_sum`."""
+def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Tunables of a variant over `team_sums`; the first of rows_per_team is its default."""
+    return {
+        "workgroup": (128, 8, 16, 32, 64, 96, 224, 256),
+        "teams": (1, 2, 4, 8),
+        "rows_per_team": rows_per_team,
+    }
+
+
+def gemv_defaults(rows_per_team: int, teams: int = 1):
+    """Tunables that suit an adapter: one subgroup with many rows on a CPU; on a GPU measured on an H200."""
+
+    def defaults(context: Context) -> dict[str, int]:
+        if lanes := lanes_default(context):
+            return {**lanes, "rows_per_team": 16}
+        if teams > 1 and context.adapter.subgroups and context.adapter.subgroup_size == 32:
+            return {"workgroup": 128 * teams, "teams": teams, "rows_per_team": rows_per_team}
+        return {"rows_per_team": rows_per_team}
+
+    return defaults
+
+
+def gemv(library, why: str, *, rows_per_team: int, teams: int = 1) -> Variant:
+    """The variant for few tokens over a library with `activations_at`, `prepared`, `piece_at` and `piece_sum`.
+
+    rows_per_team, teams: defaults on a GPU.
+    """
     return Variant(
         "linear_gemv",
         grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
-        tunables={
-            "workgroup": (128, 8, 16, 32, 64, 96, 224, 256),
-            "teams": (1, 2, 4, 8),
-            "rows_per_team": (2, 1, 4, 8, 16),
-        },
-        library=lambda c: (*library(c), *epilogue(c), *row_reduction(c)),
+        tunables=gemv_tunables((2, 1, 4, 8, 16)),
+        library=lambda c: (*library(c), "team_sums", *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
-        defaults=lambda c: {**lanes_default(c), "rows_per_team": 16} if lanes_default(c) else {},
+        defaults=gemv_defaults(rows_per_team, teams),
         why=why,
     )
 
@@ -67,8 +88,9 @@ def _variants(fmt: str) -> dict[str, Variant]:
 
     return {
         "gemv": gemv(
-            lambda c: (x_library(c), *piece_library(fmt, c)),
+            lambda c: (x_library(c), "weigh_none", *piece_library(fmt, c)),
             "few tokens: every weight byte is read once a token, at the memory's speed",
+            rows_per_team=4 if is_quantized(fmt) else 2,
         ),
         "tile": Variant(
             "linear_tile",

@@ -32,8 +32,10 @@ def _operands(fmt: str, context: Context) -> tuple[str, ...]:
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
-            lambda c: (*_operands(fmt, c), "pieces_a8"),
+            lambda c: (*_operands(fmt, c), "weigh_none", "pieces_a8"),
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+            rows_per_team=2,
+            teams=2,
         ),
         "tile": Variant(
             "linear_a8_tile",

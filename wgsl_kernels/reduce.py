@@ -15,16 +15,14 @@ def reduction(context: Context) -> str:
     return "reduce_subgroups"
 
 
-def row_reduction(context: Context) -> tuple[str, ...]:
-    """The library files for `meet` and `row_total`: sums of several rows over a workgroup."""
+def team_reduction(context: Context) -> tuple[str, ...]:
+    """The library files for `meet` and `sum_of`: several sums over teams of threads."""
     adapter = context.adapter
     if not (adapter.subgroups and adapter.subgroup_size):
-        return reduction(context), "rows_by_fours"
-    return (
-        "rows_one_subgroup"
-        if context["teams"] == 1 and context["workgroup"] <= adapter.subgroup_size
-        else "rows_subgroups",
-    )
+        return reduction(context), "sums_by_fours"
+    if context["teams"] == 1 and context["workgroup"] <= adapter.subgroup_size:
+        return ("sums_one_subgroup",)
+    return ("sums_subgroups",)
 
 
 def whole_subgroups(context: Context) -> str | None:

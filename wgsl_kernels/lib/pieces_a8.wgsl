@@ -11,7 +11,7 @@ fn activations_at(token: u32, piece: u32) -> Activations {
   let at = token * X_GROUPS + piece;
   return Activations(x[at * 2u], x[at * 2u + 1u], x_scales[at]);
 }
-fn prepared(v: Activations) -> Columns { return Columns(v.a, v.b, v.scale, f32(sum_bytes(v.a) + sum_bytes(v.b))); }
+fn prepared(v: Activations, piece: u32) -> Columns { return Columns(v.a, v.b, v.scale, f32(sum_bytes(v.a) + sum_bytes(v.b))); }
 fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(packed_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
 }

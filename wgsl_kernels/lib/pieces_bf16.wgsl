@@ -12,7 +12,9 @@ fn activations_at(token: u32, piece: u32) -> Columns {
 fn wide(a: u32, b: u32) -> vec4<f32> {
   return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
 }
-fn prepared(v: Columns) -> Columns { return v; }
+fn prepared(v: Columns, piece: u32) -> Columns {
+  return Columns(weigh(v[0], piece * PIECE), weigh(v[1], piece * PIECE + 4u));
+}
 fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
 fn piece_sum(w: Piece, v: Columns) -> f32 {
   return dot(wide(w.x, w.y), v[0]) + dot(wide(w.z, w.w), v[1]);

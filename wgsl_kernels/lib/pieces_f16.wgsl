@@ -9,7 +9,9 @@ alias Columns = array<vec4<f32>, 2>;
 fn activations_at(token: u32, piece: u32) -> Columns {
   return Columns(x4(token, piece * PIECE), x4(token, piece * PIECE + 4u));
 }
-fn prepared(v: Columns) -> Columns { return v; }
+fn prepared(v: Columns, piece: u32) -> Columns {
+  return Columns(weigh(v[0], piece * PIECE), weigh(v[1], piece * PIECE + 4u));
+}
 fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
 fn piece_sum(w: Piece, v: Columns) -> f32 {
   return dot(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)), v[0])

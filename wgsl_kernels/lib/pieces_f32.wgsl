@@ -7,6 +7,6 @@ alias Piece = vec4<f32>;
 alias Columns = vec4<f32>;
 
 fn activations_at(token: u32, piece: u32) -> Columns { return x4(token, piece * PIECE); }
-fn prepared(v: Columns) -> Columns { return v; }
+fn prepared(v: Columns, piece: u32) -> Columns { return weigh(v, piece * PIECE); }
 fn piece_at(row: u32, piece: u32) -> Piece { return values[row * ROW_PIECES + piece]; }
 fn piece_sum(w: Piece, v: Columns) -> f32 { return dot(w, v); }

@@ -18,7 +18,10 @@ fn activations_at(token: u32, piece: u32) -> Activations {
   return Activations(x4(token, k), x4(token, k + 4u), x4(token, k + 8u), x4(token, k + 12u),
                               x4(token, k + 16u), x4(token, k + 20u), x4(token, k + 24u), x4(token, k + 28u));
 }
-fn prepared(v: Activations) -> Columns {
+fn prepared(x: Activations, piece: u32) -> Columns {
+  let k = piece * PIECE;
+  let v = Activations(weigh(x[0], k), weigh(x[1], k + 4u), weigh(x[2], k + 8u), weigh(x[3], k + 12u),
+                      weigh(x[4], k + 16u), weigh(x[5], k + 20u), weigh(x[6], k + 24u), weigh(x[7], k + 28u));
   return Columns(array<vec4<f32>, 8>(v[0] * LOW_PLACES, v[1] * HIGH_PLACES, v[2] * LOW_PLACES, v[3] * HIGH_PLACES,
                                      v[4] * LOW_PLACES, v[5] * HIGH_PLACES, v[6] * LOW_PLACES, v[7] * HIGH_PLACES),
                  dot(v[0] + v[1] + v[2] + v[3] + v[4] + v[5] + v[6] + v[7], vec4<f32>(1.0)));

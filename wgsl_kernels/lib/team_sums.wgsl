@@ -1,0 +1,25 @@
+// The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
+// with one token's activations; `meet` and `sum_of` add up what the threads of a team have.
+//
+// Neighbouring threads read neighbouring pieces of a row; a piece of activations, loaded once, serves all rows of the
+// team. The number of steps is a constant, and a step loads all it needs before it computes anything: drivers keep this
+// order, and one sum between the loads costs 13% (H200).
+const TEAM: u32 = WORKGROUP / TEAMS;
+const STEPS: u32 = (PIECES + TEAM - 1u) / TEAM;
+const SUMS: u32 = ROWS_PER_TEAM + EXTRA;
+
+fn team_sums(token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
+  var sums: array<f32, SUMS>;
+  for (var step = 0u; step < STEPS; step++) {
+    let piece = step * TEAM + thread % TEAM;
+    if (PIECES % TEAM == 0u || piece < PIECES) {
+      let raw = activations_at(token, piece);
+      var loaded: array<Piece, ROWS_PER_TEAM>;
+      for (var i = 0u; i < ROWS_PER_TEAM; i++) { loaded[i] = piece_at(weight_row(first, i), piece); }
+      let v = prepared(raw, piece);
+      for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] += piece_sum(loaded[i], v); }
+    }
+  }
+  if (EXTRA == 1u) { sums[SUMS - 1u] = extra_sum(); }
+  return sums;
+}

@@ -1,0 +1,23 @@
+// y[t, u] = silu(g) * v, with g = sum_k rms_norm(x)[t, k] * w[u, k] and v the same of row WIDTH + u: norm, gate, up and
+// their product in one dispatch for few tokens. A team computes the gate and up rows of ROWS_PER_TEAM / 2 units.
+@group(0) @binding(6) var<storage, read_write> y: array<y_type>;
+
+const UNITS: u32 = ROWS_PER_TEAM / 2u;
+fn weight_row(first: u32, i: u32) -> u32 { return min(first + i / 2u, WIDTH - 1u) + (i & 1u) * WIDTH; }
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let token = id.y;
+  let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
+  meet(team_sums(token, group_first + thread / TEAM * UNITS, thread), thread);
+  for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
+    let unit = group_first + i;
+    let team = i / UNITS;
+    if (unit < WIDTH) {
+      let factor = norm_factor(team);
+      let gate = sum_of(team, i % UNITS * 2u) * factor;
+      let up = sum_of(team, i % UNITS * 2u + 1u) * factor;
+      y[token * WIDTH + unit] = y_type(gate / (1.0 + exp(-gate)) * up);
+    }
+  }
+}
