@@ -19,6 +19,7 @@ MODULES = (
     "linear",
     "linear_a8",
     "logits",
+    "norm_linear",
     "quantize_activations",
     "rms_norm",
     "rope",

@@ -157,12 +157,11 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
 
 def _gemv_cases(kernel: str, **options: tuple) -> Iterator[Case]:
     """Cases of `gemv`: one team a workgroup anywhere; several teams need whole subgroups (of 8 lanes on lavapipe)."""
-    alone = {**wgsl_kernels.get(kernel).variants["gemv"].tunables, "teams": (1,)}
-    yield from cases_of(kernel, "gemv", 9, tunables=alone, **options)
-    several = {"workgroup": (64, 256), "teams": (2, 4, 8), "rows_per_team": (1, 2, 4)}
+    tunables = wgsl_kernels.get(kernel).variants["gemv"].tunables
+    yield from cases_of(kernel, "gemv", 9, tunables={**tunables, "teams": (1,)}, **options)
+    several = {"workgroup": (64, 256), "teams": (2, 4, 8), "rows_per_team": tunables["rows_per_team"][:3]}
     for number, choice in enumerate(covering(f"{kernel}/teams", 3, several), 9):
-        given = {"tokens": (1, 3), "rows": (33, 130), "columns": (352, 576)}
-        case = next(cases_of(kernel, "gemv", 9, tunables={}, **{**options, **given, "subgroups": (True,)}))
+        case = next(cases_of(kernel, "gemv", 9, tunables={}, **{**options, "subgroups": (True,)}))
         yield replace(case, number=number, tunables=choice)
 
 
@@ -203,6 +202,35 @@ def _integer_linear_cases() -> Iterator[Case]:
                 part=ranges,
                 **_weight_options(fmt),
             )
+
+
+def _fused_cases() -> Iterator[Case]:
+    columns = (8, 36, 64, 96, 172, 352, 896)
+    heads = tuple(
+        {"heads": h, "kv_heads": k, "head_dim": d}
+        for h, k, d in ((1, 1, 8), (2, 1, 16), (3, 3, 32), (4, 2, 64), (5, 1, 24))
+    )
+    places = (
+        {"tokens": 1, "position": 0, "capacity": 1},
+        {"tokens": 1, "position": 63, "capacity": 64},
+        {"tokens": 3, "position": 61, "capacity": 64},
+        {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
+    )
+    sequences = ({"sequences": 1, "sequence": 0}, {"sequences": 3, "sequence": 1})
+    for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
+        common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
+        tokens = (1, 2, 3, 4)
+        yield from _gemv_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _gemv_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        yield from _gemv_cases(
+            f"norm_qkv_{fmt}",
+            heads=heads,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 2),
+            kv_dtype=TYPES,
+            **common,
+        )
 
 
 def _weight_cases() -> Iterator[Case]:
@@ -339,5 +367,6 @@ def all_cases() -> list[Case]:
         _weight_cases,
         _linear_cases,
         _integer_linear_cases,
+        _fused_cases,
     )
     return [case for maker in makers for case in maker()]

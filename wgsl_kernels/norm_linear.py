@@ -1,0 +1,293 @@
+"""Fused kernels of a decode step that begin with a norm: `norm_linear`, `norm_gate_up` and `norm_qkv`, a format each.
+
+    norm_linear   rms_norm, linear
+    norm_gate_up  rms_norm, linear (gate), linear (up), silu_mul
+    norm_qkv      rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k), kv_append
+
+The weights of the last two are stacked: rows of gate and up, or of q, k and v, in one set of planes. Each reference is
+the composition of the references it replaces.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from .activations import silu_mul
+from .kv_append import CACHE, kv_append
+from .linear import gemv_defaults, gemv_tunables, linear_reference
+from .numerics import EPS32, TORCH_TYPES, random_tensor
+from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from .reduce import team_reduction, whole_subgroups
+from .rms_norm import rms_norm
+from .rope import STATE, inverse_frequencies, make_state, rope, rope_table
+from .weights import (
+    BITS,
+    WEIGHT_FORMATS,
+    dense,
+    is_quantized,
+    magnitude_planes,
+    piece_library,
+    quant_params,
+    random_planes,
+    weight_ports,
+    weight_sizes,
+)
+
+X = Port(("tokens", "columns"))
+NORM = Port(("columns",), "f32", binding=7)
+
+
+def _refuse(context: Context) -> str | None:
+    if context["columns"] % 4:
+        return f"{context['columns']} columns are no multiple of 4"
+    return whole_subgroups(context)
+
+
+def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[str, ...] = ()) -> Variant:
+    """units(context): what the grid counts, each of so many rows."""
+    rows = (4, 2, 8, 16) if rows_per_unit == 2 else (4, 1, 2, 8, 16)
+    return Variant(
+        file,
+        grid=lambda c: spread(
+            ceil_div(units(c), c["rows_per_team"] // rows_per_unit * c["teams"]), c["tokens"]
+        ),
+        tunables=gemv_tunables(rows),
+        library=lambda c: (
+            "x_vec4",
+            "weigh_norm",
+            *piece_library(fmt, c),
+            "team_sums",
+            *team_reduction(c),
+            *library,
+        ),
+        refuse=_refuse,
+        defaults=gemv_defaults(4),
+        why="few tokens: one dispatch, and what is between the layers stays in registers",
+    )
+
+
+def _inputs(
+    fmt: str, generator, tokens: int, rows: int, columns: int, x_dtype: str, eps: float, options
+) -> dict:
+    return {
+        "x": random_tensor(generator, (tokens, columns), x_dtype),
+        "norm": torch.rand(columns, generator=generator) + 0.5,
+        **random_planes(fmt, generator, rows, columns, **(options if is_quantized(fmt) else {})),
+        "eps": eps,
+    }
+
+
+def _product_bound(fmt: str, arguments) -> torch.Tensor:
+    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]: of the sum, and of the norm's factor."""
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    columns = normed.shape[1]
+    return (
+        (12 + columns**0.5) * EPS32 * (normed.abs() @ magnitude_planes(fmt, arguments, columns).T)
+    ) + 1e-30
+
+
+def _weight_cost(fmt: str, s) -> float:
+    scales = s["rows"] * s["columns"] / s["block"] * 3 if is_quantized(fmt) else 0
+    return s["rows"] * s["columns"] * BITS[fmt] / 8 + scales
+
+
+def _cost(fmt: str, s) -> Cost:
+    read = _weight_cost(fmt, s) + 4 * (s["tokens"] + 1) * s["columns"]
+    return Cost(read, 4 * s["tokens"] * s["rows"], 2 * s["tokens"] * s["rows"] * s["columns"])
+
+
+def _shared(fmt: str) -> dict:
+    ports = weight_ports(fmt)
+    return {"prepare": partial(dense, fmt), "prepared_ports": tuple(ports), "cost": partial(_cost, fmt)}
+
+
+# ---- norm, linear ------------------------------------------------------------------------------------------------
+
+
+def _linear_reference(x, weight, norm, eps, row_offset=0, out_rows=None, **_):
+    """y = rms_norm(x) W^T, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+    return linear_reference(
+        rms_norm.reference(x, norm, eps), weight, row_offset=row_offset, out_rows=out_rows
+    )
+
+
+def _linear_inputs(
+    fmt, seed=0, tokens=1, rows=64, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+
+
+def _linear_tolerance(fmt: str, arguments, expected) -> dict:
+    bound = _product_bound(fmt, arguments)
+    before = arguments.get("row_offset", 0)
+    after = expected["y"].shape[-1] - before - bound.shape[-1]
+    return {"y": torch.nn.functional.pad(bound, (before, after))}
+
+
+def norm_linear(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"norm_linear_{fmt}",
+            reference=_linear_reference,
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
+            make_inputs=partial(_linear_inputs, fmt),
+            tolerance=partial(_linear_tolerance, fmt),
+            derive=lambda s: {"out_rows": s.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- norm, gate, up, their product -------------------------------------------------------------------------------
+
+
+def _gate_up_reference(x, weight, norm, eps, **_):
+    """y = silu(n G^T) * (n U^T), n = rms_norm(x); G and U are the upper and the lower half of the weight's rows."""
+    gate, up = linear_reference(rms_norm.reference(x, norm, eps), weight).chunk(2, dim=-1)
+    return silu_mul.reference(gate, up)
+
+
+def _gate_up_inputs(
+    fmt, seed=0, tokens=1, width=32, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
+
+
+def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
+    """silu has a slope of at most 1.1 and silu(g) <= |g|; exp(-g) a relative error of (3 + 2|g|) ulp."""
+    columns = arguments["x"].shape[1]
+    given = {
+        name: arguments[name] for name in (*weight_ports(fmt), "block", "zero_unit") if name in arguments
+    }
+    weight = dense(fmt, **given).double()[:, :columns]
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    gate, up = (normed @ weight.T).abs().chunk(2, dim=-1)
+    gate_error, up_error = _product_bound(fmt, arguments).chunk(2, dim=-1)
+    product = (12 + 4 * gate) * EPS32 * gate * up
+    return {"y": 1.1 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30}
+
+
+def norm_gate_up(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"norm_gate_up_{fmt}",
+            reference=_gate_up_reference,
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={"y": Port(("tokens", "width"), binding=6)},
+            params={**quant_params(fmt), "eps": float},
+            variants={"gemv": _variant("norm_gate_up", fmt, lambda c: c["width"], rows_per_unit=2)},
+            make_inputs=partial(_gate_up_inputs, fmt),
+            tolerance=partial(_gate_up_tolerance, fmt),
+            derive=lambda s: (
+                {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
+            ),
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
+
+
+def _qkv_reference(x, weight, norm, table, kv, state, eps, **_):
+    """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended.
+
+    The weight's rows are those of q, k and v, in this order.
+    """
+    kv_width = kv.shape[2] * kv.shape[4]
+    y = linear_reference(rms_norm.reference(x, norm, eps), weight)
+    q, k, v = y.split([y.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
+    q, k = (rope.reference(each, table, state) for each in (q, k))
+    return q, kv_append.reference(k, v, kv, state)
+
+
+def _qkv_inputs(
+    fmt,
+    seed=0,
+    tokens=1,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    columns=64,
+    capacity=32,
+    position=5,
+    valid=None,
+    sequences=2,
+    sequence=1,
+    eps=1e-5,
+    x_dtype="f32",
+    y_dtype="f32",
+    **options,
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    rows = (heads + 2 * kv_heads) * head_dim
+    return {
+        **_inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options),
+        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim, 10000.0), capacity)),
+        "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
+        "state": make_state(position, tokens if valid is None else valid, sequence),
+    }
+
+
+def _qkv_tolerance(fmt: str, arguments, expected) -> dict:
+    """The rotation mixes pairs of rows; q and k have entries up to |a| + |b| of a pair's."""
+    kv, state = arguments["kv"], arguments["state"]
+    heads_of = kv.shape[4]
+    bound = _product_bound(fmt, arguments)
+    pairs = bound.unflatten(-1, (-1, 2, heads_of // 2))
+    mixed = (2 * pairs.sum(2, keepdim=True)).expand_as(pairs).flatten(1)
+    kv_width = kv.shape[2] * heads_of
+    q, k, v = mixed.split([mixed.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
+    cache = torch.zeros(kv.shape, dtype=torch.float64)
+    return {"q": q, "kv": kv_append.reference(k, v, cache, state)}
+
+
+def _qkv_derive(fmt: str, s) -> dict:
+    if not {"rows", "kv_heads", "head_dim"} <= set(s):
+        return weight_sizes(fmt)
+    return {"width": s["rows"] - 2 * s["kv_heads"] * s["head_dim"], **weight_sizes(fmt)}
+
+
+def norm_qkv(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"norm_qkv_{fmt}",
+            reference=_qkv_reference,
+            reads={
+                "x": X,
+                **weight_ports(fmt),
+                "norm": NORM,
+                "table": Port(("capacity", "head_dim"), "f32", binding=4),
+                "kv": Port(CACHE.shape, binding=5),
+                "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
+            },
+            writes={"q": Port(("tokens", "width"), binding=6), "kv": CACHE},
+            updates={"kv": "kv"},
+            params={**quant_params(fmt), "eps": float},
+            variants={
+                "gemv": _variant(
+                    "norm_qkv", fmt, lambda c: c["rows"] // 2, rows_per_unit=2, library=("state",)
+                )
+            },
+            make_inputs=partial(_qkv_inputs, fmt),
+            tolerance=partial(_qkv_tolerance, fmt),
+            derive=partial(_qkv_derive, fmt),
+            **_shared(fmt),
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    norm_linear(_format)
+    norm_gate_up(_format)
+    norm_qkv(_format)
