@@ -7,7 +7,7 @@ named in `keep` are never fused away, and their buffers never reused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import wgsl_kernels
@@ -15,6 +15,8 @@ from wgsl_kernels import Adapter, Context, Kernel
 from workbench.errors import OutOfMemoryError
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
+
+from .fusion import Stack, find_stacks, fuse, weight_name
 
 
 @dataclass(frozen=True)
@@ -45,52 +47,17 @@ class Choice(Protocol):
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """steps in order; slots: activation -> arena buffer; slot_bytes: size of each arena buffer."""
+    """steps in order; slots: activation -> arena buffer; slot_bytes: size of each arena buffer.
+
+    stacks: matrices that lie row under row on the device, whether or not this plan's calls read them together.
+    """
 
     plan: Plan
     steps: tuple[Step, ...]
     slots: Mapping[str, int]
     slot_bytes: tuple[int, ...]
     sizes: Mapping[str, int]
-
-
-def fuse(plan: Plan, keep: Iterable[str] = ()) -> Plan:
-    """Rewrite calls into fused ones. Only rule so far: `add` of a linear layer's output becomes its `residual`.
-
-    The sum keeps its name; the linear layer's own output, which nothing else may read, disappears.
-    """
-    protected = {*keep, *plan.results}
-    readers: dict[str, int] = {}
-    for call in plan.calls:
-        for name in call.inputs.values():
-            readers[name] = readers.get(name, 0) + 1
-    producer = {name: i for i, call in enumerate(plan.calls) for name in call.outputs.values()}
-    calls: list[Call | None] = list(plan.calls)
-    gone = set()
-    for index, call in enumerate(plan.calls):
-        if call.kernel != "add":
-            continue
-        for port, other in (("b", "a"), ("a", "b")):
-            name, residual = call.inputs[port], call.inputs[other]
-            source = calls[producer[name]] if name in producer else None
-            fusable = (
-                source is not None
-                and source.kernel.startswith("linear_")
-                and "residual" not in source.inputs
-                and readers[name] == 1
-                and name not in protected
-                and plan.buffers[residual].dtype == "f32"
-            )
-            if fusable:
-                # the fused call stands where the add stood: its residual is certainly written by then
-                calls[producer[name]] = None
-                calls[index] = replace(
-                    source, inputs={**source.inputs, "residual": residual}, outputs={"y": call.outputs["y"]}
-                )
-                gone.add(name)
-                break
-    buffers = {name: buffer for name, buffer in plan.buffers.items() if name not in gone}
-    return replace(plan, buffers=buffers, calls=tuple(c for c in calls if c is not None))
+    stacks: Mapping[str, Stack] = field(default_factory=dict)
 
 
 def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, int]]:
@@ -114,14 +81,6 @@ def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, i
     return [(first, min(first + most, rows)) for first in range(0, rows, most)]
 
 
-def weight_of(plan: Plan, call: Call) -> str | None:
-    """Name of the matrix that a call reads, if any."""
-    for port in ("quants", "values"):
-        if port in call.inputs:
-            return call.inputs[port].rsplit(".", 1)[0]
-    return None
-
-
 def _step(
     plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, rows, tuned: Choice | None
 ) -> Step:
@@ -131,7 +90,7 @@ def _step(
     shapes = {port: plan.buffers[name].resolved(sizes) for port, name in bound.items()}
     if rows is not None:
         first, stop = rows
-        whole = plan.weights[weight_of(plan, call)].shape[0]
+        whole = plan.weights[weight_name(call)].shape[0]
         for port in ("quants", "values", "scales", "zeros", "bias"):
             if port in shapes and shapes[port][0] == whole:
                 shapes[port] = (stop - first, *shapes[port][1:])
@@ -195,13 +154,15 @@ def lower(
     tuned: measured choices of variants and tunables; without them every kernel's own preference holds.
     """
     keep = plan.check_names(keep)
-    fused = fuse(plan, keep)
+    stacks = find_stacks(plan, binding_bytes)
+    tokens, capacity = sizes["tokens"], sizes["capacity"]
+    fused = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
     steps = []
     for call in fused.calls:
-        weight = weight_of(fused, call)
+        weight = weight_name(call)
         ranges = row_ranges(fused, weight, binding_bytes) if weight else [None]
         if len(ranges) == 1:
             ranges = [None]
         steps += [_step(fused, call, sizes, adapter, rows, tuned) for rows in ranges]
     slots, slot_bytes = assign(fused, sizes, keep)
-    return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes))
+    return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes), stacks)

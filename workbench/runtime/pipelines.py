@@ -28,16 +28,16 @@ class Compiled:
     layout: wgpu.GPUBindGroupLayout
     grid: tuple[int, int, int]
 
-    def bind(self, device: Device, buffers: Mapping[str, wgpu.GPUBuffer]) -> wgpu.GPUBindGroup:
-        """A bind group of whole buffers by port name."""
+    def bind(self, device: Device, buffers: Mapping[str, wgpu.GPUBuffer | tuple]) -> wgpu.GPUBindGroup:
+        """A bind group of buffers by port name: whole ones, or (buffer, offset, bytes)."""
         numbers = self.kernel.bindings()
-        entries = [
-            {
-                "binding": numbers[port],
-                "resource": {"buffer": buffers[port], "offset": 0, "size": buffers[port].size},
-            }
-            for port in self.context.types
-        ]
+        entries = []
+        for port in self.context.types:
+            bound = buffers[port]
+            buffer, offset, size = bound if isinstance(bound, tuple) else (bound, 0, bound.size)
+            entries.append(
+                {"binding": numbers[port], "resource": {"buffer": buffer, "offset": offset, "size": size}}
+            )
         with device.errors():
             return device.wgpu.create_bind_group(layout=self.layout, entries=entries)
 

@@ -7,7 +7,7 @@ step is a few writes, one compute pass and the readback of its results.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy as np
 import wgsl_kernels
 from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import LlamaConfig
-from workbench.plan.plan import Plan
+from workbench.plan.plan import Weight
 
 from .device import Device
+from .fusion import Stack
 from .lowering import Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
@@ -205,10 +206,10 @@ class WgpuExecutor:
             return cache.buffers[name]
         if name == "rope_table":
             return self._rope_table(cache.capacity)
-        buffer = ready.plan.plan.buffers[name]
-        if "." in name and name.rsplit(".", 1)[0] in ready.plan.plan.weights:
-            return self._weight(ready.plan.plan, name, rows)
-        return self._vector(buffer.name, rows)
+        weight, _, plane = name.rpartition(".")
+        if weight in ready.plan.plan.weights:
+            return self._weight(ready.plan, weight, plane, rows)
+        return self._vector(name, rows)
 
     def _rope_table(self, positions: int):
         if positions not in self._tables:
@@ -233,13 +234,21 @@ class WgpuExecutor:
             self._weights[key] = self._upload(values if rows is None else values[rows[0] : rows[1]])
         return self._weights[key]
 
-    def _weight(self, plan: Plan, plane_name: str, rows):
-        name, plane = plane_name.rsplit(".", 1)
+    def _weight(self, plan: DevicePlan, name: str, plane: str, rows):
+        """The buffer of a plane, or the part of a stack's buffer: (buffer, offset, bytes)."""
+        for stack in plan.stacks.values():
+            first = 0
+            for member in stack.members:
+                if member.name == name:
+                    whole = self._weight(plan, stack.name, plane, None)
+                    row_bytes = whole.size // stack.shape[0]
+                    return whole, first * row_bytes, member.shape[0] * row_bytes
+                first += member.shape[0]
         if (name, plane, rows) not in self._weights:
             self._upload_matrix(plan, name)
         return self._weights[name, plane, rows]
 
-    def _upload_matrix(self, plan: Plan, name: str) -> None:
+    def _upload_matrix(self, plan: DevicePlan, name: str) -> None:
         """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part.
 
         All of them or, on an error, none.
@@ -253,14 +262,16 @@ class WgpuExecutor:
             raise
         self._weights |= made
 
-    def _upload_planes(self, plan: Plan, name: str, made: dict[tuple, object]) -> None:
-        weight = plan.weights[name]
-        ranges = row_ranges(plan, name, self.device.binding_bytes)
+    def _upload_planes(self, plan: DevicePlan, name: str, made: dict[tuple, object]) -> None:
+        weight = plan.stacks.get(name) or plan.plan.weights[name]
+        ranges = [(0, weight.shape[0])]
+        if name not in plan.stacks:
+            ranges = row_ranges(plan.plan, name, self.device.binding_bytes)
         keys = [None] if len(ranges) == 1 else ranges
         gathered: dict[
             tuple, np.ndarray
         ] = {}  # planes whose rows are not whole words are put together here first
-        for first, planes in matrix_parts(self.source, weight.tensor):
+        for first, planes in self._parts(weight):
             for plane, array in planes.items():
                 one_for_all = weight.format.granularity == "tensor" and plane in ("scales", "zeros")
                 row_bytes = array.nbytes // array.shape[0]
@@ -280,6 +291,14 @@ class WgpuExecutor:
                         self.device.write(made[at], piece, (low - start) * row_bytes)
         for at, array in gathered.items():
             self.device.write(made[at], array)
+
+    def _parts(self, weight: Weight) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(first row, planes) of each part of a matrix, or of those of a stack one after the other."""
+        above = 0
+        for member in weight.members if isinstance(weight, Stack) else (weight,):
+            for first, planes in matrix_parts(self.source, member.tensor):
+                yield above + first, planes
+            above += member.shape[0]
 
     # ---- running ---------------------------------------------------------------------------------------------
 
