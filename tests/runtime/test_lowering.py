@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,9 +14,10 @@ from workbench.models.llama import HEADS, LlamaConfig, build_plan
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError
-from workbench.runtime.lowering import assign, fuse, lower, row_ranges, weight_of
+from workbench.runtime.fusion import find_stacks, fuse, fuse_norms, fuse_sums, split_attention, weight_name
+from workbench.runtime.lowering import assign, lower, row_ranges
 
-from .models import SHAPES, check_parity, model_on, random_ids, reference_on, write_random
+from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 
 SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
 #: One name in every part of a layer; fusion would remove those that end with `.out` of attention and feed-forward.
@@ -39,6 +42,8 @@ NAMES = (
     "final",
 )
 SHAPE = SHAPES[5]
+#: Without biases, and with planes of 256 bytes and their multiples: all that fusion asks for.
+STACKABLE = Shape("stackable", 128, 192, 4, 2, 32)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,18 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plans(checkpoint):
     source = open_source(checkpoint)
+    config = LlamaConfig.parse(source.config)
+    return {head: build_plan(config, source.describe, head=head) for head in HEADS}
+
+
+@pytest.fixture(scope="module")
+def stackable(tmp_path_factory):
+    return write_random(tmp_path_factory.mktemp("lowering") / "stackable", STACKABLE)
+
+
+@pytest.fixture(scope="module")
+def stackable_plans(stackable):
+    source = open_source(stackable)
     config = LlamaConfig.parse(source.config)
     return {head: build_plan(config, source.describe, head=head) for head in HEADS}
 
@@ -99,7 +116,7 @@ def test_unknown_names_are_refused_with_near_ones(checkpoint, open_promised, nam
 @pytest.mark.parametrize("head", HEADS)
 def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
     plan = plans[head]
-    fused = fuse(plan)
+    fused = fuse_sums(plan)
     before = {name: call for call in plan.calls for name in call.outputs.values()}
     with_residual = [call for call in fused.calls if "residual" in call.inputs]
     assert len(with_residual) == 2 * SHAPE.layers
@@ -117,7 +134,7 @@ def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
 
 
 def test_kept_names_are_not_fused_away(plans):
-    fused = fuse(plans["all"], ["layers.0.attn.out"])
+    fused = fuse_sums(plans["all"], ["layers.0.attn.out"])
     assert "layers.0.attn.out" in fused.buffers and "layers.1.attn.out" not in fused.buffers
     assert sum(call.kernel == "add" for call in fused.calls) == 1
     fused.check()
@@ -132,6 +149,76 @@ def test_a_fused_call_computes_what_it_replaces():
         residual = arguments.pop("residual")
         plain = linear.run_reference(arguments)["y"]
         assert (fused == wgsl_kernels.get("add").run_reference({"a": plain, "b": residual})["y"]).all()
+
+
+def test_a_layer_of_a_decode_step_is_five_dispatches(stackable_plans):
+    plan = stackable_plans["greedy"]
+    stacks = find_stacks(plan, 128 << 20)
+    assert [len(stack.members) for stack in stacks.values()] == [3, 2] * STACKABLE.layers
+    fused = fuse(plan, (), tokens=1, capacity=64, adapter=Adapter(), stacks=stacks)
+    layer = ["norm_qkv_f32", "attention", "linear_f32", "norm_gate_up_f32", "linear_f32"]
+    assert [call.kernel for call in fused.calls] == [
+        "embedding_f32",
+        *layer * STACKABLE.layers,
+        "norm_linear_f32",
+        "argmax",
+        "advance",
+    ]
+    fused.check()
+
+
+@pytest.mark.parametrize("name", ["layers.0.attn.q", "layers.0.attn.k_rotated", "layers.0.attn.input"])
+def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
+    plan = stackable_plans["all"]
+    fused = fuse_norms(plan, find_stacks(plan, 128 << 20), Adapter(), [name])
+    kernels = [call.kernel for call in fused.calls]
+    assert name in fused.buffers and kernels.count("norm_qkv_f32") == STACKABLE.layers - 1
+    assert kernels.count("norm_gate_up_f32") == STACKABLE.layers
+    fused.check()
+
+
+def test_no_stack_where_its_members_could_not_be_bound_alone(stackable_plans):
+    plan = stackable_plans["all"]
+    buffers = dict(plan.buffers)
+    name = "layers.0.attn.k_proj.values"
+    buffers[name] = dataclasses.replace(buffers[name], shape=(buffers[name].shape[0] - 1, 33))
+    odd = find_stacks(dataclasses.replace(plan, buffers=buffers), 128 << 20)
+    assert not any("layers.0.attn" in stack for stack in odd) and any(
+        "layers.0.mlp" in stack for stack in odd
+    )
+    assert find_stacks(plan, 1024) == {}
+
+
+def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
+    gpu = Adapter(subgroups=True, subgroup_size=32)
+    plan = stackable_plans["greedy"]
+    assert split_attention(plan, 512, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
+    assert split_attention(plan, 8192, Adapter()) == plan  # no subgroups
+    kernels = [call.kernel for call in split_attention(plan, 8192, gpu).calls]
+    assert "attention" not in kernels and kernels.count("attention_split") == STACKABLE.layers
+
+
+@pytest.mark.parametrize("fmt", ["float", "int4", "int2"])
+def test_decoding_fused_and_split_computes_what_the_references_do(
+    stackable, open_promised, tmp_path, monkeypatch, fmt
+):
+    """One token at a time, by the device plan of a GPU, on weights that are stacked."""
+    from workbench.convert.convert import convert
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.spec import WeightFormat
+
+    if fmt != "float":
+        convert(stackable, tmp_path / "model", ConvertOptions(WeightFormat(fmt, block_size=32)))
+    checkpoint = stackable if fmt == "float" else tmp_path / "model"
+    device = open_promised()
+    monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, is_cpu=False))
+    model = model_on(checkpoint, open_promised, max_tokens=1024)
+    ids = random_ids(STACKABLE.vocab, 6)
+    expected = reference_on(checkpoint).forward(ids).logits
+    session = model.session()
+    found = np.stack([session.feed([int(token)]) for token in ids])
+    session.close()
+    check_parity(found, expected)
 
 
 # ---- buffers ----------------------------------------------------------------------------------------------------
@@ -163,9 +250,13 @@ def interpret(plan, slots, keep) -> int:
 @pytest.mark.parametrize("keep", [(), ("layers.0.attn.out",), ("embedded", "layers.0.mlp.gate"), NAMES])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("tokens", [1, 16])
-def test_no_activation_is_read_after_its_buffer_was_reused(plans, head, keep, tokens):
-    for plan in (plans[head], fuse(plans[head], keep)):
-        sizes = {**SIZES, "tokens": tokens}
+def test_no_activation_is_read_after_its_buffer_was_reused(stackable_plans, head, keep, tokens):
+    sizes = {**SIZES, "tokens": tokens, "capacity": 1024}
+    gpu = Adapter(subgroups=True, subgroup_size=32)
+    stacks = find_stacks(stackable_plans[head], 128 << 20)
+    fused = fuse(stackable_plans[head], keep, tokens=tokens, capacity=1024, adapter=gpu, stacks=stacks)
+    assert tokens > 1 or any(call.kernel == "attention_reduce" for call in fused.calls)
+    for plan in (stackable_plans[head], fused):
         slots, slot_bytes = assign(plan, sizes, keep)
         reused = interpret(plan, slots, keep)
         assert reused > 0
@@ -233,7 +324,7 @@ def test_splitting_rows_changes_nothing(
     monkeypatch.setattr(device, "binding_bytes", limit)
     model = model_on(checkpoint, open_promised, max_tokens=count)
     lowered = lower(model.plan("all"), {**SIZES, "tokens": count}, device.adapter, limit)
-    ranges = [step.rows for step in lowered.steps if weight_of(lowered.plan, step.call) == "embedding"]
+    ranges = [step.rows for step in lowered.steps if weight_name(step.call) == "embedding"]
     assert len(set(ranges)) > 1 and len(ranges) == 2 * len(set(ranges))
     logits = model.forward(ids).logits
     assert np.abs(logits - whole).max() <= 2e-6 * np.abs(whole).max()

@@ -16,7 +16,10 @@ from workbench.errors import OutOfMemoryError
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
-from .fusion import Stack, find_stacks, fuse, weight_name
+from .fusion import PLANES, Stack, find_stacks, fuse, weight_name
+
+#: Ports whose arrays are cut where a step computes a range of its weight's rows.
+BY_ROWS = (*PLANES, "bias")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _step(
     if rows is not None:
         first, stop = rows
         whole = plan.weights[weight_name(call)].shape[0]
-        for port in ("quants", "values", "scales", "zeros", "bias"):
+        for port in BY_ROWS:
             if port in shapes and shapes[port][0] == whole:
                 shapes[port] = (stop - first, *shapes[port][1:])
         params["row_offset"] = first

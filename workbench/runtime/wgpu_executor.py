@@ -19,7 +19,7 @@ from workbench.plan.plan import Weight
 
 from .device import Device
 from .fusion import Stack
-from .lowering import Choice, DevicePlan, lower, row_ranges
+from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
@@ -195,7 +195,10 @@ class WgpuExecutor:
         calls = []
         for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
             bound = {**step.call.inputs, **step.call.outputs}
-            buffers = {port: self._buffer(ready, bound[port], step.rows, cache) for port in step.types}
+            buffers = {
+                port: self._buffer(ready, bound[port], step.rows if port in BY_ROWS else None, cache)
+                for port in step.types
+            }
             calls.append((compiled.pipeline, compiled.bind(self.device, buffers), compiled.grid))
         return Recorder(calls)
 
