@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from workbench.runtime.launch import output_buffers, port_types, resolve, run_ke
 from workbench.runtime.native import Recorder
 from workbench.runtime.pipelines import Compiled, compile_kernel
 from workbench.runtime.provenance import surroundings
-from workbench.runtime.timing import measure
+from workbench.runtime.timing import Timed, Timing, measure
 
 from .comparison import (
     COMPILE_ERROR,
@@ -38,6 +39,8 @@ from .comparison import (
     Comparison,
     VariantResult,
 )
+from .peers import check_names, open_peers
+from .peers.layer import layer_of
 
 MOST_COPIES = 256
 ROUNDS = 7
@@ -53,6 +56,8 @@ def compare(
     timestamps: bool | None = None,
     copies: int | None = None,
     read_ceiling: float | None = None,
+    compute_ceilings: Mapping[str, float] | None = None,
+    peers: Sequence[str] = (),
     device: Device | None = None,
     **sizes: Any,
 ) -> Comparison:
@@ -61,9 +66,13 @@ def compare(
     kernel: a pair or a name. variants: names (default: all). sizes: what `Kernel.inputs` takes, such as tokens, n, k
     (or rows, columns), block. y_dtype: of float outputs. rounds: samples a variant, 0 to time nothing. timestamps:
     False forces the wall clock. copies: of the weights, that take turns; by default enough to exceed a GPU's cache,
-    and one on a CPU. read_ceiling: bytes a second to compare the bandwidth with.
-    Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`.
+    and one on a CPU. read_ceiling: bytes a second to compare the bandwidth with; compute_ceilings: operations a
+    second by arithmetic (see ceilings.py). peers: of "torch" and "onnxruntime", whose kernels for the same weights
+    are checked and timed in the same rounds.
+    Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`, and WorkbenchError
+    for a peer that there is not.
     """
+    check_names(peers)
     kernel, device = resolve(kernel), device or open_device()
     names = list(variants if variants is not None else kernel.variants)
     if unknown := [name for name in names if name not in kernel.variants]:
@@ -75,10 +84,20 @@ def compare(
     expected = expectation(kernel, arguments)
     judged = [_judge(kernel, name, arguments, expected, y_dtype, device) for name in names]
     passed = [compiled for compiled, result in judged if result.status == PASSED]
-    rotated, timings = 0, {}
-    if passed and rounds > 0:
-        copies, rotated, found = _time(kernel, passed, arguments, rounds, timestamps, copies, device)
-        timings = {compiled.variant: timing for compiled, timing in zip(passed, found, strict=True)}
+    rotated, timings = 0, []
+    with ExitStack() as stack:
+        others = []
+        if peers:
+            wanted, _ = expected.get("y", (None, None))
+            layer = layer_of(kernel, arguments, wanted)
+            others = open_peers(peers, layer, kernel.name, device.adapter.is_cpu, stack)
+        opened = [candidate for _, candidate in others if candidate is not None]
+        if passed and rounds > 0:
+            copies, rotated, timings = _time(
+                kernel, passed, arguments, rounds, timestamps, copies, device, opened
+            )
+    mine = dict(zip((each.variant for each in passed), timings, strict=False))
+    rest = iter(timings[len(passed) :])
     source = reference_source(kernel)
     return Comparison(
         kernel=kernel.name,
@@ -86,13 +105,15 @@ def compare(
         sizes=bound,
         device=device.name,
         label="CPU" if device.adapter.is_cpu else "GPU",
-        results=tuple(dataclasses.replace(r, timing=timings.get(r.variant)) for _, r in judged),
+        results=tuple(dataclasses.replace(r, timing=mine.get(r.variant)) for _, r in judged),
+        peers=tuple(each.finished(r, next(rest, None)) if each else r for r, each in others),
         reference_source=source,
         reference_sha256=hashlib.sha256(source.encode()).hexdigest(),
         copies=copies or 1,
         rotated_bytes=rotated,
         provenance=surroundings(device),
         read_ceiling=read_ceiling,
+        compute_ceilings=dict(compute_ceilings or {}),
     )
 
 
@@ -199,8 +220,10 @@ def _time(
     timestamps: bool | None,
     copies: int | None,
     device: Device,
-) -> tuple[int, int, list]:
-    """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output."""
+    beside: Sequence[Timed],
+) -> tuple[int, int, list[Timing]]:
+    """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output; the
+    timings of what was timed `beside` them follow."""
     arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
     turning = set(kernel.prepared_ports or kernel.reads) & set(arrays) - set(kernel.updates.values())
     size = sum(arrays[name].nbytes for name in turning)
@@ -222,7 +245,8 @@ def _time(
                 bound = {name: made[copy % len(made)] for name, made in buffers.items()}
                 calls.append((each.pipeline, each.bind(device, bound), each.grid))
             recorders.append(Recorder(calls))
-        return copies, copies * size, measure(device, recorders, rounds=rounds, timestamps=timestamps)
+        found = measure(device, recorders, rounds=rounds, timestamps=timestamps, beside=beside)
+        return copies, copies * size, found
     finally:
         for made in buffers.values():
             for buffer in made:

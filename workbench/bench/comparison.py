@@ -16,9 +16,9 @@ WRONG_NUMBERS = "wrong numbers"
 WRONG_SHAPE = "wrong shape"
 COMPILE_ERROR = "compile error"
 RUNTIME_ERROR = "runtime error"
+TIMED_OUT = "timed out"
 UNSUPPORTED = "unsupported"
-STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, UNSUPPORTED)
-
+STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, TIMED_OUT, UNSUPPORTED)
 
 #: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
 ROTATED_BYTES = 256 << 20
@@ -73,7 +73,8 @@ class Comparison:
 
     sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
     are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
-    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured.
+    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured; compute_ceilings:
+    operations a second by arithmetic, likewise. peers: other people's kernels for the same work.
     """
 
     kernel: str
@@ -88,6 +89,8 @@ class Comparison:
     rotated_bytes: int
     provenance: Mapping[str, Any]
     read_ceiling: float | None = None
+    compute_ceilings: Mapping[str, float] = field(default_factory=dict)
+    peers: tuple[VariantResult, ...] = ()
 
     def __getitem__(self, variant: str) -> VariantResult:
         for result in self.results:
@@ -114,7 +117,8 @@ class Comparison:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Comparison:
         """The comparison that `to_json` gave these values of."""
-        return cls(**{**values, "results": tuple(_result(each) for each in values["results"])})
+        both = {name: tuple(map(_result, values.get(name, ()))) for name in ("results", "peers")}
+        return cls(**{**values, **both})
 
     def head(self) -> list[str]:
         """The table's columns."""
@@ -237,7 +241,9 @@ def plain(value: Any) -> Any:
 def _result(values: Mapping[str, Any]) -> VariantResult:
     timing = values["timing"]
     if timing is not None:
-        timing = Timing(**{**timing, "samples": tuple(timing["samples"])})
+        timing = Timing(
+            **{**timing, "samples": tuple(timing["samples"]), "mhz": tuple(timing.get("mhz", ()))}
+        )
     return VariantResult(
         **{**values, "errors": tuple(_errors(each) for each in values["errors"]), "timing": timing}
     )
