@@ -27,7 +27,7 @@ class Child:
     """Runs a script and asks it; use as a context manager or `close` it. environment: variables added to this one's."""
 
     def __init__(self, script: Path, environment: dict[str, str] | None = None):
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
             # -P: the script's folder is no place to import from.
             [sys.executable, "-P", str(script)],
