@@ -217,14 +217,10 @@ def _configuration(
     seen = set()
     for one, other in shared:
         for name in SETTINGS:
-            place = (one["kernel"], _sizes(one), one["variant"], name)
+            place = f"{_place(one)}: {name}"
             if one.get(name) != other.get(name) and place not in seen:
                 seen.add(place)
-                yield Difference(
-                    f"{one['kernel']} ({_sizes(one)}), {one['variant']}: {name}",
-                    one.get(name),
-                    other.get(name),
-                )
+                yield Difference(place, one.get(name), other.get(name))
         if one["metric"] == CONDITION and abs(other["value"] / one["value"] - 1) > LEAST_CHANGE:
             yield Difference(f"{_name(one)}, MHz", one["value"], other["value"])
 

@@ -35,7 +35,7 @@ def roofline(found: Sequence[Comparison]) -> Picture:
     axes.annotate(
         f"reads {read / 1e9:,.0f} GB/s",
         (span[0], span[0] * read),
-        xytext=(4, 10),
+        xytext=(14, 4),
         textcoords="offset points",
         fontsize=8,
         color="0.35",
