@@ -56,7 +56,7 @@ async function run(device, { name, code, grid, buffers }) {
   return outputs;
 }
 
-/** {results: outputs of each call}, or {missing: features that the adapter does not offer}. */
+/** {results: {outputs} or {error} of each call}, or {missing: features that the adapter does not offer}. */
 export async function runAll(gpu, calls, features) {
   const adapter = await gpu?.requestAdapter();
   if (!adapter) throw new Error("this page has no WebGPU adapter");
@@ -64,7 +64,13 @@ export async function runAll(gpu, calls, features) {
   if (missing.length > 0) return { missing };
   const device = await adapter.requestDevice({ requiredFeatures: features });
   const results = [];
-  for (const call of calls) results.push(await run(device, call));
+  for (const call of calls) {
+    try {
+      results.push({ outputs: await run(device, call) });
+    } catch (error) {
+      results.push({ error: error.message });
+    }
+  }
   device.destroy();
   return { results };
 }

@@ -16,7 +16,11 @@ TAIL = 1500
 
 
 class ChildError(RuntimeError):
-    """A child process has ended, or answered with an error."""
+    """A child process answered with an error."""
+
+
+class ChildEndedError(ChildError):
+    """A child process has ended by itself: a crash, or an exit that nobody asked for."""
 
 
 class ChildTimeoutError(ChildError):
@@ -24,7 +28,10 @@ class ChildTimeoutError(ChildError):
 
 
 class Child:
-    """Runs a script and asks it; use as a context manager or `close` it. environment: variables added to this one's."""
+    """Runs a script and asks it; use as a context manager or `close` it. It imports from where this process does.
+
+    environment: variables added to this process's own.
+    """
 
     def __init__(self, script: Path, environment: dict[str, str] | None = None):
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
@@ -34,7 +41,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
         )
         os.set_blocking(self._process.stdout.fileno(), False)
         self._selector = selectors.DefaultSelector()
@@ -72,13 +79,13 @@ class Child:
             raise ChildError(found["error"])
         return found["value"]
 
-    def _ended(self) -> ChildError:
+    def _ended(self) -> ChildEndedError:
         status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()[-TAIL:]
         self.close()
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        return ChildError(f"{self._name} ended with {how}{': ' if said else ''}{said}")
+        return ChildEndedError(f"{self._name} ended with {how}{': ' if said else ''}{said}")
 
     def close(self) -> None:
         """End the process at once; what it held on a device goes with it."""

@@ -18,32 +18,23 @@ import torch
 import wgpu
 
 from wgsl_kernels import Kernel, KernelUsageError
-from wgsl_kernels.header import write_module
-from wgsl_kernels.judge import comparable, expectation, judge, widen
-from workbench.errors import KernelError, WorkbenchError
+from wgsl_kernels.judge import expectation
 from workbench.runtime.device import Device, open_device
-from workbench.runtime.launch import output_buffers, port_types, resolve, run_kernel, sizes_of, tensor_bytes
+from workbench.runtime.launch import output_buffers, resolve, sizes_of, tensor_bytes
 from workbench.runtime.native import Recorder
-from workbench.runtime.pipelines import Compiled, compile_kernel
+from workbench.runtime.pipelines import Compiled
 from workbench.runtime.provenance import surroundings
 from workbench.runtime.timing import Timed, Timing, measure
 
-from .comparison import (
-    COMPILE_ERROR,
-    PASSED,
-    ROTATED_BYTES,
-    RUNTIME_ERROR,
-    UNSUPPORTED,
-    WRONG_NUMBERS,
-    WRONG_SHAPE,
-    Comparison,
-    VariantResult,
-)
+from .comparison import PASSED, ROTATED_BYTES, Comparison
+from .judging import judge_variant
 from .peers import check_names, open_peers
 from .peers.layer import layer_of
 
 MOST_COPIES = 256
 ROUNDS = 7
+#: Seconds that one call may take.
+BUDGET = 30.0
 
 
 def compare(
@@ -58,6 +49,7 @@ def compare(
     read_ceiling: float | None = None,
     compute_ceilings: Mapping[str, float] | None = None,
     peers: Sequence[str] = (),
+    budget: float | None = BUDGET,
     device: Device | None = None,
     **sizes: Any,
 ) -> Comparison:
@@ -68,7 +60,8 @@ def compare(
     False forces the wall clock. copies: of the weights, that take turns; by default enough to exceed a GPU's cache,
     and one on a CPU. read_ceiling: bytes a second to compare the bandwidth with; compute_ceilings: operations a
     second by arithmetic (see ceilings.py). peers: of "torch" and "onnxruntime", whose kernels for the same weights
-    are checked and timed in the same rounds.
+    are checked and timed in the same rounds. budget: seconds that one call may take, None for any; sources of one's
+    own are tried in another process first, since one that never ends cannot be stopped.
     Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`, and WorkbenchError
     for a peer that there is not.
     """
@@ -82,7 +75,7 @@ def compare(
     arguments = _inputs(kernel, seed, sizes)
     bound = sizes_of(kernel, arguments)
     expected = expectation(kernel, arguments)
-    judged = [_judge(kernel, name, arguments, expected, y_dtype, device) for name in names]
+    judged = [judge_variant(kernel, name, arguments, expected, y_dtype, device, budget) for name in names]
     passed = [compiled for compiled, result in judged if result.status == PASSED]
     rotated, timings = 0, []
     with ExitStack() as stack:
@@ -136,80 +129,6 @@ def _inputs(kernel: Kernel, seed: int, sizes: Mapping[str, Any]) -> dict:
         if "unexpected keyword" not in str(error):
             raise
         raise KernelUsageError(f"{kernel.name}: {error}") from error
-
-
-def _judge(
-    kernel: Kernel,
-    name: str,
-    arguments: Mapping,
-    expected: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    y_dtype: str,
-    device: Device,
-) -> tuple[Compiled | None, VariantResult]:
-    """Compile, run and compare one variant; whatever goes wrong becomes its status."""
-    result = VariantResult(name, UNSUPPORTED)
-    sizes, types = sizes_of(kernel, arguments), port_types(kernel, arguments, y_dtype)
-    variant = kernel.variants[name]
-    try:
-        context = kernel.specialise(name, sizes, types, device.adapter)
-        cost = kernel.cost(context.sizes)
-        result = dataclasses.replace(
-            result,
-            chosen=_chosen(kernel, context) == name,
-            tunables={each: context[each] for each in variant.tunables},
-            bytes=float(cost.bytes),
-            flops=float(cost.flops),
-        )
-        if reason := variant.refuse(context):
-            return None, dataclasses.replace(result, detail=reason)
-        module = write_module(kernel, variant, context)
-    except KernelUsageError as error:
-        return None, dataclasses.replace(result, detail=str(error))
-    result = dataclasses.replace(result, wgsl=module.code, wgsl_sha256=module.digest)
-    for used, has, feature in (
-        (module.uses_subgroups, device.adapter.subgroups, "subgroup"),
-        (module.uses_f16, device.adapter.f16, "shader-f16"),
-    ):
-        if used and not has:
-            return None, dataclasses.replace(
-                result, detail=f"it needs {feature}, which this device does not have"
-            )
-    try:
-        compiled = compile_kernel(device, kernel, sizes, types, name)
-    except KernelError as error:
-        return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error))
-    try:
-        results = run_kernel(kernel, arguments, variant=name, device=device, y_dtype=y_dtype)
-    except (WorkbenchError, wgpu.GPUError, RuntimeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)
-    errors = []
-    for output, (wanted, bound) in expected.items():
-        got = comparable(kernel, output, results[output])
-        if got.shape != wanted.shape:
-            detail = f"{output} is {tuple(got.shape)} where the reference gives {tuple(wanted.shape)}"
-            return None, dataclasses.replace(result, status=WRONG_SHAPE, detail=detail)
-        bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
-        errors.append(judge(output, got, wanted, bound))
-    result = dataclasses.replace(result, errors=tuple(errors))
-    if any(each.off for each in errors):
-        detail = "\n".join(
-            "\n".join(
-                [f"{e.output}: {e.off} of {e.elements} are off; first:", *(f"    {m}" for m in e.first)]
-            )
-            for e in errors
-            if e.off
-        )
-        return None, dataclasses.replace(result, status=WRONG_NUMBERS, detail=detail)
-    return compiled, dataclasses.replace(result, status=PASSED)
-
-
-def _chosen(kernel: Kernel, context: Any) -> str | None:
-    """The variant that an executor takes in a context, None where there is none."""
-    try:
-        return kernel.choose(context)[0]
-    except KernelUsageError:
-        return None
 
 
 def _time(
