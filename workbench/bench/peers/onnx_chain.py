@@ -1,11 +1,12 @@
 """ONNX models that apply one linear layer several times, each product the bias of the next.
 
-Weights lie in a file beside the model: protocol buffers end at 2 GiB.
+Weights lie in a file beside the models: protocol buffers end at 2 GiB.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,83 +18,8 @@ WEIGHTS = "weights.bin"
 #: The version of the format, and of the operators, that onnxruntime has read since 1.20.
 IR_VERSION, OPSET = 10, 21
 NUMPY = {"f16": np.float16, "f32": np.float32}
-
-
-@dataclass(frozen=True)
-class Chain:
-    """file: the model's name in its folder. output: the name of its result. weight_bytes: of one copy."""
-
-    file: str
-    output: str
-    weight_bytes: int
-
-
-@dataclass
-class _Model:
-    """Nodes and initializers of a model that is being written."""
-
-    folder: Path | None
-    dtype: str
-    nodes: list[Any] = field(default_factory=list)
-    initializers: list[Any] = field(default_factory=list)
-
-    def small(self, name: str, array: np.ndarray) -> None:
-        from onnx import numpy_helper
-
-        self.initializers.append(numpy_helper.from_array(array, name))
-
-    def weights(self, planes: dict[str, np.ndarray], copies: int) -> None:
-        """Copies of the planes in the file of weights (kept where it is there already), named NAME0, NAME1, ..."""
-        from onnx import TensorProto, helper
-
-        path, offset = self.folder / WEIGHTS, 0
-        write = not path.exists()
-        with path.open("wb" if write else "rb") as file:
-            for copy in range(copies):
-                for name, array in planes.items():
-                    offset = -(-offset // 4096) * 4096
-                    if write:
-                        file.seek(offset)
-                        file.write(np.ascontiguousarray(array).data)
-                    tensor = TensorProto(
-                        name=f"{name}{copy}",
-                        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-                        dims=array.shape,
-                        data_location=TensorProto.EXTERNAL,
-                    )
-                    place = {"location": WEIGHTS, "offset": offset, "length": array.nbytes}
-                    for key, value in place.items():
-                        tensor.external_data.add(key=key, value=str(value))
-                    self.initializers.append(tensor)
-                    offset += array.nbytes
-
-    def bias(self, previous: str, layer: Layer) -> str:
-        """The first row of a product as a vector of its own: a view for one token, a small copy for several."""
-        from onnx import helper
-
-        name = f"bias_{previous}"
-        if layer.tokens == 1:
-            self.nodes.append(helper.make_node("Reshape", [previous, "vector"], [name]))
-        else:
-            self.nodes.append(helper.make_node("Gather", [previous, "first"], [name], axis=0))
-        return name
-
-    def save(self, layer: Layer, output: str, file: str) -> None:
-        from onnx import TensorProto, helper
-
-        self.small("vector", np.array([layer.rows], np.int64))
-        self.small("first", np.array(0, np.int64))
-        kind = TensorProto.FLOAT16 if self.dtype == "f16" else TensorProto.FLOAT
-        graph = helper.make_graph(
-            self.nodes,
-            "chain",
-            [helper.make_tensor_value_info("x", kind, [layer.tokens, layer.columns])],
-            [helper.make_tensor_value_info(output, kind, [layer.tokens, layer.rows])],
-            [each for each in self.initializers if any(each.name in node.input for node in self.nodes)],
-        )
-        operators = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=operators, ir_version=IR_VERSION)
-        (self.folder / file).write_bytes(model.SerializeToString())
+#: Mapped files are read by pages.
+PAGE = 4096
 
 
 def nbits_planes(layer: Layer, block: int, dtype: str) -> dict[str, np.ndarray]:
@@ -118,57 +44,114 @@ def nbits_planes(layer: Layer, block: int, dtype: str) -> dict[str, np.ndarray]:
     return planes
 
 
-def nbits_chain(
-    layer: Layer, block: int, dtype: str, *, calls: int, copies: int, folder: Path | None
-) -> Chain:
-    """`calls` MatMulNBits in one model; without a folder nothing is written and only the sizes are told."""
-    planes = nbits_planes(layer, block, dtype)
-    file, size = f"chain{calls}.onnx", sum(array.nbytes for array in planes.values())
-    if folder is None:
-        return Chain(file, "", size)
-    from onnx import helper
+@dataclass(frozen=True)
+class Model:
+    """A file in its folder, and the name of its result."""
 
-    model, output = _Model(folder, dtype), ""
-    model.weights(planes, copies)
-    for at in range(calls):
-        copy = at % copies
-        zeros = f"zeros{copy}" if "zeros" in planes else ""
-        inputs = ["x", f"quants{copy}", f"scales{copy}", zeros]
-        if output:
-            inputs += ["", model.bias(output, layer)]
+    file: str
+    output: str
+
+
+class Operator:
+    """A layer as one ONNX operator: "MatMulNBits" on quantized planes, "Gemm" or "MatMul" on a dense weight.
+
+    One token is a vector to MatMulNBits, so that its product is a bias as it stands.
+    """
+
+    def __init__(self, layer: Layer, name: str, dtype: str, block: int = 0):
+        self.layer, self.name, self.dtype, self._block = layer, name, dtype, block
+        if name == "MatMulNBits":
+            self.planes = nbits_planes(layer, block, dtype)
+        else:
+            weight = layer.weight.numpy().astype(NUMPY[dtype])
+            self.planes = {"weight": weight if name == "Gemm" else weight.T}
+        self.weight_bytes = sum(array.nbytes for array in self.planes.values())
+        self._vector = name == "MatMulNBits" and layer.tokens == 1
+
+    @property
+    def x(self) -> np.ndarray:
+        """The activations in the shape that the models take."""
+        x = self.layer.x.numpy().astype(NUMPY[self.dtype])
+        return x[0] if self._vector else x
+
+    def write_weights(self, folder: Path, copies: int) -> list[Any]:
+        """Write copies of the planes, `quants0`, `quants1`, ...; the initializers that refer to them."""
+        from onnx import TensorProto, helper
+
+        tensors, offset = [], 0
+        with (folder / WEIGHTS).open("wb") as file:
+            for copy in range(copies):
+                for name, array in self.planes.items():
+                    offset = -(-offset // PAGE) * PAGE
+                    file.seek(offset)
+                    file.write(np.ascontiguousarray(array).data)
+                    tensor = TensorProto(
+                        name=f"{name}{copy}",
+                        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+                        dims=array.shape,
+                        data_location=TensorProto.EXTERNAL,
+                    )
+                    place = {"location": WEIGHTS, "offset": offset, "length": array.nbytes}
+                    for key, value in place.items():
+                        tensor.external_data.add(key=key, value=str(value))
+                    tensors.append(tensor)
+                    offset += array.nbytes
+        return tensors
+
+    def write_model(self, folder: Path, weights: list[Any], copies: int, calls: int) -> Model:
+        """A model of so many calls, which take the copies of the weights in turns."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        nodes, output = [], ""
+        for at in range(calls):
+            nodes += self._nodes(output, f"y{at}", at % copies)
+            output = f"y{at}"
+        used = {name for node in nodes for name in node.input}
+        first = numpy_helper.from_array(np.array(0, np.int64), "first")
+        kind = TensorProto.FLOAT16 if self.dtype == "f16" else TensorProto.FLOAT
+        rows = [self.layer.rows] if self._vector else [self.layer.tokens, self.layer.rows]
+        graph = helper.make_graph(
+            nodes,
+            "chain",
+            [helper.make_tensor_value_info("x", kind, self.x.shape)],
+            [helper.make_tensor_value_info(output, kind, rows)],
+            [tensor for tensor in [*weights, first] if tensor.name in used],
+        )
+        operators = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=operators, ir_version=IR_VERSION)
+        file = f"chain{calls}.onnx"
+        (folder / file).write_bytes(model.SerializeToString())
+        return Model(file, output)
+
+    def _nodes(self, previous: str, output: str, copy: int) -> list[Any]:
+        """One call, which waits for the one before it; previous: that one's result, "" for the first."""
+        from onnx import helper
+
+        if self.name == "MatMulNBits":
+            return self._nbits_nodes(previous, output, copy)
+        inputs = ["x", f"weight{copy}"]
+        if self.name == "MatMul":
+            return [helper.make_node("MatMul", [previous or "x", inputs[1]], [output])]
+        return [helper.make_node("Gemm", [*inputs, *filter(None, [previous])], [output], transB=1)]
+
+    def _nbits_nodes(self, previous: str, output: str, copy: int) -> list[Any]:
+        from onnx import helper
+
+        inputs = [
+            "x",
+            f"quants{copy}",
+            f"scales{copy}",
+            f"zeros{copy}" if "zeros" in self.planes else "",
+            "",  # order of the columns
+            previous,
+        ]
+        nodes = []
+        if previous and not self._vector:  # a small dispatch of its own
+            nodes.append(helper.make_node("Gather", [previous, "first"], [f"bias_{output}"], axis=0))
+            inputs[-1] = f"bias_{output}"
         while not inputs[-1]:
             inputs.pop()
-        output = f"y{at}"
-        shape = {"K": layer.columns, "N": layer.rows, "bits": layer.bits, "block_size": block}
-        model.nodes.append(
-            helper.make_node(
-                "MatMulNBits", inputs, [output], domain="com.microsoft", accuracy_level=4, **shape
-            )
-        )
-    model.save(layer, output, file)
-    return Chain(file, output, size)
-
-
-def dense_chain(
-    layer: Layer, operator: str, dtype: str, *, calls: int, copies: int, folder: Path | None
-) -> Chain:
-    """`calls` products with an unquantized weight: Gemm with a bias, or MatMul on the product before."""
-    file = f"chain{calls}.onnx"
-    weight = layer.weight.numpy().astype(NUMPY[dtype])
-    if folder is None:
-        return Chain(file, "", weight.nbytes)
-    from onnx import helper
-
-    model, output = _Model(folder, dtype), ""
-    model.weights({"weight": weight if operator == "Gemm" else weight.T}, copies)
-    for at in range(calls):
-        inputs = ["x", f"weight{at % copies}"]
-        if output and operator == "Gemm":
-            inputs.append(model.bias(output, layer))
-        elif output:
-            inputs[0] = output
-        output = f"y{at}"
-        extra = {"transB": 1} if operator == "Gemm" else {}
-        model.nodes.append(helper.make_node(operator, inputs, [output], **extra))
-    model.save(layer, output, file)
-    return Chain(file, output, weight.nbytes)
+        sizes = {"K": self.layer.columns, "N": self.layer.rows, "bits": self.layer.bits}
+        attributes: Mapping[str, Any] = {**sizes, "block_size": self._block, "accuracy_level": 4}
+        nodes.append(helper.make_node("MatMulNBits", inputs, [output], domain="com.microsoft", **attributes))
+        return nodes

@@ -12,18 +12,20 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from wgsl_kernels.weights import is_quantized
 from workbench.runtime.timing import CPU_WARM, GPU_PASS, GPU_WARM
 
 from ..child import Child, ChildError, ChildTimeoutError
 from . import Offer, PeerCandidate, PeerUnsupportedError
 from .layer import Layer, turns
-from .onnx_chain import NUMPY, Chain, dense_chain, nbits_chain
+from .onnx_chain import Operator
 
 PROCESS = Path(__file__).with_name("onnxruntime_process.py")
 #: Seconds that opening the sessions and one request to them may take.
@@ -32,20 +34,23 @@ PROVIDER = "WebGpuExecutionProvider"
 CLOCK = "wall, a chain's time less that of a single call"
 #: The block size of MatMulNBits that has the tuned kernels.
 TUNED_BLOCK = 32
-#: About how fast it may be (byte/s) and what a dispatch takes, to choose a chain's length; and the longest chain.
-BYTES_A_SECOND, DISPATCH, MOST_CALLS, SOFTWARE_CALLS = 2e12, 4e-6, 1000, 5
+#: About how fast it may be and what a dispatch takes, to choose a chain's length; the longest chain.
+BYTES_A_SECOND, OPERATIONS_A_SECOND, DISPATCH = 2e12, 5e13, 4e-6
+MOST_CALLS, SOFTWARE_CALLS = 1000, 5
 GRAPH_CAPTURE = ("commands captured and replayed", {"enableGraphCapture": "1"})
 RECORDED = ("commands recorded each time", {})
 
 
 def offers(layer: Layer, software: bool) -> Iterator[Offer]:
-    """Candidates in f16 and f32; integer weights in blocks of 32, and in their own where that differs."""
+    """Integer weights in blocks of 32 with f16 and with f32 activations, and in their own blocks where those differ."""
     require()
-    if layer.format in ("int8", "int4", "int2"):
-        for block in dict.fromkeys((TUNED_BLOCK, layer.block)):
-            for dtype in ("f16", "f32"):
-                name = f"onnxruntime MatMulNBits {layer.bits} bit, block {block}, {dtype}"
-                yield Offer(name, partial(_nbits, layer, block, dtype, software))
+    if is_quantized(layer.format):
+        kinds = [(TUNED_BLOCK, "f16"), (TUNED_BLOCK, "f32")]
+        if layer.block != TUNED_BLOCK:
+            kinds.append((layer.block, "f32" if software else "f16"))
+        for block, dtype in kinds:
+            name = f"onnxruntime MatMulNBits {layer.bits} bit, block {block}, {dtype}"
+            yield Offer(name, partial(_nbits, layer, block, dtype, software))
     elif layer.format in ("f16", "f32"):
         for operator in ("Gemm", "MatMul"):
             name = f"onnxruntime {operator} {layer.format}"
@@ -75,27 +80,26 @@ def _nbits(layer: Layer, block: int, dtype: str, software: bool) -> PeerCandidat
         raise PeerUnsupportedError(
             f"{layer.columns} columns in blocks of {layer.block} are not blocks of {block}"
         )
-    return _candidate(layer, partial(nbits_chain, layer, block, dtype), dtype, software)
+    return _candidate(Operator(layer, "MatMulNBits", dtype, block), software)
 
 
 def _dense(layer: Layer, operator: str, software: bool) -> PeerCandidate:
     if operator == "MatMul" and (layer.rows != layer.columns or layer.tokens != 1):
         raise PeerUnsupportedError("chained MatMuls need a square matrix and one token")
-    return _candidate(layer, partial(dense_chain, layer, operator, layer.format), layer.format, software)
+    return _candidate(Operator(layer, operator, layer.format), software)
 
 
-def _candidate(layer: Layer, make, dtype: str, software: bool) -> PeerCandidate:
-    probe: Chain = make(calls=1, copies=1, folder=None)
-    copies = turns(probe.weight_bytes, software)
+def _candidate(operator: Operator, software: bool) -> PeerCandidate:
+    layer, copies = operator.layer, turns(operator.weight_bytes, software)
     calls = SOFTWARE_CALLS
     if not software:
-        once = probe.weight_bytes / BYTES_A_SECOND + DISPATCH
-        once += 2 * layer.tokens * layer.rows * layer.columns / 50e12
+        once = DISPATCH + operator.weight_bytes / BYTES_A_SECOND
+        once += 2 * layer.tokens * layer.rows * layer.columns / OPERATIONS_A_SECOND
         calls = 1 + max(copies, min(MOST_CALLS, math.ceil(GPU_PASS / once)))
     reasons: list[str] = []
     for how, options in (GRAPH_CAPTURE, RECORDED):
         try:
-            return _Sessions(make, calls, copies, dtype, layer, options, software)._described(how, reasons)
+            return _Sessions(operator, calls, copies, options, software)._described(how, reasons)
         except ChildTimeoutError:
             raise
         except ChildError as error:
@@ -108,24 +112,21 @@ class _Sessions(PeerCandidate):
 
     clock = CLOCK
 
-    def __init__(
-        self, make, calls: int, copies: int, dtype: str, layer: Layer, options: dict, software: bool
-    ):
+    def __init__(self, operator: Operator, calls: int, copies: int, options: dict[str, str], software: bool):
         self.warm = CPU_WARM if software else GPU_WARM
         self.calls, self.copies = calls - 1, copies
+        self._shape = tuple(operator.layer.expected.shape)
         self._folder = tempfile.TemporaryDirectory(prefix="workbench-onnx-")
-        # Without it the Vulkan loader complains.
-        self._child = Child(
-            PROCESS, {"XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())}
-        )
+        # Without this folder's name the Vulkan loader complains.
+        runtime = os.environ.get("XDG_RUNTIME_DIR", tempfile.gettempdir())
+        self._child = Child(PROCESS, {"XDG_RUNTIME_DIR": runtime})
         try:
             folder = Path(self._folder.name)
-            np.save(folder / "x.npy", layer.x.numpy().astype(NUMPY[dtype]))
-            chain = make(calls=calls, copies=copies, folder=folder)
-            single = make(calls=1, copies=copies, folder=folder)
+            np.save(folder / "x.npy", operator.x)
+            weights = operator.write_weights(folder, copies)
             models = {
-                name: {"file": m.file, "output": m.output}
-                for name, m in (("chain", chain), ("single", single))
+                name: asdict(operator.write_model(folder, weights, copies, count))
+                for name, count in (("chain", calls), ("single", 1))
             }
             self.version = self._child.ask(
                 OPENING, do="open", folder=str(folder), provider=PROVIDER, options=options, **models
@@ -134,8 +135,8 @@ class _Sessions(PeerCandidate):
         except BaseException:
             self.close()
             raise
-        element = np.dtype(NUMPY[dtype]).itemsize
-        self.bytes = chain.weight_bytes + element * layer.tokens * (layer.columns + layer.rows)
+        ends = operator.layer.tokens * (operator.layer.columns + operator.layer.rows)
+        self.bytes = operator.weight_bytes + ends * operator.x.itemsize
 
     def _described(self, how: str, reasons: list[str]) -> PeerCandidate:
         failed = f" ({'; '.join(reasons)})" if reasons else ""
@@ -155,7 +156,8 @@ class _Sessions(PeerCandidate):
         return (long - short) / self.calls
 
     def result(self) -> torch.Tensor:
-        return torch.from_numpy(np.load(self._child.ask(RUNNING, do="result")).astype(np.float32))
+        y = np.load(self._child.ask(RUNNING, do="result"))
+        return torch.from_numpy(y.astype(np.float32)).reshape(self._shape)
 
     def close(self) -> None:
         self._child.close()
