@@ -99,7 +99,7 @@ def _candidate(operator: Operator, software: bool) -> PeerCandidate:
     reasons: list[str] = []
     for how, options in (GRAPH_CAPTURE, RECORDED):
         try:
-            return _Sessions(operator, calls, copies, options, software)._described(how, reasons)
+            return _Sessions(operator, calls, copies, options, software, "; ".join([how, *reasons]))
         except ChildTimeoutError:
             raise
         except ChildError as error:
@@ -112,9 +112,17 @@ class _Sessions(PeerCandidate):
 
     clock = CLOCK
 
-    def __init__(self, operator: Operator, calls: int, copies: int, options: dict[str, str], software: bool):
+    def __init__(
+        self,
+        operator: Operator,
+        calls: int,
+        copies: int,
+        options: dict[str, str],
+        software: bool,
+        how: str,
+    ):
         self.warm = CPU_WARM if software else GPU_WARM
-        self.calls, self.copies = calls - 1, copies
+        self.calls = calls - 1
         self._shape = tuple(operator.layer.expected.shape)
         self._folder = tempfile.TemporaryDirectory(prefix="workbench-onnx-")
         # Without this folder's name the Vulkan loader complains.
@@ -128,7 +136,7 @@ class _Sessions(PeerCandidate):
                 name: asdict(operator.write_model(folder, weights, copies, count))
                 for name, count in (("chain", calls), ("single", 1))
             }
-            self.version = self._child.ask(
+            version = self._child.ask(
                 OPENING, do="open", folder=str(folder), provider=PROVIDER, options=options, **models
             )
             self.span = sum(self._child.ask(RUNNING, do="sample"))
@@ -137,14 +145,10 @@ class _Sessions(PeerCandidate):
             raise
         ends = operator.layer.tokens * (operator.layer.columns + operator.layer.rows)
         self.bytes = operator.weight_bytes + ends * operator.x.itemsize
-
-    def _described(self, how: str, reasons: list[str]) -> PeerCandidate:
-        failed = f" ({'; '.join(reasons)})" if reasons else ""
+        level = ", accuracy_level 4" if operator.name == "MatMulNBits" else ""
         self.detail = (
-            f"onnxruntime {self.version}, accuracy_level 4, chain of {self.calls + 1}, {self.copies} copies of the "
-            f"weights in turns, {how}{failed}"
+            f"onnxruntime {version}{level}, chain of {calls}, {copies} copies of the weights in turns, {how}"
         )
-        return self
 
     def busy(self, seconds: float) -> None:
         self._child.ask(RUNNING + seconds, do="busy", seconds=seconds)
