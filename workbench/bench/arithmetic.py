@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: Arithmetic on vectors of f16; buffers of f16 that are widened as they are read do not count.
-F16_VECTORS = re.compile(r"vec[234](<f16>|h|<\w+_type>)\s*\(")
+#: Numbers made in f16 to compute with; buffers that are widened when read or rounded to when written do not count.
+F16_VECTORS = re.compile(r"vec[234](<f16>|h|<(?!y_type)\w+_type>)\s*\(")
 #: What is not code: comments.
 REMARKS = re.compile(r"//[^\n]*")
 

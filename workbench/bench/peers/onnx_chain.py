@@ -46,10 +46,12 @@ def nbits_planes(layer: Layer, block: int, dtype: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Model:
-    """A file in its folder, and the name of its result."""
+    """A file in its folder, the name of its result, and that of a part of it: who has read the part has waited for the
+    whole, without copying much."""
 
     file: str
     output: str
+    part: str
 
 
 class Operator:
@@ -106,22 +108,27 @@ class Operator:
         for at in range(calls):
             nodes += self._nodes(output, f"y{at}", at % copies)
             output = f"y{at}"
+        part = output
+        if self.layer.tokens > 1:
+            part = "part"
+            nodes.append(helper.make_node("Gather", [output, "first"], [part], axis=0))
         used = {name for node in nodes for name in node.input}
         first = numpy_helper.from_array(np.array(0, np.int64), "first")
         kind = TensorProto.FLOAT16 if self.dtype == "f16" else TensorProto.FLOAT
-        rows = [self.layer.rows] if self._vector else [self.layer.tokens, self.layer.rows]
+        row = [self.layer.rows]
+        shapes = {part: row, output: row if self._vector else [self.layer.tokens, *row]}
         graph = helper.make_graph(
             nodes,
             "chain",
             [helper.make_tensor_value_info("x", kind, self.x.shape)],
-            [helper.make_tensor_value_info(output, kind, rows)],
+            [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()],
             [tensor for tensor in [*weights, first] if tensor.name in used],
         )
         operators = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=operators, ir_version=IR_VERSION)
         file = f"chain{calls}.onnx"
         (folder / file).write_bytes(model.SerializeToString())
-        return Model(file, output)
+        return Model(file, output, part)
 
     def _nodes(self, previous: str, output: str, copy: int) -> list[Any]:
         """One call, which waits for the one before it; previous: that one's result, "" for the first."""

@@ -17,9 +17,14 @@ import onnxruntime
 
 
 class Bound:
-    """A session with its input and output bound; the output stays on the device until it is read."""
+    """A session with its input and outputs bound; outputs stay on the device until they are read.
 
-    def __init__(self, path: Path, x: np.ndarray, output: str, provider: str, options: dict[str, str]):
+    output: the name of the result; part: of a part of it (or the same), which is read to wait for the whole.
+    """
+
+    def __init__(
+        self, path: Path, x: np.ndarray, output: str, part: str, provider: str, options: dict[str, str]
+    ):
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -30,16 +35,18 @@ class Bound:
             raise RuntimeError(f"{provider} did not open; onnxruntime would run on the CPU")
         self._binding = self._session.io_binding()
         self._binding.bind_cpu_input("x", x)
-        self._binding.bind_output(output, "webgpu", 0)
+        for name in dict.fromkeys((part, output)):
+            self._binding.bind_output(name, "webgpu", 0)
 
-    def output(self) -> np.ndarray:
+    def run(self, which: int = 0) -> np.ndarray:
+        """Run once; the part (0) or the result (-1)."""
         self._session.run_with_iobinding(self._binding)
-        return self._binding.get_outputs()[0].numpy()
+        return self._binding.get_outputs()[which].numpy()
 
     def seconds(self) -> float:
-        """Of one run, until its output has been read."""
+        """Of one run, until the part has been read."""
         began = time.perf_counter()
-        self.output()
+        self.run()
         return time.perf_counter() - began
 
 
@@ -51,7 +58,7 @@ class Server:
         x = np.load(Path(folder, "x.npy"))
         self.folder = folder
         self.chain, self.single = (
-            Bound(Path(folder, each["file"]), x, each["output"], provider, options)
+            Bound(Path(folder, each["file"]), x, each["output"], each["part"], provider, options)
             for each in (chain, single)
         )
         for _ in range(3):  # shaders compile, commands are captured
@@ -73,7 +80,7 @@ class Server:
     def result(self) -> str:
         """Where the single call's output was saved."""
         path = Path(self.folder, "y.npy")
-        np.save(path, self.single.output())
+        np.save(path, self.single.run(-1))
         return str(path)
 
 
