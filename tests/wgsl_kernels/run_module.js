@@ -8,8 +8,14 @@ function encode(bytes) {
   return btoa(text);
 }
 
-/** Outputs of one call by name, base64. A call: {name, code, grid, buffers: [{name, binding, type, data, read}]}. */
-async function run(device, { name, code, grid, buffers }) {
+/**
+ * Outputs of one call by name, base64. A call: {name, code, grid, buffers: [{name, binding, type, data, read}], lanes},
+ * lanes: of the subgroups that it was written for, 0 for any.
+ */
+async function run(device, info, { name, code, grid, buffers, lanes }) {
+  if (lanes && !(info.subgroupMinSize === lanes && info.subgroupMaxSize === lanes)) {
+    throw new Error(`${name} is for subgroups of ${lanes}, not ${info.subgroupMinSize} to ${info.subgroupMaxSize}`);
+  }
   device.pushErrorScope("validation");
   const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
   const layout = device.createBindGroupLayout({
@@ -66,7 +72,7 @@ export async function runAll(gpu, calls, features) {
   const results = [];
   for (const call of calls) {
     try {
-      results.push({ outputs: await run(device, call) });
+      results.push({ outputs: await run(device, adapter.info, call) });
     } catch (error) {
       results.push({ error: error.message });
     }
