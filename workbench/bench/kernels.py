@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from workbench.runtime.device import Device, open_device
 
 from .ceilings import measure_ceilings
 from .compare import compare
-from .comparison import PASSED, Comparison, align
+from .comparison import PASSED, Comparison, VariantResult, align
 from .console import Console
 from .peers import check_names
 from .records import write_json
@@ -34,7 +35,9 @@ def run(
 ) -> tuple[list[Comparison], dict[str, Any]]:
     """Compare kernels over shapes: (comparisons, their record), which is written to `output` unless that is None.
 
-    A roofline beside it, with the ending .png. Raises WorkbenchError for what cannot be asked for, NoAdapterError.
+    The file grows with each comparison, so that a run that is cut off leaves what it has; a roofline comes beside it,
+    with the ending .png. Kernels that read the same weights share the peers' figures, which the record has once.
+    Raises WorkbenchError for what cannot be asked for, NoAdapterError.
     """
     console, device = console or Console(), device or open_device()
     check_names(request.peers)
@@ -43,11 +46,12 @@ def run(
     ceilings = measure_ceilings(device, request.rounds, request.seed)
     for line in ceilings.lines():
         console.say(line)
+    path = None if output is None else Path(output)
+    values = record([], ceilings.comparisons, request.to_json())
     found: list[Comparison] = []
-    layers = set()
-    for pair, sizes in calls:
-        # Kernels that differ in their activations alone have the same peers.
-        layer = (format_of(pair) or pair.name, *sorted(sizes.items()))
+    layers: dict[tuple, tuple[VariantResult, ...]] = {}
+    keys = [(format_of(pair) or pair.name, *sorted(sizes.items())) for pair, sizes in calls]
+    for (pair, sizes), layer in zip(calls, keys, strict=True):
         try:
             found.append(
                 compare(
@@ -64,21 +68,21 @@ def run(
             )
         except (KernelUsageError, ValueError) as error:
             raise WorkbenchError(f"{pair.name} at {sizes}: {error}") from error
-        layers.add(layer)
+        values = record(found, ceilings.comparisons, request.to_json())
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, values)
+        layers.setdefault(layer, found[-1].peers)
         best = found[-1].fastest
         told = f"{best.variant} {best.timing.median * 1e6:.1f} us" if best else "nothing passed"
         console.say(f"{pair.name} {shape_of(found[-1].sizes)}: {told}")
         for peer in found[-1].peers:
             time = f"{peer.timing.median * 1e6:.1f} us" if peer.timing else f"{peer.status}: {peer.detail}"
             console.say(f"    {peer.variant}: {time}")
-    values = record(found, ceilings.comparisons, request.to_json())
-    if output is not None:
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, values)
+    if path is not None and found:
         save_roofline(found, path.with_suffix(".png"))
         console.say(f"saved in {path}")
-    return found, values
+    return [replace(each, peers=layers[key]) for each, key in zip(found, keys, strict=True)], values
 
 
 def save_roofline(found: Sequence[Comparison], path: Path) -> None:
