@@ -1,13 +1,32 @@
 """The kernel library: each operation is a WGSL source paired with a PyTorch reference.
 
 `get("rms_norm")` gives a pair, `names()` lists them. Pairs live in the modules named below, one subject a file.
+Others come from anywhere: `@kernel` in a notebook's cell, or a package with an entry point of the group
+"workbench.kernels", which names a module whose import registers its pairs.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import warnings
+from importlib import metadata
 
-from .pair import REGISTRY, Adapter, Context, Cost, Kernel, KernelUsageError, Port, Variant, kernel
+from .pair import (
+    REGISTRY,
+    Adapter,
+    Context,
+    Cost,
+    Kernel,
+    KernelUsageError,
+    Port,
+    Variant,
+    forget,
+    kernel,
+    register,
+)
+
+ENTRY_POINTS = "workbench.kernels"
 
 MODULES = (
     "activations",
@@ -34,27 +53,45 @@ __all__ = [
     "KernelUsageError",
     "Port",
     "Variant",
+    "forget",
     "get",
     "kernel",
     "names",
+    "register",
 ]
 
 
-def _load() -> None:
+def load_library() -> None:
+    """Import the modules of this library, whose pairs register themselves."""
     for module in MODULES:
         importlib.import_module(f"{__name__}.{module}")
 
 
+@functools.cache
+def load_packages() -> dict[str, str]:
+    """Import what installed packages offer, once; what failed, by the entry point's name, and why (a warning too)."""
+    failed = {}
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # another package's code; the rest must stay usable
+            failed[point.name] = f"{point.value}: {type(error).__name__}: {error}"
+            warnings.warn(f"kernels of {point.name} are not there: {failed[point.name]}", stacklevel=3)
+    return failed
+
+
 def names() -> list[str]:
     """Names of all registered kernels, sorted."""
-    _load()
+    load_library()
+    load_packages()
     return sorted(REGISTRY)
 
 
 def get(name: str) -> Kernel:
     """The kernel of that name; raises `KernelUsageError` listing the names there are."""
-    if name not in REGISTRY:
-        _load()
-    if name not in REGISTRY:
-        raise KernelUsageError(f"no kernel is named {name!r}; there are {', '.join(sorted(REGISTRY))}")
-    return REGISTRY[name]
+    for load in (lambda: None, load_library, load_packages):
+        failed = load()
+        if name in REGISTRY:
+            return REGISTRY[name]
+    lost = "".join(f"; {point} failed: {why}" for point, why in failed.items())
+    raise KernelUsageError(f"no kernel is named {name!r}; there are {', '.join(sorted(REGISTRY))}{lost}")

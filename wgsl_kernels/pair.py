@@ -7,6 +7,8 @@ constants in upper case, as do parameters and tunables.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,24 +226,73 @@ class Kernel:
 
 
 REGISTRY: dict[str, Kernel] = {}
+#: Name of a pair -> the module that registered it: one of this package, "__main__" for a notebook's cell, ...
+ORIGINS: dict[str, str] = {}
 
 
 def register(pair: Kernel) -> Kernel:
-    if pair.name in REGISTRY:
-        raise ValueError(f"a kernel named {pair.name!r} is registered already")
+    """Make a pair known by its name, and give it back.
+
+    A name belongs to the module that registers it first. That module may register it again, as a notebook's cell does
+    when it is run again: the new pair replaces the old one. Raises `KernelUsageError` for a name that this library or
+    another module holds.
+    """
+    origin = _registering_module()
+    package = __name__.rpartition(".")[0]
+    if not origin.startswith(f"{package}."):
+        importlib.import_module(package).load_library()  # its names are taken, loaded or not
+    holder = ORIGINS.setdefault(pair.name, origin)
+    if holder.startswith(f"{package}.") and pair.name in REGISTRY:
+        raise KernelUsageError(f"{pair.name!r} is a kernel of {package}; give yours another name")
+    if holder != origin:
+        raise KernelUsageError(f"{pair.name!r} is a kernel of {holder}, which {origin} cannot replace")
     REGISTRY[pair.name] = pair
     return pair
 
 
+def forget(name: str) -> None:
+    """Take a pair of one's own off the registry; raises `KernelUsageError` for the library's and for unknown ones."""
+    if ORIGINS.get(name, __name__).startswith(__name__.rpartition(".")[0] + "."):
+        raise KernelUsageError(f"{name!r} is no kernel of one's own")
+    del REGISTRY[name], ORIGINS[name]
+
+
+def _registering_module() -> str:
+    """Name of the module whose code called into this one."""
+    frame = sys._getframe(1)
+    while frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", "__main__")
+
+
 def kernel(
-    *, name: str | None = None, variants: Mapping[str, Variant], **parts
+    *,
+    reads: Mapping[str, Port],
+    writes: Mapping[str, Port],
+    name: str | None = None,
+    variants: Mapping[str, Variant] | None = None,
+    wgsl: str | None = None,
+    grid: Callable[[Context], tuple[int, int, int]] | None = None,
+    **parts,
 ) -> Callable[[Callable], Kernel]:
-    """Decorator: the function is the reference, its name the kernel's name unless `name` is given."""
+    """Decorator: the function is the reference, its name the kernel's name unless `name` is given.
+
+    variants, or `wgsl` and `grid` for a single one, named "wgsl". The other parts are those of `Kernel`; make_inputs,
+    tolerance and cost have defaults (see defaults.py). Raises `KernelUsageError` as `register` does.
+    """
+    if (variants is None) == (wgsl is None) or (wgsl is None) != (grid is None):
+        raise KernelUsageError("a kernel takes variants, or wgsl and grid")
+    if variants is None:
+        variants = {"wgsl": Variant("", grid, text=wgsl)}
 
     def make(reference: Callable) -> Kernel:
-        return register(
-            Kernel(name=name or reference.__name__, reference=reference, variants=dict(variants), **parts)
-        )
+        given = parts
+        if not {"make_inputs", "tolerance", "cost"} <= set(parts):
+            from .defaults import defaults_of  # it stands on this module
+
+            given = {**defaults_of(reference, reads, writes, parts.get("params", {})), **parts}
+        called = name or reference.__name__
+        return register(Kernel(called, reference, dict(reads), dict(writes), dict(variants), **given))
 
     return make
 

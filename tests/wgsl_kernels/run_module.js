@@ -8,8 +8,14 @@ function encode(bytes) {
   return btoa(text);
 }
 
-/** Outputs of one call by name, base64. A call: {name, code, grid, buffers: [{name, binding, type, data, read}]}. */
-async function run(device, { name, code, grid, buffers }) {
+/**
+ * Outputs of one call by name, base64. A call: {name, code, grid, buffers: [{name, binding, type, data, read}], lanes},
+ * lanes: of the subgroups that it was written for, 0 for any.
+ */
+async function run(device, info, { name, code, grid, buffers, lanes }) {
+  if (lanes && !(info.subgroupMinSize === lanes && info.subgroupMaxSize === lanes)) {
+    throw new Error(`${name} is for subgroups of ${lanes}, not ${info.subgroupMinSize} to ${info.subgroupMaxSize}`);
+  }
   device.pushErrorScope("validation");
   const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
   const layout = device.createBindGroupLayout({
@@ -56,7 +62,7 @@ async function run(device, { name, code, grid, buffers }) {
   return outputs;
 }
 
-/** {results: outputs of each call}, or {missing: features that the adapter does not offer}. */
+/** {results: {outputs} or {error} of each call}, or {missing: features that the adapter does not offer}. */
 export async function runAll(gpu, calls, features) {
   const adapter = await gpu?.requestAdapter();
   if (!adapter) throw new Error("this page has no WebGPU adapter");
@@ -64,7 +70,13 @@ export async function runAll(gpu, calls, features) {
   if (missing.length > 0) return { missing };
   const device = await adapter.requestDevice({ requiredFeatures: features });
   const results = [];
-  for (const call of calls) results.push(await run(device, call));
+  for (const call of calls) {
+    try {
+      results.push({ outputs: await run(device, adapter.info, call) });
+    } catch (error) {
+      results.push({ error: error.message });
+    }
+  }
   device.destroy();
   return { results };
 }

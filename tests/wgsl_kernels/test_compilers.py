@@ -7,32 +7,47 @@ tests natively says nothing of browsers yet.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.chromium import browser_page, require_chromium, serve
-from tests.support.tint import MissingFeatureError, compile_all, compile_all_in_chromium
+from tests.support.tint import compile_all
 from tests.wgsl_kernels.cases import Case, all_cases
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
-from wgsl_kernels import Adapter
+from wgsl_kernels import Adapter, Kernel
+from wgsl_kernels.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
 from wgsl_kernels.header import write_module
 from wgsl_kernels.numerics import TORCH_TYPES
-from workbench.runtime.launch import tensor_bytes
+from workbench.runtime.launch import port_types, sizes_of, tensor_bytes
 
 CASES = all_cases()
+CEILINGS = (
+    *((READ_SWEEP, {"steps": steps}) for steps in SWEEP_STEPS),
+    *((pair, {}) for pair in (COPY, *COMPUTE.values())),
+)
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def adapter_for(case: Case, subgroup_size: int = 0) -> Adapter:
-    """What the case needs, and no more; `broadcast` runs where subgroups have 8 lanes."""
-    if not case.subgroups:
-        return Adapter(f16=case.uses_f16)
-    size = 8 if case.variant == "broadcast" else subgroup_size
-    return Adapter(subgroups=True, subgroup_size=size, f16=case.uses_f16)
+#: Sizes of subgroups that modules are compiled for: unknown and a GPU's; else, of what needs it, a software adapter's.
+SUBGROUP_SIZES, EIGHT = (0, 32), (8,)
+#: Of the software adapter that the browser has here.
+SWIFTSHADER_LANES = 4
+
+
+def adapters(case: Case, sizes: tuple[int, ...]) -> list[Adapter]:
+    """Devices that can run a case, with what it needs and no more."""
+    if case.subgroups:
+        made = [Adapter(subgroups=True, subgroup_size=size, f16=case.uses_f16) for size in sizes]
+    else:
+        made = [Adapter(f16=case.uses_f16)]
+    refuse = case.pair().variants[case.variant].refuse
+    return [adapter for adapter in made if not refuse(case.context(adapter))]
 
 
 def in_f32(case: Case) -> Case:
@@ -56,14 +71,27 @@ def modules(*, f16: bool, subgroups: bool) -> dict[str, str]:
     found = {}
     for case in CASES:
         case = in_f16(case) if f16 else in_f32(case)
-        if case is None or (case.variant == "broadcast" and not subgroups):
+        if case is None:
             continue
         case = replace(case, subgroups=subgroups)
-        # a workgroup of one subgroup, and one of several
-        for size in (0, case.tunables.get("workgroup", 32)) if subgroups else (0,):
-            module = case.module(adapter_for(case, size))
-            found.setdefault(module.code, f"{case} (subgroups of {size or 'any size'})")
+        sizes = (*SUBGROUP_SIZES, case.tunables.get("workgroup", 32))  # also a workgroup of one subgroup
+        for adapter in adapters(case, sizes) or adapters(case, EIGHT):
+            found.setdefault(case.module(adapter).code, f"{case} ({adapter})")
+    if not subgroups:
+        for pair, options in CEILINGS:
+            if (pair is FMA_F16) == f16:
+                for variant, code in ceiling_modules(pair, options, f16):
+                    found.setdefault(code, f"{pair.name}/{variant}")
     return {name: code for code, name in found.items()}
+
+
+def ceiling_modules(pair: Kernel, options: dict, f16: bool) -> Iterator[tuple[str, str]]:
+    """(variant, source) of a pair that measures what a device gives at most."""
+    arguments = pair.inputs(**options)
+    sizes, types = sizes_of(pair, arguments), port_types(pair, arguments)
+    for name, variant in pair.variants.items():
+        context = pair.specialise(name, sizes, types, Adapter(f16=f16))
+        yield name, write_module(pair, variant, context, "tint").code
 
 
 def features(f16: bool, subgroups: bool) -> list[str]:
@@ -85,69 +113,82 @@ def test_tint_compiles_every_module(f16, subgroups):
     assert_no_errors(compile_all(sources, features(f16, subgroups)), sources)
 
 
-def first_f32_cases(subgroups: bool) -> list[Case]:
-    """One case of each variant that a browser without `shader-f16` can run; with subgroups, those that use them."""
-    chosen: dict[tuple[str, str], Case] = {}
+#: Cases of a variant that the browser computes; one where workgroup memory makes SwiftShader compile for seconds.
+CASES_EACH = 2
+
+
+def browser_cases(subgroups: bool) -> list[tuple[Case, Adapter]]:
+    """Cases of each variant that a browser without `shader-f16` can run; with subgroups, those that use them.
+
+    They are dealt evenly over a variant's cases, in f32.
+    """
+    found: dict[tuple[str, str], dict[str, tuple[Case, Adapter]]] = {}
     for case in CASES:
         case = replace(in_f32(case), subgroups=subgroups)
-        key = (case.kernel, case.variant)
-        if key in chosen or case.variant == "broadcast":
-            continue
-        if not subgroups or case.module(adapter_for(case)).uses_subgroups:
-            chosen[key] = case
-    return list(chosen.values())
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("subgroups", [False, True], ids=["tree", "subgroups"])
-def test_chromium_compiles_a_module_of_each_variant(subgroups):
-    sources = {str(c): c.module(adapter_for(c)).code for c in first_f32_cases(subgroups)}
-    assert sources
-    try:
-        errors = compile_all_in_chromium(sources, features(False, subgroups))
-    except MissingFeatureError as error:
-        pytest.skip(str(error))
-    assert_no_errors(errors, sources)
+        for adapter in adapters(case, (0, SWIFTSHADER_LANES))[:1]:
+            module = case.module(adapter)
+            if not subgroups or module.uses_subgroups:
+                found.setdefault((case.kernel, case.variant), {}).setdefault(module.code, (case, adapter))
+    dealt = []
+    for modules in found.values():
+        count = 1 if any("var<workgroup>" in code for code in modules) else min(CASES_EACH, len(modules))
+        cases = list(modules.values())
+        dealt += [cases[at * len(cases) // count] for at in range(count)]
+    return dealt
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("subgroups", [False, True], ids=["tree", "subgroups"])
 def test_chromium_gives_the_numbers_of_the_reference(subgroups):
-    cases = first_f32_cases(subgroups)
+    cases = browser_cases(subgroups)
     require_chromium()
-    calls = [call_for_page(case) for case in cases]
+    calls = [call_for_page(*each) for each in cases]
     with ThreadPoolExecutor(max_workers=1) as pool:  # playwright refuses threads that run an event loop
         answers = pool.submit(run_in_page, calls, features(False, subgroups)).result()
     if "missing" in answers:
         pytest.skip(f"Chromium does not offer {answers['missing']}")
     problems = []
-    for case, outputs in zip(cases, answers["results"], strict=True):
-        kernel, arguments = case.pair(), case.arguments()
-        for output, (expected, bound) in expectation(kernel, arguments).items():
-            dtype = TORCH_TYPES[case.context(adapter_for(case)).types[output]]
-            data = bytearray(base64.b64decode(outputs[output]))
-            got = torch.frombuffer(data, dtype=dtype)[: kernel_elements(case, output)]
-            shape = kernel.output_shape(output, case.context(adapter_for(case)).sizes)
-            got = comparable(kernel, output, got.view(shape))
-            mask = case.written(arguments, got)
-            bound = widen(expected, bound.broadcast_to(expected.shape), dtype)
-            problem = mismatches(got[mask], expected[mask], bound[mask])
-            if problem:
-                problems.append(f"{case.describe()}\n  {output}: {problem}")
+    for (case, adapter), answer in zip(cases, answers["results"], strict=True):
+        outputs = answer.get("outputs")
+        wrong = [answer["error"]] if outputs is None else differing_outputs(case, adapter, outputs)
+        problems += [f"{case.describe()}\n  {problem}" for problem in wrong]
     assert not problems, "\n".join(problems)
 
 
-def kernel_elements(case: Case, output: str) -> int:
-    count = 1
-    for length in case.pair().output_shape(output, case.context(adapter_for(case)).sizes):
-        count *= length
-    return count
+def differing_outputs(case: Case, adapter: Adapter, outputs: dict[str, str]) -> list[str]:
+    """What is wrong with the outputs (base64 by name) of a case, or nothing."""
+    kernel, arguments, context = case.pair(), case.arguments(), case.context(adapter)
+    problems = []
+    for output, (expected, bound) in expectation(kernel, arguments).items():
+        dtype = TORCH_TYPES[context.types[output]]
+        data = bytearray(base64.b64decode(outputs[output]))
+        shape = kernel.output_shape(output, context.sizes)
+        got = comparable(kernel, output, torch.frombuffer(data, dtype=dtype)[: prod(shape)].view(shape))
+        mask = case.written(arguments, got)
+        bound = widen(expected, bound.broadcast_to(expected.shape), dtype)
+        problem = mismatches(got[mask], expected[mask], bound[mask])
+        if problem:
+            problems.append(f"{output}: {problem}")
+    return problems
 
 
-def call_for_page(case: Case) -> dict:
+def test_every_variant_that_a_browser_runs_without_f16_is_among_its_cases():
+    """All but those that need subgroups of other sizes than SwiftShader's."""
+    there = {(case.kernel, case.variant) for with_ in (False, True) for case, _ in browser_cases(with_)}
+    for case in CASES:
+        if (case.kernel, case.variant) not in there:
+            mine = [c for c in CASES if (c.kernel, c.variant) == (case.kernel, case.variant)]
+            assert not any(
+                adapters(replace(in_f32(c), subgroups=with_), (0, SWIFTSHADER_LANES))
+                for c in mine
+                for with_ in (False, True)
+            ), case
+
+
+def call_for_page(case: Case, adapter: Adapter) -> dict:
     """What run_module.js takes: the module, its grid, and the buffers with their contents."""
     kernel, arguments = case.pair(), case.arguments()
-    context = case.context(adapter_for(case))
+    context = case.context(adapter)
     numbers, buffers = kernel.bindings(), []
     for port in context.types:
         kind = "read-only-storage"
@@ -158,7 +199,8 @@ def call_for_page(case: Case) -> dict:
         if port in arguments:
             data = tensor_bytes(arguments[port]).tobytes()
         else:
-            data = b"\xcd" * (kernel_elements(case, port) * TORCH_TYPES[context.types[port]].itemsize)
+            count = prod(kernel.output_shape(port, context.sizes))
+            data = b"\xcd" * (count * TORCH_TYPES[context.types[port]].itemsize)
         data += b"\0" * (-len(data) % 16)
         buffers.append(
             {
@@ -171,7 +213,8 @@ def call_for_page(case: Case) -> dict:
         )
     variant = kernel.variants[case.variant]
     code = write_module(kernel, variant, context, "tint").code
-    return {"name": str(case), "code": code, "grid": list(variant.grid(context)), "buffers": buffers}
+    call = {"name": str(case), "code": code, "grid": list(variant.grid(context)), "buffers": buffers}
+    return {**call, "lanes": adapter.subgroup_size}
 
 
 def run_in_page(calls: list[dict], wanted: list[str]) -> dict:

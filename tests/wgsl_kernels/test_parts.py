@@ -12,7 +12,7 @@ import wgsl_kernels
 from tests.wgsl_kernels.cases import all_cases
 from tests.wgsl_kernels.compare import doubles
 from wgsl_kernels import Adapter, Context, KernelUsageError, Variant
-from wgsl_kernels.ceilings import COPY, READ_SWEEP
+from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP
 from wgsl_kernels.header import write_module
 from wgsl_kernels.pair import FOLDER
 
@@ -108,7 +108,7 @@ def test_every_parameter_and_port_is_used(name):
 
 def test_every_source_file_is_used():
     used = {v.file for name in NAMES for v in wgsl_kernels.get(name).variants.values()}
-    used |= {v.file for pair in (READ_SWEEP, COPY) for v in pair.variants.values()}
+    used |= {v.file for pair in (READ_SWEEP, COPY, *COMPUTE.values()) for v in pair.variants.values()}
     assert used == {path.stem for path in FOLDER.glob("*.wgsl")}
 
 

@@ -11,36 +11,30 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import wgpu
 
 from wgsl_kernels import Kernel, KernelUsageError
-from wgsl_kernels.header import write_module
-from wgsl_kernels.judge import comparable, expectation, judge, widen
-from workbench.errors import KernelError, WorkbenchError
+from wgsl_kernels.judge import expectation
 from workbench.runtime.device import Device, open_device
-from workbench.runtime.launch import output_buffers, port_types, resolve, run_kernel, sizes_of, tensor_bytes
+from workbench.runtime.launch import output_buffers, resolve, sizes_of, tensor_bytes
 from workbench.runtime.native import Recorder
-from workbench.runtime.pipelines import Compiled, compile_kernel
+from workbench.runtime.pipelines import Compiled
 from workbench.runtime.provenance import surroundings
-from workbench.runtime.timing import measure
+from workbench.runtime.timing import Timed, Timing, measure
 
-from .comparison import (
-    COMPILE_ERROR,
-    PASSED,
-    ROTATED_BYTES,
-    RUNTIME_ERROR,
-    UNSUPPORTED,
-    WRONG_NUMBERS,
-    WRONG_SHAPE,
-    Comparison,
-    VariantResult,
-)
+from .comparison import PASSED, ROTATED_BYTES, Comparison
+from .judging import judge_variant
+from .peers import check_names, open_peers
+from .peers.layer import layer_of
 
 MOST_COPIES = 256
 ROUNDS = 7
+#: Seconds that one call may take.
+BUDGET = 30.0
 
 
 def compare(
@@ -53,6 +47,9 @@ def compare(
     timestamps: bool | None = None,
     copies: int | None = None,
     read_ceiling: float | None = None,
+    compute_ceilings: Mapping[str, float] | None = None,
+    peers: Sequence[str] = (),
+    budget: float | None = BUDGET,
     device: Device | None = None,
     **sizes: Any,
 ) -> Comparison:
@@ -61,9 +58,14 @@ def compare(
     kernel: a pair or a name. variants: names (default: all). sizes: what `Kernel.inputs` takes, such as tokens, n, k
     (or rows, columns), block. y_dtype: of float outputs. rounds: samples a variant, 0 to time nothing. timestamps:
     False forces the wall clock. copies: of the weights, that take turns; by default enough to exceed a GPU's cache,
-    and one on a CPU. read_ceiling: bytes a second to compare the bandwidth with.
-    Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`.
+    and one on a CPU. read_ceiling: bytes a second to compare the bandwidth with; compute_ceilings: operations a
+    second by arithmetic (see ceilings.py). peers: of "torch" and "onnxruntime", whose kernels for the same weights
+    are checked and timed in the same rounds. budget: seconds that one call may take, None for any; sources of one's
+    own are tried in another process first, since one that never ends cannot be stopped.
+    Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`, and WorkbenchError
+    for a peer that there is not.
     """
+    check_names(peers)
     kernel, device = resolve(kernel), device or open_device()
     names = list(variants if variants is not None else kernel.variants)
     if unknown := [name for name in names if name not in kernel.variants]:
@@ -73,12 +75,22 @@ def compare(
     arguments = _inputs(kernel, seed, sizes)
     bound = sizes_of(kernel, arguments)
     expected = expectation(kernel, arguments)
-    judged = [_judge(kernel, name, arguments, expected, y_dtype, device) for name in names]
+    judged = [judge_variant(kernel, name, arguments, expected, y_dtype, device, budget) for name in names]
     passed = [compiled for compiled, result in judged if result.status == PASSED]
-    rotated, timings = 0, {}
-    if passed and rounds > 0:
-        copies, rotated, found = _time(kernel, passed, arguments, rounds, timestamps, copies, device)
-        timings = {compiled.variant: timing for compiled, timing in zip(passed, found, strict=True)}
+    rotated, timings = 0, []
+    with ExitStack() as stack:
+        others = []
+        if peers:
+            wanted, _ = expected.get("y", (None, None))
+            layer = layer_of(kernel, arguments, wanted)
+            others = open_peers(peers, layer, kernel.name, device.adapter.is_cpu, stack)
+        opened = [candidate for _, candidate in others if candidate is not None]
+        if passed and rounds > 0:
+            copies, rotated, timings = _time(
+                kernel, passed, arguments, rounds, timestamps, copies, device, opened
+            )
+    mine = dict(zip((each.variant for each in passed), timings, strict=False))
+    rest = iter(timings[len(passed) :])
     source = reference_source(kernel)
     return Comparison(
         kernel=kernel.name,
@@ -86,13 +98,15 @@ def compare(
         sizes=bound,
         device=device.name,
         label="CPU" if device.adapter.is_cpu else "GPU",
-        results=tuple(dataclasses.replace(r, timing=timings.get(r.variant)) for _, r in judged),
+        results=tuple(dataclasses.replace(r, timing=mine.get(r.variant)) for _, r in judged),
+        peers=tuple(each.finished(r, next(rest, None)) if each else r for r, each in others),
         reference_source=source,
         reference_sha256=hashlib.sha256(source.encode()).hexdigest(),
         copies=copies or 1,
         rotated_bytes=rotated,
         provenance=surroundings(device),
         read_ceiling=read_ceiling,
+        compute_ceilings=dict(compute_ceilings or {}),
     )
 
 
@@ -117,80 +131,6 @@ def _inputs(kernel: Kernel, seed: int, sizes: Mapping[str, Any]) -> dict:
         raise KernelUsageError(f"{kernel.name}: {error}") from error
 
 
-def _judge(
-    kernel: Kernel,
-    name: str,
-    arguments: Mapping,
-    expected: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    y_dtype: str,
-    device: Device,
-) -> tuple[Compiled | None, VariantResult]:
-    """Compile, run and compare one variant; whatever goes wrong becomes its status."""
-    result = VariantResult(name, UNSUPPORTED)
-    sizes, types = sizes_of(kernel, arguments), port_types(kernel, arguments, y_dtype)
-    variant = kernel.variants[name]
-    try:
-        context = kernel.specialise(name, sizes, types, device.adapter)
-        cost = kernel.cost(context.sizes)
-        result = dataclasses.replace(
-            result,
-            chosen=_chosen(kernel, context) == name,
-            tunables={each: context[each] for each in variant.tunables},
-            bytes=float(cost.bytes),
-            flops=float(cost.flops),
-        )
-        if reason := variant.refuse(context):
-            return None, dataclasses.replace(result, detail=reason)
-        module = write_module(kernel, variant, context)
-    except KernelUsageError as error:
-        return None, dataclasses.replace(result, detail=str(error))
-    result = dataclasses.replace(result, wgsl=module.code, wgsl_sha256=module.digest)
-    for used, has, feature in (
-        (module.uses_subgroups, device.adapter.subgroups, "subgroup"),
-        (module.uses_f16, device.adapter.f16, "shader-f16"),
-    ):
-        if used and not has:
-            return None, dataclasses.replace(
-                result, detail=f"it needs {feature}, which this device does not have"
-            )
-    try:
-        compiled = compile_kernel(device, kernel, sizes, types, name)
-    except KernelError as error:
-        return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error))
-    try:
-        results = run_kernel(kernel, arguments, variant=name, device=device, y_dtype=y_dtype)
-    except (WorkbenchError, wgpu.GPUError, RuntimeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)
-    errors = []
-    for output, (wanted, bound) in expected.items():
-        got = comparable(kernel, output, results[output])
-        if got.shape != wanted.shape:
-            detail = f"{output} is {tuple(got.shape)} where the reference gives {tuple(wanted.shape)}"
-            return None, dataclasses.replace(result, status=WRONG_SHAPE, detail=detail)
-        bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
-        errors.append(judge(output, got, wanted, bound))
-    result = dataclasses.replace(result, errors=tuple(errors))
-    if any(each.off for each in errors):
-        detail = "\n".join(
-            "\n".join(
-                [f"{e.output}: {e.off} of {e.elements} are off; first:", *(f"    {m}" for m in e.first)]
-            )
-            for e in errors
-            if e.off
-        )
-        return None, dataclasses.replace(result, status=WRONG_NUMBERS, detail=detail)
-    return compiled, dataclasses.replace(result, status=PASSED)
-
-
-def _chosen(kernel: Kernel, context: Any) -> str | None:
-    """The variant that an executor takes in a context, None where there is none."""
-    try:
-        return kernel.choose(context)[0]
-    except KernelUsageError:
-        return None
-
-
 def _time(
     kernel: Kernel,
     compiled: Sequence[Compiled],
@@ -199,8 +139,10 @@ def _time(
     timestamps: bool | None,
     copies: int | None,
     device: Device,
-) -> tuple[int, int, list]:
-    """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output."""
+    beside: Sequence[Timed],
+) -> tuple[int, int, list[Timing]]:
+    """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output; the
+    timings of what was timed `beside` them follow."""
     arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
     turning = set(kernel.prepared_ports or kernel.reads) & set(arrays) - set(kernel.updates.values())
     size = sum(arrays[name].nbytes for name in turning)
@@ -222,7 +164,8 @@ def _time(
                 bound = {name: made[copy % len(made)] for name, made in buffers.items()}
                 calls.append((each.pipeline, each.bind(device, bound), each.grid))
             recorders.append(Recorder(calls))
-        return copies, copies * size, measure(device, recorders, rounds=rounds, timestamps=timestamps)
+        found = measure(device, recorders, rounds=rounds, timestamps=timestamps, beside=beside)
+        return copies, copies * size, found
     finally:
         for made in buffers.values():
             for buffer in made:

@@ -11,14 +11,16 @@ from typing import Any
 from wgsl_kernels.judge import Errors, Mismatch
 from workbench.runtime.timing import Timing
 
+from .arithmetic import arithmetic
+
 PASSED = "passed"
 WRONG_NUMBERS = "wrong numbers"
 WRONG_SHAPE = "wrong shape"
 COMPILE_ERROR = "compile error"
 RUNTIME_ERROR = "runtime error"
+TIMED_OUT = "timed out"
 UNSUPPORTED = "unsupported"
-STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, UNSUPPORTED)
-
+STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, TIMED_OUT, UNSUPPORTED)
 
 #: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
 ROTATED_BYTES = 256 << 20
@@ -73,7 +75,8 @@ class Comparison:
 
     sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
     are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
-    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured.
+    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured; compute_ceilings:
+    operations a second by arithmetic, likewise. peers: other people's kernels for the same work.
     """
 
     kernel: str
@@ -88,6 +91,8 @@ class Comparison:
     rotated_bytes: int
     provenance: Mapping[str, Any]
     read_ceiling: float | None = None
+    compute_ceilings: Mapping[str, float] = field(default_factory=dict)
+    peers: tuple[VariantResult, ...] = ()
 
     def __getitem__(self, variant: str) -> VariantResult:
         for result in self.results:
@@ -107,6 +112,19 @@ class Comparison:
             return None
         return result.gb_per_s * 1e9 / self.read_ceiling
 
+    def compute_share(self, result: VariantResult) -> float | None:
+        """Of the rate measured in the same run of the arithmetic that the variant's WGSL uses; None for peers."""
+        ceiling = self.compute_ceilings.get(arithmetic(result.wgsl))
+        if ceiling is None or result.timing is None:
+            return None
+        return result.gflop_per_s * 1e9 / ceiling
+
+    def speedup(self, peer: VariantResult) -> float | None:
+        """How many times as fast the fastest variant is as a peer; None where either has no time."""
+        if self.fastest is None or peer.timing is None:
+            return None
+        return peer.timing.median / self.fastest.timing.median
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinities and NaN are the strings "inf", "-inf" and "nan"."""
         return plain(asdict(self))
@@ -114,11 +132,13 @@ class Comparison:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Comparison:
         """The comparison that `to_json` gave these values of."""
-        return cls(**{**values, "results": tuple(_result(each) for each in values["results"])})
+        both = {name: tuple(map(_result, values.get(name, ()))) for name in ("results", "peers")}
+        return cls(**{**values, **both})
 
     def head(self) -> list[str]:
         """The table's columns."""
         share = ["share of reads"] if self.read_ceiling is not None else []
+        compute = ["share of compute"] if self.compute_ceilings else []
         errors = ["max error", "RMS", "SQNR, dB", "error/bound"]
         return [
             "variant",
@@ -129,20 +149,23 @@ class Comparison:
             "GB/s",
             *share,
             "GFLOP/s",
+            *compute,
         ]
 
     def cells(self, result: VariantResult) -> list[str]:
         """The table's row of one variant."""
-        timed = ["–"] * (4 + (self.read_ceiling is not None))
+        timed = ["–"] * (4 + (self.read_ceiling is not None) + bool(self.compute_ceilings))
         if timing := result.timing:
             low, high = timing.spread
             share = [f"{self.share(result):.1%}"] if self.read_ceiling is not None else []
+            compute = [_number(self.compute_share(result), ".1%")] if self.compute_ceilings else []
             timed = [
                 f"{timing.median * 1e6:.2f}",
                 f"{low * 1e6:.2f} to {high * 1e6:.2f}",
                 f"{result.gb_per_s:.2f}",
                 *share,
                 f"{result.gflop_per_s:.2f}",
+                *compute,
             ]
         return [
             result.variant + (" *" if result.chosen else ""),
@@ -171,11 +194,31 @@ class Comparison:
         if self.read_ceiling is not None:
             software = "; software computes, so this is no limit of the memory" if self.label == "CPU" else ""
             lines.append(f"a read-only sweep in the same run: {self.read_ceiling / 1e9:.1f} GB/s{software}")
+        if self.compute_ceilings:
+            rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in self.compute_ceilings.items())
+            lines.append(f"arithmetic in the same run, 10^9 operations a second: {rates}")
+        megahertz = [mhz for timing in timings for mhz in timing.mhz]
+        if megahertz:
+            lines.append(f"GPU clock after the samples: {min(megahertz):.0f} to {max(megahertz):.0f} MHz")
         return lines
 
     def notes(self) -> list[str]:
         """The legend, and why a variant has not passed."""
-        return [*self.legend(), *(f"{r.variant}: {r.detail}" for r in self.results if r.detail)]
+        return [
+            *self.legend(),
+            *self.standings(),
+            *(f"{r.variant}: {r.detail}" for r in (*self.results, *self.peers) if r.detail),
+        ]
+
+    def standings(self) -> list[str]:
+        """How the fastest variant stands against each peer, one line each."""
+        lines = []
+        for peer in self.peers:
+            times = self.speedup(peer)
+            if times is None:
+                continue
+            lines.append(f"{self.fastest.variant} is {times:.2f} times as fast as {peer.variant}")
+        return lines
 
     @property
     def title(self) -> str:
@@ -183,7 +226,7 @@ class Comparison:
         return f"{self.kernel} ({sizes}; seed {self.seed}) on {self.device}"
 
     def __str__(self) -> str:
-        rows = [self.head(), *(self.cells(result) for result in self.results)]
+        rows = [self.head(), *(self.cells(result) for result in (*self.results, *self.peers))]
         return "\n".join([self.title, align(rows, left=2), *self.notes()])
 
     def _repr_html_(self) -> str:
@@ -196,7 +239,7 @@ class Comparison:
         return "".join(
             [
                 f"<div><p><b>{html.escape(self.title)}</b></p><table><thead>{row('th', self.head())}</thead><tbody>",
-                *(row("td", self.cells(result)) for result in self.results),
+                *(row("td", self.cells(result)) for result in (*self.results, *self.peers)),
                 "</tbody></table><ul>",
                 *(f"<li style='white-space: pre-wrap'>{html.escape(note)}</li>" for note in self.notes()),
                 "</ul>",
@@ -237,7 +280,9 @@ def plain(value: Any) -> Any:
 def _result(values: Mapping[str, Any]) -> VariantResult:
     timing = values["timing"]
     if timing is not None:
-        timing = Timing(**{**timing, "samples": tuple(timing["samples"])})
+        timing = Timing(
+            **{**timing, "samples": tuple(timing["samples"]), "mhz": tuple(timing.get("mhz", ()))}
+        )
     return VariantResult(
         **{**values, "errors": tuple(_errors(each) for each in values["errors"]), "timing": timing}
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-
-import numpy as np
+from collections.abc import Mapping
 
 from eval.perplexity import RunProgress
 
+from .bars import window_bar
 from .measure import Progress
 
 
@@ -26,18 +26,7 @@ class Console(Progress):
         print(f"[{self.seconds:5.0f} s] {message}", file=sys.stderr, flush=True)
 
     def runs(self, what: str) -> RunProgress:
-        from tqdm.auto import tqdm
+        def finished(found: Mapping[str, str]) -> None:
+            self.say(f"{what}: " + ", ".join(f"{name} {value}" for name, value in found.items()))
 
-        bar = tqdm(desc=what, unit="window", leave=False)
-        found: dict[str, str] = {}
-
-        def told(done: int, total: int, name: str, nll: float) -> None:
-            bar.total = total
-            found[name] = f"{np.exp(nll):.3f}"
-            bar.set_postfix(found, refresh=False)
-            bar.update(done - bar.n)
-            if done == total:
-                bar.close()
-                self.say(f"{what}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
-
-        return told
+        return window_bar(what, leave=False, finished=finished)

@@ -6,10 +6,9 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from eval.perplexity import RunProgress
 
+from .bars import window_bar
 from .measure import Progress
 from .plots import Picture
 
@@ -39,20 +38,7 @@ class Bars(Progress):
         print(message, flush=True)
 
     def runs(self, what: str) -> RunProgress:
-        from tqdm.auto import tqdm
-
-        bar = tqdm(desc=what, unit="window")
-        found: dict[str, str] = {}
-
-        def told(done: int, total: int, name: str, nll: float) -> None:
-            bar.total = total
-            found[name] = f"{np.exp(nll):.3f}"
-            bar.set_postfix(found, refresh=False)
-            bar.update(done - bar.n)
-            if done == total:
-                bar.close()
-
-        return told
+        return window_bar(what)
 
     @staticmethod
     def clear() -> None:

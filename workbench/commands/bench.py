@@ -1,8 +1,9 @@
-"""Run the benchmarks: perplexity on the whole text, tokens a second, recording costs, kernels, with records."""
+"""Run benchmarks: perplexity on the whole text, tokens a second, recording costs, kernels; compare their records."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from workbench.commands.common import positive
@@ -10,18 +11,21 @@ from workbench.errors import WorkbenchError
 
 FORMATS = ("int8", "int4", "int2")
 REPETITIONS = {"suite": 15, "encoding": 15, "kernels": 7}
-KERNEL_OPTIONS = ("kernel", "shape", "block", "variants", "json")
+KERNEL_OPTIONS = ("kernel", "shape", "format", "block", "size", "variants", "compare")
+STDOUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["suite", "encoding", "kernels"],
+        choices=["suite", "encoding", "kernels", "compare"],
         default="suite",
         help="suite (default): models on the whole text; encoding: only the CPU cost of a recorded dispatch; "
-        "kernels: variants against their references, their times and shares of the bandwidth",
+        "kernels: variants against their references, their times and shares of what the adapter reaches; "
+        "compare A B: what differs between two records of kernels",
     )
+    parser.add_argument("records", nargs="*", metavar="RECORD", help="two files, with compare")
     parser.add_argument("--output", default="runs/bench", metavar="DIR", help="default runs/bench")
     parser.add_argument(
         "--formats",
@@ -51,18 +55,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: those of an 8B Llama on a GPU, 256x256 and 1024x1024 on a CPU",
     )
     kernels.add_argument(
+        "--format",
+        nargs="+",
+        metavar="FORMAT",
+        help="only kernels of weights in these, such as f16 int4/128 int4/32 int2/256",
+    )
+    kernels.add_argument(
         "--block", type=positive, metavar="N", help="columns a scale (default: the format's)"
     )
+    kernels.add_argument(
+        "--size",
+        nargs="+",
+        metavar="NAME=N",
+        help="sizes by name, for kernels that take others than rows and columns",
+    )
     kernels.add_argument("--variants", nargs="+", metavar="NAME", help="default: all that a kernel has")
-    kernels.add_argument("--json", metavar="FILE", help="of the records (default: kernels.json in --output)")
+    kernels.add_argument(
+        "--compare",
+        metavar="PEERS",
+        help="time the peers' kernels for the same weights in the same rounds: torch, onnxruntime or both (a,b)",
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="kernels and compare: where the JSON goes, without FILE to stdout in the place of text",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    repetitions = arguments.repetitions or REPETITIONS[arguments.what]
-    if arguments.what == "kernels":
-        return run_kernels(arguments, repetitions)
-    if given := [name for name in KERNEL_OPTIONS if getattr(arguments, name) is not None]:
+    what = arguments.what
+    if arguments.records and what != "compare":
+        raise WorkbenchError(f"`workbench bench {what}` takes no files; `workbench bench compare A B` does")
+    if what != "kernels" and (given := [n for n in KERNEL_OPTIONS if getattr(arguments, n) is not None]):
         raise WorkbenchError(f"--{given[0]} is an option of `workbench bench kernels`")
+    if what == "compare":
+        return run_compare(arguments)
+    repetitions = arguments.repetitions or REPETITIONS[what]
+    if what == "kernels":
+        return run_kernels(arguments, repetitions)
+    if arguments.json is not None:
+        raise WorkbenchError("--json is an option of `workbench bench kernels` and `workbench bench compare`")
+    return run_models(arguments, repetitions)
+
+
+def run_models(arguments: argparse.Namespace, repetitions: int) -> int:
     from workbench.bench import suite
     from workbench.bench.console import Console
     from workbench.commands.embedded import convert_embedded
@@ -87,18 +125,45 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
     from workbench.bench import kernels
+    from workbench.bench.request import Request, parse_format, parse_shape, parse_size
 
-    try:
-        shapes = [kernels.parse_shape(text) for text in arguments.shape or ()]
-    except ValueError as error:
-        raise WorkbenchError(f"--shape: {error}") from error
-    kernels.run(
-        arguments.kernel or kernels.KERNELS,
+    request = Request(
+        kernels=arguments.kernel,
         tokens=arguments.tokens or 1,
-        shapes=shapes or None,
+        shapes=parsed("--shape", parse_shape, arguments.shape),
+        formats=parsed("--format", parse_format, arguments.format),
         block=arguments.block,
+        sizes=dict(parsed("--size", parse_size, arguments.size) or ()),
         variants=arguments.variants,
+        peers=arguments.compare.split(",") if arguments.compare else (),
         rounds=rounds,
-        output=arguments.json or Path(arguments.output) / "kernels.json",
     )
+    to_stdout = arguments.json == STDOUT
+    output = None if to_stdout else arguments.json or Path(arguments.output) / "kernels.json"
+    found, record = kernels.run(request, output=output)
+    print(json.dumps(record, indent=2) if to_stdout else f"\n{kernels.table(found)}", flush=True)
     return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from workbench.bench import differences
+    from workbench.bench.records import write_json
+
+    if len(arguments.records) != 2:
+        raise WorkbenchError("`workbench bench compare` takes two records of `workbench bench kernels`")
+    found = differences.compare_records(*map(differences.read, arguments.records))
+    if arguments.json == STDOUT:
+        print(json.dumps(found.to_json(), indent=2))
+        return 0
+    if arguments.json is not None:
+        write_json(Path(arguments.json), found.to_json())
+    print(found)
+    return 0
+
+
+def parsed(option: str, parse, texts: list[str] | None) -> list | None:
+    """Each text through `parse`, whose ValueError becomes one that names the option; None where none was given."""
+    try:
+        return [parse(text) for text in texts] if texts else None
+    except ValueError as error:
+        raise WorkbenchError(f"{option}: {error}") from error

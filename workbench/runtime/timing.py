@@ -1,8 +1,7 @@
 """Seconds a dispatch takes: several recorded sequences timed in turns, each warm.
 
-A pass repeats one sequence until it lasts long enough for the clock. Rounds are interleaved, so that a clock that
-drifts or other load meets all sequences alike. An idle GPU runs at a fraction of its frequency, so the sequence that
-is about to be timed first keeps it busy, and its last warm pass is submitted together with the timed one.
+A pass repeats one sequence until it lasts long enough for the clock; its last warm pass is submitted together with
+the timed one (see rounds.py for the rest of it).
 """
 
 from __future__ import annotations
@@ -11,13 +10,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import wgpu
 
 from . import native
 from .device import Device
+from .frequency import frequency_of
 from .native import Recorder
+from .rounds import Candidate, interleave
 
 TIMESTAMPS = "timestamp query"
 WALL = "wall"
@@ -26,8 +28,6 @@ GPU_WARM, CPU_WARM = 0.15, 0.005
 #: About how long a timed pass lasts.
 GPU_PASS, CPU_PASS = 0.01, 0.02
 MOST_DISPATCHES = 3000
-#: What is slow gets fewer rounds: about so many seconds of timed passes, but three rounds at least.
-ENOUGH, FEWEST = 1.0, 3
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ class Timing:
     """samples: seconds of one dispatch, one a round. dispatches: of a timed pass, whose time was divided by it.
 
     clock: `TIMESTAMPS` (the device's own, ticks times period, at the ends of the pass) or `WALL` (from the submit until
-    a readback behind it has returned). warm: seconds of the same work before each sample.
+    a readback behind it has returned). warm: seconds of the same work before each sample. mhz: the GPU's frequency
+    right after each sample, empty where nothing tells it.
     """
 
     samples: tuple[float, ...]
     dispatches: int
     clock: str
     warm: float
+    mhz: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -122,37 +124,66 @@ class Stopwatch:
         return time.perf_counter() - began
 
 
+class Repeated:
+    """A candidate: one recorded sequence, repeated in a pass until that lasts long enough for the clock."""
+
+    def __init__(self, watch: Stopwatch, recorder: Recorder):
+        is_cpu = watch.device.adapter.is_cpu
+        self.warm, wanted = (CPU_WARM, CPU_PASS) if is_cpu else (GPU_WARM, GPU_PASS)
+        self._watch, self._recorder = watch, recorder
+        watch.busy(recorder, 1, self.warm)
+        once = watch.seconds(recorder, 1)
+        if once <= 0 and watch.clock == TIMESTAMPS:
+            watch.clock = WALL
+            once = watch.seconds(recorder, 1)
+        most = max(1, MOST_DISPATCHES // len(recorder))
+        self._repeats = min(most, max(1, round(wanted / max(once, 1e-9))))
+        self.span = once
+        self.calls = self._repeats * len(recorder)
+
+    @property
+    def clock(self) -> str:
+        return self._watch.clock
+
+    def busy(self, seconds: float) -> None:
+        self._watch.busy(self._recorder, self._repeats, seconds)
+
+    def sample(self) -> float:
+        return self._watch.seconds(self._recorder, self._repeats) / self.calls
+
+
+class Timed(Candidate, Protocol):
+    """A candidate that says how its samples were made: calls in one sample, and the clock's name."""
+
+    calls: int
+    clock: str
+
+
 def measure(
-    device: Device, recorders: Sequence[Recorder], *, rounds: int, timestamps: bool | None = None
+    device: Device,
+    recorders: Sequence[Recorder],
+    *,
+    rounds: int,
+    timestamps: bool | None = None,
+    beside: Sequence[Timed] = (),
 ) -> list[Timing]:
     """Time each sequence of dispatches in `rounds` interleaved rounds; seconds of one dispatch of it.
 
-    A sequence that is slow takes part in fewer rounds, three at least.
+    A sequence that is slow takes part in fewer rounds, three at least. beside: others that take their turns in the
+    same rounds; their timings follow.
     timestamps: False forces the wall clock; otherwise timestamp queries are used where the device has them and they
     tick. Raises `DeviceLostError`.
     """
-    warm, wanted = (CPU_WARM, CPU_PASS) if device.adapter.is_cpu else (GPU_WARM, GPU_PASS)
     with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
-        repeats, taken, alone = [], [], []
-        for recorder in recorders:
-            watch.busy(recorder, 1, warm)
-            once = watch.seconds(recorder, 1)
-            if once <= 0 and watch.clock == TIMESTAMPS:
-                watch.clock = WALL
-                once = watch.seconds(recorder, 1)
-            most = max(1, MOST_DISPATCHES // len(recorder))
-            repeats.append(min(most, max(1, round(wanted / max(once, 1e-9)))))
-            alone.append(once)
-            taken.append(min(rounds, max(FEWEST, int(ENOUGH / max(once, 1e-9)))))
-        samples: list[list[float]] = [[] for _ in recorders]
-        for at in range(rounds):
-            for index, (recorder, count) in enumerate(zip(recorders, repeats, strict=True)):
-                if at >= taken[index]:
-                    continue
-                if alone[index] < warm:  # else the run in front of the timed one warms enough
-                    watch.busy(recorder, count, warm)
-                samples[index].append(watch.seconds(recorder, count) / (count * len(recorder)))
+        candidates: list[Timed] = [*(Repeated(watch, each) for each in recorders), *beside]
+        samples = interleave(candidates, rounds, frequency_of(device.info["device"]))
     return [
-        Timing(tuple(each), count * len(recorder), watch.clock, warm)
-        for each, count, recorder in zip(samples, repeats, recorders, strict=True)
+        Timing(
+            tuple(seconds for seconds, _ in found),
+            each.calls,
+            each.clock,
+            each.warm,
+            tuple(mhz for _, mhz in found if mhz is not None),
+        )
+        for each, found in zip(candidates, samples, strict=True)
     ]

@@ -1,0 +1,24 @@
+// Multiply-adds in f32 on 16 numbers a thread that wait for nothing but themselves: what arithmetic can reach.
+// The factor comes from memory, so that no compiler folds the loop away.
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> factors: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  let m = vec4<f32>(factors[0]);
+  let n = vec4<f32>(factors[1]);
+  var a = vec4<f32>(x[id.x]);
+  var b = a + 1.0;
+  var c = a + 2.0;
+  var d = a + 3.0;
+  for (var step = 0u; step < STEPS; step += 4u) {
+    a = fma(a, m, n); b = fma(b, m, n); c = fma(c, m, n); d = fma(d, m, n);
+    a = fma(a, m, n); b = fma(b, m, n); c = fma(c, m, n); d = fma(d, m, n);
+    a = fma(a, m, n); b = fma(b, m, n); c = fma(c, m, n); d = fma(d, m, n);
+    a = fma(a, m, n); b = fma(b, m, n); c = fma(c, m, n); d = fma(d, m, n);
+  }
+  let total = (a + b) + (c + d);
+  y[id.x] = total.x + total.y + total.z + total.w;
+}

@@ -1,0 +1,123 @@
+"""One variant of a kernel against the reference: it compiles, ends, and gives the numbers, or has a status."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import wgpu
+
+from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels.header import write_module
+from wgsl_kernels.judge import comparable, judge, widen
+from workbench.errors import KernelError, WorkbenchError
+from workbench.runtime.device import Device
+from workbench.runtime.launch import port_types, run_kernel, sizes_of, tensor_bytes
+from workbench.runtime.pipelines import Compiled, compile_kernel
+
+from .child import ChildTimeoutError
+from .comparison import (
+    COMPILE_ERROR,
+    PASSED,
+    RUNTIME_ERROR,
+    TIMED_OUT,
+    UNSUPPORTED,
+    WRONG_NUMBERS,
+    WRONG_SHAPE,
+    VariantResult,
+)
+from .trial import trial
+
+
+def judge_variant(
+    kernel: Kernel,
+    name: str,
+    arguments: Mapping,
+    expected: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    y_dtype: str,
+    device: Device,
+    budget: float | None,
+) -> tuple[Compiled | None, VariantResult]:
+    """Compile, run and compare one variant; whatever goes wrong becomes its status.
+
+    expected: output -> (numbers, bounds), f64. budget: seconds that one call may take; a source that is no file of the
+    library's runs in another process first. None: no limit, and everything in this process.
+    """
+    result = VariantResult(name, UNSUPPORTED)
+    sizes, types = sizes_of(kernel, arguments), port_types(kernel, arguments, y_dtype)
+    variant = kernel.variants[name]
+    try:
+        context = kernel.specialise(name, sizes, types, device.adapter)
+        cost = kernel.cost(context.sizes)
+        result = dataclasses.replace(
+            result,
+            chosen=_chosen(kernel, context) == name,
+            tunables={each: context[each] for each in variant.tunables},
+            bytes=float(cost.bytes),
+            flops=float(cost.flops),
+        )
+        if reason := variant.refuse(context):
+            return None, dataclasses.replace(result, detail=reason)
+        module = write_module(kernel, variant, context)
+    except KernelUsageError as error:
+        return None, dataclasses.replace(result, detail=str(error))
+    result = dataclasses.replace(result, wgsl=module.code, wgsl_sha256=module.digest)
+    for used, has, feature in (
+        (module.uses_subgroups, device.adapter.subgroups, "subgroup"),
+        (module.uses_f16, device.adapter.f16, "shader-f16"),
+    ):
+        if used and not has:
+            return None, dataclasses.replace(
+                result, detail=f"it needs {feature}, which this device does not have"
+            )
+    try:
+        compiled = compile_kernel(device, kernel, sizes, types, name)
+    except KernelError as error:
+        return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error))
+    if budget is not None and variant.text is not None:
+        arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+        if problem := trial(compiled, arrays, device, budget):
+            timed_out = isinstance(problem, ChildTimeoutError)
+            detail = f"one call did not end within {budget:g} s" if timed_out else str(problem)
+            status = TIMED_OUT if timed_out else RUNTIME_ERROR
+            return None, dataclasses.replace(result, status=status, detail=detail)
+    began = time.perf_counter()
+    try:
+        results = run_kernel(kernel, arguments, variant=name, device=device, y_dtype=y_dtype)
+    except (WorkbenchError, wgpu.GPUError, RuntimeError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)
+    took = time.perf_counter() - began
+    errors = []
+    for output, (wanted, bound) in expected.items():
+        got = comparable(kernel, output, results[output])
+        if got.shape != wanted.shape:
+            detail = f"{output} is {tuple(got.shape)} where the reference gives {tuple(wanted.shape)}"
+            return None, dataclasses.replace(result, status=WRONG_SHAPE, detail=detail)
+        bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
+        errors.append(judge(output, got, wanted, bound))
+    result = dataclasses.replace(result, errors=tuple(errors))
+    if any(each.off for each in errors):
+        detail = "\n".join(
+            "\n".join(
+                [f"{e.output}: {e.off} of {e.elements} are off; first:", *(f"    {m}" for m in e.first)]
+            )
+            for e in errors
+            if e.off
+        )
+        return None, dataclasses.replace(result, status=WRONG_NUMBERS, detail=detail)
+    if budget is not None and took > budget:
+        detail = f"one call took {took:.1f} s, more than {budget:g} s"
+        return None, dataclasses.replace(result, status=TIMED_OUT, detail=detail)
+    return compiled, dataclasses.replace(result, status=PASSED)
+
+
+def _chosen(kernel: Kernel, context: Any) -> str | None:
+    """The variant that an executor takes in a context, None where there is none."""
+    try:
+        return kernel.choose(context)[0]
+    except KernelUsageError:
+        return None
