@@ -1,0 +1,66 @@
+"""A checkpoint as it would read after conversion, without writing it: tensors are quantized when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from workbench.convert.convert import convert_tensor
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
+from workbench.models.checkpoint import Checkpoint
+from workbench.models.llama import LlamaConfig
+from workbench.runtime.model import Model
+from workbench.runtime.torch_executor import TorchExecutor
+
+
+def source_hashes(source) -> dict[str, str]:
+    """sha256 by file name of what a source is made of; of a converted model its manifest's, which seals the rest."""
+    if isinstance(source, Checkpoint):
+        return source.source_hashes()
+    return {"manifest.json": hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()}
+
+
+class Requantized:
+    """Reads like `source` (names, describe, tensor, parts), with some matrices in other formats.
+
+    formats: checkpoint name -> format; matrices that are not named keep their own.
+    """
+
+    def __init__(self, source, formats: Mapping[str, WeightFormat], quantizer: str = "rtn"):
+        self.source, self.formats, self.quantizer = source, dict(formats), quantizer
+        self.path, self.config, self.tokenizer_path = source.path, source.config, source.tokenizer_path
+
+    @property
+    def manifest(self) -> dict:
+        """What the provenance of a figure says of this source."""
+        formats = {name: str(fmt) for name, fmt in self.formats.items()}
+        made = {"quantizer": self.quantizer, "formats": formats, "files": source_hashes(self.source)}
+        return {"provenance": made}
+
+    def names(self) -> list[str]:
+        return self.source.names()
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        shape, fmt = self.source.describe(name)
+        return shape, self.formats.get(name, fmt)
+
+    def tensor(self, name: str) -> WeightTensor:
+        if name not in self.formats:
+            return self.source.tensor(name)
+        return convert_tensor(self.source, name, self.formats[name], self.quantizer)
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        """As of the source; a requantized matrix comes whole."""
+        if name not in self.formats:
+            yield from self.source.parts(name)
+        else:
+            yield 0, self.tensor(name)
+
+
+def reference_model(source, context: int) -> Model:
+    """The model of a source through the PyTorch references in f32, with room for `context` tokens."""
+    config = LlamaConfig.parse(source.config)
+    reason = ("backend", "torch", "dequantized weights in f32, so that only their format differs")
+    return Model(source, config, lambda: TorchExecutor(source, config), [reason], context)
