@@ -80,7 +80,10 @@ class Allocation:
         """Raise WorkbenchError unless the allocation is of a model with the same matrices."""
         groups = fused_groups(unquantized_plan(source))
         wanted, found = set(self.formats), {tensor for group in groups for tensor in group.tensors}
-        for names, what in ((wanted - found, "the model does not have"), (found - wanted, "it does not name")):
+        for names, what in (
+            (wanted - found, "the model does not have"),
+            (found - wanted, "it does not name"),
+        ):
             if names:
                 raise WorkbenchError(
                     f"{source.path}: the allocation is of another model: {what} {sorted(names)[0]!r}"

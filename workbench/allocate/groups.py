@@ -7,7 +7,6 @@ block size, or they run unfused. In a plan such matrices are those that read the
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def vector_bytes(plan: Plan) -> int:
 
 def _common_name(names: list[str]) -> str:
     """`layers.0.attn.q_proj`, `.k_proj`, `.v_proj` -> `layers.0.attn.q_k_v`; one name stays as it is."""
-    if len(names) == 1:
-        return names[0]
-    prefix = os.path.commonprefix([name.rpartition(".")[0] for name in names])
-    return f"{prefix}." + "_".join(name.rpartition(".")[2].removesuffix("_proj") for name in names)
+    parents = {name.rpartition(".")[0] for name in names}
+    if len(names) == 1 or len(parents) > 1:
+        return "+".join(names)
+    return f"{parents.pop()}." + "_".join(name.rpartition(".")[2].removesuffix("_proj") for name in names)

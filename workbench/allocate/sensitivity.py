@@ -251,5 +251,3 @@ class _Meter:
             self._told(self._done, self._windows)
         if self._bar is not None:
             self._bar.update(flops / self._window / self._windows)
-
-

@@ -136,7 +136,9 @@ class SensitivityTable:
             "key": self.key,
             "record": self.record,
             "seconds": self.seconds,
-            "groups": [{"name": g.name, "tensors": {n: list(s) for n, s in g.tensors.items()}} for g in self.groups],
+            "groups": [
+                {"name": g.name, "tensors": {n: list(s) for n, s in g.tensors.items()}} for g in self.groups
+            ],
             "formats": [fmt.to_json() for fmt in self.formats],
             "vector_bytes": self.vector_bytes,
             "tokens": self.tokens.tolist(),

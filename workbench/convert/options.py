@@ -29,9 +29,10 @@ class ConvertOptions:
                 formats of these two where they differ (f16 keeps them); if tied, either names both
     overrides   name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches, by their
                 name in the checkpoint or in the plan; the first that matches wins, over everything above
-    reasons     pattern of an override -> why; "override PATTERN" for those without
     layout      "planar" (what runs without a copy) or "interleaved" (the exchange layout)
     overwrite   replace an existing output folder
+    reason      why `format` is what it is, for the manifest
+    reasons     pattern of an override -> why; "override PATTERN" for those without
     """
 
     format: WeightFormat
@@ -39,9 +40,10 @@ class ConvertOptions:
     embedding: WeightFormat | None = None
     lm_head: WeightFormat | None = None
     overrides: Mapping[str, WeightFormat] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
     layout: str = "planar"
     overwrite: bool = False
+    reason: str = "default"
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.quantizer not in QUANTIZERS:
@@ -88,7 +90,7 @@ class ConvertOptions:
             return self.embedding, "asked for the embedding"
         if self.lm_head is not None and (name == LM_HEAD or (tied and name == EMBEDDING)):
             return self.lm_head, "asked for the LM head" + (", tied to the embedding" if tied else "")
-        return self.format, "default"
+        return self.format, self.reason
 
     def check_overrides(self, names: Iterable[str]) -> None:
         """Raise WorkbenchError if a pattern matches none of the 2-D weights: it was meant to do something."""
