@@ -38,7 +38,8 @@ def test_an_allocation_is_measured_solved_verified_and_used(capsys, measured, tm
         capsys,
         *command,
         *("--budget", "3.4MB", "--output", tmp_path / "a.json", "--quiet"),
-        *("--check-text", evaluation_text(), "--plot", tmp_path / "plots"),
+        *("--check-text", evaluation_text(), "--check-windows", 3, "--plot", tmp_path / "plots"),
+        *("--compare", "int4"),
     )
     assert (status, shown) == (0, "")
     assert "at most 3,400,000 bytes" in said and "on held-out text evaluation.txt" in said
@@ -50,7 +51,8 @@ def test_an_allocation_is_measured_solved_verified_and_used(capsys, measured, tm
     chosen = Allocation.load(tmp_path / "a.json")
     assert len(chosen.assignments) == 1 + 4 * 8
     assert 3_200_000 < chosen.nbytes <= 3_400_000
-    assert [found["tokens"] for found in chosen.joint.values()] == [2 * (protocol(SCHEME).length - 1)] * 2
+    assert [found["tokens"] for found in chosen.joint.values()] == [3 * (protocol(SCHEME).length - 1)] * 2
+    assert said.count("int4/128 everywhere (3,859,456 bytes): KL ") == 2 and " in ln PPL" in said
 
     status, said, shown = run(
         capsys,

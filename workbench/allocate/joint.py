@@ -75,10 +75,11 @@ def measure_joint(
     scheme = protocol(scheme)
     windows = scheme.windows(tokens.ids, bos=tokens.bos)[:max_windows]
     context = scheme.length
+    made: dict = {}
     sources = {
-        name: Requantized(source, each.formats, each.quantizer)
+        name: Requantized(source, each.formats, each.quantizer, made)
         if isinstance(each, Allocation)
-        else Requantized(source, each, quantizer)
+        else Requantized(source, each, quantizer, made)
         for name, each in models.items()
     }
     base = reference_model(source, context)

@@ -63,11 +63,8 @@ class Pareto:
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
-        if fmt not in self.table.formats:
-            allowed = ", ".join(map(str, self.table.formats))
-            raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
-        option = self.table.formats.index(fmt)
-        return allocation_of(self.table, [option] * len(self.table.groups), f"{fmt} everywhere")
+        table = self.table.only([fmt])
+        return allocation_of(table, [0] * len(table.groups), f"{fmt} everywhere")
 
     def to_rows(self, points: int = 25) -> list[dict[str, Any]]:
         """The front at so many budgets, evenly spaced in bits: bytes, bits, kl, kl_se, and groups a format."""

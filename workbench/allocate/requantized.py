@@ -25,10 +25,18 @@ def source_hashes(source) -> dict[str, str]:
 class Requantized:
     """Reads like `source` (names, describe, tensor, parts), with some matrices in other formats.
 
-    formats: checkpoint name -> format; matrices that are not named keep their own.
+    formats: checkpoint name -> format; matrices that are not named keep their own. made: where tensors are kept,
+    packed, once they were asked for, for several of these to share; by default they are made anew each time.
     """
 
-    def __init__(self, source, formats: Mapping[str, WeightFormat], quantizer: str = "rtn"):
+    def __init__(
+        self,
+        source,
+        formats: Mapping[str, WeightFormat],
+        quantizer: str = "rtn",
+        made: dict[tuple, WeightTensor] | None = None,
+    ):
+        self._made = made
         self.source, self.formats, self.quantizer = source, dict(formats), quantizer
         self.path, self.config, self.tokenizer_path = source.path, source.config, source.tokenizer_path
 
@@ -49,7 +57,13 @@ class Requantized:
     def tensor(self, name: str) -> WeightTensor:
         if name not in self.formats:
             return self.source.tensor(name)
-        return convert_tensor(self.source, name, self.formats[name], self.quantizer)
+        key = name, self.formats[name], self.quantizer
+        if self._made is not None and key in self._made:
+            return self._made[key]
+        tensor = convert_tensor(self.source, name, self.formats[name], self.quantizer)
+        if self._made is not None:
+            self._made[key] = tensor
+        return tensor
 
     def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
         """As of the source; a requantized matrix comes whole."""

@@ -25,7 +25,6 @@ from workbench.allocate.table import SensitivityTable
 from workbench.bench.measure import reference_threads
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.tensor import WeightTensor
 from workbench.models.llama import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import step_cost
@@ -157,11 +156,10 @@ class _Branches:
         self.vocab_size = config.vocab_size
         self._names = {weight.tensor: weight.name for weight in self.plan.weights.values()}
         self._own = {weight.tensor: weight.format for weight in self.plan.weights.values()}
+        made: dict = {}  # packed: a fraction of the float model's size
         self._sources = [
-            Requantized(source, dict.fromkeys((t for g in groups for t in g.tensors), fmt), quantizer)
-            for fmt in formats
+            Requantized(source, dict.fromkeys(self._names, fmt), quantizer, made) for fmt in formats
         ]
-        self._made: dict[tuple[int, str], WeightTensor] = {}  # packed: a fraction of the float model's size
         self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
@@ -208,9 +206,8 @@ class _Branches:
             return None
         found = {}
         for tensor in group.tensors:
-            if (index, tensor) not in self._made:
-                self._made[index, tensor] = self._sources[index].tensor(tensor)
-            found[self._names[tensor]] = torch.from_numpy(self._made[index, tensor].dequantize())
+            quantized = self._sources[index].tensor(tensor)
+            found[self._names[tensor]] = torch.from_numpy(quantized.dequantize())
         return found
 
     def _costs(self, tokens: int) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +87,26 @@ class SensitivityTable:
         """The table of the first so many windows, or itself."""
         if windows is None or windows >= self.windows:
             return self
-        return self._with(self.kl_sums[..., :windows], self.tokens[:windows])
+        return replace(self, kl_sums=self.kl_sums[..., :windows], tokens=self.tokens[:windows])
+
+    def only(self, formats: Sequence[WeightFormat]) -> SensitivityTable:
+        """The table of some of its formats. Raises WorkbenchError for one that was not measured."""
+        for fmt in formats:
+            if fmt not in self.formats:
+                allowed = ", ".join(map(str, self.formats))
+                raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
+        at = [self.formats.index(fmt) for fmt in formats]
+        key = self.key | {"formats": [str(fmt) for fmt in formats]}
+        return replace(self, formats=tuple(formats), kl_sums=self.kl_sums[:, at], key=key)
 
     def extended(self, kl_sums: np.ndarray, tokens: int, seconds: float) -> SensitivityTable:
         """With one window more: kl_sums [groups, formats] over so many tokens."""
-        table = self._with(
-            np.concatenate([self.kl_sums, kl_sums[..., None]], 2), np.append(self.tokens, tokens)
+        return replace(
+            self,
+            kl_sums=np.concatenate([self.kl_sums, kl_sums[..., None]], 2),
+            tokens=np.append(self.tokens, tokens),
+            seconds=self.seconds + seconds,
         )
-        object.__setattr__(table, "seconds", self.seconds + seconds)
-        return table
-
-    def _with(self, kl_sums: np.ndarray, tokens: np.ndarray) -> SensitivityTable:
-        fixed = (self.vector_bytes, self.key, self.record, self.seconds)
-        return SensitivityTable(self.groups, self.formats, kl_sums, tokens, *fixed)
 
     def pareto(self):
         """The best allocation for every budget: `workbench.allocate.pareto.Pareto`."""

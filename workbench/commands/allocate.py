@@ -44,11 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", default="disjoint-512", metavar="NAME", help="how texts are cut (default disjoint-512)"
     )
     parser.add_argument(
-        "--max-windows", type=positive, default=WINDOWS, metavar="N", help=f"of each text (default {WINDOWS})"
+        "--max-windows",
+        type=positive,
+        default=WINDOWS,
+        metavar="N",
+        help=f"of the calibration text to measure the groups on (default {WINDOWS})",
+    )
+    parser.add_argument(
+        "--check-windows",
+        type=positive,
+        default=WINDOWS,
+        metavar="N",
+        help=f"of each text to measure the allocation on (default {WINDOWS})",
     )
     parser.add_argument("--max-tokens", type=positive, metavar="N", help="cache that --fit-memory counts")
     parser.add_argument(
         "--check-text", metavar="FILE", help="held-out text to measure the allocation on as well"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="candidates to measure everywhere at once as well, paired with the allocation token by token",
     )
     parser.add_argument(
         "--plot", metavar="DIR", help="save sensitivity.png, pareto.png and allocation.png there"
@@ -91,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     front = table.pareto()
     chosen = _solve(arguments, front, source)
+    others = {text: front.uniform(parse_format(text)) for text in arguments.compare}
     texts = {f"calibration text {text.name}": tokens}
     if held_out is not None:
         if held_out.sha256 == text.sha256:
@@ -98,14 +117,16 @@ def run(arguments: argparse.Namespace) -> int:
         texts[f"held-out text {held_out.name}"] = encode(
             tokenizer, held_out, scheme, separator=arguments.separator
         )
+    comparisons = []
     for name, each in texts.items():
-        options = {"max_windows": arguments.max_windows, "threads": arguments.threads}
-        joint = measure_joint(source, {"chosen": chosen}, each, scheme, **options)["chosen"]
-        chosen = chosen.with_joint(name, joint.figures())
+        options = {"max_windows": arguments.check_windows, "threads": arguments.threads}
+        joint = measure_joint(source, {"chosen": chosen, **others}, each, scheme, **options)
+        chosen = chosen.with_joint(name, joint["chosen"].figures())
+        comparisons += [_compared(name, others[other], joint, other) for other in others]
     chosen.save(output)
     if arguments.plot:
         _save_plots(Path(arguments.plot), table, front, chosen)
-    print(chosen)
+    print(chosen, *comparisons, sep="\n")
     print(f"{output}: for workbench quantize --precision {output}")
     return 0
 
@@ -120,6 +141,16 @@ def _solve(arguments: argparse.Namespace, front, source):
     if arguments.max_kl is not None:
         return front.at_kl(arguments.max_kl)
     return fit_allocation(front.table, source, arguments.fit_memory, max_tokens=arguments.max_tokens)
+
+
+def _compared(name: str, uniform, joint, other: str) -> str:
+    found = joint[other].figures()
+    kl, nll = joint["chosen"].kl_against(joint[other]), joint["chosen"].nll_against(joint[other])
+    return (
+        f"{uniform.target} ({uniform.nbytes:,} bytes): KL {found['kl']:.3e} ± {found['kl_se']:.1e} on {name}; "
+        f"the allocation has {kl.mean:+.2e} ± {kl.se_clustered:.1e} of KL, {nll.mean:+.2e} ± "
+        f"{nll.se_clustered:.1e} in ln PPL"
+    )
 
 
 def _save_plots(folder: Path, table, front, chosen) -> None:
