@@ -40,6 +40,15 @@ def test_an_allocation_keeps_its_budget_and_beats_one_format(front):
     assert front.at_bits(uniform.bits_per_weight + 1e-9).nbytes <= uniform.nbytes
 
 
+def test_a_rule_is_no_better_than_the_optimum_of_its_size(front):
+    rule = front.by_rule(lambda group: INT4 if ".mlp." in group else FORMATS[1], "attention first")
+    assert rule.formats["model.layers.1.mlp.up_proj.weight"] == INT4
+    assert rule.formats["lm_head.weight"] == FORMATS[1] and rule.target == "attention first"
+    assert front.at(rule.nbytes).predicted_kl <= rule.predicted_kl
+    with pytest.raises(WorkbenchError, match="f16 was not measured"):
+        front.by_rule(lambda group: WeightFormat("f16"), "none")
+
+
 def test_the_ends_of_the_front_are_the_extreme_formats(front):
     rows = front.to_rows(7)
     assert len(rows) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,16 @@ class Pareto:
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
-        table = self.table.only([fmt])
-        return allocation_of(table, [0] * len(table.groups), f"{fmt} everywhere")
+        return self.by_rule(lambda _: fmt, f"{fmt} everywhere")
+
+    def by_rule(self, rule: Callable[[str], WeightFormat], target: str) -> Allocation:
+        """The allocation of a rule from a group's name to its format, optimal or not; `target` is its name.
+
+        Raises WorkbenchError for a format that was not measured.
+        """
+        formats = [rule(group.name) for group in self.table.groups]
+        self.table.only(formats)
+        return allocation_of(self.table, [self.table.formats.index(fmt) for fmt in formats], target)
 
     def to_rows(self, points: int = 25) -> list[dict[str, Any]]:
         """The front at so many budgets, evenly spaced in bits: bytes, bits, kl, kl_se, and groups a format."""

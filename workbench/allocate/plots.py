@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy as np
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
+from workbench.bench.plot import COLOURS
 from workbench.bench.plots import Picture, colour_of
 from workbench.formats.spec import WeightFormat
 
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES = ("-", "--", ":", "-.")
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
@@ -100,40 +103,53 @@ def allocation(chosen: Allocation) -> Picture:
 
 
 def pareto(front: Pareto, measured: Mapping[str, tuple[float, float, float]] | None = None) -> Picture:
-    """Predicted KL against bits a weight: the front, one format everywhere, and what was measured at once.
+    """Predicted KL against bits a weight: the front and one format everywhere.
 
-    measured: label -> (bits a weight, KL, its standard error).
+    measured: label -> (bits a weight, KL, its standard error) of all groups at once, in a second panel that shows
+    their range of sizes.
     """
-    picture = Picture(7.2, 3.9)
-    [axes] = picture.axes
+    picture = Picture(8.6 if measured else 6.2, 3.7, columns=2 if measured else 1)
     shown = front.kl > 0
-    axes.step(
-        front.bits[shown],
-        front.kl[shown],
-        where="post",
-        color="0.35",
-        lw=1.4,
-        label="best allocation, predicted",
-    )
+    for axes in picture.axes:
+        axes.step(front.bits[shown], front.kl[shown], where="post", color="0.45", lw=1.3, label="predicted")
+        axes.set_yscale("log")
+        axes.set_xlabel("bits a weight, scales and norms included")
+        axes.tick_params(labelsize=8.5)
+    whole = picture.axes[0]
+    seen: Counter[str] = Counter()
     for fmt in front.table.formats:
         found = front.uniform(fmt)
         if found.predicted_kl > 0:
-            axes.plot(found.bits_per_weight, found.predicted_kl, "o", ms=6, color=colour_of(fmt.dtype))
-            _label(axes, f"{fmt}", found.bits_per_weight, found.predicted_kl)
-    for index, (label, (bits, kl, se)) in enumerate((measured or {}).items()):
-        style = {"fmt": "D", "ms": 4.5, "color": "black", "mfc": "white", "capsize": 3}
-        axes.errorbar(bits, kl, yerr=np.nan_to_num(se), label=None if index else "measured at once", **style)
-        _label(axes, label, bits, kl, below=True)
-    axes.set_yscale("log")
-    axes.set(xlabel="bits a weight, scales and norms included", ylabel="KL, nats a token")
-    axes.legend(fontsize=8.5, frameon=False)
+            marker = _MARKERS[seen[fmt.dtype] % len(_MARKERS)]
+            at = found.bits_per_weight, found.predicted_kl
+            whole.plot(*at, marker, ms=5, color=colour_of(fmt.dtype), label=str(fmt))
+            seen[fmt.dtype] += 1
+    whole.legend(fontsize=8, frameon=False)
+    whole.set_title("best allocation, and one format everywhere", fontsize=9.5)
+    whole.set_ylabel("KL, nats a token")
+    if measured:
+        _measured(picture.axes[1], measured)
     return picture
 
 
-def _label(axes, text: str, x: float, y: float, below: bool = False) -> None:
-    axes.annotate(
-        text, (x, y), xytext=(6, -11 if below else 6), textcoords="offset points", fontsize=8, color="0.2"
-    )
+def _measured(axes, measured: Mapping[str, tuple[float, float, float]]) -> None:
+    for index, (label, (bits, kl, se)) in enumerate(measured.items()):
+        axes.errorbar(
+            bits,
+            kl,
+            yerr=np.nan_to_num(se),
+            fmt=_MARKERS[index % len(_MARKERS)],
+            ms=5.5,
+            capsize=3,
+            color=COLOURS[index % len(COLOURS)],
+            label=label,
+        )
+    sizes, costs = ([each[i] for each in measured.values()] for i in (0, 1))
+    margin = max(0.2, 0.08 * (max(sizes) - min(sizes)))
+    axes.set_xlim(min(sizes) - margin, max(sizes) + margin)
+    axes.set_ylim(0.5 * min(costs), 2 * max(costs))
+    axes.set_title("measured, all groups at once", fontsize=9.5)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def _kinds(groups: Iterable[str]) -> dict[str, list[int | None]]:

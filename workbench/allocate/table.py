@@ -91,7 +91,7 @@ class SensitivityTable:
 
     def only(self, formats: Sequence[WeightFormat]) -> SensitivityTable:
         """The table of some of its formats. Raises WorkbenchError for one that was not measured."""
-        for fmt in formats:
+        for fmt in set(formats):
             if fmt not in self.formats:
                 allowed = ", ".join(map(str, self.formats))
                 raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
