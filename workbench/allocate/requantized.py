@@ -14,6 +14,10 @@ from workbench.models.llama import LlamaConfig
 from workbench.runtime.model import Model
 from workbench.runtime.torch_executor import TorchExecutor
 
+#: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
+#: group at a time would not be what they make of the whole.
+QUANTIZERS_OF_ONE_MATRIX = ("rtn", "grid", "hqq")
+
 
 def source_hashes(source) -> dict[str, str]:
     """sha256 by file name of what a source is made of; of a converted model its manifest's, which seals the rest."""

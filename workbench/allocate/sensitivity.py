@@ -20,7 +20,7 @@ from eval.protocols import Protocol, Window, protocol
 from eval.statistics import divergence
 from eval.texts import Tokens
 from workbench.allocate.groups import Group, fused_groups, unquantized_plan, vector_bytes
-from workbench.allocate.requantized import Requantized, source_hashes
+from workbench.allocate.requantized import QUANTIZERS_OF_ONE_MATRIX, Requantized, source_hashes
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.measure import reference_threads
 from workbench.errors import ProtocolError, WorkbenchError
@@ -29,7 +29,6 @@ from workbench.models.llama import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
-from workbench.quantizers import QUANTIZERS
 from workbench.runtime.lowering import weight_of
 from workbench.runtime.provenance import commit, versions
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
@@ -67,10 +66,10 @@ def sensitivity(
     """The KL of every group in every format on calibration text, through the PyTorch references in f32.
 
     source: an unquantized checkpoint (folder, hub id or opened). tokens: from `eval.texts.encode`. formats: default
-    `default_formats`. quantizer: one of `QUANTIZERS`. max_windows: of the protocol, from the beginning. path: a file
-    that is rewritten after every window; if it holds windows of the same measurement already, they are not measured
-    again, so a run that was killed goes on. threads: of PyTorch meanwhile; by default one for a model of small
-    matrices, as many as PyTorch likes for others. progress: True for a bar with the time left, or a function.
+    `default_formats`. quantizer: one of `QUANTIZERS_OF_ONE_MATRIX`. max_windows: of the protocol, from the beginning.
+    path: a file that is rewritten after every window; if it holds windows of the same measurement already, they are
+    not measured again, so a run that was killed goes on. threads: of PyTorch meanwhile; by default one for a model of
+    small matrices, as many as PyTorch likes for others. progress: True for a bar with the time left, or a function.
 
     Raises ProtocolError where text, protocol and model do not fit together, WorkbenchError for a model that is
     quantized already, unknown quantizers and a `path` that holds something else, FormatError and CheckpointError for
@@ -115,8 +114,9 @@ def _empty(source, tokens: Tokens, scheme: Protocol, formats, quantizer: str) ->
             f"{source.path}: tensor {quantized[0]!r} is quantized already; formats are measured on the "
             "unquantized checkpoint"
         )
-    if quantizer not in QUANTIZERS:
-        raise WorkbenchError(f"allocate: quantizer = {quantizer!r}; allowed: {', '.join(QUANTIZERS)}")
+    if quantizer not in QUANTIZERS_OF_ONE_MATRIX:
+        allowed = ", ".join(QUANTIZERS_OF_ONE_MATRIX)
+        raise WorkbenchError(f"allocate: quantizer = {quantizer!r}; allowed: {allowed}")
     if len(set(formats)) < len(formats):
         raise WorkbenchError(f"allocate: a format is named twice: {', '.join(map(str, formats))}")
     groups = tuple(fused_groups(plan))
