@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,17 @@ class SensitivityTable:
         """Weights of all matrices."""
         return sum(group.weights for group in self.groups)
 
-    @property
+    @cached_property
     def kl(self) -> np.ndarray:
         """f64 [groups, formats]: mean KL a token."""
         return self.kl_sums.sum(2) / self.tokens.sum()
 
-    @property
+    @cached_property
     def kl_se(self) -> np.ndarray:
         """f64 [groups, formats]: its standard error, clustered by window; NaN for a single window."""
         return np.array([[clustered_se_of_sums(sums, self.tokens) for sums in row] for row in self.kl_sums])
 
-    @property
+    @cached_property
     def nbytes(self) -> np.ndarray:
         """int64 [groups, formats]."""
         return np.array([[group.nbytes(fmt) for fmt in self.formats] for group in self.groups], np.int64)
