@@ -187,7 +187,7 @@ for allocation in mixtures.values():
 # %% [markdown]
 # At the size of INT4 there is little to shift: two bits are far too expensive to pay for eight elsewhere, so the
 # solver plays with block sizes, small blocks where it hurts and large ones to pay for them. Below, the choice is real.
-# Attention is small and dear, so most of it keeps four bits, and the MLPs pay. The solver finds the exceptions, and they
+# Attention is small and dear, so most of it keeps four bits, and the MLPs pay. The solver finds the exceptions, which
 # are what a rule cannot know: a layer whose attention hardly matters, a first MLP that does.
 #
 # ## 5. Does it hold?
