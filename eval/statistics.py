@@ -42,7 +42,11 @@ def clustered_se(values: np.ndarray, window_index: np.ndarray) -> float:
     of a mean (Liang and Zeger 1986; Miller 2024, "Adding error bars to evals") with the small-sample
     factor W/(W-1). NaN for fewer than two windows.
     """
-    sums, counts = window_sums(values, window_index)
+    return clustered_se_of_sums(*window_sums(values, window_index))
+
+
+def clustered_se_of_sums(sums: np.ndarray, counts: np.ndarray) -> float:
+    """`clustered_se` from the windows' sums D_w [W] and numbers of tokens n_w [W]."""
     if len(sums) < 2:
         return float("nan")
     total = counts.sum()

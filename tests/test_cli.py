@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
+from workbench.commands.common import size
 from workbench.errors import CacheFullError, ProtocolError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
 
@@ -27,7 +29,7 @@ HEAVY = {
     "safetensors",
     "tqdm",
 }
-COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench", "tune"]
+COMMANDS = ["quantize", "allocate", "generate", "perplexity", "info", "demo", "bench", "tune"]
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +111,16 @@ def test_quantize_switches(capsys, tmp_path, checkpoint):
     status, _, shown = run(
         capsys,
         *("quantize", "--model", checkpoint, "--output", tmp_path / "out", "--format", "int4", "--quiet"),
-        *("--keep-embedding", "--keep-lm-head", "bf16", "--override", "*.layers.1.*=int8/channel"),
+        *("--keep-embedding", "--keep-lm-head", "bf16", "--set", "*.layers.1.*=int8/channel"),
+        *("--set", "layers.*.attn.o_proj=f32"),
     )
     assert status == 0 and shown == ""
     stored = StoredModel.open(tmp_path / "out")
     found = {name: str(stored.describe(name)[1]) for name in stored.names()}
     assert found["model.embed_tokens.weight"] == "f16" and found["lm_head.weight"] == "bf16"
     assert found["model.layers.1.self_attn.q_proj.weight"] == "int8/channel"
+    assert found["model.layers.1.self_attn.o_proj.weight"] == "int8/channel"  # the first that matches
+    assert found["model.layers.0.self_attn.o_proj.weight"] == "f32"
     assert found["model.layers.0.self_attn.q_proj.weight"] == "int4/128"
 
 
@@ -136,12 +141,16 @@ WRONG = {
         ["--format", "f16", "--block-size", "64"],
         "--block-size: nothing that f16 has",
     ),
-    "override syntax": (None, ["--format", "int4", "--override", "int8"], "PATTERN=FORMAT"),
-    "override pattern": (
+    "pattern syntax": (None, ["--format", "int4", "--set", "int8"], "PATTERN=FORMAT"),
+    "pattern": (
         None,
-        ["--format", "int4", "--override", "*nope*=int8"],
-        r"'\*nope\*' matches no matrix",
+        ["--format", "int4", "--set", "*nope*=int8"],
+        r"'\*nope\*' matches no matrix; .* or 'layers\.1\.attn",
     ),
+    "no allocation": (None, ["--precision", "none.json"], "none.json: cannot be read"),
+    "memory": (None, ["--fit-memory", "1KB"], "even the smallest of f16, .* takes 0.*--max-tokens"),
+    "memory and block": (None, ["--fit-memory", "2GB", "--block-size", "64"], "--block-size: --fit-memory"),
+    "cache": (None, ["--format", "int4", "--max-tokens", "64"], "--max-tokens: counts in --fit-memory"),
     "other model": (
         lambda t: broken(t, config=CONFIG | {"model_type": "gpt2"}),
         ["--format", "int4"],
@@ -165,6 +174,28 @@ def test_wrong_input_is_one_line_and_status_2(capsys, tmp_path, checkpoint, case
     assert (status, said) == (2, "")
     assert re.fullmatch(rf"workbench: error: .*{expected}.*\n", shown)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_highest_tier_that_fits_is_chosen_and_explained(capsys, tmp_path, checkpoint):
+    command = ["quantize", "--quiet", "--model", checkpoint, "--output", tmp_path / "out", "--fit-memory"]
+    status, said, shown = run(capsys, *command, "2GiB", "--set", "embedding=int8")
+    assert status == 0 and "15 f16, 5 f32, 1 int8/128" in said
+    assert shown.startswith("f16: ") and "MiB to generate (weights" in shown
+    precision = StoredModel.open(tmp_path / "out").manifest["precision"]
+    assert precision["model.embed_tokens.weight"] == {"format": "int8/128", "reason": "override 'embedding'"}
+    assert precision["lm_head.weight"]["format"] == "f16"
+    assert precision["lm_head.weight"]["reason"].startswith("highest tier that fits: ")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2.5MB", 2_500_000), ("2GiB", 2 << 30), ("77", 77)])
+def test_sizes(text, expected):
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "MB", "0", "-1", "2 TB", "1e6"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size; allowed: 4000000"):
+        size(text)
 
 
 def test_an_existing_output_needs_overwrite(capsys, tmp_path, checkpoint):

@@ -12,7 +12,16 @@ import sys
 from collections.abc import Sequence
 
 import workbench
-from workbench.commands import bench, demo, generate, info, perplexity, quantize, tune
+from workbench.commands import (
+    allocate,
+    bench,
+    demo,
+    generate,
+    info,
+    perplexity,
+    quantize,
+    tune,
+)
 from workbench.errors import (
     CacheFullError,
     DeviceLostError,
@@ -23,7 +32,7 @@ from workbench.errors import (
 )
 from workbench.formats.errors import FormatError
 
-COMMANDS = (quantize, generate, perplexity, info, demo, bench, tune)
+COMMANDS = (quantize, allocate, generate, perplexity, info, demo, bench, tune)
 RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -62,6 +63,25 @@ def test_a_tied_embedding_is_the_lm_head_too():
     assert choose(ConvertOptions(INT4, lm_head=F16), EMBEDDING, tied=False) == INT4
     assert choose(ConvertOptions(INT4, lm_head=F16, embedding=INT8), EMBEDDING, tied=True) == INT8
     assert choose(ConvertOptions(INT4, overrides={EMBEDDING: INT8}, embedding=F16), EMBEDDING) == INT8
+
+
+def test_patterns_mean_names_of_the_plan_too():
+    options = ConvertOptions(
+        INT4,
+        overrides={"layers.*.mlp.up_proj": INT8, "embedding": F16, "*.mlp.*": F32},
+        reason="it is enough",
+        reasons={"embedding": "few rows"},
+    )
+    choose = functools.partial(options.choose, shape=(8, 8), tied=False)
+    assert choose(LINEAR) == (INT8, "override 'layers.*.mlp.up_proj'")
+    assert choose(EMBEDDING) == (F16, "few rows")
+    assert choose("model.layers.3.mlp.down_proj.weight") == (F32, "override '*.mlp.*'")
+    assert choose("model.layers.3.self_attn.o_proj.weight") == (INT4, "it is enough")
+    options.check_overrides([LINEAR, EMBEDDING])
+    with pytest.raises(
+        WorkbenchError, match=r"'embedding' matches no matrix; .* or 'layers\.3\.mlp\.up_proj'"
+    ):
+        options.check_overrides([LINEAR])
 
 
 def test_options_are_checked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 
@@ -12,6 +13,17 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def size(text: str) -> int:
+    """An argparse type: bytes, as in 4000000, 2.5MB (10^6) or 2GiB (2^30)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
+    if match is None or not (found := int(float(match[1]) * UNITS[match[2]])):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; allowed: 4000000, 2.5MB, 2GiB and the like")
+    return found
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

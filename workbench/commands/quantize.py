@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from workbench.commands.common import positive, size
+from workbench.commands.precision import allocated_options, fitted_options
+
 FLOATS = ("f32", "f16", "bf16")
 # Options of quantized formats alone: argument -> field of WeightFormat. None means "not given".
 QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac_bits", "order")
@@ -19,15 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint: a folder with config.json and safetensors, or owner/name[@revision] on the hub",
     )
     parser.add_argument("--output", "--output-dir", required=True, metavar="DIR", help="folder to make")
+    precision = parser.add_mutually_exclusive_group(required=True)
+    precision.add_argument(
+        "--format", choices=["int8", "int4", "int2", *FLOATS], help="of every weight matrix"
+    )
+    precision.add_argument(
+        "--precision", metavar="FILE", help="a format for each matrix, from `workbench allocate`"
+    )
+    precision.add_argument(
+        "--fit-memory",
+        type=size,
+        metavar="SIZE",
+        help="the highest of 16 bits, int8, int4 and int2 whose forecast (weights, cache, activations) fits, "
+        "such as 2GB",
+    )
     parser.add_argument(
-        "--format", required=True, choices=["int8", "int4", "int2", *FLOATS], help="of every weight matrix"
+        "--max-tokens", type=positive, metavar="N", help="positions of the cache that --fit-memory counts"
     )
     parser.add_argument(
         "--block-size", type=int, metavar="N", help="weights a scale, a multiple of 32 (128; int2: 256)"
     )
     parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
     parser.add_argument(
-        "--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn (round to nearest)"
+        "--quantizer",
+        choices=["rtn", "grid", "hqq"],
+        help="default rtn (round to nearest); with --precision the one that it was measured with",
     )
     parser.add_argument("--symmetric", action="store_true", default=None, help="store no zero-points")
     parser.add_argument("--scale-dtype", choices=["f16", "f32"], help="default f16")
@@ -50,11 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"store the {what} as a float (f16)",
         )
     parser.add_argument(
-        "--override",
+        "--set",
         action="append",
         default=[],
         metavar="PATTERN=FORMAT",
-        help="a format for matrices by name, such as '*.mlp.*=int8/64' or '*.layers.0.*=f16'; repeatable",
+        help="a format for matrices by their name in the plan or the checkpoint, such as "
+        "'layers.*.mlp.down_proj=int8' or 'embedding=f16'; goes before everything else; repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -87,17 +107,24 @@ def options_from(arguments: argparse.Namespace):
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise WorkbenchError(f"{names}: nothing that {arguments.format} has")
     overrides = {}
-    for text in arguments.override:
+    for text in arguments.set:
         pattern, equals, form = text.rpartition("=")
         if not equals or not pattern:
-            raise WorkbenchError(f"--override {text!r}: expected PATTERN=FORMAT, such as '*.mlp.*=int8/64'")
+            raise WorkbenchError(f"--set {text!r}: expected PATTERN=FORMAT, such as 'layers.*.mlp.*=int8/64'")
         overrides[pattern] = parse_format(form)
-    return ConvertOptions(
-        format=WeightFormat(arguments.format, **given),
-        quantizer=arguments.quantizer,
-        embedding=WeightFormat(arguments.keep_embedding) if arguments.keep_embedding else None,
-        lm_head=WeightFormat(arguments.keep_lm_head) if arguments.keep_lm_head else None,
-        overrides=overrides,
-        layout=arguments.layout,
-        overwrite=arguments.overwrite,
-    )
+    common = {
+        "quantizer": arguments.quantizer,
+        "embedding": WeightFormat(arguments.keep_embedding) if arguments.keep_embedding else None,
+        "lm_head": WeightFormat(arguments.keep_lm_head) if arguments.keep_lm_head else None,
+        "overrides": overrides,
+        "layout": arguments.layout,
+        "overwrite": arguments.overwrite,
+    }
+    common = {name: value for name, value in common.items() if value is not None}
+    if arguments.max_tokens and not arguments.fit_memory:
+        raise WorkbenchError("--max-tokens: counts in --fit-memory alone")
+    if arguments.precision:
+        return allocated_options(arguments, given, common)
+    if arguments.fit_memory:
+        return fitted_options(arguments, given, common)
+    return ConvertOptions(format=WeightFormat(arguments.format, **given), **common)

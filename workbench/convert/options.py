@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.models.llama import plan_name
 from workbench.quantizers import QUANTIZERS
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -26,10 +27,12 @@ class ConvertOptions:
     quantizer   "rtn", "grid" or "hqq" (which takes no symmetric format)
     embedding, lm_head
                 formats of these two where they differ (f16 keeps them); if tied, either names both
-    overrides   tensor name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches;
-                the first that matches wins, over everything above
+    overrides   name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches, by their
+                name in the checkpoint or in the plan; the first that matches wins, over everything above
     layout      "planar" (what runs without a copy) or "interleaved" (the exchange layout)
     overwrite   replace an existing output folder
+    reason      why `format` is what it is, for the manifest
+    reasons     pattern of an override -> why; "override PATTERN" for those without
     """
 
     format: WeightFormat
@@ -39,6 +42,8 @@ class ConvertOptions:
     overrides: Mapping[str, WeightFormat] = field(default_factory=dict)
     layout: str = "planar"
     overwrite: bool = False
+    reason: str = "default"
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.quantizer not in QUANTIZERS:
@@ -79,22 +84,28 @@ class ConvertOptions:
         if len(shape) != 2:
             return WeightFormat("f32"), "one-dimensional: norms and biases stay f32"
         for pattern, each in self.overrides.items():
-            if fnmatchcase(name, pattern):
-                return each, f"override {pattern!r}"
+            if _matches(name, pattern):
+                return each, self.reasons.get(pattern, f"override {pattern!r}")
         if name == EMBEDDING and self.embedding is not None:
             return self.embedding, "asked for the embedding"
         if self.lm_head is not None and (name == LM_HEAD or (tied and name == EMBEDDING)):
             return self.lm_head, "asked for the LM head" + (", tied to the embedding" if tied else "")
-        return self.format, "default"
+        return self.format, self.reason
 
     def check_overrides(self, names: Iterable[str]) -> None:
         """Raise WorkbenchError if a pattern matches none of the 2-D weights: it was meant to do something."""
         names = list(names)
         for pattern in self.overrides:
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(_matches(name, pattern) for name in names):
                 raise WorkbenchError(
-                    f"convert: the override {pattern!r} matches no matrix; names look like {names[0]!r}"
+                    f"convert: the override {pattern!r} matches no matrix; names look like {names[-1]!r} "
+                    f"or {plan_name(names[-1])!r}"
                 )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern means a matrix, by its name in the checkpoint or in the plan."""
+    return fnmatchcase(name, pattern) or fnmatchcase(plan_name(name), pattern)
 
 
 def parse_format(text: str) -> WeightFormat:

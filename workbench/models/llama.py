@@ -7,6 +7,7 @@ projection, add; norm, gate and up, SiLU(gate) * up, down, add. Every intermedia
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -120,6 +121,20 @@ class LlamaConfig:
         )
 
 
+_LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.(\w+)\.weight")
+
+
+def plan_name(tensor: str) -> str:
+    """What plans call a matrix of the checkpoint: `model.layers.3.self_attn.q_proj.weight` is `layers.3.attn.q_proj`.
+
+    The embedding is `embedding`, the LM head `lm_head` unless it is tied; any other name stays as it is.
+    """
+    if match := _LAYER_MATRIX.fullmatch(tensor):
+        layer, part, name = match.groups()
+        return f"{layer}.{part.removeprefix('self_')}.{name}"
+    return {"model.embed_tokens.weight": "embedding", "lm_head.weight": "lm_head"}.get(tensor, tensor)
+
+
 #: Describes a tensor of the checkpoint: name -> (shape, format). Raises KeyError for a missing one.
 Describe = Callable[[str], tuple[tuple[int, ...], WeightFormat]]
 
@@ -145,8 +160,8 @@ class _LlamaBuilder:
             )
         return fmt
 
-    def matrix(self, name: str, tensor: str, shape: tuple[int, int]) -> str:
-        return self.plan.weight(name, tensor, shape, self.described(tensor, shape))
+    def matrix(self, tensor: str, shape: tuple[int, int]) -> str:
+        return self.plan.weight(plan_name(tensor), tensor, shape, self.described(tensor, shape))
 
     def vector(self, tensor: str, length: int) -> str:
         self.described(tensor, (length,))
@@ -159,8 +174,8 @@ class _LlamaBuilder:
         self.plan.call("rms_norm", {"x": x, "weight": weight}, {"y": y}, eps=self.config.norm_eps)
         return y
 
-    def linear(self, name: str, tensor: str, shape: tuple[int, int], x: str, out: str, *, bias=False) -> str:
-        weight = self.matrix(name, f"{tensor}.weight", shape)
+    def linear(self, tensor: str, shape: tuple[int, int], x: str, out: str, *, bias=False) -> str:
+        weight = self.matrix(f"{tensor}.weight", shape)
         bias_input = {"bias": self.vector(f"{tensor}.bias", shape[0])} if bias else {}
         return self.apply_linear(weight, x, self.rows(out, shape[0]), bias_input)
 
@@ -183,7 +198,6 @@ class _LlamaBuilder:
         shapes = {"q": (width, c.hidden_size), "k": (kv_width, c.hidden_size), "v": (kv_width, c.hidden_size)}
         out = {
             part: self.linear(
-                f"{layer}.attn.{part}_proj",
                 f"{tensor}.{part}_proj",
                 shape,
                 x,
@@ -205,7 +219,6 @@ class _LlamaBuilder:
         inputs = {"q": out["q"], "kv": cache, "state": "state"}
         plan.call("attention", inputs, {"y": context}, scale=c.head_dim**-0.5)
         return self.linear(
-            f"{layer}.attn.o_proj",
             f"{tensor}.o_proj",
             (c.hidden_size, width),
             context,
@@ -218,7 +231,6 @@ class _LlamaBuilder:
         up_shape, down_shape = (c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)
         gate, up = (
             self.linear(
-                f"{layer}.mlp.{p}_proj",
                 f"{tensor}.{p}_proj",
                 up_shape,
                 x,
@@ -230,7 +242,6 @@ class _LlamaBuilder:
         hidden = self.rows(f"{layer}.mlp.hidden", c.intermediate_size, self.act)
         self.plan.call("silu_mul", {"gate": gate, "up": up}, {"y": hidden})
         return self.linear(
-            f"{layer}.mlp.down_proj",
             f"{tensor}.down_proj",
             down_shape,
             hidden,
@@ -248,8 +259,7 @@ class _LlamaBuilder:
     def logits(self, x: str, one_row: bool) -> str:
         c = self.config
         tensor = "model.embed_tokens.weight" if c.tied_embeddings else "lm_head.weight"
-        name = "embedding" if c.tied_embeddings else "lm_head"
-        weight = self.matrix(name, tensor, (c.vocab_size, c.hidden_size))
+        weight = self.matrix(tensor, (c.vocab_size, c.hidden_size))
         rows = 1 if one_row else "tokens"
         logits = self.plan.buffer("logits", (rows, c.vocab_size), "f32", "activation")
         return self.apply_linear(weight, x, logits, {})
@@ -259,7 +269,7 @@ class _LlamaBuilder:
         plan.buffer("ids", ("tokens",), "u32", "input")
         plan.buffer("state", (4,), "u32", "state")
         plan.buffer("rope_table", ("capacity", c.head_dim), "f32", "constant")
-        embedding = self.matrix("embedding", "model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
+        embedding = self.matrix("model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
         x = self.rows("embedded", c.hidden_size)
         plan.call_with_weight("embedding", embedding, {"ids": "ids"}, {"y": x}, columns=c.hidden_size)
         for index in range(c.layers):

@@ -7,7 +7,7 @@ a dense model costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.models.llama import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
+from .lowering import weight_of
 from .plans import Plans
 from .weights import matrix_parts, vector
 
@@ -66,22 +67,45 @@ class TorchExecutor:
         plan = self.plan(head)
         keep = plan.check_names(keep)
         wanted = {*plan.results, *keep}
-        env = {
+        env = self.inputs(ids, cache)
+        if targets is not None:
+            env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
+        self.advance(plan, env, cache, range(len(plan.calls)), keep=wanted)
+        cache.position += len(ids)
+        return {name: env[name].numpy().copy() for name in wanted}
+
+    def inputs(self, ids: np.ndarray, cache: TorchCache) -> dict[str, torch.Tensor]:
+        """What a step over `ids` at the cache's position starts with: buffer name -> tensor."""
+        return {
             "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
             "state": make_state(cache.position, len(ids)),
             "rope_table": self._rope_table(cache.capacity),
         }
-        if targets is not None:
-            env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
+
+    def advance(
+        self,
+        plan: Plan,
+        env: dict[str, torch.Tensor],
+        cache: TorchCache,
+        calls: range,
+        *,
+        keep: Iterable[str] = (),
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Run some of the plan's calls, in order; `env` (buffer name -> tensor) is changed in place.
+
+        It loses what no later call of the plan reads, but for `keep`, and never changes a tensor: a shallow copy of
+        it is a state to come back to. The cache's tensors are changed, its position is not. weights: matrices
+        [rows, columns] by their name in the plan, in place of the source's.
+        """
         last_use = {name: i for i, call in enumerate(plan.calls) for name in call.inputs.values()}
         with torch.inference_mode():
-            for index, call in enumerate(plan.calls):
-                self._execute(plan, call, env, cache)
+            for index in calls:
+                call = plan.calls[index]
+                self._execute(plan, call, env, cache, weights or {})
                 for name in call.inputs.values():
-                    if last_use[name] == index and name not in wanted:
+                    if last_use[name] == index and name not in keep:
                         env.pop(name, None)
-        cache.position += len(ids)
-        return {name: env[name].numpy().copy() for name in wanted}
 
     def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input."""
@@ -90,7 +114,9 @@ class TorchExecutor:
             tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))
         return np.array(tokens[1:])
 
-    def _execute(self, plan: Plan, call: Call, env: dict, cache: TorchCache) -> None:
+    def _execute(
+        self, plan: Plan, call: Call, env: dict, cache: TorchCache, weights: Mapping[str, torch.Tensor]
+    ) -> None:
         kernel = wgsl_kernels.get(call.kernel)
         arguments = dict(call.params)
         for port, name in call.inputs.items():
@@ -102,7 +128,9 @@ class TorchExecutor:
             else:
                 arguments[port] = env[name]
         if kernel.prepare is not None:
-            arguments["weight"] = self._prepared(plan, kernel, call)
+            name = weight_of(plan, call)
+            given = weights.get(name)
+            arguments["weight"] = self._prepared(plan, kernel, call, name) if given is None else given
         result = kernel.reference(**arguments)
         outputs = result if isinstance(result, tuple) else (result,)
         for name, tensor in zip(call.outputs.values(), outputs, strict=True):
@@ -141,10 +169,8 @@ class TorchExecutor:
             self._weights[(name,)] = torch.from_numpy(vector(self.source, name)).to(self.compute)
         return self._weights[(name,)]
 
-    def _prepared(self, plan: Plan, kernel, call: Call) -> torch.Tensor:
-        """The dequantized matrix of a call, computed once."""
-        port = kernel.prepared_ports[0]
-        name = call.inputs[port].rsplit(".", 1)[0]
+    def _prepared(self, plan: Plan, kernel, call: Call, name: str) -> torch.Tensor:
+        """The dequantized matrix `name` of a call, computed once."""
         if (name, "dense") not in self._weights:
             weight = plan.weights[name]
             params = {n: v for n, v in call.params.items() if n in kernel.params}

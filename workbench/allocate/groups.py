@@ -1,0 +1,74 @@
+"""What gets one format together: the matrices that a fused kernel would read at once.
+
+Lowering uploads q, k and v as one group of planes, and gate and up likewise; members of a group share format and
+block size, or they run unfused. In a plan such matrices are those that read the same input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import plane_specs
+from workbench.models.llama import LlamaConfig, build_plan
+from workbench.plan.count import buffer_bytes
+from workbench.plan.plan import Plan
+from workbench.runtime.lowering import weight_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """name: of the plan's matrices, such as `layers.3.attn.q_k_v`. tensors: checkpoint name -> (rows, columns)."""
+
+    name: str
+    tensors: Mapping[str, tuple[int, int]]
+
+    @property
+    def weights(self) -> int:
+        return sum(map(math.prod, self.tensors.values()))
+
+    def nbytes(self, fmt: WeightFormat) -> int:
+        """Bytes of all planes of all tensors in a format: what a conversion stores of them, without alignment."""
+        return sum(
+            math.prod(size) * dtype.itemsize
+            for shape in self.tensors.values()
+            for size, dtype in plane_specs(shape, fmt).values()
+        )
+
+
+def unquantized_plan(source) -> Plan:
+    """The plan of a source in its own formats, with logits of every token and f32 activations."""
+    return build_plan(LlamaConfig.parse(source.config), source.describe)
+
+
+def fused_groups(plan: Plan) -> list[Group]:
+    """The groups in the order in which the plan first reads them; every matrix is in one of them."""
+    members: dict[str, list[str]] = {}
+    placed: set[str] = set()
+    for call in plan.calls:
+        matrix = weight_of(plan, call)
+        if matrix is None or matrix in placed:
+            continue
+        read = call.inputs.get("x", call.inputs.get("ids"))
+        members.setdefault(read, []).append(matrix)
+        placed.add(matrix)
+    return [
+        Group(_common_name(names), {plan.weights[name].tensor: plan.weights[name].shape for name in names})
+        for names in members.values()
+    ]
+
+
+def vector_bytes(plan: Plan) -> int:
+    """Bytes of norms and biases, which stay f32 in every allocation."""
+    planes = tuple(f"{name}." for name in plan.weights)
+    return sum(buffer_bytes(b, {}) for b in plan.of_kind("weight") if not b.name.startswith(planes))
+
+
+def _common_name(names: list[str]) -> str:
+    """`layers.0.attn.q_proj`, `.k_proj`, `.v_proj` -> `layers.0.attn.q_k_v`; one name stays as it is."""
+    parents = {name.rpartition(".")[0] for name in names}
+    if len(names) == 1 or len(parents) > 1:
+        return "+".join(names)
+    return f"{parents.pop()}." + "_".join(name.rpartition(".")[2].removesuffix("_proj") for name in names)

@@ -1,0 +1,95 @@
+"""The best allocation for every budget: size against predicted KL, solved once and asked often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from workbench.allocate.allocation import Allocation, allocation_of
+from workbench.allocate.knapsack import pareto_front
+from workbench.allocate.table import SensitivityTable
+from workbench.errors import WorkbenchError
+from workbench.formats.spec import WeightFormat
+
+
+class Pareto:
+    """Made of a SensitivityTable. nbytes int64 [points], of all weights with vectors; kl f64 [points], predicted.
+
+    The prediction adds up what each group costs alone. It is exact where the groups' errors do not meet; how far it
+    is off is measured by `workbench.allocate.joint`.
+    """
+
+    def __init__(self, table: SensitivityTable):
+        self.table = table
+        self._front = pareto_front(table.nbytes.tolist(), table.kl.tolist())
+        self.nbytes = self._front.nbytes + table.vector_bytes
+        self.kl = self._front.cost
+
+    def __len__(self) -> int:
+        return len(self.nbytes)
+
+    @property
+    def bits(self) -> np.ndarray:
+        """f64 [points]: everything stored over the weights of the matrices."""
+        return 8 * self.nbytes / self.table.weights
+
+    def at(self, budget: int) -> Allocation:
+        """The least KL with at most `budget` bytes of weights. Raises WorkbenchError if nothing is so small."""
+        point = self._front.within_bytes(int(budget) - self.table.vector_bytes)
+        if point is None:
+            raise WorkbenchError(
+                f"allocate: the smallest allocation has {int(self.nbytes[0]):,} bytes "
+                f"({self.bits[0]:.3f} bits a weight), more than the budget of {int(budget):,}"
+            )
+        return self._at(point, f"at most {int(budget):,} bytes")
+
+    def at_bits(self, bits: float) -> Allocation:
+        """The least KL with at most so many bits a weight, everything stored counted."""
+        return self.at(int(bits * self.table.weights // 8))
+
+    def at_kl(self, bound: float) -> Allocation:
+        """The fewest bytes with a predicted KL of at most `bound`; WorkbenchError if nothing is so good."""
+        point = self._front.within_cost(bound)
+        if point is None:
+            raise WorkbenchError(
+                f"allocate: the best allocation has a predicted KL of {self.kl[-1]:.3e} nats a token, more "
+                f"than {bound:.3e}; allowed: formats with more bits"
+            )
+        return self._at(point, f"KL of at most {bound:g}")
+
+    def _at(self, point: int, target: str) -> Allocation:
+        return allocation_of(self.table, self._front.choices(point), target)
+
+    def uniform(self, fmt: WeightFormat) -> Allocation:
+        """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
+        return self.by_rule(lambda _: fmt, f"{fmt} everywhere")
+
+    def by_rule(self, rule: Callable[[str], WeightFormat], target: str) -> Allocation:
+        """The allocation of a rule from a group's name to its format, optimal or not; `target` is its name.
+
+        Raises WorkbenchError for a format that was not measured.
+        """
+        formats = [rule(group.name) for group in self.table.groups]
+        self.table.only(formats)
+        return allocation_of(self.table, [self.table.formats.index(fmt) for fmt in formats], target)
+
+    def to_rows(self, points: int = 25) -> list[dict[str, Any]]:
+        """The front at so many budgets, evenly spaced in bits: bytes, bits, kl, kl_se, and groups a format."""
+        rows = []
+        for bits in np.linspace(self.bits[0], self.bits[-1], points):
+            # A hair more than the bits, so that rounding cannot lose the point that lies there exactly.
+            found = self.at(int(np.ceil(bits * self.table.weights / 8 - 1e-6)))
+            counts = dict.fromkeys(map(str, self.table.formats), 0)
+            for each in found.assignments:
+                counts[str(each.format)] += 1
+            row = {"bytes": found.nbytes, "bits": found.bits_per_weight}
+            rows.append({**row, "kl": found.predicted_kl, "kl_se": found.predicted_se, **counts})
+        return rows
+
+    def plot(self):
+        """A picture of predicted KL against bits a weight, with the uniform formats and joint measurements."""
+        from workbench.allocate.plots import pareto
+
+        return pareto(self)

@@ -1,0 +1,84 @@
+"""A checkpoint as it would read after conversion, without writing it: tensors are quantized when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from workbench.convert.convert import convert_tensor
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
+from workbench.models.checkpoint import Checkpoint
+from workbench.models.llama import LlamaConfig
+from workbench.runtime.model import Model
+from workbench.runtime.torch_executor import TorchExecutor
+
+#: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
+#: group at a time would not be what they make of the whole.
+QUANTIZERS_OF_ONE_MATRIX = ("rtn", "grid", "hqq")
+
+
+def source_hashes(source) -> dict[str, str]:
+    """sha256 by file name of what a source is made of; of a converted model its manifest's, which seals the rest."""
+    if isinstance(source, Checkpoint):
+        return source.source_hashes()
+    return {"manifest.json": hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()}
+
+
+class Requantized:
+    """Reads like `source` (names, describe, tensor, parts), with some matrices in other formats.
+
+    formats: checkpoint name -> format; matrices that are not named keep their own. made: where tensors are kept,
+    packed, once they were asked for, for several of these to share; by default they are made anew each time.
+    """
+
+    def __init__(
+        self,
+        source,
+        formats: Mapping[str, WeightFormat],
+        quantizer: str = "rtn",
+        made: dict[tuple, WeightTensor] | None = None,
+    ):
+        self._made = made
+        self.source, self.formats, self.quantizer = source, dict(formats), quantizer
+        self.path, self.config, self.tokenizer_path = source.path, source.config, source.tokenizer_path
+
+    @property
+    def manifest(self) -> dict:
+        """What the provenance of a figure says of this source."""
+        formats = {name: str(fmt) for name, fmt in self.formats.items()}
+        made = {"quantizer": self.quantizer, "formats": formats, "files": source_hashes(self.source)}
+        return {"provenance": made}
+
+    def names(self) -> list[str]:
+        return self.source.names()
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        shape, fmt = self.source.describe(name)
+        return shape, self.formats.get(name, fmt)
+
+    def tensor(self, name: str) -> WeightTensor:
+        if name not in self.formats:
+            return self.source.tensor(name)
+        key = name, self.formats[name], self.quantizer
+        if self._made is not None and key in self._made:
+            return self._made[key]
+        tensor = convert_tensor(self.source, name, self.formats[name], self.quantizer)
+        if self._made is not None:
+            self._made[key] = tensor
+        return tensor
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        """As of the source; a requantized matrix comes whole."""
+        if name not in self.formats:
+            yield from self.source.parts(name)
+        else:
+            yield 0, self.tensor(name)
+
+
+def reference_model(source, context: int) -> Model:
+    """The model of a source through the PyTorch references in f32, with room for `context` tokens."""
+    config = LlamaConfig.parse(source.config)
+    reason = ("backend", "torch", "dequantized weights in f32, so that only their format differs")
+    return Model(source, config, lambda: TorchExecutor(source, config), [reason], context)

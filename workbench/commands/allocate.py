@@ -1,0 +1,165 @@
+"""Choose a format for each group of matrices under a budget: measure, solve exactly, verify."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from workbench.commands.common import add_model, positive, size
+
+WINDOWS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--budget", type=size, metavar="SIZE", help="bytes of all weights, such as 2.5MB")
+    target.add_argument("--bits", type=float, metavar="B", help="bits a weight, scales and norms counted")
+    target.add_argument(
+        "--max-kl", type=float, metavar="NATS", help="predicted KL a token; takes the fewest bytes"
+    )
+    target.add_argument(
+        "--fit-memory", type=size, metavar="SIZE", help="weights, cache and activations together, such as 2GB"
+    )
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", metavar="FILE", help="calibration text, UTF-8")
+    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
+    parser.add_argument("--separator", metavar="TEXT", help="what stands between documents of the texts")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the allocation, JSON")
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        help="the measured sensitivities, kept for other budgets and resumed after a stop "
+        "(default: OUTPUT with .sensitivity.json)",
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="FORMAT",
+        help="candidates, such as int8 int4/64 int2 (default: the model's 16 bits, int8, int4, int2)",
+    )
+    parser.add_argument("--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn")
+    parser.add_argument(
+        "--protocol", default="disjoint-512", metavar="NAME", help="how texts are cut (default disjoint-512)"
+    )
+    parser.add_argument(
+        "--max-windows",
+        type=positive,
+        default=WINDOWS,
+        metavar="N",
+        help=f"of the calibration text to measure the groups on (default {WINDOWS})",
+    )
+    parser.add_argument(
+        "--check-windows",
+        type=positive,
+        default=WINDOWS,
+        metavar="N",
+        help=f"of each text to measure the allocation on (default {WINDOWS})",
+    )
+    parser.add_argument("--max-tokens", type=positive, metavar="N", help="cache that --fit-memory counts")
+    parser.add_argument(
+        "--check-text", metavar="FILE", help="held-out text to measure the allocation on as well"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="candidates to measure everywhere at once as well, paired with the allocation token by token",
+    )
+    parser.add_argument(
+        "--plot", metavar="DIR", help="save sensitivity.png, pareto.png and allocation.png there"
+    )
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from eval.protocols import protocol
+    from eval.texts import encode, load_dataset_text, load_text
+    from workbench.convert.options import parse_format
+
+    scheme = protocol(arguments.protocol)
+    formats = [parse_format(text) for text in arguments.formats] if arguments.formats else None
+    text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
+    held_out = load_text(arguments.check_text) if arguments.check_text else None
+
+    from workbench.allocate.joint import measure_joint
+    from workbench.allocate.sensitivity import sensitivity
+    from workbench.models.source import open_source
+    from workbench.models.tokenizer import load_tokenizer
+
+    source = open_source(arguments.model)
+    tokenizer = load_tokenizer(source.tokenizer_path)
+    output = Path(arguments.output)
+    tokens = encode(tokenizer, text, scheme, separator=arguments.separator)
+    table = sensitivity(
+        source,
+        tokens,
+        scheme,
+        formats=formats,
+        quantizer=arguments.quantizer,
+        max_windows=arguments.max_windows,
+        path=arguments.table or output.with_suffix(".sensitivity.json"),
+        threads=arguments.threads,
+        progress=not arguments.quiet,
+    )
+    front = table.pareto()
+    chosen = _solve(arguments, front, source)
+    others = {text: front.uniform(parse_format(text)) for text in arguments.compare}
+    texts = {f"calibration text {text.name}": tokens}
+    if held_out is not None:
+        if held_out.sha256 == text.sha256:
+            print(f"{held_out.name}: is the calibration text itself, not a held-out one", file=sys.stderr)
+        texts[f"held-out text {held_out.name}"] = encode(
+            tokenizer, held_out, scheme, separator=arguments.separator
+        )
+    comparisons = []
+    for name, each in texts.items():
+        options = {"max_windows": arguments.check_windows, "threads": arguments.threads}
+        joint = measure_joint(source, {"chosen": chosen, **others}, each, scheme, **options)
+        chosen = chosen.with_joint(name, joint["chosen"].figures())
+        comparisons += [_compared(name, others[other], joint, other) for other in others]
+    chosen.save(output)
+    if arguments.plot:
+        _save_plots(Path(arguments.plot), table, front, chosen)
+    print(chosen, *comparisons, sep="\n")
+    print(f"{output}: for workbench quantize --precision {output}")
+    return 0
+
+
+def _solve(arguments: argparse.Namespace, front, source):
+    from workbench.allocate.memory import fit_allocation
+
+    if arguments.budget is not None:
+        return front.at(arguments.budget)
+    if arguments.bits is not None:
+        return front.at_bits(arguments.bits)
+    if arguments.max_kl is not None:
+        return front.at_kl(arguments.max_kl)
+    return fit_allocation(front.table, source, arguments.fit_memory, max_tokens=arguments.max_tokens)
+
+
+def _compared(name: str, uniform, joint, other: str) -> str:
+    found = joint[other].figures()
+    kl, nll = joint["chosen"].kl_against(joint[other]), joint["chosen"].nll_against(joint[other])
+    return (
+        f"{uniform.target} ({uniform.nbytes:,} bytes): KL {found['kl']:.3e} ± {found['kl_se']:.1e} on {name}; "
+        f"the allocation has {kl.mean:+.2e} ± {kl.se_clustered:.1e} of KL, {nll.mean:+.2e} ± "
+        f"{nll.se_clustered:.1e} in ln PPL"
+    )
+
+
+def _save_plots(folder: Path, table, front, chosen) -> None:
+    from workbench.allocate import plots
+
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = {
+        name: (chosen.bits_per_weight, found["kl"], found["kl_se"]) for name, found in chosen.joint.items()
+    }
+    plots.sensitivity(table).save(folder / "sensitivity.png")
+    plots.pareto(front, measured).save(folder / "pareto.png")
+    plots.allocation(chosen).save(folder / "allocation.png")
