@@ -34,7 +34,7 @@ def write_arrays(
 
     path = Path(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps({"kind": kind, "version": VERSION, **record}, sort_keys=True)
+    text = json.dumps({"kind": kind, "version": VERSION, **record})
     data = save(arrays, {_RECORD: text, _CHECKSUM: _digest(text, arrays)})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -27,7 +27,7 @@ HEAVY = {
     "safetensors",
     "tqdm",
 }
-COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench"]
+COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench", "lm-eval"]
 
 
 @pytest.fixture(scope="module")

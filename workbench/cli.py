@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import workbench
-from workbench.commands import bench, demo, generate, info, perplexity, quantize
+from workbench.commands import bench, demo, generate, info, lm_eval, perplexity, quantize
 from workbench.errors import (
     CacheFullError,
     DeviceLostError,
@@ -23,7 +23,7 @@ from workbench.errors import (
 )
 from workbench.formats.errors import FormatError
 
-COMMANDS = (quantize, generate, perplexity, info, demo, bench)
+COMMANDS = (quantize, generate, perplexity, info, demo, bench, lm_eval)
 RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
 
 
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+        name = command.__name__.rpartition(".")[2].replace("_", "-")
         summary = command.__doc__.strip().splitlines()[0]
         sub = subparsers.add_parser(name, help=summary, description=summary)
         command.add_arguments(sub)
