@@ -90,8 +90,10 @@ def unjoin_rows(joined: str) -> str:
     """The inverse of `join_rows`: the raw file. Raises ProtocolError for a text that is not so joined."""
     lines, at = [], 0
     while at <= len(joined):
-        end = at if joined.startswith("\n\n", at) or at == len(joined) else joined.find("\n", at) + 1
-        if end == 0 or (end < len(joined) and not joined.startswith("\n\n", end)):
+        empty = at == len(joined) or joined.startswith("\n\n", at)
+        newline = at if empty else joined.find("\n", at)
+        end = at if empty else newline + 1
+        if newline < 0 or (end < len(joined) and not joined.startswith("\n\n", end)):
             raise ProtocolError(f"the text is not rows joined with two newlines (at character {at})")
         lines.append(joined[at:end] or " \n")
         at = end + 2

@@ -24,7 +24,7 @@ from eval.losses import Loss, paired_loss
 from eval.perplexity import RunProgress, perplexities
 from eval.report import Table, finite
 from eval.result import PerplexityResult
-from eval.waterfall import kernel_missing, bars
+from eval.waterfall import bars, kernel_missing
 from eval.weight_stages import stage_weights, stages
 from workbench.errors import NoAdapterError, ProtocolError
 from workbench.formats.reader import StoredModel

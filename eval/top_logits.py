@@ -9,9 +9,19 @@
 
 and at most the KL of the whole distributions (log-sum inequality; Cover and Thomas 2006, theorem 2.7.1). What is
 missing is t times the KL of the two tails, each divided by its mass: differences among unlikely tokens. Everything
-else is exact: logits are kept in their own f32, normalisers and tail masses in f64. On the embedded model (4,096
-tokens of vocabulary, INT4 against f16 and INT2 against f16, 12,264 tokens of its evaluation text) GAP_HERE
-Negative log-likelihoods, perplexities and same-top-1 do not pass through the k logits and are exact.
+else is exact: logits are kept in their own f32, normalisers and tail masses in f64. Measured on the embedded model
+(4,096 tokens of vocabulary; 24 windows of `disjoint-512` of its evaluation text, 12,264 tokens; against f16):
+
+| k | mean tail mass | mean KL too small by, INT4 | by, INT2 | bytes a token |
+|--:|--:|--:|--:|--:|
+| 16 | 7.4 % | 17.4 % | 12.4 % | 120 |
+| 64 | 2.8 % | 7.4 % | 4.8 % | 408 |
+| 256 | 0.87 % | 2.4 % | 1.5 % | 1,560 |
+| 1,024 | 0.13 % | 0.4 % | 0.3 % | 6,168 |
+
+Whole logits take 16,384. So KL figures of one k compare with each other, and not with those of whole logits; the
+record says which they are. Negative log-likelihoods, perplexities and same-top-1 do not pass through the k logits and
+are exact.
 """
 
 from __future__ import annotations
