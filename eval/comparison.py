@@ -127,12 +127,8 @@ class Comparison:
             rows.append(("KL", f"mean {bound}{self.kl['mean']:.3e} ± {self.kl_se:.1e}, {quantiles} nats"))
         if self.kl_truncation:
             cut = self.kl_truncation
-            rows.append(
-                (
-                    "KL from",
-                    f"the {cut['top_k']} likeliest tokens; {cut['tail_mass_mean']:.2%} lies beyond them",
-                )
-            )
+            missing = f"about {cut['missing_mean']:.1e} ± {cut['missing_mean_se']:.0e} nats are missing"
+            rows.append(("KL from", f"the {cut['top_k']} likeliest tokens and the rest as one; {missing}"))
         if self.noise_floor:
             floor = self.noise_floor
             size = f"RMS of d {floor['difference_rms']:.1e}, same top-1 {floor['same_top1']:.2%}"

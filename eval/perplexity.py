@@ -139,6 +139,8 @@ def perplexities(
         raise ProtocolError(
             "save_baseline keeps the logits of a baseline model, or of a single model; name one"
         )
+    if save_baseline is not None and not Path(save_baseline).parent.is_dir():
+        raise ProtocolError(f"save_baseline: there is no folder {Path(save_baseline).parent}")
     scheme = inputs.fitting(protocol(scheme), models)
     first = next(iter(models))
     tokens = inputs.tokens(models[first], text, scheme, separator)
@@ -174,7 +176,7 @@ def perplexities(
                 logits = _logits(models[name], window)
                 part = _own(logits, window)
                 if save_baseline is not None:
-                    top.append(TopLogits.of(logits, top_k))
+                    top.append(TopLogits.of(logits, top_k, seed=index))
             elif baseline is None:
                 part = _score(models[name], window)
             else:
@@ -211,10 +213,12 @@ def perplexities(
     if baseline is None:
         return results
     against = stored.result if stored else results[baseline]
-    truncation = stored.top.describe() if stored else None
     compared = {
         name: compare(
-            result, against, kl=np.concatenate([p.kl for p in parts[name]]), kl_truncation=truncation
+            result,
+            against,
+            kl=np.concatenate([p.kl for p in parts[name]]),
+            kl_truncation=stored.truncation(parts[name]) if stored else None,
         )
         for name, result in results.items()
         if name != baseline

@@ -37,7 +37,7 @@ def tasks(shared, tmp_path_factory):
             }
             for text in STORIES
         ],
-        "whole": [{"text": " ".join(STORIES * 16)}, {"text": STORIES[0]}, {"text": STORIES[1] * 2}],
+        "whole": [{"text": " ".join(STORIES * 8)}, {"text": STORIES[0]}, {"text": STORIES[1] * 2}],
         "tells": [{"text": text.rpartition(".")[0] + "."} for text in STORIES],
     }
     for name, found in rows.items():
@@ -103,7 +103,7 @@ def evaluate(shared, tasks, tmp_path_factory):
             model=model,
             model_args=f"pretrained={folder},{options}",
             tasks=tasks,
-            limit=5,
+            limit=3,
             device="cpu",
             batch_size=1,
             bootstrap_iters=0,
@@ -136,7 +136,7 @@ def same_answers(ours, theirs) -> None:
                 else:
                     assert one == two
                 compared += 1
-    assert compared == 5 + 3 + 9 + 3 + 3
+    assert compared == 3 + 3 + 9 + 3 + 3
     for name, figures in theirs[0].items():
         for metric, value in figures.items():
             if isinstance(value, float):
@@ -162,7 +162,7 @@ def model(shared):
 
 
 def test_shared_beginnings_are_computed_once(model):
-    scorer, alone = PrefixScorer(model), {}
+    scorer = PrefixScorer(model)
     ids = model.tokenizer(" ".join(STORIES))["input_ids"]
     cases = [
         (ids[:40], ids[40:43]),
@@ -175,9 +175,8 @@ def test_shared_beginnings_are_computed_once(model):
         log_p, greedy = scorer.score(context, continuation)
         whole = model.score([*context, *continuation])
         part = slice(len(context) - 1, None)
-        np.testing.assert_allclose(log_p, -whole.nll[part], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(log_p, -whole.nll[part], rtol=1e-6, atol=1e-5)
         assert np.array_equal(greedy, whole.top1[part] == continuation)
-        alone[len(continuation)] = len(context) + len(continuation) - 1
     assert scorer.asked == 42 + 41 + 40 + 59 + 1
     assert scorer.computed == 42 + 2 + 1 + 40 + 1
     scorer.close()

@@ -51,23 +51,29 @@ def test_kl_over_the_top_and_the_rest_by_hand(k):
             (p[row, top] * np.log(p[row, top] / q[row, top])).sum() + tail * np.log(tail / q[row, rest].sum())
         )
     kept = TopLogits.of(base, k)
-    assert kept.kl(other) == pytest.approx(expected, rel=1e-9)
+    bound, _, _ = kept.kl(other)
+    assert bound == pytest.approx(expected, rel=1e-9)
     assert np.exp(kept.log_tail) == pytest.approx(1 - np.sort(p, 1)[:, -k:].sum(1), abs=1e-12)
     whole = divergence(other, base, np.zeros(7, int)).kl
-    assert (kept.kl(other) <= whole + 1e-12).all() and kept.kl(other).mean() < whole.mean()
+    assert (bound <= whole + 1e-12).all() and bound.mean() < whole.mean()
+    draws = np.array([TopLogits.of(base, k, seed).kl(other)[1:] for seed in range(400)]).mean(0)
+    error = np.sqrt(draws[1] / 400) + 1e-12
+    assert (np.abs(draws[0] - (whole - bound)) < 5 * error).all(), "unbiased, with the variance it says"
 
 
 def test_all_logits_give_all_of_kl():
     base, other = logits(1), logits(2)
     kept = TopLogits.of(base, 1000)
-    assert kept.kl(other) == pytest.approx(divergence(other, base, np.zeros(7, int)).kl, rel=1e-9)
+    bound, missing, variance = kept.kl(other)
+    assert bound == pytest.approx(divergence(other, base, np.zeros(7, int)).kl, rel=1e-9)
+    assert not missing.any() and not variance.any()
     assert (kept.log_tail == -np.inf).all() and kept.describe()["tail_mass_max"] == 0.0
-    assert TopLogits.of(base, 3).kl(base).max() < 1e-14, "a model does not differ from itself"
+    assert TopLogits.of(base, 3).kl(base)[0].max() < 1e-14, "a model does not differ from itself"
 
 
 def test_more_logits_come_closer():
     base, other = logits(3), logits(4)
-    found = [TopLogits.of(base, k).kl(other).mean() for k in (1, 4, 16, 50)]
+    found = [TopLogits.of(base, k).kl(other)[0].mean() for k in (1, 4, 16, 50)]
     assert found == sorted(found)
 
 
@@ -84,7 +90,12 @@ def test_a_file_gives_what_the_model_gives(file, tiny, worse, prose):
         and 0 < cut["tail_mass_mean"] < cut["tail_mass_max"] < 1
         and "lower bound" in cut["kl_is"]
     )
-    assert "at least" in later.summary() and "16 likeliest" in later.summary()
+    whole = later.baseline.kl_mean + cut["missing_mean"]
+    assert abs(whole - together.baseline.kl_mean) < 4 * cut["missing_mean_se"]
+    assert cut["missing_mean_se"] < together.baseline.kl_mean / 20
+    assert (
+        "at least" in later.summary() and "16 likeliest" in later.summary() and "missing" in later.summary()
+    )
     same = perplexity(tiny, prose[:400], SCHEME, baseline=file).baseline
     assert same.kl_mean < 1e-13 and same.same_top1 == 1.0 and same.difference_rms < 1e-12
 
@@ -196,6 +207,10 @@ def test_arrays_that_do_not_fit_are_refused(file, tmp_path):
 
 
 def test_an_unwritable_place_leaves_nothing(tiny, prose, tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(ProtocolError, match="there is no folder"):
         perplexity(tiny, prose[:300], SCHEME, save_baseline=tmp_path / "none" / "file")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        perplexity(tiny, prose[:300], SCHEME, save_baseline=tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
     assert not list(tmp_path.iterdir())
