@@ -18,7 +18,7 @@ from eval.protocols import Protocol, protocol
 from eval.report import finite, html_pairs
 from eval.statistics import exp
 from eval.store import read_arrays, write_arrays
-from eval.texts import WIKITEXT2_JOINED_SHA256
+from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
 from workbench.errors import ProtocolError
 
 KIND = "perplexity result"
@@ -156,7 +156,8 @@ class PerplexityResult:
         text = self.text or {}
         missing = [key for key in ("dataset", "revision", "split", "sha256") if text.get(key) is None]
         missing = [f"text {key}" for key in missing]
-        if self.protocol.joins_rows and text.get("sha256") != WIKITEXT2_JOINED_SHA256:
+        known = {WIKITEXT2_JOINED_SHA256, *([WIKITEXT2_RAW_SHA256] if self.protocol.by_document else [])}
+        if (self.protocol.joins_rows or self.protocol.by_document) and text.get("sha256") not in known:
             missing.append("that the text is WikiText-2's test split (its hash is another)")
         if self.tokenizer_sha256 is None:
             missing.append("tokenizer")
