@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.documents import DocumentSizes
 from eval.protocols import Protocol, Window
 from eval.texts import Text, Tokens, encode, tokenizer_sha256
 from workbench.errors import ProtocolError
@@ -85,3 +86,38 @@ def known_ids(windows: list[Window], vocabulary: int) -> None:
             raise ProtocolError(
                 f"window {index}: token {bad} is outside the model's vocabulary, 0 to {vocabulary - 1}"
             )
+
+
+def described(scheme: Protocol, tokens: Tokens, windows: list[Window], every: list[Window]) -> dict[str, Any]:
+    """What the results of all models on these windows, the first of `every`, have in common."""
+    sizes = tokens.token_bytes
+    return {
+        "protocol": scheme,
+        "targets": np.concatenate([window.targets for window in windows]),
+        "window_index": np.repeat(np.arange(len(windows)), [window.scored for window in windows]),
+        "window_start": np.array([window.start for window in windows]),
+        "window_first_scored": np.array([window.first_scored for window in windows]),
+        "windows_available": len(every),
+        "tokens_available": len(tokens),
+        "scored_bytes": None
+        if sizes is None
+        else int(sum(sizes[w.start + w.first_scored : w.start + len(w.ids)].sum() for w in windows)),
+        "tokens_sha256": tokens.sha256,
+        "tokenizer_sha256": tokens.tokenizer_sha256,
+        "text": tokens.text,
+        "bos_policy": tokens.bos_policy,
+        "separator": tokens.separator,
+        "documents": tokens.documents,
+        "document_sizes": _document_sizes(tokens, every),
+    }
+
+
+def _document_sizes(tokens: Tokens, windows: list[Window]) -> DocumentSizes | None:
+    """Sizes of the documents that are scored apart, with how many windows each has."""
+    if tokens.document_sizes is None:
+        return None
+    places = [window.start + window.first_scored for window in windows]
+    document = np.searchsorted(tokens.starts, places, side="right") - 1
+    counts = np.bincount(document, minlength=len(tokens.starts))
+    words, sizes = zip(*tokens.document_sizes, strict=True)
+    return DocumentSizes(words, sizes, tuple(int(c) for c in counts))

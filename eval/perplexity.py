@@ -25,7 +25,6 @@ import numpy as np
 
 from eval import inputs, statistics
 from eval.comparison import compare
-from eval.documents import DocumentSizes
 from eval.protocols import Protocol, Window, protocol
 from eval.result import PerplexityResult
 from eval.texts import Text, Tokens
@@ -172,12 +171,12 @@ def perplexities(
             began = time.perf_counter()
             if stored:
                 part = stored.divergence(place, _logits(models[name], window), window.targets)
-            elif name == baseline or (save_baseline is not None and name == kept_name):
+            elif name == kept_name and (len(models) > 1 or save_baseline is not None):
                 logits = _logits(models[name], window)
                 part = _own(logits, window)
                 if save_baseline is not None:
                     top.append(TopLogits.of(logits, top_k, seed=index))
-            elif baseline is None:
+            elif baseline is None or len(models) == 1:
                 part = _score(models[name], window)
             else:
                 part = statistics.divergence(_logits(models[name], window), logits, window.targets)
@@ -195,7 +194,7 @@ def perplexities(
             if progress:
                 progress(done, len(windows) * len(order), name, totals[name] / count)
 
-    shared = _shared(scheme, tokens, windows, every)
+    shared = inputs.described(scheme, tokens, windows, every)
     results = {
         name: PerplexityResult(
             backend=model.backend,
@@ -232,41 +231,6 @@ def perplexities(
             if name != noise_floor
         }
     return results
-
-
-def _shared(scheme: Protocol, tokens: Tokens, windows: list[Window], every: list[Window]) -> dict[str, Any]:
-    """What the results of all models have in common."""
-    sizes = tokens.token_bytes
-    return {
-        "protocol": scheme,
-        "targets": np.concatenate([window.targets for window in windows]),
-        "window_index": np.repeat(np.arange(len(windows)), [window.scored for window in windows]),
-        "window_start": np.array([window.start for window in windows]),
-        "window_first_scored": np.array([window.first_scored for window in windows]),
-        "windows_available": len(every),
-        "tokens_available": len(tokens),
-        "scored_bytes": None
-        if sizes is None
-        else int(sum(sizes[w.start + w.first_scored : w.start + len(w.ids)].sum() for w in windows)),
-        "tokens_sha256": tokens.sha256,
-        "tokenizer_sha256": tokens.tokenizer_sha256,
-        "text": tokens.text,
-        "bos_policy": tokens.bos_policy,
-        "separator": tokens.separator,
-        "documents": tokens.documents,
-        "document_sizes": _document_sizes(tokens, every),
-    }
-
-
-def _document_sizes(tokens: Tokens, windows: list[Window]) -> DocumentSizes | None:
-    """Sizes of the documents that are scored apart, with how many windows each has."""
-    if tokens.document_sizes is None:
-        return None
-    places = [window.start + window.first_scored for window in windows]
-    document = np.searchsorted(tokens.starts, places, side="right") - 1
-    counts = np.bincount(document, minlength=len(tokens.starts))
-    words, sizes = zip(*tokens.document_sizes, strict=True)
-    return DocumentSizes(words, sizes, tuple(int(c) for c in counts))
 
 
 def _score(model: Any, window: Window) -> statistics.Divergence:

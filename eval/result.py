@@ -286,9 +286,8 @@ class PerplexityResult:
         ]
         if self.word_ppl is not None:
             scored = len(self._of_documents[0])
-            rows.insert(
-                0, ("word perplexity", f"{self.word_ppl:.4f} ± {self.word_ppl_se:.4f} ({scored} documents)")
-            )
+            error = f" ± {self.word_ppl_se:.4f}" if scored > 1 else ""
+            rows.insert(0, ("word perplexity", f"{self.word_ppl:.4f}{error} (documents scored: {scored})"))
         if self.baseline:
             rows += self.baseline.rows()
         if self.unrecorded:
