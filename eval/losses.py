@@ -11,14 +11,15 @@ also their means.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from eval import statistics
-from eval.result import PerplexityResult, require_same_targets
+from eval.comparison import require_same_targets
+from eval.report import finite
+from eval.result import PerplexityResult
 from workbench.errors import ProtocolError
 
 
@@ -38,9 +39,7 @@ class Loss:
     windows: int
 
     def to_json(self) -> dict[str, Any]:
-        values = asdict(self)
-        values["interval95"] = [end if math.isfinite(end) else None for end in self.interval95]
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        return finite(asdict(self))
 
     def __str__(self) -> str:
         size = f"RMS {self.rms:.2e} ({self.tokens:,} tokens)"

@@ -5,7 +5,8 @@
     print(result.summary())
 
 `perplexities` scores several models on the same windows side by side and compares them with one of them,
-whose logits are then computed once.
+whose logits are then computed once. They may also come from a file that an earlier run kept
+(`eval.top_logits`).
 
 A model is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
 int64 [n-1], `forward(ids)` giving `logits` f32 [n, vocab], `vocab_size`, `context_length`, `backend`,
@@ -17,14 +18,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval import statistics
+from eval import inputs, statistics
+from eval.comparison import compare
 from eval.protocols import Protocol, Window, protocol
-from eval.result import PerplexityResult, compare
-from eval.texts import Text, Tokens, encode, tokenizer_sha256
+from eval.result import PerplexityResult
+from eval.texts import Text, Tokens
+from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
 
 Progress = Callable[[int, int, float], None]
@@ -44,6 +48,9 @@ def perplexity(
     *,
     separator: str | None = None,
     baseline: Any = None,
+    noise_floor: Any = None,
+    save_baseline: str | Path | None = None,
+    top_k: int = TOP_K,
     max_windows: int | None = None,
     progress: bool | Progress | None = None,
 ) -> PerplexityResult:
@@ -52,18 +59,29 @@ def perplexity(
     text: a string or Text (tokenized with the model's tokenizer), Tokens from `eval.texts.encode` (to
     tokenize once for many models), or token ids [T] (the result then says that the text is unknown).
     separator: tells documents apart; see `eval.texts.encode`.
-    baseline: a second model, run on the same windows, one at a time, whose logits are compared with the
-    model's (paired difference, KL, same top-1); or a PerplexityResult of the same windows (no KL then, since
-    it holds no logits).
+    baseline: what the model is compared with (paired difference, KL, same top-1): a second model, run on the
+    same windows, one at a time; a StoredBaseline or the path of its file (KL is then a lower bound, see
+    `eval.top_logits`); or a PerplexityResult of the same windows (no KL then, since it holds no logits).
+    noise_floor: the baseline once more, on another path (f16 instead of f32, the references instead of
+    WGSL): its own comparison with the baseline is put beside the model's.
+    save_baseline: a file to keep the baseline's logits in, or the model's own where there is no baseline:
+    `top_k` of them a token, and the rest as one.
     max_windows: score only the first so many.
     progress: True for a bar, or a function called as progress(windows done, windows, mean nll so far).
 
     Raises ProtocolError where protocol, text and model do not fit together; NonFiniteScoreError for NaN or
     infinity.
     """
-    scheme = protocol(scheme)
-    reference = None if isinstance(baseline, PerplexityResult) else baseline
-    models = {"model": model} if reference is None else {"model": model, "baseline": reference}
+    if isinstance(baseline, str | Path):
+        baseline = StoredBaseline.load(baseline)
+    live = baseline is not None and not isinstance(baseline, PerplexityResult | StoredBaseline)
+    models = {"model": model}
+    if live:
+        models["baseline"] = baseline
+    if noise_floor is not None:
+        if not live and not isinstance(baseline, StoredBaseline):
+            raise ProtocolError("a noise floor needs a baseline with logits: a model, or a stored baseline")
+        models["noise floor"] = noise_floor
     report = _reporter(progress)
 
     def told(done: int, total: int, name: str, nll: float) -> None:
@@ -75,11 +93,16 @@ def perplexity(
         text,
         scheme,
         separator=separator,
-        baseline=None if reference is None else "baseline",
+        baseline="baseline" if live else baseline if isinstance(baseline, StoredBaseline) else None,
+        noise_floor=None if noise_floor is None else "noise floor",
+        save_baseline=save_baseline,
+        top_k=top_k,
         max_windows=max_windows,
         progress=told if report else None,
     )["model"]
-    return result if baseline is reference else result.with_baseline(compare(result, baseline))
+    return (
+        result.with_baseline(compare(result, baseline)) if isinstance(baseline, PerplexityResult) else result
+    )
 
 
 def perplexities(
@@ -88,60 +111,79 @@ def perplexities(
     scheme: str | Protocol,
     *,
     separator: str | None = None,
-    baseline: str | None = None,
+    baseline: str | StoredBaseline | None = None,
+    noise_floor: str | None = None,
+    save_baseline: str | Path | None = None,
+    top_k: int = TOP_K,
     max_windows: int | None = None,
     progress: RunProgress | None = None,
 ) -> dict[str, PerplexityResult]:
     """Score `text` with several models, window by window; results by name, in the order of `models`.
 
     baseline: the name of the model that the others are compared with. It runs once a window, and no more than
-    two logits matrices are held at a time. Its own result is compared with nothing. Text, errors and the rest
-    as in `perplexity`; ProtocolError also for an unknown baseline and for models of different vocabularies.
+    two logits matrices are held at a time. Its own result is compared with nothing. Or a StoredBaseline.
+    noise_floor: the name of the model that is the baseline on another path. Text, errors and the rest as in
+    `perplexity`; ProtocolError also for unknown names and for models of different vocabularies.
     """
-    scheme = protocol(scheme)
     if not models:
         raise ProtocolError("there is no model to score with")
-    if baseline is not None and baseline not in models:
-        raise ProtocolError(f"baseline {baseline!r} is none of the models; allowed: {', '.join(models)}")
+    for what, name in (("baseline", baseline), ("noise floor", noise_floor)):
+        if isinstance(name, str) and name not in models:
+            raise ProtocolError(f"{what} {name!r} is none of the models; allowed: {', '.join(models)}")
     if max_windows is not None and max_windows < 1:
         raise ProtocolError(f"max_windows is {max_windows}; it must be at least 1, or None for all")
-    for name, one in models.items():
-        if scheme.length > one.context_length:
-            raise ProtocolError(
-                f"protocol {scheme.name!r} has windows of {scheme.length} tokens, more than "
-                f"the {_label(name)}'s context of {one.context_length}; allowed: up to {one.context_length}"
-            )
+    stored = baseline if isinstance(baseline, StoredBaseline) else None
+    kept_name = baseline if isinstance(baseline, str) else next(iter(models)) if len(models) == 1 else None
+    if save_baseline is not None and (stored or kept_name is None):
+        raise ProtocolError(
+            "save_baseline keeps the logits of a baseline model, or of a single model; name one"
+        )
+    if save_baseline is not None and not Path(save_baseline).parent.is_dir():
+        raise ProtocolError(f"save_baseline: there is no folder {Path(save_baseline).parent}")
+    scheme = inputs.fitting(protocol(scheme), models)
     first = next(iter(models))
-    tokens = _tokens(models[first], text, scheme, separator)
+    tokens = inputs.tokens(models[first], text, scheme, separator)
     for name in models:
         if name != first:
-            _same_vocabulary(models, first, name, tokens)
-    windows = scheme.windows(tokens.ids, bos=tokens.bos)
-    available = len(windows)
+            inputs.same_vocabulary(models, first, name, tokens)
+    windows = scheme.windows(
+        tokens.ids, bos=tokens.bos, starts=(0,) if tokens.starts is None else tokens.starts
+    )
+    every = windows
     windows = windows[:max_windows]
-    _known_ids(windows, models[first].vocab_size)
+    inputs.known_ids(windows, models[first].vocab_size)
+    if stored:
+        stored = stored.require(
+            scheme, windows, tokens.sha256, tokens.tokenizer_sha256, models[first].vocab_size
+        )
 
     # The baseline runs first in each window; alone it is scored like any other.
-    order = [*([] if baseline is None else [baseline]), *(name for name in models if name != baseline)]
+    order = [name for name in models if name == baseline] + [name for name in models if name != baseline]
     parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
     totals, seconds = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
+    top: list[TopLogits] = []
     done = count = 0
     for index, window in enumerate(windows):
-        kept = None
+        logits = None
+        place = slice(count, count + window.scored)
         count += window.scored
         for name in order:
             began = time.perf_counter()
-            if baseline is None or len(models) == 1:
+            if stored:
+                part = stored.divergence(place, _logits(models[name], window), window.targets)
+            elif name == kept_name and (len(models) > 1 or save_baseline is not None):
+                logits = _logits(models[name], window)
+                part = _own(logits, window)
+                if save_baseline is not None:
+                    top.append(TopLogits.of(logits, top_k, seed=index))
+            elif baseline is None or len(models) == 1:
                 part = _score(models[name], window)
-            elif name == baseline:
-                kept = _logits(models[name], window)
-                part = _own(kept, window)
             else:
-                part = statistics.divergence(_logits(models[name], window), kept, window.targets)
+                part = statistics.divergence(_logits(models[name], window), logits, window.targets)
             if not np.isfinite(part.nll).all():
                 at = int(np.flatnonzero(~np.isfinite(part.nll))[0])
                 raise NonFiniteScoreError(
-                    f"window {index} of {scheme.name}: the {_label(name)} gives target "
+                    f"window {index} of {scheme.name}: the {inputs.label(name)} gives target "
                     f"{window.first_scored + at} (token {int(window.targets[at])}) "
                     f"a negative log-likelihood of {part.nll[at]}"
                 )
@@ -152,25 +194,7 @@ def perplexities(
             if progress:
                 progress(done, len(windows) * len(order), name, totals[name] / count)
 
-    sizes = tokens.token_bytes
-    shared = {
-        "protocol": scheme,
-        "targets": np.concatenate([window.targets for window in windows]),
-        "window_index": np.repeat(np.arange(len(windows)), [window.scored for window in windows]),
-        "window_start": np.array([window.start for window in windows]),
-        "window_first_scored": np.array([window.first_scored for window in windows]),
-        "windows_available": available,
-        "tokens_available": len(tokens),
-        "scored_bytes": None
-        if sizes is None
-        else int(sum(sizes[w.start + w.first_scored : w.start + len(w.ids)].sum() for w in windows)),
-        "tokens_sha256": tokens.sha256,
-        "tokenizer_sha256": tokens.tokenizer_sha256,
-        "text": tokens.text,
-        "bos_policy": tokens.bos_policy,
-        "separator": tokens.separator,
-        "documents": tokens.documents,
-    }
+    shared = inputs.described(scheme, tokens, windows, every)
     results = {
         name: PerplexityResult(
             backend=model.backend,
@@ -183,69 +207,30 @@ def perplexities(
         )
         for name, model in models.items()
     }
+    if save_baseline is not None:
+        StoredBaseline(results[kept_name], TopLogits.join(top)).save(save_baseline)
     if baseline is None:
         return results
-    against = results[baseline]
-    return {
-        name: result
-        if name == baseline
-        else result.with_baseline(compare(result, against, kl=np.concatenate([p.kl for p in parts[name]])))
+    against = stored.result if stored else results[baseline]
+    compared = {
+        name: compare(
+            result,
+            against,
+            kl=np.concatenate([p.kl for p in parts[name]]),
+            kl_truncation=stored.truncation(parts[name]) if stored else None,
+        )
         for name, result in results.items()
+        if name != baseline
     }
-
-
-def _label(name: str) -> str:
-    """How messages speak of a model."""
-    return name if name in ("model", "baseline") else f"model {name!r}"
-
-
-def _tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> Tokens:
-    if isinstance(text, str | Text):
-        return encode(model.tokenizer, text, scheme, separator=separator)
-    if separator is not None:
-        raise ProtocolError("a separator tells the documents of a text apart; these are tokens already")
-    if not isinstance(text, Tokens):
-        ids = np.asarray(text)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ProtocolError(
-                f"text must be a string, Text, Tokens or integers [T], not {ids.dtype} {list(ids.shape)}"
-            )
-        return Tokens(ids.astype(np.int64))
-    if text.tokenizer_sha256 is not None and text.tokenizer_sha256 != tokenizer_sha256(model.tokenizer):
-        raise ProtocolError("the tokens were made by another tokenizer than the model's")
-    if text.separator is not None and not scheme.takes_separator:
-        raise ProtocolError(
-            f"protocol {scheme.name!r} takes no document separator, but the tokens were made with one"
-        )
-    if scheme.joins_rows and text.text is not None and not text.text.get("joined"):
-        raise ProtocolError(
-            f"protocol {scheme.name!r} joins rows before tokenization; encode the text for it"
-        )
-    return text
-
-
-def _same_vocabulary(models: Mapping[str, Any], first: str, other: str, tokens: Tokens) -> None:
-    one, two = models[first], models[other]
-    if one.vocab_size != two.vocab_size:
-        raise ProtocolError(
-            f"the {_label(first)} has {one.vocab_size} tokens, the {_label(other)} {two.vocab_size}; "
-            "they must agree"
-        )
-    if tokens.tokenizer_sha256 is not None and tokenizer_sha256(two.tokenizer) != tokens.tokenizer_sha256:
-        raise ProtocolError(
-            f"{_label(first)} and {_label(other)} have different tokenizers; per-token differences would "
-            "mean nothing"
-        )
-
-
-def _known_ids(windows: list[Window], vocabulary: int) -> None:
-    for index, window in enumerate(windows):
-        low, high = int(window.ids.min()), int(window.ids.max())
-        if low < 0 or high >= vocabulary:
-            bad = low if low < 0 else high
-            raise ProtocolError(
-                f"window {index}: token {bad} is outside the model's vocabulary, 0 to {vocabulary - 1}"
-            )
+    results |= {name: results[name].with_baseline(found) for name, found in compared.items()}
+    if noise_floor is not None:
+        floor = results[noise_floor]
+        results |= {
+            name: results[name].with_baseline(found.with_noise_floor(floor))
+            for name, found in compared.items()
+            if name != noise_floor
+        }
+    return results
 
 
 def _score(model: Any, window: Window) -> statistics.Divergence:
@@ -263,7 +248,7 @@ def _score(model: Any, window: Window) -> statistics.Divergence:
 
 def _logits(model: Any, window: Window) -> np.ndarray:
     """f32 [scored, vocab]: the logits that predict the window's targets."""
-    return model.forward(window.ids).logits[window.first_scored - 1 : -1]
+    return model.forward(window.ids[:-1]).logits[window.first_scored - 1 :]
 
 
 def _own(logits: np.ndarray, window: Window) -> statistics.Divergence:

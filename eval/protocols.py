@@ -6,9 +6,14 @@
 | `wikitext2-gptq-L` | `disjoint-L` on the test split of WikiText-2 raw, rows joined with two newlines |
 | `hf-strided-L-S` | Hugging Face's sliding window: windows of L every S tokens, only new tokens scored |
 | `llamacpp-L` | disjoint windows, first token replaced by BOS, the last L/2 - 1 targets scored |
+| `lm-eval-wikitext-L` | WikiText's documents one by one, detokenized, every token a target of windows of L inputs |
+
+`lm-eval-wikitext` alone takes the model's context for L. Its figure is the perplexity a word (and a byte) of the
+text before detokenization, not a token.
 
 Sources: GPTQ's evaluation loop (Frantar et al. 2022, `datautils.py` and `opt.py` of their code); "Perplexity
-of fixed-length models" in the documentation of `transformers`; the `perplexity` tool of llama.cpp. A protocol
+of fixed-length models" in the documentation of `transformers`; the `perplexity` tool of llama.cpp; task
+`wikitext` and `get_rolling_token_windows` of lm-evaluation-harness. A protocol
 knows no tokenizer and no model: `eval.texts` makes the tokens, `eval.perplexity` scores the windows.
 """
 
@@ -16,18 +21,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from workbench.errors import ProtocolError
 
 ALLOWED = (
-    "disjoint-L, wikitext2-gptq-L, hf-strided-L-S with 1 <= S <= L, llamacpp-L with an even L "
-    "(L: tokens a window, at least 2; for example disjoint-512, wikitext2-gptq-2048, hf-strided-1024-512)"
+    "disjoint-L, wikitext2-gptq-L, hf-strided-L-S with 1 <= S <= L, llamacpp-L with an even L, lm-eval-wikitext, "
+    "lm-eval-wikitext-L (L: tokens a window, at least 2; for example disjoint-512, wikitext2-gptq-2048, "
+    "hf-strided-1024-512)"
 )
-KINDS = ("disjoint", "wikitext2-gptq", "hf-strided", "llamacpp")
-_NAME = re.compile(r"(disjoint|wikitext2-gptq|llamacpp)-([1-9]\d*)|(hf-strided)-([1-9]\d*)-([1-9]\d*)")
+LM_EVAL = "lm-eval-wikitext"
+KINDS = ("disjoint", "wikitext2-gptq", "hf-strided", "llamacpp", LM_EVAL)
+_NAME = re.compile(
+    r"(disjoint|wikitext2-gptq|llamacpp|lm-eval-wikitext)-([1-9]\d*)|(hf-strided)-([1-9]\d*)-([1-9]\d*)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +63,18 @@ class Window:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way to cut and score; made by `protocol(name)`. length and stride are in tokens."""
+    """A named way to cut and score; made by `protocol(name)`. length and stride are in tokens; None for an
+    `lm-eval-wikitext` that has not met its model (`at`)."""
 
     kind: str
-    length: int
-    stride: int
+    length: int | None
+    stride: int | None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ProtocolError(f"protocol kind {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        if self.kind == LM_EVAL and self.length is None and self.stride is None:
+            return
         if self.length < 2:
             raise ProtocolError(
                 f"protocol {self.name!r}: a window of {self.length} token has no target; allowed: {ALLOWED}"
@@ -83,12 +95,23 @@ class Protocol:
 
     @property
     def name(self) -> str:
+        if self.length is None:
+            return self.kind
         return f"{self.kind}-{self.length}" + (f"-{self.stride}" if self.kind == "hf-strided" else "")
+
+    def at(self, context_length: int) -> Protocol:
+        """With the length of a context where the name left it open, else as it is."""
+        return self if self.length else replace(self, length=context_length, stride=context_length)
 
     @property
     def joins_rows(self) -> bool:
         """Whether a raw file of one row a line is first joined by `eval.texts.join_rows`."""
         return self.kind == "wikitext2-gptq"
+
+    @property
+    def by_document(self) -> bool:
+        """Whether documents are scored apart and figures are a word and a byte (see `eval.documents`)."""
+        return self.kind == LM_EVAL
 
     @property
     def takes_separator(self) -> bool:
@@ -98,12 +121,19 @@ class Protocol:
     def __str__(self) -> str:
         return self.name
 
-    def windows(self, tokens: Sequence[int] | np.ndarray, *, bos: int | None = None) -> list[Window]:
+    def windows(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        *,
+        bos: int | None = None,
+        starts: Sequence[int] | np.ndarray = (0,),
+    ) -> list[Window]:
         """Cut `tokens` (ints [T]) into windows, in order.
 
         bos: the token id that `llamacpp-L` puts in place of each window's first token (None: left as it is,
-        which is what llama.cpp does for a vocabulary without BOS). Raises ProtocolError if the text is too
-        short for one target.
+        which is what llama.cpp does for a vocabulary without BOS), and `lm-eval-wikitext-L` in front of each
+        document. starts: where documents begin, which only the latter heeds. Raises ProtocolError if the
+        text is too short for one target.
         """
         ids = np.asarray(tokens)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
@@ -111,6 +141,8 @@ class Protocol:
                 f"tokens must be integers of shape [T], not {ids.dtype} of shape {list(ids.shape)}"
             )
         ids = ids.astype(np.int64, copy=False)
+        if self.kind == LM_EVAL:
+            return self._rolling(ids, bos, starts)
         needed = 2 if self.kind == "hf-strided" else self.length
         if len(ids) < needed:
             raise ProtocolError(
@@ -129,6 +161,29 @@ class Protocol:
             if bos is not None:
                 chunk[0] = bos
             windows.append(Window(chunk, self.length // 2 + 1, s))
+        return windows
+
+    def _rolling(self, ids: np.ndarray, bos: int | None, starts: Sequence[int] | np.ndarray) -> list[Window]:
+        """Each document behind `bos`: L targets a window, which starts at the token before its first target.
+
+        Where fewer than L targets remain, the last window reaches back until it has L inputs, so each token is
+        a target once. `start` of a document's first window is the place before its first token.
+        """
+        if self.length is None:
+            raise ProtocolError(f"protocol {self.name!r} needs a length: use .at(context_length)")
+        if bos is None:
+            raise ProtocolError(
+                f"protocol {self.name!r} puts BOS (or EOS) in front; the tokenizer has neither"
+            )
+        windows = []
+        for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            document = np.concatenate([[bos], ids[begin:end]]).astype(np.int64)
+            for first in range(1, len(document), self.length):
+                stop = min(first + self.length, len(document))
+                back = max(0, stop - self.length - 1)
+                windows.append(Window(document[back:stop], first - back, int(begin) + back - 1))
+        if not windows:
+            raise ProtocolError(f"protocol {self.name!r} needs at least 1 token; the text has none")
         return windows
 
     def _strided(self, ids: np.ndarray) -> list[Window]:
@@ -153,6 +208,8 @@ def protocol(name: str | Protocol) -> Protocol:
     """The protocol of that name (a Protocol is returned as it is). ProtocolError lists what is allowed."""
     if isinstance(name, Protocol):
         return name
+    if name == LM_EVAL:
+        return Protocol(LM_EVAL, None, None)
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise ProtocolError(f"protocol {name!r} is unknown; allowed: {ALLOWED}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
-import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,80 +12,20 @@ from typing import Any
 import numpy as np
 
 from eval import statistics
+from eval.comparison import Comparison
+from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
-from eval.texts import WIKITEXT2_JOINED_SHA256
+from eval.report import finite, html_pairs
+from eval.statistics import exp
+from eval.store import read_arrays, write_arrays
+from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
 from workbench.errors import ProtocolError
 
-_ARRAYS = ("token_nll", "top1", "targets", "window_index", "window_start", "window_first_scored")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A model against a baseline on the same targets. ln_ratio = ln(PPL / PPL_baseline), like its errors.
-
-    kl: mean, median, p90, p99, p99.9 and max over tokens of KL(baseline || model) in nats, None where no
-    logits of the baseline were at hand. delta_p: the change of the target's probability. backend, provenance:
-    the baseline's.
-    """
-
-    ppl: float
-    ln_ratio: float
-    ln_ratio_se: float
-    ln_ratio_se_clustered: float
-    ln_ratio_interval95: tuple[float, float]
-    difference_rms: float
-    delta_p_mean: float
-    delta_p_rms: float
-    same_top1: float
-    same_top1_se: float
-    kl: dict[str, float] | None
-    kl_se: float | None
-    kl_se_clustered: float | None
-    backend: str
-    provenance: dict[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        nll: np.ndarray,
-        baseline: np.ndarray,
-        window_index: np.ndarray,
-        top1: np.ndarray,
-        baseline_top1: np.ndarray,
-        *,
-        kl: np.ndarray | None,
-        backend: str,
-        provenance: dict[str, Any],
-    ) -> Comparison:
-        """From arrays over the scored tokens, all [n]."""
-        pair = statistics.paired(nll, baseline, window_index)
-        delta_p = np.exp(-nll) - np.exp(-baseline)
-        same = float(np.mean(top1 == baseline_top1))
-        return cls(
-            ppl=_exp(statistics.mean_nll(baseline)),
-            ln_ratio=pair.mean,
-            ln_ratio_se=pair.se,
-            ln_ratio_se_clustered=pair.se_clustered,
-            ln_ratio_interval95=pair.interval,
-            difference_rms=pair.rms,
-            delta_p_mean=float(delta_p.mean()),
-            delta_p_rms=float(np.sqrt(np.mean(delta_p**2))),
-            same_top1=same,
-            same_top1_se=statistics.binomial_se(same, len(nll)),
-            kl=None if kl is None else statistics.spread(kl),
-            kl_se=None if kl is None else statistics.mean_se(kl),
-            kl_se_clustered=None if kl is None else statistics.clustered_se(kl, window_index),
-            backend=backend,
-            provenance=provenance,
-        )
-
-    @property
-    def kl_mean(self) -> float | None:
-        return None if self.kl is None else self.kl["mean"]
-
-    def to_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        return {"ppl": values.pop("ppl"), "kl_mean": self.kl_mean, **values}
+KIND = "perplexity result"
+ARRAYS = {
+    "token_nll": "float64",
+    **dict.fromkeys(("top1", "targets", "window_index", "window_start", "window_first_scored"), "int64"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +35,7 @@ class PerplexityResult:
     token_nll f64 (nats), top1 int64 (most likely token there), targets int64, window_index int64 (0-based).
     Arrays over windows [W]: window_start (index in the token stream) and window_first_scored. seconds: wall
     time of scoring. text: name, dataset, revision, split, sha256, bytes; None for bare tokens, like the
-    hashes and policies that follow from it.
+    hashes and policies that follow from it. document_sizes: where documents are scored apart, their sizes.
     """
 
     protocol: Protocol
@@ -121,6 +59,7 @@ class PerplexityResult:
     provenance: dict[str, Any] = field(repr=False)
     seconds: float
     baseline: Comparison | None = None
+    document_sizes: DocumentSizes | None = None
 
     @cached_property
     def nll(self) -> float:
@@ -129,7 +68,7 @@ class PerplexityResult:
 
     @property
     def ppl(self) -> float:
-        return _exp(self.nll)
+        return exp(self.nll)
 
     @cached_property
     def ppl_se(self) -> float:
@@ -145,7 +84,7 @@ class PerplexityResult:
     def ppl_interval95(self) -> tuple[float, float]:
         """Percentile interval of the perplexity from 10,000 resamples of the windows, seed 0."""
         low, high = statistics.bootstrap_interval(self.token_nll, self.window_index)
-        return _exp(low), _exp(high)
+        return exp(low), exp(high)
 
     @property
     def tokens_scored(self) -> int:
@@ -155,9 +94,41 @@ class PerplexityResult:
     def windows(self) -> int:
         return len(self.window_start)
 
+    @cached_property
+    def _of_documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """(total nll, words, bytes) of each document scored in full, all [D]; None where there is none."""
+        sizes = self.document_sizes
+        complete = sizes.complete(self.windows) if sizes else 0
+        if not complete:
+            return None
+        sums = sizes.sums(self.token_nll, self.window_index, complete)
+        return sums, np.array(sizes.words[:complete]), np.array(sizes.bytes[:complete])
+
+    @property
+    def word_ppl(self) -> float | None:
+        """exp(sum nll / words), over the documents scored in full, words counted before detokenization. None for
+        protocols that do not count words."""
+        found = self._of_documents
+        return None if found is None else exp(found[0].sum() / found[1].sum())
+
+    @property
+    def word_ppl_se(self) -> float | None:
+        """word_ppl times the error of its logarithm, clustered by document (lm-eval gives none)."""
+        found = self._of_documents
+        return None if found is None else self.word_ppl * statistics.ratio_se(found[0], found[1])
+
+    @property
+    def byte_ppl(self) -> float | None:
+        """exp(sum nll / UTF-8 bytes), as `word_ppl`."""
+        found = self._of_documents
+        return None if found is None else exp(found[0].sum() / found[2].sum())
+
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits of the scored tokens over the UTF-8 bytes that they stand for (not over the whole text's)."""
+        """Bits of the scored tokens over the UTF-8 bytes that they stand for (not over the whole text's); where
+        documents are scored apart, over their bytes before detokenization, as lm-eval does."""
+        if self.document_sizes:
+            return None if self.byte_ppl is None else math.log2(self.byte_ppl)
         return float(self.token_nll.sum() / math.log(2) / self.scored_bytes) if self.scored_bytes else None
 
     @property
@@ -177,7 +148,7 @@ class PerplexityResult:
         sums, counts = statistics.window_sums(self.token_nll, self.window_index)
         overlap = self.protocol.stride < self.protocol.length
         weights = counts - (overlap & (np.arange(len(counts)) > 0))
-        return _exp(float(np.sum(sums / counts * weights) / weights.sum())) if weights.sum() else None
+        return exp(float(np.sum(sums / counts * weights) / weights.sum())) if weights.sum() else None
 
     @property
     def unrecorded(self) -> tuple[str, ...]:
@@ -185,7 +156,8 @@ class PerplexityResult:
         text = self.text or {}
         missing = [key for key in ("dataset", "revision", "split", "sha256") if text.get(key) is None]
         missing = [f"text {key}" for key in missing]
-        if self.protocol.joins_rows and text.get("sha256") != WIKITEXT2_JOINED_SHA256:
+        known = {WIKITEXT2_JOINED_SHA256, *([WIKITEXT2_RAW_SHA256] if self.protocol.by_document else [])}
+        if (self.protocol.joins_rows or self.protocol.by_document) and text.get("sha256") not in known:
             missing.append("that the text is WikiText-2's test split (its hash is another)")
         if self.tokenizer_sha256 is None:
             missing.append("tokenizer")
@@ -193,12 +165,19 @@ class PerplexityResult:
             missing.append("BOS policy")
         return tuple(missing)
 
+    def first(self, windows: int) -> PerplexityResult:
+        """Only its first so many windows; what counts all scored tokens together is then unknown."""
+        tokens = self.window_index < windows
+        arrays = {name: getattr(self, name)[tokens] for name in tuple(ARRAYS)[:4]}
+        arrays |= {name: getattr(self, name)[:windows] for name in tuple(ARRAYS)[4:]}
+        return dataclasses.replace(self, **arrays, scored_bytes=None, baseline=None)
+
     def with_baseline(self, comparison: Comparison) -> PerplexityResult:
         return dataclasses.replace(self, baseline=comparison)
 
     def to_json(self) -> dict[str, Any]:
         """Figures and provenance, without the per-token arrays. Numbers that do not exist are null."""
-        return _finite(
+        return finite(
             {
                 "protocol": self.protocol.name,
                 "backend": self.backend,
@@ -209,6 +188,7 @@ class PerplexityResult:
                 "ppl_se_clustered": self.ppl_se_clustered,
                 "ppl_interval95": self.ppl_interval95,
                 **({"ppl_hf_loop": self.ppl_hf_loop} if self.protocol.kind == "hf-strided" else {}),
+                **(self._words() if self.protocol.by_document else {}),
                 "nll": self.nll,
                 "bits_per_byte": self.bits_per_byte,
                 "top1_accuracy": self.top1_accuracy,
@@ -226,49 +206,73 @@ class PerplexityResult:
                 "windows_available": self.windows_available,
                 "tokens_available": self.tokens_available,
                 "scored_bytes": self.scored_bytes,
-                "normalisation": "per token of the model's tokenizer, natural logarithm",
+                "normalisation": "per token of the model's tokenizer, natural logarithm"
+                + (
+                    "; word_ppl and byte_ppl per word and byte before detokenization"
+                    if self.document_sizes
+                    else ""
+                ),
                 "unrecorded": self.unrecorded,
                 "seconds": self.seconds,
             }
         )
 
-    def save(self, path: str | Path) -> None:
-        """Figures, provenance and per-token arrays in one .npz, for comparisons later; see `load`."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _ARRAYS}
+    def _words(self) -> dict[str, Any]:
+        found = self._of_documents
+        return {
+            "word_ppl": self.word_ppl,
+            "word_ppl_se": self.word_ppl_se,
+            "byte_ppl": self.byte_ppl,
+            "documents_scored": 0 if found is None else len(found[0]),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON values; `from_record` is the inverse."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ARRAYS}
         plain["protocol"] = self.protocol.name
         plain["baseline"] = dataclasses.asdict(self.baseline) if self.baseline else None
-        with Path(path).open("wb") as file:
-            np.savez_compressed(
-                file, meta=json.dumps(plain), **{name: getattr(self, name) for name in _ARRAYS}
-            )
+        plain["document_sizes"] = self.document_sizes.to_json() if self.document_sizes else None
+        return plain
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> PerplexityResult:
+        """Raises ProtocolError where record and arrays do not make a result."""
+        try:
+            plain = dict(record, protocol=protocol(record["protocol"]))
+            if plain["baseline"] is not None:
+                plain["baseline"] = Comparison.from_json(plain["baseline"])
+            if plain["document_sizes"] is not None:
+                plain["document_sizes"] = DocumentSizes.from_json(plain["document_sizes"])
+            result = cls(**plain, **{name: arrays[name] for name in ARRAYS})
+            if any(
+                arrays[name].shape != arrays[like].shape or arrays[name].ndim != 1
+                for like, names in (("token_nll", tuple(ARRAYS)[:4]), ("window_start", tuple(ARRAYS)[4:]))
+                for name in names
+            ):
+                raise ValueError("arrays of different lengths")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProtocolError(f"the record is not of a {KIND} ({error})") from error
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Figures, provenance and per-token arrays in one file, for comparisons later; see `load`."""
+        write_arrays(path, KIND, self.record(), {name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
     def load(cls, path: str | Path) -> PerplexityResult:
         """Read what `save` wrote. Raises ProtocolError for anything else."""
+        record, arrays = read_arrays(path, KIND, ARRAYS)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                plain = json.loads(str(stored["meta"]))
-                arrays = {name: stored[name] for name in _ARRAYS}
-            plain["protocol"] = protocol(plain["protocol"])
-            if plain["baseline"] is not None:
-                compared = plain["baseline"]
-                compared["ln_ratio_interval95"] = tuple(compared["ln_ratio_interval95"])
-                plain["baseline"] = Comparison(**compared)
-            return cls(**plain, **arrays)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise ProtocolError(f"{path}: not a stored perplexity result ({error})") from error
+            return cls.from_record(record, arrays)
+        except ProtocolError as error:
+            raise ProtocolError(f"{path}: {error}") from error
 
     def summary(self) -> str:
         """A few lines to print."""
         return "\n".join(f"{key}: {value}" for key, value in self._rows())
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        cells = "".join(
-            f"<tr><th {left}>{html.escape(key)}</th><td {left}>{html.escape(value)}</td></tr>"
-            for key, value in self._rows()
-        )
-        return f"<table><tbody>{cells}</tbody></table>"
+        return html_pairs(self._rows())
 
     def _rows(self) -> list[tuple[str, str]]:
         part = "" if self.windows == self.windows_available else f", the first of {self.windows_available}"
@@ -280,60 +284,12 @@ class PerplexityResult:
             ("protocol", f"{self.protocol.name} on {source}, {size}"),
             ("backend", self.backend),
         ]
+        if self.word_ppl is not None:
+            scored = len(self._of_documents[0])
+            error = f" ± {self.word_ppl_se:.4f}" if scored > 1 else ""
+            rows.insert(0, ("word perplexity", f"{self.word_ppl:.4f}{error} (documents scored: {scored})"))
         if self.baseline:
-            b = self.baseline
-            ratio = f"ln ratio {b.ln_ratio:+.3e} ± {b.ln_ratio_se:.1e}"
-            rows.append(("baseline", f"{b.ppl:.4f} ({b.backend}), {ratio}, same top-1 {b.same_top1:.2%}"))
-            if b.kl:
-                quantiles = f"median {b.kl['median']:.3e}, p99 {b.kl['p99']:.3e}"
-                rows.append(("KL", f"mean {b.kl['mean']:.3e}, {quantiles} nats"))
+            rows += self.baseline.rows()
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
         return rows
-
-
-def compare(
-    result: PerplexityResult, baseline: PerplexityResult, *, kl: np.ndarray | None = None
-) -> Comparison:
-    """Pair two results of the same windows, token by token.
-
-    kl: KL(baseline || model) of each token [n], from whoever had the logits; results hold none. Raises
-    ProtocolError unless protocol, windows and targets are the same.
-    """
-    require_same_targets(result, baseline)
-    return Comparison.of(
-        result.token_nll,
-        baseline.token_nll,
-        result.window_index,
-        result.top1,
-        baseline.top1,
-        kl=kl,
-        backend=baseline.backend,
-        provenance=baseline.provenance,
-    )
-
-
-def require_same_targets(one: PerplexityResult, other: PerplexityResult) -> None:
-    """Raise ProtocolError, naming what differs, unless two results score the same targets in context."""
-    for name in ("protocol", "tokenizer_sha256", "tokens_sha256", "windows"):
-        if getattr(one, name) != getattr(other, name):
-            raise ProtocolError(
-                f"results cannot be paired: {name} is {getattr(one, name)} and {getattr(other, name)}"
-            )
-
-
-def _exp(value: float) -> float:
-    """exp that overflows to infinity instead of raising."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(value))
-
-
-def _finite(value: Any) -> Any:
-    """The same, with numbers that JSON has no word for replaced by None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

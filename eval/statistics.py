@@ -6,6 +6,7 @@ share a context and are not independent, so next to the plain error stands one c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +43,18 @@ def clustered_se(values: np.ndarray, window_index: np.ndarray) -> float:
     of a mean (Liang and Zeger 1986; Miller 2024, "Adding error bars to evals") with the small-sample
     factor W/(W-1). NaN for fewer than two windows.
     """
-    return clustered_se_of_sums(*window_sums(values, window_index))
+    return ratio_se(*window_sums(values, window_index))
 
 
-def clustered_se_of_sums(sums: np.ndarray, counts: np.ndarray) -> float:
-    """`clustered_se` from the windows' sums D_w [W] and numbers of tokens n_w [W]."""
+def ratio_se(sums: np.ndarray, sizes: np.ndarray) -> float:
+    """Standard error of sum(sums) / sum(sizes) over clusters [W], such as documents and their words.
+
+    The formula of `clustered_se`, whose sizes are the tokens. NaN for fewer than two clusters.
+    """
     if len(sums) < 2:
         return float("nan")
-    total = counts.sum()
-    residual = sums - sums.sum() / total * counts
+    total = np.sum(sizes)
+    residual = sums - np.sum(sums) / total * np.asarray(sizes, np.float64)
     return float(np.sqrt(len(sums) / (len(sums) - 1) * np.sum(residual**2)) / total)
 
 
@@ -130,13 +134,15 @@ def paired(nll: np.ndarray, baseline: np.ndarray, window_index: np.ndarray, *, s
 @dataclass(frozen=True, eq=False)
 class Divergence:
     """Token by token, all [n]: nll and nll_baseline of the targets, kl = KL(baseline || model) in nats, and
-    the two models' most likely tokens (the lowest id of equals)."""
+    the two models' most likely tokens (the lowest id of equals). missing: where kl is a lower bound, an estimate
+    of the rest and its variance, [2, n]."""
 
     nll: np.ndarray
     nll_baseline: np.ndarray
     kl: np.ndarray
     top1: np.ndarray
     top1_baseline: np.ndarray
+    missing: np.ndarray | None = None
 
 
 def divergence(logits: np.ndarray, baseline: np.ndarray, targets: np.ndarray) -> Divergence:
@@ -154,9 +160,7 @@ def divergence(logits: np.ndarray, baseline: np.ndarray, targets: np.ndarray) ->
         )
     rows, vocabulary = logits.shape
     nll, nll_baseline, kl = np.empty(rows), np.empty(rows), np.empty(rows)
-    step = max(1, _CHUNK_BYTES // (8 * max(1, vocabulary)))
-    for begin in range(0, rows, step):
-        part = slice(begin, min(rows, begin + step))
+    for part in row_chunks(rows, vocabulary):
         log_p, log_b = log_softmax(logits[part]), log_softmax(baseline[part])
         column = targets[part][:, None]
         nll[part] = -np.take_along_axis(log_p, column, 1)[:, 0]
@@ -171,9 +175,8 @@ def divergence(logits: np.ndarray, baseline: np.ndarray, targets: np.ndarray) ->
 def target_nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """-ln p(target) f64 [n] from logits [n, vocab] of any float dtype and targets int [n]."""
     rows = np.arange(len(logits))
-    nll, step = np.empty(len(logits)), max(1, _CHUNK_BYTES // (8 * max(1, logits.shape[1])))
-    for begin in range(0, len(logits), step):
-        part = slice(begin, begin + step)
+    nll = np.empty(len(logits))
+    for part in row_chunks(*logits.shape):
         nll[part] = -log_softmax(logits[part])[rows[: len(nll[part])], targets[part]]
     return nll
 
@@ -186,9 +189,31 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted
 
 
+def log_sum_exp(values: np.ndarray) -> np.ndarray:
+    """ln sum exp over the last axis, f64; -inf where every value is."""
+    values = np.asarray(values, np.float64)
+    largest = values.max(-1)
+    shift = np.where(np.isfinite(largest), largest, 0.0)
+    with np.errstate(divide="ignore"):
+        return shift + np.log(np.exp(values - shift[..., None]).sum(-1))
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of rows whose f64 temporaries stay within a few tens of MB."""
+    step = max(1, _CHUNK_BYTES // (8 * max(1, columns)))
+    for begin in range(0, rows, step):
+        yield slice(begin, min(rows, begin + step))
+
+
 def binomial_se(share: float, count: int) -> float:
     """Standard error of a share of `count` independent trials, sqrt(p (1 - p) / (n - 1)). NaN for n < 2."""
     return float(np.sqrt(share * (1 - share) / (count - 1))) if count > 1 else float("nan")
+
+
+def exp(value: float) -> float:
+    """exp that overflows to infinity instead of raising."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

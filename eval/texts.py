@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from eval import documents
+from eval.documents import join_rows, split_documents
 from eval.protocols import Protocol, protocol
 from workbench.errors import ProtocolError
 
@@ -141,31 +143,11 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
     )
 
 
-def join_rows(raw: str) -> str:
-    """A file of one row a line, as the rows that `datasets` gives for WikiText-2 raw, joined by two newlines.
-
-    An empty row is stored as one space; every other row keeps its newline. The newline that ends the file
-    ends its last row and starts no further one.
-    """
-    lines = raw.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return "\n\n".join("" if line == " " else line + "\n" for line in lines)
-
-
-def split_documents(content: str, separator: str) -> list[str]:
-    """The documents of a text, stripped, without empty ones. ProtocolError if the separator never occurs."""
-    if not separator:
-        raise ProtocolError("the document separator is empty")
-    if separator not in content:
-        raise ProtocolError(f"the document separator {separator!r} does not occur in the text")
-    return [document for part in content.split(separator) if (document := part.strip())]
-
-
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """A tokenized text. ids: int64 [T]; token_bytes: int64 [T], UTF-8 bytes of text that each token stands
-    for (0 for BOS; None where the tokenizer gives no offsets); bos: the tokenizer's BOS id."""
+    for (0 for BOS; None where the tokenizer gives no offsets); bos: the tokenizer's BOS id. Of a protocol that
+    scores documents apart: starts int [D], where each begins, and its (words, bytes) before detokenization."""
 
     ids: np.ndarray = field(repr=False)
     bos_policy: str | None = None
@@ -175,6 +157,8 @@ class Tokens:
     text: dict[str, Any] | None = None
     tokenizer_sha256: str | None = None
     token_bytes: np.ndarray | None = field(default=None, repr=False)
+    starts: np.ndarray | None = field(default=None, repr=False)
+    document_sizes: tuple[tuple[int, int], ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -202,6 +186,8 @@ def encode(
         separator = text.separator
     bos = getattr(tokenizer, "bos_token_id", None)
     common = {"bos": bos, "text": text.to_json(), "tokenizer_sha256": tokenizer_sha256(tokenizer)}
+    if scheme.by_document and separator is None:
+        return _encode_pages(tokenizer, text, common)
     if separator is None:
         ids, sizes = _encode_one(tokenizer, text.content)
         policy = "once, by the tokenizer" if bos is not None and len(ids) and ids[0] == bos else "none"
@@ -216,13 +202,11 @@ def encode(
         raise ProtocolError(
             "documents begin with BOS, but the tokenizer has no BOS token; score without a separator"
         )
-    documents = split_documents(text.content, separator)
-    if not documents:
+    parts = split_documents(text.content, separator)
+    if not parts:
         raise ProtocolError(f"text {text.name!r} holds no document between its separators {separator!r}")
     all_ids, all_sizes, known = [], [], True
-    for document, (ids, ends) in zip(
-        documents, _encode_many(tokenizer, documents, special=False), strict=True
-    ):
+    for document, (ids, ends) in zip(parts, _encode_many(tokenizer, parts, special=False), strict=True):
         known = known and ends is not None
         all_ids += [[bos], ids]
         all_sizes += [[0], _token_bytes(document, ends)] if known else []
@@ -230,9 +214,35 @@ def encode(
         np.concatenate(all_ids).astype(np.int64),
         bos_policy="before each document",
         separator=separator,
-        documents=len(documents),
+        documents=len(parts),
         token_bytes=np.concatenate(all_sizes).astype(np.int64) if known else None,
         **common,
+    )
+
+
+def _encode_pages(tokenizer: Any, text: Text, common: dict[str, Any]) -> Tokens:
+    """The pages of a WikiText file, detokenized, as the tokenizer reads each; BOS or else EOS goes in front."""
+    pages = documents.pages(documents.unjoin_rows(text.content) if text.joined else text.content)
+    if not pages:
+        raise ProtocolError(f"text {text.name!r} holds no document")
+    prefix = common["bos"] if common["bos"] is not None else getattr(tokenizer, "eos_token_id", None)
+    plain = [documents.detokenize(page) for page in pages]
+    encoded = _encode_many(tokenizer, plain, special=True)
+    lengths = [len(ids) for ids, _ in encoded]
+    known = all(ends is not None for _, ends in encoded)
+    sizes = (
+        [_token_bytes(page, ends) for page, (_, ends) in zip(plain, encoded, strict=True)] if known else []
+    )
+    own = any(len(ids) and ids[0] == prefix for ids, _ in encoded)
+    policy = "in front of each document" + (", and again by the tokenizer as its first target" if own else "")
+    return Tokens(
+        np.concatenate([ids for ids, _ in encoded]).astype(np.int64),
+        bos_policy=policy,
+        documents=len(pages),
+        token_bytes=np.concatenate(sizes).astype(np.int64) if known else None,
+        starts=np.cumsum([0, *lengths[:-1]]),
+        document_sizes=tuple((documents.words(page), len(page.encode())) for page in pages),
+        **{**common, "bos": prefix},
     )
 
 

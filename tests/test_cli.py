@@ -29,7 +29,7 @@ HEAVY = {
     "safetensors",
     "tqdm",
 }
-COMMANDS = ["quantize", "allocate", "generate", "perplexity", "info", "demo", "bench", "tune"]
+COMMANDS = ["quantize", "allocate", "generate", "perplexity", "info", "demo", "bench", "tune", "lm-eval"]
 
 
 @pytest.fixture(scope="module")

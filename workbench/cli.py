@@ -18,6 +18,7 @@ from workbench.commands import (
     demo,
     generate,
     info,
+    lm_eval,
     perplexity,
     quantize,
     tune,
@@ -32,7 +33,7 @@ from workbench.errors import (
 )
 from workbench.formats.errors import FormatError
 
-COMMANDS = (quantize, allocate, generate, perplexity, info, demo, bench, tune)
+COMMANDS = (quantize, allocate, generate, perplexity, info, demo, bench, tune, lm_eval)
 RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
 
 
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+        name = command.__name__.rpartition(".")[2].replace("_", "-")
         summary = command.__doc__.strip().splitlines()[0]
         sub = subparsers.add_parser(name, help=summary, description=summary)
         command.add_arguments(sub)

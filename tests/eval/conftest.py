@@ -90,3 +90,13 @@ def wikitext2_tokens(shared, stories260k):
 @pytest.fixture(scope="session")
 def stories260k(shared) -> ReferenceModel:
     return ReferenceModel.load(shared / "models" / "stories260K-hf")
+
+
+@pytest.fixture(scope="session")
+def adapter():
+    """Skips where no WebGPU adapter is; gives its facts."""
+    from workbench.runtime.device import adapter_missing, open_device
+
+    if reason := adapter_missing():
+        pytest.skip(reason)
+    return open_device().adapter

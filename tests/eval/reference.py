@@ -47,7 +47,7 @@ class ReferenceModel:
 
     def score(self, ids) -> Scores:
         self.calls["score"] += 1
-        log_p = self._logits(ids)[:-1].double().log_softmax(-1)
+        log_p = self._logits(ids[:-1]).double().log_softmax(-1)
         targets = torch.as_tensor(np.asarray(ids))[1:, None]
         return Scores(-log_p.gather(1, targets)[:, 0].numpy(), log_p.argmax(-1).numpy())
 

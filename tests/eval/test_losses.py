@@ -83,3 +83,32 @@ def test_arrays_come_with_their_windows(runs):
 def test_losses_of_different_windows_do_not_exist(runs, tiny, prose):
     with pytest.raises(ProtocolError, match="cannot be paired: windows"):
         format_loss(runs["quantized"], perplexity(tiny, prose, "disjoint-64", max_windows=2))
+
+
+BARS = {"f32": (1e-6, 1e-5), "f16": (1e-3, 2e-2)}
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize(("form", "quantizer"), [("int8", "rtn"), ("int4", "rtn"), ("int2", "grid")])
+def test_kernels_lose_nothing_beside_their_references(
+    shared, tmp_path, story_tokens, adapter, form, quantizer, dtype
+):
+    """The same packed bytes at the same precision: the mean of d and its RMS stay under the bars, in nats.
+
+    INT2 by the grid search, since round to nearest leaves no model of it: its perplexity is in the hundreds, logits
+    and log-likelihoods are several times larger, and so is their rounding (RMS 1.2e-5 in f32).
+    """
+    import workbench
+    from workbench.convert.convert import convert
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.spec import WeightFormat
+
+    if dtype == "f16" and not adapter.f16:
+        pytest.skip("the adapter has no shader-f16")
+    options = ConvertOptions(WeightFormat(form, block_size=32), quantizer=quantizer)
+    convert(shared / "models" / "stories260K-hf", tmp_path / "m", options)
+    models = [workbench.load(tmp_path / "m", backend=backend, dtype=dtype) for backend in ("wgpu", "torch")]
+    kernels, references = (perplexity(m, story_tokens, "disjoint-256", max_windows=2) for m in models)
+    loss = kernel_loss(kernels, references)
+    mean, rms = BARS[dtype]
+    assert loss.tokens == 2 * 255 and abs(loss.mean) < mean and 0 < loss.rms < rms, str(loss)

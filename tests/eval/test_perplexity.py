@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.comparison import compare
 from eval.perplexity import NonFiniteScoreError, perplexities, perplexity
-from eval.result import PerplexityResult, compare
+from eval.result import PerplexityResult
 from eval.texts import Tokens, encode, load_text
 from tests.eval.conftest import STORIES, byte_tokenizer
 from tests.eval.reference import ReferenceModel, Scores
@@ -158,7 +159,7 @@ def test_against_a_baseline(tiny, prose):
     for w in range(result.windows):
         window = ids[w * 64 : (w + 1) * 64]
         log_q, log_p = (
-            torch.tensor(m.forward(window).logits[:-1]).double().log_softmax(-1).numpy()
+            torch.tensor(m.forward(window[:-1]).logits).double().log_softmax(-1).numpy()
             for m in (worse, tiny)
         )
         kl.append((np.exp(log_p) * (log_p - log_q)).sum(1))
@@ -213,8 +214,12 @@ def test_results_of_other_targets_are_not_paired(tiny, prose):
 def test_anything_but_a_stored_result_is_refused(tiny, prose, tmp_path):
     (tmp_path / "text.npz").write_text("no zip")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    for name in ("none.npz", "text.npz", "other.npz"):
-        with pytest.raises(ProtocolError, match="not a stored perplexity result"):
+    for name, why in (
+        ("none", "cannot be read"),
+        ("text.npz", "not a stored"),
+        ("other.npz", "not a stored"),
+    ):
+        with pytest.raises(ProtocolError, match=why):
             PerplexityResult.load(tmp_path / name)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.statistics import clustered_se_of_sums
+from eval.statistics import ratio_se
 from workbench.allocate.groups import Group
 from workbench.bench.records import write_json
 from workbench.errors import WorkbenchError
@@ -68,7 +68,7 @@ class SensitivityTable:
     @cached_property
     def kl_se(self) -> np.ndarray:
         """f64 [groups, formats]: its standard error, clustered by window; NaN for a single window."""
-        return np.array([[clustered_se_of_sums(sums, self.tokens) for sums in row] for row in self.kl_sums])
+        return np.array([[ratio_se(sums, self.tokens) for sums in row] for row in self.kl_sums])
 
     @cached_property
     def nbytes(self) -> np.ndarray:
@@ -82,7 +82,7 @@ class SensitivityTable:
         added before the error is taken.
         """
         sums = self.kl_sums[np.arange(len(self.groups)), np.asarray(options)].sum(0)
-        return float(sums.sum() / self.tokens.sum()), clustered_se_of_sums(sums, self.tokens)
+        return float(sums.sum() / self.tokens.sum()), ratio_se(sums, self.tokens)
 
     def first(self, windows: int | None) -> SensitivityTable:
         """The table of the first so many windows, or itself."""

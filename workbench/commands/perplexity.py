@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from workbench.commands.common import add_execution, add_model, positive, say_choices
+from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         required=True,
         metavar="NAME",
-        help="disjoint-L, wikitext2-gptq-L or hf-strided-L-S (L tokens a window, moved by S)",
+        help="disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
+        "lm-eval-wikitext or lm-eval-wikitext-L",
     )
     parser.add_argument(
         "--separator", metavar="TEXT", help="what stands between documents; each then gets a BOS of its own"
     )
     parser.add_argument(
-        "--baseline", metavar="DIR_OR_HUB_ID", help="a model to compare with, window by window"
+        "--baseline",
+        metavar="DIR_OR_HUB_ID_OR_FILE",
+        help="a model to compare with, window by window, or a file that --save-baseline made",
+    )
+    parser.add_argument(
+        "--save-baseline",
+        metavar="FILE",
+        help="keep the baseline's logits (without --baseline: the model's) for later runs: the --top-k largest "
+        "of each token, and the probability of the rest",
+    )
+    parser.add_argument("--top-k", type=positive, default=64, metavar="K", help="default 64")
+    parser.add_argument(
+        "--noise-floor",
+        choices=["wgpu", "torch"],
+        help="run the baseline on this backend too, and say what that alone changes",
     )
     parser.add_argument("--max-windows", type=positive, metavar="N", help="score only the first N windows")
     add_execution(parser)
@@ -40,15 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     scheme = protocol(arguments.protocol)
     text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
 
+    baseline = arguments.baseline and stored_baseline(Path(arguments.baseline))
+    if arguments.noise_floor and (not arguments.baseline or baseline is not None):
+        raise WorkbenchError("--noise-floor runs a --baseline once more, which must be a model")
+
     import workbench
     from eval.perplexity import perplexity
 
-    def load(name: str):
+    def load(name: str, backend: str | None = arguments.backend):
         return workbench.load(
-            name,
-            backend=arguments.backend,
-            dtype=arguments.dtype,
-            max_tokens=arguments.max_tokens or scheme.length,
+            name, backend=backend, dtype=arguments.dtype, max_tokens=arguments.max_tokens or scheme.length
         )
 
     model = load(arguments.model)
@@ -59,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
         text,
         scheme,
         separator=arguments.separator,
-        baseline=load(arguments.baseline) if arguments.baseline else None,
+        baseline=load(arguments.baseline) if arguments.baseline and baseline is None else baseline,
+        noise_floor=load(arguments.baseline, arguments.noise_floor) if arguments.noise_floor else None,
+        save_baseline=arguments.save_baseline,
+        top_k=arguments.top_k,
         max_windows=arguments.max_windows,
         progress=not arguments.quiet,
     )
@@ -69,3 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(result.summary())
     return 0
+
+
+def stored_baseline(path: Path):
+    """What an earlier run kept in that file, with or without logits; None if it is no file but a model's name."""
+    if not path.is_file():
+        return None
+    from eval.result import KIND, PerplexityResult
+    from eval.store import kind_of
+    from eval.top_logits import StoredBaseline
+
+    return PerplexityResult.load(path) if kind_of(path) == KIND else StoredBaseline.load(path)

@@ -1,0 +1,215 @@
+"""An error waterfall of a whole model, in nats: the same plan, with quantization applied in part.
+
+    found = model_waterfall("runs/demo/models/int4", "checkpoint", text, "disjoint-512", dtype="int8")
+    print(found)
+    found.plot()
+
+The references run the model with the weights of each stage of `eval.weight_stages` in turn, then the packed bytes
+with rounded activations, then the packed bytes go through WGSL. All runs score the same windows, so what a cause
+adds is a paired difference to the run before it, with its error; the differences add up, token by token, to what
+the finished model loses against unquantized weights. Tensors that the file keeps as floats are the same in every run.
+Weights of all stages lie in memory at once, in f32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from eval.losses import Loss, paired_loss
+from eval.perplexity import RunProgress, perplexities
+from eval.report import Table, finite
+from eval.result import PerplexityResult
+from eval.waterfall import bars, kernel_missing
+from eval.weight_stages import stage_weights, stages
+from workbench.errors import NoAdapterError, ProtocolError
+from workbench.formats.reader import StoredModel
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor, float_tensor
+from workbench.models.llama import LlamaConfig
+from workbench.models.source import open_source
+
+UNQUANTIZED = "unquantized"
+
+
+class StagedSource:
+    """A stored model whose quantized matrices are read as f32: those of the checkpoint it was made from, with the
+    causes up to a stage applied (`unquantized`: none). A source, as executors and `Model` take it."""
+
+    def __init__(self, stored: StoredModel, original: Any, quantizer: str, stage: str) -> None:
+        self.path, self.tokenizer_path, self.config = stored.path, stored.tokenizer_path, stored.config
+        self.manifest = {"provenance": {**stored.manifest.get("provenance", {}), "waterfall_stage": stage}}
+        self._stored, self._original = stored, original
+        self._quantizer, self._stage = quantizer, stage
+
+    def names(self) -> list[str]:
+        return self._stored.names()
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        shape, form = self._stored.describe(name)
+        return shape, WeightFormat("f32") if form.is_quantized else form
+
+    def tensor(self, name: str) -> WeightTensor:
+        form = self._stored.describe(name)[1]
+        if not form.is_quantized:
+            return self._stored.tensor(name)
+        values = self._original.tensor(name).dequantize()
+        if self._stage == UNQUANTIZED:
+            return float_tensor(name, values, "f32")
+        made = stage_weights(values, form, self._stage, self._quantizer)
+        if self._stage == stages(form)[-1] and not np.array_equal(
+            made, self._stored.tensor(name).dequantize()
+        ):
+            raise ProtocolError(
+                f"{self.path}: {name} is not what quantizer {self._quantizer!r} makes of {self._original.path}; a "
+                "waterfall repeats the quantization and can do so without calibration data only"
+            )
+        return float_tensor(name, made, "f32")
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        if self._stored.describe(name)[1].is_quantized:
+            yield 0, self.tensor(name)
+        else:
+            yield from self._stored.parts(name)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWaterfall(Table):
+    """Runs in order, the unquantized one first. adds: each run against the one before it, by cause; total: the last
+    against the first. notes: causes that were left out, and why."""
+
+    results: Mapping[str, PerplexityResult] = field(repr=False)
+    adds: Mapping[str, Loss]
+    total: Loss
+    quantizer: str
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        first = self.results[UNQUANTIZED]
+        source = first.text["name"] if first.text else "bare tokens"
+        size = f"{first.tokens_scored:,} tokens"
+        return f"{first.protocol.name} on {source}, {size}; perplexity {first.ppl:.4f} unquantized"
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for cause, loss in [*self.adds.items(), ("total", self.total)]:
+            result = self.results[cause if cause in self.results else list(self.results)[-1]]
+            rows.append(
+                {
+                    "cause": cause,
+                    "adds, nats": loss.mean,
+                    "± SE": loss.se,
+                    "± clustered": loss.se_clustered,
+                    "RMS d": loss.rms,
+                    "perplexity": result.ppl,
+                    "KL": result.baseline.kl_mean,
+                    "same top-1": result.baseline.same_top1,
+                }
+            )
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(
+            {
+                "quantizer": self.quantizer,
+                "dtype": self.dtype,
+                "adds": {cause: loss.to_json() for cause, loss in self.adds.items()},
+                "total": self.total.to_json(),
+                "results": {name: result.to_json() for name, result in self.results.items()},
+                "notes": list(self.notes),
+            }
+        )
+
+    def plot(self, axes: Any = None) -> Any:
+        """What each cause adds to ln PPL, with its paired standard errors."""
+        losses = list(self.adds.values())
+        axes = bars(list(self.adds), [loss.mean for loss in losses], [loss.se for loss in losses], axes)
+        axes.set(ylabel="ln(PPL / PPL unquantized)", title=self.caption)
+        return axes
+
+
+def model_waterfall(
+    quantized: str | StoredModel,
+    unquantized: Any,
+    text: Any,
+    scheme: Any,
+    *,
+    separator: str | None = None,
+    dtype: str = "f32",
+    kernel: bool | None = None,
+    max_windows: int | None = None,
+    progress: RunProgress | None = None,
+) -> ModelWaterfall:
+    """The waterfall of a converted model on a text.
+
+    quantized: a converted folder; unquantized: the checkpoint that it was made from. dtype: activations of the
+    finished run, as in `workbench.load`. kernel: whether the last run goes through WGSL; None where there is an
+    adapter. Text, protocol and the rest as in `eval.perplexity.perplexities`. Raises ProtocolError for a model that
+    is not quantized, or whose quantizer needs data that a waterfall does not have.
+    """
+    stored = open_source(quantized) if not isinstance(quantized, StoredModel) else quantized
+    original = (
+        open_source(unquantized)
+        if isinstance(unquantized, str) or hasattr(unquantized, "__fspath__")
+        else unquantized
+    )
+    names = (
+        [n for n in stored.names() if stored.describe(n)[1].is_quantized]
+        if isinstance(stored, StoredModel)
+        else []
+    )
+    if not names:
+        raise ProtocolError(f"{stored.path}: holds no quantized matrix; a waterfall needs a converted model")
+    quantizer = stored.manifest.get("provenance", {}).get("quantizer", "rtn")
+    steps = max((stages(stored.describe(n)[1]) for n in names), key=len)
+    models = {
+        step: _references(StagedSource(stored, original, quantizer, step)) for step in (UNQUANTIZED, *steps)
+    }
+    if dtype != "f32":
+        models[f"{dtype} activations"] = _references(stored, dtype)
+    missing, notes = kernel_missing(dtype), []
+    if kernel and missing:
+        raise NoAdapterError(missing)
+    if kernel is not False and missing:
+        notes.append(f"kernel: {missing}")
+    elif kernel is not False:
+        models["kernel"] = _kernels(stored, dtype)
+    results = perplexities(
+        models,
+        text,
+        scheme,
+        separator=separator,
+        baseline=UNQUANTIZED,
+        max_windows=max_windows,
+        progress=progress,
+    )
+    order = list(models)
+    adds = {name: paired_loss(name, results[name], results[before]) for before, name in pairwise(order)}
+    total = paired_loss("total", results[order[-1]], results[UNQUANTIZED])
+    return ModelWaterfall(results, adds, total, quantizer, dtype, tuple(notes))
+
+
+def _references(source: Any, dtype: str = "f32") -> Any:
+    from workbench.runtime.torch_executor import TorchExecutor
+
+    return _model(source, lambda config: TorchExecutor(source, config, activations=dtype))
+
+
+def _kernels(source: Any, dtype: str) -> Any:
+    from workbench.runtime.device import open_device
+    from workbench.runtime.wgpu_executor import WgpuExecutor
+
+    return _model(source, lambda config: WgpuExecutor(source, config, open_device(), activations=dtype))
+
+
+def _model(source: Any, make: Any) -> Any:
+    from workbench.runtime.model import Model
+
+    config = LlamaConfig.parse(source.config)
+    return Model(source, config, lambda: make(config), [], config.context_length)
