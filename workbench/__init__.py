@@ -14,6 +14,8 @@ _LAZY = {
     "compare": "workbench.bench.compare",
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",
+    "table": "workbench.sweep.table",
+    "tables": "workbench.sweep.table",
 }
 
 __all__ = ["__version__", *_LAZY]
