@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import workbench
-from eval.perplexity import perplexities, perplexity
 from eval.protocols import protocol
 from eval.result import PerplexityResult
-from eval.texts import Tokens, encode
+from eval.texts import Tokens
 from workbench.bench.measure import bits_per_weight, weight_files
 from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
@@ -33,12 +32,12 @@ from .cells import Cell, SweepError
 from .identity import digest, require_same_code
 from .replay import RecordedModel, RecordingModel
 from .store import CELL_KIND, Store, read_json, write_json, written_whole
+from .tokenized import score, tokens_of
 
 #: Called as report(share done, 0 to 1).
 Report = Callable[[float], None]
 #: Of tokens a second: prompt, and greedy tokens after it.
 PROMPT_TOKENS, DECODE_TOKENS, REPETITIONS = 256, 32, 5
-_encoded: dict[tuple, Tokens] = {}
 
 
 def run_job(job: dict[str, Any], report: Report = lambda share: None) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     folder = Path(cell.path) if job["model"] is None else store.model(job["model"])
     scheme = protocol(cell.protocol)
     model = workbench.load(folder, backend=cell.backend, dtype=cell.dtype, max_tokens=scheme.length)
-    tokens = _tokens(cell, model, job["identity"])
+    tokens = tokens_of(cell, job["identity"], store, model)
     windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos)[: cell.max_windows]]
 
     if job["baseline"]:
@@ -108,19 +107,6 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     return {"seconds": values["seconds"]}
 
 
-def _tokens(cell: Cell, model: Any, identity: dict[str, Any]) -> Tokens:
-    """The cell's text, tokenized; a worker's last few are kept, since cells in a row mostly share them."""
-    wanted = identity["source"], identity["text"]["sha256"], cell.text, protocol(cell.protocol).kind
-    if wanted not in _encoded:
-        text = cell.text.load()
-        if text.sha256 != identity["text"]["sha256"]:
-            raise SweepError(f"text {cell.text.location}: has changed since the sweep was started")
-        while len(_encoded) >= 4:
-            _encoded.pop(next(iter(_encoded)))
-        _encoded[wanted] = encode(model.tokenizer, text, cell.protocol, separator=cell.text.separator)
-    return _encoded[wanted]
-
-
 def _told(report: Report):
     return lambda done, total, *_: report(done / total)
 
@@ -129,18 +115,11 @@ def _alone(
     cell: Cell, store: Store, key: str, model: Any, tokens: Tokens, keep: int, needed: int, report: Report
 ) -> PerplexityResult:
     """An unpaired cell; as a baseline of others it leaves scores behind, and logits if no more than `keep` bytes."""
-
-    def run(one: Any) -> PerplexityResult:
-        found = perplexities(
-            {"model": one}, tokens, cell.protocol, max_windows=cell.max_windows, progress=_told(report)
-        )
-        return found["model"]
-
     if needed <= keep:
         with written_whole(store.logits(key)) as partial, partial.open("wb") as file:
-            result = run(RecordingModel(model, file))
+            result = score({"model": RecordingModel(model, file)}, tokens, cell, _told(report))
     else:
-        result = run(model)
+        result = score({"model": model}, tokens, cell, _told(report))
     if keep:
         with written_whole(store.baseline(key)) as partial:
             result.save(partial)
@@ -152,13 +131,10 @@ def _paired(
 ) -> PerplexityResult:
     """A cell against its stored baseline: with KL where the logits were kept, else token by token alone."""
     scores = PerplexityResult.load(store.baseline(baseline))
-    common = {"max_windows": cell.max_windows}
     if not store.logits(baseline).is_file():
-        return perplexity(model, tokens, cell.protocol, baseline=scores, progress=_told(report), **common)
-    recorded = RecordedModel(store.logits(baseline), scores, model.vocab_size, model.tokenizer)
-    both = {"model": model, "baseline": recorded.expect(windows)}
-    found = perplexities(both, tokens, cell.protocol, baseline="baseline", progress=_told(report), **common)
-    return found["model"]
+        return score({"model": model}, tokens, cell, _told(report), baseline=scores)
+    recorded = RecordedModel(store.logits(baseline), scores, model.vocab_size).expect(windows)
+    return score({"model": model, "baseline": recorded}, tokens, cell, _told(report))
 
 
 def _speed(model: Any, tokens: Tokens, length: int) -> Any:

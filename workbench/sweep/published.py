@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from workbench.quantizers import QUANTIZERS
+from workbench.errors import WorkbenchError
+from workbench.formats.errors import FormatError
 
-from .cells import EMBEDDED, Cell, SweepError, TextSource
+from .cells import EMBEDDED, Cell, SweepError, TextSource, convert_options
 
 REGISTRY = Path(__file__).with_name("published.toml")
 MODELS_VARIABLE, TEXTS_VARIABLE = "WORKBENCH_MODELS", "WORKBENCH_TEXTS"
@@ -56,10 +57,14 @@ class Published:
         return f"{self.source['title']} ({self.source['url']}; {self.source['where']})"
 
     @property
-    def missing_quantizer(self) -> str | None:
-        """The quantizer that the cell needs and this version has not."""
-        needed = (self.options or {}).get("quantizer", "rtn")
-        return None if needed in QUANTIZERS else needed
+    def unavailable(self) -> str:
+        """Why this version cannot make the cell's conversion, "" if it can."""
+        try:
+            if self.options:
+                convert_options({key: self.options[key] for key in ("format", "quantizer")})
+        except (WorkbenchError, FormatError) as error:
+            return str(error)
+        return ""
 
     def accepts(self, ppl: float | None) -> bool:
         return ppl is not None and abs(ppl / self.ppl - 1) <= self.tolerance
@@ -69,10 +74,8 @@ class Published:
 
         Raises NotHereError.
         """
-        if quantizer := self.missing_quantizer:
-            raise NotHereError(
-                f"{self.name}: needs the quantizer {quantizer!r}; this version has {', '.join(QUANTIZERS)}"
-            )
+        if why := self.unavailable:
+            raise NotHereError(f"{self.name}: this version cannot convert so: {why}")
         texts = _folder(texts, TEXTS_VARIABLE, "data")
         options = self.options and {key: _with_text(value, texts) for key, value in self.options.items()}
         return Cell(

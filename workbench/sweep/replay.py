@@ -46,8 +46,8 @@ class RecordedModel:
     logits: the file of a RecordingModel; result: its result, of the same windows in the same order.
     """
 
-    def __init__(self, logits: Path, result: PerplexityResult, vocab_size: int, tokenizer: Any) -> None:
-        self.vocab_size, self.tokenizer = vocab_size, tokenizer
+    def __init__(self, logits: Path, result: PerplexityResult, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
         self.context_length, self.backend = result.context_length, result.backend
         self._provenance = result.provenance
         self._logits = np.memmap(logits, np.float32, "r").reshape(-1, vocab_size)

@@ -9,6 +9,7 @@ from pathlib import Path
 from .cells import Cell
 from .published import NotHereError, Published, select
 from .render import escape_md
+from .show import printable
 from .sweep import CellState, Observer, Sweep
 
 VERDICTS = ("passed", "failed", "not run", "not here")
@@ -101,17 +102,17 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     sources = dict.fromkeys(outcome.published.reference for outcome in outcomes)
     notes = [outcome.note for outcome in outcomes if outcome.note]
     notes += dict.fromkeys(f"{o.published.name}: {o.published.note}" for o in outcomes if o.published.note)
-    return "\n".join([*lines, "", *(f"- {escape_md(line)}" for line in [*sources, *notes])]) + "\n"
+    return "\n".join([*lines, "", *(f"- {printable(line)}" for line in [*sources, *notes])]) + "\n"
 
 
 def listing(cells: Sequence[Published]) -> str:
     """The registry as a table."""
     lines = ["| cell | perplexity | tolerance | protocol | source |", "|:--|--:|--:|:--|:--|"]
     for cell in cells:
-        needs = f"; needs the quantizer {cell.missing_quantizer}" if cell.missing_quantizer else ""
+        lacks = f"; not with this version: {escape_md(cell.unavailable)}" if cell.unavailable else ""
         own = " (own figure)" if cell.own else ""
         lines.append(
             f"| {escape_md(cell.name)} | {cell.ppl:g} | {100 * cell.tolerance:g} % | {cell.protocol} "
-            f"| {escape_md(cell.source['title'])}{own}{needs} |"
+            f"| {escape_md(cell.source['title'])}{own}{lacks} |"
         )
     return "\n".join(lines) + "\n"

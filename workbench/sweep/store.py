@@ -4,6 +4,7 @@
     models/KEY/           a converted model, shared by the cells that differ in protocol alone
     models/KEY.json       what its conversion took, written after the folder
     baselines/KEY.npz     an unconverted model's scores; KEY.logits beside it, f32, where they are not too large
+    tokens/KEY.npz        a text, tokenized
 
 Only `cells` holds results. The others are intermediate, and made again where they are missing.
 """
@@ -71,6 +72,9 @@ class Store:
     def logits(self, key: str) -> Path:
         return self.folder / "baselines" / f"{key}.logits"
 
+    def tokens(self, key: str) -> Path:
+        return self.folder / "tokens" / f"{key}.npz"
+
     def result(self, key: str) -> dict[str, Any] | None:
         """A finished cell's record, None if it is not there."""
         found = read_json(self.cell(key))
@@ -83,6 +87,6 @@ class Store:
         return self.result(key) is not None and self.baseline(key).is_file()
 
     def remove_intermediate(self) -> None:
-        """Delete converted models and stored baselines; results stay."""
-        for name in ("models", "baselines"):
+        """Delete converted models, stored baselines and tokens; results stay."""
+        for name in ("models", "baselines", "tokens"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
