@@ -105,8 +105,8 @@ class DaskCluster:
         self._client.close()
 
     def _heard(self, event: Any) -> None:
-        _, message = event  # time, what `log_event` was given
-        self._events.put(Event(**message))
+        _, message = event  # time, and what `log_event` was given, to which distributed adds the worker
+        self._events.put(Event(message["key"], message["kind"], message["value"]))
 
     def _finished(self, key: str, future: Any) -> None:
         self._futures.pop(key, None)
