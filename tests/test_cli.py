@@ -26,8 +26,9 @@ HEAVY = {
     "matplotlib",
     "safetensors",
     "tqdm",
+    "distributed",
 }
-COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench"]
+COMMANDS = ["quantize", "generate", "perplexity", "info", "demo", "bench", "sweep", "table", "reproduce"]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import time
@@ -22,9 +21,9 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def cluster(one_thread):
-    """Two worker processes under nannies, each offering one GPU to two threads."""
-    options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**options, resources={"GPU": 1}, silence_logs="CRITICAL") as found:
+    """Two worker processes under nannies."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options, silence_logs="CRITICAL") as found:
         yield found
 
 
@@ -75,31 +74,14 @@ def unpaired(materials, tmp_path):
     return [job.payload for job in Schedule(Sweep(cells, store.folder).cells, store, 0).ready()]
 
 
-def test_a_device_of_the_cluster_has_one_cell_at_a_time(cluster, unpaired):
-    executor = DaskCluster(cluster.scheduler_address)
-    try:
-        assert executor.note(gpu=True) == ""
-        with distributed.Client(cluster) as client, distributed.get_task_stream(client) as stream:
-            run_all(executor, unpaired)
-    finally:
-        executor.close()
-    spans: dict[str, list] = {}
-    for task in stream.data:
-        spans.setdefault(task["worker"], []).extend(
-            (part["start"], part["stop"]) for part in task["startstops"] if part["action"] == "compute"
-        )
-    assert sum(map(len, spans.values())) == len(unpaired) == 4
-    for found in spans.values():  # two threads a worker, but one GPU
-        assert all(one[1] <= two[0] for one, two in itertools.pairwise(sorted(found)))
-
-
 def test_a_local_device_has_one_cell_at_a_time(unpaired, workers):
     events = [(kind, key) for kind, key in run_all(workers, unpaired) if kind in ("started", "done")]
     assert [kind for kind, _ in events] == ["started", "done"] * 4
     assert all(one[1] == two[1] for one, two in zip(events[::2], events[1::2], strict=True))
 
 
-def test_missing_workers_and_resources_are_told(one_thread):
+def test_missing_workers_are_told_and_a_device_has_one_cell_at_a_time(unpaired):
+    """A job of a device asks for one unit of a resource; Dask sees to it that a worker gives no more than it has."""
     options = {"processes": False, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
     with distributed.LocalCluster(n_workers=0, **options) as empty:
         executor = DaskCluster(empty.scheduler_address)
@@ -108,6 +90,13 @@ def test_missing_workers_and_resources_are_told(one_thread):
         empty.wait_for_workers(1)
         assert executor.note(gpu=False) == ""
         assert "--resources GPU=1" in executor.note(gpu=True)
+        executor.submit(unpaired[0], gpu=True)
+        deadline = time.monotonic() + 30
+        while not (tasks := list(empty.scheduler.tasks.values())) or tasks[0].state != "no-worker":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert tasks[0].resource_restrictions == {"GPU": 1}
+        assert executor.next_event(0.2) is None
         executor.close()
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sweep.conftest import figures
+from workbench import cli
 from workbench.sweep.cells import SweepError
 from workbench.sweep.pareto import pareto_front
 from workbench.sweep.render import escape_latex
@@ -166,7 +167,7 @@ def test_latex_leaves_nothing_to_run(result, name):
     plain = re.sub(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$\\(?:pm|cdot)\$", "", cell)
     assert not set(plain) & set('\\&%$#_{}~^<>|"\n')
     assert line.endswith(r" \\") and text.count(r" \\") == 7
-    numbers = [part for row in text.splitlines() for part in re.findall(r"\$([^$]*)\$", row)]
+    numbers = [part for row in text.splitlines() for part in re.findall(r"(?<!\\)\$([^$]*)(?<!\\)\$", row)]
     assert all(re.fullmatch(r"[-+.\d{}^ ]*(?:\\(?:pm|cdot) ?[-+.\d{}^ ]*)*", number) for number in numbers)
 
 
@@ -196,6 +197,23 @@ def test_unknown_formats_and_empty_tables_are_refused(result):
     with pytest.raises(SweepError, match="without rows"):
         Table(())
     assert {name for name in FORMATS if result.format(name)} == set(FORMATS)
+
+
+def test_the_command(undisturbed, tmp_path, capsys):
+    folder = str(undisturbed.store.folder)
+    assert cli.main(["table", folder, "--format", "csv", "--plot", str(tmp_path / "front.svg")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert (tmp_path / "front.svg").read_text().startswith("<?xml")
+    other = tmp_path / "other.json"
+    record = undisturbed.cells[0].record
+    other.write_text(json.dumps(record | {"result": record["result"] | {"protocol": "disjoint-16"}}))
+    assert cli.main(["table", folder, str(other)]) == 2
+    assert "differ in protocol disjoint-32 and disjoint-16" in capsys.readouterr().err
+    split = ["table", folder, str(other), "--by-protocol"]
+    assert cli.main([*split, "--plot", str(tmp_path / "two.png")]) == 0
+    assert capsys.readouterr().out.count("| :--") == 2
+    assert (tmp_path / "two-1.png").is_file() and (tmp_path / "two-2.png").is_file()
+    assert cli.main([*split, "--format", "json"]) == 2 and "holds one table" in capsys.readouterr().err
 
 
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)

@@ -59,14 +59,14 @@ def _with_error(value: float | None, error: float | None, form: str, error_form:
 def _ppl(row: Row) -> Figure:
     if row.ppl is None:  # exp overflowed
         return Figure("beyond 1e308")
-    form = ".4f" if row.ppl < 1000 else ".4g"
-    return _with_error(row.ppl, row.ppl_se, form, ".4f" if row.ppl < 1000 else ".2g")
+    form = ".4f" if row.ppl < 1000 else ".0f"
+    return _with_error(row.ppl, row.ppl_se, form, form)
 
 
 def _change(row: Row) -> Figure | None:
     if row.change is None:
         return None
-    digits = 3 if abs(row.change) < 1 else 2
+    digits = 3 if abs(row.change) < 1 else 2 if abs(row.change) < 1000 else 0
     return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
 
 
