@@ -19,12 +19,21 @@ from workbench.errors import (
     KernelError,
     NoAdapterError,
     OutOfMemoryError,
+    SchedulerLostError,
     WorkbenchError,
 )
 from workbench.formats.errors import FormatError
 
 COMMANDS = (quantize, generate, perplexity, info, demo, bench, sweep, table, reproduce)
-RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
+RUNTIME_FAILURES = (
+    CacheFullError,
+    DeviceLostError,
+    KernelError,
+    NoAdapterError,
+    OutOfMemoryError,
+    SchedulerLostError,
+    OSError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

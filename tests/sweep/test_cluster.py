@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests.sweep.conftest import figures
-from workbench.sweep.cells import Cell, SweepError, TextSource
+from workbench.errors import SchedulerLostError, SweepError
+from workbench.sweep.cells import Cell, TextSource
 from workbench.sweep.cluster import DaskCluster
-from workbench.sweep.executor import ExecutorLostError
 from workbench.sweep.schedule import Schedule
 from workbench.sweep.store import Store
 from workbench.sweep.sweep import Sweep
@@ -114,6 +114,6 @@ def test_a_scheduler_that_goes_away_ends_the_run(materials, tmp_path, one_thread
     while not sweep.note:
         assert not sweep.wait(0.05)
     found.close()
-    with pytest.raises(ExecutorLostError, match="run the sweep again to go on"):
+    with pytest.raises(SchedulerLostError, match="run the sweep again to go on"):
         sweep.wait(60)
     assert {state.status for state in sweep.cells} == {"waiting"}

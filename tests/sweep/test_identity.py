@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from workbench.errors import ProtocolError
+from workbench.errors import ProtocolError, SweepError
 from workbench.sweep import identity as identities
-from workbench.sweep.cells import Cell, SweepError, TextSource
+from workbench.sweep.cells import Cell, TextSource
 from workbench.sweep.identity import Identities, code, conversion, key, require_same_code
 
 

@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY
 from tests.sweep.conftest import WINDOW, figures
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
-from workbench.sweep.cells import SweepError
+from workbench.errors import SweepError
 from workbench.sweep.store import Store
 from workbench.sweep.sweep import Sweep
 
@@ -148,6 +148,7 @@ def client(spec, output) -> subprocess.Popen:
         str(output),
         "--processes",
         "2",
+        "--discard",
     ]
     return subprocess.Popen(
         command,

@@ -9,9 +9,9 @@ import pytest
 
 from eval.protocols import protocol
 from workbench import cli
-from workbench.errors import WorkbenchError
+from workbench.errors import SweepError, WorkbenchError
 from workbench.sweep import published, reproduce
-from workbench.sweep.cells import SweepError, convert_options
+from workbench.sweep.cells import convert_options
 from workbench.sweep.published import NotHereError, registry, select
 
 

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from workbench.sweep.cells import EMBEDDED, Cell, SweepError, TextSource, convert_options
+from workbench.errors import SweepError
+from workbench.sweep.cells import EMBEDDED, Cell, TextSource, convert_options
 from workbench.sweep.spec import read_spec
 
 BASE = """

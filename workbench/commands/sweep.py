@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="run on a Dask cluster instead: tcp://host:8786, or a scheduler file",
     )
+    parser.add_argument(
+        "--discard",
+        action="store_true",
+        help="delete converted models and baselines at the end; results stay",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
     parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
 
@@ -42,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             print("workbench: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    if arguments.discard:
+        sweep.store.remove_intermediate()
     if sweep.count("done"):
         print("\n".join(table.markdown() for table in sweep.tables()), flush=True)
     for state in sweep.cells:

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 from eval.protocols import protocol
 from eval.texts import Text, load_dataset_text, load_text
 from workbench.convert.options import ConvertOptions, parse_format
-from workbench.errors import WorkbenchError
+from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import ACTIVATIONS
@@ -29,10 +29,6 @@ UNCONVERTED = "as it is"
 # Fields of ConvertOptions that a sweep sets itself.
 _OWN_FIELDS = ("format", "overwrite")
 _FORMAT_FIELDS = ("format", "embedding", "lm_head")
-
-
-class SweepError(WorkbenchError):
-    """Something impossible is asked of a sweep or a table; names the key, its value and what is allowed."""
 
 
 def option_names() -> tuple[str, ...]:

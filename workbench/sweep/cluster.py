@@ -10,8 +10,9 @@ import queue
 import secrets
 from typing import Any
 
-from .cells import SweepError
-from .executor import Event, ExecutorLostError
+from workbench.errors import SchedulerLostError, SweepError
+
+from .executor import Event
 
 GPU = "GPU"
 CONNECT_SECONDS = 15
@@ -93,7 +94,7 @@ class DaskCluster:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             if self._client.status in ("closed", "connecting") or not self._client.scheduler.comm:
-                raise ExecutorLostError(
+                raise SchedulerLostError(
                     f"the connection to the scheduler {self._address} is lost; run the sweep again to go on"
                 ) from None
             return None

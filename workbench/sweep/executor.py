@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .cells import SweepError
-
-
-class ExecutorLostError(SweepError):
-    """Nobody is left to run jobs. What is finished is kept; the sweep goes on when it is started again."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -32,7 +26,7 @@ class Executor(Protocol):
         """Take a job. Of those with `gpu`, a device gets one at a time."""
 
     def next_event(self, timeout: float) -> Event | None:
-        """The next event, None if none came within `timeout` seconds. Raises ExecutorLostError."""
+        """The next event, None if none came within `timeout` seconds. Raises SchedulerLostError."""
 
     def close(self) -> None:
         """Stop at once; what is running is given up."""

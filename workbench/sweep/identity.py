@@ -19,10 +19,11 @@ import eval
 import wgsl_kernels
 import workbench
 from workbench.convert.options import ConvertOptions
+from workbench.errors import SweepError
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 
-from .cells import Cell, SweepError
+from .cells import Cell
 
 KEY_DIGITS = 24
 #: Rooms whose code changes numbers; that of sweeps, tables and commands does not.

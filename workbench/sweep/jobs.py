@@ -26,9 +26,10 @@ from eval.texts import Tokens
 from workbench.bench.measure import bits_per_weight, weight_files
 from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
+from workbench.errors import SweepError
 from workbench.formats.reader import StoredModel
 
-from .cells import Cell, SweepError
+from .cells import Cell
 from .identity import digest, require_same_code
 from .replay import RecordedModel, RecordingModel
 from .store import CELL_KIND, Store, read_json, write_json, written_whole
@@ -70,9 +71,9 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     finished = store.result(key)
     if finished and (not job["keep"] or store.has_baseline(key)):
         return {"seconds": finished["seconds"]}
-    folder = Path(cell.path) if job["model"] is None else store.model(job["model"])
+    place = cell.path if job["model"] is None else store.model(job["model"])
     scheme = protocol(cell.protocol)
-    model = workbench.load(folder, backend=cell.backend, dtype=cell.dtype, max_tokens=scheme.length)
+    model = workbench.load(place, backend=cell.backend, dtype=cell.dtype, max_tokens=scheme.length)
     tokens = tokens_of(cell, job["identity"], store, model)
     windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos)[: cell.max_windows]]
 

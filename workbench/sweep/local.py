@@ -45,12 +45,6 @@ class LocalProcesses:
         self._lock = threading.RLock()
         self._closed = False
 
-    @property
-    def pids(self) -> list[int]:
-        """Of the workers that are alive."""
-        with self._lock:
-            return [worker.process.pid for worker in self._workers]
-
     def submit(self, job: dict[str, Any], *, gpu: bool) -> None:
         with self._lock:
             self._waiting.append((job, gpu))

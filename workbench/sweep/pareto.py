@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.bench.plot import COLOURS
+from workbench.errors import SweepError
 
-from .cells import SweepError
 from .rows import Row
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

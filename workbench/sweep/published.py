@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 
-from .cells import EMBEDDED, Cell, SweepError, TextSource, convert_options
+from .cells import EMBEDDED, Cell, TextSource, convert_options
 
 REGISTRY = Path(__file__).with_name("published.toml")
 MODELS_VARIABLE, TEXTS_VARIABLE = "WORKBENCH_MODELS", "WORKBENCH_TEXTS"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
 
-from .cells import UNCONVERTED, SweepError
+from .cells import UNCONVERTED
 from .store import CELL_KIND, read_json
 
 RESULTS_KIND = "workbench-results"

@@ -46,10 +46,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.convert.options import parse_format
-from workbench.errors import WorkbenchError
+from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 
-from .cells import EMBEDDED, Cell, SweepError, TextSource, option_names
+from .cells import EMBEDDED, Cell, TextSource, option_names
 from .sweep import KEEP_LOGITS
 
 AXES = ("model", "format", "block_size", "quantizer", "protocol")

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cells import Cell, SweepError
+from workbench.errors import SweepError
+
+from .cells import Cell
 from .executor import Event, Executor
 from .identity import Identities, key
 from .schedule import Schedule
@@ -214,7 +216,7 @@ class Sweep:
 
         processes: of this machine (default half of its CPUs); scheduler: a Dask cluster's address instead; or an
         executor, which is then not closed. A failed cell fails alone: look at `cells`. Raises SweepError if there is
-        no scheduler, ExecutorLostError if it is lost on the way.
+        no scheduler, SchedulerLostError if it is lost on the way.
         """
         self._stop.clear()
         self.refresh()

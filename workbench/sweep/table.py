@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import SweepError
+
 from . import render
-from .cells import SweepError
 from .pareto import pareto_front, pareto_plot
 from .rows import Conditions, Row, files, read_rows
 

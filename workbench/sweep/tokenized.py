@@ -16,8 +16,9 @@ from eval.perplexity import perplexities, perplexity
 from eval.protocols import protocol
 from eval.result import PerplexityResult
 from eval.texts import Tokens, encode
+from workbench.errors import SweepError
 
-from .cells import Cell, SweepError
+from .cells import Cell
 from .identity import digest
 from .store import Store, written_whole
 
