@@ -46,7 +46,18 @@ def test_rooms_keep_the_import_contracts():
 def empty_rooms(tmp_path) -> Path:
     """A tree with this repository's contracts and every package that they name, without any code."""
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    rooms = ["errors", "formats", "plan", "quantizers", "models", "runtime", "browser", "convert", "bench", "sweep"]
+    rooms = [
+        "errors",
+        "formats",
+        "plan",
+        "quantizers",
+        "models",
+        "runtime",
+        "browser",
+        "convert",
+        "bench",
+        "sweep",
+    ]
     for package in [
         "wgsl_kernels",
         "eval",

@@ -87,13 +87,14 @@ def test_further_cells_failures_and_deleted_intermediates(undisturbed, materials
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_logits_beyond_the_limit_are_not_kept(materials, tmp_path, workers, undisturbed):
-    limit = "max_windows = 100\nkeep_logits_mib = 0"
+def test_speeds_are_measured_and_logits_beyond_the_limit_not_kept(materials, tmp_path, workers, undisturbed):
+    limit = "max_windows = 100\nkeep_logits_mib = 0\nspeed = true"
     spec = materials.spec(tmp_path, sweep=limit, format='"int4"', block_size="32", rest="")
     sweep = Sweep.read(spec, output=tmp_path / "out").run(executor=workers)
     assert not list(sweep.store.folder.glob("baselines/*.logits"))
     compared = sweep.cells[-1].record["result"]["baseline"]
     exact = next(s for s in undisturbed.cells if s.cell.format == "int4/32").record["result"]["baseline"]
+    assert all(row.prefill > 0 and row.decode > 0 for row in sweep.table().rows)
     assert compared["kl"] is None and compared["ln_ratio"] == pytest.approx(exact["ln_ratio"], abs=1e-6)
 
 
