@@ -7,10 +7,14 @@ import shutil
 
 import pytest
 
+from eval.texts import Text, load_text
+from workbench.convert.options import ConvertOptions
 from workbench.errors import ProtocolError, SweepError
+from workbench.sweep import cells
 from workbench.sweep import identity as identities
-from workbench.sweep.cells import Cell, TextSource
+from workbench.sweep.cells import Cell, TextSource, convert_options
 from workbench.sweep.identity import Identities, code, conversion, key, require_same_code
+from workbench.sweep.spec import read_spec
 
 
 @pytest.fixture
@@ -88,6 +92,46 @@ def test_a_conversion_is_shared_by_protocols_and_backends_alone(cell):
     ]
     assert len(set(same)) == 1
     assert converted(options={"format": "int4/64"}) not in same
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Options of a text, as calibration has them."""
+
+    text: str
+    windows: int = 4
+
+    def read(self) -> Text:
+        return load_text(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingOptions(ConvertOptions):
+    reading: Reading | None = None
+
+
+def test_options_that_are_added_count_and_texts_count_by_content(materials, tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "ConvertOptions", ReadingOptions)
+    (tmp_path / "own.txt").write_text("first")
+    spec = materials.spec(
+        tmp_path,
+        format='"int4"',
+        block_size="32",
+        quantizer='[{reading = {text = "own.txt"}}, {reading = {text = "own.txt", windows = 5}}]'.replace(
+            "{reading", '{quantizer = "rtn", reading'
+        ),
+        rest="",
+    )
+    found = read_spec(spec).cells
+    assert [cell.convert_options().reading for cell in found] == [
+        Reading(str(tmp_path / "own.txt")),
+        Reading(str(tmp_path / "own.txt"), 5),
+    ]
+    before = [key_of(cell) for cell in found]
+    (tmp_path / "own.txt").write_text("second")
+    assert len({*before, *map(key_of, found)}) == 4
+    with pytest.raises(SweepError, match=r"reading = .*unexpected keyword argument 'window'"):
+        convert_options({"format": "int4", "reading": {"text": "x", "window": 5}})
 
 
 def test_a_worker_with_other_code_refuses():

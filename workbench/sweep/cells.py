@@ -67,6 +67,15 @@ def convert_options(options: Mapping[str, Any]) -> ConvertOptions:
         raise SweepError(f"options {dict(options)!r}: {error}") from error
 
 
+def with_text_files(options: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """The options, with a `text` in one of their tables made absolute where it names a file in `folder`."""
+    found = dict(options)
+    for name, value in options.items():
+        if folder and isinstance(value, Mapping) and (folder / str(value.get("text"))).is_file():
+            found[name] = {**value, "text": str((folder / value["text"]).resolve())}
+    return found
+
+
 def _nested_options() -> dict[str, type]:
     """Fields of ConvertOptions that are dataclasses of options themselves, written as tables."""
     nested = {}

@@ -114,10 +114,12 @@ def source_hashes(model: str | Path) -> dict[str, str]:
 
 def plain_options(options: ConvertOptions) -> dict[str, Any]:
     """The options that decide the stored bytes, as JSON values: what ConvertOptions says of them, and every field
-    that it leaves out there."""
+    that it leaves out there. Options that name a text (they have `read`) are known by the text's hash too."""
     told = options.to_json()
     others = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in told}
     others.pop("overwrite")
+    named = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    told |= {f"{name}_sha256": value.read().sha256 for name, value in named.items() if hasattr(value, "read")}
     return {**{name: json.loads(json.dumps(value, default=str)) for name, value in others.items()}, **told}
 
 

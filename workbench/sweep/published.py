@@ -19,7 +19,7 @@ from typing import Any
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 
-from .cells import EMBEDDED, Cell, TextSource, convert_options
+from .cells import EMBEDDED, Cell, TextSource, convert_options, with_text_files
 
 REGISTRY = Path(__file__).with_name("published.toml")
 MODELS_VARIABLE, TEXTS_VARIABLE = "WORKBENCH_MODELS", "WORKBENCH_TEXTS"
@@ -77,7 +77,7 @@ class Published:
         if why := self.unavailable:
             raise NotHereError(f"{self.name}: this version cannot convert so: {why}")
         texts = _folder(texts, TEXTS_VARIABLE, "data")
-        options = self.options and {key: _with_text(value, texts) for key, value in self.options.items()}
+        options = self.options and with_text_files(self.options, texts)
         return Cell(
             model=self._find_model(_folder(models, MODELS_VARIABLE, "models")),
             protocol=self.protocol,
@@ -132,13 +132,6 @@ def _in_hub_cache(hub_id: str) -> str | None:
 
     found = try_to_load_from_cache(hub_id, "config.json")
     return str(Path(found).parent) if isinstance(found, str) else None
-
-
-def _with_text(value: Any, texts: Path | None) -> Any:
-    """An option that names a text file, with the file found among the texts."""
-    if texts and isinstance(value, Mapping) and (texts / str(value.get("text"))).is_file():
-        return {**value, "text": str((texts / value["text"]).resolve())}
-    return value
 
 
 @cache

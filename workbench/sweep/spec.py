@@ -49,7 +49,7 @@ from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 
-from .cells import EMBEDDED, Cell, TextSource, option_names
+from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
 from .sweep import KEEP_LOGITS
 
 AXES = ("model", "format", "block_size", "quantizer", "protocol")
@@ -211,7 +211,7 @@ class _Reader:
         _typed(where, entry, dict)
         _known(where, entry, option_names())
         _typed(f"{where}.quantizer", entry.get("quantizer"), str)
-        return {**self._options, **entry}
+        return with_text_files({**self._options, **entry}, self._base)
 
     def _protocol(self, where: str, entry: Any) -> tuple[str, str, int | None]:
         """Protocol, name of the text, windows."""
