@@ -28,8 +28,22 @@ HEAVY = {
     "matplotlib",
     "safetensors",
     "tqdm",
+    "distributed",
 }
-COMMANDS = ["quantize", "allocate", "generate", "perplexity", "info", "demo", "bench", "tune", "lm-eval"]
+COMMANDS = [
+    "quantize",
+    "allocate",
+    "generate",
+    "perplexity",
+    "info",
+    "demo",
+    "bench",
+    "tune",
+    "sweep",
+    "table",
+    "reproduce",
+    "lm-eval",
+]
 
 
 @pytest.fixture(scope="module")

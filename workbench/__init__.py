@@ -15,6 +15,8 @@ _LAZY = {
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",
     "tune": "workbench.runtime.tuning.tune",
+    "table": "workbench.sweep.table",
+    "tables": "workbench.sweep.table",
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -21,6 +21,9 @@ from workbench.commands import (
     lm_eval,
     perplexity,
     quantize,
+    reproduce,
+    sweep,
+    table,
     tune,
 )
 from workbench.errors import (
@@ -29,12 +32,34 @@ from workbench.errors import (
     KernelError,
     NoAdapterError,
     OutOfMemoryError,
+    SchedulerLostError,
     WorkbenchError,
 )
 from workbench.formats.errors import FormatError
 
-COMMANDS = (quantize, allocate, generate, perplexity, info, demo, bench, tune, lm_eval)
-RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
+COMMANDS = (
+    quantize,
+    allocate,
+    generate,
+    perplexity,
+    info,
+    demo,
+    bench,
+    tune,
+    sweep,
+    table,
+    reproduce,
+    lm_eval,
+)
+RUNTIME_FAILURES = (
+    CacheFullError,
+    DeviceLostError,
+    KernelError,
+    NoAdapterError,
+    OutOfMemoryError,
+    SchedulerLostError,
+    OSError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,5 +42,13 @@ class KernelError(WorkbenchError):
     """A kernel did not compile; says where in its own file."""
 
 
+class SweepError(WorkbenchError):
+    """Something impossible is asked of a sweep, a table or a published cell; says what, and what is allowed."""
+
+
+class SchedulerLostError(SweepError):
+    """The scheduler of a sweep is gone. What is finished is kept; the sweep goes on when it is started again."""
+
+
 class ProtocolError(WorkbenchError):
     """An evaluation protocol was named or used wrongly."""

@@ -46,7 +46,18 @@ def test_rooms_keep_the_import_contracts():
 def empty_rooms(tmp_path) -> Path:
     """A tree with this repository's contracts and every package that they name, without any code."""
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    rooms = ["errors", "formats", "plan", "quantizers", "models", "runtime", "browser", "convert", "bench"]
+    rooms = [
+        "errors",
+        "formats",
+        "plan",
+        "quantizers",
+        "models",
+        "runtime",
+        "browser",
+        "convert",
+        "bench",
+        "sweep",
+    ]
     for package in [
         "wgsl_kernels",
         "eval",
@@ -72,6 +83,8 @@ def empty_rooms(tmp_path) -> Path:
         ("workbench/quantizers/rtn.py", "import wgsl_kernels", False),
         ("workbench/runtime/device.py", "def lazily():\n    import eval", False),
         ("workbench/bench/tokens.py", "import workbench.convert", False),
+        ("workbench/sweep/jobs.py", "import workbench.convert, workbench.bench, eval", True),
+        ("workbench/convert/search.py", "import workbench.sweep", False),
         ("workbench/errors/base.py", "import workbench.formats", False),
     ],
 )

@@ -1,0 +1,57 @@
+"""Run a sweep of models, formats, block sizes, quantizers and protocols; goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from workbench.commands.common import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SWEEP.toml", help="what to run; docs/sweeps.md describes it")
+    parser.add_argument(
+        "--output", metavar="DIR", help="for the results (default: the file's own, else runs/NAME)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--processes", type=positive, metavar="N", help="worker processes here (default: half of the CPUs)"
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run on a Dask cluster instead: tcp://host:8786, or a scheduler file",
+    )
+    parser.add_argument(
+        "--discard",
+        action="store_true",
+        help="delete converted models and baselines at the end; results stay",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
+    parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.sweep.show import Live
+    from workbench.sweep.sweep import Sweep
+
+    sweep = Sweep.read(arguments.spec, output=arguments.output)
+    if arguments.dry_run:
+        print(sweep)
+        return 0
+    if not arguments.quiet:
+        sweep.observe(Live())
+    try:
+        sweep.run(processes=arguments.processes, scheduler=arguments.scheduler)
+    except KeyboardInterrupt:
+        if not arguments.quiet:
+            print("workbench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    if arguments.discard:
+        sweep.store.remove_intermediate()
+    if sweep.count("done"):
+        print("\n".join(table.markdown() for table in sweep.tables()), flush=True)
+    for state in sweep.cells:
+        if state.status == "failed":
+            print(f"workbench: failed: {state.label}: {state.error}", file=sys.stderr)
+    return 1 if sweep.count("failed") else 0

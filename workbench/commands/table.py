@@ -1,0 +1,44 @@
+"""Show results side by side: perplexity, paired change, KL, size, speed, as Markdown, CSV, LaTeX, HTML or JSON."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUNS",
+        help="folders of sweeps or benchmarks, cells, results.json, or what `perplexity --json` printed",
+    )
+    parser.add_argument("--format", choices=["md", "csv", "latex", "html", "json"], default="md")
+    parser.add_argument(
+        "--by-protocol",
+        action="store_true",
+        help="a table for each protocol, text and tokenizer instead of an error",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="perplexity against bits with the Pareto front: .png, .svg or .pdf"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.sweep.table import table, tables
+
+    found = tables(arguments.runs) if arguments.by_protocol else [table(arguments.runs)]
+    if len(found) > 1 and arguments.format in ("csv", "json"):
+        raise WorkbenchError(
+            f"--format {arguments.format} holds one table, and the results make {len(found)}; "
+            "allowed: md, latex, html, or fewer RUNS"
+        )
+    print("\n".join(one.format(arguments.format) for one in found), end="")
+    if arguments.plot:
+        path = Path(arguments.plot)
+        for index, one in enumerate(found):
+            name = path.stem if len(found) == 1 else f"{path.stem}-{index + 1}"
+            one.plot(path.with_name(name + path.suffix))
+    return 0

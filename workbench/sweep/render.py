@@ -1,0 +1,219 @@
+"""Rows as Markdown, LaTeX, HTML, CSV and JSON. Strings come from models and files: each format escapes them."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import html as markup
+import io
+import json as json_module
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .rows import Row
+
+NONE = "–"
+
+
+class Figure(NamedTuple):
+    """A number with its standard error, both as text; error "" where there is none."""
+
+    value: str
+    error: str = ""
+
+
+Cell = str | Figure | None
+#: Title, and the cell of a row: a string is text and is escaped, a Figure is a number.
+COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
+    ("model", lambda row: row.model),
+    ("format", lambda row: row.format),
+    ("quantizer", lambda row: row.quantizer),
+    ("backend", lambda row: f"{row.backend} {row.activations or ''}".strip()),
+    ("bits a weight", lambda row: _plain(row.bits_per_weight, ".3f")),
+    ("size, MB", lambda row: None if row.file_bytes is None else Figure(f"{row.file_bytes / 1e6:.2f}")),
+    ("perplexity ± SE", lambda row: _ppl(row)),
+    ("paired change ± SE, %", lambda row: _change(row)),
+    ("KL ± SE, nats", lambda row: _with_error(row.kl, row.kl_se, ".2e", ".0e")),
+    ("same top-1 ± SE, %", lambda row: _share(row)),
+    ("quantized in, s", lambda row: _plain(row.quantize_seconds, ".1f")),
+    ("prefill, tokens/s", lambda row: _plain(row.prefill, ".0f")),
+    ("decode, tokens/s", lambda row: _plain(row.decode, ".0f")),
+)
+#: Left out where no row has it, or (backend) where all rows have the same.
+_WHERE_KNOWN = {"quantizer", "quantized in, s", "prefill, tokens/s", "decode, tokens/s"}
+_WHERE_DIFFERENT = {"backend"}
+#: Fields of `records`, CSV and JSON: those of Row, then the conditions'.
+_RECORD = [name for name in Row.__dataclass_fields__ if name != "conditions"]
+
+
+def _plain(value: float | None, form: str) -> Figure | None:
+    return None if value is None else Figure(format(value, form))
+
+
+def _with_error(value: float | None, error: float | None, form: str, error_form: str) -> Figure | None:
+    if value is None:
+        return None
+    return Figure(format(value, form), "" if error is None else format(error, error_form))
+
+
+def _ppl(row: Row) -> Figure:
+    if row.ppl is None:  # exp overflowed
+        return Figure("beyond 1e308")
+    form = ".4f" if row.ppl < 1000 else ".0f"
+    return _with_error(row.ppl, row.ppl_se, form, form)
+
+
+def _change(row: Row) -> Figure | None:
+    if row.change is None:
+        return None
+    digits = 3 if abs(row.change) < 1 else 2 if abs(row.change) < 1000 else 0
+    return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
+
+
+def _share(row: Row) -> Figure | None:
+    if row.same_top1 is None:
+        return None
+    error = None if row.same_top1_se is None else 100 * row.same_top1_se
+    return _with_error(100 * row.same_top1, error, ".2f", ".2f")
+
+
+def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """Titles and cells of the columns that say something here."""
+    titles, columns = [], []
+    for title, cell in COLUMNS:
+        cells = [cell(row) for row in rows]
+        if title in _WHERE_KNOWN and not any(cells):
+            continue
+        if title in _WHERE_DIFFERENT and len(set(cells)) == 1:
+            continue
+        titles.append(title)
+        columns.append(cells)
+    return titles, [list(line) for line in zip(*columns, strict=True)]
+
+
+def md(rows: Sequence[Row], caption: str) -> str:
+    """A Markdown table with its caption below."""
+    titles, grid = _grid(rows)
+    lines = [titles, *([_markdown(cell) for cell in line] for line in grid)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+    numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
+    rule = [
+        "-" * (w - 1) + ":" if right else ":" + "-" * (w - 1)
+        for w, right in zip(widths, numeric, strict=True)
+    ]
+    padded = [
+        [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True)]
+        for line in lines
+    ]
+    padded.insert(1, rule)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded) + f"\n\n{escape_md(caption)}\n"
+
+
+def escape_md(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: HTML and bars as entities, the rest behind backslashes."""
+    text = markup.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
+    return re.sub(r"([\\`*_\[\]$~])", r"\\\1", text)
+
+
+def _markdown(cell: Cell) -> str:
+    if cell is None or cell == "":
+        return NONE
+    if isinstance(cell, Figure):
+        return f"{cell.value} ± {cell.error}" if cell.error else cell.value
+    return escape_md(cell)
+
+
+def html(rows: Sequence[Row], caption: str) -> str:
+    """A table element with a caption."""
+    titles, grid = _grid(rows)
+
+    def line(tag: str, cells: Sequence[Cell]) -> str:
+        return "<tr>" + "".join(_html(tag, cell) for cell in cells) + "</tr>"
+
+    body = "\n".join(line("td", cells) for cells in grid)
+    return (
+        f"<table>\n<caption>{markup.escape(caption)}</caption>\n<thead>\n{line('th', titles)}\n</thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n"
+    )
+
+
+def _html(tag: str, cell: Cell) -> str:
+    side = "right" if isinstance(cell, Figure) else "left"
+    if isinstance(cell, Figure):
+        cell = f"{cell.value} ± {cell.error}" if cell.error else cell.value
+    return f'<{tag} style="text-align:{side}">{markup.escape(cell or NONE)}</{tag}>'
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "·": r"$\cdot$",
+    **{c: "\\" + c for c in "&%$#_{}"},
+}
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line."""
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+def latex(rows: Sequence[Row], caption: str) -> str:
+    """A table environment; needs the package booktabs."""
+    titles, grid = _grid(rows)
+    numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
+    head = " & ".join(map(escape_latex, titles)) + r" \\"
+    body = "\n".join(" & ".join(map(_latex, line)) + r" \\" for line in grid)
+    columns = "".join("r" if right else "l" for right in numeric)
+    return (
+        "\\begin{table}\n\\centering\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+        f"\\caption{{{escape_latex(caption)}}}\n\\end{{table}}\n"
+    )
+
+
+def _latex(cell: Cell) -> str:
+    if cell is None or cell == "":
+        return "--"
+    if not isinstance(cell, Figure):
+        return escape_latex(cell)
+    if not re.match(r"[-+]?\d", cell.value):
+        return escape_latex(cell.value)
+    number = r" \pm ".join(re.sub(r"e([+-])0*(\d+)", _power, part) for part in cell if part)
+    return f"${number}$"
+
+
+def _power(match: re.Match) -> str:
+    sign = "-" if match[1] == "-" else ""
+    return rf" \cdot 10^{{{sign}{match[2]}}}"
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A flat dict a row, unrounded; the conditions are in every one."""
+    return [{**{name: getattr(row, name) for name in _RECORD}, **row.to_json()["conditions"]} for row in rows]
+
+
+def json(rows: Sequence[Row], caption: str) -> str:
+    values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": records(rows)}
+    return json_module.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def csv(rows: Sequence[Row], caption: str) -> str:
+    """Unrounded values, a header line. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    stream = io.StringIO()
+    found = records(rows)
+    writer = csv_module.DictWriter(stream, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in found:
+        writer.writerow({key: _inert(value) for key, value in record.items()})
+    return stream.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

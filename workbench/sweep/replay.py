@@ -1,0 +1,72 @@
+"""Logits of an unconverted model, computed once and read again by every cell that is paired with it.
+
+`RecordingModel` scores as its model does and keeps the logits of every window in a file; `RecordedModel` gives them
+back, so that `eval.perplexity` compares with a file as it compares with a model. Nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval import statistics
+from eval.result import PerplexityResult
+from workbench.errors import WorkbenchError
+from workbench.runtime.model import Forward, Scores
+
+
+def window_name(ids: Sequence[int] | np.ndarray) -> str:
+    return hashlib.sha256(np.asarray(ids, "<i8").tobytes()).hexdigest()
+
+
+class RecordingModel:
+    """A loaded model whose `score` appends the window's logits (f32, row after row) to `file`."""
+
+    def __init__(self, model: Any, file: Any) -> None:
+        self._model, self._file = model, file
+        self.windows: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def score(self, ids: Sequence[int]) -> Scores:
+        logits = np.ascontiguousarray(self._model.forward(ids).logits, np.float32)
+        self._file.write(logits.tobytes())
+        self.windows.append(window_name(ids))
+        return Scores(statistics.target_nll(logits[:-1], np.asarray(ids)[1:]), logits[:-1].argmax(1))
+
+
+class RecordedModel:
+    """A model that knows the windows it was recorded on, and nothing else.
+
+    logits: the file of a RecordingModel; result: its result, of the same windows in the same order.
+    """
+
+    def __init__(self, logits: Path, result: PerplexityResult, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self.context_length, self.backend = result.context_length, result.backend
+        self._provenance = result.provenance
+        self._logits = np.memmap(logits, np.float32, "r").reshape(-1, vocab_size)
+        self._rows: dict[str, slice] = {}
+        self._end = 0
+
+    def describe_provenance(self) -> dict[str, Any]:
+        return self._provenance
+
+    def expect(self, windows: Sequence[np.ndarray]) -> RecordedModel:
+        """Tell which windows (ids [n] each) were recorded, in order. WorkbenchError if the file has other rows."""
+        for ids in windows:
+            self._rows[window_name(ids)] = slice(self._end, self._end + len(ids))
+            self._end += len(ids)
+        if self._end != len(self._logits):
+            raise WorkbenchError(
+                f"stored logits have {len(self._logits)} rows, the windows {self._end} tokens"
+            )
+        return self
+
+    def forward(self, ids: Sequence[int]) -> Forward:
+        return Forward(np.asarray(self._logits[self._rows[window_name(ids)]]), {})

@@ -1,0 +1,199 @@
+"""Results of any kind as rows of one table: cells of sweeps, benchmarks' results.json, `workbench perplexity --json`.
+
+A row knows the conditions under which it was measured. Rows of different conditions do not belong into one table:
+their perplexities are not comparable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import SweepError
+from workbench.formats.errors import FormatError
+
+from .cells import UNCONVERTED
+from .store import CELL_KIND, read_json
+
+RESULTS_KIND = "workbench-results"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What two rows must share. None: unknown, and then equal only to unknown."""
+
+    protocol: str
+    text_sha256: str | None
+    tokens_sha256: str | None
+    tokenizer_sha256: str | None
+    separator: str | None
+    bos_policy: str | None
+    tokens_scored: int
+    text_name: str | None = dataclasses.field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        text = self.text_name or "bare tokens"
+        digest = self.text_sha256 or self.tokens_sha256
+        sha = f" (sha256 {digest[:12]})" if digest else ""
+        tokenizer = f", tokenizer {self.tokenizer_sha256[:12]}" if self.tokenizer_sha256 else ""
+        return f"{self.protocol} on {text}{sha}{tokenizer}, {self.tokens_scored:,} tokens scored"
+
+    def difference(self, other: Conditions) -> str:
+        """`protocol disjoint-512 and disjoint-256`: the first field that differs, with both values."""
+        for field in dataclasses.fields(self):
+            one, two = getattr(self, field.name), getattr(other, field.name)
+            if field.compare and one != two:
+                return f"{field.name.replace('_', ' ')} {one} and {two}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
+    share. Rates in tokens a second, median. None where unknown. source: the file."""
+
+    model: str
+    format: str
+    quantizer: str
+    bits_per_weight: float | None
+    file_bytes: int | None
+    ppl: float | None
+    ppl_se: float | None
+    ppl_se_clustered: float | None
+    change: float | None
+    change_se: float | None
+    kl: float | None
+    kl_se: float | None
+    same_top1: float | None
+    same_top1_se: float | None
+    quantize_seconds: float | None
+    prefill: float | None
+    decode: float | None
+    backend: str
+    device: str | None
+    activations: str | None
+    source: str
+    conditions: Conditions
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.format == UNCONVERTED
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def files(runs: Iterable[str | Path]) -> list[Path]:
+    """The result files that are meant: a folder means its cells, its results.json, or all its JSON files."""
+    found = []
+    for run in map(Path, runs):
+        if run.is_file():
+            found.append(run)
+        elif (run / "cells").is_dir():
+            found += sorted((run / "cells").glob("*.json"))
+        elif (run / "results.json").is_file():
+            found.append(run / "results.json")
+        elif run.is_dir():
+            found += sorted(run.glob("*.json"))
+        else:
+            raise SweepError(
+                f"{run}: there is no such file or folder; allowed: a sweep's folder or a result file"
+            )
+    if not found:
+        raise SweepError("there is no result yet: the folders hold no cells and no JSON files")
+    return found
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one result file; SweepError for anything else."""
+    values = read_json(path)
+    try:
+        if values is None:
+            raise SweepError(f"{path}: is no JSON object")
+        if values.get("kind") == CELL_KIND:
+            facts = {
+                key: values[key] for key in ("model", "format", "quantizer", "bits_per_weight", "file_bytes")
+            }
+            facts["quantize_seconds"] = values["quantize_seconds"]
+            return [_row(path, values["result"], facts, values["speed"])]
+        if values.get("kind") == RESULTS_KIND:
+            return [_benchmark(path, row) for row in values["rows"]]
+        if {"protocol", "ppl", "tokens_scored", "provenance"} <= values.keys():
+            return [_row(path, values, _described(values), None)]
+    except (KeyError, TypeError, ValueError, FormatError, AttributeError) as error:
+        raise SweepError(f"{path}: is a damaged result ({type(error).__name__}: {error})") from error
+    raise SweepError(
+        f"{path}: is no result; allowed: cells of a sweep, results.json of a benchmark, `workbench perplexity --json`"
+    )
+
+
+def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed: Mapping | None) -> Row:
+    baseline = result["baseline"] or {}
+    ratio = math.exp(baseline["ln_ratio"]) if baseline.get("ln_ratio") is not None else None
+    text = result["text"] or {}
+    se = baseline.get("ln_ratio_se")
+    return Row(
+        **facts,
+        ppl=result["ppl"],
+        ppl_se=result["ppl_se"],
+        ppl_se_clustered=result["ppl_se_clustered"],
+        change=None if ratio is None else 100 * (ratio - 1),
+        change_se=None if ratio is None or se is None else 100 * ratio * se,
+        kl=baseline.get("kl_mean"),
+        kl_se=baseline.get("kl_se"),
+        same_top1=baseline.get("same_top1"),
+        same_top1_se=baseline.get("same_top1_se"),
+        prefill=speed["prefill"]["tokens_per_second"] if speed else None,
+        decode=speed["decode"]["tokens_per_second"] if speed else None,
+        backend=result["backend"],
+        device=result["provenance"].get("device"),
+        activations=result["provenance"].get("activations"),
+        source=str(path),
+        conditions=Conditions(
+            protocol=result["protocol"],
+            text_sha256=text.get("sha256"),
+            tokens_sha256=result["tokens_sha256"],
+            tokenizer_sha256=result["tokenizer_sha256"],
+            separator=result["separator"],
+            bos_policy=result["bos_policy"],
+            tokens_scored=result["tokens_scored"],
+            text_name=text.get("name"),
+        ),
+    )
+
+
+def _benchmark(path: Path, row: Mapping[str, Any]) -> Row:
+    """A row of results.json: through the kernels where they ran, else the references."""
+    found = row["perplexity"].get("wgpu") or row["perplexity"]["torch"]
+    source = found["provenance"].get("source", {})
+    quantized = row["format_loss"] is not None
+    facts = {
+        "model": source.get("source", {}).get("name") or found["provenance"]["model"],
+        "format": row["format"] if quantized else UNCONVERTED,
+        "quantizer": source.get("quantizer", "") if quantized else "",
+        "bits_per_weight": row["bits_per_weight"],
+        "file_bytes": row["file_bytes"],
+        "quantize_seconds": None,
+    }
+    return _row(path, found, facts, row["speed"])
+
+
+def _described(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bare perplexity says of its model: the provenance of a converted one names format and quantizer."""
+    from workbench.formats.spec import WeightFormat
+
+    provenance = result["provenance"]
+    source = provenance.get("source", {})
+    options = source.get("options")
+    return {
+        "model": source.get("source", {}).get("name") or provenance["model"],
+        "format": str(WeightFormat.from_json(options["format"])) if options else UNCONVERTED,
+        "quantizer": source.get("quantizer", "") if options else "",
+        "bits_per_weight": None,
+        "file_bytes": None,
+        "quantize_seconds": None,
+    }

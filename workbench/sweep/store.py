@@ -1,0 +1,92 @@
+"""A sweep's folder. Everything in it is named by key and written whole, so that any number of processes may work there.
+
+    cells/KEY.json        a result: the figures, what they rest on, what they are called
+    models/KEY/           a converted model, shared by the cells that differ in protocol alone
+    models/KEY.json       what its conversion took, written after the folder
+    baselines/KEY.npz     an unconverted model's scores; KEY.logits beside it, f32, where they are not too large
+    tokens/KEY.npz        a text, tokenized
+
+Only `cells` holds results. The others are intermediate, and made again where they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CELL_KIND = "workbench-cell"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its name at the end; removed if anything goes wrong before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """The values as indented JSON, whole or not at all."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, None where there is no such file or it holds no JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+class Store:
+    """The files of one sweep's folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+
+    def cell(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.json"
+
+    def model(self, key: str) -> Path:
+        return self.folder / "models" / key
+
+    def model_record(self, key: str) -> Path:
+        return self.folder / "models" / f"{key}.json"
+
+    def baseline(self, key: str) -> Path:
+        return self.folder / "baselines" / f"{key}.npz"
+
+    def logits(self, key: str) -> Path:
+        return self.folder / "baselines" / f"{key}.logits"
+
+    def tokens(self, key: str) -> Path:
+        return self.folder / "tokens" / f"{key}.npz"
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """A finished cell's record, None if it is not there."""
+        found = read_json(self.cell(key))
+        return found if found and found.get("kind") == CELL_KIND and found.get("key") == key else None
+
+    def has_model(self, key: str) -> bool:
+        return read_json(self.model_record(key)) is not None and (self.model(key) / "manifest.json").is_file()
+
+    def has_baseline(self, key: str) -> bool:
+        return self.result(key) is not None and self.baseline(key).is_file()
+
+    def remove_intermediate(self) -> None:
+        """Delete converted models, stored baselines and tokens; results stay."""
+        for name in ("models", "baselines", "tokens"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
