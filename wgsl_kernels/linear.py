@@ -7,6 +7,7 @@ columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no bindin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -53,23 +54,30 @@ def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def gemv_defaults(rows_per_team: int, teams: int = 1):
-    """Tunables that suit an adapter: one subgroup with many rows on a CPU; on a GPU measured on an H200."""
+def gemv_defaults(gpu: Callable[[Context], tuple[int, int, int]]):
+    """Tunables that suit an adapter: one subgroup with many rows on a CPU; on a GPU threads, teams and rows a team
+    from `gpu`, which were measured on an H200. Several teams need subgroups of a known size."""
 
     def defaults(context: Context) -> dict[str, int]:
         if lanes := lanes_default(context):
             return {**lanes, "rows_per_team": 16}
-        if teams > 1 and context.adapter.subgroups and context.adapter.subgroup_size == 32:
-            return {"workgroup": 128 * teams, "teams": teams, "rows_per_team": rows_per_team}
-        return {"rows_per_team": rows_per_team}
+        workgroup, teams, rows = gpu(context)
+        if teams > 1 and not (context.adapter.subgroups and context.adapter.subgroup_size == 32):
+            workgroup, teams = workgroup // teams, 1
+        return {"workgroup": workgroup, "teams": teams, "rows_per_team": rows}
 
     return defaults
 
 
-def gemv(library, why: str, *, rows_per_team: int, teams: int = 1) -> Variant:
+def long_rows(context: Context) -> bool:
+    """Whether rows are so long that smaller teams with more rows each keep more loads in flight."""
+    return context["columns"] > 8192
+
+
+def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]]) -> Variant:
     """The variant for few tokens over a library with `activations_at`, `prepared`, `piece_at` and `piece_sum`.
 
-    rows_per_team, teams: defaults on a GPU.
+    gpu: threads, teams and rows a team that suit a GPU.
     """
     return Variant(
         "linear_gemv",
@@ -77,7 +85,7 @@ def gemv(library, why: str, *, rows_per_team: int, teams: int = 1) -> Variant:
         tunables=gemv_tunables((2, 1, 4, 8, 16)),
         library=lambda c: (*library(c), "team_sums", *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
-        defaults=gemv_defaults(rows_per_team, teams),
+        defaults=gemv_defaults(gpu),
         why=why,
     )
 
@@ -90,7 +98,11 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "gemv": gemv(
             lambda c: (x_library(c), "weigh_none", *piece_library(fmt, c)),
             "few tokens: every weight byte is read once a token, at the memory's speed",
-            rows_per_team=4 if is_quantized(fmt) else 2,
+            gpu=(
+                (lambda c: (128, 1, 4))
+                if is_quantized(fmt)
+                else (lambda c: (256, 2, 2) if long_rows(c) else (256, 1, 1))
+            ),
         ),
         "tile": Variant(
             "linear_tile",

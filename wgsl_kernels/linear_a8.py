@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .linear import FEW_TOKENS, epilogue, gemv, linear_inputs, linear_reference, linear_tolerance
+from .linear import FEW_TOKENS, epilogue, gemv, linear_inputs, linear_reference, linear_tolerance, long_rows
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
 from .weights import (
@@ -34,8 +34,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "gemv": gemv(
             lambda c: (*_operands(fmt, c), "weigh_none", "pieces_a8"),
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
-            rows_per_team=2,
-            teams=2,
+            gpu=lambda c: (256, 2, 1 if fmt == "int8" and not long_rows(c) else 2),
         ),
         "tile": Variant(
             "linear_a8_tile",

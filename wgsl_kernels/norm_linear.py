@@ -63,7 +63,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[s
             *library,
         ),
         refuse=_refuse,
-        defaults=gemv_defaults(4),
+        defaults=gemv_defaults(lambda c: (128, 1, 4)),
         why="few tokens: one dispatch, and what is between the layers stays in registers",
     )
 

@@ -15,7 +15,7 @@ from workbench.formats.tensor import plane_specs
 from workbench.models.llama import LlamaConfig, build_plan
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Plan
-from workbench.runtime.lowering import weight_of
+from workbench.runtime.fusion import weight_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fused_groups(plan: Plan) -> list[Group]:
     members: dict[str, list[str]] = {}
     placed: set[str] = set()
     for call in plan.calls:
-        matrix = weight_of(plan, call)
+        matrix = weight_name(plan, call)
         if matrix is None or matrix in placed:
             continue
         read = call.inputs.get("x", call.inputs.get("ids"))

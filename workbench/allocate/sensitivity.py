@@ -29,7 +29,7 @@ from workbench.models.llama import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
-from workbench.runtime.lowering import weight_of
+from workbench.runtime.fusion import weight_name
 from workbench.runtime.provenance import commit, versions
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
@@ -163,7 +163,7 @@ class _Branches:
         self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
-            first.setdefault(weight_of(self.plan, call), index)
+            first.setdefault(weight_name(self.plan, call), index)
         #: The call that reads each group first.
         self.starts = [min(first[self._names[tensor]] for tensor in group.tensors) for group in groups]
 

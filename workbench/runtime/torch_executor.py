@@ -18,7 +18,7 @@ from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.models.llama import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
-from .lowering import weight_of
+from .fusion import weight_name
 from .plans import Plans
 from .weights import matrix_parts, vector
 
@@ -128,7 +128,7 @@ class TorchExecutor:
             else:
                 arguments[port] = env[name]
         if kernel.prepare is not None:
-            name = weight_of(plan, call)
+            name = weight_name(plan, call)
             given = weights.get(name)
             arguments["weight"] = self._prepared(plan, kernel, call, name) if given is None else given
         result = kernel.reference(**arguments)
