@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from eval import statistics
+from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, Window, protocol
 from eval.result import PerplexityResult, compare
 from eval.texts import Text, Tokens, encode, tokenizer_sha256
@@ -171,18 +172,24 @@ def perplexities(
         "separator": tokens.separator,
         "documents": tokens.documents,
     }
-    results = {
-        name: PerplexityResult(
+    results = {}
+    for name, model in models.items():
+        provenance = model.describe_provenance()
+        results[name] = PerplexityResult(
             backend=model.backend,
             token_nll=np.concatenate([part.nll for part in parts[name]]),
             top1=np.concatenate([part.top1 for part in parts[name]]),
             context_length=model.context_length,
-            provenance=model.describe_provenance(),
+            provenance=provenance,
             seconds=seconds[name],
+            warnings=calibration_warnings(
+                provenance,
+                [window.ids for window in windows],
+                tokens.tokenizer_sha256,
+                (tokens.text or {}).get("sha256"),
+            ),
             **shared,
         )
-        for name, model in models.items()
-    }
     if baseline is None:
         return results
     against = results[baseline]

@@ -97,7 +97,8 @@ class PerplexityResult:
     token_nll f64 (nats), top1 int64 (most likely token there), targets int64, window_index int64 (0-based).
     Arrays over windows [W]: window_start (index in the token stream) and window_first_scored. seconds: wall
     time of scoring. text: name, dataset, revision, split, sha256, bytes; None for bare tokens, like the
-    hashes and policies that follow from it.
+    hashes and policies that follow from it. warnings: what makes the figure doubtful, such as a text that the
+    model was calibrated on (`eval.overlap`).
     """
 
     protocol: Protocol
@@ -121,6 +122,7 @@ class PerplexityResult:
     provenance: dict[str, Any] = field(repr=False)
     seconds: float
     baseline: Comparison | None = None
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def nll(self) -> float:
@@ -228,6 +230,7 @@ class PerplexityResult:
                 "scored_bytes": self.scored_bytes,
                 "normalisation": "per token of the model's tokenizer, natural logarithm",
                 "unrecorded": self.unrecorded,
+                "warnings": self.warnings,
                 "seconds": self.seconds,
             }
         )
@@ -250,6 +253,7 @@ class PerplexityResult:
                 plain = json.loads(str(stored["meta"]))
                 arrays = {name: stored[name] for name in _ARRAYS}
             plain["protocol"] = protocol(plain["protocol"])
+            plain["warnings"] = tuple(plain["warnings"])
             if plain["baseline"] is not None:
                 compared = plain["baseline"]
                 compared["ln_ratio_interval95"] = tuple(compared["ln_ratio_interval95"])
@@ -289,6 +293,8 @@ class PerplexityResult:
                 rows.append(("KL", f"mean {b.kl['mean']:.3e}, {quantiles} nats"))
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
+        if self.warnings:
+            rows.append(("warning", "; ".join(self.warnings)))
         return rows
 
 
