@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from workbench.commands.calibration import add_calibration, calibration_from
+
 FLOATS = ("f32", "f16", "bf16")
 # Options of quantized formats alone: argument -> field of WeightFormat. None means "not given".
 QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac_bits", "order")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from workbench.convert.methods import METHODS
+
     parser.add_argument(
         "--model",
         "--input-dir",
@@ -27,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
     parser.add_argument(
-        "--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn (round to nearest)"
+        "--quantizer",
+        choices=list(METHODS),
+        default="rtn",
+        help="default rtn (round to nearest); docs/quantizers.md has what each one is worth",
     )
     parser.add_argument("--symmetric", action="store_true", default=None, help="store no zero-points")
     parser.add_argument("--scale-dtype", choices=["f16", "f32"], help="default f16")
@@ -56,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN=FORMAT",
         help="a format for matrices by name, such as '*.mlp.*=int8/64' or '*.layers.0.*=f16'; repeatable",
     )
+    add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -65,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = options_from(arguments)
     summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
+    for note in summary.notes:
+        print(f"note: {note}", file=sys.stderr)
     for name, why in summary.skipped.items():
         print(f"not stored: {name} ({why})", file=sys.stderr)
     formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
@@ -100,4 +110,8 @@ def options_from(arguments: argparse.Namespace):
         overrides=overrides,
         layout=arguments.layout,
         overwrite=arguments.overwrite,
+        calibration=calibration_from(arguments, arguments.quantizer),
+        calibration_inputs=arguments.calibration_inputs,
+        steps=arguments.steps,
+        device=arguments.device,
     )

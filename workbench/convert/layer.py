@@ -49,8 +49,8 @@ def quantize_layer(
             found = search_scale(
                 [each.cpu().numpy() for each in matrices],
                 kind,
-                inputs=inputs.samples,
-                mean_abs=inputs.mean_abs,
+                inputs=inputs.samples.cpu().numpy(),
+                mean_abs=inputs.mean_abs.cpu().numpy(),
                 device=device,
             )
             return torch.as_tensor(found, dtype=torch.float32, device=device)
