@@ -62,7 +62,9 @@ def test_options_are_checked(options, match):
 
 
 def test_texts_are_checked(tmp_path):
-    with pytest.raises(WorkbenchError, match="neither a file nor an embedded text; allowed: a file, calibration"):
+    with pytest.raises(
+        WorkbenchError, match="neither a file nor an embedded text; allowed: a file, calibration"
+    ):
         load_calibration(CalibrationOptions(str(tmp_path / "none.txt")), byte_tokenizer(), 64)
     (tmp_path / "blank.txt").write_text(" \n")
     with pytest.raises(WorkbenchError, match="is empty"):

@@ -53,7 +53,11 @@ def test_layers_agree_with_transformers(changes):
     hidden = expected[0].clone()
     for index, weights in enumerate(layers):
         hidden = run_layer(decoder, weights, hidden, "cpu", into=hidden)
-        got = hidden if index < len(layers) - 1 else normalised(decoder.config, hidden, state["model.norm.weight"])
+        got = (
+            hidden
+            if index < len(layers) - 1
+            else normalised(decoder.config, hidden, state["model.norm.weight"])
+        )
         torch.testing.assert_close(got, expected[index + 1], rtol=1e-4, atol=1e-5)
 
 
@@ -97,4 +101,6 @@ def test_moments_are_those_of_the_inputs_of_each_linear_layer(monkeypatch):
         torch.testing.assert_close(moments.mean_abs, x.abs().mean(0).float(), rtol=1e-4, atol=1e-6)
         assert moments.samples.shape == (50, x.shape[1])
         nearest = torch.cdist(moments.samples.double(), x).min(1)
-        assert nearest.values.max() < 1e-4 and nearest.indices.diff().min() > 0  # rows of x, in order, none twice
+        assert (
+            nearest.values.max() < 1e-4 and nearest.indices.diff().min() > 0
+        )  # rows of x, in order, none twice

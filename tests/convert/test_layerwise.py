@@ -131,9 +131,7 @@ def test_a_tied_embedding_is_rounded_as_the_head_that_it_is(calibration, tmp_pat
     model = stored(tmp_path / "out", source, calibration, quantizer="gptq")
     record = model.manifest["provenance"]["tensors"][EMBEDDING]
     assert record["quantizer"] == "gptq" and record["output_error"] > 0
-    kept = stored(
-        tmp_path / "kept", source, calibration, quantizer="gptq", embedding=WeightFormat("f16")
-    )
+    kept = stored(tmp_path / "kept", source, calibration, quantizer="gptq", embedding=WeightFormat("f16"))
     assert EMBEDDING not in kept.manifest["provenance"]["tensors"]
 
 
@@ -148,7 +146,9 @@ def test_two_runs_give_the_same_bytes(source, calibration, tmp_path):
         steps = {"steps": 5} if METHODS[quantizer].trains else {}
         bytes_ = []
         for run in ("one", "two"):
-            options = ConvertOptions(INT2, calibration=calibration, quantizer=quantizer, overwrite=True, **steps)
+            options = ConvertOptions(
+                INT2, calibration=calibration, quantizer=quantizer, overwrite=True, **steps
+            )
             convert(source, tmp_path / run, options)
             bytes_.append((tmp_path / run / "model.wgpu").read_bytes())
         assert bytes_[0] == bytes_[1]

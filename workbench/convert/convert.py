@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def convert(
         check_target(output, options.overwrite)
         with (
             _bar(sum(map(math.prod, stored.values())), progress) as bar,
-            way(source, config, output, options, formats, skipped, bar) as conversion,
+            way(source, config, output, options, formats, bar) as conversion,
             ModelWriter(
                 output, config=source.config, layout=options.layout, overwrite=options.overwrite
             ) as writer,
@@ -91,7 +91,14 @@ def convert(
                 nbytes += tensor.nbytes
             for name, data in _tokenizer_files(source):
                 writer.add_file(name, data)
-            writer.provenance = conversion.provenance()
+            writer.provenance = provenance(
+                source,
+                conversion.hashes(),
+                options,
+                skipped,
+                time.perf_counter() - started,
+                **conversion.facts,
+            )
             writer.plan = plan.to_json()
             writer.precision = {
                 name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
@@ -114,15 +121,17 @@ def convert(
 
 @dataclass(frozen=True)
 class _Conversion:
-    """tensors: in the order of the source, made as they are taken. provenance: to be called behind the last."""
+    """tensors: in the order of the source, made as they are taken. hashes: of the source, to be called behind the last.
+    facts: what calibration adds to the provenance."""
 
     tensors: Iterator[WeightTensor]
-    provenance: Callable[[], dict[str, Any]]
+    hashes: Callable[[], dict[str, str]]
+    facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 @contextmanager
-def _streamed(source, config, output, options, formats, skipped, bar) -> Iterator[_Conversion]:
+def _streamed(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
     """Each tensor for itself, in ranges of rows."""
     quantize = QUANTIZERS[options.quantizer]
 
@@ -132,11 +141,11 @@ def _streamed(source, config, output, options, formats, skipped, bar) -> Iterato
             yield convert_tensor(source, name, fmt, quantize, bar.update)
 
     with HashesBeside(source) as hashes:
-        yield _Conversion(tensors(), lambda: provenance(source, hashes.result(), options, skipped))
+        yield _Conversion(tensors(), hashes.result)
 
 
 @contextmanager
-def _calibrated(source, config, output, options, formats, skipped, bar) -> Iterator[_Conversion]:
+def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
     """Layer by layer, through a work folder that stays behind if this ends early."""
     from workbench.convert.layerwise import Layerwise, work_facts
 
@@ -150,11 +159,8 @@ def _calibrated(source, config, output, options, formats, skipped, bar) -> Itera
             notes += (f"{work.done} of {layerwise.stages} stages were done by an earlier run",)
         layerwise.run(work, bar)
         record = {name: each for stage in work.records for name, each in stage.items()}
-        yield _Conversion(
-            map(work.tensor, formats),
-            lambda: provenance(source, hashes, options, skipped, calibration.record, record),
-            notes,
-        )
+        facts = {"calibration": calibration.record, "tensors": record}
+        yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, notes)
 
 
 def _plan(

@@ -69,7 +69,7 @@ def quantize_layer(
     if method.trains and rounded:
         rest = {name: weight for name, weight in weights.items() if name not in rounded}
         rounded = train(
-            {name: weights[name] for name in rounded},
+            {name: weights[name].cpu().numpy() for name in rounded},
             {name: formats[name] for name in rounded},
             lambda trained, hidden: decoder({**rest, **trained}, hidden),
             initial=rounded,

@@ -63,10 +63,12 @@ def provenance(
     hashes: Mapping[str, str],
     options: ConvertOptions,
     skipped: Mapping[str, str],
+    seconds: float,
     calibration: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """JSON values. calibration: the text's record; tensors: what the conversion says of single tensors."""
+    """JSON values. seconds: that the conversion took; calibration: the text's record; tensors: what is said of single
+    tensors."""
     origin: dict[str, Any] = {
         "name": Path(source.path).name,
         "tokenizer_sha256": tokenizer_hash(source.tokenizer_path),
@@ -81,6 +83,7 @@ def provenance(
         "quantizer": options.quantizer,
         "options": options.to_json(),
         "skipped": dict(skipped),
+        "seconds": round(seconds, 1),
     }
     if calibration is not None:
         record |= {"calibration": dict(calibration), "tensors": dict(tensors or {})}
