@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import workbench
-from workbench.commands import bench, demo, generate, info, perplexity, quantize
+from workbench.commands import bench, demo, generate, info, perplexity, quantize, quantizers
 from workbench.errors import (
     CacheFullError,
     DeviceLostError,
@@ -23,7 +23,7 @@ from workbench.errors import (
 )
 from workbench.formats.errors import FormatError
 
-COMMANDS = (quantize, generate, perplexity, info, demo, bench)
+COMMANDS = (quantize, generate, perplexity, info, demo, bench, quantizers)
 RUNTIME_FAILURES = (CacheFullError, DeviceLostError, KernelError, NoAdapterError, OutOfMemoryError, OSError)
 
 

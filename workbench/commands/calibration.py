@@ -37,9 +37,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         default="quantized",
         help="what a layer is given: what the quantized layers before it produce (default), or the unquantized",
     )
-    group.add_argument(
-        "--steps", type=positive, metavar="N", help="of quantizers that train, for each layer"
-    )
+    group.add_argument("--steps", type=positive, metavar="N", help="of quantizers that train, for each layer")
     group.add_argument("--device", default="cpu", help="where it runs, as torch names it: cpu, cuda, cuda:1")
 
 
@@ -60,6 +58,8 @@ def calibration_from(arguments: argparse.Namespace, quantizer: str):
     if arguments.calibration is None and not METHODS[quantizer].calibrated:
         if given:
             names = ", ".join(f"--calibration-{name}" for name in given)
-            raise WorkbenchError(f"{names}: {quantizer} takes no calibration unless --calibration names a text")
+            raise WorkbenchError(
+                f"{names}: {quantizer} takes no calibration unless --calibration names a text"
+            )
         return None
     return CalibrationOptions(**given)

@@ -35,6 +35,18 @@ class Moments:
             self.hessian / scales[:, None] / scales[None], self.mean_abs / scales, self.samples / scales
         )
 
+    def with_lookup(self) -> Moments:
+        """Of a matrix whose rows are also looked up: there an error meets no input but counts as it is, like
+        inputs of moment I. Both uses count alike: I is scaled to the trace of the Hessian.
+        """
+        size = self.hessian.diagonal().mean()
+        one = torch.eye(len(self.hessian), device=self.hessian.device)
+        return Moments(
+            self.hessian + size * one,
+            self.mean_abs + size.sqrt(),
+            torch.cat([self.samples, (size * len(self.samples)).sqrt() * one]),
+        )
+
 
 class _Sums:
     """Adds up moments."""

@@ -7,7 +7,8 @@ part of their errors, and sees the inputs that it will see in use. `calibration_
 of the unquantized ones, so that layers do not depend on each other.
 
 An embedding that is only looked up meets no input, and is rounded without data. A tied one is also the LM head, whose
-inputs are known only behind the last layer: the unquantized model is run once for their moments.
+inputs are known only behind the last layer: the unquantized model is run once for their moments, and both uses count
+alike (`Moments.with_lookup`; on the embedded model that is better than either alone, docs/quantizers.md).
 """
 
 from __future__ import annotations
@@ -188,13 +189,13 @@ class Layerwise:
         return capture_rows(rows, hidden, self.config.hidden_size, self.device, self.seed)
 
     def _tied_moments(self, hidden: torch.Tensor) -> Moments:
-        """Of the inputs of the LM head of the unquantized model."""
+        """Of both uses of a tied embedding, in the unquantized model. `hidden` is lost."""
         for index in range(self.config.layers):
             prefix = f"model.layers.{index}."
             names = [name for name in self.formats if name.startswith(prefix)]
             weights = {name.removeprefix(prefix): self._float(name) for name in names}
             run_layer(self.decoder, weights, hidden, self.device, into=hidden)
-        return self._head_moments(hidden, self._float(FINAL_NORM))
+        return self._head_moments(hidden, self._float(FINAL_NORM)).with_lookup()
 
     def _looked_up(self, name: str) -> torch.Tensor:
         """Rows of the unquantized embedding for the calibration windows, f32 [n, T, hidden_size]."""
