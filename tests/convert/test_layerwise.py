@@ -161,6 +161,8 @@ def test_what_cannot_be_calibrated_is_refused_and_leaves_nothing(source, calibra
         convert(tmp_path / "int8", tmp_path / "out", options)
     with pytest.raises(WorkbenchError, match="exists"):
         convert(source, tmp_path / "int8", options)
+    with pytest.raises(WorkbenchError, match="device = 'tpu9': "):
+        convert(source, tmp_path / "out", replace(options, device="tpu9"))
     with pytest.raises(WorkbenchError, match="neither a file"):
         convert(source, tmp_path / "out", replace(options, calibration=replace(calibration, text="none")))
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
@@ -175,3 +177,4 @@ def test_weights_that_are_not_finite_are_named(calibration, tmp_path):
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"layers.1.mlp.up_proj.weight' is not finite: nan at \[3, 4\]"):
         convert(source, tmp_path / "out", ConvertOptions(INT4, quantizer="gptq", calibration=calibration))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]

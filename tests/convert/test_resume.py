@@ -26,6 +26,9 @@ from workbench.models.checkpoint import Checkpoint
 LAYERS = 12
 
 
+OPTIONS = ConvertOptions(WeightFormat("int2", block_size=32), quantizer="gptq")
+
+
 def command(source: Path, text: Path, output: Path) -> list[str]:
     arguments = (
         "--format int2 --block-size 32 --quantizer gptq --calibration-windows 16 --calibration-length 32"

@@ -21,7 +21,7 @@ from typing import Any
 from workbench.convert.calibration import load_calibration
 from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
 from workbench.convert.provenance import HashesBeside, provenance, source_hashes
-from workbench.convert.tensors import convert_tensor
+from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.convert.work import WorkFolder, work_key
 from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
 from workbench.formats.reader import StoredModel
@@ -33,7 +33,6 @@ from workbench.models.llama import LlamaConfig, build_plan
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.plan import Plan
-from workbench.quantizers import QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class _Conversion:
 @contextmanager
 def _streamed(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
     """Each tensor for itself, in ranges of rows."""
-    quantize = QUANTIZERS[options.quantizer]
+    quantize = quantizer_on(options.quantizer, options.device)
 
     def tensors() -> Iterator[WeightTensor]:
         for name, fmt in formats.items():
@@ -151,8 +150,8 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
 
     tokenizer = load_tokenizer(source.tokenizer_path)
     calibration = load_calibration(options.calibration, tokenizer, config.context_length)
-    hashes = source_hashes(source)
     layerwise = Layerwise(source, config, formats, options, calibration)
+    hashes = source_hashes(source)
     with WorkFolder(output, work_key(work_facts(layerwise, hashes))) as work:
         notes = calibration.notes
         if work.done:

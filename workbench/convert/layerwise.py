@@ -58,7 +58,12 @@ class Layerwise:
         self.method = METHODS[self.options.quantizer]
         self.device = self.options.device
         self.seed = self.calibration.record["seed"]
-        self.decoder = Decoder(self.config, self.calibration.ids.shape[1], self.device)
+        try:
+            self.decoder = Decoder(self.config, self.calibration.ids.shape[1], self.device)
+        except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+            raise WorkbenchError(
+                f"convert: device = {self.device!r}: {str(error).splitlines()[0]}"
+            ) from error
         for name in self.formats:
             if self.source.describe(name)[1].is_quantized:
                 raise WorkbenchError(
@@ -157,8 +162,9 @@ class Layerwise:
     def end(self, streams: Streams) -> tuple[list[WeightTensor], Record, Streams]:
         """Final norm, LM head, and whatever else the checkpoint has."""
         tensors, record = [], {}
+        done = (EMBEDDING, *(f"model.layers.{index}." for index in range(self.config.layers)))
         for name, fmt in self.formats.items():
-            if name == EMBEDDING or name.startswith("model.layers."):
+            if name.startswith(done):
                 continue
             moments = None
             if name == LM_HEAD and fmt.is_quantized:

@@ -35,7 +35,7 @@ class ConvertOptions:
     calibration_inputs
                 "quantized": a layer is given what the quantized layers before it produce; "float": the others
     steps       of quantizers that train, None for their default
-    device      where calibration runs, as torch names it
+    device      where calibration and searches run, as torch names it
     layout      "planar" (what runs without a copy) or "interleaved" (the exchange layout)
     overwrite   replace an existing output folder
     """
@@ -88,14 +88,15 @@ class ConvertOptions:
         def form(chosen: WeightFormat | None) -> dict | None:
             return None if chosen is None else chosen.to_json()
 
-        calibrated = {}
+        calibrated: dict[str, Any] = {}
         if self.calibration is not None:
             calibrated = {
                 "calibration": asdict(self.calibration),
                 "calibration_inputs": self.calibration_inputs,
                 "steps": self.steps,
-                "device": self.device,
             }
+        if self.calibration is not None or self.device != "cpu":
+            calibrated["device"] = self.device
         return {
             "format": self.format.to_json(),
             "embedding": form(self.embedding),

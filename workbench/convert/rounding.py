@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from workbench.convert.capture import Moments
+from workbench.convert.tensors import quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
-from workbench.quantizers import NEEDS, QUANTIZERS
+from workbench.quantizers import NEEDS
 from workbench.quantizers.blocks import Quantized
 
 
@@ -53,10 +54,10 @@ class Rounding:
         if "importance" in needs:
             given["importance"] = moments.hessian.diagonal().cpu().numpy()
         if "hessian" in needs:
-            given |= {"hessian": moments.hessian.cpu().numpy(), "device": device}
+            given["hessian"] = moments.hessian.cpu().numpy()
         if "inputs" in needs:
-            given |= {"inputs": moments.samples.cpu().numpy(), "device": device}
-        self._quantize, self._given = QUANTIZERS[quantizer], given
+            given["inputs"] = moments.samples.cpu().numpy()
+        self._quantize, self._given = quantizer_on(quantizer, device), given
         self._quantizer, self._device = quantizer, device
         self._errors = MatrixErrors(moments)
         self._notes: list[str] = []

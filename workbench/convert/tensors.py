@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 
 import numpy as np
 
@@ -14,10 +16,17 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, plane_specs, quantized_tensor
 from workbench.models.checkpoint import Checkpoint
+from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import Quantized
 
 #: Rounds weights f32 [rows, columns].
 Quantize = Callable[[np.ndarray, WeightFormat], Quantized]
+
+
+def quantizer_on(name: str, device: str) -> Quantize:
+    """The quantizer of that name, on a device (as torch names it) if it can use one."""
+    quantize = QUANTIZERS[name]
+    return partial(quantize, device=device) if "device" in signature(quantize).parameters else quantize
 
 
 def convert_tensor(

@@ -122,7 +122,8 @@ class WorkFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """The folder stays for the next run where something went wrong; else nothing of it is needed any more."""
-        if kind is None:
+        """The folder stays if this was interrupted or failed for want of something; it goes where nothing of it is
+        needed any more, or the same input would fail again."""
+        if kind is None or not self.done or issubclass(kind, WorkbenchError):
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
