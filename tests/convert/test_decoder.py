@@ -104,3 +104,11 @@ def test_moments_are_those_of_the_inputs_of_each_linear_layer(monkeypatch):
         assert (
             nearest.values.max() < 1e-4 and nearest.indices.diff().min() > 0
         )  # rows of x, in order, none twice
+
+
+def test_a_tied_matrix_has_the_moments_of_both_uses():
+    x = torch.randn(300, 12, generator=torch.Generator().manual_seed(4)).double()
+    moments = capture_module.Moments((x.T @ x / 300).float(), x.abs().mean(0).float(), x.float())
+    both = moments.with_lookup()
+    assert both.hessian.trace() == pytest.approx(2 * float(moments.hessian.trace()), rel=1e-5)
+    torch.testing.assert_close(both.samples.T @ both.samples / 300, both.hessian, rtol=1e-4, atol=1e-5)

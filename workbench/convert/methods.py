@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from workbench.quantizers import NEEDS
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """rounding: the quantizer of each matrix. folds: AWQ's scales before it. trains: the layer as a whole after it.
     lookup: the quantizer of an embedding that is only looked up: no column of it meets any input, so that
     importance and Hessian mean nothing there."""
