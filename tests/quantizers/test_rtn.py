@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -172,3 +174,11 @@ def test_quantizers_by_name():
     assert QUANTIZERS["rtn"] is rtn.quantize
     with pytest.raises(KeyError, match="only rtn"):
         QUANTIZERS["magic"]
+
+
+def test_every_quantizer_says_what_it_needs():
+    assert set(QUANTIZERS) == set(NEEDS) - {"trained"}
+    for name, quantize in QUANTIZERS.items():
+        arguments = set(inspect.signature(quantize).parameters)
+        assert NEEDS[name] - {"inputs"} <= arguments, name  # awq-gptq's inputs are for awq.search_scale
+    assert {"inputs", "device"} <= set(inspect.signature(QUANTIZERS["awq"]).parameters)

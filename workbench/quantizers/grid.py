@@ -45,8 +45,9 @@ from workbench.quantizers.measure import Blocks, OneBlock
 
 SHRINK = np.arange(100, 20, -1) / 100
 REFITS = 4
-# After so many values of p, blocks that no smaller p can improve are dropped.
-LOOK = 4
+# After so many values of p, blocks that no smaller p can improve are dropped. Not with 2 bits: a step, which
+# the bound must allow for, is a third of the range there, and looking would cost more than it saves.
+LOOK = 8
 # Weights in a chunk: its few float32 temporaries fit the second-level cache, or fill the device.
 _CHUNK = 1 << 16
 _DEVICE_CHUNK = 1 << 26
@@ -100,7 +101,7 @@ def _shrink(blocks: Blocks | OneBlock, lo: np.ndarray, hi: np.ndarray, best: _Be
                 zeros.append(rtn.clamped_zero(exact, format))
         for z, error in zip(zeros, blocks.error(s, zeros), strict=True):
             best.offer(at, s, z, error)
-        if step % LOOK == LOOK - 1:
+        if step % LOOK == LOOK - 1 and format.bits > 2:
             kept = ~_hopeless(blocks, p * lo, s, zeros[0], best.error[at])
             # Picking blocks costs a copy, which few blocks less do not pay for.
             if kept.mean() < 0.9:
@@ -156,8 +157,8 @@ def parameters(
     """The best scale and zero-point of each block (float32 of `format.scale_shape`, rounded to what is
     stored).
 
-    weights float32 [rows, columns], finite; importance [columns] or None; device of the search, as torch
-    names it.
+    weights float32 [rows, columns], finite; importance [columns] or None. device: "cpu" is numpy; anything
+    else is torch's name of a device ("cuda", "cuda:1"), where sums may round otherwise in the last place.
     """
     rows, columns = weights.shape
     h = checked_importance(importance, columns)
@@ -200,7 +201,7 @@ def quantize(
     """Quantizes weights [rows, columns] with the parameters of least (importance-weighted) squared error.
 
     importance: E[x^2] of each input channel [columns], not negative; None counts all alike. The search runs
-    on `device` ("cpu", "cuda"). Raises `ValueError` for non-finite weights (naming the first), for scales
+    on `device`. Raises `ValueError` for non-finite weights (naming the first), for scales
     beyond the scale dtype, and for an unsuitable importance.
     """
     weights = checked_weights(weights, format)

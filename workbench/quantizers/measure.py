@@ -67,7 +67,10 @@ class Blocks:
 
     @classmethod
     def make(cls, w: np.ndarray, h: np.ndarray | None, format: WeightFormat, device: str) -> Blocks:
-        """Of float32 [blocks, block], and an importance that can be broadcast to it."""
+        """Of float32 [blocks, block], and an importance that can be broadcast to it.
+
+        device: "cpu" for numpy, or any that torch names.
+        """
         last = w.shape[1] <= _SHORT
         h = None if h is None else np.broadcast_to(h, w.shape)
         if device == "cpu":

@@ -185,7 +185,9 @@ def train(
 
     best, least = dict(initial), full_loss()
     if not math.isfinite(least):
-        raise ValueError(f"the loss of the initial quantization is {least}: inputs and targets must be finite")
+        raise ValueError(
+            f"the loss of the initial quantization is {least}: inputs and targets must be finite"
+        )
     order = _turns(len(inputs), batch, seed)
     looks = {-(-steps * (look + 1) // LOOKS) for look in range(LOOKS)}
     for step in range(steps):
