@@ -178,3 +178,16 @@ def test_weights_that_are_not_finite_are_named(calibration, tmp_path):
     with pytest.raises(CheckpointError, match=r"layers.1.mlp.up_proj.weight' is not finite: nan at \[3, 4\]"):
         convert(source, tmp_path / "out", ConvertOptions(INT4, quantizer="gptq", calibration=calibration))
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_weights_beyond_the_format_are_named(calibration, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    source = small_checkpoint(tmp_path / "large")
+    state = load_file(source / "model.safetensors")
+    state["model.layers.1.mlp.up_proj.weight"][3, 4] = 1e6
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"layer 1: tensor 'mlp.up_proj.weight' cannot be int2/32.*'f32' can"
+    ):
+        convert(source, tmp_path / "out", ConvertOptions(INT2, quantizer="gptq", calibration=calibration))

@@ -40,6 +40,7 @@ def quantize_layer(
 
     weights: float32 on `device` by name within the layer; formats: of all of them; moments: of each group's inputs.
     train: of methods that train; called as train(weights, formats, forward, initial=...) with what is quantized.
+    Raises ValueError or FormatError for weights that a format cannot hold.
     """
     left: dict[str, str] = {}
     if method.folds:
@@ -62,7 +63,10 @@ def quantize_layer(
     for name, weight in weights.items():
         if formats[name].is_quantized:
             rounding = Rounding(method.rounding, moments[of_group[name]], device)
-            rounded[name] = rounding(weight.cpu().numpy(), formats[name])
+            try:
+                rounded[name] = rounding(weight.cpu().numpy(), formats[name])
+            except ValueError as error:
+                raise ValueError(f"tensor {name!r} cannot be {formats[name]}: {error}") from error
             record[name] = rounding.record()
             if why := left.get(of_group[name]):
                 record[name]["not_scaled"] = why

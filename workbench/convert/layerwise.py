@@ -31,7 +31,8 @@ from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
 from workbench.convert.rounding import Rounding
 from workbench.convert.tensors import convert_tensor, require_finite
 from workbench.convert.work import WorkFolder
-from workbench.errors import WorkbenchError
+from workbench.errors import CheckpointError, WorkbenchError
+from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.llama_config import LlamaConfig
@@ -141,9 +142,12 @@ class Layerwise:
                 progress=told,
                 **({} if self.options.steps is None else {"steps": self.options.steps}),
             )
-        result = quantize_layer(
-            self.method, self.decoder, weights, formats, moments, device=self.device, train=train
-        )
+        try:
+            result = quantize_layer(
+                self.method, self.decoder, weights, formats, moments, device=self.device, train=train
+            )
+        except (FormatError, ValueError) as error:
+            raise CheckpointError(f"{self.source.path}: layer {index}: {error}") from error
         tensors = [
             WeightTensor(prefix + name, each.shape, each.format, each.planes)
             for name, each in result.tensors.items()

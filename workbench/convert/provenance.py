@@ -67,8 +67,8 @@ def provenance(
     calibration: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """JSON values. seconds: that the conversion took; calibration: the text's record; tensors: what is said of single
-    tensors."""
+    """JSON values. seconds: that the conversion took, in its last run; calibration: the text's record; tensors: what
+    is said of single tensors."""
     origin: dict[str, Any] = {
         "name": Path(source.path).name,
         "tokenizer_sha256": tokenizer_hash(source.tokenizer_path),
