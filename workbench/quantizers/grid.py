@@ -47,7 +47,7 @@ SHRINK = np.arange(100, 20, -1) / 100
 REFITS = 4
 # After so many values of p, blocks that no smaller p can improve are dropped. Not with 2 bits: a step, which
 # the bound must allow for, is a third of the range there, and looking would cost more than it saves.
-LOOK = 8
+LOOK = 4
 # Weights in a chunk: its few float32 temporaries fit the second-level cache, or fill the device.
 _CHUNK = 1 << 16
 _DEVICE_CHUNK = 1 << 26

@@ -88,11 +88,14 @@ class Blocks:
         """The blocks of a mask [blocks]."""
         if kept.all():
             return self
-        chosen = np.flatnonzero(kept)
-        if self.xp is not np:
+        chosen, axis = np.flatnonzero(kept), 1 if self.last else 0
+        if self.xp is np:
+            # x[:, chosen] would leave the blocks first in memory.
+            w, h = (None if x is None else np.take(x, chosen, axis) for x in (self.w, self.h))
+        else:
             chosen = self.xp.from_numpy(chosen).to(self.w.device)
-        pick = (lambda x: x[:, chosen]) if self.last else (lambda x: x[chosen])
-        return Blocks(pick(self.w), None if self.h is None else pick(self.h), self.format, self.last)
+            w, h = (None if x is None else x.index_select(axis, chosen) for x in (self.w, self.h))
+        return Blocks(w, h, self.format, self.last)
 
     def _spread(self, each: np.ndarray) -> Any:
         """One float32 a block, shaped to meet the weights."""
