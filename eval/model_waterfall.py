@@ -30,7 +30,7 @@ from workbench.errors import NoAdapterError, ProtocolError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 
 UNQUANTIZED = "unquantized"

@@ -25,6 +25,7 @@ import numpy as np
 
 from eval import inputs, statistics
 from eval.comparison import compare
+from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, Window, protocol
 from eval.result import PerplexityResult
 from eval.texts import Text, Tokens
@@ -195,18 +196,24 @@ def perplexities(
                 progress(done, len(windows) * len(order), name, totals[name] / count)
 
     shared = inputs.described(scheme, tokens, windows, every)
-    results = {
-        name: PerplexityResult(
+    results = {}
+    for name, model in models.items():
+        provenance = model.describe_provenance()
+        results[name] = PerplexityResult(
             backend=model.backend,
             token_nll=np.concatenate([part.nll for part in parts[name]]),
             top1=np.concatenate([part.top1 for part in parts[name]]),
             context_length=model.context_length,
-            provenance=model.describe_provenance(),
+            provenance=provenance,
             seconds=seconds[name],
+            warnings=calibration_warnings(
+                provenance,
+                [window.ids for window in windows],
+                tokens.tokenizer_sha256,
+                (tokens.text or {}).get("sha256"),
+            ),
             **shared,
         )
-        for name, model in models.items()
-    }
     if save_baseline is not None:
         StoredBaseline(results[kept_name], TopLogits.join(top)).save(save_baseline)
     if baseline is None:

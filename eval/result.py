@@ -35,7 +35,8 @@ class PerplexityResult:
     token_nll f64 (nats), top1 int64 (most likely token there), targets int64, window_index int64 (0-based).
     Arrays over windows [W]: window_start (index in the token stream) and window_first_scored. seconds: wall
     time of scoring. text: name, dataset, revision, split, sha256, bytes; None for bare tokens, like the
-    hashes and policies that follow from it. document_sizes: where documents are scored apart, their sizes.
+    hashes and policies that follow from it. document_sizes: where documents are scored apart, their sizes. warnings:
+    what makes the figure doubtful, such as a text that the model was calibrated on (`eval.overlap`).
     """
 
     protocol: Protocol
@@ -60,6 +61,7 @@ class PerplexityResult:
     seconds: float
     baseline: Comparison | None = None
     document_sizes: DocumentSizes | None = None
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def nll(self) -> float:
@@ -213,6 +215,7 @@ class PerplexityResult:
                     else ""
                 ),
                 "unrecorded": self.unrecorded,
+                "warnings": self.warnings,
                 "seconds": self.seconds,
             }
         )
@@ -243,6 +246,7 @@ class PerplexityResult:
                 plain["baseline"] = Comparison.from_json(plain["baseline"])
             if plain["document_sizes"] is not None:
                 plain["document_sizes"] = DocumentSizes.from_json(plain["document_sizes"])
+            plain["warnings"] = tuple(plain["warnings"])
             result = cls(**plain, **{name: arrays[name] for name in ARRAYS})
             if any(
                 arrays[name].shape != arrays[like].shape or arrays[name].ndim != 1
@@ -292,4 +296,6 @@ class PerplexityResult:
             rows += self.baseline.rows()
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
+        if self.warnings:
+            rows.append(("warning", "; ".join(self.warnings)))
         return rows

@@ -21,6 +21,7 @@ from workbench.commands import (
     lm_eval,
     perplexity,
     quantize,
+    quantizers,
     reproduce,
     sweep,
     table,
@@ -39,6 +40,7 @@ from workbench.formats.errors import FormatError
 
 COMMANDS = (
     quantize,
+    quantizers,
     allocate,
     generate,
     perplexity,

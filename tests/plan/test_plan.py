@@ -11,7 +11,8 @@ import wgsl_kernels
 from wgsl_kernels.pair import ELEMENT_BYTES
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import HEADS, LlamaConfig, build_plan
+from workbench.models.llama import HEADS, build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, call_sizes, kind_bytes, step_cost
 from workbench.plan.plan import Plan, PlanError

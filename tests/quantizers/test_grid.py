@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from tests.quantizers.test_rtn import FORMATS
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
-from workbench.quantizers import grid, rtn
+from workbench.quantizers import QUANTIZERS, grid, rtn
 
 
 def squared_error(weights, format, quantized, importance=None) -> float:
@@ -169,6 +170,42 @@ def test_a_large_matrix_is_the_same_as_its_rows():
         alone = grid.quantize(weights[row : row + 1], format)
         np.testing.assert_array_equal(whole.q[row], alone.q[0])
         np.testing.assert_array_equal(whole.scales[row], alone.scales[0])
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_blocks_that_are_dropped_could_not_improve(monkeypatch, format):
+    weights = np.concatenate(
+        [np.random.default_rng(6).standard_t(4, (12, 300)), np.random.default_rng(7).uniform(-1, 2, (4, 300))]
+    ).astype(np.float32)
+    for importance in (None, np.random.default_rng(8).uniform(0, 1, 300) ** 4):
+        monkeypatch.setattr(grid, "LOOK", 1)
+        looking = grid.quantize(weights, format, importance)
+        monkeypatch.setattr(grid, "LOOK", 1000)
+        for ours, theirs in zip(looking, grid.quantize(weights, format, importance), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda"])  # by its index, the CPU is torch's
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_torch_finds_what_numpy_finds(device, format):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    weights = (np.random.default_rng(9).standard_t(4, (12, 300)) / 7).astype(np.float32)
+    for importance in (None, np.random.default_rng(8).uniform(0, 1, 300)):
+        ours, theirs = (grid.quantize(weights, format, importance, device=each) for each in (device, "cpu"))
+        error, other = (squared_error(weights, format, each, importance) for each in (ours, theirs))
+        # Sums that differ in the last place may choose another of two candidates that are as good.
+        assert error == pytest.approx(other, rel=1e-4)
+        assert (ours.q == theirs.q).mean() > 0.99
+
+
+def test_the_weighted_grid_needs_its_importance():
+    weights, importance = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32), np.arange(64)
+    format = WeightFormat("int2", block_size=32)
+    ours = QUANTIZERS["grid-importance"](weights, format, importance)
+    np.testing.assert_array_equal(ours.q, grid.quantize(weights, format, importance).q)
+    with pytest.raises(ValueError, match="needs the importance"):
+        QUANTIZERS["grid-importance"](weights, format, None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
-from workbench.quantizers import QUANTIZERS, rtn
+from workbench.quantizers import NEEDS, QUANTIZERS, rtn
 
 FORMATS = [
     WeightFormat("int8"),
@@ -24,6 +26,7 @@ FORMATS = [
     WeightFormat("int2", symmetric=True),
     WeightFormat("int2", "tensor", zero_frac_bits=5),
 ]
+DATA_FREE = sorted(name for name in QUANTIZERS if not NEEDS[name])
 FINITE = st.floats(-1e4, 1e4, width=32, allow_subnormal=True)
 
 
@@ -140,7 +143,7 @@ def test_scales_stay_normal():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+@pytest.mark.parametrize("name", DATA_FREE)
 def test_non_finite_weights_are_named(name, bad):
     weights = np.ones((700, 2048), np.float32)
     weights[699, 3], weights[699, 9] = bad, np.nan
@@ -148,7 +151,7 @@ def test_non_finite_weights_are_named(name, bad):
         QUANTIZERS[name](weights, WeightFormat("int4"))
 
 
-@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+@pytest.mark.parametrize("name", DATA_FREE)
 def test_a_scale_too_large_is_refused(name):
     weights = np.full((1, 32), 3e6, np.float32)
     with pytest.raises(ValueError, match=r"beyond 65504.*f32"):
@@ -156,7 +159,7 @@ def test_a_scale_too_large_is_refused(name):
     assert np.isfinite(QUANTIZERS[name](weights, WeightFormat("int4", scale_dtype="f32")).scales).all()
 
 
-@pytest.mark.parametrize("name", sorted(QUANTIZERS))
+@pytest.mark.parametrize("name", DATA_FREE)
 def test_unsuitable_arguments_are_refused(name):
     quantize = QUANTIZERS[name]
     with pytest.raises(ValueError, match="not quantized"):
@@ -171,3 +174,11 @@ def test_quantizers_by_name():
     assert QUANTIZERS["rtn"] is rtn.quantize
     with pytest.raises(KeyError, match="only rtn"):
         QUANTIZERS["magic"]
+
+
+def test_every_quantizer_says_what_it_needs():
+    assert set(QUANTIZERS) == set(NEEDS) - {"trained"}
+    for name, quantize in QUANTIZERS.items():
+        arguments = set(inspect.signature(quantize).parameters)
+        assert NEEDS[name] - {"inputs"} <= arguments, name  # awq-gptq's inputs are for awq.search_scale
+    assert {"inputs", "device"} <= set(inspect.signature(QUANTIZERS["awq"]).parameters)

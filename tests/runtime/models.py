@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.runtime.model import Model
 from workbench.runtime.torch_executor import TorchExecutor

@@ -262,7 +262,7 @@ def test_buffers_must_fit_a_binding(own_devices):
 
 
 def test_steps_fit_a_binding():
-    from workbench.models.llama import LlamaConfig
+    from workbench.models.llama_config import LlamaConfig
 
     config = {
         "vocab_size": 300_000,

@@ -10,7 +10,8 @@ import pytest
 import wgsl_kernels
 from wgsl_kernels import Adapter
 from workbench.errors import OutOfMemoryError
-from workbench.models.llama import HEADS, LlamaConfig, build_plan
+from workbench.models.llama import HEADS, build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError

@@ -12,7 +12,8 @@ import wgsl_kernels
 from wgsl_kernels import Variant
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import ACTIVATIONS, LlamaConfig
+from workbench.models.llama import ACTIVATIONS
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import describe_by_config
 from workbench.runtime import timing
 from workbench.runtime.tuning import race as races

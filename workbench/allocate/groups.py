@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import plane_specs
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Plan
 from workbench.runtime.fusion import weight_name

@@ -16,7 +16,8 @@ from workbench.allocate.sensitivity import TIERS, float_tier
 from workbench.allocate.table import SensitivityTable
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import LlamaConfig, build_plan, plan_name
+from workbench.models.llama import build_plan, plan_name
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import buffer_bytes
 from workbench.runtime.choices import DEFAULT_MAX_TOKENS
 from workbench.runtime.device import adapter_missing, aligned, open_device

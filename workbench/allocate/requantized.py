@@ -6,17 +6,18 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from workbench.convert.convert import convert_tensor
+from workbench.convert.tensors import convert_tensor
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.checkpoint import Checkpoint
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
+from workbench.quantizers import NEEDS, QUANTIZERS
 from workbench.runtime.model import Model
 from workbench.runtime.torch_executor import TorchExecutor
 
 #: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
 #: group at a time would not be what they make of the whole.
-QUANTIZERS_OF_ONE_MATRIX = ("rtn", "grid", "hqq")
+QUANTIZERS_OF_ONE_MATRIX = tuple(name for name in QUANTIZERS if not NEEDS[name])
 
 
 def source_hashes(source) -> dict[str, str]:
@@ -64,7 +65,7 @@ class Requantized:
         key = name, self.formats[name], self.quantizer
         if self._made is not None and key in self._made:
             return self._made[key]
-        tensor = convert_tensor(self.source, name, self.formats[name], self.quantizer)
+        tensor = convert_tensor(self.source, name, self.formats[name], quantizer_on(self.quantizer, "cpu"))
         if self._made is not None:
             self._made[key] = tensor
         return tensor

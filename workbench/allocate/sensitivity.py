@@ -25,7 +25,7 @@ from workbench.allocate.table import SensitivityTable
 from workbench.bench.measure import reference_threads
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan

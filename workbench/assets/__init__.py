@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: The line at which stories of the embedded texts end.
+STORY_SEPARATOR = "<|endoftext|>"
+
 _HERE = Path(__file__).resolve().parent
 
 

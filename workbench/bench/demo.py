@@ -13,14 +13,13 @@ from typing import Any
 import workbench
 from eval.protocols import protocol
 from eval.texts import Tokens, encode, load_text
-from workbench.assets import evaluation_text
+from workbench.assets import STORY_SEPARATOR, evaluation_text
 from workbench.models.tokenizer import load_tokenizer
 
 from .console import Console
 from .measure import Measurement, Settings, measure
 from .records import save, write_text
 
-SEPARATOR = "<|endoftext|>"
 BASELINE = "f16"
 STORYTELLER = "int4"
 STORY = {"prompt": "Once upon a time", "max_new_tokens": 220, "temperature": 0.7, "top_p": 0.95, "seed": 3}
@@ -28,7 +27,7 @@ STORY = {"prompt": "Once upon a time", "max_new_tokens": 220, "temperature": 0.7
 
 def evaluation_tokens(model: Path, scheme: str) -> Tokens:
     """The embedded evaluation text, tokenized by a model's tokenizer, one BOS a story."""
-    return encode(load_tokenizer(model), load_text(evaluation_text()), scheme, separator=SEPARATOR)
+    return encode(load_tokenizer(model), load_text(evaluation_text()), scheme, separator=STORY_SEPARATOR)
 
 
 def windows_for(settings: Settings, tokens: int | None) -> Settings:

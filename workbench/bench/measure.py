@@ -19,7 +19,6 @@ import workbench
 from eval.losses import Loss, format_loss, kernel_loss
 from eval.perplexity import RunProgress, perplexities
 from eval.result import PerplexityResult
-from eval.statistics import binomial_se
 from eval.texts import Tokens
 
 from .speed import Speed, measure_speed
@@ -76,21 +75,13 @@ class Row:
 
     @property
     def change(self) -> tuple[float, float] | None:
-        """(change of the perplexity in %, its paired standard error), None for the baseline."""
-        found = self.result.baseline
-        if found is None:
-            return None
-        ratio = float(np.exp(found.ln_ratio))
-        return 100 * (ratio - 1), 100 * ratio * found.ln_ratio_se
+        """As `change_percent`."""
+        return change_percent(self.result)
 
     @property
     def same_top1(self) -> tuple[float, float] | None:
         found = self.result.baseline
-        return (
-            None
-            if found is None
-            else (found.same_top1, binomial_se(found.same_top1, self.result.tokens_scored))
-        )
+        return None if found is None else (found.same_top1, found.same_top1_se)
 
     def to_json(self) -> dict[str, Any]:
         change = self.change
@@ -119,6 +110,15 @@ class Measurement:
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
+
+
+def change_percent(result: PerplexityResult) -> tuple[float, float] | None:
+    """(change of the perplexity against the baseline's in %, its paired standard error), None without one."""
+    found = result.baseline
+    if found is None:
+        return None
+    ratio = float(np.exp(found.ln_ratio))
+    return 100 * (ratio - 1), 100 * ratio * found.ln_ratio_se
 
 
 class Progress:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from eval.result import PerplexityResult
 
 from .measure import Measurement, Row
 from .speed import Rate
@@ -12,8 +15,8 @@ NONE = "–"
 
 def markdown(measurement: Measurement) -> str:
     """The main table, the split of the losses through the references, and notes."""
-    main = _table(_columns(measurement), measurement.rows)
-    split = _table(_split_columns(measurement), measurement.rows)
+    main = markdown_table(_columns(measurement), measurement.rows)
+    split = markdown_table(_split_columns(measurement), measurement.rows)
     return f"{main}\n\nThrough the references:\n\n{split}\n\n{notes(measurement)}\n"
 
 
@@ -24,9 +27,9 @@ def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
         "bits a weight": lambda row: f"{row.bits_per_weight:.3f}",
         "file, MB": lambda row: f"{row.file_bytes / 1e6:.2f}",
         "perplexity": lambda row: f"{row.result.ppl:.4f} ± {row.result.ppl_se:.4f}",
-        "change, %": lambda row: NONE if row.change is None else _change(*row.change),
-        "mean KL, nats": _divergence,
-        "same top-1, %": lambda row: _share(row.same_top1),
+        "change, %": lambda row: NONE if row.change is None else change_text(*row.change),
+        "mean KL, nats": lambda row: divergence_text(row.result),
+        "same top-1, %": lambda row: share_text(row.same_top1),
         "kernel loss, nats": _kernel,
         "its RMS": lambda row: f"{row.kernel_loss.rms:.1e}" if row.kernel_loss else NONE,
         f"prefill, tokens/s ({label})": lambda row: _rate(row.speed and row.speed.prefill),
@@ -55,7 +58,8 @@ def _split_columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
     }
 
 
-def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
+def markdown_table(columns: Mapping[str, Callable[[Any], str]], rows: Sequence[Any]) -> str:
+    """A Markdown table: a function of a row for each column, by title; the first is aligned left."""
     cells = [list(columns), *([make(row) for make in columns.values()] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -68,17 +72,20 @@ def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str
     return "\n".join(line(values) for values in (cells[0], rule, *cells[1:]))
 
 
-def _change(percent: float, se: float) -> str:
+def change_text(percent: float, se: float) -> str:
+    """A change in % with its standard error."""
     digits = 3 if abs(percent) < 1 else 2
     return f"{percent:+.{digits}f} ± {se:.{digits}f}"
 
 
-def _divergence(row: Row) -> str:
-    found = row.result.baseline
+def divergence_text(result: PerplexityResult) -> str:
+    """The mean KL divergence to the baseline with its standard error, nats."""
+    found = result.baseline
     return NONE if found is None or found.kl is None else f"{found.kl['mean']:.2e} ± {found.kl_se:.0e}"
 
 
-def _share(share: tuple[float, float] | None) -> str:
+def share_text(share: tuple[float, float] | None) -> str:
+    """A share with its standard error, both in %."""
     return NONE if share is None else f"{100 * share[0]:.2f} ± {100 * share[1]:.2f}"
 
 
@@ -128,7 +135,7 @@ def notes(measurement: Measurement) -> str:
             f"prompt of {speed.prefill.tokens} tokens, then {speed.decode.tokens} greedy ones{load}.{kind}"
         )
     lines += [f"{row.name}: {row.note}." for row in measurement.rows if row.note]
-    lines.append(_versions(result.provenance))
+    lines.append(versions_text(result.provenance))
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -136,7 +143,8 @@ def _device(measurement: Measurement) -> str:
     return measurement.row(measurement.baseline).result.provenance.get("device", "an unknown device")
 
 
-def _versions(provenance: dict) -> str:
+def versions_text(provenance: dict) -> str:
+    """Versions and commit of a result's provenance."""
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     commit = provenance.get("commit")
     changed = " with changes" if provenance.get("dirty") else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import positive, size
 from workbench.commands.precision import allocated_options, fitted_options
 
@@ -14,6 +15,8 @@ QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from workbench.convert.methods import METHODS
+
     parser.add_argument(
         "--model",
         "--input-dir",
@@ -45,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
     parser.add_argument(
         "--quantizer",
-        choices=["rtn", "grid", "hqq"],
-        help="default rtn (round to nearest); with --precision the one that it was measured with",
+        choices=list(METHODS),
+        help="default rtn (round to nearest), with --precision the one that it was measured with; "
+        "docs/quantizers.md has what each one is worth",
     )
     parser.add_argument("--symmetric", action="store_true", default=None, help="store no zero-points")
     parser.add_argument("--scale-dtype", choices=["f16", "f32"], help="default f16")
@@ -76,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a format for matrices by their name in the plan or the checkpoint, such as "
         "'layers.*.mlp.down_proj=int8' or 'embedding=f16'; goes before everything else; repeatable",
     )
+    add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -85,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = options_from(arguments)
     summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
+    for note in summary.notes:
+        print(f"note: {note}", file=sys.stderr)
     for name, why in summary.skipped.items():
         print(f"not stored: {name} ({why})", file=sys.stderr)
     formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
@@ -119,6 +126,10 @@ def options_from(arguments: argparse.Namespace):
         "overrides": overrides,
         "layout": arguments.layout,
         "overwrite": arguments.overwrite,
+        "calibration": calibration_from(arguments, arguments.quantizer or "rtn"),
+        "calibration_inputs": arguments.calibration_inputs,
+        "steps": arguments.steps,
+        "device": arguments.device,
     }
     common = {name: value for name, value in common.items() if value is not None}
     if arguments.max_tokens and not arguments.fit_memory:

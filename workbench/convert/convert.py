@@ -2,39 +2,38 @@
 
     convert("checkpoint", "out", ConvertOptions(WeightFormat("int4")))
 
-A tensor is read, quantized and packed in ranges of rows, so that beside its packed result only one range is
-in memory as float32. The output folder is complete or absent: the writer renames it into place at the end.
+Without calibration a tensor is read, quantized and packed in ranges of rows, so that beside its packed result only
+one range is in memory as float32. With it the model goes layer by layer (`layerwise`), and a run that was killed goes
+on from its last finished layer. The output folder is complete or absent: the writer renames it into place at the end.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from workbench.convert.calibration import load_calibration
 from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
-from workbench.convert.versions import versions
+from workbench.convert.provenance import HashesBeside, provenance, source_hashes
+from workbench.convert.tensors import convert_tensor, quantizer_on
+from workbench.convert.work import WorkFolder, work_key
 from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
-from workbench.formats.errors import FormatError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
-from workbench.formats.tensor import WeightTensor, float_tensor, plane_specs, quantized_tensor
-from workbench.formats.writer import ModelWriter
+from workbench.formats.tensor import WeightTensor
+from workbench.formats.writer import ModelWriter, check_target
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
-from workbench.models.tokenizer import tokenizer_hash
+from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.plan import Plan
-from workbench.quantizers import QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class ConversionSummary:
     formats: dict[str, int]  # format -> number of tensors
     skipped: dict[str, str]  # tensor -> why it is not stored
     seconds: float
+    notes: tuple[str, ...] = ()  # what was done otherwise than asked for
 
 
 def convert(
@@ -69,53 +69,103 @@ def convert(
     output = Path(output)
     if output.exists() and output.resolve() == Path(source.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
-    require_llama(source.config)
+    config = LlamaConfig.parse(source.config)
     stored, skipped = _select(source)
-    tied = bool(source.config.get("tie_word_embeddings", False))
-    chosen = {name: options.choose(name, shape, tied) for name, shape in stored.items()}
+    chosen = {name: options.choose(name, shape, config.tied_embeddings) for name, shape in stored.items()}
     options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
-    plan = _plan(source, stored, {name: fmt for name, (fmt, _) in chosen.items()})
-
-    nbytes = weights = 0
+    formats = {name: fmt for name, (fmt, _) in chosen.items()}
+    plan = _plan(source, config, stored, formats)
+    way = _streamed if options.calibration is None else _calibrated
+    nbytes = 0
     try:
-        writer = ModelWriter(
-            output,
-            config=source.config,
-            layout=options.layout,
-            overwrite=options.overwrite,
-        )
-    except FileExistsError as error:
-        raise WorkbenchError(f"convert: {error}") from error
-    with ThreadPoolExecutor(1) as beside, writer:
-        # Hashing the source takes about as long as reading it, and leaves Python free meanwhile.
-        provenance = beside.submit(_provenance, source, options, skipped)
-        with _bar(sum(map(math.prod, stored.values())), progress) as bar:
-            for name, (fmt, _) in chosen.items():
-                bar.set_postfix_str(name, refresh=False)
-                tensor = convert_tensor(source, name, fmt, options.quantizer, bar.update)
+        check_target(output, options.overwrite)
+        with (
+            _bar(sum(map(math.prod, stored.values())), progress) as bar,
+            way(source, config, output, options, formats, bar) as conversion,
+            ModelWriter(
+                output, config=source.config, layout=options.layout, overwrite=options.overwrite
+            ) as writer,
+        ):
+            for tensor in conversion.tensors:
                 writer.add(tensor)
                 nbytes += tensor.nbytes
-                weights += math.prod(tensor.shape)
-        for name, data in _tokenizer_files(source):
-            writer.add_file(name, data)
-        writer.provenance = provenance.result()
-        writer.plan = plan.to_json()
-        writer.precision = {
-            name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
-        }
+            for name, data in _tokenizer_files(source):
+                writer.add_file(name, data)
+            writer.provenance = provenance(
+                source,
+                conversion.hashes(),
+                options,
+                skipped,
+                time.perf_counter() - started,
+                **conversion.facts,
+            )
+            writer.plan = plan.to_json()
+            writer.precision = {
+                name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
+            }
+    except FileExistsError as error:
+        raise WorkbenchError(f"convert: {error}") from error
+    weights = sum(map(math.prod, stored.values()))
     return ConversionSummary(
         path=output,
         tensors=len(chosen),
         weights=weights,
         nbytes=nbytes,
         bits_per_weight=8 * nbytes / weights,
-        formats=dict(Counter(str(fmt) for fmt, _ in chosen.values())),
+        formats=dict(Counter(map(str, formats.values()))),
         skipped=skipped,
         seconds=time.perf_counter() - started,
+        notes=conversion.notes,
     )
 
 
-def _plan(source, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]) -> Plan:
+@dataclass(frozen=True)
+class _Conversion:
+    """tensors: in the order of the source, made as they are taken. hashes: of the source, to be called behind the last.
+    facts: what calibration adds to the provenance."""
+
+    tensors: Iterator[WeightTensor]
+    hashes: Callable[[], dict[str, str]]
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _streamed(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
+    """Each tensor for itself, in ranges of rows."""
+    quantize = quantizer_on(options.quantizer, options.device)
+
+    def tensors() -> Iterator[WeightTensor]:
+        for name, fmt in formats.items():
+            bar.set_postfix_str(name, refresh=False)
+            yield convert_tensor(source, name, fmt, quantize, bar.update)
+
+    with HashesBeside(source) as hashes:
+        yield _Conversion(tensors(), hashes.result)
+
+
+@contextmanager
+def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
+    """Layer by layer, through a work folder that stays behind if this ends early."""
+    from workbench.convert.layerwise import Layerwise, work_facts
+
+    tokenizer = load_tokenizer(source.tokenizer_path)
+    calibration = load_calibration(options.calibration, tokenizer, config.context_length)
+    layerwise = Layerwise(source, config, formats, options, calibration)
+    hashes = source_hashes(source)
+    with WorkFolder(output, work_key(work_facts(layerwise, hashes))) as work:
+        notes = calibration.notes
+        if work.done:
+            notes += (f"{work.done} of {layerwise.stages} stages were done by an earlier run",)
+        layerwise.run(work, bar)
+        record = {name: each for stage in work.records for name, each in stage.items()}
+        facts = {"calibration": calibration.record, "tensors": record}
+        yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, notes)
+
+
+def _plan(
+    source, config: LlamaConfig, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]
+) -> Plan:
     """The semantic plan of the stored model; building it also finds tensors that are missing or misshapen."""
 
     def describe(name: str) -> tuple[tuple[int, ...], WeightFormat]:
@@ -123,68 +173,7 @@ def _plan(source, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightF
             raise CheckpointError(f"{source.path}: tensor {name!r} is missing; config.json asks for it")
         return shapes[name], replace(formats[name], order="low-first")
 
-    return build_plan(LlamaConfig.parse(source.config), describe)
-
-
-def convert_tensor(
-    source: Checkpoint | StoredModel, name: str, fmt: WeightFormat, quantizer: str = "rtn", advance=None
-) -> WeightTensor:
-    """One tensor of the source in another format. `advance(n)` is called after each n weights.
-
-    Raises CheckpointError for weights that are not finite, or that the format cannot hold.
-    """
-    shape, has = source.describe(name)
-    if has.is_quantized and fmt.is_quantized and has != replace(fmt, order="low-first"):
-        raise CheckpointError(
-            f"{source.path}: tensor {name!r} is quantized already ({has}); quantizing it again to {fmt} "
-            "would add a second loss: convert the unquantized checkpoint instead"
-        )
-    # One scale over all rows of a matrix needs all rows at once.
-    whole = fmt.is_quantized and fmt.granularity == "tensor"
-    planes = {plane: np.empty(size, dtype) for plane, (size, dtype) in plane_specs(shape, fmt).items()}
-    for start, part in [(0, source.tensor(name))] if whole else source.parts(name):
-        part = _converted(source, name, start, part, fmt, quantizer)
-        for plane, values in part.planes.items():
-            planes[plane][start : start + len(values)] = values
-        if advance is not None:
-            advance(math.prod(part.shape))
-    return WeightTensor(name, shape, fmt, planes)
-
-
-def _converted(source, name: str, start: int, part: WeightTensor, fmt: WeightFormat, quantizer: str):
-    """Rows of a tensor, the first of which is `start`, in another format."""
-    if part.format.is_quantized and part.format == replace(fmt, order="low-first"):
-        return quantized_tensor(
-            name, part.shape, fmt, part.quants(), part.planes["scales"], part.planes.get("zeros")
-        )
-    values = part.dequantize()
-    try:
-        if fmt.is_quantized:
-            return quantized_tensor(name, values.shape, fmt, *QUANTIZERS[quantizer](values, fmt))
-        _require_finite(source, name, start, values)
-        return part if part.format == fmt else float_tensor(name, values, fmt.dtype)
-    except FormatError as error:
-        raise CheckpointError(f"{source.path}: {error}") from error
-    except ValueError as error:
-        _require_finite(source, name, start, values)  # says where in the whole tensor
-        raise CheckpointError(f"{source.path}: tensor {name!r} cannot be {fmt}: {error}") from error
-
-
-def require_llama(config: dict[str, Any]) -> None:
-    """Raise UnsupportedModelError unless the configuration is of an unquantized Llama."""
-    kind, architectures = config.get("model_type"), config.get("architectures") or ["LlamaForCausalLM"]
-    if kind != "llama":
-        raise UnsupportedModelError(f"config: model_type is {kind!r}; allowed: 'llama'")
-    if "LlamaForCausalLM" not in architectures:
-        raise UnsupportedModelError(
-            f"config: architectures is {architectures!r}; allowed: ['LlamaForCausalLM']"
-        )
-    if method := config.get("quantization_config"):
-        method = method.get("quant_method", method) if isinstance(method, dict) else method
-        raise UnsupportedModelError(
-            f"config: quantization_config says that the weights are quantized ({method!r}); "
-            "allowed: f32, f16, bf16"
-        )
+    return build_plan(config, describe)
 
 
 def _select(source: Checkpoint | StoredModel) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -212,44 +201,11 @@ def _select(source: Checkpoint | StoredModel) -> tuple[dict[str, tuple[int, ...]
     return stored, skipped
 
 
-def _require_finite(source, name: str, start: int, values: np.ndarray) -> None:
-    # The sum of finite float32 in float64 is finite: one pass without a temporary tells.
-    with np.errstate(invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return
-    bad = np.argwhere(~np.isfinite(values))
-    first = bad[0]
-    value = values[tuple(first)]
-    index = [start + int(first[0]), *map(int, first[1:])]
-    raise CheckpointError(f"{source.path}: tensor {name!r} is not finite: {value} at {index}")
-
-
 def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, bytes]]:
     for name in TOKENIZER_FILES:
         file = Path(source.tokenizer_path) / name
         if file.is_file():
             yield name, file.read_bytes()
-
-
-def _provenance(source, options: ConvertOptions, skipped: dict[str, str]) -> dict[str, Any]:
-    origin: dict[str, Any] = {
-        "name": Path(source.path).name,
-        "tokenizer_sha256": tokenizer_hash(source.tokenizer_path),
-    }
-    if isinstance(source, Checkpoint):
-        origin["sha256"] = source.source_hashes()
-    else:  # the manifest holds the checksums of everything else
-        manifest = Path(source.path) / "manifest.json"
-        origin["sha256"] = {"manifest.json": hashlib.sha256(manifest.read_bytes()).hexdigest()}
-        origin["provenance"] = source.manifest.get("provenance")
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "source": origin,
-        "quantizer": options.quantizer,
-        "options": options.to_json(),
-        "skipped": skipped,
-    }
 
 
 def _bar(total: int, shown: bool):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from workbench.convert.calibration import CalibrationOptions
+from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import plan_name
-from workbench.quantizers import QUANTIZERS
 
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
 LAYOUTS = ("planar", "interleaved")
+CALIBRATION_INPUTS = ("quantized", "float")
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,17 @@ class ConvertOptions:
 
     format      of every 2-D weight: linear layers, embedding, LM head. 1-D tensors (norms, biases) are
                 always f32: they are few, and every kernel reads them so.
-    quantizer   "rtn", "grid" or "hqq" (which takes no symmetric format)
+    quantizer   a name of `workbench.convert.methods.METHODS`; "hqq" takes no symmetric format
     embedding, lm_head
                 formats of these two where they differ (f16 keeps them); if tied, either names both
     overrides   name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches, by their
                 name in the checkpoint or in the plan; the first that matches wins, over everything above
+    calibration the text that data-driven quantizers learn from, by default the embedded one; with the others
+                it adds each matrix's errors on that text to the provenance
+    calibration_inputs
+                "quantized": a layer is given what the quantized layers before it produce; "float": the others
+    steps       of quantizers that train, None for their default
+    device      where calibration and searches run, as torch names it
     layout      "planar" (what runs without a copy) or "interleaved" (the exchange layout)
     overwrite   replace an existing output folder
     reason      why `format` is what it is, for the manifest
@@ -44,12 +52,26 @@ class ConvertOptions:
     overwrite: bool = False
     reason: str = "default"
     reasons: Mapping[str, str] = field(default_factory=dict)
+    calibration: CalibrationOptions | None = None
+    calibration_inputs: str = "quantized"
+    steps: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.quantizer not in QUANTIZERS:
-            raise WorkbenchError(f"convert: quantizer = {self.quantizer!r}; allowed: {', '.join(QUANTIZERS)}")
-        if self.layout not in LAYOUTS:
-            raise WorkbenchError(f"convert: layout = {self.layout!r}; allowed: {', '.join(LAYOUTS)}")
+        for name, allowed in (
+            ("quantizer", METHODS),
+            ("layout", LAYOUTS),
+            ("calibration_inputs", CALIBRATION_INPUTS),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise WorkbenchError(f"convert: {name} = {value!r}; allowed: {', '.join(allowed)}")
+        if self.steps is not None and not METHODS[self.quantizer].trains:
+            trained = ", ".join(name for name, method in METHODS.items() if method.trains)
+            raise WorkbenchError(
+                f"convert: steps are of quantizers that train ({trained}), not {self.quantizer}"
+            )
+        if self.calibration is None and METHODS[self.quantizer].calibrated:
+            object.__setattr__(self, "calibration", CalibrationOptions())
         self._check_zero_points()
 
     def _check_zero_points(self) -> None:
@@ -71,12 +93,22 @@ class ConvertOptions:
         def form(chosen: WeightFormat | None) -> dict | None:
             return None if chosen is None else chosen.to_json()
 
+        calibrated: dict[str, Any] = {}
+        if self.calibration is not None:
+            calibrated = {
+                "calibration": asdict(self.calibration),
+                "calibration_inputs": self.calibration_inputs,
+                "steps": self.steps,
+            }
+        if self.calibration is not None or self.device != "cpu":
+            calibrated["device"] = self.device
         return {
             "format": self.format.to_json(),
             "embedding": form(self.embedding),
             "lm_head": form(self.lm_head),
             "overrides": {pattern: each.to_json() for pattern, each in self.overrides.items()},
             "layout": self.layout,
+            **calibrated,
         }
 
     def choose(self, name: str, shape: tuple[int, ...], tied: bool) -> tuple[WeightFormat, str]:

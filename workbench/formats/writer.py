@@ -73,6 +73,18 @@ def part_rows(shape: tuple[int, ...], tensor_format, layout: str) -> Iterator[tu
         yield start, min(rows, start + most)
 
 
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise `FileExistsError` unless a model may be written at `path`."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{path} exists; give overwrite=True to replace it")
+    if not path.is_dir() or path.is_symlink():
+        raise FileExistsError(f"{path} is not a folder, so it is not replaced")
+    if any(path.iterdir()) and not (path / rules.FILE).is_file():
+        raise FileExistsError(f"{path} is not empty and holds no {rules.FILE}, so it is not replaced")
+
+
 class ModelWriter:
     """Writes a model folder; a context manager (see the module's head).
 
@@ -109,25 +121,13 @@ class ModelWriter:
         self._shards: dict[str, int] = {}
         self._shard = None
         self._state = "open"
-        self._check_target()
+        check_target(self.path, self.overwrite)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._folder = self._sibling("partial")
         self._folder.mkdir()
 
     def _sibling(self, what: str) -> Path:
         return self.path.parent / f".{self.path.name}.{what}-{secrets.token_hex(4)}"
-
-    def _check_target(self) -> None:
-        if not os.path.lexists(self.path):
-            return
-        if not self.overwrite:
-            raise FileExistsError(f"{self.path} exists; give overwrite=True to replace it")
-        if not self.path.is_dir() or self.path.is_symlink():
-            raise FileExistsError(f"{self.path} is not a folder, so it is not replaced")
-        if any(self.path.iterdir()) and not (self.path / rules.FILE).is_file():
-            raise FileExistsError(
-                f"{self.path} is not empty and holds no {rules.FILE}, so it is not replaced"
-            )
 
     def _writable(self) -> None:
         if self._state != "open":
@@ -228,7 +228,7 @@ class ModelWriter:
         self._state = "closed"
 
     def _put_in_place(self) -> None:
-        self._check_target()
+        check_target(self.path, self.overwrite)
         if not self.path.exists():
             self._folder.rename(self.path)
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,8 +112,11 @@ class Checkpoint:
             stop = min(shape[0], start + rows)
             yield start, self._read(name, (stop - start, *shape[1:]), fmt, slice(start, stop))
 
-    def source_hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that a conversion reads, by file name; computed once."""
+    def source_hashes(self, given_up: threading.Event | None = None) -> dict[str, str]:
+        """SHA-256 of every file that a conversion reads, by file name; computed once.
+
+        Setting `given_up` from another thread ends it with InterruptedError.
+        """
         if self._hashes is not None:
             return self._hashes
         names = {
@@ -124,8 +128,7 @@ class Checkpoint:
             names.add(INDEX)
         hashes = {}
         for name in sorted(names):
-            with open(self.path / name, "rb") as stream:
-                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[name] = _sha256(self.path / name, given_up)
         self._hashes = hashes
         return hashes
 
@@ -148,6 +151,16 @@ class Checkpoint:
         # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
         with _open_file(self.path / file, framework) as opened:
             return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
+
+
+def _sha256(path: Path, given_up: threading.Event | None) -> str:
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as stream:
+        while count := stream.readinto(chunk):
+            if given_up is not None and given_up.is_set():
+                raise InterruptedError(f"hashing {path} was given up")
+            digest.update(chunk[:count])
+    return digest.hexdigest()
 
 
 def _read_header(path: Path) -> dict[str, Header]:

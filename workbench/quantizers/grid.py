@@ -13,16 +13,17 @@ others finer), then scale and zero-point are refitted to the q that they led to:
 h is the importance of each input channel, E[x^2] over calibration data, or 1: then e is the expected squared
 error of the layer's output, if channels were independent. A symmetric format keeps its z. The search starts
 from the parameters of round to nearest, so it is never worse than that in e. All scales are rounded to their
-dtype before e is measured, and padding has h = 0.
+dtype before e is measured, and padding has h = 0. A block leaves the grid once the weights that p clips cost
+more than its best e, which no smaller p can mend; that changes no result.
 
 Blocks are independent, so chunks of them run in threads (numpy releases the lock); memory stays at a few MB.
+On a CUDA device large chunks follow each other.
 """
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,118 +41,16 @@ from workbench.quantizers.blocks import (
     rounded_zero,
     row_chunks,
 )
+from workbench.quantizers.measure import Blocks, OneBlock
 
 SHRINK = np.arange(100, 20, -1) / 100
 REFITS = 4
-# Weights in a chunk: its few float32 temporaries fit the second-level cache.
+# After so many values of p, blocks that no smaller p can improve are dropped. Not with 2 bits: a step, which
+# the bound must allow for, is a third of the range there, and looking would cost more than it saves.
+LOOK = 4
+# Weights in a chunk: its few float32 temporaries fit the second-level cache, or fill the device.
 _CHUNK = 1 << 16
-# Blocks up to this length are laid out block-last, so that numpy's inner loops run over many blocks at once.
-_SHORT = 1024
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Weighted sums of a group of weights w and its c = q - z, float64."""
-
-    wc: np.ndarray
-    cc: np.ndarray
-    c: np.ndarray
-    w: np.ndarray
-    one: np.ndarray
-
-
-class _Blocks:
-    """Weights of some blocks with their importance; measures parameters, all blocks at once.
-
-    w is [blocks, block] or, for short blocks, its transpose; h likewise, or None where every weight counts 1.
-    """
-
-    def __init__(self, w: np.ndarray, h: np.ndarray | None, format: WeightFormat) -> None:
-        self.format = format
-        self.last = w.shape[1] <= _SHORT
-        self.w = np.ascontiguousarray(w.T) if self.last else w
-        self.h = None if h is None else np.ascontiguousarray(h.T) if self.last else h
-
-    def _spread(self, each: np.ndarray) -> np.ndarray:
-        return each[None, :] if self.last else each[:, None]
-
-    def _sum(self, left: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
-        """Sum over each block of left * right, float64 after the sum."""
-        if right is None:
-            return left.sum(axis=0 if self.last else 1, dtype=np.float64)
-        return np.einsum("kg,kg->g" if self.last else "gk,gk->g", left, right).astype(np.float64)
-
-    def levels(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """w / s, and the same rounded."""
-        level = self.w / self._spread(s)
-        return level, np.rint(level)
-
-    def centred(self, level: np.ndarray, rounded: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """c = q - z for the q nearest to the weights."""
-        low, high = (np.float32(end) for end in self.format.q_range)
-        # maximum and minimum take a third of the time of clip with array bounds (numpy 2.4).
-        if not self.format.zero_frac_bits:
-            c = np.maximum(rounded, self._spread(low - z))
-            return np.minimum(c, self._spread(high - z), out=c)
-        c = level + self._spread(z)
-        np.clip(np.rint(c, out=c), low, high, out=c)
-        c -= self._spread(z)
-        return c
-
-    def error(self, s: np.ndarray, zeros: list[np.ndarray]) -> list[np.ndarray]:
-        """The weighted squared error of each block for scales s and each of some zero-points."""
-        level, rounded = self.levels(s)
-        squared = s.astype(np.float64) ** 2
-        errors = []
-        for z in zeros:
-            d = self.centred(level, rounded, z)
-            d -= level
-            if self.h is None:
-                errors.append(squared * self._sum(d, d))
-            else:
-                errors.append(squared * self._sum(np.multiply(d, d, out=d), self.h))
-        return errors
-
-    def sums(self, s: np.ndarray, z: np.ndarray) -> _Sums:
-        """What the refits need, for the q of (s, z)."""
-        c = self.centred(*self.levels(s), z)
-        hc = c if self.h is None else c * self.h
-        hw = self.w if self.h is None else self.w * self.h
-        one = np.full(c.shape[1 if self.last else 0], float(c.shape[0 if self.last else 1]))
-        return _Sums(
-            wc=self._sum(self.w, hc),
-            cc=self._sum(c, hc),
-            c=self._sum(hc),
-            w=self._sum(hw),
-            one=one if self.h is None else self._sum(self.h),
-        )
-
-
-class _OneBlock:
-    """A whole matrix as one block, measured chunk by chunk of rows: the same methods as `_Blocks`, for one
-    block.
-    """
-
-    def __init__(self, weights: np.ndarray, h: np.ndarray | None, format: WeightFormat) -> None:
-        self.weights, self.h, self.format = weights, h, format
-
-    def _chunks(self):
-        rows, columns = self.weights.shape
-        for part in row_chunks(rows, columns, _CHUNK):
-            chunk = self.weights[part].reshape(1, -1)
-            h = (
-                None
-                if self.h is None
-                else np.broadcast_to(self.h, (chunk.size // columns, columns)).reshape(1, -1)
-            )
-            yield _Blocks(chunk, h, self.format)
-
-    def error(self, s: np.ndarray, zeros: list[np.ndarray]) -> list[np.ndarray]:
-        return list(np.sum([chunk.error(s, zeros) for chunk in self._chunks()], axis=0))
-
-    def sums(self, s: np.ndarray, z: np.ndarray) -> _Sums:
-        parts = [vars(chunk.sums(s, z)) for chunk in self._chunks()]
-        return _Sums(**{name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]})
+_DEVICE_CHUNK = 1 << 26
 
 
 class _Best:
@@ -160,21 +59,37 @@ class _Best:
     def __init__(self, s: np.ndarray, z: np.ndarray, error: np.ndarray) -> None:
         self.s, self.z, self.error = s.copy(), z.copy(), error.copy()
 
-    def offer(self, s: np.ndarray, z: np.ndarray, error: np.ndarray) -> bool:
-        """Takes the parameters of the blocks whose error is smaller; True if there are any."""
-        better = error < self.error
-        if not better.any():
-            return False
-        for mine, offered in ((self.s, s), (self.z, z), (self.error, error)):
-            np.copyto(mine, offered, where=better)
-        return True
+    def offer(self, at: np.ndarray, s: np.ndarray, z: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Takes the parameters of those of the blocks `at` whose error is smaller; a mask of them."""
+        better = error < self.error[at]
+        if better.any():
+            where = at[better]
+            self.s[where], self.z[where], self.error[where] = s[better], z[better], error[better]
+        return better
 
 
-def _shrink(blocks: _Blocks | _OneBlock, lo: np.ndarray, hi: np.ndarray, best: _Best) -> None:
-    """The grid over p."""
+def _hopeless(blocks: Blocks | OneBlock, lo: np.ndarray, s: np.ndarray, z: np.ndarray, error: np.ndarray):
+    """Blocks that no smaller p can improve: what it clips alone costs more than their best `error`.
+
+    s is the scale at p, lo its p * lo, and z the zero-point of a symmetric format. Beyond what q reaches a
+    zero-point may lie by one step, and its rounding and that of the scale are allowed for.
+    """
+    low, high = blocks.format.q_range
+    if blocks.format.symmetric:
+        lower, upper = (low - z) * s, (high - z) * s
+    else:
+        slack = 1 + (high - low) * 2.0**-10
+        lower, upper = lo - slack * s, lo + (high - low + slack) * s
+    clipped = blocks.clipped(lower.astype(np.float32), upper.astype(np.float32)) * (1 - 1e-4)
+    return (clipped >= error) & (s > SMALLEST_SCALE[blocks.format.scale_dtype])
+
+
+def _shrink(blocks: Blocks | OneBlock, lo: np.ndarray, hi: np.ndarray, best: _Best) -> None:
+    """The grid over p; blocks leave it once no smaller p can improve them."""
     format = blocks.format
     low, high = format.q_range
-    for p in SHRINK.astype(np.float32):
+    at = np.arange(len(lo))
+    for step, p in enumerate(SHRINK.astype(np.float32)):
         if format.symmetric:
             s, z = rtn.parameters(p * lo, p * hi, format)
             zeros = [z]
@@ -185,12 +100,19 @@ def _shrink(blocks: _Blocks | _OneBlock, lo: np.ndarray, hi: np.ndarray, best: _
             if format.zero_frac_bits:
                 zeros.append(rtn.clamped_zero(exact, format))
         for z, error in zip(zeros, blocks.error(s, zeros), strict=True):
-            best.offer(s, z, error)
+            best.offer(at, s, z, error)
+        if step % LOOK == LOOK - 1 and format.bits > 2:
+            kept = ~_hopeless(blocks, p * lo, s, zeros[0], best.error[at])
+            # Picking blocks costs a copy, which few blocks less do not pay for.
+            if kept.mean() < 0.9:
+                blocks, at, lo, hi = blocks.take(kept), at[kept], lo[kept], hi[kept]
+            if not len(at):
+                return
 
 
-def _refit(blocks: _Blocks | _OneBlock, best: _Best) -> bool:
-    """One round of least squares; False if nothing became better."""
-    format, start = blocks.format, (best.s.copy(), best.z.copy())
+def _refit(blocks: Blocks | OneBlock, at: np.ndarray, best: _Best) -> np.ndarray:
+    """One round of least squares for the blocks `at`; a mask of those that became better."""
+    format, start = blocks.format, (best.s[at], best.z[at])
     sums = blocks.sums(*start)
     candidates = []
     with np.errstate(all="ignore"):
@@ -203,7 +125,7 @@ def _refit(blocks: _Blocks | _OneBlock, best: _Best) -> bool:
             a = (sums.one * sums.wc - sums.c * sums.w) / (sums.one * sums.cc - sums.c**2)
             b = (sums.w - a * sums.c) / sums.one
             candidates.append((a, start[1] - b / a))
-    improved = False
+    improved = np.zeros(len(at), bool)
     kind = format.scale_dtype
     for s, z in candidates:
         usable = np.isfinite(s) & (s > 0) & np.isfinite(z)
@@ -212,37 +134,49 @@ def _refit(blocks: _Blocks | _OneBlock, best: _Best) -> bool:
         )
         z = np.where(usable, z, start[1]).astype(np.float32)
         z = z if format.symmetric else rounded_zero(z, format)
-        improved |= best.offer(s, z, blocks.error(s, [z])[0])
+        improved |= best.offer(at, s, z, blocks.error(s, [z])[0])
     return improved
 
 
-def _search(blocks: _Blocks | _OneBlock, lo: np.ndarray, hi: np.ndarray) -> _Best:
+def _search(blocks: Blocks | OneBlock, lo: np.ndarray, hi: np.ndarray) -> _Best:
     s, z = rtn.parameters(lo, hi, blocks.format)
     best = _Best(s, z, blocks.error(s, [z])[0])
     _shrink(blocks, lo, hi, best)
+    at = np.arange(len(lo))
     for _ in range(REFITS):
-        if not _refit(blocks, best):
+        improved = _refit(blocks, at, best)
+        blocks, at = blocks.take(improved), at[improved]
+        if not len(at):
             break
     return best
 
 
 def parameters(
-    weights: np.ndarray, format: WeightFormat, importance: np.ndarray | None = None
+    weights: np.ndarray, format: WeightFormat, importance: np.ndarray | None = None, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best scale and zero-point of each block (float32 of `format.scale_shape`, rounded to what is
     stored).
 
-    weights float32 [rows, columns], finite; importance [columns] or None.
+    weights float32 [rows, columns], finite; importance [columns] or None. device: "cpu" is numpy; anything
+    else is torch's name of a device ("cuda", "cuda:1"), where sums may round otherwise in the last place.
     """
     rows, columns = weights.shape
     h = checked_importance(importance, columns)
     lo, hi = rtn.ranges(weights, format)
-    scales, zeros = np.empty_like(lo), np.empty_like(lo)
+    chunks = row_chunks(rows, columns, _CHUNK if device == "cpu" else _DEVICE_CHUNK)
     if format.granularity == "tensor":
-        best = _search(_OneBlock(weights, h, format), lo[0], hi[0])
+        parts = list(chunks)
+
+        def pieces():
+            for part in parts:
+                chunk = weights[part]
+                each = None if h is None else np.broadcast_to(h, chunk.shape).reshape(1, -1)
+                yield Blocks.make(chunk.reshape(1, -1), each, format, device)
+
+        best = _search(OneBlock(pieces, format), lo[0], hi[0])
         return best.s[None], best.z[None]
-    padded = format.padded_columns(columns)
-    if h is None and padded != columns:
+    scales, zeros = np.empty_like(lo), np.empty_like(lo)
+    if h is None and format.padded_columns(columns) != columns:
         h = np.ones(columns, np.float32)
     h = None if h is None else in_blocks(h[None], format)
 
@@ -250,22 +184,34 @@ def parameters(
         w = in_blocks(weights[part], format)
         flat = (-1, w.shape[2])
         spread = None if h is None else np.broadcast_to(h, w.shape).reshape(flat)
-        best = _search(_Blocks(w.reshape(flat), spread, format), lo[part].ravel(), hi[part].ravel())
+        blocks = Blocks.make(w.reshape(flat), spread, format, device)
+        best = _search(blocks, lo[part].ravel(), hi[part].ravel())
         scales[part] = best.s.reshape(scales[part].shape)
         zeros[part] = best.z.reshape(zeros[part].shape)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(chunk, row_chunks(rows, columns, _CHUNK)):
+    with ThreadPoolExecutor(os.cpu_count() if device == "cpu" else 1) as pool:
+        for _ in pool.map(chunk, chunks):
             pass  # an error of a chunk is raised here
     return scales, zeros
 
 
-def quantize(weights: np.ndarray, format: WeightFormat, importance: np.ndarray | None = None) -> Quantized:
+def quantize(
+    weights: np.ndarray, format: WeightFormat, importance: np.ndarray | None = None, *, device: str = "cpu"
+) -> Quantized:
     """Quantizes weights [rows, columns] with the parameters of least (importance-weighted) squared error.
 
-    importance: E[x^2] of each input channel [columns], not negative; None counts all alike. Raises
-    `ValueError` for non-finite weights (naming the first), for scales beyond the scale dtype, and for an
-    unsuitable importance.
+    importance: E[x^2] of each input channel [columns], not negative; None counts all alike. The search runs
+    on `device`. Raises `ValueError` for non-finite weights (naming the first), for scales
+    beyond the scale dtype, and for an unsuitable importance.
     """
     weights = checked_weights(weights, format)
-    return quantize_with(weights, format, *parameters(weights, format, importance))
+    return quantize_with(weights, format, *parameters(weights, format, importance, device))
+
+
+def quantize_weighted(
+    weights: np.ndarray, format: WeightFormat, importance: np.ndarray, *, device: str = "cpu"
+) -> Quantized:
+    """`quantize` with an importance that must be there: the quantizer "grid-importance"."""
+    if importance is None:
+        raise ValueError("grid-importance needs the importance of each input channel; grid does without")
+    return quantize(weights, format, importance, device=device)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import NoAdapterError, WorkbenchError
-from workbench.models.llama import ACTIVATIONS, LlamaConfig
+from workbench.models.llama import ACTIVATIONS
+from workbench.models.llama_config import LlamaConfig
 
 #: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
 DEFAULT_MAX_TOKENS = 8192

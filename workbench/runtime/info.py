@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import wgsl_kernels
 from wgsl_kernels import Adapter
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
 from workbench.plan.plan import Plan

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from workbench.errors import PromptTooLongError, WorkbenchError
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Plan
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wgsl_kernels.pair import FOLDER
 
-PACKAGES = ("wgpu", "torch", "numpy", "transformers")
+PACKAGES = ("wgpu", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
 @functools.cache

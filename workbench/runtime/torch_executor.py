@@ -15,7 +15,7 @@ import torch
 import wgsl_kernels
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
 from .fusion import weight_name

@@ -14,7 +14,7 @@ import numpy as np
 
 import wgsl_kernels
 from wgsl_kernels.rope import inverse_frequencies, rope_table
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Weight
 
 from .device import Device

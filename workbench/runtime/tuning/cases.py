@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Kernel
-from workbench.models.llama import LlamaConfig, build_plan
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
 
 from ..lowering import lower
 

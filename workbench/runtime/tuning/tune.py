@@ -16,7 +16,7 @@ from workbench.errors import OutOfMemoryError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
-from workbench.models.llama import LlamaConfig
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import describe_as, describe_by_config
 from workbench.models.source import open_source
 

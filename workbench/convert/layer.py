@@ -1,0 +1,91 @@
+"""One decoder layer by one method: scales folded in or not, matrices rounded, the layer trained or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench.convert.capture import Moments
+from workbench.convert.decoder import GROUPS, Decoder
+from workbench.convert.fold import fold_layer
+from workbench.convert.methods import Method
+from workbench.convert.rounding import MatrixErrors, Rounding
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
+from workbench.quantizers.blocks import Quantized
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """tensors: as they are stored, by name within the layer. record: JSON values by the same names."""
+
+    tensors: dict[str, WeightTensor]
+    record: dict[str, dict[str, Any]]
+
+
+def quantize_layer(
+    method: Method,
+    decoder: Decoder,
+    weights: Mapping[str, torch.Tensor],
+    formats: Mapping[str, WeightFormat],
+    moments: Mapping[str, Moments],
+    *,
+    device: str,
+    train: Callable[..., dict[str, Quantized]] | None = None,
+) -> LayerResult:
+    """One decoder layer by one method.
+
+    weights: float32 on `device` by name within the layer; formats: of all of them; moments: of each group's inputs.
+    train: of methods that train; called as train(weights, formats, forward, initial=...) with what is quantized.
+    Raises ValueError or FormatError for weights that a format cannot hold.
+    """
+    left: dict[str, str] = {}
+    if method.folds:
+        from workbench.quantizers.awq import search_scale
+
+        def search(matrices: list[torch.Tensor], kind: WeightFormat, inputs: Moments) -> torch.Tensor:
+            found = search_scale(
+                [each.cpu().numpy() for each in matrices],
+                kind,
+                inputs=inputs.samples.cpu().numpy(),
+                mean_abs=inputs.mean_abs.cpu().numpy(),
+                device=device,
+            )
+            return torch.as_tensor(found, dtype=torch.float32, device=device)
+
+        weights, moments, left = fold_layer(decoder.config, weights, formats, moments, search)
+    of_group = {f"{linear}.weight": group for group, linears in GROUPS.items() for linear in linears}
+    rounded: dict[str, Quantized] = {}
+    record: dict[str, dict[str, Any]] = {}
+    for name, weight in weights.items():
+        if formats[name].is_quantized:
+            rounding = Rounding(method.rounding, moments[of_group[name]], device)
+            try:
+                rounded[name] = rounding(weight.cpu().numpy(), formats[name])
+            except ValueError as error:
+                raise ValueError(f"tensor {name!r} cannot be {formats[name]}: {error}") from error
+            record[name] = rounding.record()
+            if why := left.get(of_group[name]):
+                record[name]["not_scaled"] = why
+    if method.trains and rounded:
+        rest = {name: weight for name, weight in weights.items() if name not in rounded}
+        rounded = train(
+            {name: weights[name].cpu().numpy() for name in rounded},
+            {name: formats[name] for name in rounded},
+            lambda trained, hidden: decoder({**rest, **trained}, hidden),
+            initial=rounded,
+        )
+    tensors = {}
+    for name, weight in weights.items():
+        if name in rounded:
+            tensors[name] = quantized_tensor(name, tuple(weight.shape), formats[name], *rounded[name])
+        else:
+            tensors[name] = float_tensor(name, weight.cpu().numpy(), formats[name].dtype)
+        if name in rounded and method.trains:
+            errors = MatrixErrors(moments[of_group[name]])
+            errors.add(weight, torch.from_numpy(tensors[name].dequantize()).to(weight.device))
+            record[name] |= {"quantizer": "trained", **errors.to_json()}
+    return LayerResult(tensors, record)

@@ -1,0 +1,243 @@
+"""Calibrated conversion: one decoder layer in memory at a time, each given what the layers before it produce.
+
+Stages, each committed to a work folder when it is done: the embedding, every decoder layer, the end (final norm, LM
+head). Hidden states of the calibration windows stay on the CPU between them. By default a layer is calibrated with
+the outputs of the quantized layers before it, as GPTQ does (Frantar et al. 2023, section 4): it can then make up for
+part of their errors, and sees the inputs that it will see in use. `calibration_inputs="float"` gives it the outputs
+of the unquantized ones, so that layers do not depend on each other.
+
+An embedding that is only looked up meets no input, and is rounded without data. A tied one is also the LM head, whose
+inputs are known only behind the last layer: the unquantized model is run once for their moments, and both uses count
+alike (`Moments.with_lookup`; on the embedded model that is better than either alone, docs/quantizers.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from workbench.convert.calibration import Calibration
+from workbench.convert.capture import Moments, capture, capture_rows, run_layer
+from workbench.convert.decoder import Decoder, normalised
+from workbench.convert.layer import quantize_layer
+from workbench.convert.methods import METHODS
+from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.rounding import Rounding
+from workbench.convert.tensors import convert_tensor, require_finite
+from workbench.convert.work import WorkFolder
+from workbench.errors import CheckpointError, WorkbenchError
+from workbench.formats.errors import FormatError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
+from workbench.models.llama_config import LlamaConfig
+from workbench.runtime.provenance import versions
+
+FINAL_NORM = "model.norm.weight"
+#: Rows of an embedding that are dequantized at a time.
+_ROWS = 8192
+Streams = dict[str, torch.Tensor]
+Record = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Layerwise:
+    """The stages of one conversion. formats: of every tensor to store; device: as torch names it."""
+
+    source: Any
+    config: LlamaConfig
+    formats: Mapping[str, WeightFormat]
+    options: ConvertOptions
+    calibration: Calibration
+
+    def __post_init__(self) -> None:
+        self.method = METHODS[self.options.quantizer]
+        self.device = self.options.device
+        self.seed = self.calibration.record["seed"]
+        try:
+            self.decoder = Decoder(self.config, self.calibration.ids.shape[1], self.device)
+        except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+            raise WorkbenchError(
+                f"convert: device = {self.device!r}: {str(error).splitlines()[0]}"
+            ) from error
+        for name in self.formats:
+            if self.source.describe(name)[1].is_quantized:
+                raise WorkbenchError(
+                    f"{self.source.path}: tensor {name!r} is quantized already; {self.options.quantizer} with "
+                    "calibration needs the unquantized checkpoint"
+                )
+
+    @property
+    def stages(self) -> int:
+        return self.config.layers + 2
+
+    def run(self, work: WorkFolder, bar) -> None:
+        """Do the stages that the work folder does not hold. bar: tqdm's, counting weights."""
+
+        def weights(names: Iterable[str]) -> int:
+            return sum(math.prod(self.source.describe(name)[0]) for name in names)
+
+        bar.n = bar.initial = weights(name for name in self.formats if name in work)
+        streams = {name: torch.from_numpy(each) for name, each in work.streams().items()} if work.done else {}
+        for stage in range(work.done, self.stages):
+            if stage == 0:
+                bar.set_postfix_str("embedding")
+                tensors, record, streams = self.embedding()
+            elif stage <= self.config.layers:
+                bar.set_postfix_str(f"layer {stage - 1}")
+                tensors, record, streams = self.layer(stage - 1, streams, bar.set_postfix_str)
+            else:
+                bar.set_postfix_str("LM head")
+                tensors, record, streams = self.end(streams)
+            work.commit(tensors, record, {name: each.numpy() for name, each in streams.items()})
+            bar.update(weights(tensor.name for tensor in tensors))
+
+    # --- stages
+
+    def embedding(self) -> tuple[list[WeightTensor], Record, Streams]:
+        fmt = self.formats[EMBEDDING]
+        unquantized = self._looked_up(EMBEDDING)
+        tied = self.config.tied_embeddings and fmt.is_quantized
+        moments = self._tied_moments(unquantized.clone()) if tied else None
+        stored, record = self._matrix(EMBEDDING, moments)
+        if self.options.calibration_inputs == "float":
+            return [stored], record, {"hidden": unquantized}
+        streams = {"hidden": self._rows(stored, self.calibration.ids)}
+        if self.method.trains:
+            streams["unquantized"] = unquantized
+        return [stored], record, streams
+
+    def layer(
+        self, index: int, streams: Streams, say: Callable[[str], None]
+    ) -> tuple[list[WeightTensor], Record, Streams]:
+        prefix = f"model.layers.{index}."
+        names = [name for name in self.formats if name.startswith(prefix)]
+        weights = {name.removeprefix(prefix): self._float(name) for name in names}
+        formats = {name.removeprefix(prefix): self.formats[name] for name in names}
+        hidden, chained = streams["hidden"], self.options.calibration_inputs == "quantized"
+        moments = capture(self.decoder, weights, hidden, self.device, self.seed)
+        unquantized = streams.get("unquantized", hidden)
+        # What the unquantized layer makes of its own inputs, and what training aims at.
+        targets = None
+        if self.method.trains or not chained:
+            targets = run_layer(self.decoder, weights, unquantized, self.device)
+        train = None
+        if self.method.trains:
+            from workbench.quantizers.trained import train as training
+
+            def told(step: int, steps: int, *_: object) -> None:
+                say(f"layer {index}, step {step}/{steps}")
+
+            train = partial(
+                training,
+                inputs=hidden,
+                targets=targets,
+                seed=self.seed + index,
+                device=self.device,
+                progress=told,
+                **({} if self.options.steps is None else {"steps": self.options.steps}),
+            )
+        try:
+            result = quantize_layer(
+                self.method, self.decoder, weights, formats, moments, device=self.device, train=train
+            )
+        except (FormatError, ValueError) as error:
+            raise CheckpointError(f"{self.source.path}: layer {index}: {error}") from error
+        tensors = [
+            WeightTensor(prefix + name, each.shape, each.format, each.planes)
+            for name, each in result.tensors.items()
+        ]
+        record = {prefix + name: each for name, each in result.record.items()}
+        if not chained:
+            return tensors, record, {"hidden": targets}
+        stored = {
+            name: torch.from_numpy(each.dequantize()).to(self.device) for name, each in result.tensors.items()
+        }
+        after = {"hidden": run_layer(self.decoder, stored, hidden, self.device, into=hidden)}
+        if self.method.trains:
+            after["unquantized"] = targets
+        return tensors, record, after
+
+    def end(self, streams: Streams) -> tuple[list[WeightTensor], Record, Streams]:
+        """Final norm, LM head, and whatever else the checkpoint has."""
+        tensors, record = [], {}
+        done = (EMBEDDING, *(f"model.layers.{index}." for index in range(self.config.layers)))
+        for name, fmt in self.formats.items():
+            if name.startswith(done):
+                continue
+            moments = None
+            if name == LM_HEAD and fmt.is_quantized:
+                moments = self._head_moments(streams["hidden"], self._float(FINAL_NORM))
+            stored, found = self._matrix(name, moments)
+            record |= found
+            tensors.append(stored)
+        return tensors, record, {}
+
+    # --- parts of stages
+
+    def _float(self, name: str) -> torch.Tensor:
+        """A tensor of the source as float32 on the device; CheckpointError if it is not finite."""
+        values = self.source.tensor(name).dequantize()
+        require_finite(self.source, name, 0, values)
+        return torch.from_numpy(values).to(self.device)
+
+    def _matrix(self, name: str, moments: Moments | None) -> tuple[WeightTensor, Record]:
+        """Embedding or LM head, in ranges of rows; moments None where it is only looked up."""
+        rounding = Rounding(self.method.rounding if moments else self.method.lookup, moments, self.device)
+        stored = convert_tensor(self.source, name, self.formats[name], rounding)
+        return stored, {name: rounding.record()} if stored.format.is_quantized else {}
+
+    def _head_moments(self, hidden: torch.Tensor, norm: torch.Tensor) -> Moments:
+        def rows(part: slice) -> torch.Tensor:
+            return normalised(self.config, hidden[part].to(self.device), norm)
+
+        return capture_rows(rows, hidden, self.config.hidden_size, self.device, self.seed)
+
+    def _tied_moments(self, hidden: torch.Tensor) -> Moments:
+        """Of both uses of a tied embedding, in the unquantized model. `hidden` is lost."""
+        for index in range(self.config.layers):
+            prefix = f"model.layers.{index}."
+            names = [name for name in self.formats if name.startswith(prefix)]
+            weights = {name.removeprefix(prefix): self._float(name) for name in names}
+            run_layer(self.decoder, weights, hidden, self.device, into=hidden)
+        return self._head_moments(hidden, self._float(FINAL_NORM)).with_lookup()
+
+    def _looked_up(self, name: str) -> torch.Tensor:
+        """Rows of the unquantized embedding for the calibration windows, f32 [n, T, hidden_size]."""
+        found = np.empty((*self.calibration.ids.shape, self.config.hidden_size), np.float32)
+        for start, part in self.source.parts(name):
+            _pick(found, self.calibration.ids, start, part)
+        return torch.from_numpy(found)
+
+    def _rows(self, stored: WeightTensor, ids: np.ndarray) -> torch.Tensor:
+        found = np.empty((*ids.shape, self.config.hidden_size), np.float32)
+        for start in range(0, stored.shape[0], _ROWS):
+            _pick(found, ids, start, stored.rows(start, min(start + _ROWS, stored.shape[0])))
+        return torch.from_numpy(found)
+
+
+def _pick(found: np.ndarray, ids: np.ndarray, start: int, part: WeightTensor) -> None:
+    here = (ids >= start) & (ids < start + part.shape[0])
+    if here.any():
+        found[here] = part.dequantize()[ids[here] - start]
+
+
+def work_facts(layerwise: Layerwise, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides the tensors, as JSON values. hashes: of the source's files.
+
+    Sums depend on the number of threads, in their last bits.
+    """
+    calibration = {key: value for key, value in layerwise.calibration.record.items() if key != "fingerprint"}
+    return {
+        "source": dict(hashes),
+        "quantizer": layerwise.options.quantizer,
+        "options": layerwise.options.to_json(),
+        "calibration": calibration,
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
