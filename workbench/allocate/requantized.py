@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from workbench.convert.tensors import convert_tensor
+from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.checkpoint import Checkpoint
