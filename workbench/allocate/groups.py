@@ -49,7 +49,7 @@ def fused_groups(plan: Plan) -> list[Group]:
     members: dict[str, list[str]] = {}
     placed: set[str] = set()
     for call in plan.calls:
-        matrix = weight_name(plan, call)
+        matrix = weight_name(call)
         if matrix is None or matrix in placed:
             continue
         read = call.inputs.get("x", call.inputs.get("ids"))

@@ -163,7 +163,7 @@ class _Branches:
         self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
-            first.setdefault(weight_name(self.plan, call), index)
+            first.setdefault(weight_name(call), index)
         #: The call that reads each group first.
         self.starts = [min(first[self._names[tensor]] for tensor in group.tensors) for group in groups]
 

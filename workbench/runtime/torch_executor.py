@@ -128,7 +128,7 @@ class TorchExecutor:
             else:
                 arguments[port] = env[name]
         if kernel.prepare is not None:
-            name = weight_name(plan, call)
+            name = weight_name(call)
             given = weights.get(name)
             arguments["weight"] = self._prepared(plan, kernel, call, name) if given is None else given
         result = kernel.reference(**arguments)
