@@ -23,7 +23,7 @@ from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.checkpoint import Checkpoint
 
-LAYERS = 12
+LAYERS = 8
 
 
 OPTIONS = ConvertOptions(WeightFormat("int2", block_size=32), quantizer="gptq")
