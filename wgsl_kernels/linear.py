@@ -30,8 +30,10 @@ from .weights import (
     weight_sizes,
 )
 
-#: Up to so many tokens the weights are better read once a token than once a tile.
+#: Up to so many tokens norms and what follows them are fused into products (`workbench.runtime.fusion`).
 FEW_TOKENS = 4
+#: Up to so many tokens a batch in registers is better than a tile in workgroup memory.
+BATCH = 16
 
 
 def epilogue(context: Context) -> tuple[str, str]:
@@ -90,6 +92,39 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]]) -
     )
 
 
+def batch(library, why: str) -> Variant:
+    """The variant for 2 to 16 tokens, over the same library as `gemv`."""
+    return Variant(
+        "linear_batch",
+        grid=lambda c: spread(
+            ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), ceil_div(c["tokens"], c["batch"])
+        ),
+        tunables={
+            "workgroup": (64, 8, 32, 128),
+            "teams": (1, 2, 4),
+            "rows_per_team": (2, 1, 4),
+            "batch": (4, 2, 8, 16),
+        },
+        library=lambda c: (*library(c), *epilogue(c), *team_reduction(c)),
+        refuse=whole_subgroups,
+        defaults=lambda c: {
+            **lanes_default(c),
+            "batch": next((size for size in (2, 4, 8) if c["tokens"] <= size), BATCH),
+        },
+        why=why,
+    )
+
+
+def few_tokens(context: Context) -> tuple[str, str] | None:
+    """The variant for few tokens and the reason, or None where there are many."""
+    tokens, adapter = context["tokens"], context.adapter
+    if tokens == 1 or (adapter.is_cpu and tokens <= FEW_TOKENS):
+        return "gemv", f"{tokens} token(s): weights are read once a token"
+    if tokens <= BATCH and not adapter.is_cpu:
+        return "batch", f"{tokens} tokens, at most {BATCH}: weights are read once for all of them"
+    return None
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     def vectors(context: Context) -> tuple[str, ...]:
         return (x_library(context), *weight_library(fmt, context), *epilogue(context))
@@ -103,6 +138,10 @@ def _variants(fmt: str) -> dict[str, Variant]:
                 if is_quantized(fmt)
                 else (lambda c: (256, 2, 2) if long_rows(c) else (256, 1, 1))
             ),
+        ),
+        "batch": batch(
+            lambda c: (x_library(c), "weigh_none", *piece_library(fmt, c)),
+            "2 to 16 tokens on a GPU: every weight byte is read once for all of them",
         ),
         "tile": Variant(
             "linear_tile",
@@ -121,11 +160,11 @@ def _variants(fmt: str) -> dict[str, Variant]:
 
 
 def _prefer(context: Context) -> tuple[str, str]:
-    if context["tokens"] <= FEW_TOKENS:
-        return "gemv", f"{context['tokens']} token(s), at most {FEW_TOKENS}: weights are read once a token"
+    if chosen := few_tokens(context):
+        return chosen
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
-    return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile of weights serves 64 of them"
+    return "tile", f"{context['tokens']} tokens: a tile of weights serves 64 of them"
 
 
 def linear_reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None, **_):

@@ -12,7 +12,16 @@ from functools import partial
 import torch
 
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .linear import FEW_TOKENS, epilogue, gemv, linear_inputs, linear_reference, linear_tolerance, long_rows
+from .linear import (
+    batch,
+    epilogue,
+    few_tokens,
+    gemv,
+    linear_inputs,
+    linear_reference,
+    linear_tolerance,
+    long_rows,
+)
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
 from .weights import (
@@ -36,6 +45,10 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
             gpu=lambda c: (256, 2, 1 if fmt == "int8" and not long_rows(c) else 2),
         ),
+        "batch": batch(
+            lambda c: (*_operands(fmt, c), "weigh_none", "pieces_a8"),
+            "2 to 16 tokens on a GPU: every weight byte is read and unpacked once for all of them",
+        ),
         "tile": Variant(
             "linear_a8_tile",
             grid=lambda c: spread(ceil_div(c["rows"], 128), ceil_div(c["tokens"], 64)),
@@ -46,9 +59,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
 
 
 def _prefer(context: Context) -> tuple[str, str]:
-    if context["tokens"] <= FEW_TOKENS:
-        return "gemv", f"{context['tokens']} token(s), at most {FEW_TOKENS}: weights are read once a token"
-    return "tile", f"{context['tokens']} tokens, more than {FEW_TOKENS}: a tile serves 64 of them"
+    return few_tokens(context) or ("tile", f"{context['tokens']} tokens: a tile serves 64 of them")
 
 
 def dequantize_activations(fmt: str, x, x_scales, columns: int) -> torch.Tensor:

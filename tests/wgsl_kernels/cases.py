@@ -155,25 +155,37 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
     return {"blocks": BLOCKS, "zero_points": ZERO_POINTS[fmt], "scale_dtype": ("f16", "f32")}
 
 
-def _gemv_cases(kernel: str, **options: tuple) -> Iterator[Case]:
-    """Cases of `gemv`: one team a workgroup anywhere; several teams need whole subgroups (of 8 lanes on lavapipe)."""
-    tunables = wgsl_kernels.get(kernel).variants["gemv"].tunables
-    yield from cases_of(kernel, "gemv", 9, tunables={**tunables, "teams": (1,)}, **options)
-    several = {"workgroup": (64, 256), "teams": (2, 4, 8), "rows_per_team": tunables["rows_per_team"][:3]}
+def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterator[Case]:
+    """Cases of a variant with teams: one a workgroup anywhere; several need whole subgroups (8 lanes on lavapipe)."""
+    tunables = wgsl_kernels.get(kernel).variants[variant].tunables
+    yield from cases_of(kernel, variant, 9, tunables={**tunables, "teams": (1,)}, **options)
+    several = {
+        "workgroup": (64, tunables["workgroup"][-1]),
+        "teams": tunables["teams"][1:],
+        "rows_per_team": tunables["rows_per_team"][:3],
+    }
     for number, choice in enumerate(covering(f"{kernel}/teams", 3, several), 9):
-        case = next(cases_of(kernel, "gemv", 9, tunables={}, **{**options, "subgroups": (True,)}))
+        case = next(cases_of(kernel, variant, 9, tunables={}, **{**options, "subgroups": (True,)}))
         yield replace(case, number=number, tunables=choice)
 
 
 def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 31, 63, 65, 70), "broadcast": (1, 5, 8, 9, 31, 70)}
+    tokens = {
+        "gemv": (1, 2, 3, 4, 7),
+        "batch": (1, 2, 3, 9, 16, 17),
+        "tile": (1, 17, 31, 63, 65, 70),
+        "broadcast": (1, 5, 8, 9, 31, 70),
+    }
     columns = (5, 31, 96, 172, 352, 896)
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
-        for variant in wgsl_kernels.get(f"linear_{fmt}").variants:
-            deal = _gemv_cases if variant == "gemv" else partial(cases_of, variant=variant, count=9)
+        name = f"linear_{fmt}"
+        for variant in wgsl_kernels.get(name).variants:
+            teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
+            deal = _team_cases if teams else partial(cases_of, count=9)
             yield from deal(
-                f"linear_{fmt}",
+                name,
+                variant=variant,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
@@ -188,12 +200,15 @@ def _linear_cases() -> Iterator[Case]:
 
 def _integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "tile": (1, 17, 63, 65, 70)}
+    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": (1, 2, 3, 9, 16, 17), "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
-        for variant in wgsl_kernels.get(f"linear_a8_{fmt}").variants:
-            deal = _gemv_cases if variant == "gemv" else partial(cases_of, variant=variant, count=9)
+        name = f"linear_a8_{fmt}"
+        for variant in wgsl_kernels.get(name).variants:
+            teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
+            deal = _team_cases if teams else partial(cases_of, count=9)
             yield from deal(
-                f"linear_a8_{fmt}",
+                name,
+                variant=variant,
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),
@@ -220,9 +235,9 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _gemv_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
-        yield from _gemv_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
-        yield from _gemv_cases(
+        yield from _team_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(
             f"norm_qkv_{fmt}",
             heads=heads,
             place=places,
