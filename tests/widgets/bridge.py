@@ -38,7 +38,8 @@ MODEL = """async ({ state, css, module }) => {
   window.fromPython = (items) => {
     for (const [kind, content, buffers] of items) {
       if (kind === "trait") { Object.assign(state, content); Object.keys(content).forEach((n) => call(`change:${n}`)); }
-      else call("msg:custom", content, buffers.map((b) => new DataView(Uint8Array.from(atob(b), (c) => c.charCodeAt(0)).buffer)));
+      else call("msg:custom", content, buffers.map(
+        (b) => new DataView(Uint8Array.from(atob(b), (c) => c.charCodeAt(0)).buffer)));
     }
   };
   const { default: widget } = await import(module);
@@ -69,11 +70,8 @@ class Bridge:
     def __init__(self, page, widget, module: str):
         self.page, self.widget, self.sent = page, widget, []
         self._waiting: queue.Queue = queue.Queue()
-        keys = [
-            name
-            for name in widget.keys
-            if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")
-        ]
+        own = set(widget.keys) - {"layout", "tabbable", "tooltip"}
+        keys = sorted(name for name in own if not name.startswith("_"))
         widget.send = lambda content, buffers=None: self._waiting.put(
             ["message", content, [base64.b64encode(memoryview(b).cast("B")).decode() for b in buffers or ()]]
         )

@@ -189,10 +189,12 @@ class _Writer:
             for logits in self._fed(session):
                 if logits is None:
                     yield []
-            for produced in range(self._room(session)):
-                if produced:
-                    logits = session.feed([token])
-                token = sampler(logits)
+            count, produced = self._room(session), 1
+            token = sampler(logits)
+            yield [(token, logits)]
+            while produced < count:
+                logits = session.feed([token])
+                token, produced = sampler(logits), produced + 1
                 yield [(token, logits)]
         finally:
             session.close()
