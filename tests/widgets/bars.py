@@ -77,23 +77,25 @@ def stops(notebook) -> list[float]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        with opened(Path(folder), [SETUP, STREAM, BUSY]) as (notebook, _):
-            page = notebook.page
-            notebook.run_and_wait(1)
-            page.locator(".wb").wait_for()
-            if "stream" in sys.argv or len(sys.argv) == 1:
-                notebook.run(2)
-                shown = notebook.cell(2).get_by_text("end")
-                shown.wait_for(timeout=1_000_000)
-                pairs = re.findall(r"([\d.]+)/([\d.]+)", shown.inner_text())
-                for bare, widget in pairs:
-                    print(f"bare {bare}, widget {widget} tokens/s: {float(widget) / float(bare) - 1:+.1%}")
-                loss = statistics.median(float(widget) / float(bare) - 1 for bare, widget in pairs)
-                print(f"median {loss:+.1%} with {TOKENS} tokens, {len(pairs)} turns")
-            if "stop" in sys.argv or len(sys.argv) == 1:
-                took = stops(notebook)
-                print("stop, ms:", *(f"{each:.0f}" for each in took), f"; slowest {max(took):.0f}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened(Path(folder), [SETUP, STREAM, BUSY]) as (notebook, _),
+    ):
+        page = notebook.page
+        notebook.run_and_wait(1)
+        page.locator(".wb").wait_for()
+        if "stream" in sys.argv or len(sys.argv) == 1:
+            notebook.run(2)
+            shown = notebook.cell(2).get_by_text("end")
+            shown.wait_for(timeout=1_000_000)
+            pairs = re.findall(r"([\d.]+)/([\d.]+)", shown.inner_text())
+            for bare, widget in pairs:
+                print(f"bare {bare}, widget {widget} tokens/s: {float(widget) / float(bare) - 1:+.1%}")
+            loss = statistics.median(float(widget) / float(bare) - 1 for bare, widget in pairs)
+            print(f"median {loss:+.1%} with {TOKENS} tokens, {len(pairs)} turns")
+        if "stop" in sys.argv or len(sys.argv) == 1:
+            took = stops(notebook)
+            print("stop, ms:", *(f"{each:.0f}" for each in took), f"; slowest {max(took):.0f}")
 
 
 if __name__ == "__main__":

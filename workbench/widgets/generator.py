@@ -59,7 +59,6 @@ class Generator(View):
         self.models = {str(label): _loaded(model) for label, model in named.items()}
         first = check_models(self.models)[0]
         self.run: Run | None = None
-        self._task: Task | None = None
         super().__init__(
             labels=list(self.models),
             devices=[model.device_name for model in self.models.values()],
@@ -67,6 +66,17 @@ class Generator(View):
             limit=min(model.max_tokens for model in self.models.values()),
             **traits,
         )
+        self._task = Task(lambda stopped: self._warm(), self.fail)
+
+    def _warm(self) -> None:
+        """Compile what the first run needs: seconds on some adapters, in which a page would answer slowly."""
+        for model in self.models.values():
+            session = model.session()
+            try:
+                session.feed(model.encode_prompt(self.prompt or " "))
+                session.greedy_after(0, 1)
+            finally:
+                session.close()
 
     # ---- what the buttons do ---------------------------------------------------------------------------------
 
@@ -77,8 +87,7 @@ class Generator(View):
             self.models, self.prompt, max_new_tokens=self.max_new_tokens, sampling=options, chat=self.chat
         )
         before = self._task
-        if before is not None:
-            before.stop()
+        before.stop()
         self.run, self.error, self.selection = run, "", []
         self.texts, self.summary, self.written_prompt = [], [], "" if self.chat else self.prompt
         self.state = "running"
@@ -87,14 +96,14 @@ class Generator(View):
 
     def stop(self) -> None:
         """End the run after the step that is under way; what it still computes is not shown."""
-        if self._task is None or self.state not in ("running", "measuring"):
+        if self.state not in ("running", "measuring"):
             return
         self._task.stop()
         self._end("stopped")
 
     def wait(self, timeout: float | None = None) -> Run | None:
         """Wait for the run's end and return it; None if it goes on. A keyboard interrupt stops the run."""
-        if self._task is None:
+        if self.run is None:
             raise WorkbenchError("nothing runs; start() first")
         try:
             ended = self._task.join(timeout)
