@@ -122,7 +122,7 @@ function render({ model, el }) {
       const parts = [h("h3", {}, visible(info.name)),
         h("div", { class: "wb-two" }, facts, h("div", {},
           h("h4", {}, "memory"), memory(info.memory),
-          h("h4", { class: "wb-next" }, "chosen, and why"), rows(["", "", "because"], info.choices))];
+          h("h4", { class: "wb-next" }, "chosen, and why"), rows(["", "", "because"], info.choices)))];
       if (info.variants.length)
         parts.push(h("div", {}, h("h4", {}, "variants of the linear layers"), rows(["kernel", "variant", "tokens", "shapes", "because"], info.variants)));
       card.replaceChildren(...parts);
