@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval.statistics import divergence
-from workbench.errors import WorkbenchError
+from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.tokenizer import tokenizer_hash
 from workbench.runtime.sampling import Sampler, SamplingOptions, softmax
 from workbench.runtime.textstream import Detokenizer
@@ -225,7 +225,7 @@ class Run:
 
     models: label -> Model; two must share their tokenizer. `continuations` grow meanwhile. Two models take turns,
     each with a random stream of its own from the same seed. Raises `WorkbenchError` for models that cannot be
-    compared, and `PromptTooLongError` once the writing begins.
+    compared, and `PromptTooLongError`.
     """
 
     def __init__(
@@ -244,6 +244,12 @@ class Run:
         self.prompt_ids = first.encode_prompt(prompt, chat)
         if not self.prompt_ids:
             raise WorkbenchError("the prompt has no tokens; write at least one character")
+        room = min(model.max_tokens for model in self.models.values())
+        if len(self.prompt_ids) > room:
+            raise PromptTooLongError(
+                f"the prompt's {len(self.prompt_ids)} tokens do not fit into a cache of {room}; load the model with a "
+                "larger max_tokens"
+            )
         both = bool(others)
         self._writers = [
             _Writer(label, model, self.prompt_ids, max_new_tokens, self.sampling, logits=both)

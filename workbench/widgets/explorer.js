@@ -89,7 +89,7 @@ class Controls {
     this.next = null;
     const slider = (label, values, name) => {
       const input = h("input", { type: "range", min: 0, max: values.length - 1, step: 1, "aria-label": label, "data-name": name });
-      const shown = h("output", {});
+      const shown = h("b", {}); // an <output> would take the label for itself
       input.addEventListener("input", () => this.change({ [name]: values[Number(input.value)] }));
       return { input, shown, values, field: h("label", { class: "wb-field wb-slider" }, h("span", {}, label, " ", shown), input) };
     };

@@ -298,7 +298,7 @@ class QuantizationExplorer(View):
         errors = np.ascontiguousarray(found.error_map(*MAP), np.float32)
         finite = found.block_sqnr_db[np.isfinite(found.block_sqnr_db)]
         spreads = {"sqnr": finite, "scale": found.scales, "zero": found.zeros}
-        counted = {name: _histogram(values) for name, values in spreads.items()}
+        counted = {name: _histogram(values, whole=name == "zero") for name, values in spreads.items()}
         content = {
             "side": side,
             "facts": found.facts(),
@@ -351,12 +351,15 @@ def _edges(size: int, most: int) -> list[int]:
     return [*(np.arange(cells) * size // cells).tolist(), size]
 
 
-def _histogram(values: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """([least, greatest], shares per bin as f32 [BINS])."""
+def _histogram(values: np.ndarray, whole: bool) -> tuple[list[float], np.ndarray]:
+    """([least, greatest], shares per bin as f32). whole: the values are integers, each with a bin of its own."""
     if values.size == 0:
         return [0.0, 1.0], np.zeros(BINS, np.float32)
     low, high = float(values.min()), float(values.max())
-    if low == high:
+    bins = BINS
+    if whole:
+        low, high, bins = low - 0.5, high + 0.5, int(high - low) + 1
+    elif low == high:
         low, high = low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9
-    counts = np.histogram(values, BINS, (low, high))[0] / values.size
+    counts = np.histogram(values, bins, (low, high))[0] / values.size
     return [low, high], counts.astype(np.float32)

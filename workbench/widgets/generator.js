@@ -179,7 +179,6 @@ function render({ model, el }) {
     status.textContent = "starting \u2026";
   }
   function halt() {
-    stop.disabled = true;
     status.textContent = "stopping \u2026";
     view.tell("stop");
   }
@@ -211,8 +210,12 @@ function render({ model, el }) {
   view.changed("state", () => {
     const state = model.get("state");
     view.section.dataset.state = state;
-    go.disabled = RUNNING.has(state);
-    stop.disabled = !RUNNING.has(state);
+    // The button that goes out of use hands its focus on, so that Escape and Enter still arrive.
+    const focused = view.section.getRootNode().activeElement;
+    const [out, used] = RUNNING.has(state) ? [go, stop] : [stop, go];
+    used.disabled = false;
+    if (focused === out) used.focus();
+    out.disabled = true;
     status.textContent = SAYS[state] ?? "";
   });
   for (const [name, input] of [["prompt", prompt], ...Object.entries(numbers)])
