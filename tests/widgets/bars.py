@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.widgets.front_end import opened
+from tests.support.chromium import launched
+from tests.widgets.front_end import opened, served
 
 TURNS, TOKENS, STOPS = 3, 2000, 20
 
@@ -79,7 +80,9 @@ def stops(notebook) -> list[float]:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        opened(Path(folder), [SETUP, STREAM, BUSY]) as (notebook, _),
+        served(Path(folder), [SETUP, STREAM, BUSY]) as server,
+        launched() as browser,
+        opened(browser, server) as notebook,
     ):
         page = notebook.page
         notebook.run_and_wait(1)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.chromium import browser_page, serve
+from tests.support.chromium import page_of, serve
 
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
 <style>body { margin: 0; background: var(--jp-layout-color1, #fff) } #there { width: %dpx; padding: 10px }</style>
@@ -116,9 +116,9 @@ class Bridge:
 
 
 @contextlib.contextmanager
-def bridged(widget, folder: Path, width: int = 960) -> Iterator[Bridge]:
-    """Open a widget in a fresh Chromium; an uncaught error in the page is raised at the end."""
+def bridged(browser, widget, folder: Path, width: int = 960) -> Iterator[Bridge]:
+    """Open a widget in a page of a browser; an uncaught error in the page is raised at the end."""
     (folder / "index.html").write_text(PAGE % width)
     (folder / "widget.js").write_text(widget._esm, encoding="utf-8")
-    with serve(folder) as address, browser_page(f"{address}/index.html") as page:
+    with serve(folder) as address, page_of(browser, f"{address}/index.html") as page:
         yield Bridge(page, widget, f"{address}/widget.js")

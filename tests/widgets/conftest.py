@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.models import Shape, write_random
+from tests.support.chromium import launched
+from tests.widgets.bridge import bridged
 from workbench.assets import demo_model_path
 from workbench.commands.embedded import convert_embedded
 from workbench.runtime.device import adapter_missing
@@ -36,6 +38,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def browser():
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """`shown(widget)` opens it in a page: a context that gives a `Bridge`."""
+
+    def show(widget, width: int = 960):
+        return bridged(browser, widget, tmp_path, width)
+
+    return show
 
 
 @pytest.fixture(scope="session")

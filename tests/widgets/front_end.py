@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from tests.notebooks.lab import LabNotebook, jupyter_lab
-from tests.support.chromium import browser_page
+from tests.support.chromium import page_of
 
 NAME = "widgets.ipynb"
 SENTINEL = "print('a kernel', 'answers')"
@@ -24,14 +24,21 @@ def write_notebook(folder: Path, cells: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def opened(tmp_path: Path, cells: list[str]) -> Iterator[tuple[LabNotebook, Path]]:
-    """The cells in JupyterLab with a kernel that answers; yields the notebook and its file."""
-    folder, home = tmp_path / "notebooks", tmp_path / "home"
-    folder.mkdir()
+def served(folder: Path, cells: list[str]) -> Iterator[tuple[str, str]]:
+    """A server with the cells in `folder`/notebooks; yields (address, token)."""
+    notebooks, home = folder / "notebooks", folder / "home"
+    notebooks.mkdir()
     home.mkdir()
-    write_notebook(folder, cells)
-    with jupyter_lab(folder, home) as (address, token), browser_page("about:blank") as page:
+    write_notebook(notebooks, cells)
+    with jupyter_lab(notebooks, home) as (address, token):
+        yield address, token
+
+
+@contextlib.contextmanager
+def opened(browser, server: tuple[str, str], app: str = "lab/tree") -> Iterator[LabNotebook]:
+    """The notebook with a kernel that answers. Uncaught errors in the page are raised at the end."""
+    with page_of(browser, "about:blank") as page:
         page.set_viewport_size({"width": 1280, "height": 1100})
-        notebook = LabNotebook(page, address, token, NAME)
+        notebook = LabNotebook(page, *server, NAME, app=app)
         notebook.wait_for_kernel(0, "a kernel answers")
-        yield notebook, folder / NAME
+        yield notebook

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from tests.widgets.bridge import bridged
 from tests.widgets.conftest import HOSTILE
 from workbench.errors import WorkbenchError
 from workbench.widgets import Generator
@@ -17,9 +16,9 @@ TOKENS = "document.querySelectorAll('[data-lane=\"0\"] [data-at]').length"
 
 
 @pytest.fixture
-def opened(tmp_path):
+def opened(shown):
     def give(*arguments, **options):
-        return bridged(Generator(*arguments, **options), tmp_path)
+        return shown(Generator(*arguments, **options))
 
     return give
 

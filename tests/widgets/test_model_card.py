@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.widgets.bridge import bridged
 from workbench.errors import WorkbenchError
 from workbench.runtime.info import describe
 from workbench.widgets import ModelCard
@@ -12,8 +11,8 @@ from workbench.widgets import ModelCard
 pytestmark = pytest.mark.browser
 
 
-def test_says_what_info_says(tmp_path, int4):
-    with bridged(ModelCard(int4), tmp_path, 1000) as bridge:
+def test_says_what_info_says(shown, int4):
+    with shown(ModelCard(int4), 1000) as bridge:
         page, info = bridge.page, describe(int4)
         bridge.until("document.querySelectorAll('.wb-card dd').length > 8")
         shown = page.locator(".wb").inner_text()
@@ -31,8 +30,8 @@ def test_says_what_info_says(tmp_path, int4):
             bridge.widget.wait()
 
 
-def test_measures_a_step(tmp_path, adapter, quantized):
-    with bridged(ModelCard(quantized), tmp_path, 1000) as bridge:
+def test_measures_a_step(shown, adapter, quantized):
+    with shown(ModelCard(quantized), 1000) as bridge:
         page, widget = bridge.page, bridge.widget
         page.get_by_label("tokens in the cache").fill("9")
         page.get_by_role("button", name="Measure").click()
@@ -60,8 +59,8 @@ def test_measures_a_step(tmp_path, adapter, quantized):
         assert profile.notes() in page.locator("body").inner_text()
 
 
-def test_a_hostile_name_stays_text(tmp_path, hostile):
-    with bridged(ModelCard(hostile), tmp_path) as bridge:
+def test_a_hostile_name_stays_text(shown, hostile):
+    with shown(ModelCard(hostile)) as bridge:
         page = bridge.page
         bridge.until("document.querySelectorAll('.wb-card dd').length > 8")
         assert page.locator("h3").inner_text() == "<b onclick=alert(1)>"

@@ -157,10 +157,10 @@ class QuantizationExplorer(View):
         if tensor is not None and tensor != self.tensor:
             self.matrices.weights(tensor)
             self.tensor, self.place = tensor, []
-            wanted |= {side: self._settings(side) for side in SIDES}
+            wanted = {side: self._settings(side) for side in SIDES} | wanted
         if compare is not None:
             self.compare = compare
-            wanted |= {"b": self._settings("b")}
+            wanted = {"b": self._settings("b")} | wanted
         for side, settings in wanted.items():
             setattr(self, f"settings_{side}", settings)
             self._found.pop(side, None)

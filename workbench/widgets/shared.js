@@ -14,9 +14,17 @@ function fill(element, properties, children) {
   return element;
 }
 
-/** An HTML element. Properties that begin with "on" are listeners; children are nodes or plain text. */
+/**
+ * An HTML element. Properties that begin with "on" are listeners; children are nodes or plain text.
+ *
+ * What can be focused keeps its keys: JupyterLab takes arrows and Enter of a focused control for itself, unless the
+ * control (not an ancestor) says otherwise.
+ */
 export function h(tag, properties, ...children) {
-  return fill(document.createElement(tag), properties, children);
+  const element = fill(document.createElement(tag), properties, children);
+  if (element.matches("button, input, select, summary, textarea, [tabindex]"))
+    element.setAttribute("data-lm-suppress-shortcuts", "true");
+  return element;
 }
 
 /** An SVG element, in the same way. */
@@ -41,7 +49,7 @@ export function visible(text, { name = false } = {}) {
 /** A view's frame in `el`: the section, an alert for errors, and `on(trait, action)`; all undone by `close()`. */
 export function frame(model, el, label) {
   const alert = h("p", { class: "wb-alert", role: "alert", hidden: true });
-  const section = h("section", { class: "wb", "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+  const section = h("section", { class: "wb", "aria-label": label });
   const undo = [];
   const on = (event, action) => {
     model.on(event, action);
@@ -89,7 +97,7 @@ export function field(label, control, properties) {
 
 /** A select; options are values or [value, text]. */
 export function choice(label, options, value, onchange) {
-  const select = h("select", { onchange: () => onchange(select.value) });
+  const select = h("select", { "aria-label": label, onchange: () => onchange(select.value) });
   for (const option of options) {
     const [key, text] = Array.isArray(option) ? option : [option, option];
     select.append(h("option", { value: String(key) }, visible(String(text))));
