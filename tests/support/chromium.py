@@ -111,16 +111,20 @@ def launched() -> Iterator:
 
 
 @contextlib.contextmanager
-def page_of(browser, url: str) -> Iterator:
-    """A page of a browser at `url`. An uncaught error in the page is raised when the block ends."""
+def page_of(browser, url: str, pardoned: tuple[str, ...] = ()) -> Iterator:
+    """A page of a browser at `url`. An uncaught error in the page is raised when the block ends.
+
+    pardoned: parts of the messages of errors that belong to the page around what is tested.
+    """
     page = browser.new_page()
     try:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         yield page
-        if errors:
-            raise RuntimeError("uncaught errors in the page:\n" + "\n".join(errors))
+        found = [error for error in errors if not any(part in error for part in pardoned)]
+        if found:
+            raise RuntimeError("uncaught errors in the page:\n" + "\n".join(found))
     finally:
         page.close()
 

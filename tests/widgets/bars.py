@@ -1,4 +1,6 @@
-"""What the widgets cost and how soon they answer, in a real JupyterLab: `python -m tests.widgets.bars`.
+"""What the widgets cost and how soon they answer, in a real JupyterLab.
+
+`python -m tests.widgets.bars [redraw|stream|stop]` measures
 
 - tokens/s of 2,000 streamed greedy tokens against the bare loop over the same engine, in turns
 - milliseconds from a click on Stop to its effect, 20 runs, each while another cell keeps the kernel busy
@@ -19,9 +21,9 @@ from tests.widgets.front_end import opened, served
 TURNS, TOKENS, STOPS = 3, 2000, 20
 
 SETUP = f"""
-import time, workbench
+import time, numpy, workbench
 from workbench.assets import demo_model_path
-from workbench.widgets import Generator
+from workbench.widgets import Generator, QuantizationExplorer
 model = workbench.load(demo_model_path(), max_tokens={TOKENS + 16})
 ids = model.encode_prompt("Once upon a time")
 def bare(count):
@@ -41,6 +43,10 @@ for turn in range({TURNS}):
     rates.append((without, g.run.continuations[0].tokens_per_second))
 print("rates:", *(f"{{a:.2f}}/{{b:.2f}}" for a, b in rates), "end")"""
 
+EXPLORE = """
+w = numpy.random.default_rng(0).standard_t(5, (4096, 4096)).astype("f4") * 0.02
+QuantizationExplorer({"w": w})"""
+
 BUSY = """
 began = time.time()
 while time.time() - began < 600 and not globals().get("enough"):
@@ -58,12 +64,48 @@ WATCH = """() => {
 }"""
 
 
+REDRAW = """() => {
+  const section = [...document.querySelectorAll(".wb")].at(-1);
+  window.took = null;
+  section.addEventListener("input", () => {
+    const began = performance.now();
+    const before = section.dataset.drawn;
+    const watch = new MutationObserver(() => {
+      if (section.dataset.drawn === before) return;
+      watch.disconnect();
+      requestAnimationFrame(() => setTimeout(() => (window.took = performance.now() - began)));
+    });
+    watch.observe(section, { attributeFilter: ["data-drawn"] });
+  });
+}"""
+
+
+def redraws(notebook) -> list[float]:
+    """Milliseconds from moving a slider until the picture has been painted, all rows counted in between or not."""
+    page = notebook.page
+    notebook.run_and_wait(3)
+    section = notebook.cell(3).locator(".wb")
+    section.and_(page.locator("[data-state=done]")).wait_for()
+    page.evaluate(REDRAW)
+    block, bits = (section.get_by_label(name, exact=True).first for name in ("block", "bits"))
+    took = []
+    moves = [(block, "ArrowLeft"), (bits, "ArrowRight"), (block, "ArrowRight"), (bits, "ArrowLeft")]
+    for turn, (slider, key) in enumerate(moves * 5):
+        page.evaluate("window.took = null")
+        slider.press(key)
+        page.wait_for_function("took !== null")
+        took.append(page.evaluate("took"))
+        if turn % 2:  # from a settled state, and while all rows are still being counted
+            section.and_(page.locator("[data-state=done]")).wait_for()
+    return took
+
+
 def stops(notebook) -> list[float]:
     """Milliseconds of each stop; the kernel is busy with a cell all the while."""
     page = notebook.page
     page.evaluate(WATCH)
     section = page.locator(".wb")
-    notebook.run(3)
+    notebook.run(4)
     took = []
     for turn in range(STOPS):
         section.get_by_role("button", name="Generate").click()
@@ -80,14 +122,17 @@ def stops(notebook) -> list[float]:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), [SETUP, STREAM, BUSY]) as server,
+        served(Path(folder), [SETUP, STREAM, EXPLORE, BUSY]) as server,
         launched() as browser,
         opened(browser, server) as notebook,
     ):
+        wanted = sys.argv[1:] or ["redraw", "stream", "stop"]
         page = notebook.page
         notebook.run_and_wait(1)
         page.locator(".wb").wait_for()
-        if "stream" in sys.argv or len(sys.argv) == 1:
+        if "redraw" in wanted:
+            told("redraw, ms:", redraws(notebook))
+        if "stream" in wanted:
             notebook.run(2)
             shown = notebook.cell(2).get_by_text("end")
             shown.wait_for(timeout=1_000_000)
@@ -96,9 +141,16 @@ def main() -> None:
                 print(f"bare {bare}, widget {widget} tokens/s: {float(widget) / float(bare) - 1:+.1%}")
             loss = statistics.median(float(widget) / float(bare) - 1 for bare, widget in pairs)
             print(f"median {loss:+.1%} with {TOKENS} tokens, {len(pairs)} turns")
-        if "stop" in sys.argv or len(sys.argv) == 1:
-            took = stops(notebook)
-            print("stop, ms:", *(f"{each:.0f}" for each in took), f"; slowest {max(took):.0f}")
+        if "stop" in wanted:
+            told("stop, ms:", stops(notebook))
+
+
+def told(what: str, took: list[float]) -> None:
+    print(
+        what,
+        *(f"{each:.0f}" for each in took),
+        f"; median {statistics.median(took):.0f}, most {max(took):.0f}",
+    )
 
 
 if __name__ == "__main__":

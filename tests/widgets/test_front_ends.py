@@ -86,7 +86,6 @@ def test_jupyterlab(browser, server, tmp_path):
         section.get_by_role("button", name="Stop").click()
         state(section, "stopped")
         assert notebook.cell(BUSY).locator(".jp-InputPrompt").inner_text() == "[*]:"
-        text = section.locator(".wb-text").inner_text()
         section.locator("[data-at='3']").click()
 
         # An interrupt leaves device and kernel usable.
@@ -96,7 +95,8 @@ def test_jupyterlab(browser, server, tmp_path):
         printed = notebook.cell(PICKED).get_by_text(re.compile(r"picked \d+ stopped \d+"))
         printed.wait_for()
         shown = int(printed.inner_text().split()[-1])
-        assert 5 < shown < 400
+        assert 5 < shown == section.locator("[data-at]").count() < 400
+        text = section.locator(".wb-text").inner_text()
         explore_and_measure(notebook)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
@@ -111,7 +111,7 @@ def test_jupyterlab(browser, server, tmp_path):
         section.locator("[data-at='3'][aria-selected=true]").wait_for()
         assert section.locator(".wb-text").inner_text() == text
         widget(notebook, EXPLORER).and_(page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
-        assert widget(notebook, CARD).locator(".wb-dispatch").count() > 100
+        widget(notebook, CARD).locator(".wb-dispatch").nth(100).wait_for(state="attached")
         state(section, "stopped")
         section.get_by_label("new tokens").fill("3")
         section.get_by_role("button", name="Generate").click()

@@ -60,10 +60,11 @@ def test_stop_ends_it_and_it_starts_anew(opened, model):
         bridge.until(f"{TOKENS} > 2")
         page.get_by_role("button", name="Stop").click()
         bridge.until(f"{STATE} === 'stopped'", 5)
-        shown = page.evaluate(TOKENS)
+        kept = len(widget.run.continuations[0].tokens)
         widget.wait()
         bridge.pump()
-        assert page.evaluate(TOKENS) == shown < 400  # nothing comes after
+        assert page.evaluate(TOKENS) == len(widget.run.continuations[0].tokens) == kept < 400
+        assert widget.run.continuations[0].reason == "stopped"
         assert page.get_by_role("button", name="Generate").is_enabled()
         widget.max_new_tokens = 3
         bridge.pump()

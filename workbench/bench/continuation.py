@@ -134,12 +134,15 @@ class _Writer:
         self._ids, self._count, self._options = list(ids), count, options
         self._steps = self._with_logits() if logits or not options.greedy else self._in_runs()
 
-    def step(self) -> bool:
-        """One piece of work, which may give several tokens or none; False when there is nothing more to do."""
+    def step(self, stopped: Callable[[], bool]) -> bool:
+        """One piece of work, which may give several tokens or none; False when there is nothing more to do. What a
+        piece gives after a stop is not taken."""
         began = time.perf_counter()
         batch = next(self._steps, None)
         took = time.perf_counter() - began
         found = self.found
+        if stopped():
+            return True
         if batch is None:
             found.reason = found.reason or "length"
             return False
@@ -276,7 +279,7 @@ class Run:
                 for writer in list(working):
                     if stopped():
                         return
-                    if not writer.step():
+                    if not writer.step(stopped):
                         working.remove(writer)
                         writer.finish()
                     yield

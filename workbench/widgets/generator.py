@@ -156,6 +156,9 @@ class Generator(View):
                 self._send_new(run, sent)
                 last = now
         if stopped():
+            if self.run is run:  # what came between the last message and the stop
+                self._end("stopped")
+                self.hear_hello({}, [])
             return
         self._send_new(run, sent)
         self.state = "measuring"
