@@ -71,7 +71,7 @@ def test_a_sample_says_so_until_all_rows_are_counted(shown, large):
         page.get_by_label("bits").first.press("ArrowRight")
         bridge.until(drawn("int8/128 rtn all"))
         seen = page.evaluate("seen")
-        assert seen[0].startswith("256 of 2,048 rows") and "±" in seen[0]
+        assert seen[0].startswith("128 of 2,048 rows") and "±" in seen[0]
         assert seen[-1].startswith("all rows") and "±" not in seen[-1]
 
 

@@ -20,7 +20,7 @@ from workbench.quantizers.blocks import in_blocks, row_chunks
 from .weight_error import WeightError, weight_error
 
 #: Weights of a first look, and of a piece of the whole.
-SAMPLE, PIECE = 1 << 18, 1 << 19
+SAMPLE, PIECE = 1 << 17, 1 << 18
 
 
 @dataclass(frozen=True)
