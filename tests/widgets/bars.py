@@ -41,7 +41,7 @@ for turn in range({TURNS}):
     without = bare({TOKENS})
     g.start(); g.wait()
     rates.append((without, g.run.continuations[0].tokens_per_second))
-print("rates:", *(f"{{a:.2f}}/{{b:.2f}}" for a, b in rates), "end")"""
+print("rates:", *(f"{{a:.2f}}/{{b:.2f}}" for a, b in rates))"""
 
 EXPLORE = """
 w = numpy.random.default_rng(0).standard_t(5, (4096, 4096)).astype("f4") * 0.02
@@ -134,7 +134,7 @@ def main() -> None:
             told("redraw, ms:", redraws(notebook))
         if "stream" in wanted:
             notebook.run(2)
-            shown = notebook.cell(2).get_by_text("end")
+            shown = notebook.cell(2).locator(".jp-OutputArea-output", has_text="rates:")
             shown.wait_for(timeout=1_000_000)
             pairs = re.findall(r"([\d.]+)/([\d.]+)", shown.inner_text())
             for bare, widget in pairs:

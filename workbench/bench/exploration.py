@@ -98,6 +98,25 @@ class Exploration:
             self._block(int(at)) for at in first[np.argsort(db[first], kind="stable")] if np.isfinite(db[at])
         ]
 
+    def worst_of_cell(self, i: int, j: int, height: int, width: int) -> tuple[int, int]:
+        """(row, first column) of the worst block in cell (i, j) of `error_map(height, width)`."""
+        rows, blocks = (
+            edges(size, most) for size, most in zip(self.signal.shape, (height, width), strict=True)
+        )
+        part = self.block_sqnr_db[rows[i] : rows[i + 1], blocks[j] : blocks[j + 1]]
+        at = np.unravel_index(int(np.where(np.isnan(part), np.inf, part).argmin()), part.shape)
+        block = blocks[j] + int(at[1])
+        return int(self.rows[rows[i] + at[0]]), block * self.format.block(self.shape[1])
+
+    def levels(self, weights: np.ndarray, row: int, column: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The block with the weight at (row, column): its index, its weights, and every value that its format has
+        for them. weights: the whole matrix that was explored."""
+        block = column // self.format.block(self.shape[1])
+        if self.format.granularity == "tensor":
+            low, high = self.format.q_range
+            return block, weights[row], self.scales[0, 0] * (np.arange(low, high + 1) - self.zeros[0, 0])
+        return block, *weight_error(weights[row : row + 1], self.format, self.quantizer).block(0, block)
+
     def _block(self, at: int) -> Block:
         place = np.unravel_index(at, self.signal.shape)
         size = self.format.block(self.shape[1])
@@ -161,13 +180,32 @@ def decibels(signal: Any, noise: Any) -> Any:
         return 10 * np.log10(np.asarray(signal) / np.asarray(noise))
 
 
+def edges(size: int, most: int) -> list[int]:
+    """Where the cells of a pooled axis begin, and its end; at most so many cells, as even as can be."""
+    cells = min(size, most)
+    return [*(np.arange(cells) * size // cells).tolist(), size]
+
+
 def pooled(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sums of neighbouring rows and columns, at most height x width of them, as even as can be."""
+    """Sums of neighbouring rows and columns, at most height x width of them."""
     for axis, most in ((0, height), (1, width)):
-        size = plane.shape[axis]
-        if size > most:
-            plane = np.add.reduceat(plane, np.arange(most) * size // most, axis=axis)
+        if plane.shape[axis] > most:
+            plane = np.add.reduceat(plane, edges(plane.shape[axis], most)[:-1], axis=axis)
     return plane
+
+
+def histogram(values: np.ndarray, bins: int, whole: bool = False) -> tuple[list[float], np.ndarray]:
+    """([least, greatest], share of the values in each bin, f32). whole: the values are integers, each with a bin of
+    its own."""
+    if values.size == 0:
+        return [0.0, 1.0], np.zeros(bins, np.float32)
+    low, high = float(values.min()), float(values.max())
+    if whole:
+        low, high, bins = low - 0.5, high + 0.5, int(high - low) + 1
+    elif low == high:
+        low, high = low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9
+    counts = np.histogram(values, bins, (low, high))[0] / values.size
+    return [low, high], counts.astype(np.float32)
 
 
 def sample_rows(weights: np.ndarray, format: WeightFormat, count: int = SAMPLE) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.bench.exploration import Exploration, explore, first_look
+from workbench.bench.exploration import Exploration, explore, first_look, histogram
 from workbench.bench.matrices import Matrices
 from workbench.bench.weight_error import weight_error
 from workbench.errors import WorkbenchError
@@ -170,7 +170,7 @@ class QuantizationExplorer(View):
     def hear_place(self, content: dict, buffers: list) -> None:
         """A block was picked: by row and column, or as a cell of a side's error map, whose worst block it is then."""
         if "cell" in content:
-            self.place = self._worst_of_cell(content["side"], *content["cell"])
+            self.place = list(self._found[content["side"]].worst_of_cell(*content["cell"], *MAP))
         else:
             row, column = int(content["row"]), int(content["column"])
             rows, columns = self.matrices.places[self.tensor].shape
@@ -267,29 +267,9 @@ class QuantizationExplorer(View):
 
     def _block(self, side: str) -> dict[str, Any]:
         row, column = self.place
-        found, weights = self._found[side], self.matrices.weights(self.tensor)
-        size = found.format.block(found.shape[1])
-        block = column // size
-        if found.format.granularity == "tensor":
-            scale, zero = found.scales[0, 0], found.zeros[0, 0]
-            low, high = found.format.q_range
-            levels = scale * (np.arange(low, high + 1, dtype=np.float32) - zero)
-            values = weights[row]
-        else:
-            values, levels = weight_error(weights[row : row + 1], found.format, found.quantizer).block(
-                0, block
-            )
-        return {"row": row, "block": block, "size": size, "weights": values, "levels": levels}
-
-    def _worst_of_cell(self, side: str, i: int, j: int) -> list[int]:
         found = self._found[side]
-        (rows, blocks), (height, width) = found.signal.shape, MAP
-        edges = [_edges(rows, height), _edges(blocks, width)]
-        part = tuple(slice(each[at], each[at + 1]) for each, at in zip(edges, (i, j), strict=True))
-        db = np.where(np.isnan(found.block_sqnr_db[part]), np.inf, found.block_sqnr_db[part])
-        r, b = np.unravel_index(int(db.argmin()), db.shape)
-        row, block = found.rows[part[0].start + r], part[1].start + b
-        return [int(row), int(block) * found.format.block(found.shape[1])]
+        block, weights, levels = found.levels(self.matrices.weights(self.tensor), row, column)
+        return {"row": row, "block": block, "weights": weights, "levels": levels}
 
     # ---- what the page is told -------------------------------------------------------------------------------
 
@@ -298,7 +278,7 @@ class QuantizationExplorer(View):
         errors = np.ascontiguousarray(found.error_map(*MAP), np.float32)
         finite = found.block_sqnr_db[np.isfinite(found.block_sqnr_db)]
         spreads = {"sqnr": finite, "scale": found.scales, "zero": found.zeros}
-        counted = {name: _histogram(values, whole=name == "zero") for name, values in spreads.items()}
+        counted = {name: histogram(values, BINS, whole=name == "zero") for name, values in spreads.items()}
         content = {
             "side": side,
             "facts": found.facts(),
@@ -323,7 +303,7 @@ class QuantizationExplorer(View):
                 )
                 counts = np.histogram(block["weights"], BINS, (-reach, reach))[0].astype(np.float32)
                 levels = np.ascontiguousarray(block["levels"], np.float32)
-                place = {"row": block["row"], "block": block["block"], "size": block["size"]}
+                place = {"row": block["row"], "block": block["block"]}
                 count = len(block["weights"])
                 self.tell("block", {"side": side, "reach": reach, "count": count, **place}, [counts, levels])
 
@@ -343,23 +323,3 @@ class QuantizationExplorer(View):
             head = ["row", "block", "SQNR, dB", "scale", "zero-point", "largest / RMS"]
             parts.append(table(head, rows, f"worst blocks, {each.format}, {each.quantizer}"))
         return "".join(parts)
-
-
-def _edges(size: int, most: int) -> list[int]:
-    """Where the cells of a pooled axis begin, and its end."""
-    cells = min(size, most)
-    return [*(np.arange(cells) * size // cells).tolist(), size]
-
-
-def _histogram(values: np.ndarray, whole: bool) -> tuple[list[float], np.ndarray]:
-    """([least, greatest], shares per bin as f32). whole: the values are integers, each with a bin of its own."""
-    if values.size == 0:
-        return [0.0, 1.0], np.zeros(BINS, np.float32)
-    low, high = float(values.min()), float(values.max())
-    bins = BINS
-    if whole:
-        low, high, bins = low - 0.5, high + 0.5, int(high - low) + 1
-    elif low == high:
-        low, high = low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9
-    counts = np.histogram(values, bins, (low, high))[0] / values.size
-    return [low, high], counts.astype(np.float32)

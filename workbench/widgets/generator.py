@@ -9,7 +9,8 @@ from typing import Any
 
 import traitlets
 
-from workbench.bench.continuation import Continuation, Run, Token, check_models, facts
+from workbench.bench.continuation import Run, check_models
+from workbench.bench.tokens import Continuation, Token, facts
 from workbench.errors import WorkbenchError
 from workbench.runtime.sampling import SamplingOptions
 
