@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 
 import pytest
 
@@ -139,6 +142,26 @@ def test_hostile_tokens_stay_text(opened, hostile):
         page.set_content(widget.to_html())
         assert page.locator("img, script, svg, [onload], [onerror]").count() == 0
         assert page.evaluate("window.broken") is None
+
+
+def test_an_interrupt_of_the_waiting_cell_stops_the_run(model):
+    widget = Generator(model, max_new_tokens=400)
+    widget.start()
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        widget.wait()
+    assert widget.state == "stopped"
+    widget.max_new_tokens = 2
+    widget.start()
+    assert len(widget.wait().continuations[0].tokens) == 2
+
+
+def test_a_closed_widget_works_no_more(model):
+    widget = Generator(model, max_new_tokens=400)
+    widget.start()
+    widget.close()
+    assert widget.wait(20).continuations[0].reason in ("stopped", None)
 
 
 def test_errors_show_in_place(opened, model):

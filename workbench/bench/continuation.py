@@ -23,8 +23,8 @@ from workbench.runtime.textstream import Detokenizer
 from .speed import computes_on_cpu
 from .tokens import Continuation, Names, Token, facts, spelled, strength
 
-#: About how long a greedy run lasts: a stop takes effect between two runs.
-RUN_S, LONGEST_RUN = 0.1, 16
+#: About how long a greedy run lasts: what a run gives after a stop is computed for nothing.
+RUN_S, LONGEST_RUN = 0.25, 16
 #: Tokens between two looks at whether to stop while a prompt is read.
 CPU_PIECE, GPU_PIECE = 64, 1024
 

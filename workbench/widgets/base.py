@@ -5,7 +5,7 @@ there again after a page was reloaded, answers messages of the page in methods `
 `static_html()`. Large or frequent data goes out with `tell`, as messages, and never into traits: those are saved with
 the notebook. A view that opens sends the message `hello`; `hear_hello` tells it again what it missed.
 
-Messages of the page arrive on any thread: long work belongs into `workbench.widgets.background`.
+Messages of the page arrive on any thread: long work belongs into a `background.Task`, kept as `_task`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import anywidget
 import traitlets
 
 from . import modules
+from .background import Task
 
 
 class View(anywidget.AnyWidget):
@@ -24,6 +25,7 @@ class View(anywidget.AnyWidget):
 
     module: ClassVar[str] = ""
     error = traitlets.Unicode("").tag(sync=True)
+    _task: Task | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "module" in cls.__dict__:  # and not the classes that anywidget derives to add traits
@@ -34,6 +36,12 @@ class View(anywidget.AnyWidget):
         super().__init__(**traits)
         answer_on_any_subshell(self.comm)
         self.on_msg(self._received)
+
+    def close(self) -> None:
+        """Take the widget from every page, and stop its work."""
+        if self._task is not None:
+            self._task.stop()
+        super().close()
 
     def tell(self, kind: str, content: dict[str, Any] | None = None, buffers: list | None = None) -> None:
         """Send a message to the views that are open; from any thread. buffers: contiguous arrays or bytes."""

@@ -68,7 +68,6 @@ class QuantizationExplorer(View):
         self._found: dict[str, Exploration] = {}
         self._map: dict[str, float] = {}
         self._mapped: dict[str, Any] | None = None
-        self._task: Task | None = None
         places = self.matrices.places.values()
         super().__init__(
             tensor=tensor or next(iter(self.matrices.places)),

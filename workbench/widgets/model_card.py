@@ -53,7 +53,6 @@ class ModelCard(View):
             self._options, self._path = {}, model
         self.info: ModelInfo = describe(self._path, **self._options)
         self.profile: StepProfile | None = None
-        self._task: Task | None = None
         traits.setdefault("position", min(POSITION, self.info.config.context_length - 1))
         super().__init__(**traits)
 

@@ -126,8 +126,9 @@ export function grouped(n) {
   return Math.round(n).toLocaleString("en-US");
 }
 
-/** About `wanted` round numbers between low and high. */
+/** About `wanted` round numbers between low and high; none if none are wanted. */
 export function ticks(low, high, wanted) {
+  if (!wanted) return [];
   if (!(high > low)) return [low];
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -155,7 +156,7 @@ export function axes({ width, height, x, y, xlabel, ylabel, label, yticks = 3, x
   const names = s("g", { class: "wb-ticks" });
   for (const v of ticks(...y, yticks)) {
     grid.append(s("line", { x1: left, x2: width - right, y1: py(v), y2: py(v) }));
-    if (yticks) names.append(s("text", { x: left - 4, y: py(v) + 3, "text-anchor": "end" }, short(v)));
+    names.append(s("text", { x: left - 4, y: py(v) + 3, "text-anchor": "end" }, short(v)));
   }
   for (const v of ticks(...x, xticks)) {
     names.append(s("text", { x: px(v), y: height - bottom + 12, "text-anchor": "middle" }, short(v)));
