@@ -66,12 +66,17 @@ def _wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
 
 
 class LabNotebook:
-    """An open notebook in a playwright page. Cells are counted from 0."""
+    """An open notebook in a playwright page. Cells are counted from 0.
 
-    def __init__(self, page, address: str, token: str, name: str, timeout_s: float = 45):
+    app: "lab/tree" for JupyterLab, "notebooks" for Notebook 7, which the same server has.
+    """
+
+    def __init__(
+        self, page, address: str, token: str, name: str, timeout_s: float = 45, app: str = "lab/tree"
+    ):
         self.page = page
         page.set_default_timeout(1000 * timeout_s)
-        page.goto(f"{address}/lab/tree/{name}?reset&token={token}")
+        page.goto(f"{address}/{app}/{name}?reset&token={token}")
         page.locator(".jp-Notebook").wait_for()
         self.cell(0).wait_for()
         # What is run before the kernel is there brings up a question, which covers the page and says so here.
@@ -108,7 +113,6 @@ class LabNotebook:
         """Run a cell until it shows `answer`: what is run before the kernel is there is forgotten."""
         from playwright.sync_api import TimeoutError
 
-        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
         for _ in range(20):
             self.run(index)
             with contextlib.suppress(TimeoutError):

@@ -10,8 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
 
-EXTRAS = ("lab", "test", "dev")
-CONDA_EXTRAS = (*EXTRAS, "lm-eval")
+EXTRAS = ("lab", "test", "dev", "lm-eval")
 
 
 def by_name(requirements) -> dict[str, str]:
@@ -33,7 +32,7 @@ def test_every_dependency_and_range_agrees():
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     assert pip[-1] == "-e .", "the project itself comes last, when its dependencies are there"
     wanted = project["dependencies"] + [
-        line for extra in CONDA_EXTRAS for line in project["optional-dependencies"][extra]
+        line for extra in EXTRAS for line in project["optional-dependencies"][extra]
     ]
     assert by_name(pip[:-1]) == by_name(wanted)
 

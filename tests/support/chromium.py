@@ -94,10 +94,10 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def browser_page(url: str) -> Iterator:
-    """A playwright page (sync API) of a fresh headless Chromium at `url`; skips where there is no Chromium.
+def launched() -> Iterator:
+    """A fresh headless Chromium (playwright, sync API), for many pages; skips where there is none.
 
-    An uncaught error in the page is raised when the block ends.
+    Only one at a time: playwright cannot be started twice in a thread.
     """
     executable = require_chromium()
     from playwright.sync_api import sync_playwright
@@ -105,15 +105,35 @@ def browser_page(url: str) -> Iterator:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
         try:
-            page = browser.new_page()
-            errors: list[str] = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(url)
-            yield page
-            if errors:
-                raise RuntimeError("uncaught errors in the page:\n" + "\n".join(errors))
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def page_of(browser, url: str, pardoned: tuple[str, ...] = ()) -> Iterator:
+    """A page of a browser at `url`. An uncaught error in the page is raised when the block ends.
+
+    pardoned: parts of the messages of errors that belong to the page around what is tested.
+    """
+    page = browser.new_page()
+    try:
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        yield page
+        found = [error for error in errors if not any(part in error for part in pardoned)]
+        if found:
+            raise RuntimeError("uncaught errors in the page:\n" + "\n".join(found))
+    finally:
+        page.close()
+
+
+@contextlib.contextmanager
+def browser_page(url: str) -> Iterator:
+    """A page at `url` of a Chromium of its own; see `launched` and `page_of`."""
+    with launched() as browser, page_of(browser, url) as page:
+        yield page
 
 
 if __name__ == "__main__":

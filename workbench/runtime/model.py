@@ -74,6 +74,11 @@ class Model:
     def tokenizer(self):
         return load_tokenizer(self.source.tokenizer_path)
 
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end a text; generation stops at them."""
+        return end_of_text_ids(self.source.tokenizer_path, self.source.config, self.tokenizer)
+
     def plan(self, head: str = "all"):
         """The semantic plan; prints as one line a call."""
         return self.executor.plan(head)
@@ -155,8 +160,7 @@ class Model:
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed)
         ids = self.encode_prompt(prompt, chat)
         tokens = self.generate_ids(ids, max_new_tokens, options)
-        eos = end_of_text_ids(self.source.tokenizer_path, self.source.config, self.tokenizer)
-        return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=eos, prompt_ids=ids)
+        return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
         """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked of a tokenizer without a template."""

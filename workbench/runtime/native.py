@@ -53,6 +53,10 @@ class Recorder:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def apart(self) -> list[Recorder]:
+        """A recorder for each dispatch, in order."""
+        return [Recorder([call]) for call in self._keep]
+
     def encode(self, compute_pass: wgpu.GPUComputePassEncoder) -> None:
         """Append the dispatches to an open pass. Errors surface when the pass ends."""
         handle = compute_pass._internal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -88,6 +88,17 @@ class Session:
         for results in run_chunks(self._executor, "last", array, self._cache):
             self._logits = results["logits"][0]
         return self._logits
+
+    def feed_all(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
+        """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
+
+        What is not taken from the iterator is not fed. Raises as `feed` does, at the first step.
+        """
+        array = check_ids(ids, self._vocab_size)
+        self._require(len(array))
+        self._logits = None
+        for results in run_chunks(self._executor, "all", array, self._cache):
+            yield results["logits"]
 
     def greedy(self, count: int) -> list[int]:
         """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""

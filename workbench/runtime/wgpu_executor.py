@@ -165,6 +165,11 @@ class WgpuExecutor:
             cache.recorders[key] = (self._generation, recorder)
         return recorder
 
+    def device_plan(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> DevicePlan:
+        """The plan behind `recorder` of the same arguments: its steps are the recorder's dispatches."""
+        self.recorder(head, size, cache, keep)
+        return self._ready[head, size, cache.capacity, keep].plan
+
     def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
         sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
         plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep, self.tuned)

@@ -1,0 +1,98 @@
+"""Models for the widgets' tests: the embedded one, and one whose every token tries to break out of the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.models import Shape, write_random
+from tests.support.chromium import launched
+from tests.widgets.bridge import bridged
+from workbench.assets import demo_model_path
+from workbench.commands.embedded import convert_embedded
+from workbench.runtime.device import adapter_missing
+from workbench.runtime.model import Model, load
+
+#: Markup, direction and control characters, ANSI escapes, halves of tags, things that look escaped already.
+HOSTILE = (
+    "<img src=x onerror=\"window.broken='img'\">",
+    "</script><script>window.broken='script'</script>",
+    "\u202egnirts desrever",
+    "\u2066\u200b\ufeff",
+    "\x1b[31m\x00\x07",
+    "<b>bold",
+    "&lt;i&gt;",
+    "'\"><svg onload=\"window.broken='svg'\">",
+    "\N{SNOWMAN}\N{COMBINING ACUTE ACCENT}",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small models run faster on one thread, and the same on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package")
+def browser():
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """`shown(widget)` opens it in a page: a context that gives a `Bridge`."""
+
+    def show(widget, width: int = 960):
+        return bridged(browser, widget, tmp_path, width)
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def int4(tmp_path_factory) -> Path:
+    """The embedded model in INT4."""
+    return convert_embedded(tmp_path_factory.mktemp("embedded"), ["int4"])["int4"]
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """The embedded model on the device, or on the references where there is none."""
+    return load(demo_model_path())
+
+
+@pytest.fixture(scope="session")
+def quantized(int4) -> Model:
+    return load(int4)
+
+
+@pytest.fixture
+def adapter() -> None:
+    if missing := adapter_missing():
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory) -> Model:
+    """A random model over the tokens of `HOSTILE`, on the references."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "go", *HOSTILE]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    folder = tmp_path_factory.mktemp("hostile") / "<b onclick=alert(1)>"
+    write_random(folder, Shape("hostile", 32, 44, 4, 2, 8, vocab=len(words)))
+    for name in ("config.json", "generation_config.json"):  # nothing ends a text
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(values | {"eos_token_id": None}))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return load(folder, backend="torch", max_tokens=64)

@@ -1,0 +1,148 @@
+"""The widgets in JupyterLab and in Notebook 7, with a real kernel and the real engine.
+
+One server for all. In JupyterLab every widget's main path, a Stop while a cell keeps the kernel busy, an interrupt,
+a page that is loaded again, and the export; in Notebook 7 the widgets' main paths alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import pytest
+
+from tests.support.chromium import page_of
+from tests.widgets.front_end import NAME, opened, served
+from workbench.runtime.device import adapter_missing
+
+pytestmark = [pytest.mark.browser, pytest.mark.notebook]
+
+CELLS = [
+    """
+from workbench.assets import demo_model_path
+from workbench.widgets import Generator, ModelCard, QuantizationExplorer
+g = Generator(demo_model_path(), max_new_tokens=400)
+g""",
+    """
+import time
+print("busy")
+while True:
+    sum(range(1000))""",
+    "print('picked', g.selected.id, g.state, len(g.run.continuations[0].tokens))",
+    "e = QuantizationExplorer(demo_model_path(), 'model.layers.3.mlp.down_proj.weight'); e",
+    "c = ModelCard(demo_model_path()); c",
+    """
+import json
+from ipywidgets import Widget
+print("state", len(json.dumps(Widget.get_manager_state())))""",
+]
+GENERATOR, BUSY, PICKED, EXPLORER, CARD, STATE = range(1, 7)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    pytest.importorskip("jupyterlab")
+    if missing := adapter_missing():
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("served")
+    with served(folder, CELLS) as found:
+        yield found, folder / "notebooks" / NAME
+
+
+def widget(notebook, index: int):
+    return notebook.cell(index).locator(".wb")
+
+
+def state(section, wanted: str):
+    """Wait for a widget's state."""
+    section.and_(section.page.locator(f"[data-state='{wanted}']")).wait_for()
+
+
+def explore_and_measure(notebook) -> None:
+    """Explorer and card: open, change, measure."""
+    for index in (EXPLORER, CARD):
+        notebook.run_and_wait(index)
+    section = widget(notebook, EXPLORER)
+    section.get_by_label("block", exact=True).first.press("ArrowLeft")
+    section.and_(notebook.page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
+    section = widget(notebook, CARD)
+    section.get_by_role("button", name="Measure").click()
+    state(section, "done")
+    assert section.locator(".wb-dispatch").count() > 100
+
+
+def test_jupyterlab(browser, server, tmp_path):
+    found, file = server
+    with opened(browser, found) as notebook:
+        page = notebook.page
+        notebook.run_and_wait(GENERATOR)
+        section = widget(notebook, GENERATOR)
+
+        # The first click on Stop, while a cell keeps the kernel busy; the text streams all the same.
+        notebook.run(BUSY)
+        notebook.cell(BUSY).get_by_text("busy", exact=True).wait_for()
+        section.get_by_role("button", name="Generate").click()
+        section.locator("[data-at='5']").wait_for()
+        section.get_by_role("button", name="Stop").click()
+        state(section, "stopped")
+        assert notebook.cell(BUSY).locator(".jp-InputPrompt").inner_text() == "[*]:"
+        section.locator("[data-at='3']").click()
+
+        # An interrupt leaves device and kernel usable.
+        page.get_by_role("button", name="Interrupt the kernel").click()
+        notebook.cell(BUSY).get_by_text("KeyboardInterrupt", exact=False).first.wait_for()
+        notebook.run(PICKED)
+        printed = notebook.cell(PICKED).get_by_text(re.compile(r"picked \d+ stopped \d+"))
+        printed.wait_for()
+        shown = int(printed.inner_text().split()[-1])
+        assert 5 < shown == section.locator("[data-at]").count() < 400
+        text = section.locator(".wb-text").inner_text()
+        explore_and_measure(notebook)
+        notebook.run_and_wait(STATE)
+        size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
+        assert size < 300_000
+
+        # The page is loaded again: the kernel still has everything.
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+s")
+        page.locator(".jp-mod-dirty").wait_for(state="detached")
+        page.reload()
+        section = widget(notebook, GENERATOR)
+        section.locator("[data-at='3'][aria-selected=true]").wait_for()
+        assert section.locator(".wb-text").inner_text() == text
+        widget(notebook, EXPLORER).and_(page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
+        widget(notebook, CARD).locator(".wb-dispatch").nth(100).wait_for(state="attached")
+        state(section, "stopped")
+        section.get_by_label("new tokens").fill("3")
+        section.get_by_role("button", name="Generate").click()
+        state(section, "done")
+        assert section.locator("[data-at]").count() == 3
+    exported(browser, file, text, tmp_path)
+
+
+def exported(browser, file, text: str, tmp_path) -> None:
+    """The saved notebook is small and reads offline, without a kernel and without scripts from elsewhere."""
+    nbconvert = pytest.importorskip("nbconvert")
+    assert file.stat().st_size < 300_000
+    notebook = nbformat.read(file, as_version=4)
+    body, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    (tmp_path / "page.html").write_text(body, encoding="utf-8")
+    with page_of(browser, "about:blank") as page:
+        page.route(re.compile("^https?:"), lambda route: route.abort())
+        page.goto((tmp_path / "page.html").as_uri())
+        seen = page.locator("body").inner_text()
+    assert "int4/128" in seen and "worst blocks" in seen  # as displayed, before the slider was moved
+    assert "key/value" in seen or "weights read a token" in seen
+
+
+def test_notebook_7(browser, server):
+    pytest.importorskip("notebook", minversion="7")
+    found, _ = server
+    with opened(browser, found, app="notebooks") as notebook:
+        notebook.run_and_wait(GENERATOR)
+        section = widget(notebook, GENERATOR)
+        section.get_by_label("new tokens").fill("5")
+        section.get_by_role("button", name="Generate").click()
+        state(section, "done")
+        assert section.locator("[data-at]").count() == 5
+        explore_and_measure(notebook)

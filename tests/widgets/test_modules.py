@@ -1,0 +1,61 @@
+"""What is shipped to the page: complete, small, without foreign addresses, and without a way to write HTML."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from workbench.widgets import __all__ as names
+from workbench.widgets import modules
+
+MODULES = ("explorer", "generator", "model_card")
+LARGEST = 150_000
+
+
+def test_every_widget_has_a_module():
+    import workbench.widgets
+
+    assert {getattr(workbench.widgets, name).module for name in names} == set(MODULES)
+    with pytest.raises(AttributeError, match="Generator"):
+        _ = workbench.widgets.Nothing
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_complete(name):
+    script = modules.script(name)
+    assert not re.search(r"^\s*import\b|\bimport\(", script, re.MULTILINE)
+    assert re.findall(r"^export .*", script, re.MULTILINE) == ["export default { render };"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_loads_nothing_and_writes_no_html(name):
+    text = modules.script(name) + modules.style(name)
+    assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|@import|url\(", text
+    )
+
+
+def test_modules_are_small():
+    own = [modules.script(name) + modules.style(name) for name in MODULES]
+    assert sum(len(text.encode()) for text in own) < LARGEST
+
+
+def test_other_imports_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "shared.js").write_text("export const a = 1;\n")
+    (tmp_path / "good.js").write_text('import { a } from "./shared.js";\nexport default { render: a };\n')
+    (tmp_path / "bad.js").write_text('import { a } from "./shared.js";\nimport x from "https://cdn";\n')
+    monkeypatch.setattr(modules, "files", lambda _: tmp_path)
+    monkeypatch.setattr(modules, "script", modules.script.__wrapped__)
+    assert modules.script("good") == "const a = 1;\n\nexport default { render: a };\n"
+    with pytest.raises(ValueError, match=r"bad\.js must import"):
+        modules.script("bad")
+
+
+def test_files_are_all_used():
+    found = {
+        path.name for path in files("workbench.widgets").iterdir() if path.name.endswith((".js", ".css"))
+    }
+    assert found == {f"{name}.{kind}" for name in (*MODULES, "shared") for kind in ("js", "css")}

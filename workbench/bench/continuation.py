@@ -1,0 +1,311 @@
+"""A prompt continued by one model, or by two side by side: the tokens, what else they could have been, and the speed.
+
+A `Run` is computed step by step, so that whoever shows it can show it growing and can stop it between two steps.
+`continue_prompt` computes one to its end.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eval.statistics import divergence
+from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.models.tokenizer import tokenizer_hash
+from workbench.runtime.sampling import Sampler, SamplingOptions, softmax
+from workbench.runtime.textstream import Detokenizer
+
+from .speed import computes_on_cpu
+from .tokens import Continuation, Names, Token, facts, spelled, strength
+
+#: About how long a greedy run lasts: what a run gives after a stop is computed for nothing.
+RUN_S, LONGEST_RUN = 0.25, 16
+#: Tokens between two looks at whether to stop while a prompt is read.
+CPU_PIECE, GPU_PIECE = 64, 1024
+
+
+class _Writer:
+    """One model at work on one continuation."""
+
+    def __init__(
+        self, label: str, model: Any, ids: Sequence[int], count: int, options: SamplingOptions, logits: bool
+    ):
+        self.model, self.names = model, Names(model.tokenizer)
+        self.found = Continuation(label, model.device_name)
+        self._detokenizer = Detokenizer(model.tokenizer, ids)
+        self._ids, self._count, self._options = list(ids), count, options
+        self._steps = self._with_logits() if logits or not options.greedy else self._in_runs()
+
+    def step(self, stopped: Callable[[], bool]) -> bool:
+        """One piece of work, which may give several tokens or none; False when there is nothing more to do. What a
+        piece gives after a stop is not taken."""
+        began = time.perf_counter()
+        batch = next(self._steps, None)
+        took = time.perf_counter() - began
+        found = self.found
+        if stopped():
+            return True
+        if batch is None:
+            found.reason = found.reason or "length"
+            return False
+        if found.tokens or not batch:
+            found.rest_s += took
+        for token, logits in batch:
+            if not found.tokens:
+                found.first_s, found.rest_s = found.rest_s + took, 0.0
+            found.tokens.append(self._described(token, logits))
+            if token in self.model.eos_ids:
+                found.reason = "end of text"
+                return False
+        return True
+
+    def finish(self, reason: str | None = None) -> None:
+        """Give the cache back."""
+        self._steps.close()
+        self.found.reason = self.found.reason or reason
+        rest = self._detokenizer.finish()
+        if rest and self.found.tokens:
+            last = self.found.tokens[-1]
+            self.found.tokens[-1] = replace(last, text=last.text + rest)
+
+    def _described(self, token: int, logits: np.ndarray | None) -> Token:
+        text = self._detokenizer.push(token)
+        if logits is None:
+            return Token(token, text, self.names(token))
+        return Token(token, text, self.names(token), float(softmax(logits)[token]), self.names.likely(logits))
+
+    def _fed(self, session: Any) -> Iterator[np.ndarray | None]:
+        """Feed the prompt; None between two pieces, then the logits [vocab] after it."""
+        piece = CPU_PIECE if computes_on_cpu(self.model) else GPU_PIECE
+        for start in range(0, len(self._ids), piece):
+            logits = session.feed(self._ids[start : start + piece])
+            yield logits if start + piece >= len(self._ids) else None
+
+    def _room(self, session: Any) -> int:
+        room = session.capacity - session.position + 1
+        if room < self._count:
+            self._count = room
+            self.found.reason = "cache full"
+        return self._count
+
+    def _with_logits(self) -> Iterator[list[tuple[int, np.ndarray]]]:
+        session, sampler = self.model.session(), Sampler(self._options)
+        try:
+            for logits in self._fed(session):
+                if logits is None:
+                    yield []
+            count, produced = self._room(session), 1
+            token = sampler(logits)
+            yield [(token, logits)]
+            while produced < count:
+                logits = session.feed([token])
+                token, produced = sampler(logits), produced + 1
+                yield [(token, logits)]
+        finally:
+            session.close()
+
+    def _in_runs(self) -> Iterator[list[tuple[int, None]]]:
+        """Greedy tokens as fast as the executor gives them; their logits never leave the device."""
+        session = self.model.session()
+        try:
+            for logits in self._fed(session):
+                if logits is None:
+                    yield []
+            count, token = self._room(session), int(logits.argmax())
+            yield [(token, None)]
+            produced, run = 1, 1
+            while produced < count:
+                began = time.perf_counter()
+                tokens = session.greedy_after(token, min(run, count - produced))
+                rate = len(tokens) / (time.perf_counter() - began)
+                token, produced = tokens[-1], produced + len(tokens)
+                run = max(1, min(2 * run, LONGEST_RUN, int(RUN_S * rate)))
+                yield [(each, None) for each in tokens]
+        finally:
+            session.close()
+
+
+class Run:
+    """One prompt through one model or two. Made ready by `__init__`, computed by `write` and then `measure`.
+
+    models: label -> Model; two must share their tokenizer. `continuations` grow meanwhile. Two models take turns,
+    each with a random stream of its own from the same seed. Raises `WorkbenchError` for models that cannot be
+    compared, and `PromptTooLongError`.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Any],
+        prompt: str,
+        *,
+        max_new_tokens: int = 200,
+        sampling: SamplingOptions | None = None,
+        chat: bool = False,
+    ):
+        self.models, self.prompt, self.sampling = dict(models), prompt, sampling or SamplingOptions()
+        if max_new_tokens < 1:
+            raise WorkbenchError(f"max_new_tokens is at least 1, not {max_new_tokens}")
+        first, *others = check_models(self.models)
+        self.prompt_ids = first.encode_prompt(prompt, chat)
+        if not self.prompt_ids:
+            raise WorkbenchError("the prompt has no tokens; write at least one character")
+        room = min(model.max_tokens for model in self.models.values())
+        if len(self.prompt_ids) > room:
+            raise PromptTooLongError(
+                f"the prompt's {len(self.prompt_ids)} tokens do not fit into a cache of {room}; load the model with a "
+                "larger max_tokens"
+            )
+        both = bool(others)
+        self._writers = [
+            _Writer(label, model, self.prompt_ids, max_new_tokens, self.sampling, logits=both)
+            for label, model in self.models.items()
+        ]
+
+    @property
+    def continuations(self) -> tuple[Continuation, ...]:
+        return tuple(writer.found for writer in self._writers)
+
+    @property
+    def parted(self) -> int | None:
+        """The first token at which two texts differ; None if they agree as far as they both go."""
+        if len(self._writers) == 1:
+            return None
+        first, second = (found.tokens for found in self.continuations)
+        return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a.id != b.id), None)
+
+    def write(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Generate; yields after every step of a model. Ends early once `stopped()` is true."""
+        working = list(self._writers)
+        try:
+            while working:
+                for writer in list(working):
+                    if stopped():
+                        return
+                    if not writer.step(stopped):
+                        working.remove(writer)
+                        writer.finish()
+                    yield
+        finally:
+            for writer in working:
+                writer.finish("stopped")
+
+    def measure(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Read what was written once more, many tokens a step, for the probabilities that are still missing and,
+        with two models, KL and flips; yields after every step."""
+        for writer in self._writers:
+            tokens = writer.found.tokens
+            if not tokens or (len(self._writers) == 1 and tokens[-1].probability is not None):
+                continue
+            ids = [token.id for token in tokens]
+            own = self._writers.index(writer)
+            for start, rows in self._logits(ids, stopped):
+                self._note(writer, tokens, start, rows, own)
+                yield
+
+    def _logits(self, ids: list[int], stopped) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """(first token, logits [n, vocab] of each model that predict the tokens from there), in pieces."""
+        inputs = [self.prompt_ids[-1], *ids[:-1]]
+        sessions = [writer.model.session() for writer in self._writers]
+        try:
+            for start in range(0, len(self.prompt_ids) - 1, CPU_PIECE):
+                for session in sessions:
+                    if stopped():
+                        return
+                    session.feed(self.prompt_ids[start : min(start + CPU_PIECE, len(self.prompt_ids) - 1)])
+            for start in range(0, len(inputs), CPU_PIECE):
+                rows = []
+                for session in sessions:
+                    if stopped():
+                        return
+                    rows.append(np.concatenate(list(session.feed_all(inputs[start : start + CPU_PIECE]))))
+                yield start, rows
+        finally:
+            for session in sessions:
+                session.close()
+
+    def _note(
+        self, writer: _Writer, tokens: list[Token], start: int, rows: list[np.ndarray], own: int
+    ) -> None:
+        targets = np.array([token.id for token in tokens[start : start + len(rows[0])]])
+        found = divergence(rows[1], rows[0], targets) if len(rows) == 2 else None
+        for at, target in enumerate(targets):
+            logits = rows[own][at]
+            token = replace(
+                tokens[start + at],
+                probability=float(softmax(logits)[target]),
+                alternatives=writer.names.likely(logits),
+            )
+            if found is not None:
+                token = replace(
+                    token,
+                    kl=float(found.kl[at]),
+                    likely=writer.names.likely(rows[1 - own][at]),
+                    flip=bool(found.top1[at] != found.top1_baseline[at]),
+                )
+            tokens[start + at] = token
+
+    def lines(self) -> list[str]:
+        """One line a model: how many tokens, how fast, and how far apart the two are."""
+        return [f"{found.label}: {', '.join(facts(found))}" for found in self.continuations]
+
+    def __str__(self) -> str:
+        texts = [f"[{found.label}] {self.prompt}{found.text}" for found in self.continuations]
+        return "\n".join([*texts, *self.lines()])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align:left'>{html.escape(line)}</th>" for line in self.lines())
+        body = "".join(f"<td style='{CELL}'>{self._html(found)}</td>" for found in self.continuations)
+        how = "colour: KL from 0.001 to 1 nat; underlined: the most likely token differs; bar: here the texts part"
+        if len(self._writers) == 1:
+            how = "colour: surprise, −ln p up to 5 nats"
+        return f"<table style='width:100%'><caption>{how}</caption><tr>{head}</tr><tr>{body}</tr></table>"
+
+    def _html(self, found: Continuation) -> str:
+        words = [f"<span style='opacity:0.6'>{spelled(self.prompt)}</span>"]
+        for at, token in enumerate(found.tokens):
+            style = f"background:rgba(217,72,15,{0.6 * strength(token):.2f})"
+            if token.flip:
+                style += ";text-decoration:underline"
+            if at == self.parted:
+                style += ";border-left:3px solid"
+            says = "" if token.probability is None else f" title='{token.probability:.1%}'"
+            words.append(f"<bdi style='{style}'{says}>{spelled(token.text)}</bdi>")
+        return "".join(words)
+
+
+CELL = "text-align:left; vertical-align:top; white-space:pre-wrap; overflow-wrap:anywhere"
+
+
+def check_models(models: Mapping[str, Any]) -> list[Any]:
+    """The models, if they are one, or two that share vocabulary and tokenizer; raises `WorkbenchError`."""
+    found = list(models.values())
+    if len(found) not in (1, 2):
+        raise WorkbenchError(f"one model or two can write side by side, not {len(found)}")
+    if len({model.vocab_size for model in found}) > 1:
+        sizes = ", ".join(f"{label}: {model.vocab_size}" for label, model in models.items())
+        raise WorkbenchError(f"models that are compared share a vocabulary; sizes here: {sizes}")
+    if len({tokenizer_hash(model.source.tokenizer_path) for model in found}) > 1:
+        raise WorkbenchError("models that are compared share a tokenizer; these have different ones")
+    return found
+
+
+def continue_prompt(
+    models: Mapping[str, Any] | Any,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    sampling: SamplingOptions | None = None,
+    chat: bool = False,
+) -> Run:
+    """A finished and measured `Run`. models: label -> Model for one or two, or a single Model."""
+    named = models if isinstance(models, Mapping) else {models.source.path.name: models}
+    run = Run(named, prompt, max_new_tokens=max_new_tokens, sampling=sampling, chat=chat)
+    for stage in (run.write(), run.measure()):
+        for _ in stage:
+            pass
+    return run

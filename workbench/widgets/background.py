@@ -1,0 +1,59 @@
+"""Work beside the kernel: one task of a widget at a time, on a thread, stopped between its steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Task:
+    """`work(stopped)` on a thread of its own, started after `before` has ended. failed: called with what it raised.
+
+    `stopped` is a function that the work asks between its steps; whatever it still does after a stop is unseen.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Callable[[], bool]], Any],
+        failed: Callable[[BaseException], None],
+        before: Task | None = None,
+    ):
+        self._stop = threading.Event()
+        self._work, self._failed, self._before = work, failed, before
+        self._thread = threading.Thread(
+            target=self._run, name=f"workbench {type(self).__name__}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self) -> None:
+        if self._before is not None:
+            self._before.join()
+            self._before = None  # else tasks would keep all their predecessors
+        if self.stopped():
+            return
+        try:
+            self._work(self.stopped)
+        except BaseException as error:
+            if not self.stopped():
+                self._failed(error)
+
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask it to end; does not wait."""
+        self._stop.set()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for its end; whether it has ended. A keyboard interrupt comes through and stops the task."""
+        try:
+            self._thread.join(timeout)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        return not self.alive

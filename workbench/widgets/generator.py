@@ -1,0 +1,206 @@
+"""`Generator`: a prompt continued live by one model, or by two side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import traitlets
+
+from workbench.bench.continuation import Run, check_models
+from workbench.bench.tokens import Continuation, Token, facts
+from workbench.errors import WorkbenchError
+from workbench.runtime.sampling import SamplingOptions
+
+from .background import Task
+from .base import View
+
+#: Seconds between two messages to the page.
+TICK = 0.05
+OPTIONS = ("temperature", "top_k", "top_p", "min_p", "seed")
+
+
+class Generator(View):
+    """Type a prompt, see it continued; each token tells its probability and what else was likely.
+
+    models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
+    same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second).
+
+    `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.bench.continuation.Run`),
+    `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
+    """
+
+    module = "generator"
+
+    prompt = traitlets.Unicode("Once upon a time").tag(sync=True)
+    chat = traitlets.Bool(False).tag(sync=True)
+    max_new_tokens = traitlets.Int(200, min=1).tag(sync=True)
+    temperature = traitlets.Float(0.0, min=0.0).tag(sync=True)
+    top_k = traitlets.Int(0, min=0).tag(sync=True)
+    top_p = traitlets.Float(1.0, min=0.0, max=1.0).tag(sync=True)
+    min_p = traitlets.Float(0.0, min=0.0, max=1.0).tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
+    #: "idle", "running", "measuring", "done", "stopped" or "failed"
+    state = traitlets.Unicode("idle").tag(sync=True)
+    labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    devices = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    has_chat = traitlets.Bool(False).tag(sync=True)
+    limit = traitlets.Int(0).tag(sync=True)
+    #: Of the last finished run, for views without a kernel behind them.
+    texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    summary = traitlets.List().tag(sync=True)
+    written_prompt = traitlets.Unicode("").tag(sync=True)
+    #: [continuation, token] that was clicked, or empty.
+    selection = traitlets.List(traitlets.Int()).tag(sync=True)
+
+    def __init__(self, models: Any, **traits: Any) -> None:
+        named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
+        self.models = {str(label): _loaded(model) for label, model in named.items()}
+        first = check_models(self.models)[0]
+        self.run: Run | None = None
+        super().__init__(
+            labels=list(self.models),
+            devices=[model.device_name for model in self.models.values()],
+            has_chat=bool(getattr(first.tokenizer, "chat_template", None)),
+            limit=min(model.max_tokens for model in self.models.values()),
+            **traits,
+        )
+        self._task = Task(lambda stopped: self._warm(), self.fail)
+
+    def _warm(self) -> None:
+        """Compile what the first run needs: seconds on some adapters, in which a page would answer slowly."""
+        for model in self.models.values():
+            session = model.session()
+            try:
+                session.feed(model.encode_prompt(self.prompt or " "))
+                session.greedy_after(0, 1)
+            finally:
+                session.close()
+
+    # ---- what the buttons do ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a new run; an old one is stopped. Raises `WorkbenchError` for options that mean nothing."""
+        options = SamplingOptions(**{name: getattr(self, name) for name in OPTIONS})
+        run = Run(
+            self.models, self.prompt, max_new_tokens=self.max_new_tokens, sampling=options, chat=self.chat
+        )
+        before = self._task
+        before.stop()
+        self.run, self.error, self.selection = run, "", []
+        self.texts, self.summary, self.written_prompt = [], [], "" if self.chat else self.prompt
+        self.state = "running"
+        self.tell("begin", {"prompt": self.written_prompt})
+        self._task = Task(lambda stopped: self._work(run, stopped), self._failed, before)
+
+    def stop(self) -> None:
+        """End the run after the step that is under way; what it still computes is not shown."""
+        if self.state not in ("running", "measuring"):
+            return
+        self._task.stop()
+        self._end("stopped")
+
+    def wait(self, timeout: float | None = None) -> Run | None:
+        """Wait for the run's end and return it; None if it goes on. A keyboard interrupt stops the run."""
+        if self.run is None:
+            raise WorkbenchError("nothing runs; start() first")
+        try:
+            ended = self._task.join(timeout)
+        except KeyboardInterrupt:
+            self._end("stopped")
+            raise
+        return self.run if ended else None
+
+    @property
+    def selected(self) -> Token | None:
+        """The token that was clicked."""
+        if self.run is None or len(self.selection) != 2:
+            return None
+        lane, at = self.selection
+        return self.run.continuations[lane].tokens[at]
+
+    def hear_start(self, content: dict, buffers: list) -> None:
+        # Options come with the message: a change of traits that is still on its way would come too late.
+        for name in ("prompt", "chat", "max_new_tokens", *OPTIONS):
+            if name in content["options"]:
+                setattr(self, name, content["options"][name])
+        self.start()
+
+    def hear_stop(self, content: dict, buffers: list) -> None:
+        self.stop()
+
+    def hear_hello(self, content: dict, buffers: list) -> None:
+        if self.run is not None:
+            lanes = [_packed(found, 0) for found in self.run.continuations]
+            self.tell("all", {"prompt": self.written_prompt, "lanes": lanes, "parted": self.run.parted})
+
+    # ---- the run ---------------------------------------------------------------------------------------------
+
+    def _failed(self, error: BaseException) -> None:
+        self.fail(error)
+        self._end("failed")
+
+    def _end(self, state: str) -> None:
+        if self.run is not None:
+            self.texts = [found.text for found in self.run.continuations]
+            self.summary = [facts(found) for found in self.run.continuations]
+        self.state = state
+
+    def _work(self, run: Run, stopped: Any) -> None:
+        sent = [0] * len(run.continuations)
+        last = 0.0
+        for _ in run.write(stopped):
+            now = time.perf_counter()
+            if now - last >= TICK and not stopped():
+                self._send_new(run, sent)
+                last = now
+        if stopped():
+            if self.run is run:  # what came between the last message and the stop
+                self._end("stopped")
+                self.hear_hello({}, [])
+            return
+        self._send_new(run, sent)
+        self.state = "measuring"
+        for _ in run.measure(stopped):
+            pass
+        if not stopped():
+            self.hear_hello({}, [])
+            self._end("done")
+
+    def _send_new(self, run: Run, sent: list[int]) -> None:
+        lanes = [_packed(found, start) for found, start in zip(run.continuations, sent, strict=True)]
+        self.tell("more", {"lanes": lanes, "parted": run.parted})
+        sent[:] = [start + len(lane["tokens"]) for start, lane in zip(sent, lanes, strict=True)]
+
+    def static_html(self) -> str:
+        if self.run is None:
+            return "<p><em>No text yet: press Generate where a kernel runs.</em></p>"
+        return self.run._repr_html_()
+
+
+def _label(model: Any) -> str:
+    return model.source.path.name if hasattr(model, "source") else Path(str(model)).name
+
+
+def _loaded(model: Any) -> Any:
+    from workbench.runtime.model import Model, load
+
+    return model if isinstance(model, Model) else load(model)
+
+
+def _packed(found: Continuation, start: int) -> dict[str, Any]:
+    """Tokens from `start` on as the page wants them, with short keys; likely tokens as [name, probability]."""
+    tokens = []
+    for token in found.tokens[start:]:
+        packed: dict[str, Any] = {"t": token.text, "n": token.name, "i": token.id}
+        if token.probability is not None:
+            packed["p"] = round(token.probability, 6)
+            packed["a"] = [[each.text, round(each.probability, 6)] for each in token.alternatives]
+        if token.kl is not None:
+            packed["k"] = token.kl
+            packed["o"] = [[each.text, round(each.probability, 6)] for each in token.likely]
+            packed["f"] = token.flip
+        tokens.append(packed)
+    return {"from": start, "tokens": tokens, "facts": facts(found)}
