@@ -1,4 +1,5 @@
-// Puts the splits of `attention_split` together: y = sum_s e_s sums_s / sum_s e_s total_s, e_s = exp(largest_s - largest).
+// Puts the splits of `attention_split` together: y = sum_s e_s sums_s / sum_s e_s total_s, e_s = exp(largest_s -
+// largest).
 // A workgroup takes one head of one token, a thread four dimensions.
 @group(0) @binding(0) var<storage, read> sums: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2<f32>>;

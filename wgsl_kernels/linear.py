@@ -1,8 +1,9 @@
 """Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear_f32` ... `linear_int2`.
 
-Three variants share the reference: `gemv` for few tokens, `tile` for many, `broadcast` for many on adapters whose
-subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger result: it then writes
-columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no binding takes an embedding of 1 GB whole.
+Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
+many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger
+result: it then writes columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no binding takes an
+embedding of 1 GB whole.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .weights import (
     weight_sizes,
 )
 
-#: Up to so many tokens norms and what follows them are fused into products (`workbench.runtime.fusion`).
+#: Up to so many tokens a CPU reads the weights once a token; attention is split over the cache.
 FEW_TOKENS = 4
 #: Up to so many tokens a batch in registers is better than a tile in workgroup memory.
 BATCH = 16

@@ -1,5 +1,5 @@
-// y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for 2 to 16 tokens: a team of threads computes ROWS_PER_TEAM rows
-// of up to BATCH tokens.
+// y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for 2 to 16 tokens: a team of threads computes ROWS_PER_TEAM
+// rows of up to BATCH tokens.
 //
 // As for one token, but a piece of a row, loaded once, meets the activations of every token of the batch: weights are
 // read once a batch instead of once a token. The sums of all tokens stay in registers.

@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let my_row = (thread & 15u) * 4u;
   let my_token = (thread >> 4u) * 8u;
   var sums: array<vec4<f32>, 8>;
-  for (var k = 0u; k < GROUPS * 32u; k += STEP) {
+  for (var k = 0u; k < (COLUMNS + STEP - 1u) / STEP * STEP; k += STEP) {
     let column = k + load_octet_index * 8u;
     var x_lo = vec4<f32>();
     var x_hi = vec4<f32>();

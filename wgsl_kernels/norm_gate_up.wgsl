@@ -15,7 +15,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let team = i / UNITS;
     if (unit < WIDTH) {
       let factor = norm_factor(team);
-      let gate = sum_of(team, i % UNITS * 2u) * factor;
+      let gate = max(sum_of(team, i % UNITS * 2u) * factor, -88.0);  // as in silu_mul: exp(89) may overflow
       let up = sum_of(team, i % UNITS * 2u + 1u) * factor;
       y[token * WIDTH + unit] = y_type(gate / (1.0 + exp(-gate)) * up);
     }

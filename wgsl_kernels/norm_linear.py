@@ -95,7 +95,8 @@ def _weight_cost(fmt: str, s) -> float:
 
 def _cost(fmt: str, s) -> Cost:
     read = _weight_cost(fmt, s) + 4 * (s["tokens"] + 1) * s["columns"]
-    return Cost(read, 4 * s["tokens"] * s["rows"], 2 * s["tokens"] * s["rows"] * s["columns"])
+    written = s["rows"] if "kv_heads" in s else s.get("width", s["rows"])
+    return Cost(read, 4 * s["tokens"] * written, 2 * s["tokens"] * s["rows"] * s["columns"])
 
 
 def _shared(fmt: str) -> dict:

@@ -171,7 +171,7 @@ def test_a_layer_of_a_decode_step_is_five_dispatches(stackable_plans):
 @pytest.mark.parametrize("name", ["layers.0.attn.q", "layers.0.attn.k_rotated", "layers.0.attn.input"])
 def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
     plan = stackable_plans["all"]
-    fused = fuse_norms(plan, find_stacks(plan, 128 << 20), Adapter(), [name])
+    fused = fuse_norms(plan, find_stacks(plan, 128 << 20), [name])
     kernels = [call.kernel for call in fused.calls]
     assert name in fused.buffers and kernels.count("norm_qkv_f32") == STACKABLE.layers - 1
     assert kernels.count("norm_gate_up_f32") == STACKABLE.layers
@@ -188,6 +188,30 @@ def test_no_stack_where_its_members_could_not_be_bound_alone(stackable_plans):
         "layers.0.mlp" in stack for stack in odd
     )
     assert find_stacks(plan, 1024) == {}
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [
+        {"q_proj": "int4/32", "k_proj": "int4/32/sym", "v_proj": "int4/32/sym"},
+        {"q_proj": "int4/32/sym", "k_proj": "int4/32/sym", "v_proj": "int4/32"},
+        {"q_proj": "int4/32", "k_proj": "int4/32", "v_proj": "int4/32/f32"},
+        {"q_proj": "int8/32", "k_proj": "int4/32", "v_proj": "int4/32"},
+    ],
+    ids=str,
+)
+def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open_promised, formats):
+    from workbench.convert.convert import convert
+    from workbench.convert.options import ConvertOptions, parse_format
+
+    overrides = {f"*.self_attn.{name}.weight": parse_format(text) for name, text in formats.items()}
+    convert(stackable, tmp_path / "model", ConvertOptions(parse_format("int4/32"), overrides=overrides))
+    source = open_source(tmp_path / "model")
+    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="all")
+    assert [len(stack.members) for stack in find_stacks(plan, 128 << 20).values()] == [2] * STACKABLE.layers
+    ids = random_ids(STACKABLE.vocab, 1)
+    found = model_on(tmp_path / "model", open_promised).forward(ids).logits
+    check_parity(found, reference_on(tmp_path / "model").forward(ids).logits)
 
 
 def test_attention_in_parts_only_where_units_are_idle(stackable_plans):

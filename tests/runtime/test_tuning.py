@@ -233,6 +233,7 @@ def test_too_few_rounds_are_refused(device):
 
 
 @pytest.mark.parametrize("dtype", ACTIVATIONS)
+@pytest.mark.parametrize("fused", [False, True], ids=["apart", "fused"])
 @pytest.mark.parametrize(
     "fmt",
     [
@@ -248,19 +249,19 @@ def test_too_few_rounds_are_refused(device):
     ],
     ids=str,
 )
-def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt):
+def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused):
     """Of exactly the sizes and types of the device plans: a case that cannot be made would never be tuned."""
+    shape = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32}
+    if not fused:
+        shape = {"hidden_size": 72, "intermediate_size": 172, "num_attention_heads": 6, "head_dim": 16}
     config = LlamaConfig.parse(
         {
+            **shape,
             "vocab_size": 131,
-            "hidden_size": 72,
-            "intermediate_size": 172,
             "num_hidden_layers": 1,
-            "num_attention_heads": 6,
             "num_key_value_heads": 2,
-            "head_dim": 16,
             "max_position_embeddings": 50,
-            "attention_bias": True,
+            "attention_bias": not fused,
         }
     )
     form = WeightFormat(fmt) if isinstance(fmt, str) else WeightFormat(*fmt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from wgsl_kernels import Adapter, Context, KernelUsageError, Variant
 from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP
 from wgsl_kernels.header import write_module
 from wgsl_kernels.pair import FOLDER
+from workbench.runtime.launch import run_kernel
 
 NAMES = wgsl_kernels.names()
 every_kernel = pytest.mark.parametrize("name", NAMES)
@@ -157,3 +159,34 @@ def test_wrong_calls_are_named():
     with pytest.raises(KernelUsageError, match="subgroups of exactly 8 lanes"):
         linear.pair().choose(linear.context(Adapter()), "broadcast")
     assert case.context(Adapter())["workgroup"] in case.pair().variants["row"].tunables["workgroup"]
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("lanes", [8, 32])
+def test_attention_split_fits_the_promised_workgroup_memory(head_dim, lanes):
+    """Its arrays, counted from the WGSL, for every choice that is not refused; some choice is left."""
+    kernel = wgsl_kernels.get("attention_split")
+    variant, adapter = kernel.variants["teams"], Adapter(subgroups=True, subgroup_size=lanes)
+    sizes = {"width": 4 * head_dim, "kv_heads": 2, "head_dim": head_dim, "splits": 4, "tokens": 1}
+    allowed = 0
+    for workgroup, team in itertools.product(*variant.tunables.values()):
+        chosen = {"workgroup": workgroup, "lanes": team}
+        context = kernel.specialise("teams", sizes, {}, adapter, chosen)
+        if variant.refuse(context) is None:
+            allowed += 1
+            assert 16 * workgroup // team * (2 + head_dim // 4) <= 16384
+    assert allowed > 0
+    assert variant.refuse(kernel.specialise("teams", sizes, {}, adapter)) is None
+
+
+def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):
+    kernel = wgsl_kernels.get("linear_f32")
+    arguments = kernel.inputs(tokens=1, rows=8, columns=64)
+    with pytest.raises(KernelUsageError, match="8 teams in 96 threads"):
+        run_kernel(
+            kernel,
+            arguments,
+            variant="gemv",
+            tunables={"workgroup": 96, "teams": 8},
+            device=device_with(False),
+        )

@@ -1,4 +1,5 @@
-// Sums over teams of whole subgroups, with one barrier.
+// Sums over teams of whole subgroups, with one barrier. Subgroups are consecutive threads: WGSL does not promise it, but
+// it is so on the adapters whose subgroup size counts as known (workbench/runtime/device.py).
 const TEAM_SUBGROUPS: u32 = TEAM / SUBGROUP_SIZE;
 var<workgroup> sum_scratch: array<f32, TEAMS * SUMS * TEAM_SUBGROUPS>;
 

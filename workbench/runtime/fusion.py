@@ -6,7 +6,8 @@
 - `split_attention`: for few tokens on a GPU, attention over parts of the cache and their sum.
 
 Every rule leaves activations named in `keep` alone: they are computed as the semantic plan says. Each fused kernel's
-reference is the composition of the references it replaces.
+reference is the composition of the references it replaces; where the plan stores normalised rows as f16, a fused
+product takes them unrounded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import wgsl_kernels
-from wgsl_kernels import Adapter, Context
+from wgsl_kernels import Adapter
 from wgsl_kernels.attention_split import splits_for
 from wgsl_kernels.linear import FEW_TOKENS
 from workbench.plan.count import buffer_bytes
@@ -138,7 +139,8 @@ def find_stacks(plan: Plan, binding_bytes: int) -> dict[str, Stack]:
         readers = [c for c in plan.calls if c.inputs.get("x") == norm.outputs["y"]]
         weights = [plan.weights[w] for c in readers if (w := weight_name(c)) is not None]
         same = len({(c.kernel, tuple(sorted(c.params.items()))) for c in readers}) == 1
-        if len(weights) < 2 or len(weights) != len(readers) or not same or not _format_of(readers[0]):
+        same = same and len({w.format for w in weights}) == 1 and all(_format_of(c) for c in readers)
+        if len(weights) < 2 or len(weights) != len(readers) or not same:
             continue
         if weights[0].format.granularity == "tensor" and weights[0].format.is_quantized:
             continue  # one scale each
@@ -168,7 +170,7 @@ def _declare(work: _Rewriter, stack: Stack) -> dict[str, str]:
     return bound
 
 
-def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], adapter: Adapter, keep: Iterable[str] = ()) -> Plan:
+def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str] = ()) -> Plan:
     """Norms into the products behind them, where all products of a norm can take it."""
     work = _Rewriter(plan, keep)
     for norm in [call for call in plan.calls if call.kernel == "rms_norm"]:
@@ -190,8 +192,12 @@ def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], adapter: Adapter, keep: 
             continue
         stack = stacks.get("+".join(weight_name(call) for call in readers))
         if stack is not None:
-            _fuse_group(work, norm, readers, stack, f"{fmt}", begin, params)
+            _fuse_group(work, norm, readers, stack, fmt, begin, params)
     return work.finished()
+
+
+def _all_but_x(call: Call) -> dict[str, str]:
+    return {port: name for port, name in call.inputs.items() if port != "x"}
 
 
 def _fuse_group(
@@ -213,11 +219,8 @@ def _fuse_group(
         turn_q, turn_k, append = after
         turned_k = turn_k.outputs["y"]
         expected = {**append.inputs, "k": turned_k, "v": outputs[2]}
-        if (
-            append.inputs == expected
-            and work.only_reader(turned_k) is append
-            and turn_q.inputs["state"] == (turn_k.inputs["state"])
-        ):
+        alike = _all_but_x(turn_q) == _all_but_x(turn_k) and append.inputs["state"] == turn_q.inputs["state"]
+        if alike and append.inputs == expected and work.only_reader(turned_k) is append:
             kv = append.inputs["kv"]
             inputs = {
                 **begin,
@@ -243,7 +246,8 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
     for call in [call for call in plan.calls if call.kernel == "attention"]:
         tokens, width = plan.buffers[call.inputs["q"]].shape
         head_dim = plan.buffers[call.inputs["kv"]].shape[4]
-        if split.variants["teams"].refuse(Context({"lanes": 1}, {}, adapter)):
+        variant = split.variants["teams"]
+        if variant.refuse(split.specialise("teams", {"head_dim": head_dim}, {}, adapter)):
             return plan
         name, heads = call.outputs["y"], width // head_dim
         sums = Buffer(f"{name}.sums", (tokens, heads, splits, head_dim), "f32", "activation")
@@ -269,6 +273,8 @@ def fuse(
 ) -> Plan:
     """All rules that suit a step of so many tokens on an adapter."""
     plan = fuse_sums(plan, keep)
+    if tokens == 1 or (adapter.is_cpu and tokens <= FEW_TOKENS):
+        plan = fuse_norms(plan, stacks, keep)  # on a GPU a batch of tokens is better served by `batch`
     if tokens <= FEW_TOKENS:
-        plan = split_attention(fuse_norms(plan, stacks, adapter, keep), capacity, adapter)
+        plan = split_attention(plan, capacity, adapter)
     return plan

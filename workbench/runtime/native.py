@@ -36,8 +36,8 @@ def shader_module(device: wgpu.GPUDevice, code: str, *, trusted: bool) -> wgpu.G
 class Recorder:
     """A fixed list of dispatches that can be encoded into any compute pass at little cost.
 
-    calls: (pipeline, bind group, workgroups in x, y, z). The objects are kept alive by this recorder. A pipeline or
-    bind group that is already set is not set again.
+    calls: (pipeline, bind group, workgroups in x, y, z). The objects are kept alive by this recorder. A pipeline
+    that is set already is not set again.
     """
 
     def __init__(

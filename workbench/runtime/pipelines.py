@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import wgpu
 
-from wgsl_kernels import Context, Kernel
+from wgsl_kernels import Context, Kernel, KernelUsageError
 from wgsl_kernels.header import Module, write_module
 
 from ..errors import KernelError
@@ -55,13 +55,15 @@ def compile_kernel(
 ) -> Compiled:
     """Specialise, compile and cache. types: element type by bound port.
 
-    Raises `KernelError` with the compiler's message, whose line numbers are mapped to the variant's own file, and
-    `DeviceLostError`.
+    Raises `KernelUsageError` for tunables that the variant refuses, `KernelError` with the compiler's message, whose
+    line numbers are mapped to the variant's own file, and `DeviceLostError`.
     """
     plain = Context(kernel.complete(sizes), types, device.adapter)
     name, _ = kernel.choose(plain, variant)
     context = kernel.specialise(name, sizes, types, device.adapter, tunables or {})
     chosen = kernel.variants[name]
+    if reason := chosen.refuse(context):
+        raise KernelUsageError(f"{kernel.name}/{name} cannot run here: {reason}")
     module = write_module(kernel, chosen, context)
     cache = _cache.setdefault(device, {})
     grid = chosen.grid(context)

@@ -30,7 +30,7 @@ class Candidate:
 
 
 def label(variant: str, tunables: Mapping[str, int]) -> str:
-    """ "gemv (workgroup 32, rows_per_group 4)"."""
+    """ "gemv (workgroup 32, rows_per_team 4)"."""
     inside = ", ".join(f"{name} {value}" for name, value in tunables.items())
     return f"{variant} ({inside})" if inside else variant
 
@@ -83,6 +83,8 @@ def _combinations(kernel: Kernel, variant: str, sizes, types, adapter) -> list[d
     plain = kernel.specialise(variant, sizes, types, adapter)
     default = {name: plain[name] for name in tunables}
     every = [dict(zip(tunables, values, strict=True)) for values in itertools.product(*tunables.values())]
+    chosen = kernel.variants[variant]
+    every = [e for e in every if not chosen.refuse(kernel.specialise(variant, sizes, types, adapter, e))]
     near = [each for each in every if len(differences(each, default)) <= 1]
     far = [each for each in every if len(differences(each, default)) > 1]
     room = max(0, MOST_COMBINATIONS - len(near))

@@ -50,10 +50,15 @@ def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
             arguments = kernel.inputs(seed=seed, **options)
             break
         except TypeError as error:
-            refused = next((n for n in options if f"unexpected keyword argument '{n}'" in str(error)), None)
+            refused = next(
+                (n for n in options if f"argument '{n}'" in str(error)), None
+            )  # unknown or given twice
             if refused is None:
                 raise
             del options[refused]
+    for name, port in kernel.reads.items():  # a maker has one float type, a plan may have several
+        if port.dtype == "float" and name in arguments and name in case.types:
+            arguments[name] = arguments[name].to(TORCH_TYPES[case.types[name]])
     params = {n: case.sizes[n] for n in kernel.params if n in case.sizes}
     arguments = {n: v for n, v in arguments.items() if n not in PLACES} | params
     made = case_of(kernel, sizes_of(kernel, arguments), port_types(kernel, arguments, _y_type(kernel, case)))
