@@ -146,7 +146,7 @@ def test_names_that_are_not_there():
     if adapter_missing():
         return
     with pytest.raises(
-        wgsl_kernels.KernelUsageError, match="no variant 'fast'; it has gemv, tile, broadcast"
+        wgsl_kernels.KernelUsageError, match="no variant 'fast'; it has gemv, batch, tile, broadcast"
     ):
         workbench.compare("linear_int4", variants=["fast"])
     with pytest.raises(wgsl_kernels.KernelUsageError, match=r"add has no parameter \['depth'\]"):
