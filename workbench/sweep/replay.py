@@ -24,7 +24,8 @@ def window_name(ids: Sequence[int] | np.ndarray) -> str:
 
 
 class RecordingModel:
-    """A loaded model whose `score` appends the window's logits (f32, row after row) to `file`."""
+    """A loaded model whose `score` appends the logits that predict the window's targets (f32, row after row) to
+    `file`: what `eval.perplexity` asks a baseline for."""
 
     def __init__(self, model: Any, file: Any) -> None:
         self._model, self._file = model, file
@@ -34,10 +35,10 @@ class RecordingModel:
         return getattr(self._model, name)
 
     def score(self, ids: Sequence[int]) -> Scores:
-        logits = np.ascontiguousarray(self._model.forward(ids).logits, np.float32)
+        logits = np.ascontiguousarray(self._model.forward(ids[:-1]).logits, np.float32)
         self._file.write(logits.tobytes())
         self.windows.append(window_name(ids))
-        return Scores(statistics.target_nll(logits[:-1], np.asarray(ids)[1:]), logits[:-1].argmax(1))
+        return Scores(statistics.target_nll(logits, np.asarray(ids)[1:]), logits.argmax(1))
 
 
 class RecordedModel:
@@ -60,11 +61,12 @@ class RecordedModel:
     def expect(self, windows: Sequence[np.ndarray]) -> RecordedModel:
         """Tell which windows (ids [n] each) were recorded, in order. WorkbenchError if the file has other rows."""
         for ids in windows:
-            self._rows[window_name(ids)] = slice(self._end, self._end + len(ids))
-            self._end += len(ids)
+            count = len(ids) - 1
+            self._rows[window_name(ids[:-1])] = slice(self._end, self._end + count)
+            self._end += count
         if self._end != len(self._logits):
             raise WorkbenchError(
-                f"stored logits have {len(self._logits)} rows, the windows {self._end} tokens"
+                f"stored logits have {len(self._logits)} rows, the windows {self._end} targets"
             )
         return self
 
