@@ -25,7 +25,7 @@ def test_every_dispatch_has_its_time(profile, quantized):
     device = quantized.executor.device
     assert profile.clock == (timing.TIMESTAMPS if "timestamp-query" in device.features else timing.WALL)
     outputs = [each.output for each in profile.dispatches]
-    assert outputs[0] == "embedded" and len(outputs) > 13 * quantized.config.layers
+    assert outputs[0] == "embedded" and len(outputs) >= 5 * quantized.config.layers
     assert [name for name in outputs if name == "layers.7.mlp.out"] or "layers.7.out" in outputs
     assert all(each.seconds > 0 for each in profile.dispatches)
     starts = [each.start_s for each in profile.dispatches]

@@ -165,6 +165,6 @@ def _grouped(variants: Mapping[tuple[str, str, str], str]) -> list[list[str]]:
     """Rows of `VARIANTS`: shapes for which the same was chosen for the same reason stand in one."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for (kernel, shape, variant), why in variants.items():
-        size, tokens = shape.removesuffix(" token(s)").split(", ")
+        size, tokens = shape.removesuffix(" token(s)").rsplit(", ", 1)
         rows.setdefault((kernel, variant, tokens, why), []).append(size.replace("x", " × "))
     return [[*key[:3], ", ".join(sizes), key[3]] for key, sizes in rows.items()]
