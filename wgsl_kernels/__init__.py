@@ -39,6 +39,7 @@ MODULES = (
     "linear_a8",
     "logits",
     "norm_linear",
+    "norm_linear_a8",
     "quantize_activations",
     "rms_norm",
     "rope",

@@ -126,7 +126,7 @@ def attention_split(q, kv, state, scale, splits):
     return sums, stats
 
 
-def _reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
+def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
     generator = torch.Generator().manual_seed(seed)
     sums = random_tensor(generator, (tokens, heads, splits, head_dim), "f32")
     stats = torch.stack(
@@ -141,7 +141,7 @@ def _reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f3
     return {"sums": sums, "stats": stats}
 
 
-def _reduce_tolerance(arguments, expected) -> dict:
+def reduce_tolerance(arguments, expected) -> dict:
     """A weight exp(d), d = largest_s - largest, is off by (3 + 2|d|) ulp and by d's own rounding, relatively; both sums
     carry that and a rounding a split. A part without positions weighs nothing."""
     sums, stats = arguments["sums"].double(), arguments["stats"].double()
@@ -162,9 +162,15 @@ def _reduce_tolerance(arguments, expected) -> dict:
     },
     writes={"y": Port(("tokens", "width"))},
     derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},
-    variants={"heads": Variant("attention_reduce", grid=lambda c: (c["heads"], c["tokens"], 1))},
-    make_inputs=_reduce_inputs,
-    tolerance=_reduce_tolerance,
+    variants={
+        "heads": Variant(
+            "attention_reduce",
+            grid=lambda c: (c["heads"], c["tokens"], 1),
+            library=lambda c: ("attention_parts",),
+        )
+    },
+    make_inputs=reduce_inputs,
+    tolerance=reduce_tolerance,
     cost=lambda s: Cost(
         4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2),
         4 * s["tokens"] * s["heads"] * s["head_dim"],
