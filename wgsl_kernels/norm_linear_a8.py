@@ -182,9 +182,10 @@ def _gate_up_derive(fmt: str, s) -> dict:
 
 
 def _gate_up_defaults(context: Context) -> dict[str, int]:
-    """Eight teams of a subgroup of 32; where that is not what there is, one team computes a block alone."""
-    if context.adapter.subgroups and context.adapter.subgroup_size == 32:
-        return {"workgroup": 256, "teams": 8, "rows_per_team": 8}
+    """Eight teams of a subgroup each; where no size of subgroups is known, one team computes a block alone."""
+    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    if lanes in (8, 16, 32):
+        return {"workgroup": 8 * lanes, "teams": 8, "rows_per_team": 8}
     return {"workgroup": 64, "teams": 1, "rows_per_team": 64}
 
 
@@ -266,9 +267,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
 )
 def attention_reduce_a8(sums, stats, stride):
     """Words [tokens, y_words] and scales [tokens, y_blocks] of what `attention_reduce` gives."""
-    return quantize_activations.reference(
-        attention_reduce.reference(sums, stats), INT8_BLOCK, stride=stride
-    )
+    return quantize_activations.reference(attention_reduce.reference(sums, stats), INT8_BLOCK, stride=stride)
 
 
 for _format in INT8_STRIDES:

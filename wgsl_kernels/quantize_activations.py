@@ -63,7 +63,10 @@ def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
 
 @kernel(
     reads={"x": Port(("tokens", "width"))},
-    writes={"quants": Port(("tokens", "words"), "u32", packed=8), "scales": Port(("tokens", "blocks"), "f32")},
+    writes={
+        "quants": Port(("tokens", "words"), "u32", packed=8),
+        "scales": Port(("tokens", "blocks"), "f32"),
+    },
     params={"block": int, "static_scale": float, "stride": int},
     variants={
         "blocks": Variant(

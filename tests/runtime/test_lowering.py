@@ -15,8 +15,9 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError
-from workbench.runtime.fusion import find_stacks, fuse, fuse_norms, fuse_sums, split_attention, weight_name
+from workbench.runtime.fusion import fuse, fuse_norms, fuse_sums, split_attention
 from workbench.runtime.lowering import assign, lower, row_ranges
+from workbench.runtime.stacks import find_stacks, weight_name
 
 from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 

@@ -249,7 +249,9 @@ def _fused_cases() -> Iterator[Case]:
 
 
 def _integer_fused_cases() -> Iterator[Case]:
-    heads = tuple({"heads": h, "kv_heads": k, "head_dim": d} for h, k, d in ((1, 1, 8), (3, 3, 32), (4, 2, 64)))
+    heads = tuple(
+        {"heads": h, "kv_heads": k, "head_dim": d} for h, k, d in ((1, 1, 8), (3, 3, 32), (4, 2, 64))
+    )
     places = (
         {"tokens": 1, "position": 63, "capacity": 64},
         {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache

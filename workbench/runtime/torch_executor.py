@@ -18,8 +18,8 @@ from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
-from .fusion import weight_name
 from .plans import Plans
+from .stacks import weight_name
 from .weights import matrix_parts, vector
 
 PREFILL = 512  # tokens of one step at most
