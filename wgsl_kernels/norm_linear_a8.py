@@ -59,11 +59,13 @@ def _refuse(context: Context) -> str | None:
 
 
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
+    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
     return (
         "x_vec4",
         "norm_sum",
         "quantize_block",
-        "x_a8_norm",
+        "x_a8_row",
+        "bring_quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "bring_blocks",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
         "team_sums",
         *team_reduction(context),
@@ -166,10 +168,15 @@ def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     return {"y": quants, "y_scales": scales}
 
 
+def _units(context: Context) -> tuple[int, int]:
+    """Units that a workgroup computes at once, and in all: whole blocks."""
+    once = context["rows_per_team"] // 2 * context["teams"]
+    return once, once * max(1, INT8_BLOCK // once)
+
+
 def _whole_blocks(context: Context) -> str | None:
-    units = context.sizes.get("teams", 0) * (context.sizes.get("rows_per_team", 0) // 2)
-    if units % INT8_BLOCK:
-        return f"a workgroup of {units} units computes no whole blocks of {INT8_BLOCK}"
+    if {"rows_per_team", "teams"} <= set(context.sizes) and _units(context)[1] % INT8_BLOCK:
+        return f"rounds of {_units(context)[0]} units make no whole blocks of {INT8_BLOCK}"
     return _refuse(context) or whole_subgroups(context)
 
 
@@ -179,14 +186,6 @@ def _gate_up_derive(fmt: str, s) -> dict:
         blocks = ceil_div(s["rows"] // 2, INT8_BLOCK)
         found |= {"width": s["rows"] // 2, "y_blocks": blocks, "y_words": blocks * INT8_BLOCK // 4}
     return found
-
-
-def _gate_up_defaults(context: Context) -> dict[str, int]:
-    """Eight teams of a subgroup each; where no size of subgroups is known, one team computes a block alone."""
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
-    if lanes in (8, 16, 32):
-        return {"workgroup": 8 * lanes, "teams": 8, "rows_per_team": 8}
-    return {"workgroup": 64, "teams": 1, "rows_per_team": 64}
 
 
 def norm_gate_up_a8(fmt: str) -> Kernel:
@@ -204,17 +203,11 @@ def norm_gate_up_a8(fmt: str) -> Kernel:
             variants={
                 "gemv": Variant(
                     "norm_gate_up_a8",
-                    grid=lambda c: spread(
-                        ceil_div(c["width"], c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
-                    ),
-                    tunables={
-                        "workgroup": (256, 64, 128),
-                        "teams": (8, 1, 2, 4),
-                        "rows_per_team": (8, 16, 32, 64),
-                    },
+                    grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
+                    tunables=gemv_tunables((4, 2, 8, 16)),
                     library=partial(_library, fmt),
                     refuse=_whole_blocks,
-                    defaults=_gate_up_defaults,
+                    defaults=gemv_defaults(lambda c: (256, 4, 4)),
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },

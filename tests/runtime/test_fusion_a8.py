@@ -88,7 +88,7 @@ def test_what_is_kept_is_computed_as_the_plan_says(plan, name, stays, goes):
     [
         (dataclasses.replace(GPU, is_cpu=True), 1, 0),  # rows of weights are few a workgroup there
         (GPU, 2, 0),
-        (Adapter(), 1, 0),  # no subgroups: a block of units would fill one team's registers
+        (Adapter(), 1, SHAPE.layers),
         (GPU, 1, SHAPE.layers),
     ],
 )

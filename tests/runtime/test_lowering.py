@@ -218,7 +218,7 @@ def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open
 def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     gpu = Adapter(subgroups=True, subgroup_size=32)
     plan = stackable_plans["greedy"]
-    assert split_attention(plan, 512, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
+    assert split_attention(plan, 32, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
     assert split_attention(plan, 8192, Adapter()) == plan  # no subgroups
     kernels = [call.kernel for call in split_attention(plan, 8192, gpu).calls]
     assert "attention" not in kernels and kernels.count("attention_split") == STACKABLE.layers

@@ -259,10 +259,10 @@ def _integer_fused_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
         yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
-        blocks = (  # of 32 units a workgroup
-            {"workgroup": 64, "teams": 1, "rows_per_team": 64},
+        blocks = (  # 32 units a workgroup, in 16, 1 and 4 rounds
+            {"workgroup": 64, "teams": 1, "rows_per_team": 4},
             {"workgroup": 64, "teams": 4, "rows_per_team": 16},
-            {"workgroup": 256, "teams": 8, "rows_per_team": 8},
+            {"workgroup": 128, "teams": 8, "rows_per_team": 2},
         )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         name = f"norm_gate_up_a8_{fmt}"

@@ -7,8 +7,10 @@ fn reduced(head: u32, quad: u32) -> vec4<f32> {
   var sum = vec4<f32>();
   for (var s = 0u; s < SPLITS; s++) {
     let at = head * SPLITS + s;
-    let weight = exp(stats[at].x - largest);
-    total += weight * stats[at].y;
+    let part = stats[at];
+    if (part.y == 0.0) { break; }  // parts without positions are the last ones
+    let weight = exp(part.x - largest);
+    total += weight * part.y;
     sum += weight * sums[at * QUADS + quad];
   }
   return sum / total;

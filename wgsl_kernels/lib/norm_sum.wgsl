@@ -3,5 +3,6 @@
 @group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>;
 const EXTRA: u32 = 1u;
 var<private> squares: f32;
+fn start_sum() { squares = 0.0; }
 fn extra_sum() -> f32 { return squares; }
 fn norm_factor(team: u32) -> f32 { return 1.0 / sqrt(sum_of(team, ROWS_PER_TEAM) / f32(COLUMNS) + EPS); }

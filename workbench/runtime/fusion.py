@@ -139,5 +139,5 @@ def fuse(
     if tokens <= FEW_TOKENS:
         plan = split_attention(plan, capacity, adapter)
     if tokens == 1 and not adapter.is_cpu:  # a CPU would quantize a row once for every few rows of weights
-        plan = fuse_integers(plan, stacks, keep, adapter)
+        plan = fuse_integers(plan, stacks, keep)
     return plan

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import wgsl_kernels
-from wgsl_kernels import Adapter
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.norm_linear_a8 import row_fits
 from workbench.plan.plan import Call, Plan
@@ -27,12 +25,12 @@ def quantizer_behind(work: Rewriter, name: str) -> Call | None:
     return None if call.params.get("static_scale", 0) > 0 else call
 
 
-def fuse_integers(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str], adapter: Adapter) -> Plan:
+def fuse_integers(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) -> Plan:
     """All rules of this module."""
-    return _fuse_reductions(_fuse_norms(plan, stacks, keep, adapter), keep)
+    return _fuse_reductions(_fuse_norms(plan, stacks, keep), keep)
 
 
-def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str], adapter: Adapter) -> Plan:
+def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) -> Plan:
     """`norm_qkv_a8` and `norm_gate_up_a8`."""
     work = Rewriter(plan, keep)
     for norm in [call for call in plan.calls if call.kernel == "rms_norm"]:
@@ -56,19 +54,13 @@ def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str], ad
             work.replace([*replaced, *calls], [fused])
         elif product := gate_up_product(work, products):
             behind = quantizer_behind(work, product.outputs["y"])
-            if behind is None or not _whole_blocks(fmt, adapter):
+            if behind is None:
                 continue
             outputs = {"y": behind.outputs["quants"], "y_scales": behind.outputs["scales"]}
             params |= {"y_stride": behind.params["stride"]}
             fused = Call(f"norm_gate_up_a8_{fmt}", {**begin, **declare(work, stack)}, outputs, params)
             work.replace([*replaced, product, behind], [fused])
     return work.finished()
-
-
-def _whole_blocks(fmt: str, adapter: Adapter) -> bool:
-    """Whether workgroups compute whole blocks without keeping them all in one team's registers."""
-    variant = wgsl_kernels.get(f"norm_gate_up_a8_{fmt}").variants["gemv"]
-    return variant.defaults(wgsl_kernels.Context({}, {}, adapter))["teams"] > 1
 
 
 def _fuse_reductions(plan: Plan, keep: Iterable[str]) -> Plan:

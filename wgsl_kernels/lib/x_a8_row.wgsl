@@ -6,23 +6,6 @@ const X_GROUPS: u32 = (COLUMNS + 31u) / 32u;
 var<workgroup> row_words: array<vec4<u32>, X_GROUPS * 2u>;
 var<workgroup> row_facts: array<vec2<f32>, X_GROUPS>;  // scale, sum of the squares of x
 
-fn bring(token: u32, thread: u32) {
-  for (var group = thread; group < X_GROUPS; group += WORKGROUP) {
-    var v: array<vec4<f32>, 8>;
-    var sum = 0.0;
-    for (var i = 0u; i < 8u; i++) {
-      let column = group * 32u + i * 4u;
-      let each = x4(token, column);
-      sum += dot(each, each);
-      v[i] = each * norm[min(column, COLUMNS - 4u) / 4u];
-    }
-    let block = quantized_block(v, STRIDE);
-    row_words[group * 2u] = block.a;
-    row_words[group * 2u + 1u] = block.b;
-    row_facts[group] = vec2<f32>(block.scale, sum);
-  }
-  workgroupBarrier();
-}
 fn met(group: u32) { squares += row_facts[group].y; }
 fn x_words(token: u32, i: u32) -> vec4<u32> { return row_words[i]; }
 fn x_scale(token: u32, group: u32) -> f32 { return row_facts[group].x; }
