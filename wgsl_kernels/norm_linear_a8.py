@@ -154,8 +154,10 @@ def _gate_up_reference(fmt: str, x, weight, norm, eps, y_stride, **_):
     return quantize_activations.reference(y, INT8_BLOCK, stride=y_stride)
 
 
-def _gate_up_inputs(fmt: str, y_stride=1, **options) -> dict:
-    return {**gate_up_inputs(fmt, **options), "y_stride": y_stride}
+def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dict:
+    """rows, of gate and up together, is another way to say the width: no buffer of the kernel shows it."""
+    width = rows // 2 if rows else width
+    return {**gate_up_inputs(fmt, width=width, **options), "y_stride": y_stride}
 
 
 def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
