@@ -38,6 +38,7 @@ MODULES = (
     "linear",
     "linear_a8",
     "logits",
+    "norm_argmax",
     "norm_linear",
     "quantize_activations",
     "rms_norm",

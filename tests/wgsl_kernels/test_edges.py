@@ -91,6 +91,39 @@ def test_argmax_of_a_tie_is_the_first(device_with, subgroups):
 
 
 @BOTH
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("best", [(5, 133), (16, 17, 31), (31, 32), (47, 299), (0,), (299,)])
+def test_argmax_in_the_product_takes_the_first_of_equals(device_with, subgroups, group, best):
+    """Rows alike give the same logits, in one group, in its turns, or in several."""
+    weight = torch.linspace(-1, 0.5, 300).repeat(64, 1).T.contiguous()
+    weight[list(best)] = 0.75
+    kernel, device = wgsl_kernels.get("norm_argmax_f32"), device_with(subgroups)
+    arguments = {
+        "x": torch.ones(2, 64),
+        "values": weight,
+        "norm": torch.ones(64),
+        "eps": 1e-5,
+        "group": group,
+    }
+    parts = run_kernel(kernel, arguments, device=device)
+    found = run_kernel(wgsl_kernels.get("argmax_reduce"), parts, device=device)["best"]
+    assert found.tolist() == [best[0]] * 2
+    assert parts["index"].shape == (2, -(-300 // group))
+    assert ((parts["index"] // group) == torch.arange(-(-300 // group))).all()
+
+
+@BOTH
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e4, -1e4, -3e38, LOWEST, float("-inf")])
+def test_argmax_of_equal_groups_is_of_the_first(device_with, subgroups, value):
+    parts = {
+        "largest": torch.full((2, 70), value),
+        "index": torch.arange(7, 147, dtype=torch.int32).view(2, 70),
+    }
+    found = run_kernel(wgsl_kernels.get("argmax_reduce"), parts, device=device_with(subgroups))["best"]
+    assert found.tolist() == [7, 77]
+
+
+@BOTH
 @pytest.mark.parametrize("low", [-3e38, LOWEST])
 def test_masked_logits(device_with, subgroups, low):
     """What a mask wrote has probability 0; a row of nothing else is uniform, as for torch."""

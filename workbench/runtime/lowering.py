@@ -17,6 +17,7 @@ from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
 from .fusion import PLANES, Stack, find_stacks, fuse, weight_name
+from .head_fusion import drop_last_row, fuse_argmax
 
 #: Ports whose arrays are cut where a step computes a range of its weight's rows.
 BY_ROWS = (*PLANES, "bias")
@@ -159,7 +160,10 @@ def lower(
     keep = plan.check_names(keep)
     stacks = find_stacks(plan, binding_bytes)
     tokens, capacity = sizes["tokens"], sizes["capacity"]
-    fused = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
+    if tokens == 1:
+        plan = drop_last_row(plan, keep)
+    plan = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
+    fused = fuse_argmax(plan, keep, adapter=adapter, ranges=lambda w: row_ranges(plan, w, binding_bytes))
     steps = []
     for call in fused.calls:
         weight = weight_name(call)
