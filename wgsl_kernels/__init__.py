@@ -44,6 +44,7 @@ MODULES = (
     "rms_norm",
     "rope",
     "rows",
+    "top_k",
 )
 
 __all__ = [

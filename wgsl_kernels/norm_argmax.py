@@ -25,6 +25,7 @@ from .rms_norm import rms_norm
 from .weights import WEIGHT_FORMATS, weight_sizes
 
 GROUPS = ("tokens", "groups")
+PARTS = {"largest": Port(GROUPS, "f32", binding=6), "index": Port(GROUPS, "u32", binding=8)}
 
 
 def group_for(adapter: Adapter) -> int:
@@ -38,7 +39,7 @@ def _grouped(y: torch.Tensor, group: int, fill: float) -> torch.Tensor:
     return padded.view(y.shape[0], -1, group)
 
 
-def _largest(y: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+def largest_of(y: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest of each `group` numbers of y [tokens, rows], and its row."""
     values = _grouped(y, group, -torch.inf)
     tokens, groups, _ = values.shape
@@ -49,7 +50,7 @@ def _largest(y: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _reference(x, weight, norm, eps, group, **_):
     """largest [tokens, groups] of each `group` rows of rms_norm(x) W^T, and index [tokens, groups], their rows."""
-    return _largest(linear_reference(rms_norm.reference(x, norm, eps), weight), group)
+    return largest_of(linear_reference(rms_norm.reference(x, norm, eps), weight), group)
 
 
 def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
@@ -90,33 +91,35 @@ def _derive(fmt: str, sizes) -> dict:
     return {**groups, "row_offset": 0, **weight_sizes(fmt)}
 
 
-def norm_argmax(fmt: str) -> Kernel:
-    """The pair for one weight format: `norm_linear` but for what is kept of its result."""
-    product = REGISTRY[f"norm_linear_{fmt}"]
-    gemv = product.variants["gemv"]
-    variant = replace(
+def grouped(gemv: Variant, logits: str, why: str) -> Variant:
+    """The variant of `norm_linear` as one over groups of rows; logits: the library file with `keep_logit`."""
+    return replace(
         gemv,
         file="norm_argmax",
         grid=lambda c: spread(ceil_div(c["rows"], c["group"]), c["tokens"]),
         library=lambda c: (
             *gemv.library(c),
+            logits,
             "one_turn" if c["group"] == _at_once(c) else "many_turns",
         ),
         refuse=partial(_refuse, gemv),
-        why="few tokens: logits stay in registers, and a number for each group of rows is left",
+        why=why,
     )
+
+
+def norm_argmax(fmt: str) -> Kernel:
+    """The pair for one weight format: `norm_linear` but for what is kept of its result."""
+    product = REGISTRY[f"norm_linear_{fmt}"]
+    why = "few tokens: logits stay in registers, and a number for each group of rows is left"
     params = {name: kind for name, kind in product.params.items() if name != "out_rows"}
     return register(
         replace(
             product,
             name=f"norm_argmax_{fmt}",
             reference=_reference,
-            writes={
-                "largest": Port(GROUPS, "f32", binding=6),
-                "index": Port(GROUPS, "u32", binding=8),
-            },
+            writes=PARTS,
             params={**params, "group": int},
-            variants={"gemv": variant},
+            variants={"gemv": grouped(product.variants["gemv"], "logits_none", why)},
             make_inputs=partial(_inputs, product.make_inputs),
             tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),
@@ -131,7 +134,7 @@ for _format in WEIGHT_FORMATS:
 
 def _group_inputs(seed=0, tokens=1, groups=64, y_dtype="f32") -> dict:
     generator = torch.Generator().manual_seed(seed)
-    largest, index = _largest(random_tensor(generator, (tokens, 8 * groups)), 8)
+    largest, index = largest_of(random_tensor(generator, (tokens, 8 * groups)), 8)
     return {"largest": largest, "index": index}
 
 

@@ -1,7 +1,7 @@
 // The largest of each GROUP numbers of rms_norm(x) W^T and its row, the first of equals: norm, LM head and the first half
 // of an argmax (argmax_reduce.wgsl is the other) in one dispatch for few tokens.
 //
-// Logits stay in registers. A vocabulary of 128256 would be read again by a single workgroup, which has nothing to hide
+// Logits stay in registers (or go to memory too, `keep_logit`: for top_k.wgsl). A vocabulary of 128256 would be read again by a single workgroup, which has nothing to hide
 // its loads behind; this leaves it a number for each GROUP rows. A workgroup takes one group, in one turn or in several
 // (lib/one_turn.wgsl, lib/many_turns.wgsl): a CPU's compiler unrolls nothing inside a loop of one turn, which costs half
 // the speed of a product with INT4 weights (llvmpipe).
@@ -23,7 +23,10 @@ fn take(token: u32, first: u32, thread: u32) {
     for (var i = 0u; i < ROWS_PER_TEAM; i++) {
       let row = first + team * ROWS_PER_TEAM + i;
       let v = sum_of(team, i) * factor;
-      if (row < ROWS && v > best) { best = v; found = row; }
+      if (row < ROWS) {
+        if (thread == (team * ROWS_PER_TEAM + i) % WORKGROUP) { keep_logit(token, row, v); }
+        if (v > best) { best = v; found = row; }
+      }
     }
   }
 }

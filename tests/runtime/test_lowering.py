@@ -16,8 +16,9 @@ from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError
 from workbench.runtime.fusion import find_stacks, fuse, fuse_norms, fuse_sums, split_attention, weight_name
-from workbench.runtime.head_fusion import drop_last_row, fuse_argmax
+from workbench.runtime.head_fusion import drop_last_row, fuse_argmax, fuse_top_k
 from workbench.runtime.lowering import assign, lower, row_ranges
+from workbench.runtime.sampling import SamplingOptions
 
 from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 
@@ -285,6 +286,22 @@ def test_a_head_in_ranges_of_whole_groups_only(stackable_plans):
         assert (found != plan) is fused
 
 
+@pytest.mark.parametrize("keep", [(), ("logits",)])
+def test_the_largest_logits_come_from_groups_of_the_product(stackable_plans, keep):
+    """Logits stay: winners' groups are looked through, and what is kept can be read."""
+    plan = fused_norms(drop_last_row(stackable_plans["top"]))
+    fused = fuse_top_k(plan, keep, adapter=Adapter(), ranges=whole)
+    product, reduce = fused.calls[-2:]
+    assert [product.kernel, reduce.kernel] == ["norm_linear_max_f32", "top_k_reduce"]
+    assert fused.calls[:-2] == plan.calls[:-2] and product.inputs == plan.calls[-2].inputs
+    assert product.outputs["y"] == reduce.inputs["x"] == "logits" in fused.buffers
+    assert reduce.outputs == plan.calls[-1].outputs and reduce.params == {"k": 64, "group": 32}
+    fused.check()
+    assert fuse_top_k(plan, adapter=Adapter(), ranges=lambda name: [(0, 48), (48, 131)]) == plan
+    plain = stackable_plans["top"]  # its norm is no part of the product
+    assert fuse_top_k(plain, adapter=Adapter(), ranges=whole) == plain
+
+
 def test_one_token_has_one_row(stackable_plans):
     plan = stackable_plans["last"]
     short = drop_last_row(plan)
@@ -305,9 +322,7 @@ def test_one_token_has_one_row(stackable_plans):
 
 
 @pytest.mark.parametrize("fmt, is_cpu", [("float", True), ("float", False), ("int4", True), ("int2", False)])
-def test_greedy_tokens_are_those_of_the_unfused_end(
-    stackable, open_promised, tmp_path, monkeypatch, fmt, is_cpu
-):
+def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path, monkeypatch, fmt, is_cpu):
     from workbench.convert.convert import convert
     from workbench.convert.options import ConvertOptions
     from workbench.formats.spec import WeightFormat
@@ -321,6 +336,8 @@ def test_greedy_tokens_are_those_of_the_unfused_end(
     prompt = random_ids(STACKABLE.vocab, 5).tolist()
     fused = model_on(checkpoint, open_promised)
     tokens = list(fused.generate_ids(prompt, 60))
+    options = SamplingOptions(temperature=1.0, top_k=20, seed=1)
+    drawn = list(fused.generate_ids(prompt, 40, options))
     plan = fused.plan("greedy")
     kernels = [s.call.kernel for s in lower(plan, {**SIZES, "tokens": 1}, device.adapter, 128 << 20).steps]
     assert kernels[-2] == "argmax_reduce"
@@ -334,10 +351,13 @@ def test_greedy_tokens_are_those_of_the_unfused_end(
         for module in (lowering, wgpu_executor):
             patch.setattr(module, "row_ranges", in_three)
         assert list(split.generate_ids(prompt, 60)) == tokens
+        assert list(split.generate_ids(prompt, 40, options)) == drawn
     plain = model_on(checkpoint, open_promised)
     monkeypatch.setattr(lowering, "fuse_argmax", lambda plan, keep, **_: plan)
+    monkeypatch.setattr(lowering, "fuse_top_k", lambda plan, keep, **_: plan)
     monkeypatch.setattr(lowering, "drop_last_row", lambda plan, keep: plan)
     assert list(plain.generate_ids(prompt, 60)) == tokens
+    assert list(plain.generate_ids(prompt, 40, options)) == drawn
 
 
 # ---- buffers ----------------------------------------------------------------------------------------------------

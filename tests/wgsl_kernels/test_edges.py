@@ -7,6 +7,7 @@ import torch
 
 import wgsl_kernels
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from wgsl_kernels.norm_argmax import largest_of
 from workbench.runtime.launch import run_kernel
 
 LOWEST = -3.4028234e38
@@ -121,6 +122,24 @@ def test_argmax_of_equal_groups_is_of_the_first(device_with, subgroups, value):
     }
     found = run_kernel(wgsl_kernels.get("argmax_reduce"), parts, device=device_with(subgroups))["best"]
     assert found.tolist() == [7, 77]
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["top_k", "top_k_reduce"])
+def test_the_largest_of_many_ties_come_in_order(device_with, subgroups, name):
+    """Of equals the first come first, whether they lie in one group, in neighbours or far apart."""
+    rows = torch.randint(0, 4, (3, 1000), generator=torch.Generator().manual_seed(1)).float()
+    rows[1] = 0.0
+    rows[2] = -3e38
+    rows[2, [999, 31, 32, 500]] = torch.tensor([1.0, 1.0, 2.0, -2e38])
+    arguments = {"x": rows, "k": 64}
+    if name == "top_k_reduce":
+        largest, index = largest_of(rows, 32)
+        arguments |= {"largest": largest, "index": index, "group": 32}
+    found = run_kernel(wgsl_kernels.get(name), arguments, device=device_with(subgroups))
+    expected = [sorted(range(1000), key=lambda i, row=row: (-row[i], i))[:64] for row in rows.tolist()]
+    assert found["indices"].tolist() == expected
+    assert torch.equal(found["values"], rows.gather(1, torch.tensor(expected)))
 
 
 @BOTH

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import wgsl_kernels
@@ -17,7 +18,7 @@ from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
 from .fusion import PLANES, Stack, find_stacks, fuse, weight_name
-from .head_fusion import drop_last_row, fuse_argmax
+from .head_fusion import drop_last_row, fuse_argmax, fuse_top_k
 
 #: Ports whose arrays are cut where a step computes a range of its weight's rows.
 BY_ROWS = (*PLANES, "bias")
@@ -163,13 +164,16 @@ def lower(
     if tokens == 1:
         plan = drop_last_row(plan, keep)
     plan = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
-    fused = fuse_argmax(plan, keep, adapter=adapter, ranges=lambda w: row_ranges(plan, w, binding_bytes))
+    for rule in (fuse_argmax, fuse_top_k):
+        plan = rule(
+            plan, keep, adapter=adapter, ranges=partial(row_ranges, plan, binding_bytes=binding_bytes)
+        )
     steps = []
-    for call in fused.calls:
+    for call in plan.calls:
         weight = weight_name(call)
-        ranges = row_ranges(fused, weight, binding_bytes) if weight else [None]
+        ranges = row_ranges(plan, weight, binding_bytes) if weight else [None]
         if len(ranges) == 1:
             ranges = [None]
-        steps += [_step(fused, call, sizes, adapter, rows, tuned) for rows in ranges]
-    slots, slot_bytes = assign(fused, sizes, keep)
-    return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes), stacks)
+        steps += [_step(plan, call, sizes, adapter, rows, tuned) for rows in ranges]
+    slots, slot_bytes = assign(plan, sizes, keep)
+    return DevicePlan(plan, tuple(steps), slots, slot_bytes, dict(sizes), stacks)

@@ -231,11 +231,22 @@ def _greedy(session: Session, logits: np.ndarray, count: int) -> Iterator[int]:
 
 def _sampled(session: Session, logits: np.ndarray, count: int, options: SamplingOptions) -> Iterator[int]:
     sampler = Sampler(options)
-    for produced in range(count):
+    if count > 0:
         token = sampler(logits)
         yield token
-        if produced + 1 < count:
-            logits = session.feed([token])
+    for _ in range(count - 1):
+        token = _next(session, sampler, token)
+        yield token
+
+
+def _next(session: Session, sampler: Sampler, token: int) -> int:
+    """Feed a token and draw its successor; where top-k leaves few, only the largest logits leave the device."""
+    if sampler.enough(session.top) and not session.edited:
+        found = sampler.from_top(*session.feed_top(token))
+        if found is not None:
+            return found
+        session.back(1)
+    return sampler(session.feed([token]))
 
 
 def load(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from workbench.errors import CacheFullError, PromptTooLongError, WorkbenchError
+from workbench.models.llama import TOP
 
 from .edits import Edits, check_edits
 
@@ -84,6 +85,16 @@ class Session:
         """How many tokens the cache can hold."""
         return self._cache.capacity
 
+    @property
+    def top(self) -> int:
+        """How many logits `feed_top` returns."""
+        return min(TOP, self._vocab_size)
+
+    @property
+    def edited(self) -> bool:
+        """Whether activations are changed in flight."""
+        return bool(self._edit)
+
     def reset(self) -> None:
         """Forget everything; the cache stays allocated."""
         self._cache.position = 0
@@ -106,6 +117,24 @@ class Session:
                 logits = results["logits"][0]
         self._logits = logits
         return logits
+
+    def feed_top(self, token: int) -> tuple[np.ndarray, np.ndarray]:
+        """Append a token; returns the `top` largest logits after it and their ids, f32 and integers [top]: largest
+        first, of equals the lowest id first. Raises as `feed` does.
+        """
+        array = check_ids([token], self._vocab_size)
+        self._require(1)
+        with self._moving():
+            results = self._executor.run("top", array, self._cache, edit=self._edit)
+        self._logits = None
+        return results["top_logits"][0], results["top_ids"][0]
+
+    def back(self, count: int) -> None:
+        """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer."""
+        if not 0 <= count <= self.position:
+            raise WorkbenchError(f"{count} tokens cannot be taken back of the {self.position} in the cache")
+        self._cache.position -= count
+        self._logits = None
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
         """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
