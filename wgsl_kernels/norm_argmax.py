@@ -48,9 +48,19 @@ def largest_of(y: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]
     return values.max(-1).values, rows.to(torch.int32)
 
 
-def _reference(x, weight, norm, eps, group, **_):
-    """largest [tokens, groups] of each `group` rows of rms_norm(x) W^T, and index [tokens, groups], their rows."""
-    return largest_of(linear_reference(rms_norm.reference(x, norm, eps), weight), group)
+def parts_of(y: torch.Tensor, group: int, row_offset: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """`largest_of` y, rows row_offset and on of a larger result: in its places, behind groups that stay zero."""
+    largest, index = largest_of(y, group)
+    before = (row_offset // group, 0)
+    return F.pad(largest, before), F.pad(index + row_offset, before)
+
+
+def _reference(x, weight, norm, eps, group, row_offset=0, **_):
+    """largest [tokens, groups] of each `group` rows of rms_norm(x) W^T, and index [tokens, groups], their rows.
+
+    row_offset: a multiple of `group`; the weight's rows are those from there on.
+    """
+    return parts_of(linear_reference(rms_norm.reference(x, norm, eps), weight), group, row_offset)
 
 
 def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
@@ -59,15 +69,18 @@ def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
 
 def _tolerance(product: Kernel, arguments, expected) -> dict:
     """Rounding moves each number; so the row may be any that is largest with errors in its favour."""
-    group = arguments["group"]
-    rest = doubles({name: value for name, value in arguments.items() if name != "group"})
+    group, offset = arguments["group"], arguments.get("row_offset", 0)
+    left_out = ("group", "row_offset", "out_rows")
+    rest = doubles({name: value for name, value in arguments.items() if name not in left_out})
     y = product.run_reference(rest)["y"]
     error = _grouped(product.tolerance(rest, {"y": y})["y"], group, 0.0)
     values = _grouped(y, group, -torch.inf)
     wins = values + error >= (values - error).max(-1, keepdim=True).values
-    rows = torch.arange(values.shape[1] * group).view(1, -1, group)
-    apart = (rows - expected["index"].unsqueeze(-1)).abs() * wins
-    return {"largest": error.max(-1).values, "index": apart.max(-1).values.double()}
+    rows = offset + torch.arange(values.shape[1] * group).view(1, -1, group)
+    before = (offset // group, 0)
+    apart = (rows - expected["index"][:, before[0] :].unsqueeze(-1)).abs() * wins
+    bounds = {"largest": error.max(-1).values, "index": apart.max(-1).values.double()}
+    return {name: F.pad(bound, before) for name, bound in bounds.items()}
 
 
 def _at_once(context: Context) -> int:
@@ -87,7 +100,9 @@ def _cost(product: Kernel, s) -> Cost:
 
 
 def _derive(fmt: str, sizes) -> dict:
-    groups = {"groups": ceil_div(sizes["rows"], sizes["group"])} if {"rows", "group"} <= set(sizes) else {}
+    given = {"rows", "group"} <= set(sizes)
+    rows = sizes.get("row_offset", 0) + sizes["rows"] if given else 0
+    groups = {"groups": ceil_div(rows, sizes["group"])} if given else {}
     return {**groups, "row_offset": 0, **weight_sizes(fmt)}
 
 

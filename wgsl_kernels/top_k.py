@@ -16,7 +16,7 @@ import torch
 
 from .judge import doubles
 from .linear import linear_reference
-from .norm_argmax import GROUPS, PARTS, grouped, largest_of
+from .norm_argmax import GROUPS, PARTS, grouped, largest_of, parts_of
 from .numerics import random_tensor
 from .pair import REGISTRY, Cost, Kernel, Port, Variant, ceil_div, kernel, register
 from .reduce import lanes_default, reduction
@@ -104,8 +104,9 @@ def top_k_reduce(x, largest, index, k, group):
 
 def _max_reference(x, weight, norm, eps, group, row_offset=0, out_rows=None, **_):
     """y = rms_norm(x) W^T as in `norm_linear`; largest and index [tokens, groups] as in `norm_argmax`."""
-    y = linear_reference(rms_norm.reference(x, norm, eps), weight, row_offset=row_offset, out_rows=out_rows)
-    return y, *largest_of(y, group)
+    normed = rms_norm.reference(x, norm, eps)
+    y = linear_reference(normed, weight, row_offset=row_offset, out_rows=out_rows)
+    return y, *parts_of(linear_reference(normed, weight), group, row_offset)
 
 
 def _max_tolerance(product: Kernel, parts: Kernel, arguments, expected) -> dict:

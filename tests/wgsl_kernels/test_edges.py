@@ -114,6 +114,27 @@ def test_argmax_in_the_product_takes_the_first_of_equals(device_with, subgroups,
 
 
 @BOTH
+@pytest.mark.parametrize("name", ["norm_argmax_int4", "norm_linear_max_int4"])
+def test_groups_of_a_range_of_rows_go_to_their_places(device_with, subgroups, name):
+    kernel, device = wgsl_kernels.get(name), device_with(subgroups)
+    whole = kernel.inputs(seed=2, tokens=2, rows=200, columns=64, block=32, group=32)
+    wanted, parts = run_kernel(kernel, whole, device=device), []
+    for first, stop in ((0, 96), (96, 200)):
+        rows = {port: whole[port][first:stop].contiguous() for port in ("quants", "scales", "zeros")}
+        arguments = {**whole, **rows, "row_offset": first, **({"out_rows": 200} if "max" in name else {})}
+        parts.append(run_kernel(kernel, arguments, device=device))
+        expected = expectation(kernel, arguments)
+        for output in ("largest", "index"):
+            error = (parts[-1][output].double() - expected[output][0])[:, first // 32 :].abs()
+            assert (error <= expected[output][1][:, first // 32 :]).all()
+    for output in ("largest", "index"):
+        assert torch.equal(parts[0][output], wanted[output][:, :3])
+        assert torch.equal(parts[1][output][:, 3:], wanted[output][:, 3:])
+    if "max" in name:
+        assert torch.equal(torch.cat([parts[0]["y"][:, :96], parts[1]["y"][:, 96:]], 1), wanted["y"])
+
+
+@BOTH
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e4, -1e4, -3e38, LOWEST, float("-inf")])
 def test_argmax_of_equal_groups_is_of_the_first(device_with, subgroups, value):
     parts = {
