@@ -40,6 +40,7 @@ MODULES = (
     "logits",
     "norm_argmax",
     "norm_linear",
+    "norm_linear_a8",
     "quantize_activations",
     "rms_norm",
     "rope",

@@ -38,11 +38,18 @@ def _operands(fmt: str, context: Context) -> tuple[str, ...]:
     return ("sum_bytes", f"dot_{fmt}", *scale_library(context))
 
 
+def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
+    """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
+
+    INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
+    """
+    if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
+        return ("sum_bytes", *scale_library(context), "pieces_a8_int2")
+    return (*_operands(fmt, context), "pieces_a8")
+
+
 def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
-    """The library for few tokens; INT2 reads 64 columns at once where blocks and rows are whole numbers of them."""
-    if fmt == "int2" and context["block"] % 64 == 0 and context["x_groups"] % 2 == 0:
-        return ("sum_bytes", *scale_library(context), "weigh_none", "pieces_a8_int2")
-    return (*_operands(fmt, context), "weigh_none", "pieces_a8")
+    return ("x_a8_buffer", *integer_pieces(fmt, context, context["x_groups"]))
 
 
 def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:

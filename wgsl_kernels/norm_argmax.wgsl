@@ -16,7 +16,7 @@ fn weight_row(first: u32, i: u32) -> u32 { return min(first + i, ROWS - 1u); }
 
 // One turn: rows `first` to first + AT_ONCE.
 fn take(token: u32, first: u32, thread: u32) {
-  squares = 0.0;  // weigh_norm.wgsl adds up what one turn has met
+  start_sum();
   meet(team_sums(token, first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
   for (var team = 0u; team < TEAMS; team++) {
     let factor = norm_factor(team);
@@ -37,6 +37,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let group = id.x + id.z * 32768u;
   best = -3.4028234e38;  // the lowest f32
   found = group * GROUP;
+  bring(token, thread);
   take_turns(token, found, thread);
   let slot = ROW_OFFSET / GROUP + group;
   if (thread == 0u && slot < GROUPS) {

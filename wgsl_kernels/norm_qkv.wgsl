@@ -18,6 +18,7 @@ fn weight_row(first: u32, i: u32) -> u32 {
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * PAIRS;
+  bring(token, thread);
   meet(team_sums(token, group_first + thread / TEAM * PAIRS, thread), thread);
   let position = state.position + token;
   for (var i = thread; i < TEAMS * PAIRS; i += WORKGROUP) {

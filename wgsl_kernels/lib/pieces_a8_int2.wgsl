@@ -4,18 +4,20 @@
 const PIECE: u32 = 64u;
 const PIECES: u32 = X_GROUPS / 2u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 64u;
-@group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-@group(0) @binding(7) var<storage, read> x_scales: array<vec2<f32>>;
 struct Piece { w: vec4<u32>, scale: BlockScale }
 struct Activations { v: array<vec4<u32>, 4>, scale: vec2<f32> }
 struct Columns { v: array<vec4<u32>, 4>, scale: vec2<f32>, sum: f32 }
 
 fn activations_at(token: u32, piece: u32) -> Activations {
-  let at = token * PIECES + piece;
-  return Activations(array<vec4<u32>, 4>(x[at * 4u], x[at * 4u + 1u], x[at * 4u + 2u], x[at * 4u + 3u]), x_scales[at]);
+  let i = piece * 4u;
+  return Activations(
+    array<vec4<u32>, 4>(x_words(token, i), x_words(token, i + 1u), x_words(token, i + 2u), x_words(token, i + 3u)),
+    vec2<f32>(x_scale(token, piece * 2u), x_scale(token, piece * 2u + 1u)));
 }
 fn prepared(a: Activations, piece: u32) -> Columns {
+  met(piece * 2u);
+  met(piece * 2u + 1u);
   let sums = vec2<f32>(f32(sum_bytes(a.v[0]) + sum_bytes(a.v[1])), f32(sum_bytes(a.v[2]) + sum_bytes(a.v[3])));
   return Columns(a.v, a.scale, dot(a.scale, sums));
 }

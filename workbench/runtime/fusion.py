@@ -4,6 +4,8 @@
 - `fuse_norms`: for few tokens, a norm goes into the products that read it: `norm_qkv` (with rotary embedding and the
   append to the cache), `norm_gate_up` (with SiLU and the product) and `norm_linear`.
 - `split_attention`: for few tokens on a GPU, attention over parts of the cache and their sum.
+- `fuse_integers` (fusion_a8.py): for one token on a GPU, norms into products with INT8 activations, and the
+  quantization of activations into what makes them.
 
 Every rule leaves activations named in `keep` alone: they are computed as the semantic plan says. Each fused kernel's
 reference is the composition of the references it replaces; where the plan stores normalised rows as f16, a fused
@@ -13,71 +15,18 @@ product takes them unrounded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import wgsl_kernels
 from wgsl_kernels import Adapter
 from wgsl_kernels.attention_split import splits_for
 from wgsl_kernels.linear import FEW_TOKENS
-from workbench.plan.count import buffer_bytes
-from workbench.plan.plan import Buffer, Call, Plan, Weight
+from workbench.plan.plan import Buffer, Call, Plan
 
-#: Offsets of bindings are multiples of this (WebGPU's minStorageBufferOffsetAlignment, its largest default).
-ALIGNMENT = 256
-#: Planes of a weight, by port.
-PLANES = ("quants", "scales", "zeros", "values")
-
-
-@dataclass(frozen=True)
-class Stack(Weight):
-    """Matrices that share columns and format, row under row in one set of planes; `tensor` joins their names."""
-
-    members: tuple[Weight, ...] = ()
-
-
-class _Rewriter:
-    """A plan being rewritten: who writes and who reads each activation, and the calls that are gone."""
-
-    def __init__(self, plan: Plan, keep: Iterable[str]):
-        self.plan = plan
-        self.protected = {*keep, *plan.results}
-        self.calls: list[Call | None] = list(plan.calls)
-        self.buffers = dict(plan.buffers)
-        self.weights = dict(plan.weights)
-        self.readers: dict[str, list[int]] = {}
-        self.writer: dict[str, int] = {}
-        for index, call in enumerate(plan.calls):
-            for name in call.inputs.values():
-                self.readers.setdefault(name, []).append(index)
-            for name in call.outputs.values():
-                self.writer.setdefault(name, index)
-
-    def vanishes(self, name: str, readers: int) -> bool:
-        """Whether so many calls read an activation, and nothing else needs it."""
-        return (
-            self.buffers[name].kind == "activation"
-            and name not in self.protected
-            and len(self.readers.get(name, ())) == readers
-        )
-
-    def only_reader(self, name: str) -> Call | None:
-        return self.calls[self.readers[name][0]] if self.vanishes(name, 1) else None
-
-    def replace(self, old: Iterable[Call], new: list[Call]) -> None:
-        """Put `new` where the last of `old` stood; what only they wrote and read disappears."""
-        indices = [self.calls.index(call) for call in old]
-        wanted = {name for call in new for name in (*call.inputs.values(), *call.outputs.values())}
-        for index in indices:
-            for name in self.calls[index].outputs.values():
-                if name not in wanted:
-                    self.buffers.pop(name, None)
-            self.calls[index] = None
-        self.calls[max(indices) : max(indices) + 1] = new
-        self.__init__(self.finished(), self.protected)
-
-    def finished(self) -> Plan:
-        calls = tuple(call for call in self.calls if call is not None)
-        return replace(self.plan, buffers=self.buffers, calls=calls, weights=self.weights)
+from .fusion_a8 import fuse_integers
+from .patterns import gate_up_product, turned_and_appended
+from .rewriter import Rewriter
+from .stacks import PLANES, Stack, declare, product_format, weight_name
 
 
 def fuse_sums(plan: Plan, keep: Iterable[str] = ()) -> Plan:
@@ -85,7 +34,7 @@ def fuse_sums(plan: Plan, keep: Iterable[str] = ()) -> Plan:
 
     The sum keeps its name; the linear layer's own output, which nothing else may read, disappears.
     """
-    work = _Rewriter(plan, keep)
+    work = Rewriter(plan, keep)
     for call in plan.calls:
         if call.kernel != "add":
             continue
@@ -111,75 +60,16 @@ def fuse_sums(plan: Plan, keep: Iterable[str] = ()) -> Plan:
 # ---- norms -------------------------------------------------------------------------------------------------------
 
 
-def weight_name(call: Call) -> str | None:
-    """Name of the matrix that a call reads, if any."""
-    for port in ("quants", "values"):
-        if port in call.inputs:
-            return call.inputs[port].rsplit(".", 1)[0]
-    return None
-
-
-def _format_of(call: Call) -> str | None:
-    """Weight format of a plain linear layer with float activations, None for anything else."""
-    name = call.kernel.removeprefix("linear_")
-    plain = name != call.kernel and name in wgsl_kernels.weights.WEIGHT_FORMATS
-    return name if plain and not {"bias", "residual"} & set(call.inputs) else None
-
-
-def find_stacks(plan: Plan, binding_bytes: int) -> dict[str, Stack]:
-    """Matrices that fused calls want row under row: those that read the same normalised activations.
-
-    It depends on the semantic plan alone, so that plans of all phases agree about it. A group is left out where its
-    planes could not be bound one by one too (256-byte offsets), or together (the size of a binding).
-    """
-    stacks = {}
-    for norm in plan.calls:
-        if norm.kernel != "rms_norm":
-            continue
-        readers = [c for c in plan.calls if c.inputs.get("x") == norm.outputs["y"]]
-        weights = [plan.weights[w] for c in readers if (w := weight_name(c)) is not None]
-        same = len({(c.kernel, tuple(sorted(c.params.items()))) for c in readers}) == 1
-        same = same and len({w.format for w in weights}) == 1 and all(_format_of(c) for c in readers)
-        if len(weights) < 2 or len(weights) != len(readers) or not same:
-            continue
-        if weights[0].format.granularity == "tensor" and weights[0].format.is_quantized:
-            continue  # one scale each
-        planes = [port for port in PLANES if port in readers[0].inputs]
-        sizes = [[buffer_bytes(plan.buffers[f"{w.name}.{p}"], {}) for w in weights] for p in planes]
-        aligned = all(size % ALIGNMENT == 0 for plane in sizes for size in plane)
-        if aligned and max(sum(plane) for plane in sizes) <= binding_bytes:
-            name = "+".join(w.name for w in weights)
-            shape = (sum(w.shape[0] for w in weights), weights[0].shape[1])
-            joined = "+".join(w.tensor for w in weights)
-            stacks[name] = Stack(name, joined, shape, weights[0].format, tuple(weights))
-    return stacks
-
-
-def _declare(work: _Rewriter, stack: Stack) -> dict[str, str]:
-    """Put a stack and its planes in the place of its members; port -> buffer."""
-    work.weights[stack.name] = stack
-    for member in stack.members:
-        work.weights.pop(member.name)
-    bound = {}
-    for port in PLANES:
-        first, *_ = (work.buffers.pop(f"{member.name}.{port}", None) for member in stack.members)
-        if first is not None:
-            bound[port] = f"{stack.name}.{port}"
-            shape = (stack.shape[0], *first.shape[1:])
-            work.buffers[bound[port]] = Buffer(bound[port], shape, first.dtype, "weight")
-    return bound
-
-
 def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str] = ()) -> Plan:
     """Norms into the products behind them, where all products of a norm can take it."""
-    work = _Rewriter(plan, keep)
+    work = Rewriter(plan, keep)
     for norm in [call for call in plan.calls if call.kernel == "rms_norm"]:
         normed = norm.outputs["y"]
         readers = [work.calls[i] for i in work.readers.get(normed, ())]
         columns = plan.buffers[normed].shape[1]
         if not readers or not work.vanishes(normed, len(readers)) or columns % 4:
             continue
-        formats = {_format_of(call) for call in readers}
+        formats = {product_format(call) for call in readers}
         if len(formats) != 1 or None in formats:
             continue
         (fmt,) = formats
@@ -191,46 +81,17 @@ def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str] = ()
             work.replace([norm, *readers], [fused])
             continue
         stack = stacks.get("+".join(weight_name(call) for call in readers))
-        if stack is not None:
-            _fuse_group(work, norm, readers, stack, fmt, begin, params)
-    return work.finished()
-
-
-def _all_but_x(call: Call) -> dict[str, str]:
-    return {port: name for port, name in call.inputs.items() if port != "x"}
-
-
-def _fuse_group(
-    work: _Rewriter, norm: Call, readers: list[Call], stack: Stack, fmt: str, begin, params
-) -> None:
-    """`norm_gate_up` or `norm_qkv`, if the calls behind the products are theirs."""
-    after = [work.only_reader(call.outputs["y"]) for call in readers]
-    if None in after:
-        return
-    kernels = [call.kernel for call in after]
-    outputs = [call.outputs["y"] for call in readers]
-    if kernels == ["silu_mul", "silu_mul"] and after[0] is after[1]:
-        product = after[0]
-        if [product.inputs["gate"], product.inputs["up"]] == outputs:
-            inputs = {**begin, **_declare(work, stack)}
+        if stack is None:
+            continue
+        if product := gate_up_product(work, readers):
+            inputs = {**begin, **declare(work, stack)}
             fused = Call(f"norm_gate_up_{fmt}", inputs, product.outputs, params)
             work.replace([norm, *readers, product], [fused])
-    elif kernels == ["rope", "rope", "kv_append"]:
-        turn_q, turn_k, append = after
-        turned_k = turn_k.outputs["y"]
-        expected = {**append.inputs, "k": turned_k, "v": outputs[2]}
-        alike = _all_but_x(turn_q) == _all_but_x(turn_k) and append.inputs["state"] == turn_q.inputs["state"]
-        if alike and append.inputs == expected and work.only_reader(turned_k) is append:
-            kv = append.inputs["kv"]
-            inputs = {
-                **begin,
-                **_declare(work, stack),
-                "table": turn_q.inputs["table"],
-                "kv": kv,
-                "state": append.inputs["state"],
-            }
-            fused = Call(f"norm_qkv_{fmt}", inputs, {"q": turn_q.outputs["y"], "kv": kv}, params)
-            work.replace([norm, *readers, turn_q, turn_k, append], [fused])
+        elif found := turned_and_appended(work, readers):
+            calls, inputs, outputs = found
+            fused = Call(f"norm_qkv_{fmt}", {**begin, **declare(work, stack), **inputs}, outputs, params)
+            work.replace([norm, *readers, *calls], [fused])
+    return work.finished()
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------
@@ -241,7 +102,7 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
     splits = splits_for(capacity)
     if adapter.is_cpu or splits < 2:
         return plan
-    work = _Rewriter(plan, ())
+    work = Rewriter(plan, ())
     split = wgsl_kernels.get("attention_split")
     for call in [call for call in plan.calls if call.kernel == "attention"]:
         tokens, width = plan.buffers[call.inputs["q"]].shape
@@ -277,4 +138,6 @@ def fuse(
         plan = fuse_norms(plan, stacks, keep)  # on a GPU a batch of tokens is better served by `batch`
     if tokens <= FEW_TOKENS:
         plan = split_attention(plan, capacity, adapter)
+    if tokens == 1 and not adapter.is_cpu:  # a CPU would quantize a row once for every few rows of weights
+        plan = fuse_integers(plan, stacks, keep)
     return plan

@@ -16,7 +16,8 @@ from wgsl_kernels import Adapter
 from wgsl_kernels.norm_argmax import group_for
 from workbench.plan.plan import Buffer, Call, Plan
 
-from .fusion import _Rewriter, weight_name
+from .rewriter import Rewriter
+from .stacks import weight_name
 
 #: Of a matrix's rows, those of each binding, by its name.
 Ranges = Callable[[str], Sequence[tuple[int, int]]]
@@ -24,7 +25,7 @@ Ranges = Callable[[str], Sequence[tuple[int, int]]]
 
 def drop_last_row(plan: Plan, keep: Iterable[str] = ()) -> Plan:
     """For steps of one token: `last_row` disappears, and its readers read its input."""
-    work = _Rewriter(plan, keep)
+    work = Rewriter(plan, keep)
     for call in [call for call in plan.calls if call.kernel == "last_row"]:
         row, rows = call.outputs["y"], call.inputs["x"]
         if row in work.protected:
@@ -38,7 +39,7 @@ def drop_last_row(plan: Plan, keep: Iterable[str] = ()) -> Plan:
 
 def fuse_argmax(plan: Plan, keep: Iterable[str] = (), *, adapter: Adapter, ranges: Ranges) -> Plan:
     """`norm_linear` and the `argmax` that alone reads its result."""
-    work = _Rewriter(plan, keep)
+    work = Rewriter(plan, keep)
     for call in [call for call in plan.calls if call.kernel == "argmax"]:
         logits = call.inputs["x"]
         product = _grouped(work, logits, "norm_argmax", adapter, ranges)
@@ -50,7 +51,7 @@ def fuse_argmax(plan: Plan, keep: Iterable[str] = (), *, adapter: Adapter, range
 
 def fuse_top_k(plan: Plan, keep: Iterable[str] = (), *, adapter: Adapter, ranges: Ranges) -> Plan:
     """`norm_linear` and a `top_k` that reads its result; the result stays."""
-    work = _Rewriter(plan, keep)
+    work = Rewriter(plan, keep)
     for call in [call for call in plan.calls if call.kernel == "top_k"]:
         logits = call.inputs["x"]
         product = _grouped(work, logits, "norm_linear_max", adapter, ranges)
@@ -62,11 +63,11 @@ def fuse_top_k(plan: Plan, keep: Iterable[str] = (), *, adapter: Adapter, ranges
     return work.finished()
 
 
-def _writer(work: _Rewriter, name: str) -> Call:
+def _writer(work: Rewriter, name: str) -> Call:
     return work.calls[work.writer[name]]
 
 
-def _grouped(work: _Rewriter, logits: str, kernel: str, adapter: Adapter, ranges: Ranges) -> Call | None:
+def _grouped(work: Rewriter, logits: str, kernel: str, adapter: Adapter, ranges: Ranges) -> Call | None:
     """The `norm_linear` that writes `logits` as `kernel`, which gives the largest of groups of rows; None where
     something else writes them, or where a group would lie in two bindings."""
     product, group = _writer(work, logits), group_for(adapter)
@@ -79,7 +80,7 @@ def _grouped(work: _Rewriter, logits: str, kernel: str, adapter: Adapter, ranges
     return Call(fused, product.inputs, parts, {**product.params, "group": group})
 
 
-def _put(work: _Rewriter, old: list[Call], new: list[Call]) -> None:
+def _put(work: Rewriter, old: list[Call], new: list[Call]) -> None:
     """Replace calls, and declare what the first of the new ones gives of each group."""
     product = new[0]
     rows = work.weights[weight_name(product)].shape[0]
