@@ -8,7 +8,7 @@ ends behind each of them, and goes on when Python has put the replacement there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,8 +141,8 @@ class WgpuExecutor:
                 self._submit_edited(ready, recorder, {name: edit[name] for name in edited}, cache, valid)
             else:
                 self._submit(recorder, 1)
-            names = (*self.plan(head).results, *keep)
-            results = {name: self._read(ready, name, valid) for name in names}
+            names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
+            results = dict(zip(names, self._read(ready, names, valid), strict=True))
         cache.position += valid
         return results
 
@@ -349,20 +349,23 @@ class WgpuExecutor:
         start = 0
         for stop, name in stops([step.call for step in ready.plan.steps], edits):
             self._submit(recorder.between(start, stop), 1)
-            x = self._read(ready, name, valid)
+            [x] = self._read(ready, [name], valid)
             new = replacement(self, name, edits, x, cache.position + valid - len(x), x.dtype)
             self.device.write(self._arena[ready.plan.slots[name]], new)
             start = stop
         self._submit(recorder.between(start, len(recorder)), 1)
 
-    def _read(self, ready: _Ready, name: str, valid: int) -> np.ndarray:
-        buffer = ready.plan.plan.buffers[name]
-        shape = buffer.resolved(ready.plan.sizes)
-        count = int(np.prod(shape))
-        rows = min(valid, shape[0]) if buffer.shape[0] == "tokens" else shape[0]
-        source = self._arena[ready.plan.slots[name]]
-        data = self.device.read(source, NUMPY[buffer.dtype], count // shape[0] * rows)
-        return data.reshape((rows, *shape[1:]))
+    def _read(self, ready: _Ready, names: Sequence[str], valid: int) -> list[np.ndarray]:
+        """Activations by name, without padding rows."""
+        shapes, wanted = [], []
+        for name in names:
+            buffer = ready.plan.plan.buffers[name]
+            rows, *rest = buffer.resolved(ready.plan.sizes)
+            shapes.append((min(valid, rows) if buffer.shape[0] == "tokens" else rows, *rest))
+            source = self._arena[ready.plan.slots[name]]
+            wanted.append((source, NUMPY[buffer.dtype], int(np.prod(shapes[-1]))))
+        arrays = self.device.read_all(wanted)
+        return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
 
     def uploaded(self) -> dict[str, int]:
         """Bytes on the device by kind."""
