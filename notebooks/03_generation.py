@@ -21,7 +21,8 @@
 # 3. what temperature and filters leave of a distribution
 # 4. greedy, sampled, and the seed
 # 5. hooks: reading the residual stream after every layer, and what each layer would have said
-# 6. your own checkpoint
+# 6. changing an activation in flight: switching parts off, and steering what is written
+# 7. your own checkpoint
 #
 # Everything runs through the WGSL kernels on the embedded model (7.3 million parameters, children's stories), on a GPU
 # or on a CPU with a software adapter.
@@ -34,7 +35,7 @@ from IPython.display import display
 
 import workbench
 from eval.statistics import log_softmax
-from workbench.assets import demo_model_path
+from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.bench.continuation import continue_prompt
 from workbench.bench.notebook import Bars, table
 from workbench.bench.plots import Picture, colour_of
@@ -231,7 +232,125 @@ display(picture)
 # %% [markdown]
 # The LM head and norm above are f16's for all three, so what differs is the stream that each format's layers wrote.
 #
-# ## 6. Your own checkpoint
+# ## 6. Changing an activation in flight
+#
+# `edit={name: function}` puts a function between the kernel that writes an activation and those that read it.
+# `function(x, position)` gets its rows `[tokens, width]` of a step, the first one's token at `position` in the
+# sequence, and returns what takes their place. `forward`, `score`, `generate` and `session` all take it. A step stops
+# at each edited name, comes to Python and goes on, so an edit costs a readback a step; without edits nothing changes.
+#
+# What does each part of the model do for its predictions? Zero what attention or the MLP of one layer adds to the
+# residual stream, and see what it costs (ablation). Mean change of the loss on three held-out stories in nats a token,
+# ± its standard error, paired token by token:
+
+# %%
+STORIES, TOKENS = 3, 192
+stories = evaluation_text().read_text("utf-8").split(STORY_SEPARATOR)[:STORIES]
+stories = [f16.encode_prompt(story.strip())[:TOKENS] for story in stories]
+
+
+def losses(model, edit=None):
+    return np.concatenate([model.score(story, edit=edit).nll for story in stories])
+
+
+def zero(x, position):
+    return np.zeros_like(x)
+
+
+compared = ("f16", "int2")
+whole = {name: losses(models[name]) for name in compared}
+print(", ".join(f"{name}: {loss.mean():.3f} nats a token" for name, loss in whole.items()))
+rows = []
+for layer in layers:
+    cells = []
+    for name in compared:
+        for part in ("attn", "mlp"):
+            change = losses(models[name], {f"layers.{layer}.{part}.out": zero}) - whole[name]
+            cells.append(f"{change.mean():+.3f} ± {change.std(ddof=1) / len(change) ** 0.5:.3f}")
+    rows.append([str(layer), *cells])
+parts = [f"{name}, without {part}" for name in compared for part in ("attention", "MLP")]
+display(table(["layer", *parts], rows))
+
+# %% [markdown]
+# The first MLP is the one that this model cannot do without, in either format. Of the rest, in f16 only the attention
+# of layer 2 counts clearly: the others make up for any one that is missing. INT2 has less to spare, in the first layers
+# above all.
+#
+# **Steering.** The residual stream holds directions for what a text is about. The difference between its means over
+# sentences of two moods is one of them (Turner et al. 2023, "activation addition"; Rimsky et al. 2024, "contrastive
+# activation addition"). Added in the middle of the model, while prompt and continuation pass through it, it changes
+# the mood of what comes:
+
+# %%
+PLACE = f"layers.{f16.config.layers // 2}.out"
+SAD = (
+    "Tom was very sad. He cried and cried because",
+    "The little girl was sad and alone. She started to cry and",
+    "It was a bad day. Ben lost his toy and felt sad. He",
+    "Mia was scared and hurt. She cried and said",
+)
+HAPPY = (
+    "Tom was very happy. He laughed and laughed because",
+    "The little girl was happy and loved. She started to laugh and",
+    "It was a good day. Ben found his toy and felt happy. He",
+    "Mia was glad and safe. She smiled and said",
+)
+
+
+def mean_stream(model, sentences):
+    kept = [model.forward(model.encode_prompt(each), keep=PLACE).kept[PLACE].mean(0) for each in sentences]
+    return np.mean(kept, axis=0)
+
+
+vector = mean_stream(f16, HAPPY) - mean_stream(f16, SAD)  # [hidden], from the f16 model for all formats
+ids = f16.encode_prompt("The boy saw the dog. He was very")
+lengths = {}
+for name in compared:
+    stream = models[name].forward(ids, keep=PLACE).kept[PLACE]
+    lengths[name] = np.linalg.norm(stream, axis=1)[1:].mean()  # the first token's is far longer
+    print(f"{name}: a row of {PLACE} is {lengths[name]:.1f} long")
+
+
+def steered(name, strength):
+    """strength: the length of what is added, as a share of the model's own stream there."""
+    added = strength * lengths[name] / np.linalg.norm(vector) * vector
+    return {PLACE: lambda x, position: x + added}
+
+
+prompt = "One day, a boy named Tim went to the park. He"
+rows = []
+for name in compared:
+    for strength in (-0.5, 0, 0.5):
+        pieces = models[name].generate(prompt, max_new_tokens=40, edit=steered(name, strength))
+        rows.append([name, f"{strength:+.0%}" if strength else "0", "".join(pieces).replace("\n", " ")])
+print(f"{prompt} …")
+display(table(["", "strength", "text, greedy"], rows))
+
+# %% [markdown]
+# How strong should it be? The probability of some next words against the strength, in f16 and in INT2, with the
+# direction that f16 gave: it outlives quantization to two bits. (The INT2 model's stream is shorter, since rounding to
+# four levels by least squares shortens weights and a gated MLP multiplies by three such matrices; so strength counts in
+# lengths of each model's own stream.)
+
+# %%
+WORDS = (" happy", " excited", " sad", " scared")
+strengths = np.linspace(-1, 1, 17)
+picture = Picture(8.6, 2.9, columns=2, sharey=True)
+for axes, name in zip(picture.axes, compared, strict=True):
+    last = [models[name].forward(ids, edit=steered(name, strength)).logits[-1] for strength in strengths]
+    p = np.exp(log_softmax(np.stack(last).astype(np.float64)))
+    for word, line in zip(WORDS, ("-", "--", "-", "--"), strict=True):
+        [token] = tokenizer.encode(word, add_special_tokens=False)
+        colour = "C1" if word in WORDS[:2] else "C0"
+        axes.plot(strengths, p[:, token], line, lw=1.5, color=colour, label=repr(word))
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+    axes.set(xlabel="strength, share of the stream (+ happy, − sad)", ylabel="p of the next word", title=name)
+picture.axes[0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+picture.axes[0].set_ylim(-0.01, 0.4)
+display(picture)
+
+# %% [markdown]
+# ## 7. Your own checkpoint
 #
 # Any Llama checkpoint goes the same way: a folder with `config.json` and safetensors, or a hub id. Models with a chat
 # template offer it in the widget (`chat=True` in Python).

@@ -38,12 +38,14 @@ MODULES = (
     "linear",
     "linear_a8",
     "logits",
+    "norm_argmax",
     "norm_linear",
     "norm_linear_a8",
     "quantize_activations",
     "rms_norm",
     "rope",
     "rows",
+    "top_k",
 )
 
 __all__ = [

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 
+from workbench.errors import WorkbenchError
+
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
 NEW_TOKENS = 200
@@ -167,3 +169,56 @@ def test_prompts_of_many_lengths_in_any_order(checkpoint, open_promised):
     assert session.greedy(10) == other.greedy(10)
     session.close()
     other.close()
+
+
+@pytest.mark.parametrize("top_k", [1, 12, 63, 64, 130])
+def test_sampling_with_top_k_reads_few_logits_and_draws_the_same(model, monkeypatch, top_k):
+    from workbench.runtime.sampling import Sampler, SamplingOptions
+    from workbench.runtime.session import Session
+
+    prompt = random_ids(model.vocab_size, 6, seed=7)
+    options = SamplingOptions(temperature=1.3, top_k=top_k, top_p=0.95, min_p=0.01, seed=3)
+    sizes = []
+    fed = Session.feed_top
+    monkeypatch.setattr(Session, "feed_top", lambda self, token: sizes.append(self.top) or fed(self, token))
+    found = list(model.generate_ids(prompt, 50, options))
+    assert len(sizes) == (49 if top_k < 64 else 0)
+    monkeypatch.setattr(Sampler, "enough", lambda self, count: False)
+    assert list(model.generate_ids(prompt, 50, options)) == found
+    assert len(set(found)) > 1 or top_k == 1
+
+
+def test_where_the_largest_logits_do_not_tell_all_are_read(model, monkeypatch):
+    from workbench.runtime.sampling import Sampler, SamplingOptions
+
+    prompt = random_ids(model.vocab_size, 6, seed=7)
+    options = SamplingOptions(temperature=1.0, top_k=5, seed=3)
+    expected = list(model.generate_ids(prompt, 20, options))
+    few = Sampler.from_top
+    calls = []
+
+    def every_other(self, logits, ids):
+        calls.append(len(ids))
+        return few(self, logits, ids) if len(calls) % 2 else None
+
+    monkeypatch.setattr(Sampler, "from_top", every_other)
+    assert list(model.generate_ids(prompt, 20, options)) == expected and calls == [64] * 19
+
+
+def test_the_largest_logits_are_those_of_feed(model):
+    ids = random_ids(model.vocab_size, 9, seed=11)
+    session = model.session()
+    session.feed(ids[:8])
+    values, found = session.feed_top(int(ids[8]))
+    assert session.position == 9 and session.top == len(values) == 64
+    session.back(1)
+    assert session.position == 8
+    logits = session.feed(ids[8:])
+    order = np.argsort(-logits, kind="stable")[:64]
+    assert np.array_equal(found, order) and np.array_equal(values, logits[order])
+    with pytest.raises(WorkbenchError, match="10 tokens cannot be taken back of the 9"):
+        session.back(10)
+    session.back(9)
+    session.feed(ids)
+    assert np.abs(session.feed_top(1)[0]).max() > 0
+    session.close()

@@ -46,6 +46,8 @@ def test_forecast_is_what_is_allocated(folder, open_promised):
     assert device.allocated == expected.cache
     session.feed(ids)
     session.greedy(5)
+    session.back(1)
+    session.feed_top(1)
     assert device.allocated == expected.weights + expected.cache + expected.generation
     held = model.executor.uploaded()
     assert held["activations"] == expected.generation

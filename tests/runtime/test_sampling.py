@@ -109,3 +109,57 @@ WRONG = {
 def test_options_are_checked_by_name(name, value):
     with pytest.raises(WorkbenchError, match=name):
         SamplingOptions(**{name: value})
+
+
+# ---- from the largest logits alone -------------------------------------------------------------------------------
+
+
+TOP_CASES = [
+    SamplingOptions(temperature=1.0, top_k=1),
+    SamplingOptions(temperature=0.7, top_k=40),
+    SamplingOptions(temperature=1.5, top_k=63, top_p=0.8),
+    SamplingOptions(temperature=1.0, top_k=20, min_p=0.05),
+    SamplingOptions(temperature=1.2, top_k=50, top_p=0.95, min_p=0.01),
+]
+
+
+def largest(logits: np.ndarray, count: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.argsort(-logits, kind="stable")[:count]
+    return logits[ids], ids
+
+
+@pytest.mark.parametrize("options", TOP_CASES, ids=str)
+@pytest.mark.parametrize("step", [0.0, 0.25], ids=["", "ties"])
+def test_the_largest_logits_give_the_tokens_that_all_of_them_give(options, step):
+    """With the same random numbers, token for token; logits of a coarse grid have many ties, also with the k-th."""
+    rows = np.random.default_rng(3).normal(size=(300, 4001)).astype(np.float32)
+    rows = np.round(rows / step) * np.float32(step) if step else rows
+    with_all, with_few = Sampler(options), Sampler(options)
+    assert with_few.enough(64)
+    fallen_back, drawn = 0, set()
+    for row in rows:
+        expected, found = with_all(row), with_few.from_top(*largest(row))
+        if found is None:
+            fallen_back, found = fallen_back + 1, with_few(row)
+        assert found == expected
+        drawn.add(found)
+    assert len(drawn) > 100
+    assert (fallen_back > 0) == (step > 0 and options.top_k >= 40)
+
+
+def test_ties_that_may_go_on_are_not_drawn_from():
+    logits = np.zeros(64, np.float32)
+    logits[:10] = np.arange(20, 10, -1)
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_k=11))
+    assert sampler.from_top(logits, np.arange(64)) is None  # the 65th may be 0 as well, and would stay
+    assert Sampler(SamplingOptions(temperature=1.0, top_k=10)).from_top(logits, np.arange(64)) is not None
+
+
+def test_when_the_largest_logits_are_enough():
+    assert not Sampler(SamplingOptions()).enough(64)
+    assert not Sampler(SamplingOptions(top_k=5)).enough(64)  # greedy
+    assert not Sampler(SamplingOptions(temperature=1.0, top_p=0.5)).enough(64)
+    assert not Sampler(SamplingOptions(temperature=1.0, top_k=64)).enough(64)
+    assert Sampler(SamplingOptions(temperature=1.0, top_k=63)).enough(64)
+    with pytest.raises(WorkbenchError, match="logit of token 7 is inf"):
+        Sampler(SamplingOptions(temperature=1.0, top_k=1)).from_top(np.array([np.inf, 1.0]), np.array([7, 1]))

@@ -236,6 +236,11 @@ def _fused_cases() -> Iterator[Case]:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
         yield from _team_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        for name in (f"norm_argmax_{fmt}", f"norm_linear_max_{fmt}"):
+            yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
+            yield from cases_of(  # groups as lowering makes them, with what suits the adapter
+                name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
+            )
         yield from _team_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         yield from _team_cases(
             f"norm_qkv_{fmt}",
@@ -321,6 +326,11 @@ def _row_cases() -> Iterator[Case]:
     yield from cases_of("softmax", "row", 14, **common)
     yield from cases_of("argmax", "row", 14, **{**common, "y_dtype": ("f32",)})
     yield from cases_of("target_log_likelihood", "row", 14, **{**common, "y_dtype": ("f32",)})
+    groups = {"tokens": common["tokens"], "groups": (1, *WIDTHS, 1000), "y_dtype": ("f32",)}
+    yield from cases_of("argmax_reduce", "row", 14, **groups)
+    largest = {**common, "k": (1, 2, 5, 40, 64), "y_dtype": ("f32",)}
+    yield from cases_of("top_k", "knockout", 14, **largest)
+    yield from cases_of("top_k_reduce", "knockout", 14, group=(8, 16, 32), **largest)
     hidden = {"hidden": common["width"], "eps": (1e-5, 1e-6)}
     yield from cases_of("rms_norm", "row", 14, tokens=common["tokens"], x_dtype=TYPES, **hidden)
 

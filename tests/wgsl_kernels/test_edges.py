@@ -7,6 +7,7 @@ import torch
 
 import wgsl_kernels
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from wgsl_kernels.norm_argmax import largest_of
 from workbench.runtime.launch import run_kernel
 
 LOWEST = -3.4028234e38
@@ -88,6 +89,78 @@ def test_argmax_of_a_tie_is_the_first(device_with, subgroups):
     x[3, 299] = -2.9e38
     kernel, device = wgsl_kernels.get("argmax"), device_with(subgroups)
     assert run_kernel(kernel, {"x": x}, device=device)["index"].tolist() == [170, 5, 0, 299]
+
+
+@BOTH
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("best", [(5, 133), (16, 17, 31), (31, 32), (47, 299), (0,), (299,)])
+def test_argmax_in_the_product_takes_the_first_of_equals(device_with, subgroups, group, best):
+    """Rows alike give the same logits, in one group, in its turns, or in several."""
+    weight = torch.linspace(-1, 0.5, 300).repeat(64, 1).T.contiguous()
+    weight[list(best)] = 0.75
+    kernel, device = wgsl_kernels.get("norm_argmax_f32"), device_with(subgroups)
+    arguments = {
+        "x": torch.ones(2, 64),
+        "values": weight,
+        "norm": torch.ones(64),
+        "eps": 1e-5,
+        "group": group,
+    }
+    parts = run_kernel(kernel, arguments, device=device)
+    found = run_kernel(wgsl_kernels.get("argmax_reduce"), parts, device=device)["best"]
+    assert found.tolist() == [best[0]] * 2
+    assert parts["index"].shape == (2, -(-300 // group))
+    assert ((parts["index"] // group) == torch.arange(-(-300 // group))).all()
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["norm_argmax_int4", "norm_linear_max_int4"])
+def test_groups_of_a_range_of_rows_go_to_their_places(device_with, subgroups, name):
+    kernel, device = wgsl_kernels.get(name), device_with(subgroups)
+    whole = kernel.inputs(seed=2, tokens=2, rows=200, columns=64, block=32, group=32)
+    wanted, parts = run_kernel(kernel, whole, device=device), []
+    for first, stop in ((0, 96), (96, 200)):
+        rows = {port: whole[port][first:stop].contiguous() for port in ("quants", "scales", "zeros")}
+        arguments = {**whole, **rows, "row_offset": first, **({"out_rows": 200} if "max" in name else {})}
+        parts.append(run_kernel(kernel, arguments, device=device))
+        expected = expectation(kernel, arguments)
+        for output in ("largest", "index"):
+            error = (parts[-1][output].double() - expected[output][0])[:, first // 32 :].abs()
+            assert (error <= expected[output][1][:, first // 32 :]).all()
+    for output in ("largest", "index"):
+        assert torch.equal(parts[0][output], wanted[output][:, :3])
+        assert torch.equal(parts[1][output][:, 3:], wanted[output][:, 3:])
+    if "max" in name:
+        assert torch.equal(torch.cat([parts[0]["y"][:, :96], parts[1]["y"][:, 96:]], 1), wanted["y"])
+
+
+@BOTH
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e4, -1e4, -3e38, LOWEST, float("-inf")])
+def test_argmax_of_equal_groups_is_of_the_first(device_with, subgroups, value):
+    parts = {
+        "largest": torch.full((2, 70), value),
+        "index": torch.arange(7, 147, dtype=torch.int32).view(2, 70),
+    }
+    found = run_kernel(wgsl_kernels.get("argmax_reduce"), parts, device=device_with(subgroups))["best"]
+    assert found.tolist() == [7, 77]
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["top_k", "top_k_reduce"])
+def test_the_largest_of_many_ties_come_in_order(device_with, subgroups, name):
+    """Of equals the first come first, whether they lie in one group, in neighbours or far apart."""
+    rows = torch.randint(0, 4, (3, 1000), generator=torch.Generator().manual_seed(1)).float()
+    rows[1] = 0.0
+    rows[2] = -3e38
+    rows[2, [999, 31, 32, 500]] = torch.tensor([1.0, 1.0, 2.0, -2e38])
+    arguments = {"x": rows, "k": 64}
+    if name == "top_k_reduce":
+        largest, index = largest_of(rows, 32)
+        arguments |= {"largest": largest, "index": index, "group": 32}
+    found = run_kernel(wgsl_kernels.get(name), arguments, device=device_with(subgroups))
+    expected = [sorted(range(1000), key=lambda i, row=row: (-row[i], i))[:64] for row in rows.tolist()]
+    assert found["indices"].tolist() == expected
+    assert torch.equal(found["values"], rows.gather(1, torch.tensor(expected)))
 
 
 @BOTH

@@ -17,8 +17,12 @@ from workbench.plan.builder import PlanBuilder
 from workbench.plan.plan import Plan
 
 #: What a plan ends with. "all": logits of every token. "last": of the last real token. "score": log-likelihood of
-#: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input.
-HEADS = ("all", "last", "score", "greedy")
+#: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input. "top":
+#: the `TOP` largest logits of the last real token and their ids.
+HEADS = ("all", "last", "score", "greedy", "top")
+
+#: So many logits are enough for samplers with a smaller top-k.
+TOP = 64
 
 #: What the inputs of linear layers are stored as.
 ACTIVATIONS = ("f32", "f16", "int8")
@@ -177,13 +181,19 @@ class _LlamaBuilder:
         for index in range(c.layers):
             x = self.decoder_layer(index, x)
         x = self.norm("model.norm.weight", x, "final")
-        if head == "last":
+        if head in ("last", "top"):
             row = plan.buffer("last", (1, c.hidden_size), self.act, "activation")
             plan.call("last_row", {"x": x, "state": "state"}, {"y": row})
             x = row
-        logits = self.logits(x, one_row=head == "last")
+        logits = self.logits(x, one_row=head in ("last", "top"))
         if head in ("all", "last"):
             return plan.finish(["logits"])
+        if head == "top":
+            count = min(TOP, c.vocab_size)
+            values = plan.buffer("top_logits", (1, count), "f32", "activation")
+            ids = plan.buffer("top_ids", (1, count), "u32", "activation")
+            plan.call("top_k", {"x": logits}, {"values": values, "indices": ids}, k=count)
+            return plan.finish(["top_logits", "top_ids"])
         top = plan.buffer("top1", ("tokens",), "u32", "activation")
         plan.call("argmax", {"x": logits}, {"index": top})
         if head == "score":

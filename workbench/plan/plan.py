@@ -105,7 +105,11 @@ class Plan:
                 near = difflib.get_close_matches(
                     name, [b.name for b in self.of_kind("activation")], n=4, cutoff=0.3
                 )
-                raise PlanError(f"the plan has no activation {name!r}; near it: {', '.join(near) or 'none'}")
+                kind = self.buffers[name].kind if name in self.buffers else "weight"
+                other = f" ({name!r} is of kind {kind!r})" if name in {**self.buffers, **self.weights} else ""
+                raise PlanError(
+                    f"the plan has no activation {name!r}; near it: {', '.join(near) or 'none'}{other}"
+                )
         return names
 
     def to_json(self) -> dict:

@@ -12,7 +12,7 @@ import functools
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import wgpu
@@ -40,6 +40,9 @@ BACKENDS = ("Vulkan", "Metal", "D3D12")
 
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
+STAGING = wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.MAP_READ
+#: Up to so many bytes of several buffers are read back at once.
+READ_TOGETHER = 64 << 10
 
 #: Vendors (PCI ids) whose subgroups have the same number of lanes in every pipeline: NVIDIA, Apple.
 ONE_SUBGROUP_SIZE = (0x10DE, 0x106B)
@@ -197,6 +200,30 @@ class Device:
             data = self.wgpu.queue.read_buffer(buffer, 0, nbytes)
         array = np.frombuffer(data, dtype)
         return array if count is None else array[:count]
+
+    def read_all(self, wanted: Sequence[tuple[wgpu.GPUBuffer, np.dtype, int]]) -> list[np.ndarray]:
+        """The first `count` elements of several (buffer, dtype, count). Small ones come back together, since a wait for
+        the device costs more than they do. Raises `DeviceLostError`."""
+        sizes = [-(-count * np.dtype(dtype).itemsize // 4) * 4 for _, dtype, count in wanted]
+        total = sum(sizes)
+        if len(wanted) == 1 or total > READ_TOGETHER or 0 in sizes:
+            return [self.read(*each) for each in wanted]
+        offsets = np.cumsum([0, *sizes])
+        with self.errors():
+            staging = self.wgpu.create_buffer(size=total, usage=STAGING)
+            try:
+                encoder = self.wgpu.create_command_encoder()
+                for (buffer, _, _), offset, size in zip(wanted, offsets, sizes, strict=False):
+                    encoder.copy_buffer_to_buffer(buffer, 0, staging, int(offset), size)
+                self.wgpu.queue.submit([encoder.finish()])
+                staging.map_async("READ_NOSYNC").sync_wait()  # as `read_buffer` has it: one wait, not two
+                data = staging.read_mapped()
+            finally:
+                staging.destroy()
+        return [
+            np.frombuffer(data, dtype, count, int(offset))
+            for (_, dtype, count), offset in zip(wanted, offsets, strict=False)
+        ]
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

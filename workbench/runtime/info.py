@@ -112,9 +112,9 @@ def forecast(
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
-    for head in ("last", "greedy", "score"):
+    for head in ("last", "greedy", "top", "score"):
         plan = build_plan(config, source.describe, head=head, activations=activations)
-        counts = (1,) if head == "greedy" else chunks
+        counts = (1,) if head in ("greedy", "top") else chunks
         lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
     plan = lowered["last"][0].plan
     sizes = _sizes(1, capacity)
@@ -122,7 +122,7 @@ def forecast(
     return Forecast(
         weights=weight_bytes(plan) + aligned(kind_bytes(plan, "constant", sizes)),
         cache=sum(aligned(buffer_bytes(b, sizes)) for b in plan.of_kind("cache")) + inputs,
-        generation=arena_bytes(lowered["last"] + lowered["greedy"]),
+        generation=arena_bytes(lowered["last"] + lowered["greedy"] + lowered["top"]),
         scoring=arena_bytes(lowered["score"]),
     )
 

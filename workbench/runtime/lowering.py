@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import wgsl_kernels
@@ -17,6 +18,7 @@ from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
 from .fusion import fuse
+from .head_fusion import drop_last_row, fuse_argmax, fuse_top_k
 from .stacks import PLANES, Stack, find_stacks, weight_name
 
 #: Ports whose arrays are cut where a step computes a range of its weight's rows.
@@ -160,13 +162,19 @@ def lower(
     keep = plan.check_names(keep)
     stacks = find_stacks(plan, binding_bytes)
     tokens, capacity = sizes["tokens"], sizes["capacity"]
-    fused = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
+    if tokens == 1:
+        plan = drop_last_row(plan, keep)
+    plan = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
+    for rule in (fuse_argmax, fuse_top_k):
+        plan = rule(
+            plan, keep, adapter=adapter, ranges=partial(row_ranges, plan, binding_bytes=binding_bytes)
+        )
     steps = []
-    for call in fused.calls:
+    for call in plan.calls:
         weight = weight_name(call)
-        ranges = row_ranges(fused, weight, binding_bytes) if weight else [None]
+        ranges = row_ranges(plan, weight, binding_bytes) if weight else [None]
         if len(ranges) == 1:
             ranges = [None]
-        steps += [_step(fused, call, sizes, adapter, rows, tuned) for rows in ranges]
-    slots, slot_bytes = assign(fused, sizes, keep)
-    return DevicePlan(fused, tuple(steps), slots, slot_bytes, dict(sizes), stacks)
+        steps += [_step(plan, call, sizes, adapter, rows, tuned) for rows in ranges]
+    slots, slot_bytes = assign(plan, sizes, keep)
+    return DevicePlan(plan, tuple(steps), slots, slot_bytes, dict(sizes), stacks)

@@ -15,6 +15,7 @@ from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .choices import choose
+from .edits import Edits, refuse_inside
 from .sampling import Sampler, SamplingOptions
 from .session import Session, check_ids, run_chunks
 
@@ -92,13 +93,17 @@ class Model:
                 self._executor, self._scratch = self._make_executor(), None
             return self._executor
 
-    def session(self) -> Session:
-        """A new sequence with a cache of its own. Raises `OutOfMemoryError`."""
-        return Session(self.executor, self.vocab_size, self.max_tokens)
+    def session(self, edit: Edits | None = None) -> Session:
+        """A new sequence with a cache of its own. Raises `OutOfMemoryError`.
+
+        edit: functions that change activations in flight, by name, in every step (see `forward`).
+        """
+        return Session(self.executor, self.vocab_size, self.max_tokens, edit)
 
     def _empty_cache(self, count: int):
         """The cache that `forward` and `score` use, emptied."""
         executor = self.executor
+        refuse_inside(executor)
         if count > self.max_tokens:
             raise PromptTooLongError(
                 f"{count} tokens do not fit into a cache of {self.max_tokens}; load the model with a larger max_tokens"
@@ -108,27 +113,34 @@ class Model:
         self._scratch.position = 0
         return executor, self._scratch
 
-    def forward(self, ids: Sequence[int], keep: Iterable[str] = ()) -> Forward:
+    def forward(self, ids: Sequence[int], keep: Iterable[str] = (), edit: Edits | None = None) -> Forward:
         """One sequence from an empty cache: logits of every token, and the activations named in `keep`.
 
-        Raises `PromptTooLongError`, and `PlanError` for a name the plan does not have.
+        edit: name of an activation -> function(x, position) that gets its rows [tokens, width] of a step, the first
+        one at `position` in the sequence, and returns what takes their place (`workbench.runtime.edits`). What is
+        kept under an edited name is the replacement.
+        Raises `PromptTooLongError`, `PlanError` for a name the plan does not have, and `EditError` for a replacement
+        of another shape, or that is not finite.
         """
         array, keep = check_ids(ids, self.vocab_size), ((keep,) if isinstance(keep, str) else tuple(keep))
         with self._lock:
             executor, cache = self._empty_cache(len(array))
-            steps = list(run_chunks(executor, "all", array, cache, keep=keep))
+            steps = list(run_chunks(executor, "all", array, cache, keep=keep, edit=edit))
         joined = {name: np.concatenate([step[name] for step in steps]) for name in ("logits", *keep)}
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
-    def score(self, ids: Sequence[int], logits: bool = False) -> Scores:
-        """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device."""
+    def score(self, ids: Sequence[int], logits: bool = False, edit: Edits | None = None) -> Scores:
+        """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device.
+
+        edit: functions that change activations in flight, as in `forward`.
+        """
         array = check_ids(ids, self.vocab_size)
         if len(array) < 2:
             raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
         keep = ("logits",) if logits else ()
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
-            steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep))
+            steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
         joined = {
             name: np.concatenate([step[name] for step in steps]) for name in ("log_likelihood", "top1", *keep)
         }
@@ -149,17 +161,18 @@ class Model:
         seed: int = 0,
         stop: Sequence[str] = (),
         chat: bool = False,
+        edit: Edits | None = None,
     ) -> Iterator[str]:
         """Pieces of text that continue `prompt`, as they come; ends at EOS, a stop string, or a full cache.
 
-        chat: put the prompt into the tokenizer's chat template. Raises `PromptTooLongError` and `WorkbenchError`
-        before the first piece.
+        chat: put the prompt into the tokenizer's chat template. edit: functions that change activations in flight, as
+        in `forward`. Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
         from .textstream import stream_text
 
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed)
         ids = self.encode_prompt(prompt, chat)
-        tokens = self.generate_ids(ids, max_new_tokens, options)
+        tokens = self.generate_ids(ids, max_new_tokens, options, edit)
         return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
@@ -173,11 +186,18 @@ class Model:
         return list(encoded["input_ids"])
 
     def generate_ids(
-        self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        options: SamplingOptions | None = None,
+        edit: Edits | None = None,
     ) -> Iterator[int]:
-        """Token ids that continue `ids`, up to `max_new_tokens` or until the cache is full; EOS does not stop it."""
+        """Token ids that continue `ids`, up to `max_new_tokens` or until the cache is full; EOS does not stop it.
+
+        edit: functions that change activations in flight, as in `forward`, of the prompt and of every token.
+        """
         options = options or SamplingOptions()
-        session = self.session()
+        session = self.session(edit)
         try:
             logits = session.feed(ids)
             count = min(max_new_tokens, session.capacity - session.position + 1)
@@ -211,11 +231,22 @@ def _greedy(session: Session, logits: np.ndarray, count: int) -> Iterator[int]:
 
 def _sampled(session: Session, logits: np.ndarray, count: int, options: SamplingOptions) -> Iterator[int]:
     sampler = Sampler(options)
-    for produced in range(count):
+    if count > 0:
         token = sampler(logits)
         yield token
-        if produced + 1 < count:
-            logits = session.feed([token])
+    for _ in range(count - 1):
+        token = _next(session, sampler, token)
+        yield token
+
+
+def _next(session: Session, sampler: Sampler, token: int) -> int:
+    """Feed a token and draw its successor; where top-k leaves few, only the largest logits leave the device."""
+    if sampler.enough(session.top) and not session.edited:
+        found = sampler.from_top(*session.feed_top(token))
+        if found is not None:
+            return found
+        session.back(1)
+    return sampler(session.feed([token]))
 
 
 def load(

@@ -57,6 +57,10 @@ class Recorder:
         """A recorder for each dispatch, in order."""
         return [Recorder([call]) for call in self._keep]
 
+    def between(self, start: int, stop: int) -> Recorder:
+        """A recorder of the dispatches from `start` up to `stop`."""
+        return Recorder(self._keep[start:stop])
+
     def encode(self, compute_pass: wgpu.GPUComputePassEncoder) -> None:
         """Append the dispatches to an open pass. Errors surface when the pass ends."""
         handle = compute_pass._internal

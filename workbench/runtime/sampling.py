@@ -43,20 +43,39 @@ class SamplingOptions:
 
 def filter_logits(logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
     """Logits [vocab] over the temperature, -inf where a filter removed a token; at least one stays."""
+    logits = np.asarray(logits, dtype=np.float32)
+    ids, scores = _survivors(np.arange(logits.size), _scaled(logits, options), options)
+    filtered = np.full(logits.shape, -np.inf, np.float32)
+    filtered[ids] = scores
+    return filtered
+
+
+def _scaled(logits: np.ndarray, options: SamplingOptions) -> np.ndarray:
     # The quotient in float32, as transformers has it; only the sums of probabilities are kept in float64.
-    scores = np.asarray(logits, dtype=np.float32) / np.float32(options.temperature or 1.0)
+    return np.asarray(logits, dtype=np.float32) / np.float32(options.temperature or 1.0)
+
+
+def _survivors(
+    ids: np.ndarray, scores: np.ndarray, options: SamplingOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the filters leave of tokens in ascending order and their scores. Sums are over the survivors only, so that
+    tokens which a filter removed change no bit of what comes after it."""
     if 0 < options.top_k < scores.size:
-        threshold = np.partition(scores, -options.top_k)[-options.top_k]  # ties with the k-th best stay
-        scores = np.where(scores < threshold, -np.inf, scores)
+        threshold = np.partition(scores, -options.top_k)[-options.top_k]
+        stay = scores >= threshold  # ties with the k-th best too
+        ids, scores = ids[stay], scores[stay]
     if options.top_p < 1:
         ascending = np.argsort(scores, kind="stable")
         remove = np.cumsum(softmax(scores[ascending])) <= 1 - options.top_p
         remove[-1] = False
-        scores[ascending[remove]] = -np.inf
+        stay = np.ones(scores.size, dtype=bool)
+        stay[ascending[remove]] = False
+        ids, scores = ids[stay], scores[stay]
     if options.min_p > 0:
         probabilities = softmax(scores)
-        scores = np.where(probabilities < options.min_p * probabilities.max(), -np.inf, scores)
-    return scores
+        stay = probabilities >= options.min_p * probabilities.max()
+        ids, scores = ids[stay], scores[stay]
+    return ids, scores
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -84,6 +103,28 @@ class Sampler:
             )
         if self.options.greedy:
             return best
-        cumulative = np.cumsum(softmax(filter_logits(logits, self.options)))
+        return self._draw(np.arange(logits.size), _scaled(logits, self.options))
+
+    def enough(self, count: int) -> bool:
+        """Whether so many of the largest logits are enough for most draws: more than top-k leaves."""
+        return not self.options.greedy and 0 < self.options.top_k < count
+
+    def from_top(self, logits: np.ndarray, ids: np.ndarray) -> int | None:
+        """The next token, given only the largest logits (largest first) and their ids: the one that a call with all of
+        them would draw. None, and no random number used, where they do not tell: where all from the k-th best on are
+        equal, more of the same may follow."""
+        if not np.isfinite(logits[0]):
+            raise WorkbenchError(
+                f"sampling: the logit of token {ids[0]} is {logits[0]}; the logits are not usable"
+            )
+        scores = _scaled(logits, self.options)
+        if not scores[-1] < scores[self.options.top_k - 1]:
+            return None
+        order = np.argsort(ids)
+        return self._draw(ids[order], scores[order])
+
+    def _draw(self, ids: np.ndarray, scores: np.ndarray) -> int:
+        ids, scores = _survivors(ids, scores, self.options)
+        cumulative = np.cumsum(softmax(scores))
         drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(min(drawn, logits.size - 1))
+        return int(ids[min(drawn, ids.size - 1)])

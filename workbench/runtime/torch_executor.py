@@ -18,11 +18,13 @@ from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
+from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .plans import Plans
 from .stacks import weight_name
 from .weights import matrix_parts, vector
 
 PREFILL = 512  # tokens of one step at most
+NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
 class TorchCache:
@@ -62,15 +64,29 @@ class TorchExecutor:
         cache: TorchCache,
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
+        edit: Edits | None = None,
     ) -> dict[str, np.ndarray]:
-        """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`."""
+        """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
+
+        edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`, with the
+        position as it was.
+        """
+        refuse_inside(self)
         plan = self.plan(head)
         keep = plan.check_names(keep)
         wanted = {*plan.results, *keep}
         env = self.inputs(ids, cache)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
-        self.advance(plan, env, cache, range(len(plan.calls)), keep=wanted)
+        start = 0
+        for stop, name in stops(plan.calls, check_edits(plan, edit)):
+            self.advance(plan, env, cache, range(start, stop), keep=wanted)
+            x = env[name].numpy()
+            storage = x.dtype if self.compute == torch.float64 else NUMPY[plan.buffers[name].dtype]
+            new = replacement(self, name, edit, x, cache.position + len(ids) - len(x), storage)
+            env[name] = torch.from_numpy(new).to(self.compute)
+            start = stop
+        self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
         cache.position += len(ids)
         return {name: env[name].numpy().copy() for name in wanted}
 

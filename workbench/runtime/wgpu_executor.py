@@ -2,12 +2,13 @@
 
 Weights are uploaded once, part by part, and shared by all plans; the arena of activations is shared too, so one step
 runs at a time. A plan is lowered, compiled and bound once for each (head, number of tokens, kept names); after that a
-step is a few writes, one compute pass and the readback of its results.
+step is a few writes, one compute pass and the readback of its results. Where activations are edited in flight, the pass
+ends behind each of them, and goes on when Python has put the replacement there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Weight
 
 from .device import Device
+from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
@@ -118,21 +120,29 @@ class WgpuExecutor:
         cache: WgpuCache,
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
+        edit: Edits | None = None,
     ) -> dict[str, np.ndarray]:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
-        Returns the plan's results and the kept activations, without padding rows.
+        Returns the plan's results and the kept activations, without padding rows. edit: functions that change
+        activations in flight (`workbench.runtime.edits`); raises `EditError`, with the position as it was.
         """
         keep = self.plan(head).check_names(keep)
+        edited = check_edits(self.plan(head), edit)
+        alone = (*keep, *(name for name in edited if name not in keep))  # neither fused away nor overwritten
         valid = len(ids)
         size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
-            recorder = self.recorder(head, size, cache, keep)
+            refuse_inside(self)
+            recorder = self.recorder(head, size, cache, alone)
+            ready = self._ready[head, size, cache.capacity, alone]
             self.write_inputs(cache, size, ids, targets)
-            self._submit(recorder, 1)
-            names = (*self.plan(head).results, *keep)
-            ready = self._ready[head, size, cache.capacity, keep]
-            results = {name: self._read(ready, name, valid) for name in names}
+            if edited:
+                self._submit_edited(ready, recorder, {name: edit[name] for name in edited}, cache, valid)
+            else:
+                self._submit(recorder, 1)
+            names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
+            results = dict(zip(names, self._read(ready, names, valid), strict=True))
         cache.position += valid
         return results
 
@@ -141,6 +151,7 @@ class WgpuExecutor:
         found: list[int] = []
         token = first
         with self.device.lock:
+            refuse_inside(self)
             recorder = self.recorder("greedy", 1, cache, ())
             while len(found) < count:
                 steps = min(STEPS, count - len(found))
@@ -331,14 +342,30 @@ class WgpuExecutor:
                 compute.end()
                 self.device.wgpu.queue.submit([encoder.finish()])
 
-    def _read(self, ready: _Ready, name: str, valid: int) -> np.ndarray:
-        buffer = ready.plan.plan.buffers[name]
-        shape = buffer.resolved(ready.plan.sizes)
-        count = int(np.prod(shape))
-        rows = min(valid, shape[0]) if buffer.shape[0] == "tokens" else shape[0]
-        source = self._arena[ready.plan.slots[name]]
-        data = self.device.read(source, NUMPY[buffer.dtype], count // shape[0] * rows)
-        return data.reshape((rows, *shape[1:]))
+    def _submit_edited(
+        self, ready: _Ready, recorder: Recorder, edits: Edits, cache: WgpuCache, valid: int
+    ) -> None:
+        """The step up to each edited activation, which is read, replaced and written back; then the rest."""
+        start = 0
+        for stop, name in stops([step.call for step in ready.plan.steps], edits):
+            self._submit(recorder.between(start, stop), 1)
+            [x] = self._read(ready, [name], valid)
+            new = replacement(self, name, edits, x, cache.position + valid - len(x), x.dtype)
+            self.device.write(self._arena[ready.plan.slots[name]], new)
+            start = stop
+        self._submit(recorder.between(start, len(recorder)), 1)
+
+    def _read(self, ready: _Ready, names: Sequence[str], valid: int) -> list[np.ndarray]:
+        """Activations by name, without padding rows."""
+        shapes, wanted = [], []
+        for name in names:
+            buffer = ready.plan.plan.buffers[name]
+            rows, *rest = buffer.resolved(ready.plan.sizes)
+            shapes.append((min(valid, rows) if buffer.shape[0] == "tokens" else rows, *rest))
+            source = self._arena[ready.plan.slots[name]]
+            wanted.append((source, NUMPY[buffer.dtype], int(np.prod(shapes[-1]))))
+        arrays = self.device.read_all(wanted)
+        return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
 
     def uploaded(self) -> dict[str, int]:
         """Bytes on the device by kind."""

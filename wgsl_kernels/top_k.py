@@ -1,0 +1,143 @@
+"""The k largest logits of a row, so that sampling need not read all of them back.
+
+    norm_linear_max, top_k_reduce  rms_norm, linear (LM head), top_k
+
+`top_k` takes any rows. Behind a product for few tokens, `norm_linear_max` (a weight format each) has left the largest
+logit of each group of rows beside the logits, and `top_k_reduce` looks only into the groups that winners come from.
+(Lists of k numbers from each workgroup, to be merged, would be as long as the logits themselves.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from .judge import doubles
+from .linear import linear_reference
+from .norm_argmax import GROUPS, PARTS, grouped, largest_of, parts_of
+from .numerics import random_tensor
+from .pair import REGISTRY, Cost, Kernel, Port, Variant, ceil_div, kernel, register
+from .reduce import lanes_default, reduction
+from .rms_norm import rms_norm
+from .weights import WEIGHT_FORMATS, weight_sizes
+
+ROWS = ("tokens", "width")
+TOP = ("tokens", "k")
+#: Numbers that a thread looks through at a time where no product has left the largest of groups.
+GROUP = 32
+
+
+def _variant(groups: str) -> dict[str, Variant]:
+    return {
+        "knockout": Variant(
+            "top_k",
+            grid=lambda c: (c["tokens"], 1, 1),
+            tunables={"workgroup": (256, 8, 16, 32, 64, 128)},
+            defaults=lanes_default,
+            library=lambda c: (reduction(c), groups),
+        )
+    }
+
+
+def _inputs(seed=0, tokens=2, width=200, k=8, x_dtype="f32", y_dtype="f32") -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {"x": 4 * random_tensor(generator, (tokens, width), x_dtype), "k": min(k, width)}
+
+
+def _reduce_inputs(seed=0, tokens=2, width=200, k=8, group=32, **types) -> dict:
+    arguments = _inputs(seed, tokens, width, k, **types)
+    largest, index = largest_of(arguments["x"].float(), group)
+    return {**arguments, "largest": largest, "index": index, "group": group}
+
+
+def _exact(arguments, expected) -> dict:
+    return {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in expected.items()}
+
+
+def _cost(s) -> Cost:
+    return Cost(4 * s["tokens"] * s["width"], 8 * s["tokens"] * s["k"], s["tokens"] * s["width"])
+
+
+def _reduce_cost(s) -> Cost:
+    read = s["groups"] * 8 + min(s["k"], s["groups"]) * s["group"] * 4
+    return Cost(s["tokens"] * read, 8 * s["tokens"] * s["k"], s["tokens"] * s["groups"])
+
+
+@kernel(
+    reads={"x": Port(ROWS, binding=0)},
+    writes={"values": Port(TOP, "f32", binding=1), "indices": Port(TOP, "u32", binding=2)},
+    params={"k": int},
+    variants=_variant("groups_found"),
+    make_inputs=_inputs,
+    tolerance=_exact,
+    cost=_cost,
+    derive=lambda s: {"group": GROUP, **({"groups": ceil_div(s["width"], GROUP)} if "width" in s else {})},
+)
+def top_k(x, k):
+    """The k largest of each row of x [tokens, width] and their indices, [tokens, k] each, of equals the first first.
+
+    Numbers must be above the lowest f32, width below 2^24.
+    """
+    values, indices = torch.sort(x, dim=-1, descending=True, stable=True)
+    return values[:, :k], indices[:, :k].to(torch.int32)
+
+
+@kernel(
+    reads={
+        "x": Port(ROWS, binding=0),
+        "largest": Port(GROUPS, "f32", binding=3),
+        "index": Port(GROUPS, "u32", binding=4),
+    },
+    writes={"values": Port(TOP, "f32", binding=1), "indices": Port(TOP, "u32", binding=2)},
+    params={"k": int, "group": int},
+    variants=_variant("groups_given"),
+    make_inputs=_reduce_inputs,
+    tolerance=_exact,
+    cost=_reduce_cost,
+)
+def top_k_reduce(x, largest, index, k, group):
+    """`top_k` of x, given the largest of each `group` numbers of a row and their index, [tokens, groups] each."""
+    return top_k.reference(x, k)
+
+
+def _max_reference(x, weight, norm, eps, group, row_offset=0, out_rows=None, **_):
+    """y = rms_norm(x) W^T as in `norm_linear`; largest and index [tokens, groups] as in `norm_argmax`."""
+    normed = rms_norm.reference(x, norm, eps)
+    y = linear_reference(normed, weight, row_offset=row_offset, out_rows=out_rows)
+    return y, *parts_of(linear_reference(normed, weight), group, row_offset)
+
+
+def _max_tolerance(product: Kernel, parts: Kernel, arguments, expected) -> dict:
+    rest = doubles({name: value for name, value in arguments.items() if name != "group"})
+    bound = product.tolerance(rest, {"y": expected["y"]})["y"]
+    return {"y": bound, **parts.tolerance(arguments, expected)}
+
+
+def _max_cost(parts: Kernel, s) -> Cost:
+    cost = parts.cost(s)
+    return Cost(cost.read, cost.written + 4 * s["tokens"] * s["rows"], cost.flops)
+
+
+def norm_linear_max(fmt: str) -> Kernel:
+    """The pair for one weight format: `norm_argmax` with the logits."""
+    product, parts = REGISTRY[f"norm_linear_{fmt}"], REGISTRY[f"norm_argmax_{fmt}"]
+    why = "few tokens: the largest of each group of rows comes with the product"
+    return register(
+        replace(
+            parts,
+            name=f"norm_linear_max_{fmt}",
+            reference=_max_reference,
+            writes={"y": Port(("tokens", "out_rows"), "f32", binding=9), **PARTS},
+            params={**parts.params, "out_rows": int},
+            variants={"gemv": grouped(product.variants["gemv"], "logits_plane", why)},
+            tolerance=partial(_max_tolerance, product, parts),
+            cost=partial(_max_cost, parts),
+            derive=lambda s: {"out_rows": s.get("rows"), **parts.derive(s), **weight_sizes(fmt)},
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    norm_linear_max(_format)
