@@ -51,7 +51,7 @@ class Front:
 def pareto_front(nbytes: Sequence[Sequence[int]], cost: Sequence[Sequence[float]]) -> Front:
     """The front of one option a group: nbytes[g][o] integers >= 0, cost[g][o] finite.
 
-    Equal solutions are told apart by the order of the options, so the result is the same at every run. Raises
+    Of equal solutions the one whose last options come first is kept, so the result is the same at every run. Raises
     ValueError for empty groups, lengths that differ and costs that are not finite.
     """
     total, loss = np.zeros(1, np.int64), np.zeros(1)
@@ -60,13 +60,16 @@ def pareto_front(nbytes: Sequence[Sequence[int]], cost: Sequence[Sequence[float]
         sizes, costs = np.asarray(sizes, np.int64), np.asarray(costs, np.float64)
         if sizes.ndim != 1 or not len(sizes) or sizes.shape != costs.shape or not np.isfinite(costs).all():
             raise ValueError(f"group {index}: needs options with bytes and a finite cost each")
-        sums = (total[:, None] + sizes).ravel()
-        losses = (loss[:, None] + costs).ravel()
-        order = np.lexsort((losses, sums))
+        sums = (sizes[:, None] + total).ravel()
+        losses = (costs[:, None] + loss).ravel()
+        # A run of rising sums an option: the stable sort merges runs, which takes a quarter of the time of sorting.
+        order = np.argsort(sums, kind="stable")
         ordered = losses[order]
         better = np.ones(len(order), bool)
         better[1:] = ordered[1:] < np.minimum.accumulate(ordered)[:-1]
         kept = order[better]
+        # Of those that are left with equal sums the last one costs least.
+        kept = kept[np.append(np.diff(sums[kept]) > 0, True)]
+        steps.append(((kept % len(total)).astype(np.int32), (kept // len(total)).astype(np.int16)))
         total, loss = sums[kept], losses[kept]
-        steps.append(((kept // len(sizes)).astype(np.int32), (kept % len(sizes)).astype(np.int16)))
     return Front(total, loss, steps)

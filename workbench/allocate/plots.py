@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from workbench.allocate.allocation import Allocation
+from workbench.allocate.groups import place
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.plot import COLOURS
@@ -17,13 +17,6 @@ from workbench.formats.spec import WeightFormat
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES = ("-", "--", ":", "-.")
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
-
-
-def place(group: str) -> tuple[str, int | None]:
-    """Kind and layer of a group: `layers.3.attn.q_k_v` -> ("attn.q_k_v", 3); ("embedding", None)."""
-    match = _LAYER.fullmatch(group)
-    return (match[2], int(match[1])) if match else (group, None)
 
 
 def sensitivity(table: SensitivityTable) -> Picture:
