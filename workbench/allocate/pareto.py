@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,19 @@ class Pareto:
         return allocation_of(self.table, [options[o] for options, o in chosen], target, self.pins)
 
     def curve(self, points: int = 300) -> np.ndarray:
-        """Indices of at most so many points of the front, spread evenly over its bytes, both ends among them."""
-        wanted = np.linspace(self.nbytes[0], self.nbytes[-1], points)
+        """Indices of at most so many points of the front, at equal ratios of bytes, both ends among them."""
+        wanted = np.geomspace(self.nbytes[0], self.nbytes[-1], points)
+        wanted[0], wanted[-1] = self.nbytes[0], self.nbytes[-1]
         return np.unique(np.searchsorted(self.nbytes, wanted))
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
         return self.by_rule(lambda _: fmt, f"{fmt} everywhere")
+
+    @cached_property
+    def uniforms(self) -> tuple[Allocation, ...]:
+        """One format everywhere, for each format of the table."""
+        return tuple(self.uniform(fmt) for fmt in self.table.formats)
 
     def by_rule(self, rule: Callable[[str], WeightFormat], target: str) -> Allocation:
         """The allocation of a rule from a group's name to its format, optimal or not; `target` is its name.

@@ -102,6 +102,13 @@ class SensitivityTable:
         every = list(range(len(self.formats)))
         return [[self.option(pins[name])] if name in pins else every for name in names]
 
+    def stepped(self, group: str, fmt: WeightFormat, by: int) -> WeightFormat:
+        """The format `by` places further in the order of a group's bytes, or the last one there."""
+        sizes = self.nbytes[[each.name for each in self.groups].index(group)]
+        order = np.argsort(sizes, kind="stable").tolist()
+        at = order.index(self.option(fmt)) + by
+        return self.formats[order[min(max(at, 0), len(order) - 1)]]
+
     def layer_bits(self, options: Sequence[int]) -> dict[int, float]:
         """Bits a weight of each layer's matrices under those options, scales and zero-points counted."""
         sums: dict[int, list[int]] = {}
