@@ -169,7 +169,14 @@ def panel_content(costs: SensitivityTable, chosen: Allocation, groups: Sequence[
             lines.append({"at": f, "format": str(fmt), "cells": [str(held.sum()), share]})
         note = "Pick a group to pin it to a format, whatever the budget says."
         head = ["format", "groups", "of the weights"]
-        return {"title": "all groups", "note": note, "tensors": "", "head": head, "lines": lines, "groups": []}
+        return {
+            "title": "all groups",
+            "note": note,
+            "tensors": "",
+            "head": head,
+            "lines": lines,
+            "groups": [],
+        }
     names = [costs.groups[g].name for g in picked]
     tensors = [tensor for g in picked for tensor in costs.groups[g].tensors]
     asked = {pins.get(name) for name in names}
@@ -218,9 +225,16 @@ def static_html(costs: SensitivityTable, rows: Sequence[Row], pins: Collection[s
         [
             table(["layer", *layers], inside, caption) if layers else "",
             table(["outside the layers", "format"], outside) if outside else "",
-            table(HEAD, [row_texts(row) for row in rows], about(costs)),
+            table(HEAD, [row_texts(row) for row in rows], about(costs) + _measured_on(rows)),
         ]
     )
+
+
+def _measured_on(rows: Sequence[Row]) -> str:
+    found = [row.measured for row in rows if row.measured]
+    if not found:
+        return "; nothing was measured with all groups at once"
+    return f"; all groups at once on {found[-1].figures['tokens']:,} tokens of {found[-1].text}, ± standard error"
 
 
 def _format_of(row: Row) -> str | None:

@@ -208,13 +208,15 @@ function render({ model, el }) {
       role === "uniform" && !found && model.get("able").includes("measure") ? button("measure", () => view.tell("measure", { format }), { class: "wb-small", "aria-label": `measure ${visible(texts[0])}`, disabled: busy }) : null)))));
   }
 
+  const number = () => (exact.value = Number(inUnit(model.get("budget")).toPrecision(4)));
+
   function draw() {
     if (!now) return;
     const [low, high] = ends();
     const budget = model.get("budget");
     if (!waiting) slider.value = (STEPS * Math.log(Math.max(low, budget) / low)) / Math.log(high / low || 2);
     slider.setAttribute("aria-valuetext", visible(now.size));
-    if (document.activeElement !== exact) exact.value = Number(inUnit(budget).toPrecision(4));
+    if (document.activeElement !== exact) number();
     free.disabled = !now.pinned.length;
     facts.textContent = visible(now.facts);
     grid.draw(now);
@@ -260,7 +262,11 @@ function render({ model, el }) {
   };
   view.changed("state", buttons);
   view.changed("able", buttons);
-  view.changed("unit", () => ((unit.select.value = model.get("unit")), draw()));
+  view.changed("unit", () => {
+    unit.select.value = model.get("unit");
+    if (now) number();
+    draw();
+  });
   view.changed("error", () => model.get("error") && answered());
   view.tell("hello");
   return view.close;
