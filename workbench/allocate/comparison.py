@@ -32,7 +32,7 @@ def compare(front: Pareto, chosen: Allocation, measured: Sequence[Measured] = ()
     rows += [Row("uniform", each.target, each) for each in front.uniforms]
     known = {_key(row.allocation) for row in rows}
     rows += [
-        Row("measured", f"{each.allocation.bits_per_weight:.3f} bits", each.allocation)
+        Row("measured", f"earlier, {each.allocation.bits_per_weight:.3f} bits", each.allocation)
         for key, each in found.items()
         if key not in known
     ]

@@ -17,7 +17,7 @@ from workbench.bench.plots import colour_of
 from .base import table
 
 MB = 10**6
-KL_HEAD = ["predicted KL", "measured KL", "less the chosen's"]
+KL_HEAD = ["predicted KL", "measured KL", "KL less chosen's"]
 HEAD = ["", "bits a weight", "MB", *KL_HEAD, "perplexity", "tokens/s"]
 
 
