@@ -7,7 +7,7 @@ const HINT = "Dashed: the whole model. Arrow keys walk, Enter picks a group (by 
 
 const paint = (f) => `background: color-mix(in srgb, ${f.colour} ${f.depth}%, #fff)`;
 const cells = (texts) => texts.map((text) => h("td", {}, typeof text === "string" ? visible(text) : text));
-const rows = (head, body) => h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, body));
+const rows = (label, head, body) => h("table", { "aria-label": label }, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, body));
 
 /** New contents; what had the focus has it again. */
 function refill(place, ...nodes) {
@@ -188,7 +188,7 @@ function render({ model, el }) {
   function drawPanel({ title, note, tensors, head, lines, groups }) {
     const radio = ({ format, pin, says }) => h("input", { type: "radio", name: `${view.section.dataset.id}`, "aria-label": visible(says), checked: pin, onchange: () => view.tell("pin", { groups, format }) });
     refill(panel, h("h4", {}, visible(title)), h("p", { class: "wb-note", title: visible(tensors) }, visible(note)),
-      rows(head, lines.map((line) => h("tr", { class: line.now ? "wb-now" : "" }, h("td", { colspan: line.at === null ? head.length : null }, h("label", {}, groups.length ? radio(line) : null,
+      rows(visible(`formats of ${title}`), head, lines.map((line) => h("tr", { class: line.now ? "wb-now" : "" }, h("td", { colspan: line.at === null ? head.length : null }, h("label", {}, groups.length ? radio(line) : null,
         line.at === null ? visible(line.says) : h("span", { class: "wb-chip", style: paint(table.formats[line.at]) }, visible(line.format)))), cells(line.cells)))));
     grid.mark(groups);
   }
@@ -203,7 +203,7 @@ function render({ model, el }) {
 
   function drawRows() {
     const busy = model.get("state") !== "idle";
-    refill(compared, rows([...table.head, ""], now.rows.map(({ role, bytes, format, texts, found }) => h("tr", { class: role === "chosen" ? "wb-now" : "" }, cells(texts), h("td", {},
+    refill(compared, rows("chosen, one format everywhere, and what was measured", [...table.head, ""], now.rows.map(({ role, bytes, format, texts, found }) => h("tr", { class: role === "chosen" ? "wb-now" : "" }, cells(texts), h("td", {},
       role === "chosen" ? null : button("its size", () => view.tell("choose", { budget: bytes }), { class: "wb-small", "aria-label": `budget of ${visible(texts[0])}` }),
       role === "uniform" && !found && model.get("able").includes("measure") ? button("measure", () => view.tell("measure", { format }), { class: "wb-small", "aria-label": `measure ${visible(texts[0])}`, disabled: busy }) : null)))));
   }
