@@ -311,8 +311,9 @@ display(view.plot("front"))
 # %% [markdown]
 # Four groups in INT8 are paid for by all others, the embedding among them: the mixture loses more than twice as much as
 # the free one of the same size, and the prediction said so before anything was measured. Where a rule is right, the
-# pins cost nothing; here one sees what it costs. (In the middle panel the dashed line is the float model; tokens a
-# second are those of a busy machine or an idle one, so look at their spread.)
+# pins cost nothing; here one sees what it costs. (The grey line is the best around the pins, so the free mixture lies
+# below it; the dashed one is the float model. Tokens a second depend on what else the machine does: look at their
+# spread.)
 #
 # ## 9. Your own checkpoint
 #

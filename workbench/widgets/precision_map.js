@@ -1,4 +1,4 @@
-import { axes, choice, decimals, field, frame, h, s, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, frame, fresh, h, s, short, visible } from "./shared.js";
 
 const MB = 1e6;
 const STEPS = 1000;
@@ -104,6 +104,7 @@ function chart(made, curve, size, common) {
   const up = made.log ? Math.log10 : (v) => v;
   const line = curve.map(([bytes, y]) => [size(bytes), up(y)]);
   const values = [...line.map(([, y]) => y), ...made.points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y].map(up)), ...(made.level ? [made.level[0]] : [])];
+  if (!values.length) values.push(0, 1); // nothing costs anything
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const room = 0.06 * (high - low || 1);
   [low, high] = [made.log ? Math.floor(low) : made.level ? low - room : 0, high + room];
@@ -131,6 +132,7 @@ function chart(made, curve, size, common) {
 
 function render({ model, el }) {
   const view = frame(model, el, "Precision map");
+  const name = fresh("pin");
   let table, grid, front, now, [waiting, next] = [false, null];
   const inUnit = (bytes) => (model.get("unit") === "MB" ? bytes / MB : (8 * bytes) / table.weights);
   const ends = () => [front[0][0], front.at(-1)[0]];
@@ -151,7 +153,6 @@ function render({ model, el }) {
     if (next !== null) ask(next);
     next = null;
   }
-  const send = (kind) => (content) => view.tell(kind, content);
   const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
 
   const slider = h("input", { type: "range", min: 0, max: STEPS, step: 1, oninput: () => { const [low, high] = ends(); ask(clamped(low * (high / low) ** (slider.value / STEPS))); } });
@@ -186,7 +187,7 @@ function render({ model, el }) {
   ["pointerdown", "pointermove"].forEach((kind) => charts.addEventListener(kind, drag));
 
   function drawPanel({ title, note, tensors, head, lines, groups }) {
-    const radio = ({ format, pin, says }) => h("input", { type: "radio", name: `${view.section.dataset.id}`, "aria-label": visible(says), checked: pin, onchange: () => view.tell("pin", { groups, format }) });
+    const radio = ({ format, pin, says }) => h("input", { type: "radio", name, "aria-label": visible(says), checked: pin, onchange: () => view.tell("pin", { groups, format }) });
     refill(panel, h("h4", {}, visible(title)), h("p", { class: "wb-note", title: visible(tensors) }, visible(note)),
       rows(visible(`formats of ${title}`), head, lines.map((line) => h("tr", { class: line.now ? "wb-now" : "" }, h("td", { colspan: line.at === null ? head.length : null }, h("label", {}, groups.length ? radio(line) : null,
         line.at === null ? visible(line.says) : h("span", { class: "wb-chip", style: paint(table.formats[line.at]) }, visible(line.format)))), cells(line.cells)))));
@@ -226,12 +227,11 @@ function render({ model, el }) {
     view.section.dataset.drawn = now.bytes;
   }
 
-  view.section.dataset.id = `wb-${Math.random().toString(36).slice(2)}`;
   view.heard({
     table: (content) => {
       table = content;
       now = null;
-      grid = new Grid(content, (groups) => view.tell("pick", { groups }), send("step"), (text) => (said.textContent = visible(text)));
+      grid = new Grid(content, (groups) => view.tell("pick", { groups }), (change) => view.tell("step", change), (text) => (said.textContent = visible(text)));
       map.replaceChildren(grid.element);
       sides.classList.toggle("wb-many", grid.bits.length > 16);
       about.textContent = visible(content.about);

@@ -284,8 +284,10 @@ class PrecisionMap(View):
         options = {"max_windows": self._windows, "progress": self._meter(stopped)}
         found = measure(self.source, chosen, self._text, self._scheme, **options)
         if not stopped():
-            self._measured = [each for each in self._measured if not same(each.allocation, chosen)] + [found]
-            self._tell_choice()
+            with self._lock:
+                others = [each for each in self._measured if not same(each.allocation, chosen)]
+                self._measured = [*others, found]
+                self._tell_choice()
             self.state = "idle"
 
     # ---- what the page asks and is told ----------------------------------------------------------------------
