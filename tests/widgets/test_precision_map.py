@@ -90,7 +90,7 @@ def test_the_budget_is_dragged_typed_and_taken_from_a_format(shown, costs):
         page.get_by_label("exactly").press("Enter")
         after(bridge, lambda: widget.allocation.nbytes == front.at_bits(3.1).nbytes)
         page.get_by_label("unit").select_option("MB")
-        bridge.until("document.querySelector('.wb-charts').textContent.includes('MB of weights')")
+        bridge.until("document.querySelector('.wb-outcomes').textContent.includes('MB of weights')")
         assert float(page.get_by_label("exactly").input_value()) == pytest.approx(
             widget.budget / 1e6, rel=1e-3
         )
@@ -98,7 +98,7 @@ def test_the_budget_is_dragged_typed_and_taken_from_a_format(shown, costs):
         uniform = front.uniform(FORMATS[1]).nbytes
         after(bridge, lambda: widget.budget == uniform)
         assert widget.unit == "MB"
-        page.locator(".wb-charts svg").first.click(position={"x": 150, "y": 80})
+        page.locator(".wb-outcomes svg").first.click(position={"x": 150, "y": 80})
         after(bridge, lambda: widget.budget != uniform)
         assert front.nbytes[0] < widget.budget < front.nbytes[-1]
         page.get_by_label("exactly").fill("0.1")

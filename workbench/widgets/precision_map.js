@@ -164,8 +164,8 @@ function render({ model, el }) {
   const stop = button("Stop", () => view.tell("stop"));
   const bar = h("progress", { max: 1, "aria-label": "share that is measured" });
   const [status, saved] = [0, 1].map(() => h("span", { class: "wb-note", role: "status" }));
-  const [facts, said, about] = ["", "wb-note wb-said", "wb-note"].map((name) => h("p", { class: name }));
-  const [map, panel, charts, compared] = ["wb-place", "wb-panel", "wb-charts", "wb-place"].map((name) => h("div", { class: name }));
+  const [facts, said, about] = ["", "wb-note wb-pointed", "wb-note"].map((name) => h("p", { class: name }));
+  const [map, panel, charts, compared] = ["wb-place", "wb-panel", "wb-outcomes", "wb-place"].map((name) => h("div", { class: name }));
   const file = h("input", { type: "text", value: "allocation.json" });
   const sides = h("div", { class: "wb-sides" }, h("div", {}, map, said), panel);
   const body = h("div", { class: "wb-body", hidden: true },
