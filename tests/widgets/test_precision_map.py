@@ -173,7 +173,15 @@ def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
         page = bridge.page
         bridge.until(drawn(widget))
         assert page.locator(".wb-mark-measured").count() == 0
-        page.get_by_role("button", name="Measure this allocation").click()
+        measure = page.get_by_role("button", name="Measure this allocation")
+        measure.click()
+        bridge.until("document.querySelector('.wb').dataset.state === 'measuring'")
+        assert measure.is_disabled()
+        page.get_by_role("button", name="Stop").click()
+        bridge.until(IDLE)
+        widget.wait()
+        assert widget.measured == () and not widget.error
+        measure.click()
         bridge.until(f"document.querySelectorAll('.wb-mark-measured').length === 3 && {IDLE}", 120)
         [found] = widget.measured
         assert found.figures["tokens"] == 3 * 15 and found.speed.backend == "wgpu"
