@@ -264,19 +264,12 @@ def _integer_fused_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
-        yield from cases_of(f"norm_linear_a8_{fmt}", "gemv", 6, tunables={}, **rows)
+        yield from _team_cases(f"norm_linear_a8_{fmt}", **rows)
         for name in (f"norm_argmax_a8_{fmt}", f"norm_linear_max_a8_{fmt}"):
-            yield from cases_of(name, "gemv", 6, tunables={}, group=(16, 32), **rows)
+            yield from _team_cases(name, group=(128,), **rows)
         yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
-        blocks = (  # 32 units a workgroup, in 16, 1 and 4 rounds
-            {"workgroup": 64, "teams": 1, "rows_per_team": 4},
-            {"workgroup": 64, "teams": 4, "rows_per_team": 16},
-            {"workgroup": 128, "teams": 8, "rows_per_team": 2},
-        )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
-        name = f"norm_gate_up_a8_{fmt}"
-        for case in cases_of(name, "gemv", 9, tunables={}, **{**shapes, "y_dtype": ("f32",)}):
-            yield replace(case, tunables=blocks[case.number % 3 if case.subgroups else 0])
+        yield from _team_cases(f"norm_gate_up_a8_{fmt}", **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
         "attention_reduce_a8",
         "heads",
