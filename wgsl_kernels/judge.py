@@ -14,6 +14,8 @@ from .weights import unpack
 
 #: Half a step between f16 numbers near zero.
 TINY16 = 2.0**-25
+#: Outputs whose words are four signed bytes: (kernel, port).
+PACKED = {("quantize_activations", "quants"), ("kv8_append", "kv"), ("kv8_append_rows", "kv")}
 #: So many elements that are off are listed.
 SHOWN = 5
 
@@ -38,7 +40,7 @@ def expectation(kernel: Kernel, arguments: Mapping) -> dict[str, tuple[torch.Ten
 
 def comparable(kernel: Kernel, output: str, tensor: torch.Tensor) -> torch.Tensor:
     """An output as f64 numbers; packed quants become one number each."""
-    if kernel.name == "quantize_activations" and output == "quants":
+    if (kernel.name, output) in PACKED:
         tensor = unpack(tensor, 8)
     return tensor.double()
 

@@ -246,6 +246,9 @@ def _fused_cases() -> Iterator[Case]:
             kv_dtype=TYPES,
             **common,
         )
+        yield from _team_cases(
+            f"norm_qkv_rows_{fmt}", heads=heads, place=places, sequence=sequences, valid=(None, 0, 2), **common
+        )
 
 
 def _weight_cases() -> Iterator[Case]:
@@ -292,6 +295,7 @@ def _row_cases() -> Iterator[Case]:
 
 
 def _cache_cases() -> Iterator[Case]:
+    """Kernels over the cache in f32, f16 and INT8."""
     heads = tuple(
         {"heads": kv * group, "kv_heads": kv, "head_dim": size}
         for kv, group, size in (
@@ -320,31 +324,32 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
-    for variant in wgsl_kernels.get("attention").variants:
+    for cache, more in (("", {"kv_dtype": TYPES}), ("_kv8", {})):
+        for variant in wgsl_kernels.get(f"attention{cache}").variants:
+            yield from cases_of(
+                f"attention{cache}",
+                variant,
+                10,
+                subgroups=(True,) if variant == "broadcast" else (True, False),
+                heads=heads,
+                place=places,
+                sequence=sequences,
+                x_dtype=TYPES,
+                **more,
+            )
         yield from cases_of(
-            "attention",
-            variant,
-            10,
-            subgroups=(True,) if variant == "broadcast" else (True, False),
+            f"attention_split{cache}",
+            "teams",
+            12,
+            subgroups=(True,),
             heads=heads,
             place=places,
             sequence=sequences,
+            splits=(1, 2, 3, 7, 16),
             x_dtype=TYPES,
-            kv_dtype=TYPES,
+            y_dtype=("f32",),
+            **more,
         )
-    yield from cases_of(
-        "attention_split",
-        "teams",
-        12,
-        subgroups=(True,),
-        heads=heads,
-        place=places,
-        sequence=sequences,
-        splits=(1, 2, 3, 7, 16),
-        x_dtype=TYPES,
-        kv_dtype=TYPES,
-        y_dtype=("f32",),
-    )
     yield from cases_of(
         "attention_reduce",
         "heads",
@@ -369,6 +374,18 @@ def _cache_cases() -> Iterator[Case]:
         y_dtype=("f32",),
         subgroups=(False,),
     )
+    for kernel in ("kv8_append", "kv8_append_rows"):
+        yield from cases_of(
+            kernel,
+            "heads",
+            12,
+            heads=writers,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 1, 2, 20, 99),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+        )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
     yield from cases_of("rope", "pairs", 12, heads=turners, place=places, x_dtype=TYPES, subgroups=(False,))
 
