@@ -17,8 +17,9 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from .layout import cache_words
 from .numerics import EPS32, random_tensor
-from .pair import Cost, Kernel, Port, Variant, ceil_div, register
+from .pair import Cost, Kernel, Port, Variant, register
 from .reduce import lanes_default, reduction
 from .rope import STATE, make_state
 
@@ -28,17 +29,12 @@ CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32")
 SCALES8 = Port(("sequences", 2, "kv_heads", "capacity"), "f32")
 
 
-def words_for(head_dim: int) -> int:
-    """Words of a row: four dimensions each, padded to whole 16 bytes."""
-    return ceil_div(head_dim, 16) * 4
-
-
 def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [..., head_dim] -> words int32 [..., words] and scales [...] in the type of x."""
     scales = x.abs().amax(-1) / 127
     inverse = torch.where(scales > 0, 1 / scales, torch.zeros_like(scales)).unsqueeze(-1)
     q = (x * inverse).round().clamp(-127, 127).to(torch.int8)
-    padding = 4 * words_for(x.shape[-1]) - x.shape[-1]
+    padding = 4 * cache_words(x.shape[-1]) - x.shape[-1]
     return F.pad(q, (0, padding)).contiguous().view(torch.int32), scales
 
 

@@ -247,7 +247,12 @@ def _fused_cases() -> Iterator[Case]:
             **common,
         )
         yield from _team_cases(
-            f"norm_qkv_rows_{fmt}", heads=heads, place=places, sequence=sequences, valid=(None, 0, 2), **common
+            f"norm_qkv_rows_{fmt}",
+            heads=heads,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 2),
+            **common,
         )
 
 
@@ -307,6 +312,7 @@ def _cache_cases() -> Iterator[Case]:
             (2, 4, 128),
             (5, 1, 8),
             (2, 2, 64),
+            (1, 2, 256),
         )
     )
     places = (

@@ -2,7 +2,8 @@
 
 - `fuse_sums`: a linear layer and the `add` behind it become one call with a residual.
 - `fuse_norms`: for few tokens, a norm goes into the products that read it: `norm_qkv` (with rotary embedding and the
-  append to the cache), `norm_gate_up` (with SiLU and the product) and `norm_linear`.
+  append to the cache, or `norm_qkv_rows` in front of the append to an INT8 cache), `norm_gate_up` (with SiLU and the
+  product) and `norm_linear`.
 - `split_attention`: for few tokens on a GPU, attention over parts of the cache and their sum.
 
 Every rule leaves activations named in `keep` alone: they are computed as the semantic plan says. Each fused kernel's
@@ -24,6 +25,8 @@ from workbench.plan.plan import Buffer, Call, Plan, Weight
 
 #: Offsets of bindings are multiples of this (WebGPU's minStorageBufferOffsetAlignment, its largest default).
 ALIGNMENT = 256
+#: Attention -> the same over parts of the cache.
+SPLIT = {"attention": "attention_split", "attention_kv8": "attention_split_kv8"}
 #: Planes of a weight, by port.
 PLANES = ("quants", "scales", "zeros", "values")
 
@@ -215,22 +218,35 @@ def _fuse_group(
             inputs = {**begin, **_declare(work, stack)}
             fused = Call(f"norm_gate_up_{fmt}", inputs, product.outputs, params)
             work.replace([norm, *readers, product], [fused])
-    elif kernels == ["rope", "rope", "kv_append"]:
+    elif kernels[:2] == ["rope", "rope"] and kernels[2] in ("kv_append", "kv8_append"):
         turn_q, turn_k, append = after
         turned_k = turn_k.outputs["y"]
         expected = {**append.inputs, "k": turned_k, "v": outputs[2]}
         alike = _all_but_x(turn_q) == _all_but_x(turn_k) and append.inputs["state"] == turn_q.inputs["state"]
         if alike and append.inputs == expected and work.only_reader(turned_k) is append:
-            kv = append.inputs["kv"]
-            inputs = {
-                **begin,
-                **_declare(work, stack),
-                "table": turn_q.inputs["table"],
-                "kv": kv,
-                "state": append.inputs["state"],
-            }
-            fused = Call(f"norm_qkv_{fmt}", inputs, {"q": turn_q.outputs["y"], "kv": kv}, params)
-            work.replace([norm, *readers, turn_q, turn_k, append], [fused])
+            inputs = {**begin, **_declare(work, stack), **_all_but_x(turn_q)}
+            make = _into_cache if append.kernel == "kv_append" else _into_rows
+            calls = make(work, fmt, inputs, turn_q.outputs["y"], append, params)
+            work.replace([norm, *readers, turn_q, turn_k, append], calls)
+
+
+def _into_cache(work: _Rewriter, fmt: str, inputs: dict, q: str, append: Call, params) -> list[Call]:
+    kv = append.inputs["kv"]
+    return [Call(f"norm_qkv_{fmt}", {**inputs, "kv": kv}, {"q": q, "kv": kv}, params)]
+
+
+def _into_rows(work: _Rewriter, fmt: str, inputs: dict, q: str, append: Call, params) -> list[Call]:
+    """An INT8 cache takes keys and values from rows of their own (wgsl_kernels/norm_qkv_rows.py says why)."""
+    keys = work.buffers[append.inputs["k"]]
+    tokens, width = keys.shape
+    rows = Buffer(f"{keys.name}.rows", (tokens, 2 * width), keys.dtype, "activation")
+    work.buffers[rows.name] = rows
+    kv_heads = work.buffers[append.inputs["kv"]].shape[2]
+    rest = {port: name for port, name in append.inputs.items() if port not in ("k", "v")}
+    return [
+        Call(f"norm_qkv_rows_{fmt}", inputs, {"q": q, "rows": rows.name}, {**params, "kv_heads": kv_heads}),
+        Call("kv8_append_rows", {"rows": rows.name, **rest}, append.outputs, append.params),
+    ]
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------
@@ -242,12 +258,13 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
     if adapter.is_cpu or splits < 2:
         return plan
     work = _Rewriter(plan, ())
-    split = wgsl_kernels.get("attention_split")
-    for call in [call for call in plan.calls if call.kernel == "attention"]:
+    for call in [call for call in plan.calls if call.kernel in SPLIT]:
+        split = wgsl_kernels.get(SPLIT[call.kernel])
         tokens, width = plan.buffers[call.inputs["q"]].shape
-        head_dim = plan.buffers[call.inputs["kv"]].shape[4]
-        variant = split.variants["teams"]
-        if variant.refuse(split.specialise("teams", {"head_dim": head_dim}, {}, adapter)):
+        cache = zip(split.reads["kv"].shape, plan.buffers[call.inputs["kv"]].shape, strict=True)
+        sizes = {**dict(cache), **call.params}
+        head_dim = sizes["head_dim"]
+        if split.variants["teams"].refuse(split.specialise("teams", sizes, {}, adapter)):
             return plan
         name, heads = call.outputs["y"], width // head_dim
         sums = Buffer(f"{name}.sums", (tokens, heads, splits, head_dim), "f32", "activation")
@@ -255,7 +272,7 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
         work.buffers |= {sums.name: sums, stats.name: stats}
         parts = {"sums": sums.name, "stats": stats.name}
         calls = [
-            Call("attention_split", call.inputs, parts, {**call.params, "splits": splits}),
+            Call(split.name, call.inputs, parts, {**call.params, "splits": splits}),
             Call("attention_reduce", parts, call.outputs),
         ]
         work.replace([call], calls)

@@ -219,24 +219,29 @@ def _sampled(session: Session, logits: np.ndarray, count: int, options: Sampling
 
 
 def load(
-    path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+    path_or_hub_id,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    cache: str | None = None,
 ) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, or a hub id.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
-    adapter. dtype: "f32"; "f16" for activations and cache; or "int8" for the inputs of linear layers with integer
-    weights. max_tokens: positions of the key/value cache. What `workbench tune` has measured on this adapter is used,
-    and nothing is measured here.
+    adapter. dtype: "f32"; "f16" for activations; or "int8" for the inputs of linear layers with integer weights.
+    max_tokens: positions of the key/value cache. cache: what it is stored as, "f32", "f16" or "int8" (one scale a
+    position and head); by default f16 where activations are, else f32. What `workbench tune` has measured on this
+    adapter is used, and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens)
+    chosen = choose(config, backend, dtype, max_tokens, cache)
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
         def make_executor():
-            return TorchExecutor(source, config, activations=dtype)
+            return TorchExecutor(source, config, activations=dtype, cache=cache)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
@@ -244,6 +249,8 @@ def load(
 
         def make_executor():
             device = open_device()
-            return WgpuExecutor(source, config, device, activations=dtype, tuned=open_tuned(device))
+            return WgpuExecutor(
+                source, config, device, activations=dtype, cache=cache, tuned=open_tuned(device)
+            )
 
     return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
