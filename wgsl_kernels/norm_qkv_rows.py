@@ -2,9 +2,10 @@
 
     norm_qkv_rows  rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
 
-It leaves keys and values side by side, and the append stays a call of its own, `kv8_append_rows`: a scale needs the
-largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a GPU
-idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise eight.
+It leaves keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
+the largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a
+GPU idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise
+eight.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def norm_qkv_rows(fmt: str) -> Kernel:
             name=f"norm_qkv_rows_{fmt}",
             reference=_reference,
             reads=reads,
-            writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), binding=5)},
+            writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
             updates={},
             params={**whole.params, "kv_heads": int},
             variants={"gemv": replace(gemv, library=library)},

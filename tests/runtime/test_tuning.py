@@ -232,7 +232,7 @@ def test_too_few_rounds_are_refused(device):
 # ---- inputs and reference ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ACTIVATIONS)
+@pytest.mark.parametrize(("dtype", "cache"), [*((dtype, None) for dtype in ACTIVATIONS), ("f16", "int8")])
 @pytest.mark.parametrize("fused", [False, True], ids=["apart", "fused"])
 @pytest.mark.parametrize(
     "fmt",
@@ -249,7 +249,7 @@ def test_too_few_rounds_are_refused(device):
     ],
     ids=str,
 )
-def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused):
+def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, cache, fmt, fused):
     """Of exactly the sizes and types of the device plans: a case that cannot be made would never be tuned."""
     shape = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32}
     if not fused:
@@ -270,6 +270,7 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
         describe_by_config(config, form),
         (16, 1),
         activations=dtype,
+        cache=cache,
         capacity=50,
         adapter=device.adapter,
         binding_bytes=device.binding_bytes,
@@ -285,6 +286,40 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
         kernel = wgsl_kernels.get(each.case.kernel)
         if len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) > 1:
             make_arguments(kernel, each.case)
+
+
+def test_kernels_of_an_int8_cache_pass(device):
+    """As the device plans of a prompt and of a step dispatch them; a step is tuned like any other."""
+    config = LlamaConfig.parse(
+        {
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "num_attention_heads": 4,
+            "head_dim": 32,
+            "vocab_size": 131,
+            "num_hidden_layers": 1,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 50,
+        }
+    )
+    planned = planned_cases(
+        config,
+        describe_by_config(config, WeightFormat("int8", block_size=32)),
+        (16, 1),
+        activations="f32",
+        cache="int8",
+        capacity=50,
+        adapter=device.adapter,
+        binding_bytes=device.binding_bytes,
+        steps=16,
+    )
+    mine = [each.case for each in planned if "kv8" in each.case.kernel or "qkv_rows" in each.case.kernel]
+    kernels = {"attention_kv8", "kv8_append", "kv8_append_rows", "norm_qkv_rows_int8"}
+    assert {case.kernel for case in mine} == kernels
+    for case in mine:
+        first, *_ = candidates(wgsl_kernels.get(case.kernel), case.sizes, case.types, device.adapter)
+        with Trial(device, case) as made:
+            assert made.check(first).wrong == ""
 
 
 def test_inputs_of_other_sizes_are_noticed():

@@ -239,7 +239,7 @@ def _into_rows(work: _Rewriter, fmt: str, inputs: dict, q: str, append: Call, pa
     """An INT8 cache takes keys and values from rows of their own (wgsl_kernels/norm_qkv_rows.py says why)."""
     keys = work.buffers[append.inputs["k"]]
     tokens, width = keys.shape
-    rows = Buffer(f"{keys.name}.rows", (tokens, 2 * width), keys.dtype, "activation")
+    rows = Buffer(f"{keys.name}.rows", (tokens, 2 * width), "f32", "activation")
     work.buffers[rows.name] = rows
     kv_heads = work.buffers[append.inputs["kv"]].shape[2]
     rest = {port: name for port, name in append.inputs.items() if port not in ("k", "v")}
