@@ -63,7 +63,8 @@ def test_200_greedy_tokens_of_both_executors(open_promised, dtype):
         pytest.skip("the adapter has no shader-f16")
     options = {"dtype": dtype, "cache": "int8", "max_tokens": 256}
     device = model_on(demo_model_path(), open_promised, **options)
-    prompt = device.encode_prompt("One day, Tom and his dog went to")
+    # the best two logits are never closer than 0.03, several times what the executors differ by
+    prompt = device.encode_prompt("Once upon a time there was a little girl who liked")
     expected = list(reference_on(demo_model_path(), **options).generate_ids(prompt, 200))
     assert list(device.generate_ids(prompt, 200)) == expected and len(expected) == 200
 
