@@ -40,6 +40,7 @@ MODULES = (
     "linear_a8",
     "logits",
     "norm_linear",
+    "norm_linear_a8",
     "norm_qkv_rows",
     "quantize_activations",
     "rms_norm",

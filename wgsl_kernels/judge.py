@@ -14,8 +14,6 @@ from .weights import unpack
 
 #: Half a step between f16 numbers near zero.
 TINY16 = 2.0**-25
-#: Outputs whose words are four signed bytes: (kernel, port).
-PACKED = {("quantize_activations", "quants"), ("kv8_append", "kv"), ("kv8_append_rows", "kv")}
 #: So many elements that are off are listed.
 SHOWN = 5
 
@@ -40,9 +38,8 @@ def expectation(kernel: Kernel, arguments: Mapping) -> dict[str, tuple[torch.Ten
 
 def comparable(kernel: Kernel, output: str, tensor: torch.Tensor) -> torch.Tensor:
     """An output as f64 numbers; packed quants become one number each."""
-    if (kernel.name, output) in PACKED:
-        tensor = unpack(tensor, 8)
-    return tensor.double()
+    bits = kernel.writes[output].packed
+    return (unpack(tensor, bits) if bits else tensor).double()
 
 
 def widen(expected: torch.Tensor, bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

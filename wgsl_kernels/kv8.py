@@ -24,7 +24,7 @@ from .reduce import lanes_default, reduction
 from .rope import STATE, make_state
 
 #: Sequences, keys or values, heads of keys and values, positions, words of four dimensions.
-CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32")
+CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32", packed=8)
 #: One scale a row of `CACHE8`.
 SCALES8 = Port(("sequences", 2, "kv_heads", "capacity"), "f32")
 

@@ -38,15 +38,38 @@ def _operands(fmt: str, context: Context) -> tuple[str, ...]:
     return ("sum_bytes", f"dot_{fmt}", *scale_library(context))
 
 
+def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
+    """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
+
+    INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
+    """
+    if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
+        return ("sum_bytes", *scale_library(context), "pieces_a8_int2")
+    return (*_operands(fmt, context), "pieces_a8")
+
+
+def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
+    return ("x_a8_buffer", *integer_pieces(fmt, context, context["x_groups"]))
+
+
+def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
+    """Threads, teams and rows a team: INT8 and INT4 measured on an H200, INT2 on an H100."""
+    if fmt == "int2":
+        if long_rows(context):
+            return 224, 1, 8
+        return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
+    return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
-            lambda c: (*_operands(fmt, c), "weigh_none", "pieces_a8"),
+            partial(_pieces, fmt),
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
-            gpu=lambda c: (256, 2, 1 if fmt == "int8" and not long_rows(c) else 2),
+            gpu=partial(_gpu_defaults, fmt),
         ),
         "batch": batch(
-            lambda c: (*_operands(fmt, c), "weigh_none", "pieces_a8"),
+            partial(_pieces, fmt),
             "2 to 16 tokens on a GPU: every weight byte is read and unpacked once for all of them",
         ),
         "tile": Variant(

@@ -3,12 +3,13 @@
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const UNITS: u32 = ROWS_PER_TEAM / 2u;
-fn weight_row(first: u32, i: u32) -> u32 { return min(first + i / 2u, WIDTH - 1u) + (i & 1u) * WIDTH; }
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, TEAMS * UNITS) + (i & 1u) * WIDTH; }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
+  bring(token, thread);
   meet(team_sums(token, group_first + thread / TEAM * UNITS, thread), thread);
   for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
     let unit = group_first + i;

@@ -39,7 +39,7 @@ X = Port(("tokens", "columns"))
 NORM = Port(("columns",), "f32", binding=7)
 
 
-def _refuse(context: Context) -> str | None:
+def refuse_columns(context: Context) -> str | None:
     if context["columns"] % 4:
         return f"{context['columns']} columns are no multiple of 4"
     return whole_subgroups(context)
@@ -56,13 +56,14 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[s
         tunables=gemv_tunables(rows),
         library=lambda c: (
             "x_vec4",
+            "norm_sum",
             "weigh_norm",
             *piece_library(fmt, c),
             "team_sums",
             *team_reduction(c),
             *library,
         ),
-        refuse=_refuse,
+        refuse=refuse_columns,
         defaults=gemv_defaults(lambda c: (128, 1, 4)),
         why="few tokens: one dispatch, and what is between the layers stays in registers",
     )
@@ -79,13 +80,23 @@ def _inputs(
     }
 
 
-def _product_bound(fmt: str, arguments) -> torch.Tensor:
-    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]: of the sum, and of the norm's factor."""
-    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+def weight_parts(fmt: str, arguments) -> dict:
+    """What `dense` takes, from a call's arguments."""
+    return {n: arguments[n] for n in (*weight_ports(fmt), "block", "zero_unit") if n in arguments}
+
+
+def product_bound(fmt: str, arguments, normed) -> torch.Tensor:
+    """Bound of the error of n W^T, n = rms_norm(x) f64 [tokens, columns]: of the sum, and of the norm's factor."""
     columns = normed.shape[1]
     return (
         (12 + columns**0.5) * EPS32 * (normed.abs() @ magnitude_planes(fmt, arguments, columns).T)
     ) + 1e-30
+
+
+def _product_bound(fmt: str, arguments) -> torch.Tensor:
+    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]."""
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    return product_bound(fmt, arguments, normed)
 
 
 def _weight_cost(fmt: str, s) -> float:
@@ -149,31 +160,39 @@ def norm_linear(fmt: str) -> Kernel:
 # ---- norm, gate, up, their product -------------------------------------------------------------------------------
 
 
-def _gate_up_reference(x, weight, norm, eps, **_):
-    """y = silu(n G^T) * (n U^T), n = rms_norm(x); G and U are the upper and the lower half of the weight's rows."""
-    gate, up = linear_reference(rms_norm.reference(x, norm, eps), weight).chunk(2, dim=-1)
+def gate_up(normed, weight):
+    """silu(n G^T) * (n U^T); G and U are the upper and the lower half of the weight's rows."""
+    gate, up = linear_reference(normed, weight).chunk(2, dim=-1)
     return silu_mul.reference(gate, up)
 
 
-def _gate_up_inputs(
+def _gate_up_reference(x, weight, norm, eps, **_):
+    """y = silu(n G^T) * (n U^T), n = rms_norm(x); G and U are the upper and the lower half of the weight's rows."""
+    return gate_up(rms_norm.reference(x, norm, eps), weight)
+
+
+def gate_up_inputs(
     fmt, seed=0, tokens=1, width=32, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
 ) -> dict:
     generator = torch.Generator().manual_seed(seed)
     return _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
 
 
-def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
-    """silu has a slope of at most 1.1 and silu(g) <= |g|; exp(-g) a relative error of (3 + 2|g|) ulp."""
-    columns = arguments["x"].shape[1]
-    given = {
-        name: arguments[name] for name in (*weight_ports(fmt), "block", "zero_unit") if name in arguments
-    }
-    weight = dense(fmt, **given).double()[:, :columns]
-    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    gate, up = (normed @ weight.T).abs().chunk(2, dim=-1)
-    gate_error, up_error = _product_bound(fmt, arguments).chunk(2, dim=-1)
+def silu_product_bound(normed, weight, bound) -> torch.Tensor:
+    """Bound of the error of silu(g) * u, f64 [tokens, width], where those of g and u are `bound` [tokens, rows].
+
+    silu has a slope of at most 1.1 and silu(g) <= |g|; exp(-g) a relative error of (3 + 2|g|) ulp.
+    """
+    gate, up = (normed @ weight[:, : normed.shape[1]].T).abs().chunk(2, dim=-1)
+    gate_error, up_error = bound.chunk(2, dim=-1)
     product = (12 + 4 * gate) * EPS32 * gate * up
-    return {"y": 1.1 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30}
+    return 1.1 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30
+
+
+def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
+    weight = dense(fmt, **weight_parts(fmt, arguments)).double()
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    return {"y": silu_product_bound(normed, weight, _product_bound(fmt, arguments))}
 
 
 def norm_gate_up(fmt: str) -> Kernel:
@@ -186,7 +205,7 @@ def norm_gate_up(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "width"), binding=6)},
             params={**quant_params(fmt), "eps": float},
             variants={"gemv": _variant("norm_gate_up", fmt, lambda c: c["width"], rows_per_unit=2)},
-            make_inputs=partial(_gate_up_inputs, fmt),
+            make_inputs=partial(gate_up_inputs, fmt),
             tolerance=partial(_gate_up_tolerance, fmt),
             derive=lambda s: (
                 {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
@@ -200,18 +219,20 @@ def norm_gate_up(fmt: str) -> Kernel:
 
 
 def _qkv_reference(x, weight, norm, table, kv, state, eps, **_):
-    """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended.
+    """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
+    return qkv(rms_norm.reference(x, norm, eps), weight, table, kv, state)
 
-    The weight's rows are those of q, k and v, in this order.
-    """
+
+def qkv(normed, weight, table, kv, state):
+    """q turned and the cache appended to, from normalised rows; the weight's rows are those of q, k and v."""
     kv_width = kv.shape[2] * kv.shape[4]
-    y = linear_reference(rms_norm.reference(x, norm, eps), weight)
+    y = linear_reference(normed, weight)
     q, k, v = y.split([y.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
     q, k = (rope.reference(each, table, state) for each in (q, k))
     return q, kv_append.reference(k, v, kv, state)
 
 
-def _qkv_inputs(
+def qkv_inputs(
     fmt,
     seed=0,
     tokens=1,
@@ -239,11 +260,11 @@ def _qkv_inputs(
     }
 
 
-def _qkv_tolerance(fmt: str, arguments, expected) -> dict:
-    """The rotation mixes pairs of rows; q and k have entries up to |a| + |b| of a pair's."""
+def qkv_tolerance(bound, arguments) -> dict:
+    """From the bound of the product, f64 [tokens, rows]. The rotation mixes pairs of rows; q and k have entries up to
+    |a| + |b| of a pair's."""
     kv, state = arguments["kv"], arguments["state"]
     heads_of = kv.shape[4]
-    bound = _product_bound(fmt, arguments)
     pairs = bound.unflatten(-1, (-1, 2, heads_of // 2))
     mixed = (2 * pairs.sum(2, keepdim=True)).expand_as(pairs).flatten(1)
     kv_width = kv.shape[2] * heads_of
@@ -252,27 +273,34 @@ def _qkv_tolerance(fmt: str, arguments, expected) -> dict:
     return {"q": q, "kv": kv_append.reference(k, v, cache, state)}
 
 
-def _qkv_derive(fmt: str, s) -> dict:
+def qkv_derive(fmt: str, s) -> dict:
     if not {"rows", "kv_heads", "head_dim"} <= set(s):
         return weight_sizes(fmt)
     return {"width": s["rows"] - 2 * s["kv_heads"] * s["head_dim"], **weight_sizes(fmt)}
 
 
+def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
+    """What `norm_qkv` reads and writes."""
+    reads = {
+        "x": X,
+        **weight_ports(fmt),
+        "norm": NORM,
+        "table": Port(("capacity", "head_dim"), "f32", binding=4),
+        "kv": Port(CACHE.shape, binding=5),
+        "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
+    }
+    return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
+
+
 def norm_qkv(fmt: str) -> Kernel:
     """The pair for one weight format."""
+    reads, writes = qkv_ports(fmt)
     return register(
         Kernel(
             name=f"norm_qkv_{fmt}",
             reference=_qkv_reference,
-            reads={
-                "x": X,
-                **weight_ports(fmt),
-                "norm": NORM,
-                "table": Port(("capacity", "head_dim"), "f32", binding=4),
-                "kv": Port(CACHE.shape, binding=5),
-                "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
-            },
-            writes={"q": Port(("tokens", "width"), binding=6), "kv": CACHE},
+            reads=reads,
+            writes=writes,
             updates={"kv": "kv"},
             params={**quant_params(fmt), "eps": float},
             variants={
@@ -284,9 +312,9 @@ def norm_qkv(fmt: str) -> Kernel:
                     library=("state", "append_cache"),
                 )
             },
-            make_inputs=partial(_qkv_inputs, fmt),
-            tolerance=partial(_qkv_tolerance, fmt),
-            derive=partial(_qkv_derive, fmt),
+            make_inputs=partial(qkv_inputs, fmt),
+            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
+            derive=partial(qkv_derive, fmt),
             **_shared(fmt),
         )
     )

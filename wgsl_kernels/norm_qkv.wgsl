@@ -9,7 +9,7 @@ const HALF: u32 = HEAD_DIM / 2u;
 const PAIRS: u32 = ROWS_PER_TEAM / 2u;
 const HEADS: u32 = WIDTH / HEAD_DIM;
 fn weight_row(first: u32, i: u32) -> u32 {
-  let pair = min(first + i / 2u, ROWS / 2u - 1u);
+  let pair = within(first + i / 2u, ROWS / 2u, TEAMS * PAIRS);
   return pair / HALF * HEAD_DIM + pair % HALF + (i & 1u) * HALF;
 }
 
@@ -17,6 +17,7 @@ fn weight_row(first: u32, i: u32) -> u32 {
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * PAIRS;
+  bring(token, thread);
   meet(team_sums(token, group_first + thread / TEAM * PAIRS, thread), thread);
   let position = state.position + token;
   for (var i = thread; i < TEAMS * PAIRS; i += WORKGROUP) {

@@ -1,8 +1,9 @@
-"""`norm_qkv_rows`, a weight format each: `norm_qkv` in front of an INT8 cache.
+"""`norm_qkv` and `norm_qkv_a8` in front of an INT8 cache, a weight format each.
 
-    norm_qkv_rows  rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
+    norm_qkv_rows     rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
+    norm_qkv_rows_a8  rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k)
 
-It leaves keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
+They leave keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
 the largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a
 GPU idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise
 eight.
@@ -14,30 +15,27 @@ from dataclasses import replace
 
 import torch
 
-from .linear import linear_reference
-from .norm_linear import norm_qkv  # noqa: F401  the pairs that these are made from
+from .layout import INT8_STRIDES
+from .norm_linear import norm_qkv  # noqa: F401  both modules register what these are made from
+from .norm_linear_a8 import norm_qkv_a8  # noqa: F401
 from .pair import REGISTRY, Context, Kernel, Port, register
-from .rms_norm import rms_norm
-from .rope import make_state, rope
+from .rope import make_state
 from .weights import WEIGHT_FORMATS
 
 
-def _reference(x, weight, norm, table, state, eps, kv_heads, **_):
-    """q [tokens, heads * head_dim] and rows [tokens, 2 * kv_heads * head_dim], keys beside values; q and keys turned.
-
-    The weight's rows are those of q, k and v, in this order.
-    """
-    kv_width = kv_heads * table.shape[1]
-    y = linear_reference(rms_norm.reference(x, norm, eps), weight)
-    q, k, v = y.split([y.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
-    q, k = (rope.reference(each, table, state) for each in (q, k))
-    return q, torch.cat([k, v], -1)
-
-
-def norm_qkv_rows(fmt: str) -> Kernel:
-    """The pair for one weight format: `norm_qkv` but for where keys and values go."""
-    whole = REGISTRY[f"norm_qkv_{fmt}"]
+def norm_qkv_rows(whole: Kernel) -> Kernel:
+    """The pair `whole`, a `norm_qkv` of some format, but for where keys and values go."""
     gemv = whole.variants["gemv"]
+
+    def reference(x, table, state, kv_heads, **given):
+        """q [tokens, heads * head_dim] and rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values.
+
+        As the pair with the append gives them into a cache with room for the step; q and keys are turned.
+        """
+        first, tokens = int(state[0]), x.shape[0]
+        cache = torch.zeros(1, 2, kv_heads, first + tokens, table.shape[1], dtype=x.dtype)
+        q, cache = whole.reference(x=x, table=table, state=make_state(first, tokens), kv=cache, **given)
+        return q, _rows_of(cache, first)
 
     def library(context: Context) -> tuple[str, ...]:
         return tuple("append_rows" if name == "append_cache" else name for name in gemv.library(context))
@@ -48,24 +46,22 @@ def norm_qkv_rows(fmt: str) -> Kernel:
         return {**arguments, "kv_heads": kv_heads}
 
     def tolerance(arguments, expected) -> dict:
-        """That of `norm_qkv` over an empty cache with room for the step, read back row by row."""
         tokens, head_dim = arguments["x"].shape[0], arguments["table"].shape[1]
         given = {name: value for name, value in arguments.items() if name != "kv_heads"}
         cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
         bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
-        return {"q": bounds["q"], "rows": bounds["kv"][0].permute(2, 0, 1, 3).flatten(1)}
+        return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
 
     def derive(sizes) -> dict:
         both = 2 * sizes["kv_heads"] * sizes["head_dim"] if {"kv_heads", "head_dim"} <= set(sizes) else None
         return {**whole.derive(sizes), **({} if both is None else {"both": both})}
 
-    reads = {name: port for name, port in whole.reads.items() if name != "kv"}
     return register(
         replace(
             whole,
-            name=f"norm_qkv_rows_{fmt}",
-            reference=_reference,
-            reads=reads,
+            name=whole.name.replace("norm_qkv", "norm_qkv_rows"),
+            reference=reference,
+            reads={name: port for name, port in whole.reads.items() if name != "kv"},
             writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
             updates={},
             params={**whole.params, "kv_heads": int},
@@ -77,5 +73,12 @@ def norm_qkv_rows(fmt: str) -> Kernel:
     )
 
 
+def _rows_of(cache: torch.Tensor, first: int) -> torch.Tensor:
+    """Keys and values [1, 2, kv_heads, positions, head_dim] from position `first` on, a row a position."""
+    return cache[0, :, :, first:].permute(2, 0, 1, 3).flatten(1)
+
+
 for _format in WEIGHT_FORMATS:
-    norm_qkv_rows(_format)
+    norm_qkv_rows(REGISTRY[f"norm_qkv_{_format}"])
+for _format in INT8_STRIDES:
+    norm_qkv_rows(REGISTRY[f"norm_qkv_a8_{_format}"])

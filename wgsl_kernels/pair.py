@@ -32,6 +32,7 @@ class Port:
     decides between f32 and f16 and the WGSL says `<port>_type`; or "scale", the same without a WGSL type, since a
     library file reads it. uniform: bound as a uniform buffer. optional: may be left out; the header then has a
     function with the neutral value instead of a binding. binding: its number, by default its place in the order.
+    packed: where words hold several signed numbers, the bits of each; they are then compared one by one.
     """
 
     shape: tuple[str | int, ...]
@@ -39,6 +40,7 @@ class Port:
     uniform: bool = False
     optional: bool = False
     binding: int | None = None
+    packed: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,38 @@ def _make_inputs(
     }
 
 
+def near_half(x: torch.Tensor, scales: torch.Tensor, block: int, error=0.0) -> torch.Tensor:
+    """1 where x / scale lies on a half within its rounding, so that a quant may differ by one; else 0.
+
+    x f64 [tokens, width], scales f64 [tokens, blocks] -> f64 [tokens, blocks * block]. error: of x, absolute, before
+    it is quantized: a number or [tokens, width]. The scale is off by that of the block's largest, relatively.
+    """
+    blocks = scales.shape[1]
+
+    def blocked(values: torch.Tensor) -> torch.Tensor:
+        return F.pad(values, (0, blocks * block - x.shape[1])).view(-1, blocks, block)
+
+    error = blocked(torch.as_tensor(error, dtype=torch.float64).expand(x.shape))
+    steps = scales.clamp(min=1e-300).unsqueeze(-1)
+    ratio = blocked(x) / steps
+    relative = 8 * EPS32 + error.amax(-1, keepdim=True) / (127 * steps)
+    reach = ratio.abs() * relative + error / steps + 1e-12
+    return ((ratio - ratio.floor() - 0.5).abs() < reach).double().flatten(1)
+
+
+def quantized_tolerance(x: torch.Tensor, scales: torch.Tensor, block: int, stride: int, error=0.0):
+    """Bounds (of quants in the order of their words, of scales) where x f64 [tokens, width], off by `error`, is
+    quantized. A scale is a division of the block's largest."""
+    quants = _ordered(near_half(x, scales, block, error), stride)
+    largest = torch.as_tensor(error, dtype=torch.float64).expand(x.shape)
+    padded = F.pad(largest, (0, scales.shape[1] * block - x.shape[1])).view(*scales.shape, block)
+    return quants, 4 * EPS32 * scales + padded.amax(-1) / 127
+
+
 def _tolerance(arguments, expected) -> dict:
-    """Scales are one division; a quant may differ by one only where x / scale lies on a half within its rounding."""
-    x, block = arguments["x"].double(), arguments["block"]
-    blocks = ceil_div(x.shape[1], block)
-    scales = expected["scales"].double()
-    ratio = F.pad(x, (0, blocks * block - x.shape[1])).view(-1, blocks, block) / scales.clamp(
-        min=1e-300
-    ).unsqueeze(-1)
-    near_half = ((ratio - ratio.floor() - 0.5).abs() < 8 * EPS32 * ratio.abs() + 1e-12).double().flatten(1)
-    near_half = _ordered(near_half, arguments.get("stride", 1))
-    return {"quants": near_half, "scales": 4 * EPS32 * scales}
+    x, scales = arguments["x"].double(), expected["scales"].double()
+    quants, off = quantized_tolerance(x, scales, arguments["block"], arguments.get("stride", 1))
+    return {"quants": quants, "scales": off}
 
 
 def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
@@ -42,7 +63,10 @@ def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
 
 @kernel(
     reads={"x": Port(("tokens", "width"))},
-    writes={"quants": Port(("tokens", "words"), "u32"), "scales": Port(("tokens", "blocks"), "f32")},
+    writes={
+        "quants": Port(("tokens", "words"), "u32", packed=8),
+        "scales": Port(("tokens", "blocks"), "f32"),
+    },
     params={"block": int, "static_scale": float, "stride": int},
     variants={
         "blocks": Variant(

@@ -7,6 +7,7 @@ independently. Two such runs are therefore held to the RMS of what INT8 itself c
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ import torch
 import workbench
 from wgsl_kernels.kv8 import dequantized
 from workbench.assets import demo_model_path, evaluation_text
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CacheFullError, WorkbenchError
+from workbench.formats.spec import WeightFormat
 from workbench.runtime.info import describe
 
 from .models import SHAPES, Shape, model_on, random_ids, reference_on, write_random
@@ -115,6 +119,39 @@ def test_chunks_do_not_matter(checkpoint, open_promised):
         session.close()
 
 
+@pytest.fixture(scope="module")
+def int4(tmp_path_factory):
+    """INT4 with zero-points, in blocks so small that planes begin at whole 256 bytes and are stacked."""
+    folder = tmp_path_factory.mktemp("int4")
+    write_random(folder / "source", STACKED)
+    convert(folder / "source", folder / "model", ConvertOptions(WeightFormat("int4", block_size=32)))
+    return folder / "model"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+def test_device_plans_of_a_gpu_and_of_a_cpu_agree(int4, open_promised, monkeypatch, dtype):
+    """A GPU's splits attention, and quantizes INT8 activations within the dispatch of q/k/v. A quant that lies
+    between two values may fall to either side: most tokens agree to rounding, and none is far off."""
+    device = open_promised()
+    ids = random_ids(STACKED.vocab, 12)
+
+    def decode(**adapter) -> tuple[np.ndarray, list[str]]:
+        monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, **adapter))
+        model = model_on(int4, open_promised, dtype=dtype, max_tokens=256, cache="int8")
+        with closing(model.session()) as session:
+            found = np.stack([session.feed([int(token)]) for token in ids])
+            steps = model.executor.device_plan("last", 1, session._cache, ()).steps
+        return found, [step.call.kernel for step in steps]
+
+    plain, whole = decode(is_cpu=True)
+    found, split = decode(is_cpu=False)
+    front = "norm_qkv_rows_a8_int4" if dtype == "int8" else "norm_qkv_rows_int4"
+    assert split.count(front) == split.count("kv8_append_rows") == STACKED.layers
+    assert "attention_split_kv8" in split and "attention_kv8" in whole
+    off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
+    assert np.median(off) < 1e-5 and off.max() < 0.05
+
+
 def test_decoding_fused_and_split(checkpoint, open_promised, monkeypatch):
     """One token at a time by the device plan of a GPU."""
     device = open_promised()
@@ -125,7 +162,7 @@ def test_decoding_fused_and_split(checkpoint, open_promised, monkeypatch):
     plain = reference_on(checkpoint).forward(ids).logits
     session = model.session()
     found = np.stack([session.feed([int(token)]) for token in ids])
-    recorded = [step.call.kernel for ready in model.executor._ready.values() for step in ready.plan.steps]
+    recorded = [s.call.kernel for s in model.executor.device_plan("last", 1, session._cache, ()).steps]
     session.close()
     assert "attention_split_kv8" in recorded
     assert rms(found - expected) < 0.5 * rms(expected - plain)

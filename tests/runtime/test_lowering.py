@@ -15,8 +15,9 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import PlanError
-from workbench.runtime.fusion import find_stacks, fuse, fuse_norms, fuse_sums, split_attention, weight_name
+from workbench.runtime.fusion import fuse, fuse_norms, fuse_sums, split_attention
 from workbench.runtime.lowering import assign, lower, row_ranges
+from workbench.runtime.stacks import find_stacks, weight_name
 
 from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 
@@ -234,7 +235,7 @@ def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open
 def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     gpu = Adapter(subgroups=True, subgroup_size=32)
     plan = stackable_plans["greedy"]
-    assert split_attention(plan, 512, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
+    assert split_attention(plan, 32, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
     assert split_attention(plan, 8192, Adapter()) == plan  # no subgroups
     kernels = [call.kernel for call in split_attention(plan, 8192, gpu).calls]
     assert "attention" not in kernels and kernels.count("attention_split") == STACKABLE.layers

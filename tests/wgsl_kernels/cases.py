@@ -256,6 +256,41 @@ def _fused_cases() -> Iterator[Case]:
         )
 
 
+def _integer_fused_cases() -> Iterator[Case]:
+    heads = tuple(
+        {"heads": h, "kv_heads": k, "head_dim": d} for h, k, d in ((1, 1, 8), (3, 3, 32), (4, 2, 64))
+    )
+    places = (
+        {"tokens": 1, "position": 63, "capacity": 64},
+        {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
+    )
+    for fmt in ZERO_POINTS:
+        common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
+        yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
+        yield from _team_cases(f"norm_qkv_rows_a8_{fmt}", heads=heads, place=places, **common)
+        blocks = (  # 32 units a workgroup, in 16, 1 and 4 rounds
+            {"workgroup": 64, "teams": 1, "rows_per_team": 4},
+            {"workgroup": 64, "teams": 4, "rows_per_team": 16},
+            {"workgroup": 128, "teams": 8, "rows_per_team": 2},
+        )
+        shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
+        name = f"norm_gate_up_a8_{fmt}"
+        for case in cases_of(name, "gemv", 9, tunables={}, **{**shapes, "y_dtype": ("f32",)}):
+            yield replace(case, tunables=blocks[case.number % 3 if case.subgroups else 0])
+    yield from cases_of(
+        "attention_reduce_a8",
+        "heads",
+        6,
+        tokens=(1, 2, 5),
+        heads=(1, 4, 9),
+        splits=(1, 2, 7, 64),
+        head_dim=(32, 64, 320),
+        stride=(1, 2, 4),
+        subgroups=(False,),
+        y_dtype=("f32",),
+    )
+
+
 def _weight_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         columns = (5, 31, 64, 96, 172, 352, 576, 896)
@@ -406,5 +441,6 @@ def all_cases() -> list[Case]:
         _linear_cases,
         _integer_linear_cases,
         _fused_cases,
+        _integer_fused_cases,
     )
     return [case for maker in makers for case in maker()]

@@ -1,17 +1,17 @@
 // INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.
 const PIECE: u32 = 32u;
 const PIECES: u32 = X_GROUPS;
-@group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
-@group(0) @binding(7) var<storage, read> x_scales: array<f32>;
 struct Piece { w: Packed, scale: BlockScale }
 struct Activations { a: vec4<u32>, b: vec4<u32>, scale: f32 }
 struct Columns { a: vec4<u32>, b: vec4<u32>, scale: f32, sum: f32 }
 
 fn activations_at(token: u32, piece: u32) -> Activations {
-  let at = token * X_GROUPS + piece;
-  return Activations(x[at * 2u], x[at * 2u + 1u], x_scales[at]);
+  return Activations(x_words(token, piece * 2u), x_words(token, piece * 2u + 1u), x_scale(token, piece));
 }
-fn prepared(v: Activations, piece: u32) -> Columns { return Columns(v.a, v.b, v.scale, f32(sum_bytes(v.a) + sum_bytes(v.b))); }
+fn prepared(v: Activations, piece: u32) -> Columns {
+  met(piece);
+  return Columns(v.a, v.b, v.scale, f32(sum_bytes(v.a) + sum_bytes(v.b)));
+}
 fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(packed_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
 }

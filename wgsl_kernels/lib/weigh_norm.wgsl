@@ -1,12 +1,6 @@
-// RMS normalisation inside a product: W (norm * x / r) = (W (norm * x)) / r, so that r = sqrt(mean x^2 + eps) is needed
-// only at the end, where the squares that every thread has met are one more sum. COLUMNS is a multiple of 4.
-@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>;
-const EXTRA: u32 = 1u;
-var<private> squares: f32;
-
+// Float activations are weighed with the norm as they are read; nothing is brought before.
+fn bring(token: u32, thread: u32) {}
 fn weigh(v: vec4<f32>, column: u32) -> vec4<f32> {
   squares += dot(v, v);
   return v * norm[min(column, COLUMNS - 4u) / 4u];
 }
-fn extra_sum() -> f32 { return squares; }
-fn norm_factor(team: u32) -> f32 { return 1.0 / sqrt(sum_of(team, ROWS_PER_TEAM) / f32(COLUMNS) + EPS); }

@@ -16,7 +16,7 @@ from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Plan
-from workbench.runtime.fusion import weight_name
+from workbench.runtime.stacks import weight_name
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
-from workbench.runtime.fusion import weight_name
 from workbench.runtime.provenance import commit, versions
+from workbench.runtime.stacks import weight_name
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 #: Called as progress(done, total): shares of the arithmetic, so that done / total is a share of the time.

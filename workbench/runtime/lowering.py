@@ -16,7 +16,8 @@ from workbench.errors import OutOfMemoryError
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Call, Plan
 
-from .fusion import PLANES, Stack, find_stacks, fuse, weight_name
+from .fusion import fuse
+from .stacks import PLANES, Stack, find_stacks, weight_name
 
 #: Ports whose arrays are cut where a step computes a range of its weight's rows.
 BY_ROWS = (*PLANES, "bias")

@@ -234,7 +234,17 @@ def load(
     adapter is used, and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
-    source = open_source(path_or_hub_id)
+    return load_source(open_source(path_or_hub_id), backend, dtype, max_tokens, cache)
+
+
+def load_source(
+    source,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    cache: str | None = None,
+) -> Model:
+    """As `load`, from an opened model or anything that offers the same."""
     config = LlamaConfig.parse(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache)
     if chosen.backend == "torch":

@@ -19,8 +19,8 @@ from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
-from .fusion import weight_name
 from .plans import Plans
+from .stacks import weight_name
 from .weights import matrix_parts, vector
 
 PREFILL = 512  # tokens of one step at most

@@ -19,11 +19,11 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Weight
 
 from .device import Device
-from .fusion import Stack
 from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
+from .stacks import Stack
 from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.

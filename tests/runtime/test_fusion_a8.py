@@ -1,0 +1,123 @@
+"""INT8 activations fused into what makes or reads them: six dispatches a layer, and the numbers of the plan unfused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from wgsl_kernels import Adapter
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions
+from workbench.formats.spec import WeightFormat
+from workbench.models.llama import build_plan
+from workbench.models.llama_config import LlamaConfig
+from workbench.models.source import open_source
+from workbench.runtime.fusion import fuse
+from workbench.runtime.stacks import find_stacks
+
+from .models import Shape, model_on, random_ids, write_random
+
+GPU = Adapter(subgroups=True, subgroup_size=32)
+#: Every plane of every matrix is a multiple of 256 bytes, in blocks of 32 and 64, so that matrices are stacked.
+SHAPE = Shape("stackable", 256, 192, 4, 2, 32)
+LAYER = [
+    "norm_qkv_a8_int4",
+    "attention_split",
+    "attention_reduce_a8",
+    "linear_a8_int4",
+    "norm_gate_up_a8_int4",
+    "linear_a8_int4",
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_random(tmp_path_factory.mktemp("integers") / "float", SHAPE)
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("integers") / "int4"
+    convert(checkpoint, path, ConvertOptions(WeightFormat("int4", block_size=32)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(folder):
+    source = open_source(folder)
+    return build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", activations="int8")
+
+
+def fused(plan, keep=(), adapter=GPU, tokens=1, capacity=1024):
+    stacks = find_stacks(plan, 128 << 20)
+    return fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
+
+
+def kernels(plan) -> list[str]:
+    return [call.kernel for call in plan.calls]
+
+
+def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
+    found = fused(plan)
+    found.check()
+    assert kernels(found)[1:-5] == LAYER * SHAPE.layers
+    assert kernels(found)[-5:] == ["rms_norm", "quantize_activations", "linear_a8_int4", "argmax", "advance"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stays", "goes"),
+    [
+        ("layers.0.attn.input", "norm_qkv_a8_int4", "norm_gate_up_a8_int4"),
+        ("layers.0.attn.input.int8_2", "norm_qkv_a8_int4", "norm_gate_up_a8_int4"),
+        ("layers.0.mlp.hidden", "norm_gate_up_a8_int4", "norm_qkv_a8_int4"),
+        ("layers.0.attn.context", "attention_reduce_a8", "norm_qkv_a8_int4"),
+    ],
+)
+def test_what_is_kept_is_computed_as_the_plan_says(plan, name, stays, goes):
+    found = fused(plan, [name])
+    found.check()
+    assert name in found.buffers
+    assert kernels(found).count(stays) == SHAPE.layers - 1
+    assert kernels(found).count(goes) == SHAPE.layers
+
+
+@pytest.mark.parametrize(
+    ("adapter", "tokens", "expected"),
+    [
+        (dataclasses.replace(GPU, is_cpu=True), 1, 0),  # rows of weights are few a workgroup there
+        (GPU, 2, 0),
+        (Adapter(), 1, SHAPE.layers),
+        (GPU, 1, SHAPE.layers),
+    ],
+)
+def test_only_where_it_pays(plan, adapter, tokens, expected):
+    assert kernels(fused(plan, adapter=adapter, tokens=tokens)).count("norm_gate_up_a8_int4") == expected
+
+
+@pytest.mark.parametrize("fmt", ["int8", "int4", "int2"])
+def test_decoding_fused_computes_what_the_plan_unfused_does(
+    checkpoint, open_promised, tmp_path, monkeypatch, fmt
+):
+    """By the device plan of a GPU. A quant that lies between two values may fall to either side: most tokens agree to
+    rounding, and none is far off."""
+    convert(checkpoint, tmp_path / "model", ConvertOptions(WeightFormat(fmt, block_size=64)))
+    ids = random_ids(SHAPE.vocab, 12)
+
+    def decode(**adapter) -> tuple[np.ndarray, set[str]]:
+        device = open_promised()
+        monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, **adapter))
+        model = model_on(tmp_path / "model", open_promised, dtype="int8", max_tokens=1024)
+        session = model.session()
+        found = np.stack([session.feed([int(token)]) for token in ids])
+        steps = model.executor.device_plan("last", 1, session._cache, ()).steps
+        session.close()
+        return found, {step.call.kernel for step in steps}
+
+    plain, unfused = decode(is_cpu=True)
+    found, used = decode(is_cpu=False)
+    wanted = {f"norm_qkv_a8_{fmt}", f"norm_gate_up_a8_{fmt}", "attention_reduce_a8"}
+    assert wanted <= used and not wanted & unfused
+    off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
+    assert np.median(off) < 1e-5 and off.max() < 0.05

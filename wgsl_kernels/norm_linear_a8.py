@@ -1,0 +1,270 @@
+"""Fused kernels of a decode step with INT8 activations, which are made in front of a product or behind one.
+
+    norm_qkv_a8           rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k), kv_append
+    norm_gate_up_a8       rms_norm, quantize_activations, linear_a8 (gate, up), silu_mul, quantize_activations
+    attention_reduce_a8   attention_reduce, quantize_activations
+
+The first two stand once a weight format; their weights are stacked as in `norm_linear`. Each reference is the
+composition of the references it replaces. With `linear_a8` and its residual behind attention and the MLP, a decoder
+layer is six dispatches.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance
+from .layout import INT8_BLOCK, INT8_STRIDES
+from .linear import gemv_defaults, gemv_tunables
+from .linear_a8 import dequantize_activations, integer_pieces
+from .norm_linear import (
+    NORM,
+    X,
+    gate_up,
+    gate_up_inputs,
+    product_bound,
+    qkv,
+    qkv_derive,
+    qkv_inputs,
+    qkv_ports,
+    qkv_tolerance,
+    refuse_columns,
+    silu_product_bound,
+    weight_parts,
+)
+from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
+from .quantize_activations import near_half, quantize_activations, quantized_tolerance
+from .reduce import team_reduction, whole_subgroups
+from .rms_norm import rms_norm
+from .weights import dense, quant_params, weight_ports, weight_sizes
+
+#: Workgroup memory that WebGPU promises, bytes, less what sums of teams and products take.
+ROW_BYTES = 16384 - 1024
+#: INT8 activations as an output: words, four numbers each, and a scale for each block of 32.
+WORDS, SCALES = ("tokens", "y_words"), ("tokens", "y_blocks")
+
+
+def row_fits(columns: int) -> bool:
+    """Whether a quantized row, with two facts a block, fits into workgroup memory."""
+    groups = ceil_div(columns, INT8_BLOCK)
+    return groups * (INT8_BLOCK + 8) <= ROW_BYTES
+
+
+def _refuse(context: Context) -> str | None:
+    if not row_fits(context["columns"]):
+        return f"{context['columns']} columns do not fit into the {ROW_BYTES} bytes of a workgroup's row"
+    return refuse_columns(context)
+
+
+def _library(fmt: str, context: Context) -> tuple[str, ...]:
+    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    return (
+        "x_vec4",
+        "norm_sum",
+        "quantize_block",
+        "x_a8_row",
+        "bring_quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "bring_blocks",
+        *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
+        "team_sums",
+        *team_reduction(context),
+    )
+
+
+def _rounded(fmt: str, x, norm, eps) -> torch.Tensor:
+    """rms_norm(x) as INT8 and back."""
+    normed = rms_norm.reference(x, norm, eps)
+    words, scales = quantize_activations.reference(normed, INT8_BLOCK, stride=INT8_STRIDES[fmt])
+    return dequantize_activations(fmt, words, scales, x.shape[1])
+
+
+def _product_bound(fmt: str, arguments) -> torch.Tensor:
+    """Bound of the error of a product with quantized activations, f64 [tokens, rows]: of the sum, and a step of the
+    quantizer wherever an activation lies between two."""
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    _, scales = quantize_activations.reference(normed, INT8_BLOCK, stride=1)
+    columns = normed.shape[1]
+    steps = near_half(normed, scales, INT8_BLOCK) * scales.repeat_interleave(INT8_BLOCK, -1)
+    weight = dense(fmt, **weight_parts(fmt, arguments)).double()[:, :columns]
+    return product_bound(fmt, arguments, normed) + steps[:, :columns] @ weight.abs().T
+
+
+def _cost(fmt: str, s) -> Cost:
+    scales = s["rows"] * s["columns"] / s["block"] * 3
+    read = s["rows"] * s["words"] * 4 + scales + 4 * (s["tokens"] + 1) * s["columns"]
+    written = 1.125 * s["width"] if "y_words" in s else 4 * s["rows"]
+    return Cost(read, s["tokens"] * written, 2 * s["tokens"] * s["rows"] * s["columns"])
+
+
+def _shared(fmt: str) -> dict:
+    return {
+        "prepare": partial(dense, fmt),
+        "prepared_ports": tuple(weight_ports(fmt)),
+        "cost": partial(_cost, fmt),
+    }
+
+
+# ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
+
+
+def _qkv_reference(fmt: str, x, weight, norm, table, kv, state, eps, **_):
+    """As `norm_qkv`, over normalised rows that were rounded to INT8."""
+    return qkv(_rounded(fmt, x, norm, eps), weight, table, kv, state)
+
+
+def norm_qkv_a8(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    reads, writes = qkv_ports(fmt)
+    return register(
+        Kernel(
+            name=f"norm_qkv_a8_{fmt}",
+            reference=partial(_qkv_reference, fmt),
+            reads=reads,
+            writes=writes,
+            updates={"kv": "kv"},
+            params={**quant_params(fmt), "eps": float},
+            variants={
+                "gemv": Variant(
+                    "norm_qkv",
+                    grid=lambda c: spread(
+                        ceil_div(c["rows"] // 2, c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
+                    ),
+                    tunables=gemv_tunables((2, 4, 8, 16)),
+                    library=lambda c: (*_library(fmt, c), "state", "append_cache"),
+                    refuse=_refuse,
+                    defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
+                    why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
+                )
+            },
+            make_inputs=partial(qkv_inputs, fmt),
+            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
+            derive=lambda s: {"stride": INT8_STRIDES[fmt], **qkv_derive(fmt, s)},
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- norm, gate, up, their product, quantized --------------------------------------------------------------------
+
+
+def _gate_up_reference(fmt: str, x, weight, norm, eps, y_stride, **_):
+    """Words [tokens, y_words] and scales [tokens, y_blocks] of silu(n G^T) * (n U^T), n = rms_norm(x) as INT8."""
+    y = gate_up(_rounded(fmt, x, norm, eps), weight)
+    return quantize_activations.reference(y, INT8_BLOCK, stride=y_stride)
+
+
+def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dict:
+    """rows, of gate and up together, is another way to say the width: no buffer of the kernel shows it."""
+    width = rows // 2 if rows else width
+    return {**gate_up_inputs(fmt, width=width, **options), "y_stride": y_stride}
+
+
+def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
+    weight = dense(fmt, **weight_parts(fmt, arguments)).double()
+    normed = _rounded(fmt, arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    error = silu_product_bound(normed, weight, _product_bound(fmt, arguments))
+    y = gate_up(normed, weight)
+    stride = arguments["y_stride"]
+    quants, scales = quantized_tolerance(y, expected["y_scales"].double(), INT8_BLOCK, stride, error)
+    return {"y": quants, "y_scales": scales}
+
+
+def _units(context: Context) -> tuple[int, int]:
+    """Units that a workgroup computes at once, and in all: whole blocks."""
+    once = context["rows_per_team"] // 2 * context["teams"]
+    return once, once * max(1, INT8_BLOCK // once)
+
+
+def _whole_blocks(context: Context) -> str | None:
+    if {"rows_per_team", "teams"} <= set(context.sizes) and _units(context)[1] % INT8_BLOCK:
+        return f"rounds of {_units(context)[0]} units make no whole blocks of {INT8_BLOCK}"
+    return _refuse(context) or whole_subgroups(context)
+
+
+def _gate_up_derive(fmt: str, s) -> dict:
+    found = {"stride": INT8_STRIDES[fmt], **weight_sizes(fmt)}
+    if "rows" in s:
+        blocks = ceil_div(s["rows"] // 2, INT8_BLOCK)
+        found |= {"width": s["rows"] // 2, "y_blocks": blocks, "y_words": blocks * INT8_BLOCK // 4}
+    return found
+
+
+def norm_gate_up_a8(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"norm_gate_up_a8_{fmt}",
+            reference=partial(_gate_up_reference, fmt),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={
+                "y": Port(WORDS, "u32", binding=6, packed=8),
+                "y_scales": Port(SCALES, "f32", binding=4),
+            },
+            params={**quant_params(fmt), "eps": float, "y_stride": int},
+            variants={
+                "gemv": Variant(
+                    "norm_gate_up_a8",
+                    grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
+                    tunables=gemv_tunables((2, 4, 8, 16)),
+                    library=partial(_library, fmt),
+                    refuse=_whole_blocks,
+                    defaults=gemv_defaults(lambda c: (256, 8, 2)),  # measured on an H100
+                    why="few tokens: the row is quantized by those that need it, the product where it is made",
+                )
+            },
+            make_inputs=partial(_gate_up_inputs, fmt),
+            tolerance=partial(_gate_up_tolerance, fmt),
+            derive=partial(_gate_up_derive, fmt),
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- attention's parts, quantized --------------------------------------------------------------------------------
+
+
+def _reduce_tolerance(arguments, expected) -> dict:
+    y = attention_reduce.reference(arguments["sums"].double(), arguments["stats"].double())
+    error = reduce_tolerance(arguments, {"y": y})["y"]
+    stride = arguments["stride"]
+    quants, scales = quantized_tolerance(y, expected["y_scales"].double(), INT8_BLOCK, stride, error)
+    return {"y": quants, "y_scales": scales}
+
+
+@kernel(
+    reads=dict(attention_reduce.reads),
+    writes={"y": Port(WORDS, "u32", packed=8), "y_scales": Port(SCALES, "f32")},
+    params={"stride": int},
+    derive=lambda s: (
+        {
+            "y_blocks": s["heads"] * s["head_dim"] // INT8_BLOCK,
+            "y_words": s["heads"] * s["head_dim"] // 4,
+        }
+        if "heads" in s
+        else {}
+    ),
+    variants={
+        "heads": Variant(
+            "attention_reduce_a8",
+            grid=lambda c: (c["heads"], c["tokens"], 1),
+            library=lambda c: ("attention_parts", "quantize_block"),
+            refuse=lambda c: (
+                f"heads of {c['head_dim']} are no whole blocks of {INT8_BLOCK}"
+                if c["head_dim"] % INT8_BLOCK
+                else None
+            ),
+        )
+    },
+    make_inputs=lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride},
+    tolerance=_reduce_tolerance,
+    cost=attention_reduce.cost,
+)
+def attention_reduce_a8(sums, stats, stride):
+    """Words [tokens, y_words] and scales [tokens, y_blocks] of what `attention_reduce` gives."""
+    return quantize_activations.reference(attention_reduce.reference(sums, stats), INT8_BLOCK, stride=stride)
+
+
+for _format in INT8_STRIDES:
+    norm_qkv_a8(_format)
+    norm_gate_up_a8(_format)

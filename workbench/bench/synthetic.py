@@ -1,0 +1,123 @@
+"""Models of random weights in the shape of published ones: what decides speed is there, and nothing is downloaded.
+
+A text of theirs means nothing. Weights are uniform over the values that a format has (normal for floats), of deviation
+1/sqrt(columns), so that activations stay finite; they repeat after some megabytes, which no kernel can notice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import WorkbenchError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor, plane_specs
+from workbench.models.llama_config import LlamaConfig
+from workbench.models.shapes import describe_by_config
+
+#: Fields of the published `config.json`s.
+SHAPES: dict[str, dict[str, Any]] = {
+    name: {
+        "model_type": "llama",
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128 if hidden != 2048 else 64,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": tied,
+    }
+    for name, vocab, hidden, ffn, layers, heads, kv_heads, tied in (
+        ("llama-3.2-1b", 128256, 2048, 8192, 16, 32, 8, True),
+        ("llama-3.2-3b", 128256, 3072, 8192, 28, 24, 8, True),
+        ("llama-2-7b", 32000, 4096, 11008, 32, 32, 32, False),
+        ("llama-3-8b", 128256, 4096, 14336, 32, 32, 8, False),
+    )
+}
+#: Bytes of random numbers that repeat, and of a part that is handed out at once.
+POOL_BYTES, PART_BYTES = 8 << 20, 64 << 20
+#: Standard deviation of integers that take all values equally often.
+SPREAD = {bits: math.sqrt((4**bits - 1) / 12) for bits in (8, 4, 2)}
+
+
+def shape_config(name: str) -> dict[str, Any]:
+    """The configuration of a name in `SHAPES` or of a path to a `config.json`. Raises `WorkbenchError`."""
+    if name in SHAPES:
+        return dict(SHAPES[name])
+    try:
+        found = json.loads(Path(name).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        known = ", ".join(SHAPES)
+        raise WorkbenchError(
+            f"{name!r} is no shape; allowed are {known}, or the path of a config.json ({error})"
+        ) from error
+    if not isinstance(found, dict):
+        raise WorkbenchError(f"{name}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+class RandomSource:
+    """What a stored model offers to an executor, made up. format: of every matrix; norms are 1, biases too.
+
+    config: as in `config.json`. seed: of the weights. Raises `UnsupportedModelError` for what is no Llama.
+    """
+
+    tokenizer_path = None
+
+    def __init__(self, name: str, config: Mapping[str, Any], format: WeightFormat, seed: int = 0):
+        self.path, self.config = Path(name), dict(config)
+        #: Shape and format of a tensor by name.
+        self.describe = describe_by_config(LlamaConfig.parse(config), format)
+        generator = np.random.default_rng(seed)
+        self._bits = generator.integers(0, 2**32, POOL_BYTES // 4, dtype=np.uint32)
+        self._normal = generator.standard_normal(POOL_BYTES // 4, dtype=np.float32)
+
+    def source_hashes(self) -> dict[str, str]:
+        """Nothing was read."""
+        return {}
+
+    def tensor(self, name: str) -> WeightTensor:
+        """The whole tensor."""
+        shape, format = self.describe(name)
+        if len(shape) == 1:
+            return WeightTensor(name, shape, format, {"values": np.ones(shape, np.float32)})
+        return self._matrix(name, shape, format)
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        """(first row, rows) of at most `PART_BYTES` as float32."""
+        shape, format = self.describe(name)
+        if len(shape) == 1:
+            yield 0, self.tensor(name)
+            return
+        rows = max(4, PART_BYTES // (4 * shape[1]) // 4 * 4)
+        for first in range(0, shape[0], rows):
+            part = (min(rows, shape[0] - first), shape[1])
+            yield first, self._matrix(f"{name}:{first}", part, format)
+
+    def _matrix(self, name: str, shape: tuple[int, ...], format: WeightFormat) -> WeightTensor:
+        planes = {}
+        for plane, (wanted, dtype) in plane_specs(shape, format).items():
+            if plane == "values":
+                values = _repeated(self._normal, wanted) / math.sqrt(shape[1])
+                bits = format.dtype == "bf16"
+                planes[plane] = (values.view(np.uint32) >> 16).astype(dtype) if bits else values.astype(dtype)
+            elif plane == "quants":
+                planes[plane] = _repeated(self._bits, wanted)
+            elif plane == "scales":
+                planes[plane] = np.full(wanted, 1 / (SPREAD[format.bits] * math.sqrt(shape[1])), dtype)
+            else:
+                planes[plane] = np.full(wanted, format.implied_zero, dtype)
+        return WeightTensor(name, shape, format, planes)
+
+
+def _repeated(pool: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.resize(pool, math.prod(shape)).reshape(shape)

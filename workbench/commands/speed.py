@@ -1,0 +1,74 @@
+"""Tokens a second of a model, or of random weights in the shape of a published one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from workbench.commands.common import add_cache, positive
+from workbench.errors import WorkbenchError
+
+DTYPES = ("f32", "f16", "int8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="DIR_OR_HUB_ID", help="converted model or checkpoint")
+    parser.add_argument(
+        "--like",
+        metavar="SHAPE",
+        help="instead of a model, random weights in the shape of llama-3.2-1b, llama-3.2-3b, llama-2-7b, llama-3-8b, "
+        "or of a config.json",
+    )
+    parser.add_argument(
+        "--format", metavar="FORMAT", help="with --like: of every matrix, such as int4 or int4/64"
+    )
+    parser.add_argument(
+        "--backend", choices=["wgpu", "torch"], help="by default wgpu where there is an adapter"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        nargs="+",
+        default=["f32"],
+        help="of activations, one or more (default f32)",
+    )
+    add_cache(parser)
+    parser.add_argument("--prompt-tokens", type=positive, default=512, metavar="N", help="default 512")
+    parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
+    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
+    parser.add_argument("--json", metavar="FILE", help="where samples and provenance go")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.bench.records import write_json
+    from workbench.bench.speed_table import measured, table
+    from workbench.bench.synthetic import RandomSource, shape_config
+    from workbench.convert.options import parse_format
+    from workbench.models.source import open_source
+
+    if (arguments.model is None) == (arguments.like is None):
+        raise WorkbenchError("give a model, or a shape with --like, and not both")
+    if (arguments.format is None) != (arguments.like is None):
+        raise WorkbenchError("--like and --format go together: a model has its formats already")
+    if arguments.like:
+        source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
+    else:
+        source = open_source(arguments.model)
+    rows = []
+    for dtype in arguments.dtype:
+        rows.append(
+            measured(
+                source,
+                backend=arguments.backend,
+                dtype=dtype,
+                cache=arguments.cache,
+                prompt_tokens=arguments.prompt_tokens,
+                decode_tokens=arguments.tokens,
+                repetitions=arguments.repetitions,
+            )
+        )
+    print(table(rows))
+    if arguments.json:
+        write_json(Path(arguments.json), json.loads(json.dumps([row.to_json() for row in rows])))
+    return 0
