@@ -20,6 +20,7 @@ import numpy as np
 
 from eval.report import Table, finite
 from workbench.errors import ProtocolError
+from workbench.models.llama import cache_type
 
 F16_MAX = 65504.0
 #: Activations of one forward pass at most, in bytes as f32; more are read in several passes.
@@ -197,4 +198,5 @@ def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[st
 
 def _label(model: Any) -> str:
     executor = model.executor
-    return f"{model.backend} {executor.activations}"
+    own = executor.cache != cache_type(executor.activations)
+    return f"{model.backend} {executor.activations}" + (f", {executor.cache} cache" if own else "")

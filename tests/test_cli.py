@@ -76,9 +76,10 @@ def test_the_promised_options_are_taken():
     assert (arguments.model, arguments.output, arguments.block_size) == ("A", "B", 64)
     sampling = "--temperature 0.8 --top-k 5 --top-p 0.9 --min-p 0.1 --seed 3 --stop x --stop y --chat"
     arguments = parser.parse_args(
-        f"generate --model A --prompt P --max-new-tokens 9 {sampling} --backend torch --dtype f16".split()
+        f"generate --model A --prompt P --max-new-tokens 9 {sampling} --backend torch --dtype f16 --cache int8".split()
     )
     assert (arguments.stop, arguments.max_new_tokens, arguments.backend) == (["x", "y"], 9, "torch")
+    assert (arguments.dtype, arguments.cache) == ("f16", "int8")
     options = "--separator S --baseline B --max-windows 3 --json"
     arguments = parser.parse_args(f"perplexity --model A --text F --protocol disjoint-512 {options}".split())
     assert (arguments.separator, arguments.max_windows, arguments.json) == ("S", 3, True)

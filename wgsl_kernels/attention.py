@@ -1,9 +1,14 @@
-"""Causal attention with grouped queries over the key/value cache, for prefill and decode."""
+"""Causal attention with grouped queries over the key/value cache, for prefill and decode.
+
+`attention` reads a cache in f32 or f16, `attention_kv8` one in INT8 (kv8.py). They share their WGSL: what a cache is
+made of comes as a library file.
+"""
 
 from __future__ import annotations
 
 import torch
 
+from .kv8 import CACHE8, SCALES8, dequantized, random_cache
 from .kv_append import CACHE
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
@@ -56,17 +61,15 @@ def _prefer(context: Context) -> tuple[str, str]:
     return "online", "a workgroup for each token and head"
 
 
-@kernel(
-    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
-    writes={"y": Port(("tokens", "width"))},
-    params={"scale": float},
-    variants={
+def _variants(cache: str) -> dict[str, Variant]:
+    """For a cache that a library file reads."""
+    return {
         "online": Variant(
             "attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
             tunables={"workgroup": (64, 8, 16, 32, 128)},
             defaults=lanes_default,
-            library=lambda c: ("state", reduction(c)),
+            library=lambda c: ("state", cache, reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),
         "broadcast": Variant(
@@ -76,11 +79,18 @@ def _prefer(context: Context) -> tuple[str, str]:
                 ceil_div(c["tokens"], 8),
                 1,
             ),
-            library=lambda c: ("state", "outer_4x8"),
+            library=lambda c: ("state", cache, "outer_4x8"),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
-    },
+    }
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
+    writes={"y": Port(("tokens", "width"))},
+    params={"scale": float},
+    variants=_variants("cache_float"),
     prefer=_prefer,
     make_inputs=_make_inputs,
     tolerance=_tolerance,
@@ -103,3 +113,67 @@ def attention(q, kv, state, scale):
     visible = torch.arange(count) <= (position + torch.arange(tokens)).clamp(max=capacity - 1).unsqueeze(-1)
     weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
     return torch.einsum("hgtp,hpd->thgd", weights, values).reshape(tokens, width)
+
+
+# ---- over a cache in INT8 ----------------------------------------------------------------------------------------
+
+#: What kernels that read an INT8 cache bind after their queries.
+READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": Port(SCALES8.shape, SCALES8.dtype, binding=5)}
+
+
+def inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
+    """Those of `attention`, with a cache of the same numbers in INT8."""
+    sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "sequences": sequences}
+    arguments = attention.inputs(seed=seed, **sizes, **options)
+    generator = torch.Generator().manual_seed(seed + 1)
+    cache = random_cache(generator, sequences, kv_heads, capacity, head_dim)
+    return {**arguments, **cache, "head_dim": head_dim}
+
+
+def seen_cache(q, kv, kv_scales, state, head_dim) -> dict:
+    """What a step of q [tokens, width] sees of an INT8 cache, dequantized: `kv` of one sequence, and its `state`."""
+    position, valid, sequence, steps = state.tolist()
+    count = min(position + q.shape[0], kv.shape[3])
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    words, scales = kv[sequence, None, :, :, :count], kv_scales[sequence, None, :, :, :count]
+    return {
+        "kv": dequantized(words, scales, head_dim, dtype),
+        "state": make_state(position, valid, 0, steps),
+    }
+
+
+def as_float(arguments: dict) -> dict:
+    """Arguments of an INT8 pair as those of the pair over a float cache."""
+    given = {name: value for name, value in arguments.items() if name not in ("kv_scales", "head_dim")}
+    cache = [arguments[name] for name in ("q", "kv", "kv_scales", "state", "head_dim")]
+    return given | seen_cache(*cache)
+
+
+def _tolerance8(arguments, expected) -> dict:
+    """That of `attention`, twice: a score is multiplied by its scale, and so is a weight."""
+    return {"y": 2 * _tolerance(as_float(arguments), expected)["y"]}
+
+
+def cache_bytes8(s) -> float:
+    """Bytes of keys and values that a step reads of an INT8 cache."""
+    return 2 * s["kv_heads"] * s.get("seen", s["capacity"]) * (4 * s["words"] + 4)
+
+
+def _cost8(s) -> Cost:
+    seen, width = s.get("seen", s["capacity"]), s["tokens"] * s["width"]
+    return Cost(4 * width + cache_bytes8(s), 4 * width, 4 * width * seen)
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), **READS8},
+    writes={"y": Port(("tokens", "width"), binding=3)},
+    params={"scale": float, "head_dim": int},
+    variants=_variants("cache_kv8"),
+    prefer=_prefer,
+    make_inputs=inputs8,
+    tolerance=_tolerance8,
+    cost=_cost8,
+)
+def attention_kv8(q, kv, state, kv_scales, scale, head_dim):
+    """`attention` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
+    return attention.reference(q, **seen_cache(q, kv, kv_scales, state, head_dim), scale=scale)

@@ -2,9 +2,9 @@
 //
 // A workgroup is one subgroup and computes 8 tokens of one head, 32 of its dimensions. Tiles of 32 positions: lane l
 // scores positions l, l+8, l+16, l+24 for all 8 tokens, the softmax runs online (Milakov and Gimelshein 2018), then
-// lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier.
+// lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier. An INT8
+// cache is read a word at a time: what a wide load would save on a GPU is nothing where lanes are loaded one by one.
 @group(0) @binding(0) var<storage, read> q: array<q_type>;
-@group(0) @binding(1) var<storage, read> kv: array<vec4<kv_type>>;
 @group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
 
@@ -20,7 +20,10 @@ fn queries(token: u32, column: u32) -> vec4<f32> {
 // Four dimensions of a value. Positions at or beyond `count` have weight 0 and read the last one instead: what an
 // earlier sequence left there may be infinite, and 0 times that is no number.
 fn value(first: u32, position: u32, count: u32, quad: u32) -> vec4<f32> {
-  return vec4<f32>(kv[(first + min(position, count - 1u)) * QUADS + quad]);
+  return quad_at(first + min(position, count - 1u), quad);
+}
+fn scales_at(rows: vec4<u32>) -> vec4<f32> {
+  return vec4<f32>(scale_at(rows.x), scale_at(rows.y), scale_at(rows.z), scale_at(rows.w));
 }
 
 // Scores of one position for four tokens; what a token may not see becomes LOWEST.
@@ -62,30 +65,32 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   var total4 = vec4<f32>();
   for (var start = 0u; start < count; start += 32u) {
     let own = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
-    let rows = (keys + min(own, vec4<u32>(count - 1u))) * QUADS;
+    let visible = min(own, vec4<u32>(count - 1u));
+    let rows = vec4<u32>(keys) + visible;
     var scores = Sums();  // Naga zeroes a variable without a value once a function, not once an iteration
     for (var column = 0u; column < HEAD_DIM; column += 8u) {
       let a = queries(token, head * HEAD_DIM + column + lane);
       let b = queries(token + 4u, head * HEAD_DIM + column + lane);
-      let at = rows + column / 4u;
-      let k = mat4x4<f32>(vec4<f32>(kv[at.x]), vec4<f32>(kv[at.y]), vec4<f32>(kv[at.z]), vec4<f32>(kv[at.w]));
+      let i = column / 4u;
+      let k = mat4x4<f32>(quad_at(rows.x, i), quad_at(rows.y, i), quad_at(rows.z, i), quad_at(rows.w, i));
       let lo = transpose(k);
       scores = outer(scores, lo[0], subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
       scores = outer(scores, lo[1], subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
       scores = outer(scores, lo[2], subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
       scores = outer(scores, lo[3], subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
-      let next = at + 1u;
-      let k4 = mat4x4<f32>(vec4<f32>(kv[next.x]), vec4<f32>(kv[next.y]), vec4<f32>(kv[next.z]), vec4<f32>(kv[next.w]));
+      let j = i + 1u;
+      let k4 = mat4x4<f32>(quad_at(rows.x, j), quad_at(rows.y, j), quad_at(rows.z, j), quad_at(rows.w, j));
       let hi = transpose(k4);
       scores = outer(scores, hi[0], subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
       scores = outer(scores, hi[1], subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
       scores = outer(scores, hi[2], subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
       scores = outer(scores, hi[3], subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
     }
-    let s0 = mat4x4<f32>(masked(scores.t0[0], own.x, sees0), masked(scores.t0[1], own.y, sees0),
-                         masked(scores.t0[2], own.z, sees0), masked(scores.t0[3], own.w, sees0));
-    let s4 = mat4x4<f32>(masked(scores.t4[0], own.x, sees4), masked(scores.t4[1], own.y, sees4),
-                         masked(scores.t4[2], own.z, sees4), masked(scores.t4[3], own.w, sees4));
+    let ks = scales_at(rows);
+    let s0 = mat4x4<f32>(masked(scores.t0[0] * ks.x, own.x, sees0), masked(scores.t0[1] * ks.y, own.y, sees0),
+                         masked(scores.t0[2] * ks.z, own.z, sees0), masked(scores.t0[3] * ks.w, own.w, sees0));
+    let s4 = mat4x4<f32>(masked(scores.t4[0] * ks.x, own.x, sees4), masked(scores.t4[1] * ks.y, own.y, sees4),
+                         masked(scores.t4[2] * ks.z, own.z, sees4), masked(scores.t4[3] * ks.w, own.w, sees4));
     let new_top0 = max(top0, largest(s0));
     let new_top4 = max(top4, largest(s4));
     var w0 = exponentials(s0, new_top0);  // exp(LOWEST - top) is 0
@@ -94,6 +99,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     let correction4 = exp(top4 - new_top4);
     total0 = total0 * correction0 + total(w0);
     total4 = total4 * correction4 + total(w4);
+    let vs = scales_at(vec4<u32>(values) + visible);
+    w0 = mat4x4<f32>(w0[0] * vs.x, w0[1] * vs.y, w0[2] * vs.z, w0[3] * vs.w);
+    w4 = mat4x4<f32>(w4[0] * vs.x, w4[1] * vs.y, w4[2] * vs.z, w4[3] * vs.w);
     top0 = new_top0;
     top4 = new_top4;
     sums = Sums(scaled(sums.t0, correction0), scaled(sums.t4, correction4));

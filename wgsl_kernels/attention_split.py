@@ -1,14 +1,17 @@
 """Decode attention in two steps: `attention_split` over parts of the cache, `attention_reduce` over the parts.
 
 A single token has one row of queries: a workgroup a head leaves a GPU idle. Splitting the cache fills it
-(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes.
+(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes. `attention_split_kv8` reads a cache
+in INT8.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from .attention import attention
+from .attention import READS8, as_float, attention, cache_bytes8, inputs8, seen_cache
 from .kv_append import CACHE
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
@@ -31,8 +34,11 @@ def splits_for(capacity: int) -> int:
 
 
 def _defaults(context: Context) -> dict[str, int]:
-    """Half a subgroup of 32 a position; fewer threads where heads are so large that teams' sums would not fit."""
+    """Half a subgroup of 32 a position, or as many lanes as an INT8 row has pieces of 16 bytes; fewer threads where
+    heads are so large that teams' sums would not fit."""
     lanes = min(16, context.adapter.subgroup_size or 16)
+    if "words" in context.sizes:
+        lanes = max(4, min(lanes, 1 << (context["words"] // 4).bit_length() - 1))
     fits = 16 * (128 // lanes) * (context["head_dim"] // 4 + 2) <= WORKGROUP_BYTES
     return {"workgroup": 128 if fits else 64, "lanes": lanes}
 
@@ -73,15 +79,13 @@ def _split_cost(s) -> Cost:
     return Cost(4 * s["tokens"] * s["width"] + cache, parts, 4 * s["tokens"] * s["width"] * seen)
 
 
-@kernel(
-    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
-    writes={
-        "sums": Port(("tokens", "heads", "splits", "head_dim"), "f32"),
-        "stats": Port(("tokens", "heads", "splits", 2), "f32"),
-    },
-    params={"scale": float, "splits": int},
-    derive=lambda s: {"heads": s["width"] // s["head_dim"], "least": LEAST} if "width" in s else {},
-    variants={
+def _heads(s) -> dict:
+    return {"heads": s["width"] // s["head_dim"], "least": LEAST} if {"width", "head_dim"} <= set(s) else {}
+
+
+def _teams(cache: str) -> dict[str, Variant]:
+    """For a cache that a library file reads."""
+    return {
         "teams": Variant(
             "attention_split",
             grid=lambda c: (
@@ -91,11 +95,22 @@ def _split_cost(s) -> Cost:
             ),
             tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
             defaults=_defaults,
-            library=lambda c: ("state",),
+            library=lambda c: ("state", cache),
             refuse=_refuse,
             why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
         )
-    },
+    }
+
+
+SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "splits", 2)
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
+    writes={"sums": Port(SUMS, "f32"), "stats": Port(STATS, "f32")},
+    params={"scale": float, "splits": int},
+    derive=_heads,
+    variants=_teams("cache_float"),
     make_inputs=_split_inputs,
     tolerance=_split_tolerance,
     cost=_split_cost,
@@ -129,6 +144,31 @@ def attention_split(q, kv, state, scale, splits):
     return sums, stats
 
 
+def _split_tolerance8(arguments, expected) -> dict:
+    """That of `attention_split`, twice: a score is multiplied by its scale, and so is a weight."""
+    return {name: 2 * bound for name, bound in _split_tolerance(as_float(arguments), expected).items()}
+
+
+def _split_cost8(s) -> Cost:
+    return replace(_split_cost(s), read=4 * s["tokens"] * s["width"] + cache_bytes8(s))
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), **READS8},
+    writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
+    params={"scale": float, "splits": int, "head_dim": int},
+    derive=_heads,
+    variants=_teams("cache_kv8"),
+    make_inputs=lambda seed=0, splits=4, **options: {**inputs8(seed=seed, **options), "splits": splits},
+    tolerance=_split_tolerance8,
+    cost=_split_cost8,
+)
+def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim):
+    """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
+    seen = seen_cache(q, kv, kv_scales, state, head_dim)
+    return attention_split.reference(q, **seen, scale=scale, splits=splits)
+
+
 def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
     generator = torch.Generator().manual_seed(seed)
     sums = random_tensor(generator, (tokens, heads, splits, head_dim), "f32")
@@ -160,8 +200,8 @@ def reduce_tolerance(arguments, expected) -> dict:
 
 @kernel(
     reads={
-        "sums": Port(("tokens", "heads", "splits", "head_dim"), "f32"),
-        "stats": Port(("tokens", "heads", "splits", 2), "f32"),
+        "sums": Port(SUMS, "f32"),
+        "stats": Port(STATS, "f32"),
     },
     writes={"y": Port(("tokens", "width"))},
     derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},

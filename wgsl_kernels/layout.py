@@ -8,3 +8,8 @@ FLOAT_GROUP = 32
 INT8_BLOCK = 32
 #: Order of INT8 activation words by weight format: how far apart the columns lie that one mask picks from a word.
 INT8_STRIDES = {"int8": 1, "int4": 2, "int2": 4}
+
+
+def cache_words(head_dim: int) -> int:
+    """Words of a position of an INT8 cache, four dimensions each: whole 16 bytes, which is what one load takes."""
+    return -(-head_dim // 16) * 4

@@ -305,7 +305,11 @@ def norm_qkv(fmt: str) -> Kernel:
             params={**quant_params(fmt), "eps": float},
             variants={
                 "gemv": _variant(
-                    "norm_qkv", fmt, lambda c: c["rows"] // 2, rows_per_unit=2, library=("state",)
+                    "norm_qkv",
+                    fmt,
+                    lambda c: c["rows"] // 2,
+                    rows_per_unit=2,
+                    library=("state", "append_cache"),
                 )
             },
             make_inputs=partial(qkv_inputs, fmt),

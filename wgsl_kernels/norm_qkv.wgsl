@@ -1,8 +1,7 @@
-// Norm, q/k/v projections, rotary embedding and the append to the cache in one dispatch for few tokens. The rows of the
-// weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows (i, i + HEAD_DIM / 2) of
-// a head, which the rotary embedding turns together.
+// Norm, q/k/v projections, rotary embedding and, by a library file, the append to the cache in one dispatch for few
+// tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
+// (i, i + HEAD_DIM / 2) of a head, which the rotary embedding turns together.
 @group(0) @binding(4) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
-@group(0) @binding(5) var<storage, read_write> kv: array<kv_type>;
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: State;
 
@@ -40,11 +39,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         let at = token * WIDTH + head * HEAD_DIM + dim;
         q[at] = q_type(a);
         q[at + HALF] = q_type(b);
-      } else if (token < state.valid && position < CAPACITY) {
-        let part = (head - HEADS) / KV_HEADS;  // keys, then values
-        let row = ((state.sequence * 2u + part) * KV_HEADS + (head - HEADS) % KV_HEADS) * CAPACITY + position;
-        kv[row * HEAD_DIM + dim] = kv_type(a);
-        kv[row * HEAD_DIM + dim + HALF] = kv_type(b);
+      } else {
+        append(token, (head - HEADS) / KV_HEADS, (head - HEADS) % KV_HEADS, dim, vec2<f32>(a, b));
       }
     }
   }

@@ -69,6 +69,15 @@ def test_it_shows_itself(f16, f32):
     assert len(axes.get_lines()[0].get_xdata()) == 2
 
 
+def test_an_int8_cache_begins_with_attention(f32, shared):
+    stored = workbench.load(shared / "models" / "stories260K-hf", backend="torch", cache="int8")
+    found = compare_layers(stored, f32, IDS)
+    assert found.model == "torch f32, int8 cache" and found.reference == "torch f32"
+    assert (
+        found.first_beyond(1e-5).name == "layers.0.attn.context"
+    )  # keys and queries themselves are as they were
+
+
 def test_few_activations_at_a_time_are_the_same(f16, f32, monkeypatch):
     whole = compare_layers(f16, f32, IDS)
     monkeypatch.setattr(layers, "PASS_BYTES", 4 * len(IDS) * 200)

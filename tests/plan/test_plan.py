@@ -73,9 +73,13 @@ def describe_as(fmt: WeightFormat, **changes):
     return describe
 
 
-def plan_of(fmt=FORMATS[0], head="all", activations="f32", **config) -> Plan:
+def plan_of(fmt=FORMATS[0], head="all", activations="f32", cache=None, **config) -> Plan:
     return build_plan(
-        LlamaConfig.parse({**CONFIG, **config}), describe_as(fmt), head=head, activations=activations
+        LlamaConfig.parse({**CONFIG, **config}),
+        describe_as(fmt),
+        head=head,
+        activations=activations,
+        cache=cache,
     )
 
 
@@ -149,11 +153,12 @@ def test_bytes_by_kind():
 
 
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("cache", [None, "int8"])
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
-def test_every_call_fits_its_kernel(fmt, head):
+def test_every_call_fits_its_kernel(fmt, cache, head):
     """Ports exist and are all bound, shapes agree, parameters are known, element types are taken."""
     sizes = {**SIZES, "tokens": 1} if head == "greedy" else SIZES
-    plan = plan_of(fmt, head, attention_bias=True, mlp_bias=True)
+    plan = plan_of(fmt, head, cache=cache, attention_bias=True, mlp_bias=True)
     for call in plan.calls:
         kernel = wgsl_kernels.get(call.kernel)
         call_sizes(plan, call, sizes)
@@ -180,6 +185,27 @@ def test_f16_activations_leave_the_residual_stream_f32():
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activations", ["f32", "f16", "int8"])
+def test_the_cache_has_a_type_of_its_own(activations):
+    act = "f16" if activations == "f16" else "f32"
+    cases = {
+        None: ({act}, act, 2 * 24 * ELEMENT_BYTES[act]),
+        "f32": ({"f32"}, "f32", 2 * 24 * 4),
+        "f16": ({"f16"}, "f16", 2 * 24 * 2),
+        "int8": ({"u32", "f32"}, "f32", 2 * (32 + 4)),  # heads of 24 padded to 32 bytes, and a scale
+    }
+    for cache, (stored, keys, head_bytes) in cases.items():
+        plan = plan_of(FORMATS[3], activations=activations, cache=cache)
+        assert {b.dtype for b in plan.of_kind("cache")} == stored
+        assert plan.buffers["layers.0.attn.k_rotated"].dtype == keys  # rounded once, by what stores them
+        assert plan.buffers["layers.0.attn.q_rotated"].dtype == act
+        layers, kv_heads = 2, 2
+        assert kind_bytes(plan, "cache", SIZES) == layers * kv_heads * SIZES["capacity"] * head_bytes
+        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+        cost = step_cost(plan, {**SIZES, "tokens": 1})
+        assert cost.bytes > kind_bytes(plan, "cache", SIZES)
 
 
 def test_a_read_before_the_write_is_refused():
@@ -299,3 +325,5 @@ def test_heads_and_activations_are_checked():
         plan_of(head="first")
     with pytest.raises(ValueError, match=r"activations are .*f32.*f16"):
         plan_of(activations="bf16")
+    with pytest.raises(ValueError, match=r"the cache is .*f32.*int8"):
+        plan_of(cache="int4")

@@ -98,27 +98,36 @@ def write_random(folder: Path, shape: Shape, seed: int = 0) -> Path:
     return folder
 
 
-def model_on(path: Path, open_device, *, dtype: str = "f32", max_tokens: int = 256) -> Model:
+def model_on(
+    path: Path, open_device, *, dtype: str = "f32", max_tokens: int = 256, cache: str | None = None
+) -> Model:
     """A model whose device comes from `open_device()`, called again when a device is lost."""
     source = open_source(path)
     config = LlamaConfig.parse(source.config)
     return Model(
         source,
         config,
-        lambda: WgpuExecutor(source, config, open_device(), activations=dtype),
+        lambda: WgpuExecutor(source, config, open_device(), activations=dtype, cache=cache),
         [("backend", "wgpu", "the test's")],
         max_tokens,
     )
 
 
-def reference_on(path: Path, *, dtype: str = "f32", compute=torch.float32, max_tokens: int = 256) -> Model:
+def reference_on(
+    path: Path,
+    *,
+    dtype: str = "f32",
+    compute=torch.float32,
+    max_tokens: int = 256,
+    cache: str | None = None,
+) -> Model:
     """A model that runs the references; with f64 the oracle."""
     source = open_source(path)
     config = LlamaConfig.parse(source.config)
     return Model(
         source,
         config,
-        lambda: TorchExecutor(source, config, activations=dtype, compute=compute),
+        lambda: TorchExecutor(source, config, activations=dtype, cache=cache, compute=compute),
         [("backend", "torch", "the test's")],
         max_tokens,
     )

@@ -171,6 +171,23 @@ def test_a_layer_of_a_decode_step_is_five_dispatches(stackable_plans):
     fused.check()
 
 
+def test_an_int8_cache_adds_a_dispatch(stackable):
+    """Its append is a call of its own, and all of it fits what browsers promise; splitting takes one more."""
+    source = open_source(stackable)
+    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", cache="int8")
+    gpu = Adapter(subgroups=True, subgroup_size=32)
+    stacks = find_stacks(plan, 128 << 20)
+    fused = fuse(plan, (), tokens=1, capacity=1024, adapter=gpu, stacks=stacks)
+    layer = ["norm_qkv_rows_f32", "kv8_append_rows", "attention_split_kv8", "attention_reduce"]
+    layer += ["linear_f32", "norm_gate_up_f32", "linear_f32"]
+    assert [call.kernel for call in fused.calls][1:-3] == layer * STACKABLE.layers
+    fused.check()
+    kept = fuse_norms(plan, stacks, ["layers.0.attn.k_rotated"])
+    kernels = [call.kernel for call in kept.calls]
+    assert kernels.count("norm_qkv_rows_f32") == STACKABLE.layers - 1 and "kv8_append" in kernels
+    kept.check()
+
+
 @pytest.mark.parametrize("name", ["layers.0.attn.q", "layers.0.attn.k_rotated", "layers.0.attn.input"])
 def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
     plan = stackable_plans["all"]

@@ -35,13 +35,15 @@ def folder(request, checkpoint, tmp_path_factory):
     return target
 
 
-def test_forecast_is_what_is_allocated(folder, open_promised):
+@pytest.mark.parametrize("cache", [None, "int8"])
+def test_forecast_is_what_is_allocated(folder, open_promised, cache):
     open_promised()  # skips where there is no adapter
     device = Device(find_adapter(), promised=True)
     assert device.allocated == 0
     ids = random_ids(SHAPE.vocab, EVERY_STEP)
-    model = model_on(folder, lambda: device, max_tokens=CAPACITY)
-    expected = forecast(model.source, model.config, "f32", CAPACITY, device.adapter, device.binding_bytes)
+    model = model_on(folder, lambda: device, max_tokens=CAPACITY, cache=cache)
+    limits = (device.adapter, device.binding_bytes)
+    expected = forecast(model.source, model.config, "f32", CAPACITY, *limits, cache)
     session = model.session()
     assert device.allocated == expected.cache
     session.feed(ids)
@@ -54,7 +56,7 @@ def test_forecast_is_what_is_allocated(folder, open_promised):
     session.close()
     assert device.allocated == expected.weights + expected.generation
 
-    scoring = model_on(folder, lambda: device, max_tokens=CAPACITY)
+    scoring = model_on(folder, lambda: device, max_tokens=CAPACITY, cache=cache)
     before = device.allocated
     scoring.score(np.append(ids, 0))
     assert device.allocated - before == expected.weights + expected.cache + expected.scoring

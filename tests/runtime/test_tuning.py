@@ -287,6 +287,43 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
             make_arguments(kernel, each.case)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_kernels_of_an_int8_cache_pass(device, dtype):
+    """As the device plans of a prompt and of a step dispatch them; a step is tuned like any other."""
+    if dtype == "f16" and not device.adapter.f16:
+        pytest.skip("the adapter has no shader-f16")
+    config = LlamaConfig.parse(
+        {
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "num_attention_heads": 4,
+            "head_dim": 32,
+            "vocab_size": 131,
+            "num_hidden_layers": 1,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 50,
+        }
+    )
+    planned = planned_cases(
+        config,
+        describe_by_config(config, WeightFormat("int8", block_size=32)),
+        (16, 1),
+        activations=dtype,
+        cache="int8",
+        capacity=50,
+        adapter=device.adapter,
+        binding_bytes=device.binding_bytes,
+        steps=16,
+    )
+    mine = [each.case for each in planned if "kv8" in each.case.kernel or "qkv_rows" in each.case.kernel]
+    kernels = {"attention_kv8", "kv8_append", "kv8_append_rows", "norm_qkv_rows_int8"}
+    assert {case.kernel for case in mine} == kernels
+    for case in mine:
+        first, *_ = candidates(wgsl_kernels.get(case.kernel), case.sizes, case.types, device.adapter)
+        with Trial(device, case) as made:
+            assert made.check(first).wrong == ""
+
+
 def test_inputs_of_other_sizes_are_noticed():
     with pytest.raises(CannotMakeError, match="linear_int4: no random inputs"):
         make_arguments(wgsl_kernels.get("linear_int4"), replace(GEMV, sizes={**GEMV.sizes, "words": 9}))

@@ -251,6 +251,14 @@ def _fused_cases() -> Iterator[Case]:
             kv_dtype=TYPES,
             **common,
         )
+        yield from _team_cases(
+            f"norm_qkv_rows_{fmt}",
+            heads=heads,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 2),
+            **common,
+        )
 
 
 def _integer_fused_cases() -> Iterator[Case]:
@@ -268,6 +276,7 @@ def _integer_fused_cases() -> Iterator[Case]:
         for name in (f"norm_argmax_a8_{fmt}", f"norm_linear_max_a8_{fmt}"):
             yield from _team_cases(name, group=(128,), **rows)
         yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
+        yield from _team_cases(f"norm_qkv_rows_a8_{fmt}", heads=heads, place=places, **common)
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         yield from _team_cases(f"norm_gate_up_a8_{fmt}", **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
@@ -333,6 +342,7 @@ def _row_cases() -> Iterator[Case]:
 
 
 def _cache_cases() -> Iterator[Case]:
+    """Kernels over the cache in f32, f16 and INT8."""
     heads = tuple(
         {"heads": kv * group, "kv_heads": kv, "head_dim": size}
         for kv, group, size in (
@@ -344,6 +354,7 @@ def _cache_cases() -> Iterator[Case]:
             (2, 4, 128),
             (5, 1, 8),
             (2, 2, 64),
+            (1, 2, 256),
         )
     )
     places = (
@@ -361,31 +372,32 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
-    for variant in wgsl_kernels.get("attention").variants:
+    for cache, more in (("", {"kv_dtype": TYPES}), ("_kv8", {})):
+        for variant in wgsl_kernels.get(f"attention{cache}").variants:
+            yield from cases_of(
+                f"attention{cache}",
+                variant,
+                10,
+                subgroups=(True,) if variant == "broadcast" else (True, False),
+                heads=heads,
+                place=places,
+                sequence=sequences,
+                x_dtype=TYPES,
+                **more,
+            )
         yield from cases_of(
-            "attention",
-            variant,
-            10,
-            subgroups=(True,) if variant == "broadcast" else (True, False),
+            f"attention_split{cache}",
+            "teams",
+            12,
+            subgroups=(True,),
             heads=heads,
             place=places,
             sequence=sequences,
+            splits=(1, 2, 3, 7, 16),
             x_dtype=TYPES,
-            kv_dtype=TYPES,
+            y_dtype=("f32",),
+            **more,
         )
-    yield from cases_of(
-        "attention_split",
-        "teams",
-        12,
-        subgroups=(True,),
-        heads=heads,
-        place=places,
-        sequence=sequences,
-        splits=(1, 2, 3, 7, 16),
-        x_dtype=TYPES,
-        kv_dtype=TYPES,
-        y_dtype=("f32",),
-    )
     yield from cases_of(
         "attention_reduce",
         "heads",
@@ -410,6 +422,18 @@ def _cache_cases() -> Iterator[Case]:
         y_dtype=("f32",),
         subgroups=(False,),
     )
+    for kernel in ("kv8_append", "kv8_append_rows"):
+        yield from cases_of(
+            kernel,
+            "heads",
+            12,
+            heads=writers,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 1, 2, 20, 99),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+        )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
     yield from cases_of("rope", "pairs", 12, heads=turners, place=places, x_dtype=TYPES, subgroups=(False,))
 

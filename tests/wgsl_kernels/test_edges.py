@@ -258,3 +258,49 @@ def test_kv_append_stops_at_the_end_of_the_cache_and_at_the_valid_tokens(device_
     count = min(valid, 3)
     assert torch.equal(kv, kernel.run_reference(arguments)["kv"])
     assert int((kv != 7.0).any(-1).sum()) == 2 * 2 * count
+
+
+@pytest.mark.parametrize("name", ["kv8_append", "kv8_append_rows"])
+@pytest.mark.parametrize("valid", [0, 1, 3, 99])
+def test_kv8_append_stops_at_the_end_of_the_cache_and_at_the_valid_tokens(check, name, valid):
+    arguments = wgsl_kernels.get(name).inputs(
+        tokens=5, kv_heads=2, head_dim=24, capacity=16, position=13, valid=valid
+    )
+    before = arguments["kv_scales"] = torch.full_like(arguments["kv_scales"], 7.0)
+    after = check(name, arguments)
+    assert int((after["kv_scales"] != before).sum()) == 2 * 2 * min(valid, 3)
+    assert int((after["kv"] != arguments["kv"]).any(-1).sum()) == 2 * 2 * min(valid, 3)
+
+
+@BOTH
+def test_kv8_append_of_zeros_large_numbers_and_halves(check, subgroups):
+    """Heads of 8, one a row: all zeros, the range of f16 and beyond, numbers halfway between two quants."""
+    k = torch.zeros(4, 8)
+    k[1] = row(65504.0, -65504.0, 1.0, 0.0, 32752.0, -0.0, 600.0, -600.0)
+    k[2] = row(127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5)
+    k[3] = row(1e30, -1e30, 5e29, 1e20, 0.0, 1e28, -1e28, 0.0)
+    arguments = wgsl_kernels.get("kv8_append").inputs(
+        tokens=4, kv_heads=1, head_dim=8, capacity=9, position=4
+    )
+    arguments |= {"k": k, "v": -k}
+    after = check("kv8_append", arguments, subgroups=subgroups)
+    quants = after["kv"][1].contiguous().view(torch.int8)[:, 0, 4:8]
+    assert quants[0, 0].tolist() == [0] * 16 and after["kv_scales"][1, 0, 0, 4] == 0
+    assert quants[0, 1].tolist() == [127, -127, 0, 0, 64, 0, 1, -1] + [0] * 8
+    assert quants[0, 2].tolist() == [127, 0, 2, 2, 0, -2, -2, 126] + [0] * 8
+    assert quants[0, 3].tolist() == [127, -127, 64, 0, 0, 1, -1, 0] + [0] * 8
+    assert torch.equal(quants[1], -quants[0])
+
+
+@BOTH
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_attention_kv8_does_not_see_what_lies_behind(check, subgroups, tokens):
+    """What another sequence left after the last position, be it without a number, changes nothing."""
+    kernel = wgsl_kernels.get("attention_kv8")
+    arguments = kernel.inputs(
+        seed=4, tokens=tokens, heads=2, kv_heads=1, head_dim=24, position=40, capacity=100
+    )
+    expected = check("attention_kv8", arguments, subgroups=subgroups)["y"]
+    arguments["kv_scales"][:, :, :, 40 + tokens :] = float("inf")
+    arguments["kv"][:, :, :, 40 + tokens :] = 0x7F7F7F7F
+    assert torch.equal(check("attention_kv8", arguments, subgroups=subgroups)["y"], expected)

@@ -15,6 +15,7 @@ from tests.wgsl_kernels.compare import doubles
 from wgsl_kernels import Adapter, Context, KernelUsageError, Variant
 from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP
 from wgsl_kernels.header import write_module
+from wgsl_kernels.layout import cache_words
 from wgsl_kernels.pair import FOLDER
 from workbench.runtime.launch import run_kernel
 
@@ -162,13 +163,17 @@ def test_wrong_calls_are_named():
     assert case.context(Adapter())["workgroup"] in case.pair().variants["row"].tunables["workgroup"]
 
 
+@pytest.mark.parametrize("name", ["attention_split", "attention_split_kv8"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("lanes", [8, 32])
-def test_attention_split_fits_the_promised_workgroup_memory(head_dim, lanes):
+def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lanes):
     """Its arrays, counted from the WGSL, for every choice that is not refused; some choice is left."""
-    kernel = wgsl_kernels.get("attention_split")
+    kernel = wgsl_kernels.get(name)
     variant, adapter = kernel.variants["teams"], Adapter(subgroups=True, subgroup_size=lanes)
     sizes = {"width": 4 * head_dim, "kv_heads": 2, "head_dim": head_dim, "splits": 4, "tokens": 1}
+    if name.endswith("kv8"):  # a thread loads 16 dimensions: no more lanes than that takes
+        sizes["words"] = cache_words(head_dim)
+        assert kernel.specialise("teams", sizes, {}, adapter)["lanes"] == min(head_dim // 16, lanes)
     allowed = 0
     for workgroup, team in itertools.product(*variant.tunables.values()):
         chosen = {"workgroup": workgroup, "lanes": team}
@@ -191,3 +196,14 @@ def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):
             tunables={"workgroup": 96, "teams": 8},
             device=device_with(False),
         )
+
+
+@pytest.mark.parametrize("cache", ["", "_kv8"])
+@pytest.mark.parametrize("head_dim", [8, 64, 128, 256])
+def test_attention_fits_the_promised_workgroup_memory(cache, head_dim):
+    """Its arrays and those of the reduction, counted from the WGSL."""
+    kernel = wgsl_kernels.get(f"attention{cache}")
+    quads, load = (cache_words(head_dim), 4) if cache else (head_dim // 4, 1)
+    for workgroup in kernel.variants["online"].tunables["workgroup"]:
+        groups = workgroup // min(quads // load, workgroup)
+        assert 16 * quads + 4 * workgroup + 16 * groups * quads + 16 * workgroup <= 16384

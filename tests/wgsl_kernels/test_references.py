@@ -15,6 +15,8 @@ from transformers.models.llama.modeling_llama import (
 
 import wgsl_kernels
 from tests.wgsl_kernels.cases import BLOCKS, ZERO_POINTS
+from wgsl_kernels.kv8 import dequantized, quantized
+from wgsl_kernels.layout import cache_words
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
@@ -101,6 +103,27 @@ def test_attention_is_that_of_pytorch(groups, tokens, position):
     expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
     expected = expected.transpose(1, 2).reshape(tokens, -1)
     torch.testing.assert_close(kernel.run_reference(arguments)["y"], expected, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 256])
+def test_an_int8_cache_holds_what_pytorch_quantizes(head_dim):
+    """Packed and back against torch's own symmetric per-channel quantization, and attention over what that gives."""
+    x = torch.randn(6, head_dim, generator=torch.Generator().manual_seed(head_dim))
+    words, scales = quantized(x)
+    assert words.shape == (6, cache_words(head_dim)) and words.dtype == torch.int32
+    zeros = torch.zeros(6, dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, -127, 127)
+    torch.testing.assert_close(
+        dequantized(words, scales, head_dim, torch.float32), expected, atol=0, rtol=1e-6
+    )
+    assert torch.equal(scales, x.abs().amax(-1) / 127)
+
+    kernel = wgsl_kernels.get("attention_kv8")
+    arguments = kernel.inputs(seed=1, tokens=5, heads=4, kv_heads=2, head_dim=head_dim, position=9)
+    cache = dequantized(arguments["kv"], arguments["kv_scales"], head_dim, torch.float32)
+    plain = {name: arguments[name] for name in ("q", "state", "scale")}
+    expected = wgsl_kernels.get("attention").run_reference({**plain, "kv": cache})["y"]
+    torch.testing.assert_close(kernel.run_reference(arguments)["y"], expected)
 
 
 def test_rms_norm_is_that_of_transformers():

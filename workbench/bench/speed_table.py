@@ -17,15 +17,26 @@ from workbench.runtime.wgpu_executor import STEPS
 from .comparison import align
 from .speed import Speed, measure_speed
 
-HEAD = ["model", "activations", "prefill, tokens/s", "decode, tokens/s", "dispatches", "weights, MB", "GB/s"]
+HEAD = [
+    "model",
+    "activations",
+    "cache",
+    "prefill, tokens/s",
+    "decode, tokens/s",
+    "dispatches",
+    "weights, MB",
+    "GB/s",
+]
 
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """speed: as measured. weight_bytes: read for one token. dispatches: of a decode step. record: provenance."""
+    """dtype: of activations; cache: of keys and values. speed: as measured. weight_bytes: read for one token.
+    dispatches: of a decode step. record: provenance."""
 
     model: str
     dtype: str
+    cache: str
     speed: Speed
     weight_bytes: float
     dispatches: int
@@ -40,6 +51,7 @@ class SpeedRow:
         return [
             self.model,
             self.dtype,
+            self.cache,
             str(self.speed.prefill),
             str(self.speed.decode),
             str(self.dispatches or "–"),
@@ -53,11 +65,19 @@ class SpeedRow:
 
 
 def measured(
-    source: Any, *, backend: str | None, dtype: str, prompt_tokens: int, decode_tokens: int, repetitions: int
+    source: Any,
+    *,
+    backend: str | None,
+    dtype: str,
+    prompt_tokens: int,
+    decode_tokens: int,
+    repetitions: int,
+    cache: str | None = None,
 ) -> SpeedRow:
-    """Load a source with activations of a type, and time it. Raises what loading raises, and `WorkbenchError` where
-    prompt and tokens do not fit into the model's context."""
-    model = load_source(source, backend=backend, dtype=dtype, max_tokens=prompt_tokens + decode_tokens)
+    """Load a source with activations and a cache of a type, and time it. Raises what loading raises, and
+    `WorkbenchError` where prompt and tokens do not fit into the model's context."""
+    room = prompt_tokens + decode_tokens
+    model = load_source(source, backend=backend, dtype=dtype, max_tokens=room, cache=cache)
     prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens)
     speed = measure_speed(
         model, [int(t) for t in prompt], decode_tokens=decode_tokens, repetitions=repetitions
@@ -65,6 +85,7 @@ def measured(
     return SpeedRow(
         model=str(source.path.name),
         dtype=dtype,
+        cache=model.executor.cache,
         speed=speed,
         weight_bytes=_weight_bytes(model),
         dispatches=_dispatches(model),

@@ -41,11 +41,20 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
     )
+    add_cache(parser)
     parser.add_argument(
         "--max-tokens",
         type=positive,
         metavar="N",
         help="positions of the key/value cache (default: the model's context, at most 8192)",
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        choices=["f32", "f16", "int8"],
+        help="what keys and values are stored as (default: f16 with --dtype f16, else f32)",
     )
 
 

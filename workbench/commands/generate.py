@@ -39,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     import workbench
 
     model = workbench.load(
-        arguments.model, backend=arguments.backend, dtype=arguments.dtype, max_tokens=arguments.max_tokens
+        arguments.model,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        max_tokens=arguments.max_tokens,
+        cache=arguments.cache,
     )
     if not arguments.quiet:
         say_choices(model)

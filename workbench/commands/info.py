@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
             backend=arguments.backend,
             dtype=arguments.dtype,
             max_tokens=arguments.max_tokens,
+            cache=arguments.cache,
         )
     )
     return 0

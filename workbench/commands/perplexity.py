@@ -66,7 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     def load(name: str, backend: str | None = arguments.backend):
         return workbench.load(
-            name, backend=backend, dtype=arguments.dtype, max_tokens=arguments.max_tokens or scheme.length
+            name,
+            backend=backend,
+            dtype=arguments.dtype,
+            max_tokens=arguments.max_tokens or scheme.length,
+            cache=arguments.cache,
         )
 
     model = load(arguments.model)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_cache, positive
 from workbench.errors import WorkbenchError
 
 DTYPES = ("f32", "f16", "int8")
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["f32"],
         help="of activations, one or more (default f32)",
     )
+    add_cache(parser)
     parser.add_argument("--prompt-tokens", type=positive, default=512, metavar="N", help="default 512")
     parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 source,
                 backend=arguments.backend,
                 dtype=dtype,
+                cache=arguments.cache,
                 prompt_tokens=arguments.prompt_tokens,
                 decode_tokens=arguments.tokens,
                 repetitions=arguments.repetitions,

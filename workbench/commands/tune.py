@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_cache, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
     )
+    add_cache(parser)
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="positions of the key/value cache, as when loading"
     )
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             fmt=fmt,
             dtype=arguments.dtype,
             max_tokens=arguments.max_tokens,
+            cache=arguments.cache,
             budget=arguments.budget,
             force=arguments.force,
             rounds=arguments.rounds or ROUNDS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from wgsl_kernels.layout import cache_words
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama_config import LlamaConfig
@@ -26,6 +27,9 @@ TOP = 64
 
 #: What the inputs of linear layers are stored as.
 ACTIVATIONS = ("f32", "f16", "int8")
+
+#: What the key/value cache is stored as.
+CACHES = ("f32", "f16", "int8")
 
 _LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.(\w+)\.weight")
 
@@ -48,10 +52,11 @@ Describe = Callable[[str], tuple[tuple[int, ...], WeightFormat]]
 class _LlamaBuilder:
     """Carries what every part of the plan needs: configuration, the checkpoint's description, activations' type."""
 
-    def __init__(self, config: LlamaConfig, describe: Describe, act: str):
+    def __init__(self, config: LlamaConfig, describe: Describe, act: str, cache: str | None):
         self.config, self.describe = config, describe
         self.integer_inputs = act == "int8"
         self.act = "f32" if self.integer_inputs else act
+        self.cache = cache or cache_type(act)
         self.plan = PlanBuilder()
 
     def rows(self, name: str, width: int, dtype: str = "f32") -> str:
@@ -112,18 +117,14 @@ class _LlamaBuilder:
             )
             for part, shape in shapes.items()
         }
-        for part, part_width in (("q", width), ("k", kv_width)):
-            rotated = self.rows(f"{layer}.attn.{part}_rotated", part_width, self.act)
+        # keys are rounded once: where the cache is INT8, they reach it in f32
+        key_type = "f32" if self.cache == "int8" else self.cache
+        for part, part_width, dtype in (("q", width, self.act), ("k", kv_width, key_type)):
+            rotated = self.rows(f"{layer}.attn.{part}_rotated", part_width, dtype)
             inputs = {"x": out[part], "table": "rope_table", "state": "state"}
             plan.call("rope", inputs, {"y": rotated})
             out[part] = rotated
-        cache = plan.buffer(
-            f"{layer}.kv", ("sequences", 2, c.kv_heads, "capacity", c.head_dim), self.act, "cache"
-        )
-        plan.call("kv_append", {"k": out["k"], "v": out["v"], "kv": cache, "state": "state"}, {"kv": cache})
-        context = self.rows(f"{layer}.attn.context", width, self.act)
-        inputs = {"q": out["q"], "kv": cache, "state": "state"}
-        plan.call("attention", inputs, {"y": context}, scale=c.head_dim**-0.5)
+        context = self.cached_attention(layer, **out)
         return self.linear(
             f"{tensor}.o_proj",
             (c.hidden_size, width),
@@ -131,6 +132,27 @@ class _LlamaBuilder:
             f"{layer}.attn.out",
             bias=c.attention_bias,
         )
+
+    def cached_attention(self, layer: str, q: str, k: str, v: str) -> str:
+        """Keys and values into the layer's cache, and what the queries find there."""
+        c, plan = self.config, self.plan
+        rows = ("sequences", 2, c.kv_heads, "capacity")
+        if self.cache == "int8":
+            params = {"head_dim": c.head_dim}
+            cache = {
+                "kv": plan.buffer(f"{layer}.kv", (*rows, cache_words(c.head_dim)), "u32", "cache"),
+                "kv_scales": plan.buffer(f"{layer}.kv_scales", rows, "f32", "cache"),
+            }
+            append, attend = "kv8_append", "attention_kv8"
+        else:
+            params = {}
+            cache = {"kv": plan.buffer(f"{layer}.kv", (*rows, c.head_dim), self.cache, "cache")}
+            append, attend = "kv_append", "attention"
+        plan.call(append, {"k": k, "v": v, **cache, "state": "state"}, cache, **params)
+        context = self.rows(f"{layer}.attn.context", c.heads * c.head_dim, self.act)
+        inputs = {"q": q, **cache, "state": "state"}
+        plan.call(attend, inputs, {"y": context}, scale=c.head_dim**-0.5, **params)
+        return context
 
     def mlp(self, layer: str, tensor: str, x: str) -> str:
         c = self.config
@@ -207,18 +229,30 @@ class _LlamaBuilder:
         return plan.finish(["history"])
 
 
+def cache_type(activations: str) -> str:
+    """What the cache is stored as unless asked for: as the inputs of attention."""
+    return "f16" if activations == "f16" else "f32"
+
+
 def build_plan(
-    config: LlamaConfig, describe: Describe, *, head: str = "all", activations: str = "f32"
+    config: LlamaConfig,
+    describe: Describe,
+    *,
+    head: str = "all",
+    activations: str = "f32",
+    cache: str | None = None,
 ) -> Plan:
     """The plan of a Llama model.
 
     describe: shape and format of a checkpoint tensor by its Hugging Face name (`source.describe`). head: one of
-    `HEADS`. activations: "f32"; "f16" for the inputs of linear layers and attention and for the cache; "int8" for
-    the inputs of linear layers with integer weights, in blocks of 32. The residual stream and all outputs of linear
-    layers stay f32.
+    `HEADS`. activations: "f32"; "f16" for the inputs of linear layers and attention; "int8" for the inputs of linear
+    layers with integer weights, in blocks of 32. The residual stream and all outputs of linear layers stay f32.
+    cache: one of `CACHES`, by default f16 with f16 activations and f32 with others.
     """
     if head not in HEADS:
         raise ValueError(f"head is one of {', '.join(HEADS)}, not {head!r}")
     if activations not in ACTIVATIONS:
         raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
-    return _LlamaBuilder(config, describe, activations).build(head)
+    if cache is not None and cache not in CACHES:
+        raise ValueError(f"the cache is one of {', '.join(CACHES)}, not {cache!r}")
+    return _LlamaBuilder(config, describe, activations, cache).build(head)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import NoAdapterError, WorkbenchError
-from workbench.models.llama import ACTIVATIONS
+from workbench.models.llama import ACTIVATIONS, CACHES, cache_type
 from workbench.models.llama_config import LlamaConfig
 
 #: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
@@ -26,13 +26,22 @@ class Choices:
     reasons: list[tuple[str, str, str]]
 
 
-def choose(config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int | None) -> Choices:
+def choose(
+    config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int | None, cache: str | None = None
+) -> Choices:
     """Raises `NoAdapterError` if wgpu is asked for and cannot be had, `WorkbenchError` for other impossible wishes."""
     if dtype not in ACTIVATIONS:
         raise WorkbenchError(f"dtype is one of {', '.join(ACTIVATIONS)}, not {dtype!r}")
+    if cache is not None and cache not in CACHES:
+        raise WorkbenchError(f"cache is one of {', '.join(CACHES)}, not {cache!r}")
     name, why = _backend(backend)
     capacity, capacity_why = _max_tokens(config, max_tokens)
-    reasons = [("backend", name, why), ("max_tokens", str(capacity), capacity_why)]
+    stored, stored_why = cache or cache_type(dtype), "asked for" if cache else "as the inputs of attention"
+    reasons = [
+        ("backend", name, why),
+        ("max_tokens", str(capacity), capacity_why),
+        ("cache", stored, stored_why),
+    ]
     if name == "torch":
         return Choices(name, capacity, None, None, reasons)
 
@@ -45,8 +54,9 @@ def choose(config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int
         f"WORKBENCH_ADAPTER={wanted}" if wanted else "the most powerful; WORKBENCH_ADAPTER picks another"
     )
     reasons.append(("adapter", device.name, adapter_why))
-    if dtype == "f16" and not device.adapter.f16:
-        raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use dtype='f32'")
+    for option, given in (("dtype", dtype), ("cache", stored)):
+        if given == "f16" and not device.adapter.f16:
+            raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use {option}='f32'")
     tuned = open_tuned(device)
     if len(tuned):
         reasons.append(("kernels", f"{len(tuned)} measured choices", f"where they apply, from {tuned.path}"))

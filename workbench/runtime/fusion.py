@@ -2,7 +2,8 @@
 
 - `fuse_sums`: a linear layer and the `add` behind it become one call with a residual.
 - `fuse_norms`: for few tokens, a norm goes into the products that read it: `norm_qkv` (with rotary embedding and the
-  append to the cache), `norm_gate_up` (with SiLU and the product) and `norm_linear`.
+  append to the cache, or `norm_qkv_rows` in front of the append to an INT8 cache), `norm_gate_up` (with SiLU and the
+  product) and `norm_linear`.
 - `split_attention`: for few tokens on a GPU, attention over parts of the cache and their sum.
 - `fuse_integers` (fusion_a8.py): for one token on a GPU, norms into products with INT8 activations, and the
   quantization of activations into what makes them.
@@ -27,6 +28,9 @@ from .fusion_a8 import fuse_integers
 from .patterns import gate_up_product, turned_and_appended
 from .rewriter import Rewriter
 from .stacks import PLANES, Stack, declare, product_format, weight_name
+
+#: Attention -> the same over parts of the cache.
+SPLIT = {"attention": "attention_split", "attention_kv8": "attention_split_kv8"}
 
 
 def fuse_sums(plan: Plan, keep: Iterable[str] = ()) -> Plan:
@@ -88,9 +92,8 @@ def fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str] = ()
             fused = Call(f"norm_gate_up_{fmt}", inputs, product.outputs, params)
             work.replace([norm, *readers, product], [fused])
         elif found := turned_and_appended(work, readers):
-            calls, inputs, outputs = found
-            fused = Call(f"norm_qkv_{fmt}", {**begin, **declare(work, stack), **inputs}, outputs, params)
-            work.replace([norm, *readers, *calls], [fused])
+            calls = found.fused(work, fmt, {**begin, **declare(work, stack)}, params)
+            work.replace([norm, *readers, *found.calls], calls)
     return work.finished()
 
 
@@ -103,12 +106,13 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
     if adapter.is_cpu or splits < 2:
         return plan
     work = Rewriter(plan, ())
-    split = wgsl_kernels.get("attention_split")
-    for call in [call for call in plan.calls if call.kernel == "attention"]:
+    for call in [call for call in plan.calls if call.kernel in SPLIT]:
+        split = wgsl_kernels.get(SPLIT[call.kernel])
         tokens, width = plan.buffers[call.inputs["q"]].shape
-        head_dim = plan.buffers[call.inputs["kv"]].shape[4]
-        variant = split.variants["teams"]
-        if variant.refuse(split.specialise("teams", {"head_dim": head_dim}, {}, adapter)):
+        cache = zip(split.reads["kv"].shape, plan.buffers[call.inputs["kv"]].shape, strict=True)
+        sizes = {**dict(cache), **call.params}
+        head_dim = sizes["head_dim"]
+        if split.variants["teams"].refuse(split.specialise("teams", sizes, {}, adapter)):
             return plan
         name, heads = call.outputs["y"], width // head_dim
         sums = Buffer(f"{name}.sums", (tokens, heads, splits, head_dim), "f32", "activation")
@@ -116,7 +120,7 @@ def split_attention(plan: Plan, capacity: int, adapter: Adapter) -> Plan:
         work.buffers |= {sums.name: sums, stats.name: stats}
         parts = {"sums": sums.name, "stats": stats.name}
         calls = [
-            Call("attention_split", call.inputs, parts, {**call.params, "splits": splits}),
+            Call(split.name, call.inputs, parts, {**call.params, "splits": splits}),
             Call("attention_reduce", parts, call.outputs),
         ]
         work.replace([call], calls)

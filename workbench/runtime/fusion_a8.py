@@ -55,9 +55,8 @@ def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) ->
         elif stack is None:
             continue
         elif found := turned_and_appended(work, products):
-            calls, inputs, outputs = found
-            fused = Call(f"norm_qkv_a8_{fmt}", {**begin, **declare(work, stack), **inputs}, outputs, params)
-            work.replace([*replaced, *calls], [fused])
+            calls = found.fused(work, f"a8_{fmt}", {**begin, **declare(work, stack)}, params)
+            work.replace([*replaced, *found.calls], calls)
         elif product := gate_up_product(work, products):
             behind = quantizer_behind(work, product.outputs["y"])
             if behind is None:

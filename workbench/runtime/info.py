@@ -50,6 +50,7 @@ class ModelInfo:
     dispatches: int | None  # after lowering, one token; None where nothing is lowered
     weight_bytes_per_token: float
     cache_bytes_per_token: float  # keys and values that attention reads when the cache is full
+    cache_bytes_per_position: int  # in all layers, with the scales of an INT8 cache
     flops_per_token: float  # with a full cache
     forecast: Forecast
     variants: Mapping[tuple[str, str, str], str]
@@ -69,8 +70,9 @@ class ModelInfo:
             f"one token: {self.calls} calls, {lowered}; reads {self.weight_bytes_per_token / MIB:.2f} MiB of weights "
             f"and up to {self.cache_bytes_per_token / MIB:.2f} MiB of cache; "
             f"{self.flops_per_token / 1e6:.1f} MFLOP with a full cache",
-            f"memory:    weights {f.weights / MIB:.2f} MiB, cache {f.cache / MIB:.2f} MiB, activations "
-            f"{f.generation / MIB:.2f} MiB to generate, {f.scoring / MIB:.2f} MiB to score",
+            f"memory:    weights {f.weights / MIB:.2f} MiB, cache {f.cache / MIB:.2f} MiB "
+            f"({self.cache_bytes_per_position:,} bytes a position), activations {f.generation / MIB:.2f} MiB "
+            f"to generate, {f.scoring / MIB:.2f} MiB to score",
             "",
             "choices:",
             *(f"  {what}: {chosen} ({reason})" for what, chosen, reason in self.choices),
@@ -107,13 +109,19 @@ def weight_bytes(plan: Plan) -> int:
 
 
 def forecast(
-    source, config: LlamaConfig, activations: str, capacity: int, adapter: Adapter, binding_bytes: int
+    source,
+    config: LlamaConfig,
+    activations: str,
+    capacity: int,
+    adapter: Adapter,
+    binding_bytes: int,
+    cache: str | None = None,
 ) -> Forecast:
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
     for head in ("last", "greedy", "top", "score"):
-        plan = build_plan(config, source.describe, head=head, activations=activations)
+        plan = build_plan(config, source.describe, head=head, activations=activations, cache=cache)
         counts = (1,) if head in ("greedy", "top") else chunks
         lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
     plan = lowered["last"][0].plan
@@ -127,11 +135,13 @@ def forecast(
     )
 
 
-def torch_forecast(source, config: LlamaConfig, activations: str, capacity: int) -> Forecast:
+def torch_forecast(
+    source, config: LlamaConfig, activations: str, capacity: int, cache: str | None = None
+) -> Forecast:
     """What the torch backend will hold: every matrix dequantized to f32, the cache, one step's live activations."""
     step = _sizes(min(capacity, PREFILL), capacity)
     plans = {
-        head: build_plan(config, source.describe, head=head, activations=activations)
+        head: build_plan(config, source.describe, head=head, activations=activations, cache=cache)
         for head in ("last", "score")
     }
     plan = plans["last"]
@@ -168,19 +178,23 @@ def chosen_variants(
 
 
 def describe(
-    path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+    path_or_hub_id,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    cache: str | None = None,
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens)
+    chosen = choose(config, backend, dtype, max_tokens, cache)
     capacity, device = chosen.max_tokens, chosen.device
-    decode = build_plan(config, source.describe, head="last", activations=dtype)
+    decode = build_plan(config, source.describe, head="last", activations=dtype, cache=cache)
     dispatches, variants = None, {}
     if device is None:
-        expected = torch_forecast(source, config, dtype, capacity)
+        expected = torch_forecast(source, config, dtype, capacity, cache)
     else:
-        expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes)
+        expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes, cache)
         chunks = chunk_sizes(config, device.binding_bytes)
         variants = chosen_variants(decode, chunks, capacity, device, chosen.tuned)
         lowered = lower(decode, _sizes(1, capacity), device.adapter, device.binding_bytes)
@@ -198,6 +212,7 @@ def describe(
         weight_bytes_per_token=cost.weight_bytes,
         flops_per_token=cost.flops,
         cache_bytes_per_token=kind_bytes(decode, "cache", _sizes(1, capacity)),
+        cache_bytes_per_position=kind_bytes(decode, "cache", _sizes(1, 1)),
         forecast=expected,
         variants=variants,
         plan=decode,

@@ -250,30 +250,39 @@ def _next(session: Session, sampler: Sampler, token: int) -> int:
 
 
 def load(
-    path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+    path_or_hub_id,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    cache: str | None = None,
 ) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what `open_source` has opened.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
-    adapter. dtype: "f32"; "f16" for activations and cache; or "int8" for the inputs of linear layers with integer
-    weights. max_tokens: positions of the key/value cache. What `workbench tune` has measured on this adapter is used,
-    and nothing is measured here.
+    adapter. dtype: "f32"; "f16" for activations; or "int8" for the inputs of linear layers with integer weights.
+    max_tokens: positions of the key/value cache. cache: what it is stored as, "f32", "f16" or "int8" (one scale a
+    position and head); by default f16 where activations are, else f32. What `workbench tune` has measured on this
+    adapter is used, and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
-    return load_source(open_source(path_or_hub_id), backend, dtype, max_tokens)
+    return load_source(open_source(path_or_hub_id), backend, dtype, max_tokens, cache)
 
 
 def load_source(
-    source, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
+    source,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
+    cache: str | None = None,
 ) -> Model:
     """As `load`, from an opened model or anything that offers the same."""
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens)
+    chosen = choose(config, backend, dtype, max_tokens, cache)
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
         def make_executor():
-            return TorchExecutor(source, config, activations=dtype)
+            return TorchExecutor(source, config, activations=dtype, cache=cache)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
@@ -281,6 +290,8 @@ def load_source(
 
         def make_executor():
             device = open_device()
-            return WgpuExecutor(source, config, device, activations=dtype, tuned=open_tuned(device))
+            return WgpuExecutor(
+                source, config, device, activations=dtype, cache=cache, tuned=open_tuned(device)
+            )
 
     return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)

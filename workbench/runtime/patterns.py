@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from workbench.plan.plan import Call
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from workbench.plan.plan import Buffer, Call
 
 from .rewriter import Rewriter
 
@@ -16,23 +19,50 @@ def gate_up_product(work: Rewriter, readers: list[Call]) -> Call | None:
     return after[0] if [after[0].inputs["gate"], after[0].inputs["up"]] == outputs else None
 
 
-def turned_and_appended(
-    work: Rewriter, readers: list[Call]
-) -> tuple[tuple[Call, ...], dict[str, str], dict[str, str]] | None:
-    """Rotary embeddings and the append behind q, k and v: (the calls, what they read beside, what they write); None
-    where that is not what follows."""
+@dataclass(frozen=True)
+class Appended:
+    """Rotary embeddings and the append behind q, k and v. calls: these, `append` the last of them."""
+
+    calls: tuple[Call, ...]
+    append: Call
+    q: str
+    table: str
+
+    def fused(self, work: Rewriter, form: str, begin: dict[str, str], params: Mapping) -> list[Call]:
+        """What takes their place and that of norm and products. form: "int4" or "a8_int4", the end of its name;
+        begin, params: of norm and products.
+
+        `norm_qkv`; or `norm_qkv_rows` and the append of its rows to an INT8 cache (wgsl_kernels/norm_qkv_rows.py).
+        """
+        append, kv = self.append, self.append.inputs["kv"]
+        inputs = {**begin, "table": self.table, "state": append.inputs["state"]}
+        if append.kernel == "kv_append":
+            return [Call(f"norm_qkv_{form}", {**inputs, "kv": kv}, {"q": self.q, "kv": kv}, params)]
+        tokens, width = work.buffers[append.inputs["k"]].shape
+        rows = Buffer(f"{append.inputs['k']}.rows", (tokens, 2 * width), "f32", "activation")
+        work.buffers[rows.name] = rows
+        params = {**params, "kv_heads": work.buffers[kv].shape[2]}
+        rest = {port: name for port, name in append.inputs.items() if port not in ("k", "v")}
+        return [
+            Call(f"norm_qkv_rows_{form}", inputs, {"q": self.q, "rows": rows.name}, params),
+            Call("kv8_append_rows", {"rows": rows.name, **rest}, append.outputs, append.params),
+        ]
+
+
+def turned_and_appended(work: Rewriter, readers: list[Call]) -> Appended | None:
+    """Rotary embeddings and the append behind q, k and v; None where that is not what follows."""
     after = [work.only_reader(call.outputs["y"]) for call in readers]
-    if None in after or [call.kernel for call in after] != ["rope", "rope", "kv_append"]:
+    if len(after) != 3 or None in after or [call.kernel for call in after[:2]] != ["rope", "rope"]:
         return None
     turn_q, turn_k, append = after
+    if append.kernel not in ("kv_append", "kv8_append"):
+        return None
     turned_k, v = turn_k.outputs["y"], readers[2].outputs["y"]
     expected = {**append.inputs, "k": turned_k, "v": v}
     alike = _all_but_x(turn_q) == _all_but_x(turn_k) and append.inputs["state"] == turn_q.inputs["state"]
     if not alike or append.inputs != expected or work.only_reader(turned_k) is not append:
         return None
-    kv = append.inputs["kv"]
-    inputs = {"table": turn_q.inputs["table"], "kv": kv, "state": append.inputs["state"]}
-    return (turn_q, turn_k, append), inputs, {"q": turn_q.outputs["y"], "kv": kv}
+    return Appended((turn_q, turn_k, append), append, turn_q.outputs["y"], turn_q.inputs["table"])
 
 
 def _all_but_x(call: Call) -> dict[str, str]:

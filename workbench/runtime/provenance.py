@@ -77,6 +77,7 @@ def provenance(model) -> dict:
         "backend": model.backend,
         "device": model.device_name,
         "activations": executor.activations,
+        "cache": executor.cache,
         "versions": versions(),
         "kernels_sha256": kernels_hash(),
         **commit(),

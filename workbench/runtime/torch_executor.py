@@ -15,6 +15,7 @@ import torch
 import wgsl_kernels
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
 
@@ -40,9 +41,18 @@ class TorchExecutor:
 
     backend = "torch"
 
-    def __init__(self, source, config: LlamaConfig, *, activations: str = "f32", compute=torch.float32):
+    def __init__(
+        self,
+        source,
+        config: LlamaConfig,
+        *,
+        activations: str = "f32",
+        cache: str | None = None,
+        compute=torch.float32,
+    ):
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
-        self.plan = Plans(source, config, activations)
+        self.cache = cache or cache_type(activations)
+        self.plan = Plans(source, config, activations, self.cache)
         self._weights: dict[tuple, torch.Tensor] = {}
         self._tables: dict[int, torch.Tensor] = {}
 
@@ -167,7 +177,9 @@ class TorchExecutor:
     def _cache_tensor(self, plan: Plan, name: str, cache: TorchCache) -> torch.Tensor:
         if name not in cache.tensors:
             buffer = plan.buffers[name]
-            dtype = self.compute if self.compute == torch.float64 else TORCH_TYPES[buffer.dtype]
+            dtype = TORCH_TYPES[buffer.dtype]
+            if self.compute == torch.float64 and dtype.is_floating_point:
+                dtype = self.compute
             cache.tensors[name] = torch.zeros(
                 buffer.resolved({"sequences": 1, "capacity": cache.capacity}), dtype=dtype
             )

@@ -15,6 +15,7 @@ import numpy as np
 
 import wgsl_kernels
 from wgsl_kernels.rope import inverse_frequencies, rope_table
+from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Weight
 
@@ -71,12 +72,14 @@ class WgpuExecutor:
         device: Device,
         *,
         activations: str = "f32",
+        cache: str | None = None,
         tuned: Choice | None = None,
     ):
         self.source, self.config, self.device, self.activations = source, config, device, activations
+        self.cache = cache or cache_type(activations)
         self.tuned = tuned
         self.chunks = chunk_sizes(config, device.binding_bytes)
-        self.plan = Plans(source, config, activations)
+        self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
         self._weights: dict[tuple, object] = {}
         self._arena: list = []

@@ -47,6 +47,7 @@ class ModelCard(View):
                 "backend": model.backend,
                 "dtype": model.executor.activations,
                 "max_tokens": model.max_tokens,
+                "cache": model.executor.cache,
             }
             self._path = model.source.path
         else:
@@ -131,7 +132,8 @@ class ModelCard(View):
                 "runs on": info.device,
                 "one token": f"{info.calls} calls{lowered}",
                 "weights read a token": f"{info.weight_bytes_per_token / MIB:.2f} MiB",
-                "cache read a token": f"up to {info.cache_bytes_per_token / MIB:.2f} MiB",
+                "cache read a token": f"up to {info.cache_bytes_per_token / MIB:.2f} MiB, "
+                f"{info.cache_bytes_per_position:,} bytes a position",
                 "arithmetic a token": f"{info.flops_per_token / 1e6:,.1f} MFLOP with a full cache",
             },
             "memory": {

@@ -79,6 +79,7 @@ def planned_cases(
     counts: Sequence[int],
     *,
     activations: str,
+    cache: str | None = None,
     capacity: int,
     adapter: Adapter,
     binding_bytes: int,
@@ -94,7 +95,7 @@ def planned_cases(
     for at, tokens in enumerate(sorted(counts, key=lambda n: (n != 1, -n))):
         sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
         for head in ("last", "score"):
-            plan = build_plan(config, describe, head=head, activations=activations)
+            plan = build_plan(config, describe, head=head, activations=activations, cache=cache)
             for step in lower(plan, sizes, adapter, binding_bytes).steps:
                 case = case_of(wgsl_kernels.get(step.call.kernel), step.sizes, step.types)
                 _, uses = found.setdefault(case.name, (case, {}))

@@ -47,6 +47,7 @@ def tune(
     fmt: WeightFormat | None = None,
     dtype: str = "f32",
     max_tokens: int | None = None,
+    cache: str | None = None,
     budget: float | None = None,
     force: bool = False,
     rounds: int = ROUNDS,
@@ -58,14 +59,14 @@ def tune(
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
     steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
-    max_tokens: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
+    max_tokens, cache: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
     remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
     if rounds < FEWEST:
         raise WorkbenchError(f"rounds are at least {FEWEST}, not {rounds}: fewer have no spread")
     config, describe = _described(model, fmt)
-    chosen = choose(config, "wgpu", dtype, max_tokens)
+    chosen = choose(config, "wgpu", dtype, max_tokens, cache)
     device = chosen.device
     have = chunk_sizes(config, device.binding_bytes)
     if unknown := [n for n in tokens or () if n not in have]:
@@ -75,6 +76,7 @@ def tune(
         describe,
         tokens or have,
         activations=dtype,
+        cache=cache,
         capacity=chosen.max_tokens,
         adapter=device.adapter,
         binding_bytes=device.binding_bytes,

@@ -1,0 +1,84 @@
+"""`norm_qkv` and `norm_qkv_a8` in front of an INT8 cache, a weight format each.
+
+    norm_qkv_rows     rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
+    norm_qkv_rows_a8  rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k)
+
+They leave keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
+the largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a
+GPU idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise
+eight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from .layout import INT8_STRIDES
+from .norm_linear import norm_qkv  # noqa: F401  both modules register what these are made from
+from .norm_linear_a8 import norm_qkv_a8  # noqa: F401
+from .pair import REGISTRY, Context, Kernel, Port, register
+from .rope import make_state
+from .weights import WEIGHT_FORMATS
+
+
+def norm_qkv_rows(whole: Kernel) -> Kernel:
+    """The pair `whole`, a `norm_qkv` of some format, but for where keys and values go."""
+    gemv = whole.variants["gemv"]
+
+    def reference(x, table, state, kv_heads, **given):
+        """q [tokens, heads * head_dim] and rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values.
+
+        As the pair with the append gives them into a cache with room for the step; q and keys are turned.
+        """
+        first, tokens = int(state[0]), x.shape[0]
+        cache = torch.zeros(1, 2, kv_heads, first + tokens, table.shape[1], dtype=x.dtype)
+        q, cache = whole.reference(x=x, table=table, state=make_state(first, tokens), kv=cache, **given)
+        return q, _rows_of(cache, first)
+
+    def library(context: Context) -> tuple[str, ...]:
+        return tuple("append_rows" if name == "append_cache" else name for name in gemv.library(context))
+
+    def make_inputs(kv_heads=1, **options) -> dict:
+        arguments = whole.inputs(kv_heads=kv_heads, **options)
+        del arguments["kv"]
+        return {**arguments, "kv_heads": kv_heads}
+
+    def tolerance(arguments, expected) -> dict:
+        tokens, head_dim = arguments["x"].shape[0], arguments["table"].shape[1]
+        given = {name: value for name, value in arguments.items() if name != "kv_heads"}
+        cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
+        bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
+        return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
+
+    def derive(sizes) -> dict:
+        both = 2 * sizes["kv_heads"] * sizes["head_dim"] if {"kv_heads", "head_dim"} <= set(sizes) else None
+        return {**whole.derive(sizes), **({} if both is None else {"both": both})}
+
+    return register(
+        replace(
+            whole,
+            name=whole.name.replace("norm_qkv", "norm_qkv_rows"),
+            reference=reference,
+            reads={name: port for name, port in whole.reads.items() if name != "kv"},
+            writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
+            updates={},
+            params={**whole.params, "kv_heads": int},
+            variants={"gemv": replace(gemv, library=library)},
+            make_inputs=make_inputs,
+            tolerance=tolerance,
+            derive=derive,
+        )
+    )
+
+
+def _rows_of(cache: torch.Tensor, first: int) -> torch.Tensor:
+    """Keys and values [1, 2, kv_heads, positions, head_dim] from position `first` on, a row a position."""
+    return cache[0, :, :, first:].permute(2, 0, 1, 3).flatten(1)
+
+
+for _format in WEIGHT_FORMATS:
+    norm_qkv_rows(REGISTRY[f"norm_qkv_{_format}"])
+for _format in INT8_STRIDES:
+    norm_qkv_rows(REGISTRY[f"norm_qkv_a8_{_format}"])
