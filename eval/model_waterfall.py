@@ -153,12 +153,7 @@ def model_waterfall(
     adapter. Text, protocol and the rest as in `eval.perplexity.perplexities`. Raises ProtocolError for a model that
     is not quantized, or whose quantizer needs data that a waterfall does not have.
     """
-    stored = open_source(quantized) if not isinstance(quantized, StoredModel) else quantized
-    original = (
-        open_source(unquantized)
-        if isinstance(unquantized, str) or hasattr(unquantized, "__fspath__")
-        else unquantized
-    )
+    stored, original = open_source(quantized), open_source(unquantized)
     names = (
         [n for n in stored.names() if stored.describe(n)[1].is_quantized]
         if isinstance(stored, StoredModel)

@@ -55,7 +55,9 @@ def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
 def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
     """Threads, teams and rows a team: INT8 and INT4 measured on an H200, INT2 on an H100."""
     if fmt == "int2":
-        return (224, 1, 4) if long_rows(context) else (256, 4, 4)
+        if long_rows(context):
+            return 224, 1, 8
+        return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
     return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
 
 

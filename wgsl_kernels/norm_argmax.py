@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 
 from .judge import doubles
-from .linear import linear_reference
+from .layout import INT8_STRIDES
 from .logits import argmax
 from .norm_linear import norm_linear  # noqa: F401  the pairs that these are made from
+from .norm_linear_a8 import norm_linear_a8  # noqa: F401
 from .numerics import random_tensor
 from .pair import REGISTRY, Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
 from .reduce import lanes_default, reduction
-from .rms_norm import rms_norm
-from .weights import WEIGHT_FORMATS, weight_sizes
+from .weights import WEIGHT_FORMATS
 
 GROUPS = ("tokens", "groups")
 PARTS = {"largest": Port(GROUPS, "f32", binding=6), "index": Port(GROUPS, "u32", binding=8)}
@@ -55,12 +55,12 @@ def parts_of(y: torch.Tensor, group: int, row_offset: int = 0) -> tuple[torch.Te
     return F.pad(largest, before), F.pad(index + row_offset, before)
 
 
-def _reference(x, weight, norm, eps, group, row_offset=0, **_):
-    """largest [tokens, groups] of each `group` rows of rms_norm(x) W^T, and index [tokens, groups], their rows.
+def _reference(product: Kernel, group, row_offset=0, **rest):
+    """largest [tokens, groups] of each `group` rows of a product, and index [tokens, groups], their rows.
 
     row_offset: a multiple of `group`; the weight's rows are those from there on.
     """
-    return parts_of(linear_reference(rms_norm.reference(x, norm, eps), weight), group, row_offset)
+    return parts_of(product.reference(**rest), group, row_offset)
 
 
 def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
@@ -99,11 +99,11 @@ def _cost(product: Kernel, s) -> Cost:
     return Cost(all_logits.read, 8 * s["tokens"] * s["groups"], all_logits.flops)
 
 
-def _derive(fmt: str, sizes) -> dict:
+def _derive(product: Kernel, sizes) -> dict:
     given = {"rows", "group"} <= set(sizes)
     rows = sizes.get("row_offset", 0) + sizes["rows"] if given else 0
     groups = {"groups": ceil_div(rows, sizes["group"])} if given else {}
-    return {**groups, "row_offset": 0, **weight_sizes(fmt)}
+    return {**groups, **{name: size for name, size in product.derive(sizes).items() if name != "out_rows"}}
 
 
 def grouped(gemv: Variant, logits: str, why: str) -> Variant:
@@ -122,29 +122,33 @@ def grouped(gemv: Variant, logits: str, why: str) -> Variant:
     )
 
 
-def norm_argmax(fmt: str) -> Kernel:
-    """The pair for one weight format: `norm_linear` but for what is kept of its result."""
-    product = REGISTRY[f"norm_linear_{fmt}"]
+#: What products are called behind "norm_linear_": a weight format, or that with INT8 activations.
+PRODUCTS = (*WEIGHT_FORMATS, *(f"a8_{fmt}" for fmt in INT8_STRIDES))
+
+
+def norm_argmax(kind: str) -> Kernel:
+    """The pair for one of `PRODUCTS`: `norm_linear` but for what is kept of its result."""
+    product = REGISTRY[f"norm_linear_{kind}"]
     why = "few tokens: logits stay in registers, and a number for each group of rows is left"
     params = {name: kind for name, kind in product.params.items() if name != "out_rows"}
     return register(
         replace(
             product,
-            name=f"norm_argmax_{fmt}",
-            reference=_reference,
+            name=f"norm_argmax_{kind}",
+            reference=partial(_reference, product),
             writes=PARTS,
             params={**params, "group": int},
             variants={"gemv": grouped(product.variants["gemv"], "logits_none", why)},
             make_inputs=partial(_inputs, product.make_inputs),
             tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),
-            derive=partial(_derive, fmt),
+            derive=partial(_derive, product),
         )
     )
 
 
-for _format in WEIGHT_FORMATS:
-    norm_argmax(_format)
+for _kind in PRODUCTS:
+    norm_argmax(_kind)
 
 
 def _group_inputs(seed=0, tokens=1, groups=64, y_dtype="f32") -> dict:

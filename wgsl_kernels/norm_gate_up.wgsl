@@ -3,7 +3,7 @@
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const UNITS: u32 = ROWS_PER_TEAM / 2u;
-fn weight_row(first: u32, i: u32) -> u32 { return min(first + i / 2u, WIDTH - 1u) + (i & 1u) * WIDTH; }
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, TEAMS * UNITS) + (i & 1u) * WIDTH; }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -10,7 +10,7 @@ const ROUND_UNITS: u32 = TEAMS * UNITS;
 const ROUNDS: u32 = max(1u, 32u / ROUND_UNITS);
 const GROUP_UNITS: u32 = ROUNDS * ROUND_UNITS;
 var<workgroup> products: array<f32, GROUP_UNITS>;
-fn weight_row(first: u32, i: u32) -> u32 { return min(first + i / 2u, WIDTH - 1u) + (i & 1u) * WIDTH; }
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, GROUP_UNITS) + (i & 1u) * WIDTH; }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

@@ -125,15 +125,15 @@ def _linear_reference(x, weight, norm, eps, row_offset=0, out_rows=None, **_):
     )
 
 
-def _linear_inputs(
+def linear_inputs(
     fmt, seed=0, tokens=1, rows=64, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
 ) -> dict:
     generator = torch.Generator().manual_seed(seed)
     return _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
 
 
-def _linear_tolerance(fmt: str, arguments, expected) -> dict:
-    bound = _product_bound(fmt, arguments)
+def placed(bound, arguments, expected) -> dict:
+    """The bound of a range of rows in the places that it has in the result."""
     before = arguments.get("row_offset", 0)
     after = expected["y"].shape[-1] - before - bound.shape[-1]
     return {"y": torch.nn.functional.pad(bound, (before, after))}
@@ -149,8 +149,8 @@ def norm_linear(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
             variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
-            make_inputs=partial(_linear_inputs, fmt),
-            tolerance=partial(_linear_tolerance, fmt),
+            make_inputs=partial(linear_inputs, fmt),
+            tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {"out_rows": s.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
             **_shared(fmt),
         )

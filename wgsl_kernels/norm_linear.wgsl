@@ -2,7 +2,7 @@
 // saves a dispatch and a trip of the activations through memory.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
-fn weight_row(first: u32, i: u32) -> u32 { return min(first + i, ROWS - 1u); }
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

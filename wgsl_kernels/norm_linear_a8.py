@@ -1,11 +1,12 @@
 """Fused kernels of a decode step with INT8 activations, which are made in front of a product or behind one.
 
+    norm_linear_a8        rms_norm, quantize_activations, linear_a8
     norm_qkv_a8           rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k), kv_append
     norm_gate_up_a8       rms_norm, quantize_activations, linear_a8 (gate, up), silu_mul, quantize_activations
     attention_reduce_a8   attention_reduce, quantize_activations
 
-The first two stand once a weight format; their weights are stacked as in `norm_linear`. Each reference is the
-composition of the references it replaces. With `linear_a8` and its residual behind attention and the MLP, a decoder
+The first three stand once a weight format; weights of the second and third are stacked as in `norm_linear`. Each
+reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the MLP, a decoder
 layer is six dispatches.
 """
 
@@ -17,13 +18,15 @@ import torch
 
 from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance
 from .layout import INT8_BLOCK, INT8_STRIDES
-from .linear import gemv_defaults, gemv_tunables
+from .linear import gemv_defaults, gemv_tunables, linear_reference
 from .linear_a8 import dequantize_activations, integer_pieces
 from .norm_linear import (
     NORM,
     X,
     gate_up,
     gate_up_inputs,
+    linear_inputs,
+    placed,
     product_bound,
     qkv,
     qkv_derive,
@@ -105,6 +108,47 @@ def _shared(fmt: str) -> dict:
     }
 
 
+# ---- norm, linear ------------------------------------------------------------------------------------------------
+
+
+def _linear_reference(fmt: str, x, weight, norm, eps, row_offset=0, out_rows=None, **_):
+    """As `norm_linear`, over normalised rows that were rounded to INT8."""
+    return linear_reference(_rounded(fmt, x, norm, eps), weight, row_offset=row_offset, out_rows=out_rows)
+
+
+def norm_linear_a8(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            name=f"norm_linear_a8_{fmt}",
+            reference=partial(_linear_reference, fmt),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            variants={
+                "gemv": Variant(
+                    "norm_linear",
+                    grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
+                    tunables=gemv_tunables((4, 1, 2, 8, 16)),
+                    library=partial(_library, fmt),
+                    refuse=_refuse,
+                    defaults=gemv_defaults(lambda c: (256, 4, 4)),
+                    why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
+                )
+            },
+            make_inputs=partial(linear_inputs, fmt),
+            tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
+            derive=lambda s: {
+                "out_rows": s.get("rows"),
+                "row_offset": 0,
+                "stride": INT8_STRIDES[fmt],
+                **weight_sizes(fmt),
+            },
+            **_shared(fmt),
+        )
+    )
+
+
 # ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
 
 
@@ -130,10 +174,10 @@ def norm_qkv_a8(fmt: str) -> Kernel:
                     grid=lambda c: spread(
                         ceil_div(c["rows"] // 2, c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
                     ),
-                    tunables=gemv_tunables((4, 2, 8, 16)),
+                    tunables=gemv_tunables((2, 4, 8, 16)),
                     library=lambda c: (*_library(fmt, c), "state"),
                     refuse=_refuse,
-                    defaults=gemv_defaults(lambda c: (256, 4, 4)),
+                    defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
                 )
             },
@@ -206,10 +250,10 @@ def norm_gate_up_a8(fmt: str) -> Kernel:
                 "gemv": Variant(
                     "norm_gate_up_a8",
                     grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
-                    tunables=gemv_tunables((4, 2, 8, 16)),
+                    tunables=gemv_tunables((2, 4, 8, 16)),
                     library=partial(_library, fmt),
                     refuse=_whole_blocks,
-                    defaults=gemv_defaults(lambda c: (256, 4, 4)),
+                    defaults=gemv_defaults(lambda c: (256, 8, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },
@@ -266,5 +310,6 @@ def attention_reduce_a8(sums, stats, stride):
 
 
 for _format in INT8_STRIDES:
+    norm_linear_a8(_format)
     norm_qkv_a8(_format)
     norm_gate_up_a8(_format)

@@ -10,7 +10,7 @@ const HALF: u32 = HEAD_DIM / 2u;
 const PAIRS: u32 = ROWS_PER_TEAM / 2u;
 const HEADS: u32 = WIDTH / HEAD_DIM;
 fn weight_row(first: u32, i: u32) -> u32 {
-  let pair = min(first + i / 2u, ROWS / 2u - 1u);
+  let pair = within(first + i / 2u, ROWS / 2u, TEAMS * PAIRS);
   return pair / HALF * HEAD_DIM + pair % HALF + (i & 1u) * HALF;
 }
 

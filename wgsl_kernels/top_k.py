@@ -15,13 +15,10 @@ from functools import partial
 import torch
 
 from .judge import doubles
-from .linear import linear_reference
-from .norm_argmax import GROUPS, PARTS, grouped, largest_of, parts_of
+from .norm_argmax import GROUPS, PARTS, PRODUCTS, grouped, largest_of, parts_of
 from .numerics import random_tensor
 from .pair import REGISTRY, Cost, Kernel, Port, Variant, ceil_div, kernel, register
 from .reduce import lanes_default, reduction
-from .rms_norm import rms_norm
-from .weights import WEIGHT_FORMATS, weight_sizes
 
 ROWS = ("tokens", "width")
 TOP = ("tokens", "k")
@@ -102,11 +99,10 @@ def top_k_reduce(x, largest, index, k, group):
     return top_k.reference(x, k)
 
 
-def _max_reference(x, weight, norm, eps, group, row_offset=0, out_rows=None, **_):
-    """y = rms_norm(x) W^T as in `norm_linear`; largest and index [tokens, groups] as in `norm_argmax`."""
-    normed = rms_norm.reference(x, norm, eps)
-    y = linear_reference(normed, weight, row_offset=row_offset, out_rows=out_rows)
-    return y, *parts_of(linear_reference(normed, weight), group, row_offset)
+def _max_reference(product: Kernel, group, row_offset=0, out_rows=None, **rest):
+    """y as in `norm_linear`; largest and index [tokens, groups] as in `norm_argmax`."""
+    y = product.reference(row_offset=row_offset, out_rows=out_rows, **rest)
+    return y, *parts_of(product.reference(**rest), group, row_offset)
 
 
 def _max_tolerance(product: Kernel, parts: Kernel, arguments, expected) -> dict:
@@ -120,24 +116,24 @@ def _max_cost(parts: Kernel, s) -> Cost:
     return Cost(cost.read, cost.written + 4 * s["tokens"] * s["rows"], cost.flops)
 
 
-def norm_linear_max(fmt: str) -> Kernel:
-    """The pair for one weight format: `norm_argmax` with the logits."""
-    product, parts = REGISTRY[f"norm_linear_{fmt}"], REGISTRY[f"norm_argmax_{fmt}"]
+def norm_linear_max(kind: str) -> Kernel:
+    """The pair for one of `PRODUCTS`: `norm_argmax` with the logits."""
+    product, parts = REGISTRY[f"norm_linear_{kind}"], REGISTRY[f"norm_argmax_{kind}"]
     why = "few tokens: the largest of each group of rows comes with the product"
     return register(
         replace(
             parts,
-            name=f"norm_linear_max_{fmt}",
-            reference=_max_reference,
+            name=f"norm_linear_max_{kind}",
+            reference=partial(_max_reference, product),
             writes={"y": Port(("tokens", "out_rows"), "f32", binding=9), **PARTS},
             params={**parts.params, "out_rows": int},
             variants={"gemv": grouped(product.variants["gemv"], "logits_plane", why)},
             tolerance=partial(_max_tolerance, product, parts),
             cost=partial(_max_cost, parts),
-            derive=lambda s: {"out_rows": s.get("rows"), **parts.derive(s), **weight_sizes(fmt)},
+            derive=lambda s: {"out_rows": s.get("rows"), **parts.derive(s)},
         )
     )
 
 
-for _format in WEIGHT_FORMATS:
-    norm_linear_max(_format)
+for _kind in PRODUCTS:
+    norm_linear_max(_kind)

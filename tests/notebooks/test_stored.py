@@ -16,7 +16,7 @@ LARGEST = 600_000
 SHOWN = {
     "01_quantization_accuracy": (4, 4, ("perplexity", "mean KL")),
     "03_generation": (3, 7, ("parts at token", "flips")),
-    "05_per_layer_precision": (5, 6, ("predicted KL", "perplexity")),
+    "05_per_layer_precision": (6, 6, ("predicted KL", "perplexity")),
 }
 TEMPORARY_PATHS = re.compile(r"(?<![\w.:/-])/(?:tmp|var|usr|opt|mnt)/")
 ADDRESSES = re.compile(r" at 0x[0-9a-f]{6,}")

@@ -263,6 +263,10 @@ def _integer_fused_cases() -> Iterator[Case]:
     )
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
+        rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
+        yield from cases_of(f"norm_linear_a8_{fmt}", "gemv", 6, tunables={}, **rows)
+        for name in (f"norm_argmax_a8_{fmt}", f"norm_linear_max_a8_{fmt}"):
+            yield from cases_of(name, "gemv", 6, tunables={}, group=(16, 32), **rows)
         yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
         blocks = (  # 32 units a workgroup, in 16, 1 and 4 rounds
             {"workgroup": 64, "teams": 1, "rows_per_team": 4},

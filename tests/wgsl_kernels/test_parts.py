@@ -117,7 +117,8 @@ def test_every_source_file_is_used():
 def test_every_library_file_is_used_and_begins_with_code_or_a_comment():
     used = set()
     for case in all_cases():
-        for adapter in (Adapter(), Adapter(subgroups=True), Adapter(subgroups=True, subgroup_size=8)):
+        cpu = Adapter(subgroups=True, subgroup_size=8, is_cpu=True)
+        for adapter in (Adapter(), Adapter(subgroups=True), Adapter(subgroups=True, subgroup_size=8), cpu):
             if case.variant == "broadcast" and adapter.subgroup_size != 8:
                 continue
             used |= set(case.pair().variants[case.variant].library(case.context(adapter)))

@@ -1,10 +1,11 @@
 """What the widgets cost and how soon they answer, in a real JupyterLab.
 
-`python -m tests.widgets.bars [redraw|stream|stop]` measures
+`python -m tests.widgets.bars [redraw|budget|stream|stop]` measures
 
 - tokens/s of 2,000 streamed greedy tokens against the bare loop over the same engine, in turns
 - milliseconds from a click on Stop to its effect, 20 runs, each while another cell keeps the kernel busy
 - milliseconds from a change of block size or bits of a 4096 x 4096 tensor until it is drawn
+- milliseconds from a step of the budget until the precision map is drawn, for random costs of an 8B Llama's shapes
 """
 
 from __future__ import annotations
@@ -51,6 +52,30 @@ BUSY = """
 began = time.time()
 while time.time() - began < 600 and not globals().get("enough"):
     sum(range(2000))"""
+
+MAP = """
+from workbench.allocate.groups import Group
+from workbench.allocate.table import SensitivityTable
+from workbench.convert.options import parse_format
+from workbench.widgets import PrecisionMap
+shapes = {"attn.q_k_v": (6144, 4096), "attn.o_proj": (4096, 4096)}
+shapes |= {"mlp.gate_up": (28672, 4096), "mlp.down_proj": (4096, 14336)}
+groups = [Group(name, {name: (128256, 4096)}) for name in ("embedding", "lm_head")]
+for layer in range(32):
+    groups += [Group(f"layers.{layer}.{kind}", {f"{layer}.{kind}": shape}) for kind, shape in shapes.items()]
+formats = tuple(map(parse_format, ("f16", "int8", "int4/32", "int4", "int4/256", "int2")))
+bits = numpy.array([f.bits + 32 / (f.block_size or 1e9) for f in formats])
+sums = numpy.exp(-1.4 * bits)[:, None] * numpy.random.default_rng(0).lognormal(4, 1, (len(groups), 1, 8))
+costs = SensitivityTable(tuple(groups), formats, sums, numpy.full(8, 511), 0, {"quantizer": "rtn"}, {})
+m = PrecisionMap(costs, bits=4)
+took = []
+for each in ("int8", "int4", "f16"):
+    began = time.perf_counter()
+    m.pin("lm_head", each)
+    took.append(1000 * (time.perf_counter() - began))
+print("pins:", *(f"{ms:.0f}" for ms in took))
+m.pin("lm_head", None)
+m"""
 
 WATCH = """() => {
   const section = document.querySelector(".wb");
@@ -100,6 +125,25 @@ def redraws(notebook) -> list[float]:
     return took
 
 
+def budgets(notebook) -> list[float]:
+    """Milliseconds from a step of the precision map's budget until it has been painted."""
+    page = notebook.page
+    notebook.run_and_wait(5)
+    shown = notebook.cell(5).locator(".jp-OutputArea-output", has_text="pins:")
+    print(shown.inner_text().strip(), "ms to solve around a pin, in the kernel")
+    section = notebook.cell(5).locator(".wb")
+    section.and_(page.locator("[data-drawn]")).wait_for()
+    page.evaluate(REDRAW)
+    slider = section.get_by_label("budget", exact=True)
+    took = []
+    for key in ("ArrowLeft", "PageUp", "ArrowRight", "PageDown") * 5:
+        page.evaluate("window.took = null")
+        slider.press(key)
+        page.wait_for_function("took !== null")
+        took.append(page.evaluate("took"))
+    return took
+
+
 def stops(notebook) -> list[float]:
     """Milliseconds of each stop; the kernel is busy with a cell all the while."""
     page = notebook.page
@@ -122,16 +166,18 @@ def stops(notebook) -> list[float]:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), [SETUP, STREAM, EXPLORE, BUSY]) as server,
+        served(Path(folder), [SETUP, STREAM, EXPLORE, BUSY, MAP]) as server,
         launched() as browser,
         opened(browser, server) as notebook,
     ):
-        wanted = sys.argv[1:] or ["redraw", "stream", "stop"]
+        wanted = sys.argv[1:] or ["redraw", "budget", "stream", "stop"]
         page = notebook.page
         notebook.run_and_wait(1)
         page.locator(".wb").wait_for()
         if "redraw" in wanted:
             told("redraw, ms:", redraws(notebook))
+        if "budget" in wanted:
+            told("budget, ms:", budgets(notebook))
         if "stream" in wanted:
             notebook.run(2)
             shown = notebook.cell(2).locator(".jp-OutputArea-output", has_text="rates:")

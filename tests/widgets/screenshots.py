@@ -12,12 +12,17 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+from eval.texts import encode, load_text
 from tests.conftest import REPOSITORY
 from tests.support.chromium import launched
 from tests.widgets.bridge import Bridge, bridged
-from workbench.assets import demo_model_path
+from workbench.allocate.sensitivity import sensitivity
+from workbench.assets import calibration_text, demo_model_path, evaluation_text
 from workbench.commands.embedded import convert_embedded
-from workbench.widgets import Generator, ModelCard, QuantizationExplorer
+from workbench.convert.options import parse_format
+from workbench.models.source import open_source
+from workbench.models.tokenizer import load_tokenizer
+from workbench.widgets import Generator, ModelCard, PrecisionMap, QuantizationExplorer
 
 FOLDER = REPOSITORY / "docs" / "widgets"
 DONE = "document.querySelector('.wb').dataset.state === 'done'"
@@ -59,10 +64,36 @@ def measure(bridge: Bridge) -> None:
     bridge.page.locator(".wb-dispatch").nth(30).hover()
 
 
+def precision_map(int4: Path) -> PrecisionMap:
+    source = open_source(demo_model_path())
+    tokenizer = load_tokenizer(source.tokenizer_path)
+    calibration, held_out = (
+        encode(tokenizer, load_text(path), "disjoint-256", separator="<|endoftext|>")
+        for path in (calibration_text(), evaluation_text())
+    )
+    formats = [parse_format(name) for name in ("f16", "int8", "int4/32", "int4", "int4/256", "int2")]
+    costs = sensitivity(source, calibration, "disjoint-256", formats=formats, quantizer="grid", max_windows=4)
+    return PrecisionMap(costs, source, held_out=held_out, scheme="disjoint-256", windows=8, bits=3)
+
+
+def allocate(bridge: Bridge) -> None:
+    page, widget = bridge.page, bridge.widget
+    for fmt in (None, "int4", "int2"):
+        widget.measure(fmt)
+        widget.wait()
+    widget.pin("layers.0.mlp.gate_up", "int4/128")
+    widget.measure()
+    widget.wait()
+    bridge.until("document.querySelectorAll('.wb-mark-measured').length === 12")
+    page.get_by_role("button", name="layers.0.mlp.gate_up: ").click()
+    bridge.until("document.querySelectorAll('.wb-panel [type=radio]').length === 7")
+
+
 WIDGETS: dict[str, tuple[Callable, Callable, int]] = {
     "generator": (generator, write, 1000),
     "explorer": (explorer, look, 1100),
     "model-card": (model_card, measure, 1040),
+    "precision-map": (precision_map, allocate, 1100),
 }
 
 

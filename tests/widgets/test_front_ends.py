@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.notebook]
 CELLS = [
     """
 from workbench.assets import demo_model_path
-from workbench.widgets import Generator, ModelCard, QuantizationExplorer
+from workbench.widgets import Generator, ModelCard, PrecisionMap, QuantizationExplorer
 g = Generator(demo_model_path(), max_new_tokens=400)
 g""",
     """
@@ -32,11 +32,19 @@ while True:
     "e = QuantizationExplorer(demo_model_path(), 'model.layers.3.mlp.down_proj.weight'); e",
     "c = ModelCard(demo_model_path()); c",
     """
+from eval.texts import encode, load_text
+from workbench.assets import calibration_text
+from workbench.models.tokenizer import load_tokenizer
+tokens = encode(load_tokenizer(demo_model_path()), load_text(calibration_text()), "disjoint-8")
+options = {"scheme": "disjoint-8", "formats": ["int4", "int2"], "windows": 2, "bits": 3}
+m = PrecisionMap(None, demo_model_path(), calibration=tokens, **options)
+m""",
+    """
 import json
 from ipywidgets import Widget
 print("state", len(json.dumps(Widget.get_manager_state())))""",
 ]
-GENERATOR, BUSY, PICKED, EXPLORER, CARD, STATE = range(1, 7)
+GENERATOR, BUSY, PICKED, EXPLORER, CARD, MAP, STATE = range(1, 8)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,25 @@ def explore_and_measure(notebook) -> None:
     assert section.locator(".wb-dispatch").count() > 40
 
 
+def allocate(notebook) -> str:
+    """The map: measure sensitivities, drag, pin, measure; returns the chosen size that it shows."""
+    notebook.run_and_wait(MAP)
+    section = widget(notebook, MAP)
+    section.get_by_role("button", name="Measure sensitivities").click()
+    state(section, "costs")
+    state(section, "idle")
+    before = section.get_attribute("data-drawn")
+    section.get_by_label("budget", exact=True).press("PageUp")
+    section.and_(notebook.page.locator(f"[data-drawn]:not([data-drawn='{before}'])")).wait_for()
+    section.get_by_role("button", name="layers.2.mlp.down_proj: ").press("+")
+    section.get_by_role("button", name="layers.2.mlp.down_proj: int4/128").and_(
+        section.locator(".wb-pinned")
+    ).wait_for()
+    section.get_by_role("button", name="Measure this allocation").click()
+    section.locator(".wb-mark-measured").nth(2).wait_for(state="attached")
+    return section.get_attribute("data-drawn")
+
+
 def test_jupyterlab(browser, server, tmp_path):
     found, file = server
     with opened(browser, found) as notebook:
@@ -98,6 +125,7 @@ def test_jupyterlab(browser, server, tmp_path):
         assert 5 < shown == section.locator("[data-at]").count() < 400
         text = section.locator(".wb-text").inner_text()
         explore_and_measure(notebook)
+        chosen = allocate(notebook)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000
@@ -112,6 +140,12 @@ def test_jupyterlab(browser, server, tmp_path):
         assert section.locator(".wb-text").inner_text() == text
         widget(notebook, EXPLORER).and_(page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
         widget(notebook, CARD).locator(".wb-dispatch").nth(40).wait_for(state="attached")
+        section = widget(notebook, MAP)
+        section.and_(page.locator(f"[data-drawn='{chosen}']")).wait_for()
+        assert (
+            section.locator(".wb-mark-measured").count() == 3 and section.locator(".wb-pinned").count() == 1
+        )
+        section = widget(notebook, GENERATOR)
         state(section, "stopped")
         section.get_by_label("new tokens").fill("3")
         section.get_by_role("button", name="Generate").click()
@@ -146,3 +180,4 @@ def test_notebook_7(browser, server):
         state(section, "done")
         assert section.locator("[data-at]").count() == 5
         explore_and_measure(notebook)
+        allocate(notebook)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,8 +180,13 @@ class Allocation:
             raise WorkbenchError(f"{path}: not an allocation ({error})") from error
 
 
-def allocation_of(table: SensitivityTable, options: Sequence[int], target: str) -> Allocation:
-    """The allocation that takes option options[g] (an index into table.formats) for group g."""
+def allocation_of(
+    table: SensitivityTable, options: Sequence[int], target: str, pinned: Collection[str] = ()
+) -> Allocation:
+    """The allocation that takes option options[g] (an index into table.formats) for group g.
+
+    pinned: names of groups whose format was given, and not chosen; their reasons say so.
+    """
     kl, se, nbytes = table.kl, table.kl_se, table.nbytes
     predicted, predicted_se = table.predicted(options)
     return Allocation(
@@ -193,7 +198,8 @@ def allocation_of(table: SensitivityTable, options: Sequence[int], target: str) 
                 nbytes=int(nbytes[g, f]),
                 kl=float(kl[g, f]),
                 kl_se=float(se[g, f]),
-                reason=_reason(table, g, f, target, kl[g], se[g], nbytes[g]),
+                reason=("pinned by hand, others " if group.name in pinned else "")
+                + _reason(table, g, f, target, kl[g], se[g], nbytes[g]),
             )
             for g, (group, f) in enumerate(zip(table.groups, options, strict=True))
         ),

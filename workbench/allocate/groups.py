@@ -7,6 +7,7 @@ block size, or they run unfused. In a plan such matrices are those that read the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Plan
 from workbench.runtime.stacks import weight_name
+
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ def fused_groups(plan: Plan) -> list[Group]:
         Group(_common_name(names), {plan.weights[name].tensor: plan.weights[name].shape for name in names})
         for names in members.values()
     ]
+
+
+def place(group: str) -> tuple[str, int | None]:
+    """Kind and layer of a group: `layers.3.attn.q_k_v` -> ("attn.q_k_v", 3); ("embedding", None)."""
+    match = _LAYER.fullmatch(group)
+    return (match[2], int(match[1])) if match else (group, None)
 
 
 def vector_bytes(plan: Plan) -> int:

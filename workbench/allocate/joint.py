@@ -66,16 +66,17 @@ def measure_joint(
     max_windows: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    made: dict | None = None,
 ) -> dict[str, Joint]:
     """Score a text with each of `models` (an Allocation, or formats by checkpoint name) and with the float model.
 
-    source: the opened unquantized checkpoint. quantizer: of plain formats; an Allocation has its own. Errors as in
-    `sensitivity`.
+    source: the opened unquantized checkpoint. quantizer: of plain formats; an Allocation has its own. made: where the
+    packed matrices are kept (as in `Requantized`), for those who need them afterwards. Errors as in `sensitivity`.
     """
     scheme = protocol(scheme)
     windows = scheme.windows(tokens.ids, bos=tokens.bos)[:max_windows]
     context = scheme.length
-    made: dict = {}
+    made = {} if made is None else made
     sources = {
         name: Requantized(source, each.formats, each.quantizer, made)
         if isinstance(each, Allocation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,28 @@ class Pareto:
     """Made of a SensitivityTable. nbytes int64 [points], of all weights with vectors; kl f64 [points], predicted.
 
     The prediction adds up what each group costs alone. It is exact where the groups' errors do not meet; how far it
-    is off is measured by `workbench.allocate.joint`.
+    is off is measured by `workbench.allocate.joint`. pins: group -> format, for groups that are not to be chosen; the
+    others are chosen around them. Raises WorkbenchError for a group or a format that the table does not have.
     """
 
-    def __init__(self, table: SensitivityTable):
-        self.table = table
-        self._front = pareto_front(table.nbytes.tolist(), table.kl.tolist())
+    def __init__(self, table: SensitivityTable, pins: Mapping[str, WeightFormat] | None = None):
+        self.table, self.pins = table, dict(pins or {})
+        self._allowed = table.allowed(self.pins)
+        self._front = pareto_front(
+            *(
+                [each[g, options].tolist() for g, options in enumerate(self._allowed)]
+                for each in (table.nbytes, table.kl)
+            )
+        )
         self.nbytes = self._front.nbytes + table.vector_bytes
         self.kl = self._front.cost
 
     def __len__(self) -> int:
         return len(self.nbytes)
+
+    def pinned(self, pins: Mapping[str, WeightFormat]) -> Pareto:
+        """The best allocations of the same table in which these groups have these formats, and no other pins hold."""
+        return Pareto(self.table, pins)
 
     @property
     def bits(self) -> np.ndarray:
@@ -60,11 +72,23 @@ class Pareto:
         return self._at(point, f"KL of at most {bound:g}")
 
     def _at(self, point: int, target: str) -> Allocation:
-        return allocation_of(self.table, self._front.choices(point), target)
+        chosen = zip(self._allowed, self._front.choices(point), strict=True)
+        return allocation_of(self.table, [options[o] for options, o in chosen], target, self.pins)
+
+    def curve(self, points: int = 300) -> np.ndarray:
+        """Indices of at most so many points of the front, at equal ratios of bytes, both ends among them."""
+        wanted = np.geomspace(self.nbytes[0], self.nbytes[-1], points)
+        wanted[0], wanted[-1] = self.nbytes[0], self.nbytes[-1]
+        return np.unique(np.searchsorted(self.nbytes, wanted))
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
         return self.by_rule(lambda _: fmt, f"{fmt} everywhere")
+
+    @cached_property
+    def uniforms(self) -> tuple[Allocation, ...]:
+        """One format everywhere, for each format of the table."""
+        return tuple(self.uniform(fmt) for fmt in self.table.formats)
 
     def by_rule(self, rule: Callable[[str], WeightFormat], target: str) -> Allocation:
         """The allocation of a rule from a group's name to its format, optimal or not; `target` is its name.
@@ -72,8 +96,7 @@ class Pareto:
         Raises WorkbenchError for a format that was not measured.
         """
         formats = [rule(group.name) for group in self.table.groups]
-        self.table.only(formats)
-        return allocation_of(self.table, [self.table.formats.index(fmt) for fmt in formats], target)
+        return allocation_of(self.table, [self.table.option(fmt) for fmt in formats], target)
 
     def to_rows(self, points: int = 25) -> list[dict[str, Any]]:
         """The front at so many budgets, evenly spaced in bits: bytes, bits, kl, kl_se, and groups a format."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from workbench.allocate.allocation import Allocation
+from workbench.allocate.groups import place
+from workbench.allocate.measured import Measured
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.plot import COLOURS
@@ -17,13 +18,6 @@ from workbench.formats.spec import WeightFormat
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES = ("-", "--", ":", "-.")
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
-
-
-def place(group: str) -> tuple[str, int | None]:
-    """Kind and layer of a group: `layers.3.attn.q_k_v` -> ("attn.q_k_v", 3); ("embedding", None)."""
-    match = _LAYER.fullmatch(group)
-    return (match[2], int(match[1])) if match else (group, None)
 
 
 def sensitivity(table: SensitivityTable) -> Picture:
@@ -85,11 +79,11 @@ def allocation(chosen: Allocation) -> Picture:
             width=0.92,
             bottom=row - 0.45,
             color=colour_of(each.format.dtype),
-            alpha=_depth(each.format),
+            alpha=depth(each.format),
             lw=0,
         )
         if layers <= 20:
-            axes.text(column, row, _short(each.format), ha="center", va="center", fontsize=7.5)
+            axes.text(column, row, short(each.format), ha="center", va="center", fontsize=7.5)
     axes.set(xlim=(-0.6, layers - 0.4), ylim=(len(kinds) - 0.4, -0.6), xlabel="layer")
     axes.set_yticks(range(len(kinds)), kinds, fontsize=8.5)
     axes.set_xticks(range(0, layers, -(-layers // 16)))
@@ -109,27 +103,73 @@ def pareto(front: Pareto, measured: Mapping[str, tuple[float, float, float]] | N
     their range of sizes.
     """
     picture = Picture(8.6 if measured else 6.2, 3.7, columns=2 if measured else 1)
-    shown = front.kl > 0
     for axes in picture.axes:
-        axes.step(front.bits[shown], front.kl[shown], where="post", color="0.45", lw=1.3, label="predicted")
-        axes.set_yscale("log")
-        axes.set_xlabel("bits a weight, scales and norms included")
-        axes.tick_params(labelsize=8.5)
+        _predicted(axes, front)
     whole = picture.axes[0]
-    seen: Counter[str] = Counter()
-    for fmt in front.table.formats:
-        found = front.uniform(fmt)
-        if found.predicted_kl > 0:
-            marker = _MARKERS[seen[fmt.dtype] % len(_MARKERS)]
-            at = found.bits_per_weight, found.predicted_kl
-            whole.plot(*at, marker, ms=5, color=colour_of(fmt.dtype), label=str(fmt))
-            seen[fmt.dtype] += 1
+    _uniform(whole, front)
     whole.legend(fontsize=8, frameon=False)
     whole.set_title("best allocation, and one format everywhere", fontsize=9.5)
     whole.set_ylabel("KL, nats a token")
     if measured:
         _measured(picture.axes[1], measured)
     return picture
+
+
+def outcomes(front: Pareto, measured: Sequence[Measured]) -> Picture:
+    """Predicted KL against size, and what was measured there: KL, perplexity and tokens a second, each with its error.
+
+    Errors of KL and perplexity are standard errors, paired with the float model and clustered by window; of tokens a
+    second the slowest and the fastest repetition.
+    """
+    if not measured:
+        return pareto(front)
+    picture = Picture(10.6, 3.5, columns=3)
+    loss, perplexity, speed = picture.axes
+    _predicted(loss, front)
+    _uniform(loss, front)
+    bits = [each.allocation.bits_per_weight for each in measured]
+    style = {"fmt": "o", "color": "black", "ms": 4.5, "capsize": 3, "lw": 1.1, "label": "measured"}
+    found = [each.figures for each in measured]
+    loss.errorbar(bits, [f["kl"] for f in found], yerr=np.nan_to_num([f["kl_se"] for f in found]), **style)
+    loss.set_title("KL, nats a token", fontsize=9.5)
+    loss.legend(fontsize=7.5, frameon=False)
+    errors = np.nan_to_num([each.ppl_se for each in measured])
+    perplexity.errorbar(bits, [f["ppl"] for f in found], yerr=errors, **style)
+    perplexity.axhline(measured[-1].ppl_float, color="0.45", lw=1, ls="--", label="float model")
+    perplexity.set_title(f"perplexity, {found[-1]['tokens']:,} tokens", fontsize=9.5)
+    perplexity.legend(fontsize=7.5, frameon=False)
+    timed = [each for each in measured if each.speed]
+    if timed:
+        rates = [each.speed.decode for each in timed]
+        spread = np.array([[r.median - r.spread[0], r.spread[1] - r.median] for r in rates]).T
+        at = [each.allocation.bits_per_weight for each in timed]
+        speed.errorbar(at, [r.median for r in rates], yerr=spread, **style)
+        speed.set_title(f"tokens/s, decode ({timed[-1].speed.label})", fontsize=9.5)
+    speed.set_ylim(bottom=0)
+    for axes in (perplexity, speed):
+        axes.set_xlim(loss.get_xlim())
+        axes.set_xlabel("bits a weight")
+        axes.tick_params(labelsize=8.5)
+    return picture
+
+
+def _predicted(axes, front: Pareto) -> None:
+    shown = front.kl > 0
+    axes.step(front.bits[shown], front.kl[shown], where="post", color="0.45", lw=1.3, label="predicted")
+    axes.set_yscale("log")
+    axes.set_xlabel("bits a weight, scales and norms included")
+    axes.tick_params(labelsize=8.5)
+
+
+def _uniform(axes, front: Pareto) -> None:
+    """A mark for each format that costs something; the scale is logarithmic."""
+    seen: Counter[str] = Counter()
+    for fmt, found in zip(front.table.formats, front.uniforms, strict=True):
+        if found.predicted_kl > 0:
+            marker = _MARKERS[seen[fmt.dtype] % len(_MARKERS)]
+            at = found.bits_per_weight, found.predicted_kl
+            axes.plot(*at, marker, ms=5, color=colour_of(fmt.dtype), label=str(fmt))
+            seen[fmt.dtype] += 1
 
 
 def _measured(axes, measured: Mapping[str, tuple[float, float, float]]) -> None:
@@ -171,10 +211,10 @@ def _styles(formats: Sequence[WeightFormat]) -> dict[WeightFormat, str]:
     return styles
 
 
-def _depth(fmt: WeightFormat) -> float:
+def depth(fmt: WeightFormat) -> float:
     """Smaller blocks are stronger in colour."""
     return 0.55 if not fmt.block_size else 0.35 + 0.4 * min(1.0, 32 / fmt.block_size * 2)
 
 
-def _short(fmt: WeightFormat) -> str:
+def short(fmt: WeightFormat) -> str:
     return str(fmt).removeprefix("int") if fmt.is_quantized else fmt.dtype

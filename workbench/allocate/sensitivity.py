@@ -62,6 +62,7 @@ def sensitivity(
     path: str | Path | None = None,
     threads: int | None = None,
     progress: bool | Progress = False,
+    so_far: Callable[[SensitivityTable], None] | None = None,
 ) -> SensitivityTable:
     """The KL of every group in every format on calibration text, through the PyTorch references in f32.
 
@@ -70,12 +71,14 @@ def sensitivity(
     path: a file that is rewritten after every window; if it holds windows of the same measurement already, they are
     not measured again, so a run that was killed goes on. threads: of PyTorch meanwhile; by default one for a model of
     small matrices, as many as PyTorch likes for others. progress: True for a bar with the time left, or a function.
+    so_far: called with the table of the windows that are measured, after each. What either function raises ends the
+    measurement.
 
     Raises ProtocolError where text, protocol and model do not fit together, WorkbenchError for a model that is
     quantized already, unknown quantizers and a `path` that holds something else, FormatError and CheckpointError for
     weights that a format cannot hold.
     """
-    source = open_source(source) if isinstance(source, str | Path) else source
+    source = open_source(source)
     windows = _windows(source, tokens, protocol(scheme), max_windows)
     formats = tuple(formats or default_formats(source))
     table = _empty(source, tokens, protocol(scheme), formats, quantizer)
@@ -92,6 +95,8 @@ def sensitivity(
             table = table.extended(sums, window.scored, time.perf_counter() - began)
             if path is not None:
                 table.save(path)
+            if so_far:
+                so_far(table)
     return table
 
 

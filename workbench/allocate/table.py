@@ -7,7 +7,7 @@ text. Per window only sums are kept, which is all that means, clustered errors a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eval.statistics import ratio_se
-from workbench.allocate.groups import Group
+from workbench.allocate.groups import Group, place
 from workbench.bench.records import write_json
 from workbench.errors import WorkbenchError
 from workbench.formats.errors import FormatError
@@ -84,6 +84,42 @@ class SensitivityTable:
         sums = self.kl_sums[np.arange(len(self.groups)), np.asarray(options)].sum(0)
         return float(sums.sum() / self.tokens.sum()), ratio_se(sums, self.tokens)
 
+    def option(self, fmt: WeightFormat) -> int:
+        """Where a format stands in `formats`. Raises WorkbenchError if it was not measured."""
+        if fmt not in self.formats:
+            allowed = ", ".join(map(str, self.formats))
+            raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
+        return self.formats.index(fmt)
+
+    def allowed(self, pins: Mapping[str, WeightFormat]) -> list[list[int]]:
+        """The options (indices into `formats`) of each group, where some groups are pinned to a format.
+
+        Raises WorkbenchError for a group that is not there and for a format that was not measured.
+        """
+        names = [group.name for group in self.groups]
+        if unknown := [name for name in pins if name not in names]:
+            raise WorkbenchError(f"allocate: there is no group {unknown[0]!r}; there are {', '.join(names)}")
+        every = list(range(len(self.formats)))
+        return [[self.option(pins[name])] if name in pins else every for name in names]
+
+    def stepped(self, group: str, fmt: WeightFormat, by: int) -> WeightFormat:
+        """The format `by` places further in the order of a group's bytes, or the last one there."""
+        sizes = self.nbytes[[each.name for each in self.groups].index(group)]
+        order = np.argsort(sizes, kind="stable").tolist()
+        at = order.index(self.option(fmt)) + by
+        return self.formats[order[min(max(at, 0), len(order) - 1)]]
+
+    def layer_bits(self, options: Sequence[int]) -> dict[int, float]:
+        """Bits a weight of each layer's matrices under those options, scales and zero-points counted."""
+        sums: dict[int, list[int]] = {}
+        for g, (group, f) in enumerate(zip(self.groups, options, strict=True)):
+            layer = place(group.name)[1]
+            if layer is not None:
+                sizes = sums.setdefault(layer, [0, 0])
+                sizes[0] += int(self.nbytes[g, f])
+                sizes[1] += group.weights
+        return {layer: 8 * nbytes / weights for layer, (nbytes, weights) in sorted(sums.items())}
+
     def first(self, windows: int | None) -> SensitivityTable:
         """The table of the first so many windows, or itself."""
         if windows is None or windows >= self.windows:
@@ -92,11 +128,7 @@ class SensitivityTable:
 
     def only(self, formats: Sequence[WeightFormat]) -> SensitivityTable:
         """The table of some of its formats. Raises WorkbenchError for one that was not measured."""
-        for fmt in set(formats):
-            if fmt not in self.formats:
-                allowed = ", ".join(map(str, self.formats))
-                raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
-        at = [self.formats.index(fmt) for fmt in formats]
+        at = [self.option(fmt) for fmt in formats]
         key = self.key | {"formats": [str(fmt) for fmt in formats]}
         return replace(self, formats=tuple(formats), kl_sums=self.kl_sums[:, at], key=key)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class Matrices:
         self._arrays = source if isinstance(source, Mapping) else None
         self._source = None
         if self._arrays is None:
-            self._source = open_source(source) if isinstance(source, str | Path) else source
+            self._source = open_source(source)
         self.places = {place.name: place for place in self._find()}
         self._last: tuple[str, np.ndarray] | None = None
         if not self.places:

@@ -14,7 +14,7 @@ from workbench.plan.plan import Call, Plan
 
 from .patterns import gate_up_product, turned_and_appended
 from .rewriter import Rewriter
-from .stacks import Stack, declare, product_format, products_of, weight_name
+from .stacks import PLANES, Stack, declare, product_format, products_of, weight_name
 
 
 def quantizer_behind(work: Rewriter, name: str) -> Call | None:
@@ -31,7 +31,7 @@ def fuse_integers(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) 
 
 
 def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) -> Plan:
-    """`norm_qkv_a8` and `norm_gate_up_a8`."""
+    """`norm_linear_a8`, `norm_qkv_a8` and `norm_gate_up_a8`."""
     work = Rewriter(plan, keep)
     for norm in [call for call in plan.calls if call.kernel == "rms_norm"]:
         quantizer = quantizer_behind(work, norm.outputs["y"])
@@ -40,15 +40,21 @@ def _fuse_norms(plan: Plan, stacks: Mapping[str, Stack], keep: Iterable[str]) ->
             continue
         products, _ = products_of(work.finished(), norm)
         formats = {product_format(call, "linear_a8") for call in products}
-        stack = stacks.get("+".join(weight_name(call) for call in products))
         made = quantizer.outputs.values()
-        if len(formats) != 1 or stack is None or not all(work.vanishes(n, len(products)) for n in made):
+        if len(formats) != 1 or None in formats or not all(work.vanishes(n, len(products)) for n in made):
             continue
         (fmt,) = formats
+        stack = stacks.get("+".join(weight_name(call) for call in products))
         params = {k: v for k, v in products[0].params.items() if k != "columns"} | norm.params
         begin = {"x": norm.inputs["x"], "norm": norm.inputs["weight"]}
         replaced = [norm, quantizer, *products]
-        if found := turned_and_appended(work, products):
+        if len(products) == 1:
+            planes = {port: name for port, name in products[0].inputs.items() if port in PLANES}
+            fused = Call(f"norm_linear_a8_{fmt}", {**begin, **planes}, products[0].outputs, params)
+            work.replace(replaced, [fused])
+        elif stack is None:
+            continue
+        elif found := turned_and_appended(work, products):
             calls, inputs, outputs = found
             fused = Call(f"norm_qkv_a8_{fmt}", {**begin, **declare(work, stack), **inputs}, outputs, params)
             work.replace([*replaced, *calls], [fused])

@@ -252,7 +252,7 @@ def _next(session: Session, sampler: Sampler, token: int) -> int:
 def load(
     path_or_hub_id, backend: str | None = None, dtype: str = "f32", max_tokens: int | None = None
 ) -> Model:
-    """Load a converted folder, a Hugging Face checkpoint folder, or a hub id.
+    """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what `open_source` has opened.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
     adapter. dtype: "f32"; "f16" for activations and cache; or "int8" for the inputs of linear layers with integer

@@ -10,6 +10,7 @@ import importlib
 _LAZY = {
     "Generator": "workbench.widgets.generator",
     "ModelCard": "workbench.widgets.model_card",
+    "PrecisionMap": "workbench.widgets.precision_map",
     "QuantizationExplorer": "workbench.widgets.explorer",
 }
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+#: Seconds between two reports of how far work has come.
+REPORT_S = 0.1
 
 
 class Task:
@@ -57,3 +61,28 @@ class Task:
             self.stop()
             raise
         return not self.alive
+
+
+class Stopped(Exception):
+    """Raised by a `meter` inside work that is to end; its task leaves it unseen."""
+
+
+def meter(
+    stopped: Callable[[], bool], report: Callable[[float, float | None], None]
+) -> Callable[[float, float], None]:
+    """A function progress(done, total) that ends the work once it is stopped, by raising `Stopped`.
+
+    report: called at most ten times a second with the share that is done and the seconds left at this rate.
+    """
+    began = told = time.monotonic()
+
+    def progress(done: float, total: float) -> None:
+        nonlocal told
+        if stopped():
+            raise Stopped
+        now = time.monotonic()
+        if now - told >= REPORT_S or done >= total:
+            told, share = now, done / total
+            report(share, (now - began) * (1 - share) / share if share > 0 else None)
+
+    return progress

@@ -196,7 +196,7 @@ function worstTable(look, pick) {
   const rows = look.worst.map((w) => h("tr", {},
     h("td", {}, h("button", { type: "button", class: "wb-link", "aria-label": `show row ${w.row}, block ${w.block}`, onclick: () => pick({ row: w.row, column: w.block * look.size }) }, grouped(w.row))),
     [grouped(w.block), decimals(w.sqnr_db, 2), short(w.scale), short(w.zero), decimals(w.crest, 1)].map((text) => h("td", {}, text))));
-  return h("table", { "data-worst": look.side }, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
+  return h("table", { "data-worst": look.side, "aria-label": `worst blocks of ${look.side.toUpperCase()}` }, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
 }
 
 function render({ model, el }) {

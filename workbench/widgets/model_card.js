@@ -2,8 +2,8 @@ import { axes, bytes, decimals, field, frame, h, percent, s, visible } from "./s
 
 const PALETTE = 7;
 
-function rows(head, body) {
-  return h("table", {},
+function rows(label, head, body) {
+  return h("table", { "aria-label": label },
     h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, body.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, typeof cell === "string" ? visible(cell) : cell))))));
 }
@@ -64,7 +64,7 @@ class Timeline {
     this.place.replaceChildren(svg);
     this.notes.textContent = notes;
     this.said.textContent = "Point at a dispatch, or walk with the arrow keys; click or Enter selects it for Python. Bands: layers.";
-    this.table.replaceChildren(rows(["kernel", "variant", "dispatches", "ms", "share", "", "GB/s"], kernels.map((k, row) => [
+    this.table.replaceChildren(rows("time by kernel", ["kernel", "variant", "dispatches", "ms", "share", "", "GB/s"], kernels.map((k, row) => [
       h("span", {}, h("span", { class: `wb-key wb-k${row % PALETTE}`, "aria-hidden": "true" }), visible(k.kernel)), k.variant, String(k.count), decimals(1e3 * k.seconds, 3), percent(k.share),
       h("span", { class: "wb-bar wb-share", "aria-hidden": "true" }, h("span", { class: `wb-k${row % PALETTE}`, style: `width:${(100 * k.share).toFixed(1)}%` })), decimals(k.gb_per_s, 2)])));
     this.element.hidden = false;
@@ -122,9 +122,9 @@ function render({ model, el }) {
       const parts = [h("h3", {}, visible(info.name)),
         h("div", { class: "wb-two" }, facts, h("div", {},
           h("h4", {}, "memory"), memory(info.memory),
-          h("h4", { class: "wb-next" }, "chosen, and why"), rows(["", "", "because"], info.choices)))];
+          h("h4", { class: "wb-next" }, "chosen, and why"), rows("choices", ["", "", "because"], info.choices)))];
       if (info.variants.length)
-        parts.push(h("div", {}, h("h4", {}, "variants of the linear layers"), rows(["kernel", "variant", "tokens", "shapes", "because"], info.variants)));
+        parts.push(h("div", {}, h("h4", {}, "variants of the linear layers"), rows("variants of the linear layers", ["kernel", "variant", "tokens", "shapes", "because"], info.variants)));
       card.replaceChildren(...parts);
       const list = h("pre", { tabindex: "0", "aria-label": "calls of the plan" });
       const show = (wanted) => {

@@ -145,7 +145,11 @@ export function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-/** An SVG with axes: `{ svg, plot, x, y }`, where x and y turn values into places and marks go into `plot`. */
+/**
+ * An SVG with axes: `{ svg, plot, x, y }`, where x and y turn values into places and marks go into `plot`.
+ *
+ * xticks, yticks: about how many, or a list of [value, text] for an axis that shows something else than its values.
+ */
 export function axes({ width, height, x, y, xlabel, ylabel, label, yticks = 3, xticks = 5, left = 38 }) {
   const [top, right, bottom] = [6, 8, xlabel ? 30 : 18];
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "wb-chart", role: "img", "aria-label": label });
@@ -154,12 +158,13 @@ export function axes({ width, height, x, y, xlabel, ylabel, label, yticks = 3, x
   const py = place(y, height - bottom, top);
   const grid = s("g", { class: "wb-grid" });
   const names = s("g", { class: "wb-ticks" });
-  for (const v of ticks(...y, yticks)) {
+  const named = (wanted, range) => (Array.isArray(wanted) ? wanted : ticks(...range, wanted).map((v) => [v, short(v)]));
+  for (const [v, text] of named(yticks, y)) {
     grid.append(s("line", { x1: left, x2: width - right, y1: py(v), y2: py(v) }));
-    names.append(s("text", { x: left - 4, y: py(v) + 3, "text-anchor": "end" }, short(v)));
+    names.append(s("text", { x: left - 4, y: py(v) + 3, "text-anchor": "end" }, text));
   }
-  for (const v of ticks(...x, xticks)) {
-    names.append(s("text", { x: px(v), y: height - bottom + 12, "text-anchor": "middle" }, short(v)));
+  for (const [v, text] of named(xticks, x)) {
+    names.append(s("text", { x: px(v), y: height - bottom + 12, "text-anchor": "middle" }, text));
     grid.append(s("line", { x1: px(v), x2: px(v), y1: height - bottom, y2: height - bottom + 3 }));
   }
   const base = s("line", { class: "wb-base", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom });
