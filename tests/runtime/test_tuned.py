@@ -177,10 +177,10 @@ def test_the_command_measures_remembers_and_remembers(tmp_path, cache, capsys, o
     path.write_text(json.dumps(TINY))
     open_promised()
     tune = ["tune", str(path), "--format", "f32", "--tokens", "1", "--rounds", "3"]
-    assert cli.main([*tune, "--quiet", "--kernel", "rms_norm"]) == 0
+    assert cli.main([*tune, "--quiet", "--kernel", "attention"]) == 0
     first = capsys.readouterr()
     table = first.out.split("\n\n")[0].splitlines()
-    assert len(table) == 2 and table[1].startswith("rms_norm") and table[1].endswith("measured")
+    assert len(table) == 2 and table[1].startswith("attention") and table[1].endswith("measured")
     assert "1 token(s) a step" in first.out and f"remembered in {cache}" in first.out and not first.err
     assert cli.main([*tune, "--budget", "0"]) == 0
     second = capsys.readouterr()
