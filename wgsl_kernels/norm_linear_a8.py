@@ -6,8 +6,8 @@
     attention_reduce_a8   attention_reduce, quantize_activations
 
 The first three stand once a weight format; weights of the second and third are stacked as in `norm_linear`. Each
-reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the MLP, a decoder
-layer is six dispatches.
+reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the
+MLP, a decoder layer is six dispatches.
 """
 
 from __future__ import annotations
