@@ -6,12 +6,16 @@ import html
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wgsl_kernels.judge import Errors, Mismatch
+from workbench.runtime.messages import Place
 from workbench.runtime.timing import Timing
 
 from .arithmetic import arithmetic
+
+if TYPE_CHECKING:
+    from .plots import Picture
 
 PASSED = "passed"
 WRONG_NUMBERS = "wrong numbers"
@@ -31,7 +35,8 @@ class VariantResult:
     """One variant. detail: why it has not passed. chosen: whether it is the one used where nothing was measured.
 
     errors: one entry an output. timing: only of what passed. bytes, flops: of one call, by the kernel's cost model.
-    wgsl: the generated module, empty where none could be written. wgsl_sha256: its hash.
+    wgsl: the generated module, empty where none could be written. wgsl_sha256: its hash. body_line: how many of its
+    lines stand in front of the variant's own file. places: where in that file it does not compile.
     """
 
     variant: str
@@ -45,6 +50,8 @@ class VariantResult:
     flops: float = 0.0
     wgsl: str = ""
     wgsl_sha256: str = ""
+    body_line: int = 0
+    places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -118,6 +125,17 @@ class Comparison:
         if ceiling is None or result.timing is None:
             return None
         return result.gflop_per_s * 1e9 / ceiling
+
+    def plot(self, kind: str = "timing") -> Picture:
+        """A figure of "timing" (every sample), "roofline" or "errors" (relative to their bounds), in matplotlib.
+
+        Raises ValueError where there is nothing to draw: no times, no ceilings or operations, no errors.
+        """
+        from .variant_plots import FIGURES
+
+        if kind not in FIGURES:
+            raise ValueError(f"kind is one of {', '.join(FIGURES)}, not {kind!r}")
+        return FIGURES[kind](self)
 
     def speedup(self, peer: VariantResult) -> float | None:
         """How many times as fast the fastest variant is as a peer; None where either has no time."""
@@ -221,6 +239,11 @@ class Comparison:
         return lines
 
     @property
+    def heading(self) -> str:
+        """The title with the sizes in short, for figures."""
+        return f"{self.kernel}, {shape_of(self.sizes)}, on {self.device.split(' (')[0]}"
+
+    @property
     def title(self) -> str:
         sizes = ", ".join(f"{name}={value:g}" for name, value in self.sizes.items())
         return f"{self.kernel} ({sizes}; seed {self.seed}) on {self.device}"
@@ -248,6 +271,15 @@ class Comparison:
                 "</div>",
             ]
         )
+
+
+def shape_of(sizes: Mapping[str, float]) -> str:
+    """ "1024x1024, block 128", or all sizes of a kernel without rows and columns."""
+    if not {"rows", "columns"} <= set(sizes):
+        return ", ".join(f"{name}={value:g}" for name, value in sizes.items())
+    block = f", block {sizes['block']}" if "block" in sizes else ""
+    tokens = f"{sizes['tokens']} x " if sizes.get("tokens", 1) != 1 else ""
+    return f"{tokens}{sizes['rows']}x{sizes['columns']}{block}"
 
 
 def align(rows: list[list[str]], left: int) -> str:
@@ -283,9 +315,9 @@ def _result(values: Mapping[str, Any]) -> VariantResult:
         timing = Timing(
             **{**timing, "samples": tuple(timing["samples"]), "mhz": tuple(timing.get("mhz", ()))}
         )
-    return VariantResult(
-        **{**values, "errors": tuple(_errors(each) for each in values["errors"]), "timing": timing}
-    )
+    found = tuple(_errors(each) for each in values["errors"])
+    places = tuple(Place(**each) for each in values.get("places", ()))
+    return VariantResult(**{**values, "errors": found, "timing": timing, "places": places})
 
 
 def _errors(values: Mapping[str, Any]) -> Errors:
@@ -294,4 +326,4 @@ def _errors(values: Mapping[str, Any]) -> Errors:
         Mismatch(tuple(each["at"]), *(float(each[name]) for name in ("got", "expected", "bound")))
         for each in values["first"]
     )
-    return Errors(**{**values, **floats, "first": first})
+    return Errors(**{**values, **floats, "first": first, "ratios": tuple(values.get("ratios", ()))})
