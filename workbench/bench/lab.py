@@ -243,6 +243,8 @@ class Lab:
                 lines.append(
                     f"{each.name} is {median:.2f} ({low:.2f} to {high:.2f}) times as fast as {each.base}"
                 )
+        if self.ceilings:
+            lines.append("sweep and arithmetic were measured once in this process, not in these rounds")
         if self.versions and not self.device.adapter.is_cpu:
             lines.append("versions keep the checks of array bounds that files of the library go without")
         return lines

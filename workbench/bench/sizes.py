@@ -67,7 +67,8 @@ def _takes(kernel: Kernel, name: str, value: Any) -> bool:
 def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`own_sizes` at which a measurement says something, `given` ones taking their places.
 
-    Pairs of the library get those of a layer; pairs of one's own keep their defaults.
+    Pairs of the library get those of a layer; pairs of one's own keep their defaults. Raises `KernelUsageError` for
+    lengths that no tensor has.
     """
     own = own_sizes(kernel)
     usual = CPU if is_cpu else GPU
@@ -76,4 +77,11 @@ def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = N
     library = ORIGINS.get(kernel.name, "").startswith("wgsl_kernels.")
     found = {name: usual[name] if library and usual.get(name) else value for name, value in own.items()}
     found.update(given or {})
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    labels = {label for port in kernel.reads.values() for label in port.shape}
+    for name, value in found.items():
+        if name in labels and not (isinstance(value, int) and value > 0):
+            raise KernelUsageError(f"{kernel.name}: {name} = {value!r} is no whole number above 0")
+    if format_of(kernel) in BLOCKS and found.get("block", 32) % 32:
+        raise KernelUsageError(f"{kernel.name}: block = {found['block']} is no multiple of 32 columns")
+    return found

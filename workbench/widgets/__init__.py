@@ -9,6 +9,7 @@ import importlib
 
 _LAZY = {
     "Generator": "workbench.widgets.generator",
+    "KernelLab": "workbench.widgets.kernel_lab",
     "ModelCard": "workbench.widgets.model_card",
     "QuantizationExplorer": "workbench.widgets.explorer",
 }
