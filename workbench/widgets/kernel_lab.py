@@ -28,7 +28,7 @@ BUSY = ("judging", "comparing", "measuring")
 
 
 class KernelLab(View):
-    """A kernel (its name, a pair, or a `workbench.bench.lab.Lab` that holds versions already) and what can be done to it.
+    """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
 
     options and sizes: as for `Lab`. `comparison` is the last run (`workbench.bench.comparison.Comparison`), `versions`
     the edited texts, `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its
