@@ -81,6 +81,8 @@ def test_a_message_without_places_has_none():
     assert places("something else went wrong", 10) == ()
     message = "Shader '' parsing error: expected x\n   ┌─ wgsl:12:5\n   │\n12 │ a\n   │ ^ here\n"
     assert places(message, 10) == (Place(2, 5, "expected x; here"),)
+    both = message.replace("│ ^ here", "│ ---  ^^^ here")
+    assert places(both, 10) == (Place(2, 5, "expected x; here"),)
     assert str(places(message, 12)[0]) == "line 12, column 5 of the header: expected x; here"
 
 

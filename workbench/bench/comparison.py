@@ -76,7 +76,7 @@ class VariantResult:
         return min(values) if name == "sqnr" else max(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All variants of a kernel on the same inputs on one device. `print` it, or leave it at a cell's end.
 
@@ -247,6 +247,10 @@ class Comparison:
     def title(self) -> str:
         sizes = ", ".join(f"{name}={value:g}" for name, value in self.sizes.items())
         return f"{self.kernel} ({sizes}; seed {self.seed}) on {self.device}"
+
+    def __repr__(self) -> str:
+        statuses = ", ".join(f"{r.variant} {r.status}" for r in (*self.results, *self.peers))
+        return f"<Comparison of {self.kernel}: {statuses}>"
 
     def __str__(self) -> str:
         rows = [self.head(), *(self.cells(result) for result in (*self.results, *self.peers))]

@@ -13,6 +13,8 @@ from itertools import zip_longest
 _HEAD = re.compile(r"┌─ [^\n]*?:(\d+):(\d+)")
 _TITLE = re.compile(r"^\s*(?:Shader\b[^\n]*?\berror|error): ([^\n]+)$", re.MULTILINE)
 _LABEL = re.compile(r"[│|]\s*[\^~-]+ ([^\n]+)$", re.MULTILINE)
+#: Two labels may share a line: marks, then marks and text.
+_MARKS = re.compile(r"^.*[\^~]\s")
 #: Labels that name an object of the compiler's own.
 _INTERNAL = "naga::"
 
@@ -38,7 +40,8 @@ def places(message: str, body_line: int) -> tuple[Place, ...]:
         end = after.start() if after else len(message)
         titles = _TITLE.findall(message, 0, head.start())
         snippet = message[head.end() : end]
-        labels = [label for label in _LABEL.findall(snippet) if not label.startswith(_INTERNAL)]
+        labels = [_MARKS.sub("", label) for label in _LABEL.findall(snippet)]
+        labels = [label for label in labels if not label.startswith(_INTERNAL)]
         causes = [line.strip() for line in snippet.splitlines() if re.match(r"\s+(?![│|=\d\s])", line)]
         said = dict.fromkeys([*titles[-1:], *labels[:1], *causes[-1:]])
         line, column = map(int, head.groups())
