@@ -69,7 +69,7 @@ display(one_token.plot("timing"))
 
 # %% [markdown]
 # *error/bound* is the largest error as a share of what the arithmetic allows (rounding errors of a sum of products
-# grow with $\sum |w||x|$); beyond 1 the status would be `wrong numbers`, and there would be no time. Nobody has to
+# grow with Σ|w||x|); beyond 1 the status would be `wrong numbers`, and there would be no time. Nobody has to
 # guess which variant is best at another shape. For several tokens at once:
 
 # %%
@@ -129,13 +129,13 @@ print(norm.reference_source)
 #
 # ## 3. A product of one's own
 #
-# Now a new operation: $y = W x$ with weights of four bits, eight to a word, lowest bits first, and one scale for each
-# block of a row: $w = s\,(q - 8)$. Beside the WGSL a pair needs the shapes of its buffers, a reference, and how many
+# Now a new operation: y = W x with weights of four bits, eight to a word, lowest bits first, and one scale for each
+# block of a row: w = s (q − 8). Beside the WGSL a pair needs the shapes of its buffers, a reference, and how many
 # workgroups to start. Here it also has
 #
 # - `make_inputs`, since the shapes of `x`, `quants` and `scales` depend on each other;
-# - `tolerance`, from the arithmetic: each product and each addition rounds once, so errors stay below a few $2^{-24}
-#   \sum |w||x|$;
+# - `tolerance`, from the arithmetic: each product and each addition rounds once, so errors stay below a few 2⁻²⁴
+#   Σ|w||x|;
 # - `cost`: bytes that must be read and written at least, and operations. They make GB/s and the roofline.
 
 # %%
@@ -238,7 +238,7 @@ version = lab.edit(HEAD + ONE_BY_ONE.replace("f32(q)", "f32(q - 8)"), name="in h
 print(f"{version.status}: {errors.off} of {errors.elements} are off, the first {errors.first[0]}")
 
 # %% [markdown]
-# `q` is unsigned: `q - 8` wraps around below zero, so half of the numbers are near $2^{32}$. It compiles, and only
+# `q` is unsigned: `q - 8` wraps around below zero, so half of the numbers are near 2³². It compiles, and only
 # the comparison finds it. The compiler finds other things, and says in which line of *this* text (generated lines in
 # front of it do not count):
 
@@ -533,7 +533,7 @@ lab.plot("timing").save(RESULTS / "timing.svg")
 #    last;
 # 4. `grid`: workgroups in x, y and z, at most 65,535 each.
 #
-# That compares. `make_inputs`, `tolerance` and `cost` have defaults for a first look (random numbers, $2^{-17}$ of
+# That compares. `make_inputs`, `tolerance` and `cost` have defaults for a first look (random numbers, 2⁻¹⁷ of
 # the largest output, every byte once); write them before you believe a figure. Then `KernelLab("my_op", n=1 << 20)`.
 #
 # A kernel that should also run in a page keeps to what browsers promise: 8 storage buffers, 16 KB of workgroup

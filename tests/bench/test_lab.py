@@ -142,7 +142,9 @@ def test_figures(lab, monkeypatch, tmp_path):
         assert "linear_int4, 40x96, block 32" in picture.figure.get_suptitle()
     axes = lab.plot("timing").axes[0]
     rows = {line.get_marker(): line for line in axes.lines}
-    assert len(rows["o"].get_xdata()) == 3 and [t.get_text() for t in axes.get_yticklabels()][0] in lab.chosen
+    assert (
+        len(rows["o"].get_xdata()) == 3 and next(t.get_text() for t in axes.get_yticklabels()) in lab.chosen
+    )
     labels = [text.get_text() for text in lab.plot("roofline").axes[0].get_legend().get_texts()]
     assert {label.split(":")[0] for label in labels} == {"gemv", "batch"}
     assert lab.ceilings is Lab("add").measure_ceilings()  # once a process

@@ -123,7 +123,8 @@ def errors(found: Comparison) -> Picture:
     axes.axvline(1, color="0.2", lw=1, ls="--")
     axes.set_xscale("log")
     if filled:
-        axes.set_xlim(edges[max(0, min(filled) - 2)], max(3.0, edges[min(len(edges) - 1, max(filled) + 3)]))
+        low, high = max(0, min(filled) - 2), min(len(edges) - 1, max(filled) + 3)
+        axes.set_xlim(min(0.3, edges[low]), max(3.0, edges[high]))
     axes.set(xlabel="error / bound (dashed: the bound)", ylabel="% of the elements", ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _title(picture, found)

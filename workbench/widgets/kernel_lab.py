@@ -314,7 +314,7 @@ class KernelLab(View):
         parts = [f"<p><b>{html.escape(found.title if found else lab.kernel.name)}</b></p>"]
         if found:
             parts.append(table(found.head(), [found.cells(each) for each in lab.results]))
-            parts.append("".join(f"<p>{html.escape(note)}</p>" for note in lab.notes()))
+            parts.append(f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in lab.notes())}</ul>")
         else:
             parts.append("<p><em>Nothing has run: press Compare where a kernel runs.</em></p>")
         for each in lab.versions:
