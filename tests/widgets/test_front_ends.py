@@ -80,6 +80,9 @@ def edit_a_kernel(notebook) -> None:
     state(section, "done")
     text = section.locator(".wb-editor textarea")
     original = text.input_value()
+    # The text is transparent over its own colours: their letters must lie on each other.
+    looks = "each => ['font', 'lineHeight', 'padding', 'letterSpacing', 'tabSize'].map(name => getComputedStyle(each)[name])"
+    assert text.evaluate(looks) == section.locator(".wb-colours").evaluate(looks)
     for edited, status in ((original.replace("= id.y;", "= id.q;"), "compile error"), (original, "passed")):
         text.fill(edited)
         text.press("Control+Enter")  # runs the text, and not the notebook's cell

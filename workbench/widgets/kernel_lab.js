@@ -45,6 +45,8 @@ function listing(text, language, label) {
   return h("pre", { class: "wb-listing", tabindex: "0", "aria-label": label }, highlighted(text, language));
 }
 
+const where = (place) => `line ${place.line}, column ${place.column}${place.in_header ? " of the header" : ""}: ${visible(place.message)}`;
+
 /** A textarea over its own text in colours. Tab indents, Escape leaves, Ctrl+Enter runs. */
 class Editor {
   constructor({ run, leave, changed }) {
@@ -108,9 +110,7 @@ class Editor {
     this.stale = true;
     const own = places.filter((place) => !place.in_header);
     this.marks.replaceChildren(...own.map((place) => h("div", { class: "wb-mark", style: `top:${LINE * (place.line - 1)}px` })));
-    this.problems.replaceChildren(...places.map((place) => h("li", {}, place.in_header
-      ? `line ${place.line} of the header: ${visible(place.message)}`
-      : h("button", { type: "button", class: "wb-link", "data-line": place.line, onclick: () => this.go(place) }, `line ${place.line}, column ${place.column}: ${visible(place.message)}`))));
+    this.problems.replaceChildren(...places.map((place) => h("li", {}, place.in_header ? where(place) : h("button", { type: "button", class: "wb-link", onclick: () => this.go(place) }, where(place)))));
     this.area.setAttribute("aria-invalid", String(places.length > 0));
     this.draw();
   }
@@ -128,9 +128,9 @@ const number = (value) => (value === "inf" ? Infinity : value === "-inf" ? -Infi
 const microseconds = (seconds) => (seconds ? Number((1e6 * seconds).toPrecision(4)).toLocaleString("en-US") : "\u2013");
 const rate = (value) => `${short(value / (value >= 1e12 ? 1e12 : 1e9))} ${value >= 1e12 ? "T" : "G"}`;
 
-/** Places of 1, 2 and 5 times powers of ten between two values, of the powers alone if they are far apart. */
+/** Round numbers between two values: powers of ten, and more of them the closer the values are. */
 function decades(low, high) {
-  const steps = high / low > 300 ? [1] : [1, 2, 5];
+  const steps = high / low > 300 ? [1] : high / low > 5 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
   const found = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1)
     for (const step of steps) if (step * 10 ** power >= low * 0.999 && step * 10 ** power <= high * 1.001) found.push(step * 10 ** power);
@@ -348,7 +348,8 @@ function render({ model, el }) {
       h("p", {}, h("b", {}, visible(selection)), why ? `: ${visible(why)}` : "", row?.arithmetic ? ` (${row.arithmetic})` : ""),
       off.length > 0 && h("table", { "data-mismatches": "" }, h("caption", {}, `${off.join("; ")}; the first:`), h("thead", {}, h("tr", {}, ["at", "got", "expected", "bound"].map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", {}, first.map(([output, miss]) => h("tr", {}, [`${visible(output)}[${miss.at.join(", ")}]`, ...["got", "expected", "bound"].map((key) => { const v = number(miss[key]); return Number.isFinite(v) ? String(Number(v.toPrecision(6))) : String(v); })].map((text) => h("td", {}, text)))))),
-      !off.length && row?.detail && h("pre", { class: "wb-why", tabindex: "0" }, visible(row.detail))].filter(Boolean));
+      row?.places.map((each) => h("p", { class: "wb-warn" }, where(each))),
+      !off.length && row?.detail && !row.places.length && h("pre", { class: "wb-why", tabindex: "0" }, visible(row.detail))].flat().filter(Boolean));
   }
 
   function drawSource() {
