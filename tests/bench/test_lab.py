@@ -86,6 +86,15 @@ def test_a_message_without_places_has_none():
     assert str(places(message, 12)[0]) == "line 12, column 5 of the header: expected x; here"
 
 
+def test_f16(adapter):
+    lab = Lab("add", dtype="f16", rounds=1, tokens=2, width=64)
+    if not lab.device.adapter.f16:
+        pytest.skip("no f16 here")
+    lab.edit(lab.text("elements"))
+    assert [r.status for r in lab.results] == ["passed"] * 2
+    assert all("alias y_type = f16;" in r.wgsl for r in lab.results)
+
+
 def test_what_never_ends_costs_its_budget(adapter):
     lab = Lab(pair_of("@compute @workgroup_size(1) fn main() {}", grid=(65535, 1, 1)), budget=1.0, rounds=1)
     stuck = lab.edit(BUSY)

@@ -81,7 +81,8 @@ def edit_a_kernel(notebook) -> None:
     text = section.locator(".wb-editor textarea")
     original = text.input_value()
     # The text is transparent over its own colours: their letters must lie on each other.
-    looks = "each => ['font', 'lineHeight', 'padding', 'letterSpacing', 'tabSize'].map(name => getComputedStyle(each)[name])"
+    metrics = "['font', 'lineHeight', 'padding', 'letterSpacing', 'tabSize']"
+    looks = f"each => {metrics}.map(name => getComputedStyle(each)[name])"
     assert text.evaluate(looks) == section.locator(".wb-colours").evaluate(looks)
     for edited, status in ((original.replace("= id.y;", "= id.q;"), "compile error"), (original, "passed")):
         text.fill(edited)

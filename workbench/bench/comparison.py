@@ -82,8 +82,8 @@ class Comparison:
 
     sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
     are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
-    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured; compute_ceilings:
-    operations a second by arithmetic, likewise. peers: other people's kernels for the same work.
+    read_ceiling: bytes a second of a read-only sweep, where one was measured; compute_ceilings: operations a second by
+    arithmetic, likewise; ceilings_when: as the legend says it. peers: other people's kernels for the same work.
     """
 
     kernel: str
@@ -99,6 +99,7 @@ class Comparison:
     provenance: Mapping[str, Any]
     read_ceiling: float | None = None
     compute_ceilings: Mapping[str, float] = field(default_factory=dict)
+    ceilings_when: str = "in the same run"
     peers: tuple[VariantResult, ...] = ()
 
     def __getitem__(self, variant: str) -> VariantResult:
@@ -211,10 +212,12 @@ class Comparison:
             )
         if self.read_ceiling is not None:
             software = "; software computes, so this is no limit of the memory" if self.label == "CPU" else ""
-            lines.append(f"a read-only sweep in the same run: {self.read_ceiling / 1e9:.1f} GB/s{software}")
+            lines.append(
+                f"a read-only sweep {self.ceilings_when}: {self.read_ceiling / 1e9:.1f} GB/s{software}"
+            )
         if self.compute_ceilings:
             rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in self.compute_ceilings.items())
-            lines.append(f"arithmetic in the same run, 10^9 operations a second: {rates}")
+            lines.append(f"arithmetic {self.ceilings_when}, 10^9 operations a second: {rates}")
         megahertz = [mhz for timing in timings for mhz in timing.mhz]
         if megahertz:
             lines.append(f"GPU clock after the samples: {min(megahertz):.0f} to {max(megahertz):.0f} MHz")

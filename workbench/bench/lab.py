@@ -120,7 +120,10 @@ class Lab:
         if self._comparison is None or self.ceilings is None:
             return self._comparison
         return replace(
-            self._comparison, read_ceiling=self.ceilings.read, compute_ceilings=self.ceilings.compute
+            self._comparison,
+            read_ceiling=self.ceilings.read,
+            compute_ceilings=self.ceilings.compute,
+            ceilings_when="at another time in this process",
         )
 
     def text(self, name: str) -> str:
@@ -243,8 +246,6 @@ class Lab:
                 lines.append(
                     f"{each.name} is {median:.2f} ({low:.2f} to {high:.2f}) times as fast as {each.base}"
                 )
-        if self.ceilings:
-            lines.append("sweep and arithmetic were measured once in this process, not in these rounds")
         if self.versions and not self.device.adapter.is_cpu:
             lines.append("versions keep the checks of array bounds that files of the library go without")
         return lines

@@ -375,11 +375,11 @@ function render({ model, el }) {
     const name = shown && Object.keys(state.versions).find((each) => state.versions[each] === shown);
     beside.replaceChildren(h("h4", {}, "PyTorch reference"), listing(state.reference ?? "", "python", "PyTorch reference"),
       ...(shown ? [h("h4", {}, `${visible(name)} against ${visible(shown.base)}`), h("pre", { class: "wb-listing wb-diff", tabindex: "0", "aria-label": `differences of ${visible(name)}` },
-        (shown.diff || "no difference in the text").split("\n").map((line) => h("span", { class: { "+": "wb-plus", "-": "wb-minus", "@": "wb-note" }[line[0]] }, `${visible(line)}\n`)))] : []),
+        (shown.diff || "the same text").split("\n").map((line) => h("span", { class: { "+": "wb-plus", "-": "wb-minus", "@": "wb-note" }[line[0]] }, `${visible(line)}\n`)))] : []),
       ...(header ? [h("h4", {}, `generated in front of ${visible(base)}: ${header.split("\n").length} lines of types, sizes and library functions`), listing(header, "wgsl", "generated header")] : []));
   }
 
-  const saved = choice("figure", ["timing", "roofline", "errors"], "timing", () => {});
+  const saved = choice("save a figure", ["timing", "roofline", "errors"], "timing", () => {});
   const exports = h("div", { class: "wb-row" }, saved.field, ["png", "svg", "pdf"].map((format) => h("button", { type: "button", onclick: () => view.tell("figure", { figure: saved.select.value, format }) }, format.toUpperCase())));
 
   view.section.append(controls, view.alert,

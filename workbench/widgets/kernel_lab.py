@@ -91,7 +91,10 @@ class KernelLab(View):
     def choose(self, kernel: str) -> None:
         """Show another kernel. Versions of the one before are kept, and are there when it is chosen again."""
         if kernel not in self._labs:
-            self._labs[kernel] = Lab(kernel, seed=self.seed, device=self.lab.device)
+            now = self.lab
+            self._labs[kernel] = Lab(
+                kernel, seed=self.seed, rounds=now.rounds, budget=now.budget, device=now.device
+            )
         self.stop()
         lab = self._labs[kernel]
         with self.hold_trait_notifications():
@@ -238,12 +241,13 @@ class KernelLab(View):
     def _tell_kernel(self) -> None:
         lab = self.lab
         kernel = lab.kernel
+        either = any(port.dtype == "float" for port in kernel.ports.values())
         self.tell(
             "kernel",
             {
                 "family": family_of(kernel),
                 "format": format_of(kernel) or "",
-                "types": ["f32", *(["f16"] if lab.device.adapter.f16 else [])],
+                "types": ["f32", *(["f16"] if either and lab.device.adapter.f16 else [])],
                 "variants": {
                     name: {
                         "text": variant.body(),
