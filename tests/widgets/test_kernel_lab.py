@@ -186,7 +186,7 @@ def test_kernels_change_and_keep_their_versions(shown):
 
 
 def test_stop_leaves_the_next_run_its_turn(shown):
-    sizes = {"rows": 512, "columns": 512, "rounds": 5}  # a few seconds on a software adapter
+    sizes = {"symmetric": True, "rows": 512, "columns": 512, "rounds": 5}  # a few seconds on a software adapter
     with shown(KernelLab("linear_int4", variants=["tile", "gemv"], **sizes)) as bridge:
         page, widget = bridge.page, bridge.widget
         bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
@@ -198,6 +198,8 @@ def test_stop_leaves_the_next_run_its_turn(shown):
         page.get_by_role("button", name="Compare").click()
         bridge.until(in_state("done"))
         assert widget.wait().fastest.variant == "gemv"
+        assert widget.sizes["symmetric"] is True and "> zeros:" not in widget.comparison["gemv"].wgsl
+        assert page.get_by_label("symmetric").count() == 0  # no number
 
 
 def test_hostile_strings_stay_text(shown):

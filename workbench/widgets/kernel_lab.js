@@ -257,7 +257,7 @@ function render({ model, el }) {
   const settings = () => {
     const given = Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, Number(input.value)]));
     const { seed, ...sizes } = given;
-    return { sizes, seed, dtype: model.get("dtype"), chosen: model.get("chosen") };
+    return { sizes: { ...model.get("sizes"), ...sizes }, seed, dtype: model.get("dtype"), chosen: model.get("chosen") };
   };
   const compare = h("button", { type: "button", class: "wb-main", onclick: () => view.tell("run", settings()) }, "Compare");
   const stop = h("button", { type: "button", onclick: () => view.tell("stop") }, "Stop");
@@ -291,7 +291,7 @@ function render({ model, el }) {
     const kernels = choice("kernel", state.families.map(([name]) => name), family, (value) => choose(named(value, format)));
     const weights = formats.length > 0 && choice("weights", formats, format, (value) => choose(named(family, value))).field;
     const types = choice("floats", state.types ?? ["f32"], model.get("dtype"), (value) => write("dtype", value));
-    inputs = Object.fromEntries(Object.entries({ ...model.get("sizes"), seed: model.get("seed") }).map(([name, value]) => [name, h("input", { type: "number", step: "any", value, onkeydown: (event) => event.key === "Enter" && compare.click() })]));
+    inputs = Object.fromEntries(Object.entries({ ...model.get("sizes"), seed: model.get("seed") }).filter(([, value]) => typeof value === "number").map(([name, value]) => [name, h("input", { type: "number", step: "any", value, onkeydown: (event) => event.key === "Enter" && compare.click() })]));
     const sizes = Object.entries(inputs).map(([name, input]) => field(visible(name), input));
     redraw(controls, kernels.field, weights || "", types.field, ...sizes, h("span", { class: "wb-push wb-row" }, status, compare, stop));
   }

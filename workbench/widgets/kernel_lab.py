@@ -189,16 +189,25 @@ class KernelLab(View):
         }
 
     def _begin(self, work: Callable[[Callable[[], bool]], Any]) -> None:
-        lab, before = self.lab, self._task
+        before = self._task
         if before is not None:
             before.stop()
+        self.error, self.state = "", "comparing"
+
+        def after(stopped: Callable[[], bool]) -> None:
+            self._apply()  # not earlier: a task that was stopped may still use the lab
+            work(stopped)
+
+        self._task = Task(after, self._failed, before)
+
+    def _apply(self) -> None:
+        """Give the lab what the controls say."""
+        lab = self.lab
         lab.choose(self.chosen)
         if (self.sizes, self.dtype, self.seed) != (lab.sizes, lab.dtype, lab.seed):
             lab.dtype, lab.seed = self.dtype, self.seed
             lab.resize(**self.sizes)
             self.sizes = dict(lab.sizes)
-        self.error, self.state = "", "comparing"
-        self._task = Task(work, self._failed, before)
 
     def _failed(self, error: BaseException) -> None:
         self.fail(error)
