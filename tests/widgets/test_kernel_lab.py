@@ -186,7 +186,12 @@ def test_kernels_change_and_keep_their_versions(shown):
 
 
 def test_stop_leaves_the_next_run_its_turn(shown):
-    sizes = {"symmetric": True, "rows": 512, "columns": 512, "rounds": 5}  # a few seconds on a software adapter
+    sizes = {
+        "symmetric": True,
+        "rows": 512,
+        "columns": 512,
+        "rounds": 5,
+    }  # a few seconds on a software adapter
     with shown(KernelLab("linear_int4", variants=["tile", "gemv"], **sizes)) as bridge:
         page, widget = bridge.page, bridge.widget
         bridge.until("document.querySelectorAll('tr[data-row]').length === 4")

@@ -62,13 +62,15 @@ def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
     (tmp_path / "own.js").write_text(
         'import { a } from "./shared.js";\n\n  // c\nexport default { render: a };\n'
     )
-    (tmp_path / "shared.css").write_text("/* a */ .x {\n  top: 0; /* b */\n}\n/* c\n */\n.y { top: 0 }\n")
+    (tmp_path / "shared.css").write_text(
+        "/* a */ .x {\n  top: 0; /* b */\n}\n/* c\n */\n.y :focus { top: 0 }\n"
+    )
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     assert modules.script.__wrapped__("own") == (
         "const deep = 1;\nfunction inner() {\nreturn deep; // kept\n}\n"
         "function a() {\n/* b */ return inner();\n}\nexport default { render: a };\n"
     )
-    assert modules.style.__wrapped__("own") == "/* a */ .x {\ntop: 0; /* b */\n}\n.y { top: 0 }\n"
+    assert modules.style.__wrapped__("own") == "/* a */ .x{top:0;/* b */}.y :focus{top:0}"
 
 
 def test_files_are_all_used():

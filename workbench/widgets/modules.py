@@ -20,6 +20,9 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
 
+#: Space of a style sheet that says nothing; one in front of a colon does.
+_BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
+
 
 def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
@@ -52,4 +55,4 @@ def style(name: str) -> str:
     """The CSS of a widget behind the CSS that all share."""
     own = files(__package__) / f"{name}.css"
     both = _read(f"{SHARED}.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
-    return _SPACE.sub("", _COMMENT.sub("", both))
+    return _BESIDE.sub(lambda found: found[1] or "", _COMMENT.sub("", both))
