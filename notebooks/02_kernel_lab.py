@@ -448,10 +448,11 @@ display(table(["step", "status", "error/bound", "µs a call", "times as fast", "
 display(lab.plot("timing"))
 
 # %% [markdown]
-# On a software adapter the tree by hand loses everything that the better reading gains: threads of a workgroup are
-# turns of a loop there, and each barrier cuts it into two. On a GPU barriers are cheap, and a thread a row is what is
-# slow. The library's sum needs no barrier where a workgroup is one subgroup, and wins on both. So a statement about
-# speed is a statement about an adapter, and the table above is one about the adapter in its figure's title.
+# On a software adapter the tree by hand loses what the better reading gains: threads of a workgroup are turns of a loop
+# there, and each barrier cuts it into two. The library's sum needs no barrier where a workgroup is one subgroup. A GPU
+# has other prices: barriers cost little, and threads that read far apart from each other cost much, so expect another
+# order there, and run it to see. A statement about speed is a statement about an adapter; the table above is one about
+# the adapter in the figure's title.
 #
 # How many rows a workgroup? That is for measuring too. A version of the same text with other tunables:
 
