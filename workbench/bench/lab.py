@@ -250,6 +250,10 @@ class Lab:
             lines.append("versions keep the checks of array bounds that files of the library go without")
         return lines
 
+    def __repr__(self) -> str:
+        names = [*self.kernel.variants, *self._versions]
+        return f"<Lab of {self.kernel.name}: {', '.join(names)}>"
+
     def __str__(self) -> str:
         parts = [str(self.comparison)] if self.comparison else [f"{self.kernel.name}: nothing has run"]
         for each in self.versions:

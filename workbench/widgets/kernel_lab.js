@@ -1,6 +1,6 @@
 import { axes, choice, decimals, field, frame, h, outline, percent, s, short, visible } from "./shared.js";
 
-const PALETTE = 7;
+const hue = (at) => `color:var(--k${at % 7})`;
 const BUSY = { judging: "compiling and checking the new text \u2026", comparing: "timing in turns \u2026", measuring: "measuring what this device reaches at most \u2026" };
 const LINE = 18;
 
@@ -167,7 +167,7 @@ class Samples {
   strip(row, at) {
     if (!row.samples.length) return "";
     const [low, high] = [Math.min(...row.samples), Math.max(...row.samples)];
-    return s("svg", { width: this.width, height: 18, role: "img", class: "wb-strip", style: `color:var(--k${at % PALETTE})`, "aria-label": `${row.samples.length} samples from ${microseconds(low)} to ${microseconds(high)} microseconds` },
+    return s("svg", { width: this.width, height: 18, role: "img", class: "wb-strip", style: hue(at), "aria-label": `${row.samples.length} samples from ${microseconds(low)} to ${microseconds(high)} microseconds` },
       s("line", { class: "wb-base", x1: 0, x2: this.width, y1: 9, y2: 9 }),
       s("rect", { x: this.x(row.median) - 1, width: 2, y: 1, height: 16 }),
       row.samples.map((sample) => s("circle", { cx: this.x(sample).toFixed(1), cy: 9, r: 3.2, class: "wb-sample" }, s("title", {}, `${microseconds(sample)} \u00b5s`))));
@@ -205,7 +205,7 @@ function roofline(rows, { read, rates }, selection) {
   const first = (row) => (row.name === selection ? 0 : 1);
   for (const row of timed.sort((a, b) => first(a) - first(b))) {
     const [cx, cy] = [px(row.flops / row.bytes), py(row.flops / row.median)];
-    plot.prepend(s("circle", { class: `wb-k${rows.indexOf(row) % PALETTE}${first(row) ? "" : " wb-picked"}`, cx, cy, r: first(row) ? 4 : 5.5 }, s("title", {}, `${visible(row.name)}: ${rate(row.flops / row.median)}op/s`)));
+    plot.prepend(s("circle", { class: first(row) ? "wb-dot" : "wb-dot wb-picked", style: hue(rows.indexOf(row)), cx, cy, r: first(row) ? 4 : 5.5 }, s("title", {}, `${visible(row.name)}: ${rate(row.flops / row.median)}op/s`)));
     if (named.every((other) => Math.abs(other - cy) > 9)) (names.append(s("text", { x: cx + 9, y: cy + 3 }, visible(row.name))), named.push(cy));
   }
   svg.append(names);
@@ -227,7 +227,7 @@ function errorChart(row, edges, at) {
   const shares = bins.slice(from, to).map((n) => (100 * n) / total);
   const range = [start + step * from, start + step * to];
   const { svg, plot, x, y, inside } = axes({ width: 400, height: 218, x: range, y: [0, Math.max(...shares, 1)], xlabel: "log\u2081\u2080 of error / bound; beyond the dashed line an element is off", label: `errors of ${visible(row.name)} relative to their bounds: ${percent(exact / total)} exact, largest ${short(Math.max(...row.errors.map((e) => number(e.worst))))}`, left: 30 });
-  plot.append(s("path", { class: `wb-k${at % PALETTE} wb-bars`, d: outline(shares, range, x, y, true) }), s("path", { class: "wb-roof wb-dashed", d: `M${x(0)},${inside.bottom}V${inside.top}` }));
+  plot.append(s("path", { class: "wb-bars", style: hue(at), d: outline(shares, range, x, y, true) }), s("path", { class: "wb-roof wb-dashed", d: `M${x(0)},${inside.bottom}V${inside.top}` }));
   return h("figure", {}, svg, h("figcaption", {}, `% of ${total.toLocaleString("en-US")} elements; ${percent(exact / total)} without any error`));
 }
 
@@ -314,7 +314,7 @@ function render({ model, el }) {
       return h("tr", { "data-row": name, class: name === selection && "wb-here" },
         h("td", {}, check),
         h("td", {}, h("button", { type: "button", class: "wb-link", "aria-pressed": String(name === selection), title: visible(state.variants[name]?.why ?? `from ${version?.base}`), onclick: () => write("selection", name) },
-          h("span", { class: `wb-key wb-k${at % PALETTE}`, "aria-hidden": "true" }), visible(name)), row.chosen ? " *" : ""),
+          h("span", { class: "wb-key", style: hue(at), "aria-hidden": "true" }), visible(name)), row.chosen ? " *" : ""),
         h("td", { class: ["passed", "not run", "unsupported"].includes(row.status) ? "wb-fine" : "wb-warn" }, row.status),
         h("td", {}, row.errors.length ? short(Number(worst.toPrecision(3))) : "\u2013"),
         h("td", {}, row.errors.length ? decimals(noise, 1) : "\u2013"),
