@@ -125,6 +125,7 @@ class Editor {
 // ---- charts
 
 const number = (value) => (value === "inf" ? Infinity : value === "-inf" ? -Infinity : value === "nan" ? NaN : value);
+const figures = (v) => (v && Math.abs(v) < 1e-3 ? v.toExponential(2) : String(Number(v.toPrecision(6))));
 const microseconds = (seconds) => (seconds ? Number((1e6 * seconds).toPrecision(4)).toLocaleString("en-US") : "\u2013");
 const rate = (value) => `${short(value / (value >= 1e12 ? 1e12 : 1e9))} ${value >= 1e12 ? "T" : "G"}`;
 
@@ -291,7 +292,7 @@ function render({ model, el }) {
     const kernels = choice("kernel", state.families.map(([name]) => name), family, (value) => choose(named(value, format)));
     const weights = formats.length > 0 && choice("weights", formats, format, (value) => choose(named(family, value))).field;
     const types = choice("floats", state.types ?? ["f32"], model.get("dtype"), (value) => write("dtype", value));
-    inputs = Object.fromEntries(Object.entries({ ...model.get("sizes"), seed: model.get("seed") }).filter(([, value]) => typeof value === "number").map(([name, value]) => [name, h("input", { type: "number", step: "any", value, onkeydown: (event) => event.key === "Enter" && compare.click() })]));
+    inputs = Object.fromEntries(Object.entries({ ...model.get("sizes"), seed: model.get("seed") }).filter(([, value]) => typeof value === "number").map(([name, value]) => [name, h("input", { type: "number", step: "any", value, style: `width:${Math.max(9, String(value).length + 5)}ch`, onkeydown: (event) => event.key === "Enter" && compare.click() })]));
     const sizes = Object.entries(inputs).map(([name, input]) => field(visible(name), input));
     redraw(controls, kernels.field, weights || "", types.field, ...sizes, h("span", { class: "wb-push wb-row" }, status, compare, stop));
   }
@@ -347,7 +348,7 @@ function render({ model, el }) {
     picked.replaceChildren(...[
       h("p", {}, h("b", {}, visible(selection)), why ? `: ${visible(why)}` : "", row?.arithmetic ? ` (${row.arithmetic})` : ""),
       off.length > 0 && h("table", { "data-mismatches": "" }, h("caption", {}, `${off.join("; ")}; the first:`), h("thead", {}, h("tr", {}, ["at", "got", "expected", "bound"].map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, first.map(([output, miss]) => h("tr", {}, [`${visible(output)}[${miss.at.join(", ")}]`, ...["got", "expected", "bound"].map((key) => { const v = number(miss[key]); return Number.isFinite(v) ? String(Number(v.toPrecision(6))) : String(v); })].map((text) => h("td", {}, text)))))),
+        h("tbody", {}, first.map(([output, miss]) => h("tr", {}, [`${visible(output)}[${miss.at.join(", ")}]`, ...["got", "expected", "bound"].map((key) => figures(number(miss[key])))].map((text) => h("td", {}, text)))))),
       row?.places.map((each) => h("p", { class: "wb-warn" }, where(each))),
       !off.length && row?.detail && !row.places.length && h("pre", { class: "wb-why", tabindex: "0" }, visible(row.detail))].flat().filter(Boolean));
   }
