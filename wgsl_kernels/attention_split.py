@@ -56,8 +56,9 @@ def _refuse(context: Context) -> str | None:
     return None
 
 
-def _split_inputs(seed=0, splits=4, y_dtype="f32", **options) -> dict:
-    return {**attention.inputs(seed=seed, **options), "splits": splits}
+def _split_inputs(seed=0, splits=4, heads=4, kv_heads=2, position=5, y_dtype="f32", **options) -> dict:
+    given = attention.inputs(seed=seed, heads=heads, kv_heads=kv_heads, position=position, **options)
+    return {**given, "splits": splits}
 
 
 def _split_tolerance(arguments, expected) -> dict:

@@ -23,12 +23,29 @@ RELATIVE = 2.0**-17
 def defaults_of(
     reference: Callable, reads: Mapping[str, Port], writes: Mapping[str, Port], params: Mapping[str, type]
 ) -> dict[str, Callable]:
-    """make_inputs, tolerance and cost for `Kernel`, by name."""
+    """make_inputs, tolerance and cost for `Kernel`, by name. The signature of make_inputs names the sizes."""
+    make_inputs = partial(_inputs, reference, reads, params)
+    make_inputs.__signature__ = _signature(reference, reads, params)
     return {
-        "make_inputs": partial(_inputs, reference, reads, params),
+        "make_inputs": make_inputs,
         "tolerance": _tolerance,
         "cost": partial(_cost, [*reads.values(), *writes.values()], len(reads)),
     }
+
+
+def _labels(reads: Mapping[str, Port]) -> dict[str, None]:
+    """Names in the ports' shapes, in their order."""
+    return dict.fromkeys(label for port in reads.values() for label in port.shape if isinstance(label, str))
+
+
+def _signature(
+    reference: Callable, reads: Mapping[str, Port], params: Mapping[str, type]
+) -> inspect.Signature:
+    given = inspect.signature(reference).parameters
+    defaults = {"seed": 0, "x_dtype": "f32", "y_dtype": "f32"} | dict.fromkeys(_labels(reads), SIZE)
+    defaults |= {name: given[name].default if name in given else inspect.Parameter.empty for name in params}
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(n, kind, default=v) for n, v in defaults.items()])
 
 
 def _inputs(
@@ -42,9 +59,9 @@ def _inputs(
 ) -> dict:
     """Normal numbers in floats, all values in integers; sizes that are not given are `SIZE`; parameters as given, else
     the reference's own defaults. Ports of either float type have `x_dtype`. Raises `KernelUsageError`."""
-    labels = {label for port in reads.values() for label in port.shape if isinstance(label, str)}
-    if unknown := set(sizes) - labels - set(params):
-        known = ", ".join(sorted(labels | set(params)))
+    labels = _labels(reads)
+    if unknown := set(sizes) - set(labels) - set(params):
+        known = ", ".join(sorted({*labels, *params}))
         raise KernelUsageError(f"there is no size or parameter {sorted(unknown)[0]!r}; there are {known}")
     generator = torch.Generator().manual_seed(seed)
     arguments = {}

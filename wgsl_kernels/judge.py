@@ -16,6 +16,8 @@ from .weights import unpack
 TINY16 = 2.0**-25
 #: So many elements that are off are listed.
 SHOWN = 5
+#: Errors over their bounds are counted between these, four bins a decade.
+RATIO_EDGES = tuple(10.0 ** (exponent / 4) for exponent in range(-16, 17))
 
 
 def doubles(arguments: Mapping) -> dict:
@@ -69,7 +71,8 @@ class Errors:
     off: elements (of `elements`) whose error exceeds its bound, the first of them in `first`. worst: the largest
     ratio of an error to its bound, at most 1 where nothing is off. max_abs, rms: of the error, in the output's own
     unit. sqnr: 10 log10 of the energy of the expected numbers over that of the error, in dB; inf where there is no
-    error. A NaN counts as an infinite error.
+    error. A NaN counts as an infinite error. ratios: elements by error over bound: those without an error, those below
+    the first of `RATIO_EDGES`, between one and the next (the upper one included), and above the last.
     """
 
     output: str
@@ -80,6 +83,7 @@ class Errors:
     sqnr: float
     worst: float
     first: tuple[Mismatch, ...]
+    ratios: tuple[int, ...] = ()
 
 
 def judge(output: str, got: torch.Tensor, expected: torch.Tensor, bound: torch.Tensor) -> Errors:
@@ -104,7 +108,16 @@ def judge(output: str, got: torch.Tensor, expected: torch.Tensor, bound: torch.T
         sqnr=_decibels(signal, noise),
         worst=float(ratio.max()) if count else 0.0,
         first=tuple(first),
+        ratios=_counted(ratio),
     )
+
+
+def _counted(ratio: torch.Tensor) -> tuple[int, ...]:
+    edges = torch.tensor(RATIO_EDGES, dtype=ratio.dtype)
+    bins = torch.bucketize(ratio.flatten(), edges, out_int32=True)
+    below, *others = torch.bincount(bins, minlength=len(RATIO_EDGES) + 1).tolist()
+    exact = int((ratio == 0).sum())
+    return (exact, below - exact, *others)
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -39,7 +39,11 @@ class DeviceLostError(WorkbenchError):
 
 
 class KernelError(WorkbenchError):
-    """A kernel did not compile; says where in its own file."""
+    """A kernel did not compile; says where in its own file. places: `workbench.runtime.messages.Place`s."""
+
+    def __init__(self, message: str, places: tuple = ()):
+        super().__init__(message)
+        self.places = places
 
 
 class SweepError(WorkbenchError):

@@ -12,6 +12,7 @@ from tests.notebooks.execute import execute, kernel_environment
 #: What a notebook leaves, beside other files, in its folder `runs`.
 WRITES = {
     "01_quantization_accuracy": "quantization_accuracy/results.json",
+    "02_kernel_lab": "kernel_lab/comparison.json",
     "03_generation": "generation/models/int4/manifest.json",
     "05_per_layer_precision": "per_layer_precision/allocation.json",
 }

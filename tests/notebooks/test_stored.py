@@ -15,6 +15,7 @@ LARGEST = 600_000
 #: Of each notebook: pictures, tables at least, and the heads of one table that readers come for.
 SHOWN = {
     "01_quantization_accuracy": (4, 4, ("perplexity", "mean KL")),
+    "02_kernel_lab": (5, 4, ("step", "times as fast")),
     "03_generation": (3, 7, ("parts at token", "flips")),
     "05_per_layer_precision": (6, 6, ("predicted KL", "perplexity")),
 }

@@ -22,11 +22,11 @@ from workbench.commands.embedded import convert_embedded
 from workbench.convert.options import parse_format
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
-from workbench.widgets import Generator, ModelCard, PrecisionMap, QuantizationExplorer
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer
 
 FOLDER = REPOSITORY / "docs" / "widgets"
 DONE = "document.querySelector('.wb').dataset.state === 'done'"
-COLOURS = 128
+COLOURS = 256
 
 
 def generator(int4: Path) -> Generator:
@@ -89,9 +89,30 @@ def allocate(bridge: Bridge) -> None:
     bridge.until("document.querySelectorAll('.wb-panel [type=radio]').length === 7")
 
 
+def kernel_lab(int4: Path) -> KernelLab:
+    return KernelLab("linear_int4", variants=["gemv", "batch", "broadcast"])
+
+
+def edit_a_kernel(bridge: Bridge) -> None:
+    page = bridge.page
+    page.get_by_role("button", name="Compare").click()
+    bridge.until(DONE, 120)
+    page.get_by_label("rows_per_team").select_option("4")
+    page.get_by_role("button", name="Run as a new version").click()
+    bridge.until("document.querySelector('.wb').dataset.versions === '1'", 60)
+    bridge.until(DONE, 120)
+    text = page.locator(".wb-editor textarea")
+    text.fill(text.input_value().replace("y_type(sum_of", "y_type(0.5 * row + sum_of"))
+    page.get_by_role("button", name="Run as a new version").click()
+    bridge.until("document.querySelector('.wb').dataset.versions === '2'", 60)
+    bridge.until(DONE, 120)
+    page.get_by_role("button", name="v1", exact=True).click()
+
+
 WIDGETS: dict[str, tuple[Callable, Callable, int]] = {
     "generator": (generator, write, 1000),
     "explorer": (explorer, look, 1100),
+    "kernel-lab": (kernel_lab, edit_a_kernel, 1160),
     "model-card": (model_card, measure, 1040),
     "precision-map": (precision_map, allocate, 1100),
 }

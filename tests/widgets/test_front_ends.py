@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.notebook]
 CELLS = [
     """
 from workbench.assets import demo_model_path
-from workbench.widgets import Generator, ModelCard, PrecisionMap, QuantizationExplorer
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer
 g = Generator(demo_model_path(), max_new_tokens=400)
 g""",
     """
@@ -43,8 +43,9 @@ m""",
 import json
 from ipywidgets import Widget
 print("state", len(json.dumps(Widget.get_manager_state())))""",
+    "k = KernelLab('linear_int4', variants=['gemv'], rows=256, columns=256, rounds=3); k",
 ]
-GENERATOR, BUSY, PICKED, EXPLORER, CARD, MAP, STATE = range(1, 8)
+GENERATOR, BUSY, PICKED, EXPLORER, CARD, MAP, STATE, LAB = range(1, 9)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,27 @@ def allocate(notebook) -> str:
     return section.get_attribute("data-drawn")
 
 
+def edit_a_kernel(notebook) -> None:
+    """Kernel lab: compare, an edit that does not compile, one that passes and is timed."""
+    notebook.run_and_wait(LAB)
+    section = widget(notebook, LAB)
+    section.get_by_role("button", name="Compare").click()
+    state(section, "done")
+    text = section.locator(".wb-editor textarea")
+    original = text.input_value()
+    # The text is transparent over its own colours: their letters must lie on each other.
+    metrics = "['font', 'lineHeight', 'padding', 'letterSpacing', 'tabSize']"
+    looks = f"each => {metrics}.map(name => getComputedStyle(each)[name])"
+    assert text.evaluate(looks) == section.locator(".wb-colours").evaluate(looks)
+    for edited, status in ((original.replace("= id.y;", "= id.q;"), "compile error"), (original, "passed")):
+        text.fill(edited)
+        text.press("Control+Enter")  # runs the text, and not the notebook's cell
+        version = section.locator("tr.wb-here", has_text=status)
+        version.get_by_role("button", name=re.compile(r"^v\d$")).wait_for()
+        state(section, "done")
+    assert section.locator("tr[data-row=v2] .wb-sample").count() == 3
+
+
 def test_jupyterlab(browser, server, tmp_path):
     found, file = server
     with opened(browser, found) as notebook:
@@ -126,6 +148,7 @@ def test_jupyterlab(browser, server, tmp_path):
         text = section.locator(".wb-text").inner_text()
         explore_and_measure(notebook)
         chosen = allocate(notebook)
+        edit_a_kernel(notebook)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000
@@ -145,6 +168,9 @@ def test_jupyterlab(browser, server, tmp_path):
         assert (
             section.locator(".wb-mark-measured").count() == 3 and section.locator(".wb-pinned").count() == 1
         )
+        lab = widget(notebook, LAB)
+        lab.locator("tr[data-row=v1]", has_text="compile error").wait_for()
+        lab.locator("tr[data-row=v2] .wb-sample").nth(2).wait_for(state="attached")
         section = widget(notebook, GENERATOR)
         state(section, "stopped")
         section.get_by_label("new tokens").fill("3")
@@ -167,6 +193,7 @@ def exported(browser, file, text: str, tmp_path) -> None:
         seen = page.locator("body").inner_text()
     assert "int4/128" in seen and "worst blocks" in seen  # as displayed, before the slider was moved
     assert "key/value" in seen or "weights read a token" in seen
+    assert "Nothing has run: press Compare" in seen  # likewise
 
 
 def test_notebook_7(browser, server):
@@ -181,3 +208,4 @@ def test_notebook_7(browser, server):
         assert section.locator("[data-at]").count() == 5
         explore_and_measure(notebook)
         allocate(notebook)
+        edit_a_kernel(notebook)

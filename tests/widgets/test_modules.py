@@ -10,7 +10,7 @@ import pytest
 from workbench.widgets import __all__ as names
 from workbench.widgets import modules
 
-MODULES = ("explorer", "generator", "model_card", "precision_map")
+MODULES = ("explorer", "generator", "kernel_lab", "model_card", "precision_map")
 LARGEST = 150_000
 
 
@@ -44,14 +44,33 @@ def test_modules_are_small():
 
 
 def test_other_imports_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "shared.js").write_text("export const a = 1;\n")
+    (tmp_path / "shared.js").write_text("export const a = 1;\nexport function unused() {}\n")
     (tmp_path / "good.js").write_text('import { a } from "./shared.js";\nexport default { render: a };\n')
     (tmp_path / "bad.js").write_text('import { a } from "./shared.js";\nimport x from "https://cdn";\n')
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     monkeypatch.setattr(modules, "script", modules.script.__wrapped__)
-    assert modules.script("good") == "const a = 1;\n\nexport default { render: a };\n"
+    assert modules.script("good") == "const a = 1;\nexport default { render: a };\n"
     with pytest.raises(ValueError, match=r"bad\.js must import"):
         modules.script("bad")
+
+
+def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
+    (tmp_path / "shared.js").write_text(
+        "// head\nconst deep = 1;\nfunction inner() {\n  return deep; // kept\n}\n"
+        "/** Says\n * a. */\nexport function a() {\n  /* b */ return inner();\n}\nexport const other = 2;\n"
+    )
+    (tmp_path / "own.js").write_text(
+        'import { a } from "./shared.js";\n\n  // c\nexport default { render: a };\n'
+    )
+    (tmp_path / "shared.css").write_text(
+        "/* a */ .x {\n  top: 0; /* b */\n}\n/* c\n */\n.y :focus { top: 0 }\n"
+    )
+    monkeypatch.setattr(modules, "files", lambda _: tmp_path)
+    assert modules.script.__wrapped__("own") == (
+        "const deep = 1;\nfunction inner() {\nreturn deep; // kept\n}\n"
+        "function a() {\n/* b */ return inner();\n}\nexport default { render: a };\n"
+    )
+    assert modules.style.__wrapped__("own") == "/* a */ .x{top:0;/* b */}.y :focus{top:0}"
 
 
 def test_files_are_all_used():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP, SWEEP_STEPS, UNIT
 from workbench.errors import WorkbenchError
@@ -61,6 +63,18 @@ def measure_ceilings(device: Device, rounds: int = ROUNDS, seed: int = 0) -> Cei
                 raise WorkbenchError(f"{each.kernel}/{result.variant}: {result.status}: {result.detail}")
     sweeps = len(SWEEP_STEPS)
     return Ceilings(max(map(_best, found[:sweeps])), _best(found[sweeps]), compute, tuple(found))
+
+
+_known: WeakKeyDictionary[Device, Ceilings] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def known_ceilings(device: Device) -> Ceilings:
+    """Those of a device, measured at the first call of this process; raises as `measure_ceilings` does."""
+    with _lock:
+        if device not in _known:
+            _known[device] = measure_ceilings(device)
+        return _known[device]
 
 
 def _best(found: Comparison) -> float:

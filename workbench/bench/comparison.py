@@ -6,12 +6,16 @@ import html
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wgsl_kernels.judge import Errors, Mismatch
+from workbench.runtime.messages import Place
 from workbench.runtime.timing import Timing
 
 from .arithmetic import arithmetic
+
+if TYPE_CHECKING:
+    from .plots import Picture
 
 PASSED = "passed"
 WRONG_NUMBERS = "wrong numbers"
@@ -31,7 +35,8 @@ class VariantResult:
     """One variant. detail: why it has not passed. chosen: whether it is the one used where nothing was measured.
 
     errors: one entry an output. timing: only of what passed. bytes, flops: of one call, by the kernel's cost model.
-    wgsl: the generated module, empty where none could be written. wgsl_sha256: its hash.
+    wgsl: the generated module, empty where none could be written. wgsl_sha256: its hash. body_line: how many of its
+    lines stand in front of the variant's own file. places: where in that file it does not compile.
     """
 
     variant: str
@@ -45,6 +50,8 @@ class VariantResult:
     flops: float = 0.0
     wgsl: str = ""
     wgsl_sha256: str = ""
+    body_line: int = 0
+    places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -69,14 +76,14 @@ class VariantResult:
         return min(values) if name == "sqnr" else max(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All variants of a kernel on the same inputs on one device. `print` it, or leave it at a cell's end.
 
     sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
     are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
-    read_ceiling: bytes a second of a read-only sweep in the same run, where one was measured; compute_ceilings:
-    operations a second by arithmetic, likewise. peers: other people's kernels for the same work.
+    read_ceiling: bytes a second of a read-only sweep, where one was measured; compute_ceilings: operations a second by
+    arithmetic, likewise; ceilings_when: as the legend says it. peers: other people's kernels for the same work.
     """
 
     kernel: str
@@ -92,6 +99,7 @@ class Comparison:
     provenance: Mapping[str, Any]
     read_ceiling: float | None = None
     compute_ceilings: Mapping[str, float] = field(default_factory=dict)
+    ceilings_when: str = "in the same run"
     peers: tuple[VariantResult, ...] = ()
 
     def __getitem__(self, variant: str) -> VariantResult:
@@ -118,6 +126,17 @@ class Comparison:
         if ceiling is None or result.timing is None:
             return None
         return result.gflop_per_s * 1e9 / ceiling
+
+    def plot(self, kind: str = "timing") -> Picture:
+        """A figure of "timing" (every sample), "roofline" or "errors" (relative to their bounds), in matplotlib.
+
+        Raises ValueError where there is nothing to draw: no times, no ceilings or operations, no errors.
+        """
+        from .variant_plots import FIGURES
+
+        if kind not in FIGURES:
+            raise ValueError(f"kind is one of {', '.join(FIGURES)}, not {kind!r}")
+        return FIGURES[kind](self)
 
     def speedup(self, peer: VariantResult) -> float | None:
         """How many times as fast the fastest variant is as a peer; None where either has no time."""
@@ -193,10 +212,12 @@ class Comparison:
             )
         if self.read_ceiling is not None:
             software = "; software computes, so this is no limit of the memory" if self.label == "CPU" else ""
-            lines.append(f"a read-only sweep in the same run: {self.read_ceiling / 1e9:.1f} GB/s{software}")
+            lines.append(
+                f"a read-only sweep {self.ceilings_when}: {self.read_ceiling / 1e9:.1f} GB/s{software}"
+            )
         if self.compute_ceilings:
             rates = ", ".join(f"{name} {rate / 1e9:.1f}" for name, rate in self.compute_ceilings.items())
-            lines.append(f"arithmetic in the same run, 10^9 operations a second: {rates}")
+            lines.append(f"arithmetic {self.ceilings_when}, 10^9 operations a second: {rates}")
         megahertz = [mhz for timing in timings for mhz in timing.mhz]
         if megahertz:
             lines.append(f"GPU clock after the samples: {min(megahertz):.0f} to {max(megahertz):.0f} MHz")
@@ -221,9 +242,18 @@ class Comparison:
         return lines
 
     @property
+    def heading(self) -> str:
+        """The title with the sizes in short, for figures."""
+        return f"{self.kernel}, {shape_of(self.sizes)}, on {self.device.split(' (')[0]}"
+
+    @property
     def title(self) -> str:
         sizes = ", ".join(f"{name}={value:g}" for name, value in self.sizes.items())
         return f"{self.kernel} ({sizes}; seed {self.seed}) on {self.device}"
+
+    def __repr__(self) -> str:
+        statuses = ", ".join(f"{r.variant} {r.status}" for r in (*self.results, *self.peers))
+        return f"<Comparison of {self.kernel}: {statuses}>"
 
     def __str__(self) -> str:
         rows = [self.head(), *(self.cells(result) for result in (*self.results, *self.peers))]
@@ -248,6 +278,15 @@ class Comparison:
                 "</div>",
             ]
         )
+
+
+def shape_of(sizes: Mapping[str, float]) -> str:
+    """ "1024x1024, block 128", or all sizes of a kernel without rows and columns."""
+    if not {"rows", "columns"} <= set(sizes):
+        return ", ".join(f"{name}={value:g}" for name, value in sizes.items())
+    block = f", block {sizes['block']}" if "block" in sizes else ""
+    tokens = f"{sizes['tokens']} x " if sizes.get("tokens", 1) != 1 else ""
+    return f"{tokens}{sizes['rows']}x{sizes['columns']}{block}"
 
 
 def align(rows: list[list[str]], left: int) -> str:
@@ -283,9 +322,9 @@ def _result(values: Mapping[str, Any]) -> VariantResult:
         timing = Timing(
             **{**timing, "samples": tuple(timing["samples"]), "mhz": tuple(timing.get("mhz", ()))}
         )
-    return VariantResult(
-        **{**values, "errors": tuple(_errors(each) for each in values["errors"]), "timing": timing}
-    )
+    found = tuple(_errors(each) for each in values["errors"])
+    places = tuple(Place(**each) for each in values.get("places", ()))
+    return VariantResult(**{**values, "errors": found, "timing": timing, "places": places})
 
 
 def _errors(values: Mapping[str, Any]) -> Errors:
@@ -294,4 +333,4 @@ def _errors(values: Mapping[str, Any]) -> Errors:
         Mismatch(tuple(each["at"]), *(float(each[name]) for name in ("got", "expected", "bound")))
         for each in values["first"]
     )
-    return Errors(**{**values, **floats, "first": first})
+    return Errors(**{**values, **floats, "first": first, "ratios": tuple(values.get("ratios", ()))})

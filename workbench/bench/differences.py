@@ -16,8 +16,8 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 
-from .comparison import align
-from .rows import KIND, VERSION, shape_of
+from .comparison import align, shape_of
+from .rows import KIND, VERSION
 
 #: Below this a difference of medians is nothing, however small the spread.
 LEAST_CHANGE = 0.01

@@ -64,7 +64,9 @@ def judge_variant(
         module = write_module(kernel, variant, context)
     except KernelUsageError as error:
         return None, dataclasses.replace(result, detail=str(error))
-    result = dataclasses.replace(result, wgsl=module.code, wgsl_sha256=module.digest)
+    result = dataclasses.replace(
+        result, wgsl=module.code, wgsl_sha256=module.digest, body_line=module.body_line
+    )
     for used, has, feature in (
         (module.uses_subgroups, device.adapter.subgroups, "subgroup"),
         (module.uses_f16, device.adapter.f16, "shader-f16"),
@@ -76,7 +78,7 @@ def judge_variant(
     try:
         compiled = compile_kernel(device, kernel, sizes, types, name)
     except KernelError as error:
-        return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error))
+        return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error), places=error.places)
     if budget is not None and variant.text is not None:
         arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
         if problem := trial(compiled, arrays, device, budget):

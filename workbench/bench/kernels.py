@@ -18,12 +18,12 @@ from workbench.runtime.device import Device, open_device
 
 from .ceilings import measure_ceilings
 from .compare import compare
-from .comparison import PASSED, Comparison, VariantResult, align
+from .comparison import PASSED, Comparison, VariantResult, align, shape_of
 from .console import Console
 from .peers import check_names
 from .records import write_json
 from .request import CPU_SHAPES, GPU_SHAPES, LM_HEAD_HOST_BYTES, Request, format_of
-from .rows import record, shape_of
+from .rows import record
 
 
 def run(

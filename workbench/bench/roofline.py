@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .arithmetic import arithmetic
-from .comparison import Comparison, VariantResult
+from .comparison import Comparison, VariantResult, shape_of
 from .plot import COLOURS
 from .plots import Picture
-from .rows import shape_of
 
 MARKERS = "osD^vP*X<>h"
 
@@ -28,38 +29,14 @@ def roofline(found: Sequence[Comparison]) -> Picture:
     axes = picture.axes[0]
     read, rates = timed[0].read_ceiling, timed[0].compute_ceilings
     points = [(each, result) for each in timed for result in (each.fastest, *each.peers) if result.timing]
-    intensities = [result.flops / result.bytes for _, result in points]
-    top = max(rates.values(), default=read * max(intensities))
-    span = np.geomspace(min(intensities) / 2, max(*intensities, top / read) * 2, 200)
-    axes.plot(span, np.minimum(span * read, top), color="0.35", lw=1.2)
-    axes.annotate(
-        f"reads {read / 1e9:,.0f} GB/s",
-        (span[0], span[0] * read),
-        xytext=(14, 4),
-        textcoords="offset points",
-        fontsize=8,
-        color="0.35",
-    )
-    for name, rate in rates.items():
-        reach = span[span * read >= rate]
-        axes.plot(reach, np.full(reach.shape, rate), color="0.35", lw=0.8, ls="--")
-        axes.annotate(
-            f"{name} {rate / 1e12:.3g} T/s",
-            (span[-1], rate),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color="0.35",
-        )
+    draw_roof(axes, read, rates, [result.flops / result.bytes for _, result in points])
     for at, each in enumerate(timed):
         style = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)], "ls": "none"}
         label = f"{each.kernel} {shape_of(each.sizes)}"
-        axes.plot(*_place(each.fastest), ms=6, label=label, **style)
+        axes.plot(*place(each.fastest), ms=6, label=label, **style)
         for peer in each.peers:
             if peer.timing:
-                axes.plot(*_place(peer), ms=5, mfc="none", alpha=0.7, **style)
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
+                axes.plot(*place(peer), ms=5, mfc="none", alpha=0.7, **style)
     axes.legend(fontsize=7.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     kinds = sorted({arithmetic(each.fastest.wgsl) or "" for each in timed} - {""})
     hollow = "; hollow: peers" if any(each.peers for each in timed) else ""
@@ -67,5 +44,50 @@ def roofline(found: Sequence[Comparison]) -> Picture:
     return picture
 
 
-def _place(result: VariantResult) -> tuple[float, float]:
+def draw_roof(axes: Any, read: float, rates: Mapping[str, float], intensities: Sequence[float]) -> None:
+    """The slope of `read` bytes a second up to the fastest of `rates`, and each rate where the slope exceeds it.
+
+    The axes become logarithmic, for rates in operations a second and intensities in operations a byte.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="10⁹ operations a second")
+    top = max(rates.values(), default=read * max(intensities))
+    span = np.geomspace(min(intensities) / 2, max(*intensities, top / read) * 2, 200)
+    axes.plot(span, np.minimum(span * read, top), color="0.35", lw=1.2)
+    axes.annotate(
+        f"reads {read / 1e9:,.0f} GB/s",
+        (span[0], span[0] * read),
+        xytext=(12, -6),
+        va="top",
+        textcoords="offset points",
+        fontsize=8,
+        color="0.35",
+    )
+    above = math.inf
+    for name, rate in sorted(rates.items(), key=lambda each: -each[1]):
+        reach = span[span * read >= rate]
+        axes.plot(reach, np.full(reach.shape, rate), color="0.35", lw=0.8, ls="--")
+        axes.annotate(
+            f"{name} {rate / 1e12:.3g} T/s",
+            (span[-1], rate),
+            xytext=(0, 3 if above > 1.25 * rate else -3),
+            va="bottom" if above > 1.25 * rate else "top",
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="0.35",
+        )
+        above = rate
+    for axis, unit, span in (
+        (axes.xaxis, 1.0, max(intensities) / min(intensities)),
+        (axes.yaxis, 1e9, top / read / min(intensities)),
+    ):
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if span < 300 else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: f"{value / unit:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def place(result: VariantResult) -> tuple[float, float]:
+    """Operations a byte, operations a second."""
     return result.flops / result.bytes, result.flops / result.timing.median

@@ -17,15 +17,6 @@ KIND, VERSION = "workbench-kernels", 2
 ERRORS = {"max_abs": "", "rms": "", "sqnr": "dB", "worst": "bounds", "off": "elements"}
 
 
-def shape_of(sizes: Mapping[str, float]) -> str:
-    """ "1024x1024, block 128", or all sizes of a kernel without rows and columns."""
-    if not {"rows", "columns"} <= set(sizes):
-        return ", ".join(f"{name}={value:g}" for name, value in sizes.items())
-    block = f", block {sizes['block']}" if "block" in sizes else ""
-    tokens = f"{sizes['tokens']} x " if sizes.get("tokens", 1) != 1 else ""
-    return f"{tokens}{sizes['rows']}x{sizes['columns']}{block}"
-
-
 def record(
     found: Sequence[Comparison], ceilings: Sequence[Comparison], requested: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import math
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ PROCESS = Path(__file__).with_name("trial_process.py")
 #: Seconds that a process may take to open its device.
 OPENING = 120.0
 
+#: One trial at a time: a cell and a widget's thread may ask for one each.
+_lock = threading.Lock()
 _child: Child | None = None
 _passed: set[tuple] = set()
 
@@ -41,7 +44,7 @@ def trial(
     if key in _passed:
         return None
     wishes = {"subgroups": "subgroup" in device.features, "f16": "shader-f16" in device.features}
-    with tempfile.TemporaryDirectory(prefix="workbench-trial-") as folder:
+    with _lock, tempfile.TemporaryDirectory(prefix="workbench-trial-") as folder:
         request = {
             "code": compiled.module.code,
             "grid": list(compiled.grid),

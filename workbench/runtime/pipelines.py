@@ -14,6 +14,7 @@ from wgsl_kernels.header import Module, write_module
 from ..errors import KernelError
 from . import native
 from .device import Device
+from .messages import places
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
         translated = device.translate(error)
         if translated is not error:
             raise translated from error
-        where = f"{kernel.name}/{variant}: its own file begins after line {module.body_line} of the module"
-        raise KernelError(f"{where}\n{error}") from error
+        found = places(str(error), module.body_line)
+        says = "; ".join(map(str, found)) or "it does not compile"
+        where = f"its own file begins after line {module.body_line} of the module"
+        raise KernelError(f"{kernel.name}/{variant}: {says} ({where})\n{error}", found) from error
     return pipeline, layout

@@ -9,6 +9,7 @@ import importlib
 
 _LAZY = {
     "Generator": "workbench.widgets.generator",
+    "KernelLab": "workbench.widgets.kernel_lab",
     "ModelCard": "workbench.widgets.model_card",
     "PrecisionMap": "workbench.widgets.precision_map",
     "QuantizationExplorer": "workbench.widgets.explorer",

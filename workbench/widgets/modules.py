@@ -1,7 +1,8 @@
 """The widgets' JavaScript and CSS, read from this package and put together without a build step.
 
 Front ends load a widget's module from a blob, where relative imports lead nowhere. So `NAME.js`, which imports from
-`./shared.js` like any ES module (and runs so from a folder), is handed out with shared.js written in front of it.
+`./shared.js` like any ES module (and runs so from a folder), is handed out with what it uses of shared.js written in
+front of it, and without comments and indentation: the whole of it travels with each widget, and may be saved with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from importlib.resources import files
 
 SHARED = "shared"
 _IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./shared\.js";\n', re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=(?:async )?function|const|class)", re.MULTILINE)
+_DECLARED = r"(?:export )?(?:async )?(?:function|const|let|class) "
+_TOP = re.compile(rf"^(?={_DECLARED})", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
+#: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
+_COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
+_SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
+
+#: Space of a style sheet that says nothing; one in front of a colon does.
+_BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
 
 
 def _read(name: str) -> str:
@@ -25,11 +34,25 @@ def script(name: str) -> str:
     own, found = _IMPORT.subn("", _read(f"{name}.js"))
     if found != 1 or re.search(r"^import\b|\bimport\(", own, re.MULTILINE):
         raise ValueError(f"{name}.js must import from ./shared.js, once, and from nothing else")
-    return f"{_EXPORT.sub('', _read(f'{SHARED}.js'))}\n{own}"
+    own = _COMMENT.sub("", own)
+    return _SPACE.sub("", _used(_COMMENT.sub("", _read(f"{SHARED}.js")), own) + own)
+
+
+def _used(shared: str, own: str) -> str:
+    """The declarations of shared.js whose names are in a module, and those whose names are in these."""
+    parts = [part for part in _TOP.split(shared) if part.strip()]
+    named = {re.match(rf"{_DECLARED}(\w+)", part)[1]: part for part in parts}
+    wanted: set[str] = set()
+    text = own
+    while found := {name for name in set(named) - wanted if re.search(rf"\b{name}\b", text)}:
+        wanted |= found
+        text = "".join(named[name] for name in found)
+    return "".join(_EXPORT.sub("", part) for name, part in named.items() if name in wanted)
 
 
 @cache
 def style(name: str) -> str:
     """The CSS of a widget behind the CSS that all share."""
     own = files(__package__) / f"{name}.css"
-    return _read(f"{SHARED}.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
+    both = _read(f"{SHARED}.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
+    return _BESIDE.sub(lambda found: found[1] or "", _COMMENT.sub("", both))

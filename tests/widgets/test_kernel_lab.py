@@ -1,0 +1,233 @@
+"""The kernel lab in a page: comparing, editing, compile errors at their lines, versions, keyboard, hostile strings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import wgsl_kernels
+from tests.widgets.conftest import HOSTILE
+from wgsl_kernels import Cost, KernelUsageError
+from workbench.bench.lab import Lab
+from workbench.errors import WorkbenchError
+from workbench.widgets import KernelLab
+
+pytestmark = pytest.mark.browser
+SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32, "rounds": 2}
+EDITOR = ".wb-editor textarea"
+RUN = "Run as a new version"
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(adapter, monkeypatch):
+    """Ceilings of little work: their values are tested elsewhere."""
+    for name, value in {"WORDS": 1 << 15, "THREADS": 256, "STEPS": 4}.items():
+        for kind in ("CPU", "GPU"):
+            monkeypatch.setattr(f"workbench.bench.ceilings.{kind}_{name}", value)
+
+
+def in_state(state: str) -> str:
+    return f"document.querySelector('.wb').dataset.state === '{state}'"
+
+
+def versions(count: int) -> str:
+    return f"document.querySelector('.wb').dataset.versions === '{count}' && {in_state('done')}"
+
+
+def cells(page, name: str) -> list[str]:
+    return page.locator(f"tr[data-row='{name}'] td").all_inner_texts()
+
+
+def test_compares_and_says_what_the_result_says(shown):
+    with shown(KernelLab("linear_int4", variants=["gemv", "batch"], **SMALL), 1160) as bridge:
+        page, widget = bridge.page, bridge.widget
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        with pytest.raises(WorkbenchError, match="nothing has run"):
+            widget.wait()
+        assert cells(page, "gemv")[2] == "not run" and widget.selected is None
+        page.get_by_label("compare tile").check()
+        page.get_by_label("compare batch").uncheck()
+        page.get_by_label("rows", exact=True).fill("44")
+        page.get_by_role("button", name="Compare").click()
+        bridge.until(in_state("done"))
+        found = widget.wait()
+        assert [r.variant for r in found.results] == ["gemv", "tile"] and found.sizes["rows"] == 44
+        for name in ("gemv", "tile"):
+            _, _, status, worst, noise, time, *_ = cells(page, name)
+            result = found[name]
+            assert (status, noise) == ("passed", f"{result.worst('sqnr'):.1f}")
+            assert float(worst) == pytest.approx(result.worst("worst"), rel=0.01)
+            assert float(time.replace(",", "")) == pytest.approx(1e6 * result.timing.median, rel=1e-3)
+            assert page.locator(f"tr[data-row='{name}'] .wb-sample").count() == len(result.timing.samples)
+        assert widget.data().median_s.notna().all() and found.read_ceiling
+        roof = page.get_by_role("img", name="roofline")
+        assert "gemv" in roof.get_attribute("aria-label") and page.get_by_text("f32 FMA").count() >= 1
+        page.get_by_role("button", name="tile", exact=True).press("Enter")
+        bridge.until("document.querySelector('.wb-here').dataset.row === 'tile'")
+        assert widget.selected is found["tile"]
+        assert page.evaluate("document.activeElement.textContent") == "tile"  # drawn anew, and focused again
+        assert page.get_by_role("img", name="errors of tile").count() == 1
+        assert wgsl_kernels.get("linear_int4").variants["tile"].why in page.locator(".wb-detail").inner_text()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="SVG").click()
+            bridge.until("true")
+            for _ in range(100):
+                bridge.pump()
+                page.wait_for_timeout(20)
+        assert saved.value.suggested_filename == "linear_int4-timing.svg"
+        assert saved.value.path().read_bytes().startswith(b"<?xml")
+
+
+def test_edits_fail_and_pass_and_stay_side_by_side(shown):
+    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL), 1160) as bridge:
+        page, widget = bridge.page, bridge.widget
+        text = page.locator(EDITOR)
+        original = widget.lab.text("gemv")
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        assert text.input_value() == original == page.locator(".wb-colours").inner_text().removesuffix("\n")
+        assert page.locator(".wb-colours .wb-c-keyword", has_text="let").count() == 4
+        assert page.locator(".wb-listing .wb-c-keyword", has_text="def").count() == 1
+
+        # A compile error, at its line of this text.
+        line = 1 + original[: original.index("let token")].count("\n")
+        text.fill(original.replace("let token = id.y", "let token = id.q"))
+        page.get_by_role("button", name=RUN).click()
+        bridge.until(versions(1))
+        problem = page.get_by_role("button", name=f"line {line}, column 18")
+        assert "`q`" in problem.inner_text() and text.get_attribute("aria-invalid") == "true"
+        assert page.locator(".wb-bad").inner_text().strip() == f"▸{line}"
+        problem.click()
+        assert page.evaluate("document.activeElement.selectionStart") == original.index("let token") + 15
+        assert widget.selected.status == "compile error" and cells(page, "v1")[2] == "compile error"
+
+        # Wrong numbers, with the first of them; Control and Enter run it.
+        text.fill(original.replace("y_type(", "y_type(0.5 * "))
+        text.press("Control+Enter")
+        bridge.until(versions(2))
+        assert widget.versions[1].status == "wrong numbers" and widget.comparison is None
+        assert page.locator("[data-mismatches] tbody tr").count() == 5
+        assert "40 of 40 off" in page.locator(".wb-detail").inner_text()
+        assert page.locator(".wb-bad").count() == 0
+        assert "+      y[index] = y_type(0.5 * sum_of" in page.locator(".wb-diff").inner_text()
+
+        # From the original again, with other tunables: it passes, and is timed beside its base.
+        page.get_by_label("begin from").select_option("gemv")
+        assert text.input_value() == original
+        page.get_by_label("rows_per_team").select_option("4")
+        page.get_by_role("button", name=RUN).click()
+        bridge.until(versions(3))
+        assert [r.variant for r in widget.comparison.results] == ["gemv", "v3"]
+        assert dict(widget.versions[2].tunables) == {"rows_per_team": 4} and widget.chosen == ["gemv", "v3"]
+        assert "× gemv" in cells(page, "v3")[7]
+        assert "const ROWS: u32 = 40u;" in page.get_by_label("generated header").inner_text()
+
+        # A view that opens later shows all of it, and the text that was not run yet.
+        text.fill("// a draft")
+        page.evaluate("(cleanup(), open_view())")
+        bridge.until(versions(3))
+        assert page.locator(EDITOR).input_value() == "// a draft" == widget.draft
+        assert cells(page, "v2")[2] == "wrong numbers"
+        page.get_by_role("button", name="forget v2").click()
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 6")
+        assert [v.name for v in widget.versions] == ["v1", "v3"]
+        saved = widget.get_state()
+        assert len(str({k: v for k, v in saved.items() if k not in ("_esm", "_css")})) < 4000
+        page.set_content(widget.to_html())
+        said = page.locator("body").inner_text()
+        assert f"v1, from gemv: compile error: line {line}, column 18" in said and "v3 is" in said
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        assert "F.linear" in page.locator("body").inner_text()
+
+
+def test_the_keyboard_alone(shown):
+    with shown(KernelLab("add", rounds=1)) as bridge:
+        page = bridge.page
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        text = page.locator(EDITOR)
+        before = text.input_value()
+        text.focus()
+        page.keyboard.press("Control+Home")
+        page.keyboard.press("Tab")
+        assert text.input_value() == f"  {before}"
+        page.keyboard.press("Control+z")
+        assert text.input_value() == before
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.textContent") == RUN
+        page.keyboard.press("Enter")
+        bridge.until(versions(1))
+        assert bridge.widget.versions[0].status == "passed"
+        assert page.get_by_role("status").inner_text() == "v1: passed"
+
+
+def test_kernels_change_and_keep_their_versions(shown):
+    with shown(KernelLab("add", rounds=1)) as bridge:
+        page, widget = bridge.page, bridge.widget
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        widget.edit(widget.lab.text("elements"))
+        bridge.until(versions(1))
+        assert "names no operations" in page.locator(".wb").inner_text() or widget.comparison.results[0].flops
+        page.get_by_label("kernel", exact=True).select_option("linear")
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        assert (widget.kernel, widget.versions, widget.state) == ("linear_int4", (), "idle")
+        page.get_by_label("weights", exact=True).select_option("int8")
+        bridge.until("document.querySelector('select[aria-label=weights]').value === 'int8'")
+        assert widget.kernel == "linear_int8" and widget.sizes["block"] == 128
+        page.get_by_label("block", exact=True).fill("33")
+        page.get_by_role("button", name="Compare").click()
+        bridge.until("!document.querySelector('[role=alert]').hidden")
+        assert "block = 33 is no multiple of 32" in page.get_by_role("alert").inner_text()
+        assert page.get_by_role("button", name="Compare").is_enabled()
+        page.get_by_label("kernel", exact=True).select_option("add")
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 2")
+        assert [v.name for v in widget.versions] == ["v1"] and not page.get_by_role("alert").is_visible()
+    with pytest.raises(KernelUsageError, match="no kernel is named 'nope'"):
+        KernelLab("nope")
+
+
+def test_stop_leaves_the_next_run_its_turn(shown):
+    sizes = {
+        "symmetric": True,
+        "rows": 512,
+        "columns": 512,
+        "rounds": 5,
+    }  # a few seconds on a software adapter
+    with shown(KernelLab("linear_int4", variants=["tile", "gemv"], **sizes)) as bridge:
+        page, widget = bridge.page, bridge.widget
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        page.get_by_role("button", name="Compare").click()
+        bridge.until(in_state("comparing"))
+        page.get_by_role("button", name="Stop").click()
+        bridge.until(in_state("stopped"))
+        assert page.get_by_role("button", name="Compare").is_enabled()
+        page.get_by_role("button", name="Compare").click()
+        bridge.until(in_state("done"))
+        assert widget.wait().fastest.variant == "gemv"
+        assert widget.sizes["symmetric"] is True and "> zeros:" not in widget.comparison["gemv"].wgsl
+        assert page.get_by_label("symmetric").count() == 0  # no number
+
+
+def test_hostile_strings_stay_text(shown):
+    add = wgsl_kernels.get("add")
+    body = add.variants["elements"].body()
+    evil = "\n".join(f"// {text}" for text in HOSTILE)
+    variant = dataclasses.replace(add.variants["elements"], text=f"{evil}\n{body}", why=HOSTILE[0])
+    kernel = dataclasses.replace(
+        add, name=HOSTILE[0], variants={HOSTILE[1]: variant}, cost=lambda sizes: Cost(1, 1, 1)
+    )
+    widget = KernelLab(Lab(kernel, rounds=1))
+    with shown(widget) as bridge:
+        page = bridge.page
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        page.get_by_role("button", name="Compare").click()
+        bridge.until(in_state("done"))
+        page.locator(EDITOR).fill(f"{evil}\n{body} <img src=x onerror=alert(1)> \u202e")
+        page.get_by_role("button", name=RUN).click()
+        bridge.until(versions(1))
+        assert widget.versions[0].status == "compile error"
+        assert page.locator(".wb img, .wb script, .wb [onload], .wb [onerror]").count() == 0
+        assert HOSTILE[1] in page.locator("tr[data-row]").first.inner_text()
+        assert "\\u202e" in page.locator(".wb-colours").inner_text()
+        page.set_content(widget.to_html())
+        assert page.locator("img, script, svg").count() == 0
+        assert page.evaluate("window.broken") is None

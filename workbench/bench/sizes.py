@@ -1,0 +1,87 @@
+"""Which sizes a kernel's inputs are made of, and sizes worth measuring: a layer of an 8B Llama, or less on a CPU."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels.pair import ORIGINS
+from wgsl_kernels.weights import WEIGHT_FORMATS
+from workbench.runtime.launch import sizes_of
+
+from .request import BLOCKS, format_of
+
+#: Arguments of input makers that are no sizes.
+OTHERS = ("seed", "x_dtype", "y_dtype")
+GPU = {
+    **{"rows": 4096, "columns": 4096, "width": 4096, "hidden": 4096},
+    **{"heads": 32, "kv_heads": 8, "head_dim": 128, "capacity": 4096, "position": 4000, "splits": 8},
+}
+CPU = {
+    **{"rows": 1024, "columns": 1024, "width": 1024, "hidden": 1024},
+    **{"heads": 8, "kv_heads": 2, "head_dim": 64, "capacity": 512, "position": 500, "splits": 4},
+}
+
+
+def family_of(kernel: Kernel) -> str:
+    """The name without the format of the weights: `linear` of `linear_int4`."""
+    fmt = format_of(kernel)
+    return kernel.name.removesuffix(f"_{fmt}") if fmt else kernel.name
+
+
+def formats_of(family: str, names: list[str]) -> list[str]:
+    """Formats of weights for which `names` has a kernel of this family."""
+    return [fmt for fmt in WEIGHT_FORMATS if f"{family}_{fmt}" in names]
+
+
+def own_sizes(kernel: Kernel) -> dict[str, Any]:
+    """Sizes and number parameters that `Kernel.inputs` takes, with its own defaults; None where it has none."""
+    parameters = inspect.signature(kernel.make_inputs).parameters.values()
+    named = [each for each in parameters if each.kind is not each.VAR_KEYWORD and each.name not in OTHERS]
+    found = {each.name: each.default for each in named if _is_number(each.default)}
+    found |= {each.name: None for each in named if each.default is each.empty}
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return found
+    # It hands on what it does not name: sizes of its inputs that it takes when they are given.
+    bound = {n: value for n, value in sizes_of(kernel, kernel.inputs()).items() if _is_number(value)}
+    if format_of(kernel):
+        handed = ("block",) if "columns" in found else ("tokens", "rows", "columns", "block")
+        return found | {name: bound[name] for name in handed if name in bound}
+    return {n: value for n, value in bound.items() if _takes(kernel, n, value)} | found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _takes(kernel: Kernel, name: str, value: Any) -> bool:
+    try:
+        kernel.inputs(**{name: value})
+    except (TypeError, KernelUsageError):
+        return False
+    return True
+
+
+def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`own_sizes` at which a measurement says something, `given` ones taking their places.
+
+    Pairs of the library get those of a layer; pairs of one's own keep their defaults. Raises `KernelUsageError` for
+    lengths that no tensor has.
+    """
+    own = own_sizes(kernel)
+    usual = CPU if is_cpu else GPU
+    if fmt := format_of(kernel):
+        usual = {**usual, "block": BLOCKS.get(fmt)}
+    library = ORIGINS.get(kernel.name, "").startswith("wgsl_kernels.")
+    found = {name: usual[name] if library and usual.get(name) else value for name, value in own.items()}
+    found.update(given or {})
+    found = {name: value for name, value in found.items() if value is not None}
+    labels = {label for port in kernel.reads.values() for label in port.shape}
+    for name, value in found.items():
+        if name in labels and not (isinstance(value, int) and value > 0):
+            raise KernelUsageError(f"{kernel.name}: {name} = {value!r} is no whole number above 0")
+    if format_of(kernel) in BLOCKS and found.get("block", 32) % 32:
+        raise KernelUsageError(f"{kernel.name}: block = {found['block']} is no multiple of 32 columns")
+    return found

@@ -1,0 +1,345 @@
+"""`KernelLab`: a kernel's variants compared, its WGSL edited in place, and the versions side by side."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import traitlets
+
+import wgsl_kernels
+from wgsl_kernels import Kernel
+from wgsl_kernels.judge import RATIO_EDGES
+from workbench.bench.arithmetic import arithmetic
+from workbench.bench.compare import reference_source
+from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
+from workbench.bench.lab import Lab, Version
+from workbench.bench.request import format_of
+from workbench.bench.sizes import family_of, formats_of
+from workbench.errors import WorkbenchError
+
+from .background import Task
+from .base import View, table
+
+FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+BUSY = ("judging", "comparing", "measuring")
+
+
+class KernelLab(View):
+    """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
+
+    options and sizes: as for `Lab`. `comparison` is the last run (`workbench.bench.comparison.Comparison`), `versions`
+    the edited texts, `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its
+    figures. Nothing runs before `run()`, `edit()` or a button; then it runs on a thread, and `wait()` waits for it.
+    """
+
+    module = "kernel_lab"
+
+    kernel = traitlets.Unicode("").tag(sync=True)
+    sizes = traitlets.Dict().tag(sync=True)
+    #: Element type of float inputs and outputs, "f32" or "f16".
+    dtype = traitlets.Unicode("f32").tag(sync=True)
+    seed = traitlets.Int(0).tag(sync=True)
+    #: What the next run compares.
+    chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    #: The name of the picked row.
+    selection = traitlets.Unicode("").tag(sync=True)
+    #: The text in the editor, what it was begun from, and the tunables that it will run with.
+    draft = traitlets.Unicode("").tag(sync=True)
+    base = traitlets.Unicode("").tag(sync=True)
+    tunables = traitlets.Dict().tag(sync=True)
+    #: "idle", "judging" (a new text), "comparing", "measuring" (the ceilings), "done" or "stopped"
+    state = traitlets.Unicode("idle").tag(sync=True)
+
+    def __init__(self, kernel: Lab | Kernel | str = "linear_int4", **options: Any) -> None:
+        lab = kernel if isinstance(kernel, Lab) else Lab(kernel, **options)
+        self._labs = {lab.kernel.name: lab}
+        super().__init__(**self._traits_of(lab))
+
+    # ---- results ---------------------------------------------------------------------------------------------
+
+    @property
+    def lab(self) -> Lab:
+        """The result object of the kernel that is shown; it works without this widget."""
+        return self._labs[self.kernel]
+
+    @property
+    def comparison(self) -> Comparison | None:
+        return self.lab.comparison
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        return self.lab.versions
+
+    @property
+    def selected(self) -> VariantResult | None:
+        """The result whose row was picked, None before a run."""
+        return next((each for each in self.lab.results if each.variant == self.selection), None)
+
+    def data(self) -> Any:
+        """`Lab.data`."""
+        return self.lab.data()
+
+    def plot(self, kind: str = "timing") -> Any:
+        """`Lab.plot`: "timing", "roofline" or "errors"."""
+        return self.lab.plot(kind)
+
+    # ---- what the buttons do ---------------------------------------------------------------------------------
+
+    def choose(self, kernel: str) -> None:
+        """Show another kernel. Versions of the one before are kept, and are there when it is chosen again."""
+        if kernel not in self._labs:
+            now = self.lab
+            self._labs[kernel] = Lab(
+                kernel, seed=self.seed, rounds=now.rounds, budget=now.budget, device=now.device
+            )
+        self.stop()
+        lab = self._labs[kernel]
+        with self.hold_trait_notifications():
+            for name, value in self._traits_of(lab).items():
+                setattr(self, name, value)
+        self.error, self.state = "", "done" if lab.comparison else "idle"
+        self._tell_kernel()
+        self._tell_results()
+
+    def run(self) -> None:
+        """Compare what is chosen."""
+        self._begin(lambda stopped: self._compare(stopped))
+
+    def edit(self, text: str, base: str | None = None, tunables: Mapping[str, int] | None = None) -> None:
+        """Judge a text as a new version, and time it beside the chosen ones if it passes."""
+        base = base or self.base
+        self.lab.text(base)  # raises here, and not on a thread, for a name that is not there
+        self._begin(lambda stopped: self._judge(stopped, text, base, tunables))
+
+    def stop(self) -> None:
+        """Forget what is under way; a call on the device still ends by itself, or at its budget."""
+        if self._task is not None:
+            self._task.stop()
+        if self.state in BUSY:
+            self.state = "stopped"
+
+    def wait(self) -> Comparison:
+        """Wait for the end of what runs; raises `WorkbenchError` with what went wrong."""
+        if self._task is not None:
+            self._task.join()
+        if self.error or self.comparison is None:
+            raise WorkbenchError(self.error or "nothing has run; run() first")
+        return self.comparison
+
+    def forget(self, name: str) -> None:
+        """Drop a version."""
+        self.lab.forget(name)
+        self.chosen = list(self.lab.chosen)
+        if self.base == name:
+            self.base = next(iter(self.lab.kernel.variants))
+        self._tell_results()
+
+    # ---- what the page asks ----------------------------------------------------------------------------------
+
+    def hear_choose(self, content: dict, buffers: list) -> None:
+        self.choose(str(content["kernel"]))
+
+    def hear_run(self, content: dict, buffers: list) -> None:
+        self._take(content)
+        self.run()
+
+    def hear_edit(self, content: dict, buffers: list) -> None:
+        self._take(content)
+        self.edit(content["text"], content["base"], content["tunables"])
+
+    def hear_stop(self, content: dict, buffers: list) -> None:
+        self.stop()
+
+    def hear_forget(self, content: dict, buffers: list) -> None:
+        self.forget(content["name"])
+
+    def hear_figure(self, content: dict, buffers: list) -> None:
+        """A figure of the last run as a file for the page to hand out."""
+        kind, ending = str(content["figure"]), str(content["format"])
+        if ending not in FIGURES:
+            raise WorkbenchError(f"a figure is one of {', '.join(FIGURES)}, not {ending!r}")
+        Task(lambda stopped: self._tell_figure(kind, ending), self.fail)
+
+    def hear_hello(self, content: dict, buffers: list) -> None:
+        names = wgsl_kernels.names()
+        pairs = [wgsl_kernels.get(name) for name in names]
+        families = {family_of(pair): None for pair in [*pairs, self.lab.kernel]}
+        self.tell("catalogue", {"families": [[each, formats_of(each, names)] for each in sorted(families)]})
+        self._tell_kernel()
+        self._tell_results()
+
+    def _take(self, content: dict) -> None:
+        """The controls of the page: a change of traits that is still on its way would come too late."""
+        for name in ("sizes", "dtype", "seed", "chosen"):
+            if name in content:
+                setattr(self, name, content[name])
+
+    # ---- work ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _traits_of(lab: Lab) -> dict[str, Any]:
+        base = lab.chosen[0] if lab.chosen else next(iter(lab.kernel.variants))
+        return {
+            **{"kernel": lab.kernel.name, "sizes": dict(lab.sizes), "dtype": lab.dtype, "seed": lab.seed},
+            **{"chosen": list(lab.chosen), "selection": base, "base": base, "draft": lab.text(base)},
+            "tunables": {},
+        }
+
+    def _begin(self, work: Callable[[Callable[[], bool]], Any]) -> None:
+        before = self._task
+        if before is not None:
+            before.stop()
+        self.error, self.state = "", "comparing"
+
+        def after(stopped: Callable[[], bool]) -> None:
+            self._apply()  # not earlier: a task that was stopped may still use the lab
+            work(stopped)
+
+        self._task = Task(after, self._failed, before)
+
+    def _apply(self) -> None:
+        """Give the lab what the controls say."""
+        lab = self.lab
+        lab.choose(self.chosen)
+        if (self.sizes, self.dtype, self.seed) != (lab.sizes, lab.dtype, lab.seed):
+            lab.dtype, lab.seed = self.dtype, self.seed
+            lab.resize(**self.sizes)
+            self.sizes = dict(lab.sizes)
+
+    def _failed(self, error: BaseException) -> None:
+        self.fail(error)
+        self.state = "done"
+        self._tell_results()
+
+    def _judge(
+        self, stopped: Callable[[], bool], text: str, base: str, tunables: Mapping[str, int] | None
+    ) -> None:
+        lab = self.lab
+        self.state = "judging"
+        version = lab.edit(text, base, tunables=tunables, time=False)
+        if stopped():
+            return
+        self.chosen, self.selection, self.base = list(lab.chosen), version.name, version.name
+        self._tell_results()
+        if version.status == PASSED:
+            self._compare(stopped)
+        else:
+            self.state = "done"
+
+    def _compare(self, stopped: Callable[[], bool]) -> None:
+        lab = self.lab
+        self.state = "comparing"
+        lab.run()
+        if stopped():
+            return
+        if self.selected is None:
+            self.selection = lab.chosen[0]
+        self._tell_results()
+        if lab.ceilings is None:
+            self.state = "measuring"
+            lab.measure_ceilings()
+        if not stopped():
+            self._tell_results()
+            self.state = "done"
+
+    # ---- what the page is told -------------------------------------------------------------------------------
+
+    def _tell_kernel(self) -> None:
+        lab = self.lab
+        kernel = lab.kernel
+        either = any(port.dtype == "float" for port in kernel.ports.values())
+        self.tell(
+            "kernel",
+            {
+                "family": family_of(kernel),
+                "format": format_of(kernel) or "",
+                "types": ["f32", *(["f16"] if either and lab.device.adapter.f16 else [])],
+                "variants": {
+                    name: {
+                        "text": variant.body(),
+                        "why": variant.why,
+                        "tunables": {key: list(values) for key, values in variant.tunables.items()},
+                    }
+                    for name, variant in kernel.variants.items()
+                },
+                "reference": reference_source(kernel),
+            },
+        )
+
+    def _tell_results(self) -> None:
+        lab, found = self.lab, self.comparison
+        self.tell(
+            "results",
+            plain(
+                {
+                    "title": found.heading if found else "",
+                    "label": found.label if found else "",
+                    "edges": RATIO_EDGES,
+                    "rows": [self._row(each) for each in lab.results],
+                    "notes": lab.notes(),
+                    "read": found.read_ceiling if found else None,
+                    "rates": dict(found.compute_ceilings) if found else {},
+                    "versions": {
+                        v.name: {
+                            "base": v.base,
+                            "text": v.text,
+                            "diff": v.diff(),
+                            "tunables": v.tunables,
+                            "faster": lab.speedup(v.name),
+                        }
+                        for v in lab.versions
+                    },
+                }
+            ),
+        )
+
+    def _row(self, each: VariantResult) -> dict[str, Any]:
+        found, timing = self.comparison, each.timing
+        return {
+            **{"name": each.variant, "status": each.status, "detail": each.detail, "chosen": each.chosen},
+            "errors": [vars(e) | {"first": [vars(m) for m in e.first]} for e in each.errors],
+            "places": [vars(place) for place in each.places],
+            "header": "\n".join(each.wgsl.splitlines()[: each.body_line]),
+            "tunables": each.tunables,
+            "samples": timing.samples if timing else [],
+            "median": timing.median if timing else None,
+            "bytes": each.bytes,
+            "flops": each.flops,
+            "arithmetic": arithmetic(each.wgsl) or "",
+            "share": found.share(each) if found else None,
+        }
+
+    def _tell_figure(self, kind: str, ending: str) -> None:
+        stored = io.BytesIO()
+        picture = self.plot(kind)
+        if ending == "png":
+            stored.write(picture.png())
+        else:
+            picture.figure.savefig(stored, format=ending, facecolor="white")
+        name = f"{self.kernel}-{kind}.{ending}"
+        self.tell("file", {"name": name, "type": FIGURES[ending]}, [stored.getvalue()])
+
+    def static_html(self) -> str:
+        lab, found = self.lab, self.comparison
+        parts = [f"<p><b>{html.escape(found.title if found else lab.kernel.name)}</b></p>"]
+        if found:
+            parts.append(table(found.head(), [found.cells(each) for each in lab.results]))
+            parts.append(f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in lab.notes())}</ul>")
+        else:
+            parts.append("<p><em>Nothing has run: press Compare where a kernel runs.</em></p>")
+        for each in lab.versions:
+            places = each.result.places if each.result else ()
+            why = "; ".join(map(str, places)) or (each.result.detail if each.result else "")
+            says = f"{each.name}, from {each.base}: {each.status}{': ' if why else ''}{why}"
+            parts.append(f"<p style='white-space:pre-wrap'>{html.escape(says)}</p>")
+            parts.append(_folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
+        parts.append(_folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
+        parts += [_folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
+        return "".join(parts)
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
