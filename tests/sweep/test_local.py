@@ -70,7 +70,7 @@ def test_further_cells_failures_and_deleted_intermediates(undisturbed, materials
     folder = shutil.copytree(undisturbed.store.folder, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*")}
     Store(folder).remove_intermediate()
-    assert sorted(path.name for path in folder.iterdir()) == ["cells"]
+    assert sorted(path.name for path in folder.iterdir()) == ["cells", "sweeps"]
     changes = {"protocol": '["disjoint-32", "disjoint-128"]', "block_size": "64", "rest": ""}
     sweep = Sweep.read(materials.spec(tmp_path, **changes), output=folder)
     assert [state.status for state in sweep.cells] == ["done", *["waiting"] * 5]
