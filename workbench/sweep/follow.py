@@ -57,11 +57,12 @@ class Followed(SweepState):
         key, state = told
         if key != self._key:
             self._open(key, state)
+        again = state["began"] != self.began
         self._listen(state)
         for cell in self.cells:
-            if cell.status == "done":
+            if cell.status == "done" and not again:
                 continue
-            if record := self.store.result(cell.key):
+            if record := cell.record or self.store.result(cell.key):
                 cell.take(record)
                 cell.stored = _older(record, state)
             elif (news := state["cells"].get(cell.key)) and (self.running or news["status"] == "failed"):

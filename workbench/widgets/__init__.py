@@ -11,6 +11,7 @@ _LAZY = {
     "Generator": "workbench.widgets.generator",
     "ModelCard": "workbench.widgets.model_card",
     "QuantizationExplorer": "workbench.widgets.explorer",
+    "SweepBoard": "workbench.widgets.sweep_board",
 }
 
 __all__ = list(_LAZY)
