@@ -242,7 +242,7 @@ function render({ model, el }) {
     const held = [start, stop].includes(view.section.getRootNode().activeElement);
     start.textContent = CAN_START[state] ?? start.textContent;
     start.disabled = processes.disabled = !CAN_START[state];
-    stop.disabled = state !== "running";
+    stop.disabled = !["running", "stopping"].includes(state);
     if (held) (start.disabled ? stop : start).focus(); // what goes out of use hands its focus on
     status.textContent = SAYS[state] ?? "";
   });

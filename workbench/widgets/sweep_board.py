@@ -77,7 +77,6 @@ class SweepBoard(View):
         scheduler: str | None = None,
         **traits: Any,
     ) -> None:
-        self.sweep = opened(source)
         self._scheduler = scheduler
         self._run: Task | None = None
         self._failure: BaseException | None = None
@@ -86,6 +85,8 @@ class SweepBoard(View):
         self._sent: dict[str, tuple] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._columns: list[dict[str, Any]] = []
+        self._forget = _nothing
+        self.sweep = opened(source)
         self._forget = self._observe()
         super().__init__(
             processes=processes or max(1, (os.cpu_count() or 1) // 2),
@@ -159,6 +160,7 @@ class SweepBoard(View):
     def close(self) -> None:
         """Take the board from every page. What it runs is stopped; what others run is not."""
         self._forget()
+        self._forget = _nothing
         super().close()
         if self._run is not None and self._run.alive:
             self._stopping = True
@@ -186,7 +188,7 @@ class SweepBoard(View):
         """Be told of changes; returns what ends this."""
         if isinstance(self.sweep, Sweep):
             return self.sweep.observe(lambda sweep: self._wake.set())
-        return lambda: None
+        return _nothing
 
     def _work(self) -> None:
         if isinstance(self.sweep, Followed):
@@ -312,6 +314,10 @@ class SweepBoard(View):
 
     def __repr__(self) -> str:
         return f"<SweepBoard {self.told.get('headline', '')}>"
+
+
+def _nothing() -> None:
+    """What there is to undo where nothing was done."""
 
 
 NAMES = tuple(name for name in Facts._fields if name != "windows")
