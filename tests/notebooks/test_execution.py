@@ -13,6 +13,7 @@ from tests.notebooks.execute import execute, kernel_environment
 WRITES = {
     "01_quantization_accuracy": "quantization_accuracy/results.json",
     "03_generation": "generation/models/int4/manifest.json",
+    "04_benchmark_tables": "benchmark_tables/repaired.json",
     "05_per_layer_precision": "per_layer_precision/allocation.json",
 }
 
