@@ -42,7 +42,6 @@ from workbench.bench.measure import Progress
 from workbench.bench.notebook import table
 from workbench.bench.plots import Picture
 from workbench.bench.request import Request
-from workbench.bench.roofline import roofline
 from workbench.errors import SweepError
 from workbench.sweep.published import NotHereError, select
 from workbench.sweep.reproduce import listing, markdown, reproduce
@@ -292,7 +291,6 @@ def run(name: str):
 
 first = run("first")
 print(kernels.table(first))
-display(roofline(first))
 
 # %% [markdown]
 # ## 6. Two runs

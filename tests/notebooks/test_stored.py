@@ -16,7 +16,7 @@ LARGEST = 600_000
 SHOWN = {
     "01_quantization_accuracy": (4, 4, ("perplexity", "mean KL")),
     "03_generation": (2, 5, ("parts at token", "flips")),
-    "04_benchmark_tables": (2, 4, ("published", "verdict")),
+    "04_benchmark_tables": (1, 4, ("published", "verdict")),
     "05_per_layer_precision": (5, 6, ("predicted KL", "perplexity")),
 }
 TEMPORARY_PATHS = re.compile(r"(?<![\w.:/-])/(?:tmp|var|usr|opt|mnt)/")

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.notebook]
 CELLS = [
     """
 from workbench.assets import demo_model_path
-from workbench.widgets import Generator, ModelCard, QuantizationExplorer
+from workbench.widgets import Generator, ModelCard, QuantizationExplorer, SweepBoard
 g = Generator(demo_model_path(), max_new_tokens=400)
 g""",
     """
@@ -31,12 +31,29 @@ while True:
     "print('picked', g.selected.id, g.state, len(g.run.continuations[0].tokens))",
     "e = QuantizationExplorer(demo_model_path(), 'model.layers.3.mlp.down_proj.weight'); e",
     "c = ModelCard(demo_model_path()); c",
+    '''
+import time
+from pathlib import Path
+from workbench.sweep.sweep import Sweep
+Path("few.toml").write_text("""
+[sweep]
+max_windows = 2
+[texts.stories]
+file = "embedded"
+[grid]
+model = "embedded"
+format = "int4"
+protocol = "disjoint-128"
+""")
+s = SweepBoard(Sweep.read("few.toml", output=f"runs/{time.time_ns()}"), processes=1)
+s''',
+    "print('rows', list(s.selected['format']), s.state)",
     """
 import json
 from ipywidgets import Widget
 print("state", len(json.dumps(Widget.get_manager_state())))""",
 ]
-GENERATOR, BUSY, PICKED, EXPLORER, CARD, STATE = range(1, 7)
+GENERATOR, BUSY, PICKED, EXPLORER, CARD, BOARD, ROWS, STATE = range(1, 9)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +88,31 @@ def explore_and_measure(notebook) -> None:
     assert section.locator(".wb-dispatch").count() > 40
 
 
+def sweep(notebook, busy: bool) -> None:
+    """Board: start, wait for both cells, select one. busy: while a cell runs, and stopped and resumed on the way."""
+    notebook.run_and_wait(BOARD)
+    section = widget(notebook, BOARD)
+    section.locator("tr[data-status='waiting']").nth(1).wait_for()
+    prompt = notebook.cell(BUSY).locator(".jp-InputPrompt")
+    if busy:
+        notebook.run(BUSY)
+        prompt.get_by_text("[*]:").wait_for()
+    section.get_by_role("button", name="Start").click()
+    if busy:
+        section.get_by_role("button", name="Stop").click()
+        state(section, "stopped")
+        section.get_by_role("button", name="Resume").click()
+    state(section, "done")
+    if busy:
+        assert prompt.inner_text() == "[*]:"
+        notebook.page.get_by_role("button", name="Interrupt the kernel").click()
+    assert section.locator("tr[data-status='done']").count() == 2
+    section.get_by_role("checkbox", name="int4").press("Space")
+    section.locator(".wb-picked").wait_for()
+    notebook.run_and_wait(ROWS)
+    notebook.cell(ROWS).get_by_text("rows ['int4/128'] done", exact=True).wait_for()
+
+
 def test_jupyterlab(browser, server, tmp_path):
     found, file = server
     with opened(browser, found) as notebook:
@@ -98,6 +140,7 @@ def test_jupyterlab(browser, server, tmp_path):
         assert 5 < shown == section.locator("[data-at]").count() < 400
         text = section.locator(".wb-text").inner_text()
         explore_and_measure(notebook)
+        sweep(notebook, busy=True)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000
@@ -112,6 +155,7 @@ def test_jupyterlab(browser, server, tmp_path):
         assert section.locator(".wb-text").inner_text() == text
         widget(notebook, EXPLORER).and_(page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
         widget(notebook, CARD).locator(".wb-dispatch").nth(40).wait_for(state="attached")
+        widget(notebook, BOARD).locator(".wb-picked[data-status='done']").wait_for()
         state(section, "stopped")
         section.get_by_label("new tokens").fill("3")
         section.get_by_role("button", name="Generate").click()
@@ -146,3 +190,4 @@ def test_notebook_7(browser, server):
         state(section, "done")
         assert section.locator("[data-at]").count() == 5
         explore_and_measure(notebook)
+        sweep(notebook, busy=False)

@@ -10,7 +10,7 @@ import pytest
 from workbench.widgets import __all__ as names
 from workbench.widgets import modules
 
-MODULES = ("explorer", "generator", "model_card")
+MODULES = ("explorer", "generator", "model_card", "sweep_board")
 LARGEST = 150_000
 
 

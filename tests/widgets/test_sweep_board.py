@@ -98,7 +98,7 @@ def test_starts_stops_and_resumes_a_sweep(shown, spec, monkeypatch):
         bridge.until("document.querySelectorAll('th').length >= 8")
         assert texts(bridge, PPL) == [f"{r.ppl:.4f} ± {r.ppl_se:.4f}" for r in table.rows]
         assert f"{table.rows[1].kl:.2e}" in texts(bridge, "KL ± SE, nats")[1]
-        assert "protocol: disjoint-256" in page.locator("caption").inner_text()
+        assert "protocol: disjoint-256" in page.locator(".wb-told").inner_text()
 
         # Selected by keyboard, it is a DataFrame; what is plotted is the selection.
         tick(bridge, "embedded · as it is").focus()

@@ -28,14 +28,14 @@ class Board {
       this.point(event.target.closest("tr").dataset.key);
       this.explain(this.rows.get(this.at).data);
     } });
-    this.caption = h("caption", {});
-    this.element = h("div", { class: "wb-board" }, h("table", {}, this.caption, h("thead", {}, this.head), this.body));
+    this.same = h("span", { class: "wb-note" });
+    this.element = h("div", { class: "wb-board" }, h("table", { "aria-label": "cells" }, h("thead", {}, this.head), this.body));
   }
 
   all({ columns, rows, same }, sort) {
     this.columns = columns;
     this.figures = columns.filter(({ kind }) => kind === "figure").length;
-    this.caption.textContent = inline(same);
+    this.same.textContent = inline(same);
     this.head.replaceChildren(h("th", { scope: "col" }, this.every), ...columns.map(({ name, kind }) =>
       h("th", { scope: "col", "data-kind": kind, "data-column": name }, h("button", { type: "button", onclick: () => sort(name) }, name))));
     const before = this.rows;
@@ -53,6 +53,7 @@ class Board {
   update(changed) {
     for (const data of changed) {
       const row = this.rows.get(data.key);
+      if (!row) continue; // this view has just opened, and is told everything by `all`
       row.data = data;
       this.paint(row);
       if (data.key === this.at) this.explain(data);
@@ -205,7 +206,7 @@ function render({ model, el }) {
   }));
   view.section.append(
     h("div", { class: "wb-row wb-actions" }, start, stop, place, status, live), view.alert,
-    h("div", { class: "wb-told" }, headline, bar, note),
+    h("div", { class: "wb-told" }, headline, bar, note, board.same),
     h("div", { class: "wb-row wb-actions" }, field("filter", search), h("div", { class: "wb-filters", role: "group", "aria-label": "show only" }, filters), shown),
     board.element, detail);
 
