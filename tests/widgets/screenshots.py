@@ -62,7 +62,7 @@ def measure(bridge: Bridge) -> None:
 
 SWEEP = """
 [sweep]
-max_windows = 24
+max_windows = 8
 [texts.stories]
 file = "embedded"
 [grid]
