@@ -14,6 +14,7 @@ WRITES = {
     "01_quantization_accuracy": "quantization_accuracy/results.json",
     "02_kernel_lab": "kernel_lab/comparison.json",
     "03_generation": "generation/models/int4/manifest.json",
+    "04_benchmark_tables": "benchmark_tables/repaired.json",
     "05_per_layer_precision": "per_layer_precision/allocation.json",
 }
 

@@ -17,6 +17,7 @@ SHOWN = {
     "01_quantization_accuracy": (4, 4, ("perplexity", "mean KL")),
     "02_kernel_lab": (5, 4, ("step", "times as fast")),
     "03_generation": (3, 7, ("parts at token", "flips")),
+    "04_benchmark_tables": (1, 4, ("published", "verdict")),
     "05_per_layer_precision": (6, 6, ("predicted KL", "perplexity")),
 }
 TEMPORARY_PATHS = re.compile(r"(?<![\w.:/-])/(?:tmp|var|usr|opt|mnt)/")

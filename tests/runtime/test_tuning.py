@@ -15,7 +15,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.llama import ACTIVATIONS
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import describe_by_config
-from workbench.runtime import timing
+from workbench.runtime import rotation, timing
 from workbench.runtime.tuning import race as races
 from workbench.runtime.tuning import trial
 from workbench.runtime.tuning import tune as tuning
@@ -185,10 +185,10 @@ def test_on_a_gpu_copies_take_turns_and_the_clock_settles(monkeypatch):
     settled = []
     monkeypatch.setattr(races, "settle", lambda each, really=races.settle: (settled.append(1), really(each)))
     size = 2 * 2 * 512 * 4  # a and b
-    monkeypatch.setattr(trial, "ROTATED_BYTES", 3 * size)
+    monkeypatch.setattr(rotation, "ROTATED_BYTES", 3 * size)
     kernel = planted(slow=SLOW, fast=FAST)
     with Trial(device, CASE, 0, kernel) as made:
-        assert made.copies == 5
+        assert made.rotation.copies == 5
         found = candidates(kernel, CASE.sizes, CASE.types, device.adapter)
         recorders = made.recorders([made.check(each).compiled for each in found])
         assert [len(each) for each in recorders] == [5, 5]

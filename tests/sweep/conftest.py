@@ -57,10 +57,15 @@ def materials(tmp_path_factory) -> Materials:
 
 @pytest.fixture(scope="session")
 def one_thread():
-    """Of each worker: small models gain nothing from more, and two workers share two cores."""
+    """Of each worker and of this process: small models gain nothing from more, and two workers share two cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from tests.sweep.conftest import WINDOW, figures
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import SweepError
+from workbench.sweep import follow
+from workbench.sweep.follow import Followed
 from workbench.sweep.store import Store
 from workbench.sweep.sweep import Sweep
 
@@ -70,7 +72,7 @@ def test_further_cells_failures_and_deleted_intermediates(undisturbed, materials
     folder = shutil.copytree(undisturbed.store.folder, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*")}
     Store(folder).remove_intermediate()
-    assert sorted(path.name for path in folder.iterdir()) == ["cells"]
+    assert sorted(path.name for path in folder.iterdir()) == ["cells", "sweeps"]
     changes = {"protocol": '["disjoint-32", "disjoint-128"]', "block_size": "64", "rest": ""}
     sweep = Sweep.read(materials.spec(tmp_path, **changes), output=folder)
     assert [state.status for state in sweep.cells] == ["done", *["waiting"] * 5]
@@ -162,7 +164,7 @@ def client(spec, output) -> subprocess.Popen:
 
 
 def test_a_client_killed_in_the_middle_goes_on_when_started_again(
-    undisturbed, materials, tmp_path, one_thread
+    undisturbed, materials, tmp_path, one_thread, monkeypatch
 ):
     spec, output = materials.spec(tmp_path), tmp_path / "out"
     first = client(spec, output)
@@ -170,6 +172,8 @@ def test_a_client_killed_in_the_middle_goes_on_when_started_again(
     while len(list(output.glob("cells/*.json"))) < 2:
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
+    watched = Followed(output)
+    assert watched.running and watched.count("done") >= 2 and len(watched.cells) == 6
     workers = psutil.Process(first.pid).children(recursive=True)
     first.kill()
     first.communicate()
@@ -179,9 +183,16 @@ def test_a_client_killed_in_the_middle_goes_on_when_started_again(
     kept = {path: path.stat().st_mtime_ns for path in output.glob("cells/*.json")}
     assert 2 <= len(kept) < 6 and all(json.loads(path.read_text())["key"] == path.stem for path in kept)
 
+    monkeypatch.setattr(follow, "SILENCE_SECONDS", 0.0)
+    watched.refresh()
+    assert (watched.lost, watched.count("done"), watched.count("running")) == (True, len(kept), 0)
+
     second = client(spec, output)
     said, told = second.communicate(timeout=240)
     assert second.returncode == 0, told
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert figures(output) == figures(undisturbed.store.folder)
     assert said.count("\n| tiny ") == 6 and "6 of 6 done" in told
+    watched.refresh()
+    assert watched.finished and not watched.lost and watched.rows() == Followed(output).rows()
+    assert {watched.store.cell(state.key) for state in watched.cells if state.stored} <= kept.keys()

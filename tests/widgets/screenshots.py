@@ -22,7 +22,8 @@ from workbench.commands.embedded import convert_embedded
 from workbench.convert.options import parse_format
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
-from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer
+from workbench.sweep.sweep import Sweep
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 
 FOLDER = REPOSITORY / "docs" / "widgets"
 DONE = "document.querySelector('.wb').dataset.state === 'done'"
@@ -109,12 +110,45 @@ def edit_a_kernel(bridge: Bridge) -> None:
     page.get_by_role("button", name="v1", exact=True).click()
 
 
+SWEEP = """
+[sweep]
+max_windows = 8
+[texts.stories]
+file = "embedded"
+[grid]
+model = "embedded"
+format = ["int8", "int4", "int2"]
+block_size = [64, 256]
+quantizer = ["rtn", "grid"]
+protocol = "disjoint-512"
+[[include]]
+model = "embedded"
+format = "int4"
+protocol = "disjoint-1024"
+"""
+
+
+def sweep_board(int4: Path) -> SweepBoard:
+    spec = int4.parent / "blocks.toml"
+    spec.write_text(SWEEP)
+    return SweepBoard(Sweep.read(spec, output=int4.parent / "sweep"), processes=2)
+
+
+def run_half(bridge: Bridge) -> None:
+    bridge.page.get_by_role("button", name="Start").click()
+    running = "document.querySelectorAll('tr[data-status=running]').length"
+    bridge.until(f"document.querySelectorAll('tr[data-status=done]').length > 6 && {running} > 1", 300)
+    bridge.page.locator("tr[data-status=failed]").last.click()
+    bridge.until("document.querySelectorAll('.wb-picked').length === 1")
+
+
 WIDGETS: dict[str, tuple[Callable, Callable, int]] = {
     "generator": (generator, write, 1000),
     "explorer": (explorer, look, 1100),
     "kernel-lab": (kernel_lab, edit_a_kernel, 1160),
     "model-card": (model_card, measure, 1040),
     "precision-map": (precision_map, allocate, 1100),
+    "sweep-board": (sweep_board, run_half, 1040),
 }
 
 
@@ -133,7 +167,8 @@ def main() -> None:
         int4 = convert_embedded(Path(folder), ["int4"])["int4"]
         for name in wanted:
             make, prepare, width = WIDGETS[name]
-            with bridged(browser, make(int4), Path(folder), width) as bridge:
+            widget = make(int4)
+            with bridged(browser, widget, Path(folder), width) as bridge:
                 bridge.theme("light")
                 prepare(bridge)
                 for theme in ("light", "dark"):
@@ -141,6 +176,9 @@ def main() -> None:
                     path = FOLDER / f"{name}-{theme}.png"
                     stored(bridge.page.locator(".wb").screenshot(), path)
                     print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size // 1024} KiB")
+            widget.close()
+            if isinstance(widget, SweepBoard):  # its workers write into the folder
+                widget.wait()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.notebook]
 CELLS = [
     """
 from workbench.assets import demo_model_path
-from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 g = Generator(demo_model_path(), max_new_tokens=400)
 g""",
     """
@@ -31,6 +31,23 @@ while True:
     "print('picked', g.selected.id, g.state, len(g.run.continuations[0].tokens))",
     "e = QuantizationExplorer(demo_model_path(), 'model.layers.3.mlp.down_proj.weight'); e",
     "c = ModelCard(demo_model_path()); c",
+    '''
+import time
+from pathlib import Path
+from workbench.sweep.sweep import Sweep
+Path("few.toml").write_text("""
+[sweep]
+max_windows = 1
+[texts.stories]
+file = "embedded"
+[grid]
+model = "embedded"
+format = "int4"
+protocol = "disjoint-128"
+""")
+s = SweepBoard(Sweep.read("few.toml", output=f"runs/{time.time_ns()}"), processes=1)
+s''',
+    "print('rows', list(s.selected['format']), s.state)",
     """
 from eval.texts import encode, load_text
 from workbench.assets import calibration_text
@@ -45,7 +62,7 @@ from ipywidgets import Widget
 print("state", len(json.dumps(Widget.get_manager_state())))""",
     "k = KernelLab('linear_int4', variants=['gemv'], rows=256, columns=256, rounds=3); k",
 ]
-GENERATOR, BUSY, PICKED, EXPLORER, CARD, MAP, STATE, LAB = range(1, 9)
+GENERATOR, BUSY, PICKED, EXPLORER, CARD, BOARD, ROWS, MAP, STATE, LAB = range(1, 11)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +79,9 @@ def widget(notebook, index: int):
     return notebook.cell(index).locator(".wb")
 
 
-def state(section, wanted: str):
+def state(section, wanted: str, seconds: float = 45):
     """Wait for a widget's state."""
-    section.and_(section.page.locator(f"[data-state='{wanted}']")).wait_for()
+    section.and_(section.page.locator(f"[data-state='{wanted}']")).wait_for(timeout=1000 * seconds)
 
 
 def explore_and_measure(notebook) -> None:
@@ -120,6 +137,29 @@ def edit_a_kernel(notebook) -> None:
     assert section.locator("tr[data-row=v2] .wb-sample").count() == 3
 
 
+def sweep(notebook, busy: bool) -> None:
+    """Board: start, wait for both cells, select one. busy: stopped while a cell runs, then resumed."""
+    notebook.run_and_wait(BOARD)
+    section = widget(notebook, BOARD)
+    section.locator("tr[data-status='waiting']").nth(1).wait_for()
+    if busy:
+        prompt = notebook.cell(BUSY).locator(".jp-InputPrompt")
+        notebook.run(BUSY)
+        prompt.get_by_text("[*]:").wait_for()
+        section.get_by_role("button", name="Start").click()
+        section.get_by_role("button", name="Stop").click()
+        state(section, "stopped")
+        assert prompt.text_content() == "[*]:"  # out of sight, it has no inner text
+        notebook.page.get_by_role("button", name="Interrupt the kernel").click()
+    section.get_by_role("button", name=re.compile("Start|Resume")).click()
+    state(section, "done", 120)
+    assert section.locator("tr[data-status='done']").count() == 2
+    section.get_by_role("checkbox", name="int4").press("Space")
+    section.locator(".wb-picked").wait_for()
+    notebook.run_and_wait(ROWS)
+    notebook.cell(ROWS).get_by_text("rows ['int4/128'] done", exact=True).wait_for()
+
+
 def test_jupyterlab(browser, server, tmp_path):
     found, file = server
     with opened(browser, found) as notebook:
@@ -149,6 +189,7 @@ def test_jupyterlab(browser, server, tmp_path):
         explore_and_measure(notebook)
         chosen = allocate(notebook)
         edit_a_kernel(notebook)
+        sweep(notebook, busy=True)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000
@@ -171,6 +212,7 @@ def test_jupyterlab(browser, server, tmp_path):
         lab = widget(notebook, LAB)
         lab.locator("tr[data-row=v1]", has_text="compile error").wait_for()
         lab.locator("tr[data-row=v2] .wb-sample").nth(2).wait_for(state="attached")
+        widget(notebook, BOARD).locator(".wb-picked[data-status='done']").wait_for()
         section = widget(notebook, GENERATOR)
         state(section, "stopped")
         section.get_by_label("new tokens").fill("3")
@@ -209,3 +251,4 @@ def test_notebook_7(browser, server):
         explore_and_measure(notebook)
         allocate(notebook)
         edit_a_kernel(notebook)
+        sweep(notebook, busy=False)

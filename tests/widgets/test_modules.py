@@ -10,7 +10,7 @@ import pytest
 from workbench.widgets import __all__ as names
 from workbench.widgets import modules
 
-MODULES = ("explorer", "generator", "kernel_lab", "model_card", "precision_map")
+MODULES = ("explorer", "generator", "kernel_lab", "model_card", "precision_map", "sweep_board")
 LARGEST = 150_000
 
 

@@ -1,7 +1,7 @@
 """Comparing a kernel's variants with its PyTorch reference, and timing those that give its numbers.
 
-Weights take turns: on a GPU as many copies of them are made as exceed its cache, since a model reads each weight once
-a token. Dispatches of one timing write the same output, so each waits for the one before, as in a model.
+Weights take turns, and each dispatch of a timing waits for the one before, as in a model (see
+`workbench.runtime.rotation`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-import wgpu
 
 from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.judge import expectation
 from workbench.runtime.device import Device, open_device
-from workbench.runtime.launch import output_buffers, resolve, sizes_of, tensor_bytes
-from workbench.runtime.native import Recorder
+from workbench.runtime.launch import resolve, sizes_of, tensor_bytes
 from workbench.runtime.pipelines import Compiled
 from workbench.runtime.provenance import surroundings
+from workbench.runtime.rotation import Rotation
 from workbench.runtime.timing import Timed, Timing, measure
 
-from .comparison import PASSED, ROTATED_BYTES, Comparison
+from .comparison import PASSED, Comparison
 from .judging import judge_variant
 from .peers import check_names, open_peers
 from .peers.layer import layer_of
 
-MOST_COPIES = 256
 ROUNDS = 7
 #: Seconds that one call may take.
 BUDGET = 30.0
@@ -144,29 +142,7 @@ def _time(
     """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output; the
     timings of what was timed `beside` them follow."""
     arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-    turning = set(kernel.prepared_ports or kernel.reads) & set(arrays) - set(kernel.updates.values())
-    size = sum(arrays[name].nbytes for name in turning)
-    if copies is None:
-        copies = min(MOST_COPIES, ROTATED_BYTES // size + 2) if size and not device.adapter.is_cpu else 1
-    buffers: dict[str, list[wgpu.GPUBuffer]] = {}
-    try:
-        for name, array in arrays.items():
-            made = buffers[name] = []
-            for _ in range(copies if name in turning else 1):
-                made.append(device.buffer(array.nbytes, uniform=kernel.ports[name].uniform))
-                device.write(made[-1], array)
-        for name, buffer in output_buffers(device, compiled[0], arrays).items():
-            buffers[name] = [buffer]
-        recorders = []
-        for each in compiled:
-            calls = []
-            for copy in range(copies):
-                bound = {name: made[copy % len(made)] for name, made in buffers.items()}
-                calls.append((each.pipeline, each.bind(device, bound), each.grid))
-            recorders.append(Recorder(calls))
+    with Rotation(device, kernel, arrays, copies) as inputs:
+        recorders = inputs.recorders(compiled)
         found = measure(device, recorders, rounds=rounds, timestamps=timestamps, beside=beside)
-        return copies, copies * size, found
-    finally:
-        for made in buffers.values():
-            for buffer in made:
-                device.release(buffer)
+        return inputs.copies, inputs.nbytes, found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wgsl_kernels.judge import Errors, Mismatch
 from workbench.runtime.messages import Place
+from workbench.runtime.rotation import ROTATED_BYTES
 from workbench.runtime.timing import Timing
 
 from .arithmetic import arithmetic
@@ -25,9 +26,6 @@ RUNTIME_ERROR = "runtime error"
 TIMED_OUT = "timed out"
 UNSUPPORTED = "unsupported"
 STATUSES = (PASSED, WRONG_NUMBERS, WRONG_SHAPE, COMPILE_ERROR, RUNTIME_ERROR, TIMED_OUT, UNSUPPORTED)
-
-#: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
-ROTATED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .ceilings import measure_ceilings
 from .compare import compare
 from .comparison import PASSED, Comparison, VariantResult, align, shape_of
 from .console import Console
+from .measure import Progress
 from .peers import check_names
 from .records import write_json
 from .request import CPU_SHAPES, GPU_SHAPES, LM_HEAD_HOST_BYTES, Request, format_of
@@ -30,7 +31,7 @@ def run(
     request: Request,
     *,
     output: str | Path | None = "runs/bench/kernels.json",
-    console: Console | None = None,
+    console: Progress | None = None,
     device: Device | None = None,
 ) -> tuple[list[Comparison], dict[str, Any]]:
     """Compare kernels over shapes: (comparisons, their record), which is written to `output` unless that is None.
@@ -95,7 +96,7 @@ def save_roofline(found: Sequence[Comparison], path: Path) -> None:
         partial.replace(path)
 
 
-def _shapes(device: Device, console: Console) -> Sequence[tuple[int, int]]:
+def _shapes(device: Device, console: Progress) -> Sequence[tuple[int, int]]:
     """Those that this machine is up to."""
     if device.adapter.is_cpu:
         return CPU_SHAPES

@@ -10,7 +10,8 @@ from .cells import Cell
 from .published import NotHereError, Published, select
 from .render import escape_md
 from .show import printable
-from .sweep import CellState, Observer, Sweep
+from .state import CellState
+from .sweep import Observer, Sweep
 
 VERDICTS = ("passed", "failed", "not run", "not here")
 

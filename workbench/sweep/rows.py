@@ -111,9 +111,14 @@ def files(runs: Iterable[str | Path]) -> list[Path]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of one result file; SweepError for anything else."""
     values = read_json(path)
+    if values is None:
+        raise SweepError(f"{path}: is no JSON object")
+    return rows_of(path, values)
+
+
+def rows_of(path: Path, values: Mapping[str, Any]) -> list[Row]:
+    """The rows of what a result file holds; SweepError, naming it, for anything that is no result."""
     try:
-        if values is None:
-            raise SweepError(f"{path}: is no JSON object")
         if values.get("kind") == CELL_KIND:
             facts = {
                 key: values[key] for key in ("model", "format", "quantizer", "bits_per_weight", "file_bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from .identity import conversion, key
 from .store import Store
 
 if TYPE_CHECKING:
-    from .sweep import CellState
+    from .state import CellState
 
 
 @dataclass
@@ -115,12 +116,12 @@ def _tell(state: CellState, event: Event, converts: bool) -> None:
     """What an event other than "failed" means to a cell. A conversion leaves its cells waiting."""
     if event.kind == "again":
         state.lost += 1
-        state.stage, state.progress, state.worker = "", 0.0, ""
-        state.status = "waiting"
+        state.wait()
     elif converts:
         state.stage = "quantizing" if event.kind in ("started", "progress") else ""
     elif event.kind == "started":
         state.status, state.stage, state.progress, state.worker = "running", "scoring", 0.0, str(event.value)
+        state.began = time.time()
     elif event.kind == "progress":
         state.progress = float(event.value)
     elif event.kind == "done":

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sweep import CellState, Sweep
+    from .state import CellState, SweepState
 
 COLUMNS = ("model", "format", "quantizer", "protocol", "text", "status", "perplexity", "seconds")
 #: Rows of the live table at most; running and failed cells come first.
@@ -37,71 +37,87 @@ def _safe(text: str) -> str:
     return "\n".join(map(printable, text.splitlines()))
 
 
-def headline(sweep: Sweep) -> str:
-    """`blocks: 5 of 24 done, 2 running, 17 waiting, 1 failed; 34 %, about 3 min 20 s left`."""
+def headline(sweep: SweepState) -> str:
+    """`blocks: 5 of 24 done, 2 running, 17 waiting, 1 failed; 34 % after 1 min 2 s, about 3 min 20 s left`."""
     counts = [f"{sweep.count('done')} of {len(sweep.cells)} done"]
     counts += [f"{n} {status}" for status in ("running", "waiting", "failed") if (n := sweep.count(status))]
     left = sweep.seconds_left
     rest = "" if sweep.finished else f"; {100 * sweep.progress:.0f} %"
+    if sweep.seconds is not None:
+        rest += f"; took {duration(sweep.seconds)}" if sweep.finished else f" after {duration(sweep.seconds)}"
     if left and not sweep.finished:
         rest += f", about {duration(left)} left"
     return f"{printable(sweep.name)}: {', '.join(counts)}{rest}"
 
 
-def _cells(state: CellState) -> list[str]:
-    cell = state.cell
-    status = state.status
-    if status == "running":
-        status = f"running {100 * state.progress:.0f} %"
+def status(state: CellState) -> str:
+    """`running 34 %, lost 1`, `waiting (quantizing)`, `done before`."""
+    said = state.status
+    if said == "running":
+        said = f"running {100 * state.progress:.0f} %"
     elif state.stage:
-        status = f"{status} ({state.stage})"
+        said = f"{said} ({state.stage})"
     elif state.stored:
-        status = f"{status} before"
-    if state.lost:
-        status += f", lost {state.lost}"
+        said = f"{said} before"
+    return f"{said}, lost {state.lost}" if state.lost else said
+
+
+def _cells(state: CellState) -> list[str]:
     ppl = state.record["result"]["ppl"] if state.record else None
     return [
-        *map(printable, (cell.name, cell.format, cell.quantizer, cell.protocol, cell.text_name)),
-        status,
+        *map(printable, state.facts[:5]),
+        status(state),
         "" if ppl is None else f"{ppl:.4f}",
         "" if state.seconds is None else f"{state.seconds:.1f}",
     ]
 
 
-def lines(sweep: Sweep, limit: int | None = None) -> list[str]:
-    """The table, a line a cell; with a limit first what runs, has failed and waits."""
+def _urgent(sweep: SweepState, limit: int | None) -> list[CellState]:
+    """The cells; with a limit first what runs, has failed and waits."""
     order = {"running": 0, "failed": 1, "waiting": 2, "done": 3}
     states = list(sweep.cells)
     if limit is not None and len(states) > limit:
         states = sorted(states, key=lambda state: order[state.status])[:limit]
+    return states
+
+
+def lines(sweep: SweepState, limit: int | None = None) -> list[str]:
+    """The table, a line a cell."""
+    states = _urgent(sweep, limit)
     rows = [list(COLUMNS), *map(_cells, states)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     table = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    return [*table, *_hidden(sweep, states)]
+
+
+def _hidden(sweep: SweepState, states: list[CellState]) -> list[str]:
     hidden = len(sweep.cells) - len(states)
-    return [*table, *([f"... and {hidden} more"] if hidden else [])]
+    return [f"... and {hidden} more"] if hidden else []
 
 
-def errors(sweep: Sweep) -> list[str]:
+def errors(sweep: SweepState) -> list[str]:
     return [
         f"{printable(state.label)}: {_safe(state.error)}" for state in sweep.cells if state.status == "failed"
     ]
 
 
-def text(sweep: Sweep) -> str:
+def text(sweep: SweepState) -> str:
     return "\n".join([headline(sweep), *lines(sweep), *errors(sweep)])
 
 
-def html(sweep: Sweep) -> str:
-    """A table for a notebook; every string escaped."""
+def html(sweep: SweepState, limit: int | None = None) -> str:
+    """A table for a notebook, with a limit of so many rows and errors; every string escaped."""
     left = "style='text-align:left'"
 
     def row(cells: list[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag} {left}>{markup.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    failed = "".join(f"<p {left}>{markup.escape(error)}</p>" for error in errors(sweep))
-    body = "".join(row(_cells(state), "td") for state in sweep.cells)
+    states = _urgent(sweep, limit)
+    said = [*_hidden(sweep, states), *errors(sweep)[:limit]]
+    failed = "".join(f"<p {left}>{markup.escape(error)}</p>" for error in said)
+    body = "".join(row(_cells(state), "td") for state in states)
     return (
         f"<p>{markup.escape(headline(sweep))}</p>"
         f"<progress value='{sweep.progress:.4f}' max='1'></progress>"
@@ -121,13 +137,13 @@ class Live:
         self._ended: set[str] = set()
         self._note = ""
 
-    def __call__(self, sweep: Sweep) -> None:
+    def __call__(self, sweep: SweepState) -> None:
         if not self._tty:
             self._report(sweep)
         elif time.monotonic() - self._last >= REDRAW_SECONDS or sweep.finished:
             self._draw(sweep)
 
-    def _report(self, sweep: Sweep) -> None:
+    def _report(self, sweep: SweepState) -> None:
         if sweep.note != self._note:
             self._note = sweep.note
             print(sweep.note, file=self._stream, flush=True)
@@ -141,7 +157,7 @@ class Live:
                     line = f"{headline(sweep)}: {printable(state.label)}: {_safe(what)}"
                     print(line, file=self._stream, flush=True)
 
-    def _draw(self, sweep: Sweep) -> None:
+    def _draw(self, sweep: SweepState) -> None:
         self._last = time.monotonic()
         size = shutil.get_terminal_size()
         shown = [headline(sweep), *([sweep.note] if sweep.note else [])]

@@ -5,8 +5,10 @@
     models/KEY.json       what its conversion took, written after the folder
     baselines/KEY.npz     an unconverted model's scores; KEY.logits beside it, f32, where they are not too large
     tokens/KEY.npz        a text, tokenized
+    sweeps/KEY.json       which cells a sweep has; KEY.state beside it, what has become of those without a result
 
-Only `cells` holds results. The others are intermediate, and made again where they are missing.
+Only `cells` holds results, and `sweeps` tells others of a run (see `journal`). The rest is intermediate, and made again
+where it is missing.
 """
 
 from __future__ import annotations
@@ -75,6 +77,16 @@ class Store:
     def tokens(self, key: str) -> Path:
         return self.folder / "tokens" / f"{key}.npz"
 
+    def sweep(self, key: str) -> Path:
+        return self.folder / "sweeps" / f"{key}.json"
+
+    def sweep_state(self, key: str) -> Path:
+        return self.folder / "sweeps" / f"{key}.state"
+
+    def results(self) -> list[str]:
+        """Keys of the results that are there."""
+        return sorted(path.stem for path in (self.folder / "cells").glob("[!.]*.json"))
+
     def result(self, key: str) -> dict[str, Any] | None:
         """A finished cell's record, None if it is not there."""
         found = read_json(self.cell(key))
@@ -87,6 +99,6 @@ class Store:
         return self.result(key) is not None and self.baseline(key).is_file()
 
     def remove_intermediate(self) -> None:
-        """Delete converted models, stored baselines and tokens; results stay."""
+        """Delete converted models, stored baselines and tokens; results stay, and what is told of runs."""
         for name in ("models", "baselines", "tokens"):
             shutil.rmtree(self.folder / name, ignore_errors=True)

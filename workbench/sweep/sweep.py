@@ -4,16 +4,16 @@
     sweep.run(processes=2)          # or sweep.start(); in a notebook the object shows its state
     sweep.table().markdown()
 
-The state is plain data that anybody may read while the sweep runs (`Sweep.cells`, `rows`, `seconds_left`), and
-`observe` tells of changes. A result is a file by its key (see `identity` and `store`), so a sweep that is started again
-runs only the cells that have none.
+The state is plain data that anybody may read while the sweep runs (see `state`), `observe` tells of changes, and the
+folder tells other processes (see `follow`). A result is a file by its key (see `identity` and `store`), so a sweep that
+is started again runs only the cells that have none.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +22,19 @@ from workbench.errors import SweepError
 from .cells import Cell
 from .executor import Event, Executor
 from .identity import Identities, key
+from .journal import Journal
 from .schedule import Schedule
+from .state import CellState, Facts, SweepState
 from .store import Store
 
-STATUSES = ("waiting", "running", "done", "failed")
 #: Logits of a baseline are kept for its cells up to this size; beyond it cells have no KL.
 KEEP_LOGITS = 4 << 30
 TICK_SECONDS = 0.5
 
-
-@dataclass
-class CellState:
-    """A cell and what has become of it. Only the running sweep writes it.
-
-    status      one of STATUSES
-    stage       of a waiting or running cell: "", "quantizing" or "scoring"
-    progress    share of its windows scored, 0 to 1
-    seconds     of scoring, once done
-    error       why it failed
-    lost        workers that were lost while they had it
-    stored      whether its result was there before
-    """
-
-    cell: Cell
-    key: str
-    identity: dict[str, Any] = field(repr=False)
-    baseline: str | None = None
-    status: str = "waiting"
-    stage: str = ""
-    progress: float = 0.0
-    seconds: float | None = None
-    error: str = ""
-    worker: str = ""
-    lost: int = 0
-    stored: bool = False
-    record: dict[str, Any] | None = field(default=None, repr=False)
-
-    @property
-    def label(self) -> str:
-        return self.cell.label
-
-
 Observer = Callable[["Sweep"], None]
 
 
-class Sweep:
+class Sweep(SweepState):
     """Cells of one folder. Hashes models and texts when made; raises what opening them raises.
 
     cells: a cell that is paired brings its baseline with it; cells with equal content are one. folder: where everything
@@ -78,8 +46,8 @@ class Sweep:
     ) -> None:
         if not cells:
             raise SweepError("a sweep without cells: nothing is left to run")
-        self.store, self.keep_logits = Store(folder), keep_logits
-        self.name = name or self.store.folder.name
+        super().__init__(Store(folder), name)
+        self.keep_logits = keep_logits
         self._identities = Identities()
         states: dict[str, CellState] = {}
         for cell in cells:
@@ -90,8 +58,6 @@ class Sweep:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self.slots: int | None = None
-        self.note = ""
         self.refresh()
 
     @classmethod
@@ -105,105 +71,26 @@ class Sweep:
     def _add(self, states: dict[str, CellState], cell: Cell, baseline: str | None = None) -> str:
         identity = self._identities.cell(cell)
         found = key(identity)
-        states.setdefault(found, CellState(cell, found, identity, baseline))
+        states.setdefault(found, CellState(cell, Facts.of(cell), found, identity, baseline))
         return found
 
     def refresh(self) -> None:
         """Look into the folder for results of cells that are not done."""
         for state in self.cells:
             if state.status != "done" and (record := self.store.result(state.key)):
-                state.status, state.stored, state.progress = "done", True, 1.0
-                state.seconds, state.record, state.error = record["seconds"], record, ""
-
-    # Reading the state
+                state.take(record)
+                state.stored = True
 
     def state(self, cell: Cell) -> CellState:
         """Of a cell that the sweep was made with."""
         found = key(self._identities.cell(cell))
         return next(state for state in self.cells if state.key == found)
 
-    def count(self, status: str) -> int:
-        return sum(state.status == status for state in self.cells)
-
-    @property
-    def finished(self) -> bool:
-        """Whether no cell waits or runs."""
-        return all(state.status in ("done", "failed") for state in self.cells)
-
-    @property
-    def progress(self) -> float:
-        """Share of the work that is done, 0 to 1, every cell counted the same."""
-        done = (1.0 if state.status in ("done", "failed") else state.progress for state in self.cells)
-        return sum(done) / len(self.cells)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """From the cells of the same model and protocol that are done, or all; None before one is."""
-        left = [state for state in self.cells if state.status in ("waiting", "running")]
-        known: dict[tuple, list[float]] = {}
-        for state in self.cells:
-            if state.seconds is not None:
-                known.setdefault(_group(state.cell), []).append(state.seconds)
-        if not left or not known:
-            return None if left else 0.0
-        everything = [seconds for group in known.values() for seconds in group]
-        total = 0.0
-        for state in left:
-            typical = known.get(_group(state.cell), everything)
-            total += (1 - state.progress) * sum(typical) / len(typical)
-        at_once = self.slots or max(1, self.count("running"))
-        return total / min(at_once, len(left))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A dict a cell, of plain values: `pandas.DataFrame(sweep.rows())`."""
-        return [
-            {
-                "model": state.cell.name,
-                "format": state.cell.format,
-                "quantizer": state.cell.quantizer,
-                "protocol": state.cell.protocol,
-                "text": state.cell.text_name,
-                "backend": state.cell.backend,
-                "status": state.status,
-                "stage": state.stage,
-                "progress": state.progress,
-                "ppl": state.record["result"]["ppl"] if state.record else None,
-                "seconds": state.seconds,
-                "error": state.error,
-                "worker": state.worker,
-                "lost": state.lost,
-                "key": state.key,
-            }
-            for state in self.cells
-        ]
-
-    def table(self):
-        """The results so far as `workbench.sweep.table.Table`; raises SweepError for more than one protocol or text."""
-        from .table import Table
-
-        return Table.of([self.store.cell(state.key) for state in self.cells if state.status == "done"])
-
-    def tables(self) -> list:
-        """The results so far, a Table for each protocol and text."""
-        from .table import tables
-
-        return tables([self.store.cell(state.key) for state in self.cells if state.status == "done"])
-
-    def __str__(self) -> str:
-        from .show import text
-
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        from .show import html
-
-        return html(self)
-
-    # Running
-
-    def observe(self, observer: Observer) -> None:
-        """Call `observer(self)` after every change, in the thread that runs the sweep."""
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer(self)` after every change, in the thread that runs the sweep, until the function that this
+        returns is called."""
         self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
 
     def run(
         self,
@@ -218,20 +105,35 @@ class Sweep:
         executor, which is then not closed. A failed cell fails alone: look at `cells`. Raises SweepError if there is
         no scheduler, SchedulerLostError if it is lost on the way.
         """
+        if self.running:
+            raise SweepError("the sweep is running already")
         self._stop.clear()
         self.refresh()
         for state in self.cells:
             if state.status != "done":
-                state.status, state.stage, state.error, state.progress = "waiting", "", "", 0.0
+                state.wait()
         schedule = Schedule(self.cells, self.store, self.keep_logits)
         if schedule.empty:
             self._changed()
             return self
-        self.store.folder.mkdir(parents=True, exist_ok=True)
-        chosen = executor or _executor(processes, scheduler)
-        self.slots = chosen.slots
-        self.note = chosen.note(any(s.cell.backend == "wgpu" for s in self.cells)) if scheduler else ""
+        self.running, self.began, self.ended = True, time.time(), None
         try:
+            self._run(schedule, executor, processes, scheduler)
+        finally:
+            self.running = False
+            self._changed()
+        return self
+
+    def _run(
+        self, schedule: Schedule, executor: Executor | None, processes: int | None, scheduler: str | None
+    ) -> None:
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        journal, chosen = Journal(self, self.keep_logits), executor
+        try:
+            if chosen is None:
+                chosen = _executor(processes, scheduler)
+            self.slots = chosen.slots
+            self.note = chosen.note(any(s.cell.backend == "wgpu" for s in self.cells)) if scheduler else ""
             for job in schedule.ready():
                 chosen.submit(job.payload, gpu=job.gpu)
             self._changed()
@@ -241,15 +143,16 @@ class Sweep:
                     self._apply(schedule, event)
                     for job in schedule.ready():
                         chosen.submit(job.payload, gpu=job.gpu)
+                journal()
                 self._changed()
         finally:
-            if executor is None:
+            if executor is None and chosen is not None:
                 chosen.close()
             for state in self.cells:
-                if state.status == "running":
-                    state.status, state.stage, state.progress, state.worker = "waiting", "", 0.0, ""
-            self._changed()
-        return self
+                if state.status == "running" or state.stage:
+                    state.wait()
+            self.ended = time.time()
+            journal.close()
 
     def start(self, **options: Any) -> Sweep:
         """`run` in a thread; `wait` for its end, `stop` to end it early."""
@@ -287,10 +190,6 @@ class Sweep:
     def _changed(self) -> None:
         for observer in self._observers:
             observer(self)
-
-
-def _group(cell: Cell) -> tuple:
-    return cell.model, cell.protocol, cell.text.location, cell.max_windows, cell.backend
 
 
 def _executor(processes: int | None, scheduler: str | None):

@@ -13,6 +13,7 @@ _LAZY = {
     "ModelCard": "workbench.widgets.model_card",
     "PrecisionMap": "workbench.widgets.precision_map",
     "QuantizationExplorer": "workbench.widgets.explorer",
+    "SweepBoard": "workbench.widgets.sweep_board",
 }
 
 __all__ = list(_LAZY)

@@ -12,8 +12,6 @@ from wgsl_kernels import Kernel
 from wgsl_kernels.linear_a8 import dequantize_activations
 from wgsl_kernels.weights import BITS, dequantize_planes, is_quantized
 
-from ..comparison import ROTATED_BYTES
-
 NAME = re.compile(r"linear_(?P<integer>a8_)?(?P<format>f32|f16|bf16|int8|int4|int2)")
 
 
@@ -81,8 +79,3 @@ def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor) -> Laye
         None if zeros is None else (zeros.float() * unit).expand(shape),
         unit != 1.0,
     )
-
-
-def turns(nbytes: int, software: bool) -> int:
-    """Copies of a weight that take turns, as the WGSL kernels' do; one where software computes."""
-    return 1 if software else ROTATED_BYTES // max(nbytes, 1) + 2

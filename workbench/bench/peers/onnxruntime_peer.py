@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from wgsl_kernels.weights import is_quantized
+from workbench.runtime.rotation import turns
 from workbench.runtime.timing import CPU_WARM, GPU_PASS, GPU_WARM
 
 from ..child import Child, ChildError, ChildTimeoutError
 from . import Offer, PeerCandidate, PeerUnsupportedError
-from .layer import Layer, turns
+from .layer import Layer
 from .onnx_chain import Operator
 
 PROCESS = Path(__file__).with_name("onnxruntime_process.py")

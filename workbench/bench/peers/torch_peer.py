@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from wgsl_kernels.weights import unpack
+from workbench.runtime.rotation import turns
 from workbench.runtime.timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, WALL
 
 from . import Offer, PeerCandidate, PeerUnsupportedError
-from .layer import Layer, turns
+from .layer import Layer
 
 CUDA_EVENTS = "CUDA events around a graph"
 MOST_CALLS = 2000

@@ -1,7 +1,7 @@
 """Running candidates of one case on random data: checking them against the reference, and recording them for timing.
 
-Inputs are made and uploaded once for all candidates. Weights are random, of the case's shapes: no model is read. As
-many copies of them as exceed a GPU's cache take turns, since a model reads each weight once a token.
+Inputs are made and uploaded once for all candidates. Weights are random, of the case's shapes: no model is read. They
+take turns (see `workbench.runtime.rotation`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from ..device import Device
 from ..launch import output_buffers, port_types, sizes_of, tensor_bytes
 from ..native import Recorder
 from ..pipelines import Compiled, compile_kernel
+from ..rotation import Rotation
 from .candidates import Candidate
 from .cases import PLACES, Case, case_of
 
-#: Copies that take turns on a GPU are larger than this together: four times the largest cache known of.
-ROTATED_BYTES, MOST_COPIES = 256 << 20, 256
 #: Of a matrix with more weights, so many rows are compared with the reference: the first, the last, some between.
 MOST_WEIGHTS, EDGE_ROWS, SAMPLED_ROWS = 4 << 20, 64, 512
 ROW_LABELS = ("rows", "scale_rows", "out_rows")
@@ -139,25 +138,11 @@ class Trial:
     def __init__(self, device: Device, case: Case, seed: int = 0, kernel: Kernel | None = None):
         self.device, self.case = device, case
         self.kernel = kernel or wgsl_kernels.get(case.kernel)
-        self._buffers: dict[str, list[wgpu.GPUBuffer]] = {}
         arguments = make_arguments(self.kernel, case, seed)
         self._rows = some_rows(self.kernel, arguments, seed)
         self._expected = self._expectation(arguments)
         self._arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-        updated = set(self.kernel.updates.values())
-        turning = set(self.kernel.prepared_ports or self.kernel.reads) & set(self._arrays) - updated
-        size = sum(self._arrays[name].nbytes for name in turning)
-        cached = size and not device.adapter.is_cpu
-        self.copies = min(MOST_COPIES, ROTATED_BYTES // size + 2) if cached else 1
-        try:
-            for name, array in self._arrays.items():
-                made = self._buffers[name] = []
-                for _ in range(self.copies if name in turning else 1):
-                    made.append(device.buffer(array.nbytes, uniform=self.kernel.ports[name].uniform))
-                    device.write(made[-1], array)
-        except Exception:
-            self.close()
-            raise
+        self.rotation = Rotation(device, self.kernel, self._arrays)
 
     def __enter__(self) -> Trial:
         return self
@@ -166,10 +151,7 @@ class Trial:
         self.close()
 
     def close(self) -> None:
-        for made in self._buffers.values():
-            for buffer in made:
-                self.device.release(buffer)
-        self._buffers.clear()
+        self.rotation.close()
 
     def _expectation(self, arguments: dict) -> dict:
         if self._rows is None:
@@ -214,11 +196,12 @@ class Trial:
     def _run(self, compiled: Compiled) -> tuple[dict[str, torch.Tensor], float]:
         """Outputs of one dispatch on fresh inputs into poisoned buffers, and the seconds of another one."""
         device, kernel = self.device, self.kernel
+        inputs = self.rotation.bound()
         for name in kernel.updates.values():
-            device.write(self._buffers[name][0], self._arrays[name])
+            device.write(inputs[name], self._arrays[name])
         outputs = output_buffers(device, compiled, self._arrays)
         try:
-            bound = {name: made[0] for name, made in self._buffers.items()} | outputs
+            bound = inputs | outputs
             recorder = Recorder([(compiled.pipeline, compiled.bind(device, bound), compiled.grid)])
             self._submit(recorder)
             results = {}
@@ -245,15 +228,5 @@ class Trial:
             self.device.wgpu.queue.submit([encoder.finish()])
 
     def recorders(self, compiled: list[Compiled]) -> list[Recorder]:
-        """One sequence of dispatches each, over all copies of the inputs; all write the same output, so each dispatch
-        waits for the one before, as in a model. The buffers live until `close`."""
-        for name, buffer in output_buffers(self.device, compiled[0], self._arrays).items():
-            self._buffers[name] = [buffer]
-        recorders = []
-        for each in compiled:
-            calls = []
-            for copy in range(self.copies):
-                bound = {name: made[copy % len(made)] for name, made in self._buffers.items()}
-                calls.append((each.pipeline, each.bind(self.device, bound), each.grid))
-            recorders.append(Recorder(calls))
-        return recorders
+        """One sequence of dispatches each, over all copies of the inputs. The buffers live until `close`."""
+        return self.rotation.recorders(compiled)
