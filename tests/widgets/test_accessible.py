@@ -9,7 +9,8 @@ from workbench.allocate.groups import Group
 from workbench.allocate.table import SensitivityTable
 from workbench.assets import demo_model_path
 from workbench.convert.options import parse_format
-from workbench.widgets import Generator, ModelCard, PrecisionMap, QuantizationExplorer
+from workbench.sweep.sweep import Sweep
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 from workbench.widgets import __all__ as names
 
 pytestmark = pytest.mark.browser
@@ -59,6 +60,19 @@ def precision(int4):
     return PrecisionMap(table, bits=4, pins={"embedding": "int8"}, selection=["embedding"])
 
 
+def lab(int4):
+    return KernelLab("linear_int4", variants=["gemv"], rows=64, columns=64, rounds=3)
+
+
+def board(int4):
+    spec = int4.parent / "few.toml"
+    spec.write_text(
+        '[sweep]\nmax_windows = 1\n[texts.stories]\nfile = "embedded"\n'
+        '[grid]\nmodel = "embedded"\nformat = ["int8", "int4"]\nprotocol = "disjoint-128"\n'
+    )
+    return SweepBoard(Sweep.read(spec, output=int4.parent / "few"))
+
+
 def write(bridge):
     bridge.page.get_by_role("button", name="Generate").click()
     bridge.until(DONE)
@@ -78,11 +92,22 @@ def chosen(bridge):
     bridge.until("document.querySelectorAll('.wb-panel [type=radio]').length === 4")
 
 
+def compared(bridge):
+    bridge.page.get_by_role("button", name="Compare").click()
+    bridge.until(DONE)
+
+
+def listed(bridge):
+    bridge.until("document.querySelectorAll('tr[data-status=waiting]').length > 1")
+
+
 WIDGETS = {
     "Generator": (generator, write),
     "QuantizationExplorer": (explorer, look),
     "ModelCard": (card, step),
     "PrecisionMap": (precision, chosen),
+    "KernelLab": (lab, compared),
+    "SweepBoard": (board, listed),
 }
 
 

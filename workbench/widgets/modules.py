@@ -20,8 +20,12 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
 
-#: Space of a style sheet that says nothing; one in front of a colon does.
+#: What a style sheet does not need: space (but in front of a colon), and the last semicolon of a rule.
 _BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
+_LAST = re.compile(r";(?=})")
+#: A rule of shared.css and its selectors; rules are not nested there.
+_RULE = re.compile(r"([^{}]+)\{[^{}]*\}")
+_CLASS = re.compile(r"\.(wb-[\w-]+)")
 
 
 def _read(name: str) -> str:
@@ -52,7 +56,13 @@ def _used(shared: str, own: str) -> str:
 
 @cache
 def style(name: str) -> str:
-    """The CSS of a widget behind the CSS that all share."""
+    """The CSS of a widget behind what it uses of the CSS that all share: rules whose classes its module names."""
     own = files(__package__) / f"{name}.css"
-    both = _read(f"{SHARED}.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
-    return _BESIDE.sub(lambda found: found[1] or "", _COMMENT.sub("", both))
+    shared, module = _COMMENT.sub("", _read(f"{SHARED}.css")), script(name)
+    used = "".join(
+        rule[0]
+        for rule in _RULE.finditer(shared)
+        if all(re.search(rf"{found}(?![\w-])", module) for found in _CLASS.findall(rule[1]))
+    )
+    both = used + (_COMMENT.sub("", own.read_text(encoding="utf-8")) if own.is_file() else "")
+    return _LAST.sub("", _BESIDE.sub(lambda found: found[1] or "", both))
