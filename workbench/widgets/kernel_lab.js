@@ -326,7 +326,7 @@ function render({ model, el }) {
         h("td", {}, row.share ? percent(row.share) : "\u2013"),
         h("td", {}, version && h("button", { type: "button", class: "wb-link", "aria-label": `forget ${visible(name)}`, onclick: () => view.tell("forget", { name }) }, "\u00d7")));
     });
-    redraw(table, h("table", {}, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, body)));
+    redraw(table, h("table", { "aria-label": "variants and versions" }, h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, body)));
     notes.replaceChildren(...state.notes.map((note) => h("li", {}, visible(note))));
     drawSide();
   }
