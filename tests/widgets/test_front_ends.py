@@ -134,7 +134,7 @@ def edit_a_kernel(notebook) -> None:
         version = section.locator("tr.wb-here", has_text=status)
         version.get_by_role("button", name=re.compile(r"^v\d$")).wait_for()
         state(section, "done")
-    assert section.locator("tr[data-row=v2] .wb-sample").count() == 3
+    section.locator("tr[data-row=v2] .wb-sample").nth(2).wait_for(state="attached")
 
 
 def sweep(notebook, busy: bool) -> None:
@@ -247,6 +247,8 @@ def test_notebook_7(browser, server):
         section.get_by_label("new tokens").fill("5")
         section.get_by_role("button", name="Generate").click()
         state(section, "done")
+        # A view that was drawn anew has the state at once, and the tokens when it has asked for them.
+        section.locator("[data-at='4']").wait_for(state="attached")
         assert section.locator("[data-at]").count() == 5
         explore_and_measure(notebook)
         allocate(notebook)
