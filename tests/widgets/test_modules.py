@@ -59,8 +59,10 @@ def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
         "// head\nconst deep = 1;\nfunction inner() {\n  return deep; // kept\n}\n"
         "/** Says\n * a. */\nexport function a() {\n  /* b */ return inner();\n}\nexport const other = 2;\n"
     )
+    (tmp_path / "more.js").write_text('import { a } from "./shared.js";\nexport const more = a;\n')
     (tmp_path / "own.js").write_text(
-        'import { a } from "./shared.js";\n\n  // c\nexport default { render: a };\n'
+        'import { a } from "./shared.js";\nimport { more } from "./more.js";\n\n'
+        "  // c\nexport default { render: more };\n"
     )
     (tmp_path / "shared.css").write_text(
         "/* a */ .x {\n  top: 0; /* b */\n}\n/* c\n */\n.y :focus { top: 0 }\n"
@@ -68,7 +70,7 @@ def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     assert modules.script.__wrapped__("own") == (
         "const deep = 1;\nfunction inner() {\nreturn deep; // kept\n}\n"
-        "function a() {\n/* b */ return inner();\n}\nexport default { render: a };\n"
+        "function a() {\n/* b */ return inner();\n}\nconst more = a;\nexport default { render: more };\n"
     )
     assert modules.style.__wrapped__("own") == "/* a */ .x{top:0;/* b */}.y :focus{top:0}"
 
@@ -77,4 +79,5 @@ def test_files_are_all_used():
     found = {
         path.name for path in files("workbench.widgets").iterdir() if path.name.endswith((".js", ".css"))
     }
-    assert found == {f"{name}.{kind}" for name in (*MODULES, "shared") for kind in ("js", "css")}
+    both = {f"{name}.{kind}" for name in (*MODULES, "shared") for kind in ("js", "css")}
+    assert found == {*both, "code.js"}

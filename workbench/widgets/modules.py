@@ -1,8 +1,9 @@
 """The widgets' JavaScript and CSS, read from this package and put together without a build step.
 
 Front ends load a widget's module from a blob, where relative imports lead nowhere. So `NAME.js`, which imports from
-`./shared.js` like any ES module (and runs so from a folder), is handed out with what it uses of shared.js written in
-front of it, and without comments and indentation: the whole of it travels with each widget, and may be saved with it.
+`./shared.js` and other files beside it like any ES module (and runs so from a folder), is handed out with what it uses
+of them written in front of it, and without comments and indentation: the whole of it travels with each widget, and may
+be saved with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 
 SHARED = "shared"
-_IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./shared\.js";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./(\w+)\.js";\n', re.MULTILINE)
 _DECLARED = r"(?:export )?(?:async )?(?:function|const|let|class) "
 _TOP = re.compile(rf"^(?={_DECLARED})", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
@@ -34,17 +35,29 @@ def _read(name: str) -> str:
 
 @cache
 def script(name: str) -> str:
-    """The ES module of a widget, complete. Raises ValueError if it imports anything but `./shared.js`."""
-    own, found = _IMPORT.subn("", _read(f"{name}.js"))
-    if found != 1 or re.search(r"^import\b|\bimport\(", own, re.MULTILINE):
-        raise ValueError(f"{name}.js must import from ./shared.js, once, and from nothing else")
-    own = _COMMENT.sub("", own)
-    return _SPACE.sub("", _used(_COMMENT.sub("", _read(f"{SHARED}.js")), own) + own)
+    """The ES module of a widget, complete. Raises ValueError if it imports anything but names of files beside it."""
+    *beside, own = _gathered(name, {}).values()
+    return _SPACE.sub("", _used("".join(beside), own) + own)
 
 
-def _used(shared: str, own: str) -> str:
-    """The declarations of shared.js whose names are in a module, and those whose names are in these."""
-    parts = [part for part in _TOP.split(shared) if part.strip()]
+def _gathered(name: str, found: dict[str, str]) -> dict[str, str]:
+    """Texts without imports and comments: first those that a module imports from, the module's own last."""
+    text = _read(f"{name}.js")
+    for other in _IMPORT.findall(text):
+        if other not in found:
+            _gathered(other, found)
+    own = _IMPORT.sub("", text)
+    if re.search(r"^import\b|\bimport\(", own, re.MULTILINE):
+        raise ValueError(
+            f'{name}.js must import {{ names }} from "./NAME.js" beside it, and from nothing else'
+        )
+    found[name] = _COMMENT.sub("", own)
+    return found
+
+
+def _used(beside: str, own: str) -> str:
+    """The declarations whose names are in a module, and those whose names are in these."""
+    parts = [part for part in _TOP.split(beside) if part.strip()]
     named = {re.match(rf"{_DECLARED}(\w+)", part)[1]: part for part in parts}
     wanted: set[str] = set()
     text = own
