@@ -11,6 +11,7 @@ import pytest
 
 from tests.eval.conftest import byte_tokenizer
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
+from tests.support.threads import one_torch_thread
 
 TINY = CONFIG | {"vocab_size": 259}
 WINDOW = 32
@@ -58,14 +59,9 @@ def materials(tmp_path_factory) -> Materials:
 @pytest.fixture(scope="session")
 def one_thread():
     """Of each worker and of this process: small models gain nothing from more, and two workers share two cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, one_torch_thread():
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.threads import one_torch_thread
 from workbench.runtime.device import Device, adapter_missing, open_device
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """References of small shapes."""
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

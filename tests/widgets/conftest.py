@@ -9,6 +9,7 @@ import pytest
 
 from tests.runtime.models import Shape, write_random
 from tests.support.chromium import launched
+from tests.support.threads import one_torch_thread
 from tests.widgets.bridge import bridged
 from workbench.assets import demo_model_path
 from workbench.commands.embedded import convert_embedded
@@ -32,12 +33,8 @@ HOSTILE = (
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small models run faster on one thread, and the same on every machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
 
 
 @pytest.fixture(scope="package")
