@@ -46,9 +46,8 @@ def own_sizes(kernel: Kernel) -> dict[str, Any]:
         return found
     # It hands on what it does not name: sizes of its inputs that it takes when they are given.
     bound = {n: value for n, value in sizes_of(kernel, kernel.inputs()).items() if _is_number(value)}
-    if format_of(kernel):
-        handed = ("block",) if "columns" in found else ("tokens", "rows", "columns", "block")
-        return found | {name: bound[name] for name in handed if name in bound}
+    if format_of(kernel) and "columns" in found:
+        bound = {name: value for name, value in bound.items() if name == "block"}
     return {n: value for n, value in bound.items() if _takes(kernel, n, value)} | found
 
 
