@@ -38,6 +38,7 @@ COMMANDS = [
     "info",
     "demo",
     "bench",
+    "speed",
     "tune",
     "sweep",
     "table",

@@ -74,8 +74,10 @@ def measured(
     repetitions: int,
     cache: str | None = None,
 ) -> SpeedRow:
-    """Load a source with activations and a cache of a type, and time it. Raises what loading raises, and
-    `WorkbenchError` where prompt and tokens do not fit into the model's context."""
+    """Load a source with activations and a cache of a type, and time it. Raises what loading raises.
+
+    The cache has room for prompt and tokens, also where a model was made for fewer positions: speed is all that counts.
+    """
     room = prompt_tokens + decode_tokens
     model = load_source(source, backend=backend, dtype=dtype, max_tokens=room, cache=cache)
     prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens)
