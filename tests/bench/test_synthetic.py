@@ -1,4 +1,4 @@
-"""Random weights in a published shape: what an executor asks of a source, numbers that stay finite, and the speed table."""
+"""Random weights in a published shape: what executors ask of a source, numbers that stay finite, the speed table."""
 
 from __future__ import annotations
 
