@@ -59,14 +59,14 @@ def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 def gemv_defaults(gpu: Callable[[Context], tuple[int, int, int]]):
     """Tunables that suit an adapter: one subgroup with many rows on a CPU; on a GPU threads, teams and rows a team
-    from `gpu`, which were measured on an H200. Several teams need subgroups of a known size."""
+    from `gpu`, as measured on NVIDIA's. Several teams need subgroups of a known size, and a tree a power of two."""
 
     def defaults(context: Context) -> dict[str, int]:
         if lanes := lanes_default(context):
             return {**lanes, "rows_per_team": 16}
         workgroup, teams, rows = gpu(context)
-        if teams > 1 and not (context.adapter.subgroups and context.adapter.subgroup_size == 32):
-            workgroup, teams = workgroup // teams, 1
+        if not (context.adapter.subgroups and context.adapter.subgroup_size == 32):
+            workgroup, teams = 1 << (workgroup // teams).bit_length() - 1, 1
         return {"workgroup": workgroup, "teams": teams, "rows_per_team": rows}
 
     return defaults

@@ -7,11 +7,12 @@
 
 The first three stand once a weight format; weights of the second and third are stacked as in `norm_linear`. Each
 reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the
-MLP, a decoder layer is six dispatches.
+MLP, a decoder layer is six dispatches where attention is split.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -39,25 +40,38 @@ from .norm_linear import (
 )
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
 from .quantize_activations import near_half, quantize_activations, quantized_tolerance
-from .reduce import team_reduction, whole_subgroups
+from .reduce import team_reduction
 from .rms_norm import rms_norm
 from .weights import dense, quant_params, weight_ports, weight_sizes
 
-#: Workgroup memory that WebGPU promises, bytes, less what sums of teams and products take.
-ROW_BYTES = 16384 - 1024
+#: Workgroup memory that WebGPU promises, bytes, and what default tunables leave of it for a row.
+WORKGROUP_BYTES = 16384
+ROW_BYTES = WORKGROUP_BYTES - 1024
 #: INT8 activations as an output: words, four numbers each, and a scale for each block of 32.
 WORDS, SCALES = ("tokens", "y_words"), ("tokens", "y_blocks")
 
 
+def _row_bytes(columns: int) -> int:
+    """Of a quantized row with two facts a block, in workgroup memory."""
+    return ceil_div(columns, INT8_BLOCK) * (INT8_BLOCK + 8)
+
+
 def row_fits(columns: int) -> bool:
-    """Whether a quantized row, with two facts a block, fits into workgroup memory."""
-    groups = ceil_div(columns, INT8_BLOCK)
-    return groups * (INT8_BLOCK + 8) <= ROW_BYTES
+    """Whether a quantized row fits into workgroup memory beside what default tunables take."""
+    return _row_bytes(columns) <= ROW_BYTES
+
+
+def _sum_bytes(context: Context) -> int:
+    """Of the sums that teams meet in, in workgroup memory, and of 64 products."""
+    threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
+    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    return 256 + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
 
 
 def _refuse(context: Context) -> str | None:
-    if not row_fits(context["columns"]):
-        return f"{context['columns']} columns do not fit into the {ROW_BYTES} bytes of a workgroup's row"
+    need = _row_bytes(context["columns"]) + _sum_bytes(context)
+    if need > WORKGROUP_BYTES:
+        return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
     return refuse_columns(context)
 
 
@@ -223,7 +237,7 @@ def _units(context: Context) -> tuple[int, int]:
 def _whole_blocks(context: Context) -> str | None:
     if {"rows_per_team", "teams"} <= set(context.sizes) and _units(context)[1] % INT8_BLOCK:
         return f"rounds of {_units(context)[0]} units make no whole blocks of {INT8_BLOCK}"
-    return _refuse(context) or whole_subgroups(context)
+    return _refuse(context)
 
 
 def _gate_up_derive(fmt: str, s) -> dict:
@@ -302,7 +316,9 @@ def _reduce_tolerance(arguments, expected) -> dict:
     },
     make_inputs=lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride},
     tolerance=_reduce_tolerance,
-    cost=attention_reduce.cost,
+    cost=lambda s: replace(
+        attention_reduce.cost(s), written=1.125 * s["tokens"] * s["heads"] * s["head_dim"]
+    ),
 )
 def attention_reduce_a8(sums, stats, stride):
     """Words [tokens, y_words] and scales [tokens, y_blocks] of what `attention_reduce` gives."""

@@ -26,13 +26,32 @@ TOP = ("tokens", "k")
 GROUP = 32
 
 
+#: Bytes of private variables that WGSL promises, and of a group that a thread holds.
+PRIVATE_BYTES, HELD_BYTES = 8192, 8
+
+
+def _defaults(context) -> dict[str, int]:
+    """One subgroup on a software adapter, unless its threads would hold too many groups."""
+    found = lanes_default(context)
+    held = ceil_div(context["groups"], found.get("workgroup", 256)) * HELD_BYTES
+    return found if held <= PRIVATE_BYTES else {}
+
+
+def _refuse(context) -> str | None:
+    if not {"groups", "workgroup"} <= set(context.sizes):
+        return None
+    held = ceil_div(context["groups"], context["workgroup"]) * HELD_BYTES
+    return f"a thread would hold {held} bytes, more than {PRIVATE_BYTES}" if held > PRIVATE_BYTES else None
+
+
 def _variant(groups: str) -> dict[str, Variant]:
     return {
         "knockout": Variant(
             "top_k",
             grid=lambda c: (c["tokens"], 1, 1),
             tunables={"workgroup": (256, 8, 16, 32, 64, 128)},
-            defaults=lanes_default,
+            defaults=_defaults,
+            refuse=_refuse,
             library=lambda c: (reduction(c), groups),
         )
     }

@@ -13,7 +13,7 @@ from workbench.cli import main
 from workbench.convert.options import parse_format
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.models.llama_config import LlamaConfig
-from workbench.runtime.model import load_source
+from workbench.runtime.model import load
 
 TINY = {
     "model_type": "llama",
@@ -43,7 +43,7 @@ def test_weights_have_the_deviation_that_keeps_activations_finite(fmt):
     assert [first for first, _ in parts] == [0] and parts[0][1].shape == (64, 96)
     assert (source.tensor("model.norm.weight").dequantize() == 1).all()
     assert (RandomSource("tiny", TINY, parse_format(fmt)).tensor(name).dequantize() == weights).all()
-    model = load_source(source, backend="torch", max_tokens=16)
+    model = load(source, backend="torch", max_tokens=16)
     logits = model.forward([1, 2, 3]).logits
     assert np.isfinite(logits).all() and 0.1 < logits.std() < 100
 

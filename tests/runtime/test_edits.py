@@ -365,3 +365,29 @@ def test_an_error_in_an_edit_leaves_the_session_as_it_was(model):
     fails.clear()
     assert session.greedy(6) == tokens
     session.close()
+
+
+def test_the_largest_logits_are_those_after_the_edit(both):
+    """The largest of groups of rows are found with the product, before an edit could change any."""
+    favourite, ids = 7, random_ids(SHAPE.vocab, 5)
+
+    def favour(x, position):
+        x[:, favourite] = x.max() + 1
+        return x
+
+    for model in both:
+        session = model.session(edit={"logits": favour})
+        session.feed(ids[:-1])
+        values, top = session.feed_top(int(ids[-1]))
+        session.back(1)
+        logits = session.feed([int(ids[-1])])
+        session.close()
+        assert top[0] == favourite == logits.argmax() and values[0] == pytest.approx(
+            logits[favourite], rel=1e-5
+        )
+
+
+def test_an_edit_changes_rows_of_a_matrix_only(model):
+    ids = random_ids(SHAPE.vocab, 4)
+    with pytest.raises(PlanError, match=r"log_likelihood.*rows of \[tokens, width\]"):
+        model.score(ids, edit={"log_likelihood": same})

@@ -207,3 +207,26 @@ def test_attention_fits_the_promised_workgroup_memory(cache, head_dim):
     for workgroup in kernel.variants["online"].tunables["workgroup"]:
         groups = workgroup // min(quads // load, workgroup)
         assert 16 * quads + 4 * workgroup + 16 * groups * quads + 16 * workgroup <= 16384
+
+
+@pytest.mark.parametrize("name", [n for n in wgsl_kernels.names() if "linear" in n or n.startswith("norm_")])
+@pytest.mark.parametrize(("rows", "columns"), [(4096, 4096), (28672, 4096), (4096, 14336)])
+def test_no_adapter_is_given_tunables_that_it_refuses(name, rows, columns):
+    """Matrices of an 8B Llama: defaults run wherever the variant does at all."""
+    kernel = wgsl_kernels.get(name)
+    sizes = {"tokens": 1, "rows": rows, "columns": columns, "block": 256, "x_groups": columns // 32}
+    sizes |= {
+        "group": 128,
+        "groups": rows // 128,
+        "head_dim": 128,
+        "kv_heads": 8,
+        "width": rows,
+        "padded": columns,
+    }
+    types = {"scales": "f16", "zeros": "i8", "x": "f32"}
+    known = [Adapter(subgroups=True, subgroup_size=lanes) for lanes in (8, 16, 32, 64)]
+    for variant in {"gemv", "batch"} & set(kernel.variants):
+        for adapter in (Adapter(), Adapter(subgroups=True), *known):
+            context = kernel.specialise(variant, sizes, types, adapter)
+            refused = kernel.variants[variant].refuse(context)
+            assert refused is None or (columns > 8192 and "workgroup memory" in refused), (adapter, refused)

@@ -1,5 +1,5 @@
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
-// 32 columns (pieces_a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 8.9 us at 14336x4096
+// 32 columns (pieces_a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in dot_int2.wgsl.
 //
 // Bits 2 to 5 of a byte are multiplied where they stand, as 4 and 16 times the weight: two shifts fewer a word. A piece

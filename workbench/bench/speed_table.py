@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.plan.count import step_cost
 from workbench.runtime.lowering import lower
-from workbench.runtime.model import Model, load_source
+from workbench.runtime.model import Model, load
 from workbench.runtime.provenance import provenance
 from workbench.runtime.wgpu_executor import STEPS
 
@@ -79,7 +79,7 @@ def measured(
     The cache has room for prompt and tokens, also where a model was made for fewer positions: speed is all that counts.
     """
     room = prompt_tokens + decode_tokens
-    model = load_source(source, backend=backend, dtype=dtype, max_tokens=room, cache=cache)
+    model = load(source, backend=backend, dtype=dtype, max_tokens=room, cache=cache)
     prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens)
     speed = measure_speed(
         model, [int(t) for t in prompt], decode_tokens=decode_tokens, repetitions=repetitions

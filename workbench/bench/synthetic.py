@@ -1,7 +1,8 @@
 """Models of random weights in the shape of published ones: what decides speed is there, and nothing is downloaded.
 
 A text of theirs means nothing. Weights are uniform over the values that a format has (normal for floats), of deviation
-1/sqrt(columns), so that activations stay finite; they repeat after some megabytes, which no kernel can notice.
+1/sqrt(columns), so that activations stay finite; they repeat after some megabytes and with every part of a matrix,
+which no kernel can notice.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import WorkbenchError
+from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import describe_by_config
 
-#: Fields of the published `config.json`s.
+#: Sizes of published models. Context and rotary embedding are those of Llama 3: they do not matter to speed.
 SHAPES: dict[str, dict[str, Any]] = {
     name: {
         "model_type": "llama",
@@ -108,8 +110,7 @@ class RandomSource:
         for plane, (wanted, dtype) in plane_specs(shape, format).items():
             if plane == "values":
                 values = _repeated(self._normal, wanted) / math.sqrt(shape[1])
-                bits = format.dtype == "bf16"
-                planes[plane] = (values.view(np.uint32) >> 16).astype(dtype) if bits else values.astype(dtype)
+                planes[plane] = to_bf16(values) if format.dtype == "bf16" else values.astype(dtype)
             elif plane == "quants":
                 planes[plane] = _repeated(self._bits, wanted)
             elif plane == "scales":

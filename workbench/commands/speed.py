@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from workbench.commands.common import add_cache, positive
@@ -55,20 +54,19 @@ def run(arguments: argparse.Namespace) -> int:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
     else:
         source = open_source(arguments.model)
-    rows = []
-    for dtype in arguments.dtype:
-        rows.append(
-            measured(
-                source,
-                backend=arguments.backend,
-                dtype=dtype,
-                cache=arguments.cache,
-                prompt_tokens=arguments.prompt_tokens,
-                decode_tokens=arguments.tokens,
-                repetitions=arguments.repetitions,
-            )
+    rows = [
+        measured(
+            source,
+            backend=arguments.backend,
+            dtype=dtype,
+            cache=arguments.cache,
+            prompt_tokens=arguments.prompt_tokens,
+            decode_tokens=arguments.tokens,
+            repetitions=arguments.repetitions,
         )
+        for dtype in arguments.dtype
+    ]
     print(table(rows))
     if arguments.json:
-        write_json(Path(arguments.json), json.loads(json.dumps([row.to_json() for row in rows])))
+        write_json(Path(arguments.json), [row.to_json() for row in rows])
     return 0

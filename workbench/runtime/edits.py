@@ -37,6 +37,10 @@ def check_edits(plan: Plan, edits: Edits | None) -> tuple[str, ...]:
         dtype = plan.buffers[name].dtype
         if dtype not in ("f32", "f16"):
             raise PlanError(f"{name!r} holds {dtype}; edits change activations of f32 or f16")
+        if len(plan.buffers[name].shape) != 2:
+            raise PlanError(
+                f"{name!r} has shape {plan.buffers[name].shape}; edits change rows of [tokens, width]"
+            )
         if not callable(edits[name]):
             raise EditError(f"the edit of {name!r} is a function of (x, position), not {edits[name]!r}")
     return names

@@ -1,7 +1,8 @@
 """Rules for one token with INT8 activations: who makes a row also quantizes it, or who reads it does.
 
-A layer is then six dispatches: norm + quantization + q/k/v + rotary embedding + append, attention, its reduction +
-quantization, output projection + residual, norm + quantization + gate/up + SiLU + quantization, down + residual.
+A layer is then six dispatches, where attention is split and the cache holds floats: norm + quantization + q/k/v +
+rotary embedding + append, attention, its reduction + quantization, output projection + residual, norm + quantization +
+gate/up + SiLU + quantization, down + residual.
 """
 
 from __future__ import annotations

@@ -54,6 +54,8 @@ def fuse_top_k(plan: Plan, keep: Iterable[str] = (), *, adapter: Adapter, ranges
     work = Rewriter(plan, keep)
     for call in [call for call in plan.calls if call.kernel == "top_k"]:
         logits = call.inputs["x"]
+        if logits in work.protected:
+            continue  # whoever changes them would leave the largest of groups as they were
         product = _grouped(work, logits, "norm_linear_max", adapter, ranges)
         if product is not None:
             params = {**call.params, "group": product.params["group"]}

@@ -256,7 +256,8 @@ def load(
     max_tokens: int | None = None,
     cache: str | None = None,
 ) -> Model:
-    """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what `open_source` has opened.
+    """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
+    `open_source` has opened or offers the same.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
     adapter. dtype: "f32"; "f16" for activations; or "int8" for the inputs of linear layers with integer weights.
@@ -265,17 +266,7 @@ def load(
     adapter is used, and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
-    return load_source(open_source(path_or_hub_id), backend, dtype, max_tokens, cache)
-
-
-def load_source(
-    source,
-    backend: str | None = None,
-    dtype: str = "f32",
-    max_tokens: int | None = None,
-    cache: str | None = None,
-) -> Model:
-    """As `load`, from an opened model or anything that offers the same."""
+    source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache)
     if chosen.backend == "torch":

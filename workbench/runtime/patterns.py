@@ -21,10 +21,9 @@ def gate_up_product(work: Rewriter, readers: list[Call]) -> Call | None:
 
 @dataclass(frozen=True)
 class Appended:
-    """Rotary embeddings and the append behind q, k and v. calls: these, `append` the last of them."""
+    """Rotary embeddings and the append behind q, k and v. calls: these, the append last."""
 
     calls: tuple[Call, ...]
-    append: Call
     q: str
     table: str
 
@@ -34,7 +33,8 @@ class Appended:
 
         `norm_qkv`; or `norm_qkv_rows` and the append of its rows to an INT8 cache (wgsl_kernels/norm_qkv_rows.py).
         """
-        append, kv = self.append, self.append.inputs["kv"]
+        append = self.calls[-1]
+        kv = append.inputs["kv"]
         inputs = {**begin, "table": self.table, "state": append.inputs["state"]}
         if append.kernel == "kv_append":
             return [Call(f"norm_qkv_{form}", {**inputs, "kv": kv}, {"q": self.q, "kv": kv}, params)]
@@ -62,7 +62,7 @@ def turned_and_appended(work: Rewriter, readers: list[Call]) -> Appended | None:
     alike = _all_but_x(turn_q) == _all_but_x(turn_k) and append.inputs["state"] == turn_q.inputs["state"]
     if not alike or append.inputs != expected or work.only_reader(turned_k) is not append:
         return None
-    return Appended((turn_q, turn_k, append), append, turn_q.outputs["y"], turn_q.inputs["table"])
+    return Appended((turn_q, turn_k, append), turn_q.outputs["y"], turn_q.inputs["table"])
 
 
 def _all_but_x(call: Call) -> dict[str, str]:

@@ -139,7 +139,8 @@ class Session:
     def feed_all(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
         """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
 
-        What is not taken from the iterator is not fed. Raises as `feed` does, at the first step.
+        What is not taken from the iterator is not fed. Raises as `feed` does, at the first step; an edit that raises
+        in a later one leaves the steps before it fed.
         """
         array = check_ids(ids, self._vocab_size)
         self._require(len(array))

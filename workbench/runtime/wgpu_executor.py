@@ -132,13 +132,16 @@ class WgpuExecutor:
         """
         keep = self.plan(head).check_names(keep)
         edited = check_edits(self.plan(head), edit)
-        alone = (*keep, *(name for name in edited if name not in keep))  # neither fused away nor overwritten
+        untouched = (
+            *keep,
+            *(name for name in edited if name not in keep),
+        )  # neither fused away nor overwritten
         valid = len(ids)
         size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
             refuse_inside(self)
-            recorder = self.recorder(head, size, cache, alone)
-            ready = self._ready[head, size, cache.capacity, alone]
+            recorder = self.recorder(head, size, cache, untouched)
+            ready = self._ready[head, size, cache.capacity, untouched]
             self.write_inputs(cache, size, ids, targets)
             if edited:
                 self._submit_edited(ready, recorder, {name: edit[name] for name in edited}, cache, valid)

@@ -87,7 +87,8 @@ def planned_cases(
 ) -> list[PlannedCase]:
     """The cases of all plans of a model for steps of `counts` tokens, in the order in which they matter.
 
-    Heads are those of generation and of scoring. First come the cases of one token, then those of the largest step
+    Heads are those of generation with all logits and of scoring: what only greedy decoding and top-k run (`norm_argmax`
+    and its like) is not among them. First come the cases of one token, then those of the largest step
     and so on down; within a step what moves more bytes comes first.
     """
     found: dict[str, tuple[Case, dict[int, int]]] = {}
