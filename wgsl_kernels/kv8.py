@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from .layout import cache_words
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Kernel, Port, Variant, register
+from .quantize_activations import near_half
 from .reduce import lanes_default, reduction
 from .rope import STATE, make_state
 
@@ -117,9 +118,8 @@ def _append_tolerance(arguments: Mapping, expected: Mapping) -> dict:
     for part, tensor in enumerate(parts):
         rows = tensor[:count].double().reshape(count, kv.shape[2], head_dim).transpose(0, 1)
         largest = expected["kv_scales"][sequence, part, :, positions]
-        ratio = rows / largest.clamp(min=1e-300).unsqueeze(-1)
-        near_half = (ratio - ratio.floor() - 0.5).abs() < 8 * EPS32 * ratio.abs() + 1e-12
-        quants[sequence, part, :, positions, :head_dim] = near_half.double()
+        off = near_half(rows.reshape(-1, head_dim), largest.reshape(-1, 1).double(), head_dim)
+        quants[sequence, part, :, positions, :head_dim] = off.view(rows.shape)
         scales[sequence, part, :, positions] = 4 * EPS32 * largest
     return {"kv": quants.flatten(1), "kv_scales": scales}
 
@@ -152,7 +152,12 @@ def _append_kernel(name: str, reference, new: dict[str, Port], derive) -> Kernel
                     grid=lambda c: (c["kv_heads"], c["tokens"], 2),
                     tunables={"workgroup": (32, 8, 16, 64)},
                     defaults=lanes_default,
-                    library=lambda c: ("state", "new_rows" if "rows" in new else "new_two", reduction(c)),
+                    library=lambda c: (
+                        "state",
+                        "to_bytes",
+                        "new_rows" if "rows" in new else "new_two",
+                        reduction(c),
+                    ),
                     refuse=lambda c: (
                         f"heads of {c['head_dim']} are no multiple of 4" if c["head_dim"] % 4 else None
                     ),

@@ -20,16 +20,13 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     if (quad < QUADS) { quads[m] = new_quad(part, token, head * QUADS + quad); }
     largest = max(largest, abs(quads[m]));
   }
-  let scale = workgroup_max(max(max(largest.x, largest.y), max(largest.z, largest.w)), thread) / 127.0;
-  let inverse = select(0.0, 1.0 / scale, scale > 0.0);
+  let scale = scale_for(workgroup_max(largest_of(largest), thread));
   let position = state.position + token;
   let row = ((state.sequence * 2u + part) * KV_HEADS + head) * CAPACITY + position;
   if (token < state.valid && position < CAPACITY) {
     for (var m = 0u; m < MINE; m++) {
       let word = thread + m * WORKGROUP;
-      let rounded = clamp(round(quads[m] * inverse), vec4<f32>(-127.0), vec4<f32>(127.0));
-      let q = vec4<u32>(vec4<i32>(rounded)) & vec4<u32>(255u);
-      if (word < WORDS) { kv[row * WORDS + word] = q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u); }
+      if (word < WORDS) { kv[row * WORDS + word] = to_word(to_bytes(quads[m], inverse_of(scale))); }
     }
     if (thread == 0u) { kv_scales[row] = scale; }
   }

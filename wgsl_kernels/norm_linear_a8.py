@@ -80,6 +80,7 @@ def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x_vec4",
         "norm_sum",
+        "to_bytes",
         "quantize_block",
         "x_a8_row",
         "bring_quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "bring_blocks",
@@ -306,7 +307,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
         "heads": Variant(
             "attention_reduce_a8",
             grid=lambda c: (c["heads"], c["tokens"], 1),
-            library=lambda c: ("attention_parts", "quantize_block"),
+            library=lambda c: ("attention_parts", "to_bytes", "quantize_block"),
             refuse=lambda c: (
                 f"heads of {c['head_dim']} are no whole blocks of {INT8_BLOCK}"
                 if c["head_dim"] % INT8_BLOCK

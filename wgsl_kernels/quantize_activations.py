@@ -72,6 +72,7 @@ def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
         "blocks": Variant(
             "quantize_activations",
             grid=lambda c: (ceil_div(ceil_div(c["width"], c["block"]), 64), c["tokens"], 1),
+            library=lambda c: ("to_bytes",),
         )
     },
     make_inputs=_make_inputs,

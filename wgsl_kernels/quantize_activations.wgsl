@@ -23,15 +23,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if (STATIC_SCALE <= 0.0) {
     var largest = 0.0;
     for (var i = 0u; i < BLOCK; i++) { largest = max(largest, abs(value(token, first + i))); }
-    scale = largest / 127.0;
+    scale = scale_for(largest);
   }
-  let inverse = select(0.0, 1.0 / scale, scale > 0.0);
   scales[token * BLOCKS + block] = scale;
   for (var i = 0u; i < BLOCK; i += 4u) {
     let column = first + i / (4u * STRIDE) * (4u * STRIDE) + (i / 4u) % STRIDE;
     let v = vec4<f32>(value(token, column), value(token, column + STRIDE),
                       value(token, column + 2u * STRIDE), value(token, column + 3u * STRIDE));
-    let q = vec4<u32>(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)))) & vec4<u32>(255u);
-    quants[(token * BLOCKS * BLOCK + first + i) >> 2u] = q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
+    quants[(token * BLOCKS * BLOCK + first + i) >> 2u] = to_word(to_bytes(v, inverse_of(scale)));
   }
 }

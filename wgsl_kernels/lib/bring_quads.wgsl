@@ -28,17 +28,14 @@ fn bring(token: u32, thread: u32) {
     var each = vec4<f32>();
     if (column < COLUMNS) { each = x4(token, column); }
     let v = each * norm[min(column, COLUMNS - 4u) / 4u];
-    let sizes = abs(v);
-    var largest = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+    var largest = largest_of(abs(v));
     var sum = dot(each, each);
     for (var apart = 1u; apart < 8u; apart <<= 1u) {
       largest = max(largest, subgroupShuffleXor(largest, apart));
       sum += subgroupShuffleXor(sum, apart);
     }
-    let scale = largest / 127.0;
-    let inverse = select(0.0, 1.0 / scale, scale > 0.0);
-    let q = vec4<u32>(vec4<i32>(clamp(round(v * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)))) & vec4<u32>(255u);
-    let word = in_stride(q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u), thread);
+    let scale = scale_for(largest);
+    let word = in_stride(to_word(to_bytes(v, inverse_of(scale))), thread);
     let words = vec4<u32>(word, subgroupShuffleXor(word, 1u), subgroupShuffleXor(word, 2u), subgroupShuffleXor(word, 3u));
     if (quad < QUADS && thread % 4u == 0u) {
       row_words[quad / 4u] = words;

@@ -1,16 +1,13 @@
-// 32 activations to INT8: q = clamp(round(v / scale), -127, 127), scale = max |v| / 127. Of each 4 * stride columns,
-// word j holds columns j, j + stride, j + 2 * stride, j + 3 * stride: the order that a weight format unpacks to.
+// 32 activations to INT8 (lib/to_bytes.wgsl). Of each 4 * stride columns, word j holds columns j, j + stride,
+// j + 2 * stride, j + 3 * stride: the order that a weight format unpacks to.
 struct QuantizedBlock { a: vec4<u32>, b: vec4<u32>, scale: f32 }
 
 fn quantized_block(v: array<vec4<f32>, 8>, stride: u32) -> QuantizedBlock {
   var largest = vec4<f32>();
   for (var i = 0u; i < 8u; i++) { largest = max(largest, abs(v[i])); }
-  let scale = max(max(largest.x, largest.y), max(largest.z, largest.w)) / 127.0;
-  let inverse = select(0.0, 1.0 / scale, scale > 0.0);
+  let scale = scale_for(largest_of(largest));
   var q: array<vec4<u32>, 8>;
-  for (var i = 0u; i < 8u; i++) {
-    q[i] = vec4<u32>(vec4<i32>(clamp(round(v[i] * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)))) & vec4<u32>(255u);
-  }
+  for (var i = 0u; i < 8u; i++) { q[i] = to_bytes(v[i], inverse_of(scale)); }
   var words: array<u32, 8>;
   for (var j = 0u; j < 8u; j++) {
     let column = j / stride * (4u * stride) + j % stride;
