@@ -302,6 +302,10 @@ def test_saves_what_quantize_takes(shown, costs, tmp_path, monkeypatch):
     assert Allocation.load(tmp_path / "allocation.json").nbytes == widget.allocation.nbytes
     groups = widget.data()
     assert len(groups) == 33 and set(groups["kind"]) >= {"embedding", "attn.q_k_v"}
+    assert (
+        sorted(groups["layer"].dropna().unique()) == list(range(8)) and str(groups["layer"].dtype) == "Int64"
+    )
+    assert list(groups["kind"][groups["layer"].isna()]) == ["embedding"]
     assert groups["bytes"].sum() + costs.vector_bytes == widget.allocation.nbytes
     assert len(widget.data("front")) == 25
     with pytest.raises(WorkbenchError, match="'x'; there are groups"):

@@ -145,7 +145,8 @@ class PrecisionMap(View):
             rows = [each.to_row() for each in self._measured]
         else:
             raise WorkbenchError(f"data: {what!r}; there are groups, front, measured")
-        return pandas.DataFrame(rows)
+        found = pandas.DataFrame(rows)
+        return found.astype({"layer": "Int64"}) if what == "groups" else found  # <NA>: in no layer
 
     def plot(self, what: str = "allocation") -> Picture:
         """A figure of the "allocation", the "front" with what was measured, or the "costs"."""
