@@ -126,8 +126,11 @@ display(Markdown(found.markdown()))
 display(Picture.of(board.plot(RESULTS / "front.pdf")))
 
 # %% [markdown]
-# The line joins the rows that no other beats in both size and perplexity. What lies above it is a waste of bits in this
-# model: round to nearest in two bits, above all.
+# The line joins the rows that no other beats in both size and perplexity, as measured; it knows nothing of errors. Rows
+# whose *paired change* is within two standard errors of zero cannot be told from the model as it is on so few tokens:
+# here all of INT8, and of INT4 all but round to nearest in blocks of 256. Which of those lie on the line means nothing.
+# In two bits the losses are many times their errors, and at the same size round to nearest loses more than `grid`. KL
+# resolves more than perplexity on the same tokens, because it compares whole distributions and not one token of each.
 #
 # The same rows for a paper, a spreadsheet or a script. CSV and JSON hold unrounded values and, in every row, the
 # conditions; LaTeX needs `booktabs`; every string is escaped. On a terminal this is `workbench table
@@ -239,9 +242,10 @@ except SweepError as error:
 #
 # Speed has its own records. `workbench bench kernels` checks every variant of a kernel against its PyTorch reference,
 # and only what passes gets a time: the median of interleaved rounds, with its spread. The ceilings, reading and
-# arithmetic, are measured in the same run, so *share* means the same on any machine. On a software adapter (CPU in the
-# table) times are those of a few processor cores: they show the method, not the kernels. For figures of a GPU leave
-# `sizes` and `variants` out.
+# arithmetic, are measured in the same run, so *share* is a share of what this machine did then, and as uncertain as
+# both: look at the spread. On a software adapter (CPU in the table) times are those of a few processor cores, and the
+# sweep that gives the ceiling is as noisy as they are (section 6 measures it twice): they show the method, not the
+# kernels. For figures of a GPU leave `sizes` and `variants` out.
 #
 # Beside the INT4 kernel stands one of our own, the RMS of each row, as a beginner writes it: each number is read alone,
 # and the sum is kept in memory.
@@ -299,6 +303,10 @@ print(kernels.table(first))
 # hashes of WGSL and references, tunables. Only then come figures, and only those beyond the noise. First the same thing
 # twice: whatever stands under *changes* below is not due to us but to the machine, which other work may have held up
 # for the whole of one run. No rule about samples of one run can see that; doing it twice can.
+#
+# *By chance* is how often samples of one and the same thing would lie apart like this if each came independently of the
+# others: with nine in each run, 2 of the 48,620 ways to order them, 0.004 %, which is printed as 0.0 %. That is no
+# certainty, because samples of one run share its conditions: they can all be slow together.
 
 # %%
 run("again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 
 import numpy as np
@@ -167,6 +168,31 @@ def _format(allocation, group: str):
     return next(each.format for each in allocation.assignments if each.group == group)
 
 
+def test_the_same_error_twice_does_not_stop_the_slider(shown, costs):
+    widget = PrecisionMap(costs, bits=4)
+    whole = widget.front
+    with shown(widget, 1100) as bridge:
+        page = bridge.page
+        bridge.until(drawn(widget))
+        slider = page.get_by_label("budget", exact=True)
+        # A front that the page has not heard of yet: its least budget is refused.
+        widget.front = whole.pinned(dict.fromkeys((each.name for each in costs.groups), FORMATS[0]))
+        refused = []
+        widget.observe(lambda change: refused.append(change.new) if change.new else None, "error")
+        slider.press("Home")
+        bridge.until("document.querySelector('[role=alert]').textContent.includes('smallest allocation has')")
+        slider.dispatch_event("input")
+        bridge.until("!document.querySelector('[role=alert]').hidden")
+        deadline = time.monotonic() + 10
+        while len(refused) < 2 and time.monotonic() < deadline:
+            bridge.pump()
+        assert len(refused) == 2 and refused[0] == refused[1]
+        widget.front = whole
+        slider.press("End")
+        after(bridge, lambda: set(widget.allocation.formats.values()) == {FORMATS[0]})
+        assert page.get_by_role("alert").is_hidden()
+
+
 def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
     widget = PrecisionMap(costs, source, held_out=texts[1], scheme=SCHEME, windows=3, bits=4)
     with shown(widget, 1100) as bridge:
@@ -221,6 +247,8 @@ def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source,
     assert "No sensitivities" in widget.static_html()
     with pytest.raises(WorkbenchError, match="no sensitivities yet"):
         _ = widget.allocation
+    with pytest.raises(WorkbenchError, match="no sensitivities yet"):
+        widget.measure("int8")
     with shown(widget, 1100) as bridge:
         page = bridge.page
         page.get_by_role("button", name="Measure sensitivities").click()
@@ -230,9 +258,17 @@ def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source,
         bridge.until(IDLE)
         widget.wait()
         assert 1 <= widget.costs.windows < 3 and widget.pins == {GATE: "int4/128"}
+        page.evaluate("""() => {
+          window.said = [];
+          const status = document.querySelector(".wb [role=status]");
+          new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+        }""")
         page.get_by_role("button", name="Measure sensitivities").click()
         bridge.until(f"document.querySelector('.wb').textContent.includes('(3 windows)') && {IDLE}", 120)
         assert not page.get_by_role("button", name="Measure sensitivities").is_visible()
+        said = page.evaluate("said")
+        assert any(text.startswith("100 %") for text in said)
+        assert not any("tokens a second" in text for text in said)
     assert SensitivityTable.load(path).windows == widget.costs.windows == 3
     assert widget.costs.kl.shape == (33, 3)
     assert widget.allocation.bits_per_weight <= 4 and _format(widget.allocation, GATE) == FORMATS[1]
@@ -248,6 +284,13 @@ def test_saves_what_quantize_takes(shown, costs, tmp_path, monkeypatch):
         page.get_by_role("button", name="Save").click()
         bridge.until("document.querySelector('.wb').textContent.includes('workbench quantize --model')")
         stored = Allocation.load(tmp_path / "allocation.json")
+        assert "4/256: bits/block; black corner: pinned" in page.locator(".wb").inner_text()
+        page.get_by_label("allocation as").fill("by hand.json")
+        page.get_by_role("button", name="Save").click()
+        bridge.until("document.querySelector('.wb').textContent.includes('by hand.json: for')")
+        told = page.locator(".wb [role=status]").last.inner_text()
+        words = shlex.split(told.partition(": for ")[2])
+        assert words[words.index("--precision") + 1] == str(tmp_path / "by hand.json")
         assert stored.formats == widget.allocation.formats
         widget.choose(bits=3)
         widget.save("allocation.json")  # over an older allocation, but over nothing else
@@ -259,6 +302,10 @@ def test_saves_what_quantize_takes(shown, costs, tmp_path, monkeypatch):
     assert Allocation.load(tmp_path / "allocation.json").nbytes == widget.allocation.nbytes
     groups = widget.data()
     assert len(groups) == 33 and set(groups["kind"]) >= {"embedding", "attn.q_k_v"}
+    assert (
+        sorted(groups["layer"].dropna().unique()) == list(range(8)) and str(groups["layer"].dtype) == "Int64"
+    )
+    assert list(groups["kind"][groups["layer"].isna()]) == ["embedding"]
     assert groups["bytes"].sum() + costs.vector_bytes == widget.allocation.nbytes
     assert len(widget.data("front")) == 25
     with pytest.raises(WorkbenchError, match="'x'; there are groups"):

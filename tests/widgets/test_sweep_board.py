@@ -177,6 +177,24 @@ def test_a_folder_is_resumed_by_the_board(spec, tmp_path, monkeypatch):
     assert board.sweep._observers == []
 
 
+def test_a_stop_is_for_one_run(spec, monkeypatch):
+    """After it, the same sweep runs to its end from a cell of the notebook, whoever began what was stopped."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sweep = Sweep.read(spec(1))
+    board = SweepBoard(sweep, processes=1)
+    board.start()
+    board.stop()
+    board.wait()
+    assert not sweep.finished and board.state in ("idle", "stopped")
+    forget = sweep.observe(lambda sweep: sweep.running and board.stop())
+    sweep.run(processes=1)
+    forget()
+    assert not sweep.finished
+    sweep.run(processes=1)
+    assert sweep.count("done") == 3
+    board.close()
+
+
 RECORD = """() => {
   window.touched = new Set();
   new MutationObserver((all) => all.forEach(({ target }) => {
@@ -337,4 +355,8 @@ def test_a_folder_that_goes_away_is_said(shown, tmp_path, quick):
             path.unlink()
         bridge.until("!document.querySelector('[role=alert]').hidden")
         assert "is not there, or of another version" in bridge.page.get_by_role("alert").inner_text()
+        # It is looked for again: back, it is followed, and the error is gone.
+        shutil.copytree(tmp_path / "other" / "sweeps", tmp_path / "out" / "sweeps", dirs_exist_ok=True)
+        bridge.until(f"{ROWS}.length === 4 && document.querySelector('[role=alert]').hidden")
+        assert bridge.widget.error == ""
         bridge.widget.close()

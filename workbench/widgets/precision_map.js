@@ -167,7 +167,7 @@ function render({ model, el }) {
   const [facts, said, about] = ["", "wb-note wb-pointed", "wb-note"].map((name) => h("p", { class: name }));
   const [map, panel, charts, compared] = ["wb-place", "wb-panel", "wb-outcomes", "wb-place"].map((name) => h("div", { class: name }));
   const file = h("input", { type: "text", value: "allocation.json" });
-  const sides = h("div", { class: "wb-sides" }, h("div", {}, map, said), panel);
+  const sides = h("div", { class: "wb-sides" }, h("div", {}, map, h("p", { class: "wb-note" }, "4/256: bits/block; black corner: pinned"), said), panel);
   const body = h("div", { class: "wb-body", hidden: true },
     h("div", { class: "wb-row" }, field("budget", slider, { class: "wb-field wb-wide" }), field("exactly", exact), unit.field, free), facts,
     sides, charts,
@@ -246,9 +246,9 @@ function render({ model, el }) {
     panel: (content) => drawPanel((now.panel = content)),
     share: ({ share, left }) => {
       bar.value = share;
-      status.textContent = share < 1 ? `${Math.round(100 * share)} %${left === null ? "" : `, about ${Math.ceil(left)} s left`}` : "tokens a second \u2026";
+      status.textContent = share < 1 || model.get("state") === "costs" ? `${Math.round(100 * share)} %${left === null ? "" : `, about ${Math.ceil(left)} s left`}` : "tokens a second \u2026";
     },
-    saved: ({ path }) => (saved.textContent = visible(`${path}: for workbench quantize --model ${table.model} --precision ${path} --output OUT`)),
+    saved: ({ says }) => (saved.textContent = visible(says)),
   });
   const buttons = () => {
     const [busy, able] = [model.get("state") !== "idle", model.get("able")];

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,8 @@ class PrecisionMap(View):
             rows = [each.to_row() for each in self._measured]
         else:
             raise WorkbenchError(f"data: {what!r}; there are groups, front, measured")
-        return pandas.DataFrame(rows)
+        found = pandas.DataFrame(rows)
+        return found.astype({"layer": "Int64"}) if what == "groups" else found  # <NA>: in no layer
 
     def plot(self, what: str = "allocation") -> Picture:
         """A figure of the "allocation", the "front" with what was measured, or the "costs"."""
@@ -238,7 +240,7 @@ class PrecisionMap(View):
         """Measure the chosen allocation, or one format everywhere, on a thread: its loss and its tokens a second."""
         if self.source is None or self._text is None:
             raise WorkbenchError("PrecisionMap: measuring needs source and held_out (or calibration)")
-        chosen = self.allocation if fmt is None else self.front.uniform(_format(fmt))
+        chosen = self.allocation if fmt is None else self._front_with(None).uniform(_format(fmt))
         self._begin("measuring", lambda stopped: self._measure(chosen, stopped))
 
     def stop(self) -> None:
@@ -300,6 +302,7 @@ class PrecisionMap(View):
 
     def hear_choose(self, content: dict, buffers: list) -> None:
         """A budget in bytes and pins, either of which may be missing."""
+        self.error = ""  # so that the page hears of the same error again, and goes on
         self.choose(**{name: content[name] for name in ("budget", "pins") if name in content})
 
     def hear_pick(self, content: dict, buffers: list) -> None:
@@ -328,11 +331,15 @@ class PrecisionMap(View):
 
     def hear_save(self, content: dict, buffers: list) -> None:
         self.error = ""
-        self.tell("saved", {"path": str(self.save(str(content["path"])))})
+        path = self.save(str(content["path"]))
+        model = self.source.path if self.source is not None else "DIR"
+        command = (
+            f"workbench quantize --model {quote(str(model))} --precision {quote(str(path))} --output OUT"
+        )
+        self.tell("saved", {"says": f"{path}: for {command}"})
 
     def _tell_table(self) -> None:
-        model = str(self.source.path) if self.source is not None else "DIR"
-        self.tell("table", {**table_content(self.costs), "model": model})
+        self.tell("table", table_content(self.costs))
 
     def _tell_front(self) -> None:
         shown, front = self.front.curve(), self.front

@@ -80,7 +80,8 @@ class SweepBoard(View):
         self._scheduler = scheduler
         self._run: Task | None = None
         self._failure: BaseException | None = None
-        self._stopping = False
+        self._stopped: Any = None  # the run that is to end: see _current
+        self._unseen = ""  # what the last look failed of
         self._wake, self._lock = threading.Event(), threading.Lock()
         self._sent: dict[str, tuple] = {}
         self._rows: dict[str, dict[str, Any]] = {}
@@ -127,7 +128,7 @@ class SweepBoard(View):
         """Run what is missing, on a thread; cells that have failed are tried again. Raises SweepError while it runs."""
         if self._ours():
             raise SweepError("the sweep is running already")
-        self._stopping, self._failure, self.error = False, None, ""
+        self._stopped, self._failure, self.error = None, None, ""
         self._run = Task(lambda stopped: self._work(), self._failed)
         self.state = "running"
         self._wake.set()
@@ -135,7 +136,7 @@ class SweepBoard(View):
     def stop(self) -> None:
         """End the run soon; running cells wait again. Raises SweepError for one that runs in another process."""
         if self._ours():
-            self._stopping = True
+            self._stopped = self._current()
             self.state = "stopping"
             self._wake.set()
             if isinstance(self.sweep, Sweep):
@@ -163,7 +164,7 @@ class SweepBoard(View):
         self._forget = _nothing
         super().close()
         if self._run is not None and self._run.alive:
-            self._stopping = True
+            self._stopped = self._run
         self._wake.set()
 
     def hear_start(self, content: dict, buffers: list) -> None:
@@ -179,10 +180,20 @@ class SweepBoard(View):
 
     # ---- the run ---------------------------------------------------------------------------------------------
 
+    def _current(self) -> Any:
+        """What runs it in this process: the board's task, or for a cell of the notebook the time its run began; else
+        None."""
+        if self._run is not None and self._run.alive:
+            return self._run
+        return self.sweep.began if isinstance(self.sweep, Sweep) and self.sweep.running else None
+
     def _ours(self) -> bool:
-        """Whether this process runs it, for the board or for a cell of the notebook."""
-        began_here = self._run is not None and self._run.alive
-        return began_here or (isinstance(self.sweep, Sweep) and self.sweep.running)
+        return self._current() is not None
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether the run of this moment is to end; a stop does not outlive the run that it was meant for."""
+        return self._stopped is not None and self._stopped == self._current()
 
     def _observe(self) -> Any:
         """Be told of changes; returns what ends this."""
@@ -227,8 +238,20 @@ class SweepBoard(View):
                 self.sweep.stop()  # also where the stop came before the run had begun
             if stopped():
                 return
-            self._push()
+            self._look()
             time.sleep(TICK)
+
+    def _look(self) -> None:
+        """A look that fails, as into a folder that has gone away, is said until one succeeds."""
+        try:
+            self._push()
+        except Exception as error:
+            self.fail(error)
+            self._unseen = self.error
+            return
+        if self._unseen and self.error == self._unseen:
+            self.error = ""
+        self._unseen = ""
 
     def _pause(self) -> float | None:
         if self._ours():
