@@ -220,9 +220,9 @@ print(wrong)
 # %% [markdown]
 # Wrong numbers, so no time. All elements are off, and the five that are printed are all too large, by 3 to 10: as
 # much as the outputs themselves. Rounding errors are smaller by orders of magnitude, and have both signs. It is an
-# offset: the WGSL forgets to subtract 8, which adds 8 Σ s x to a row, with the same x for all of them. How far errors lie from their bounds says what kind
-# of mistake it is. Rounding errors that exceed the bound a little make a hump that reaches over the dashed line; a
-# mistake lies decades to the right of it.
+# offset: the WGSL forgets to subtract 8, which adds 8 Σ s x to a row, with the same x for all of them. How far
+# errors lie from their bounds says what kind of mistake it is. Rounding errors that exceed the bound a little make a
+# hump that reaches over the dashed line; a mistake lies decades to the right of it.
 
 # %%
 display(wrong.plot("errors"))

@@ -120,8 +120,10 @@ class Comparison:
         return result.gb_per_s * 1e9 / self.read_ceiling
 
     def compute_share(self, result: VariantResult) -> float | None:
-        """Of the rate measured in the same run of the arithmetic that the variant's WGSL uses; None for peers, and where the
-        kernel's cost names no operations."""
+        """Of the rate measured in the same run of the arithmetic that the variant's WGSL uses.
+
+        None for peers, and where the kernel's cost names no operations.
+        """
         ceiling = self.compute_ceilings.get(arithmetic(result.wgsl))
         if ceiling is None or result.gflop_per_s is None:
             return None

@@ -183,7 +183,8 @@ class Lab:
         """Judge a new text, and if it passes and `time` is set, run it in the same rounds as the chosen ones.
 
         base: a variant, or a version whose base and tunables it shares (default: the first variant). tunables: those
-        that differ from the base's. name: by default v1, v2, ... A version that passes is among the chosen ones from now on.
+        that differ from the base's. name: by default v1, v2, ... A version that passes is among the chosen ones from
+        now on.
         """
         base = base if base is not None else next(iter(self.kernel.variants))
         self._check([base])
