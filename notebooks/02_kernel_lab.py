@@ -218,10 +218,11 @@ wrong = workbench.compare("my_int4")
 print(wrong)
 
 # %% [markdown]
-# Wrong numbers, so no time. All elements are off by something of their own size, in both directions; that is no
-# rounding error, it is an offset: the WGSL forgets to subtract 8. How far errors lie from their bounds says what kind
-# of mistake it is. Rounding errors that exceed the bound a little make a hump that reaches over the dashed line; a
-# mistake lies decades to the right of it.
+# Wrong numbers, so no time. All elements are off, and the five that are printed are all too large, by 3 to 10: as
+# much as the outputs themselves. Rounding errors are smaller by orders of magnitude, and have both signs. It is an
+# offset: the WGSL forgets to subtract 8, which adds 8 Σ s x to a row, with the same x for all of them. How far
+# errors lie from their bounds says what kind of mistake it is. Rounding errors that exceed the bound a little make a
+# hump that reaches over the dashed line; a mistake lies decades to the right of it.
 
 # %%
 display(wrong.plot("errors"))
@@ -467,19 +468,19 @@ for count in (2, 4, 16):
     )
 lab.run(["by library", "2 rows", "4 rows", "16 rows"])
 library = workbench.compare("linear_int4", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5)
-rows = [
-    [each.variant, each.tunables["rows_per_group"], f"{1e6 * each.timing.median:,.0f}"]
-    for each in lab.comparison.results
-]
 gemv = library["gemv"]
-rows.append(
-    [
-        "the library's gemv (with zero-points)",
-        gemv.tunables["rows_per_team"],
-        f"{1e6 * gemv.timing.median:,.0f}",
-    ]
-)
-display(table(["version", "rows a workgroup", "µs a call"], rows))
+rows_of_gemv = gemv.tunables["teams"] * gemv.tunables["rows_per_team"]
+named = [(each.variant, each.tunables["rows_per_group"], each.timing) for each in lab.comparison.results]
+named.append(("the library's gemv (with zero-points; in a run of its own)", rows_of_gemv, gemv.timing))
+rows = [
+    [name, count, f"{1e6 * timing.median:,.0f}", " to ".join(f"{1e6 * each:,.0f}" for each in timing.spread)]
+    for name, count, timing in named
+]
+display(table(["version", "rows a workgroup", "µs a call", "spread"], rows))
+
+# %% [markdown]
+# The versions took turns in the same rounds. The last row is another kernel, timed after them: where the machine was
+# busier in one of the two runs, its time says little beside theirs.
 
 # %%
 display(lab.plot("roofline"))
@@ -518,7 +519,8 @@ rows = [
 ]
 display(table(["", "status", "µs", "GB/s", "error/bound"], rows))
 best = data.name.iloc[0]
-(RESULTS / "my_int4.wgsl").write_text(lab.text(best))
+tunables = ", ".join(f"{name} = {value}" for name, value in lab.comparison[best].tunables.items())
+(RESULTS / "my_int4.wgsl").write_text(f"// {best}: {tunables}\n{lab.text(best)}")
 write_json(RESULTS / "comparison.json", lab.comparison.to_json())
 lab.plot("timing").save(RESULTS / "timing.svg")
 

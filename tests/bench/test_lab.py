@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -132,6 +133,59 @@ def test_other_sizes_drop_what_was_measured(lab):
     assert lab.comparison is None and lab["v1"].status == "not run" and lab.results == ()
     lab.run()
     assert lab["v1"].status == "passed" and lab.comparison.sizes["rows"] == 44
+    lab.resize(seed=5)
+    assert lab.comparison is None and lab.run(["gemv"]).seed == 5
+
+
+def test_sizes_that_the_kernel_does_not_take_change_nothing(lab):
+    lab.run(["gemv"])
+    before = lab.comparison, lab.sizes, lab.seed, lab.dtype
+    with pytest.raises(KernelUsageError, match="'depth'"):
+        lab.resize(depth=3, rows=44, seed=5, dtype="f16")
+    assert (lab.comparison, lab.sizes, lab.seed, lab.dtype) == before and len(lab.results) == 1
+
+
+def test_versions_of_a_version_share_its_tunables_but_those_that_are_given(lab):
+    text = lab.text("gemv")
+    lab.edit(text, "gemv", tunables={"workgroup": 8, "rows_per_team": 4}, time=False)
+    for given, expected in (
+        ({}, {"workgroup": 8, "rows_per_team": 4}),
+        ({"rows_per_team": 2}, {"workgroup": 8, "rows_per_team": 2}),
+    ):
+        child = lab.edit(text, "v1", tunables=given, time=False)
+        assert child.tunables == expected and expected.items() <= child.result.tunables.items()
+
+
+def test_nothing_chosen_leaves_the_last_comparison(lab):
+    before = lab.run(["gemv"])
+    with pytest.raises(KernelUsageError, match="nothing is chosen to compare; linear_int4 has gemv, batch"):
+        lab.run([])
+    assert lab.comparison is before and lab.chosen == ["gemv"]
+
+
+def test_what_is_forgotten_during_a_run_stays_away(lab, monkeypatch):
+    lab.edit(lab.text("gemv"), time=False)
+    run = lab._compare
+
+    def forgetting(names, rounds):
+        found = run(names, rounds)
+        lab.forget("v1")
+        return found
+
+    monkeypatch.setattr(lab, "_compare", forgetting)
+    assert [each.variant for each in lab.run(["gemv", "v1"]).results] == ["gemv"]
+    assert lab.versions == () and lab.chosen == ["gemv"]
+
+
+def test_a_kernel_that_declares_no_operations_has_no_rate_of_them(adapter):
+    lab = Lab("kv_append", rounds=1, tokens=2)
+    (result, *_) = lab.run().results
+    found = dataclasses.replace(lab.comparison, compute_ceilings={"f32 FMA": 1e9})
+    assert result.timing and result.gb_per_s > 0
+    assert result.gflop_per_s is None and found.compute_share(result) is None
+    cells = dict(zip(found.head(), found.cells(result), strict=True))
+    assert cells["GFLOP/s"] == cells["share of compute"] == "–" != cells["GB/s"]
+    assert lab.data().flop_per_s.isna().all()
 
 
 def test_figures(lab, monkeypatch, tmp_path):

@@ -166,7 +166,8 @@ def test_kernels_change_and_keep_their_versions(shown):
         bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
         widget.edit(widget.lab.text("elements"))
         bridge.until(versions(1))
-        assert "names no operations" in page.locator(".wb").inner_text() or widget.comparison.results[0].flops
+        assert page.get_by_role("img", name="roofline").count() == 1
+        assert "names no operations" not in page.locator(".wb").inner_text()
         page.get_by_label("kernel", exact=True).select_option("linear")
         bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
         assert (widget.kernel, widget.versions, widget.state) == ("linear_int4", (), "idle")
@@ -183,6 +184,59 @@ def test_kernels_change_and_keep_their_versions(shown):
         assert [v.name for v in widget.versions] == ["v1"] and not page.get_by_role("alert").is_visible()
     with pytest.raises(KernelUsageError, match="no kernel is named 'nope'"):
         KernelLab("nope")
+
+
+def test_a_kernel_without_operations_has_no_roofline(shown):
+    with shown(KernelLab("kv_append", rounds=1, tokens=2)) as bridge:
+        bridge.widget.run()
+        bridge.until(in_state("done"))
+        assert "the kernel's cost names no operations" in bridge.page.locator(".wb").inner_text()
+        assert bridge.page.get_by_role("img", name="roofline").count() == 0
+
+
+def test_edits_from_python_are_what_the_page_shows(shown):
+    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL)) as bridge:
+        page, widget = bridge.page, bridge.widget
+        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        text = widget.lab.text("batch")
+        widget.tunables = {"rows_per_team": 2}  # left from before
+        widget.edit(text.replace("let token", "let nothing"), "batch")
+        assert widget.wait() is None and widget.versions[-1].status == "compile error"
+        bridge.until(versions(1))
+        assert "let nothing" in page.locator(EDITOR).input_value() and widget.tunables == {}
+        widget.edit(text, "batch", {"rows_per_team": 4})
+        assert [each.variant for each in widget.wait().results] == ["gemv", "v2"]
+        bridge.until(versions(2))
+        # Begun from that version, nothing changed: its tunables, too.
+        assert page.locator(EDITOR).input_value() == text
+        page.get_by_label("begin from").select_option("v2")
+        page.get_by_role("button", name=RUN).click()
+        bridge.until(versions(3))
+        assert widget.versions[2].base == "batch" and widget.versions[2].tunables == {"rows_per_team": 4}
+        assert widget.comparison["v3"].tunables["rows_per_team"] == 4
+
+
+def test_what_cannot_run_leaves_the_table(shown):
+    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL)) as bridge:
+        page, widget = bridge.page, bridge.widget
+        widget.run()
+        found = widget.wait()
+        bridge.until(in_state("done"))
+        page.get_by_label("compare gemv").uncheck()
+        assert page.get_by_role("button", name="Compare").is_disabled()
+        bridge.pump()
+        with pytest.raises(KernelUsageError, match="nothing is chosen"):
+            widget.run()
+        page.get_by_label("compare gemv").check()
+        assert page.get_by_role("button", name="Compare").is_enabled()
+        bridge.pump()
+        widget.sizes = {**widget.sizes, "depth": 3}
+        widget.run()
+        with pytest.raises(WorkbenchError, match="'depth'"):
+            widget.wait()
+        bridge.until(in_state("done"))
+        assert widget.comparison.results == found.results and "depth" not in widget.lab.sizes
+        assert cells(page, "gemv")[2] == "passed"
 
 
 def test_stop_leaves_the_next_run_its_turn(shown):

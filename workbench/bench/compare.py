@@ -70,7 +70,7 @@ def compare(
         raise KernelUsageError(
             f"{kernel.name} has no variant {unknown[0]!r}; it has {', '.join(kernel.variants)}"
         )
-    arguments = _inputs(kernel, seed, sizes)
+    arguments = inputs_of(kernel, seed, sizes)
     bound = sizes_of(kernel, arguments)
     expected = expectation(kernel, arguments)
     judged = [judge_variant(kernel, name, arguments, expected, y_dtype, device, budget) for name in names]
@@ -119,7 +119,7 @@ def reference_source(kernel: Kernel) -> str:
         return f"{getattr(function, '__name__', function)}{inspect.signature(function)}: its source is not at hand"
 
 
-def _inputs(kernel: Kernel, seed: int, sizes: Mapping[str, Any]) -> dict:
+def inputs_of(kernel: Kernel, seed: int, sizes: Mapping[str, Any]) -> dict:
     """Random inputs; raises `KernelUsageError` for a size that the kernel does not take."""
     try:
         return kernel.inputs(seed=seed, **sizes)

@@ -64,7 +64,8 @@ class VariantResult:
 
     @property
     def gflop_per_s(self) -> float | None:
-        return self.flops / self.timing.median / 1e9 if self.timing else None
+        """10^9 operations a second; None where there is no time, or the kernel's cost names no operations."""
+        return self.flops / self.timing.median / 1e9 if self.timing and self.flops else None
 
     def worst(self, name: str) -> float | None:
         """The worst over the outputs of a statistic: `max_abs`, `rms`, `worst` (greatest) or `sqnr` (least)."""
@@ -119,9 +120,12 @@ class Comparison:
         return result.gb_per_s * 1e9 / self.read_ceiling
 
     def compute_share(self, result: VariantResult) -> float | None:
-        """Of the rate measured in the same run of the arithmetic that the variant's WGSL uses; None for peers."""
+        """Of the rate measured in the same run of the arithmetic that the variant's WGSL uses.
+
+        None for peers, and where the kernel's cost names no operations.
+        """
         ceiling = self.compute_ceilings.get(arithmetic(result.wgsl))
-        if ceiling is None or result.timing is None:
+        if ceiling is None or result.gflop_per_s is None:
             return None
         return result.gflop_per_s * 1e9 / ceiling
 
@@ -181,7 +185,7 @@ class Comparison:
                 f"{low * 1e6:.2f} to {high * 1e6:.2f}",
                 f"{result.gb_per_s:.2f}",
                 *share,
-                f"{result.gflop_per_s:.2f}",
+                _number(result.gflop_per_s, ".2f"),
                 *compute,
             ]
         return [

@@ -23,7 +23,7 @@ from workbench.runtime.device import Device, open_device
 from workbench.runtime.launch import resolve
 
 from .ceilings import Ceilings, known_ceilings
-from .compare import ROUNDS, compare
+from .compare import ROUNDS, compare, inputs_of
 from .comparison import PASSED, Comparison, VariantResult
 from .plots import Picture
 from .sizes import worthwhile
@@ -139,19 +139,37 @@ class Lab:
         self._check(names)
         self.chosen = list(dict.fromkeys(names))
 
-    def resize(self, **sizes: Any) -> None:
-        """Other sizes from the next run on; the comparison of the old ones is dropped."""
-        self.sizes = worthwhile(self.kernel, self.device.adapter.is_cpu, {**self.sizes, **sizes})
+    def resize(self, *, seed: int | None = None, dtype: str | None = None, **sizes: Any) -> None:
+        """Other sizes, another seed or element type from the next run on; what was measured before is dropped.
+
+        The inputs are made once, to see whether the kernel takes them. Where it does not, its `KernelUsageError` comes
+        through, and everything stays as it was.
+        """
+        seed, dtype = self.seed if seed is None else seed, dtype or self.dtype
+        sizes = worthwhile(self.kernel, self.device.adapter.is_cpu, {**self.sizes, **sizes})
+        inputs_of(self.kernel, seed, {**_typed(dtype), **sizes})
+        self.sizes, self.seed, self.dtype = sizes, seed, dtype
         self._comparison = None
         self._versions = {name: replace(each, result=None) for name, each in self._versions.items()}
 
     def run(self, names: Sequence[str] | None = None) -> Comparison:
-        """Compare `names` (default: the chosen ones) in the same rounds."""
-        if names is not None:
-            self.choose(names)
-        self._comparison = self._compare(self.chosen, self.rounds)
+        """Compare `names` (default: the chosen ones) in the same rounds; one of them at least."""
+        names = self.chosen if names is None else names
+        self.check_some(names)
+        self.choose(names)
+        found = self._compare(self.chosen, self.rounds)
+        # Another thread may have forgotten a version meanwhile.
+        known = [each for each in found.results if each.variant in self._known]
+        self._comparison = replace(found, results=tuple(known))
         self._keep(self._comparison)
         return self.comparison
+
+    def check_some(self, names: Sequence[str]) -> None:
+        """Raises `KernelUsageError` where there is nothing for `run` to compare."""
+        if not names:
+            raise KernelUsageError(
+                f"nothing is chosen to compare; {self.kernel.name} has {', '.join(self._known)}"
+            )
 
     def edit(
         self,
@@ -164,14 +182,15 @@ class Lab:
     ) -> Version:
         """Judge a new text, and if it passes and `time` is set, run it in the same rounds as the chosen ones.
 
-        base: a variant, or a version whose base and tunables it shares (default: the first variant). name: by
-        default v1, v2, ... A version that passes is among the chosen ones from now on.
+        base: a variant, or a version whose base and tunables it shares (default: the first variant). tunables: those
+        that differ from the base's. name: by default v1, v2, ... A version that passes is among the chosen ones from
+        now on.
         """
         base = base if base is not None else next(iter(self.kernel.variants))
         self._check([base])
         parent = self._versions.get(base)
         variant = parent.base if parent else base
-        values = dict(parent.tunables if parent and tunables is None else tunables or {})
+        values = {**(parent.tunables if parent else {}), **(tunables or {})}
         self._check_tunables(variant, values)
         name = self._new_name(name)
         self._versions[name] = Version(name, variant, text, self.kernel.variants[variant].body(), values)
@@ -265,7 +284,6 @@ class Lab:
     # ---- inside ----------------------------------------------------------------------------------------------
 
     def _compare(self, names: Sequence[str], rounds: int) -> Comparison:
-        typed = {"x_dtype": self.dtype} if self.dtype != "f32" else {}
         return compare(
             self.pair,
             self.seed,
@@ -274,7 +292,7 @@ class Lab:
             budget=self.budget,
             device=self.device,
             y_dtype=self.dtype,
-            **typed,
+            **_typed(self.dtype),
             **self.sizes,
         )
 
@@ -283,11 +301,14 @@ class Lab:
             if each.variant in self._versions:
                 self._versions[each.variant] = replace(self._versions[each.variant], result=each)
 
+    @property
+    def _known(self) -> list[str]:
+        return [*self.kernel.variants, *self._versions]
+
     def _check(self, names: Sequence[str]) -> None:
-        known = [*self.kernel.variants, *self._versions]
-        if unknown := [name for name in names if name not in known]:
+        if unknown := [name for name in names if name not in self._known]:
             raise KernelUsageError(
-                f"{self.kernel.name} has no variant or version {unknown[0]!r}; it has {', '.join(known)}"
+                f"{self.kernel.name} has no variant or version {unknown[0]!r}; it has {', '.join(self._known)}"
             )
 
     def _check_tunables(self, variant: str, values: Mapping[str, int]) -> None:
@@ -298,7 +319,7 @@ class Lab:
                 raise KernelUsageError(f"{variant}: {name}={value!r} where {there} are allowed")
 
     def _new_name(self, name: str | None) -> str:
-        taken = {*self.kernel.variants, *self._versions}
+        taken = self._known
         if name is None:
             count = 1 + sum(re.fullmatch(r"v\d+", each) is not None for each in self._versions)
             while f"v{count}" in taken:
@@ -326,6 +347,11 @@ class Lab:
             "high_s": timing.spread[1] if timing else None,
             "bytes_per_s": each.bytes / timing.median if timing else None,
             "share_of_reads": found.share(each) if found else None,
-            "flop_per_s": each.flops / timing.median if timing else None,
+            "flop_per_s": each.flops / timing.median if timing and each.flops else None,
             "times_as_fast": ratio[0] if ratio else None,
         }
+
+
+def _typed(dtype: str) -> dict[str, str]:
+    """What makers of inputs take for an element type; not all of them know one beside f32."""
+    return {"x_dtype": dtype} if dtype != "f32" else {}

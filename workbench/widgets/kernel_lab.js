@@ -143,6 +143,7 @@ function render({ model, el }) {
     return { sizes: { ...model.get("sizes"), ...sizes }, seed, dtype: model.get("dtype"), chosen: model.get("chosen") };
   };
   const compare = h("button", { type: "button", class: "wb-main", onclick: () => view.tell("run", settings()) }, "Compare");
+  const ready = () => (compare.disabled = model.get("state") in BUSY || !model.get("chosen").length);
   const stop = h("button", { type: "button", onclick: () => view.tell("stop") }, "Stop");
   const runEdit = h("button", { type: "button", class: "wb-main", onclick: () => {
     keep();
@@ -300,11 +301,13 @@ function render({ model, el }) {
     view.section.dataset.state = now;
     const last = rowOf(model.get("base"));
     status.textContent = BUSY[now] ?? (now === "done" && last ? `${visible(last.name)}: ${last.status}` : now === "stopped" ? now : "");
-    compare.disabled = runEdit.disabled = now in BUSY;
+    runEdit.disabled = now in BUSY;
+    ready();
     stop.disabled = !(now in BUSY);
   });
   view.changed("draft", () => editor.text !== model.get("draft") && editor.set(model.get("draft")));
   for (const trait of ["sizes", "seed", "dtype"]) view.changed(trait, drawControls);
+  view.changed("chosen", ready);
   for (const trait of ["chosen", "selection"]) view.changed(trait, drawTable);
   for (const trait of ["base", "tunables", "selection"]) view.changed(trait, drawSource);
   view.tell("hello");

@@ -105,13 +105,15 @@ class KernelLab(View):
         self._tell_results()
 
     def run(self) -> None:
-        """Compare what is chosen."""
+        """Compare what is chosen; raises `KernelUsageError` where nothing is."""
+        self.lab.check_some(self.chosen)
         self._begin(lambda stopped: self._compare(stopped))
 
     def edit(self, text: str, base: str | None = None, tunables: Mapping[str, int] | None = None) -> None:
         """Judge a text as a new version, and time it beside the chosen ones if it passes."""
         base = base or self.base
         self.lab.text(base)  # raises here, and not on a thread, for a name that is not there
+        self.draft, self.base, self.tunables = text, base, dict(tunables or {})
         self._begin(lambda stopped: self._judge(stopped, text, base, tunables))
 
     def stop(self) -> None:
@@ -121,11 +123,14 @@ class KernelLab(View):
         if self.state in BUSY:
             self.state = "stopped"
 
-    def wait(self) -> Comparison:
-        """Wait for the end of what runs; raises `WorkbenchError` with what went wrong."""
+    def wait(self) -> Comparison | None:
+        """Wait for the end of what runs; raises `WorkbenchError` with what went wrong, or where nothing ever ran.
+
+        After an `edit`, `versions[-1]` has the verdict: a text that fails is in no comparison. None without any.
+        """
         if self._task is not None:
             self._task.join()
-        if self.error or self.comparison is None:
+        if self.error or not self.lab.results:
             raise WorkbenchError(self.error or "nothing has run; run() first")
         return self.comparison
 
@@ -205,8 +210,7 @@ class KernelLab(View):
         lab = self.lab
         lab.choose(self.chosen)
         if (self.sizes, self.dtype, self.seed) != (lab.sizes, lab.dtype, lab.seed):
-            lab.dtype, lab.seed = self.dtype, self.seed
-            lab.resize(**self.sizes)
+            lab.resize(seed=self.seed, dtype=self.dtype, **self.sizes)
             self.sizes = dict(lab.sizes)
 
     def _failed(self, error: BaseException) -> None:
@@ -236,7 +240,7 @@ class KernelLab(View):
         if stopped():
             return
         if self.selected is None:
-            self.selection = lab.chosen[0]
+            self.selection = lab.chosen[0] if lab.chosen else self.base
         self._tell_results()
         if lab.ceilings is None:
             self.state = "measuring"
