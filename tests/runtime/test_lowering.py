@@ -304,11 +304,11 @@ def test_a_head_in_ranges_of_whole_groups_only(stackable_plans):
         assert (found != plan) is fused
 
 
-@pytest.mark.parametrize("keep", [(), ("logits",)])
-def test_the_largest_logits_come_from_groups_of_the_product(stackable_plans, keep):
-    """Logits stay: winners' groups are looked through, and what is kept can be read."""
+def test_the_largest_logits_come_from_groups_of_the_product(stackable_plans):
+    """Logits stay, for the groups of winners are looked through; not where somebody else may change them."""
     plan = fused_norms(drop_last_row(stackable_plans["top"]))
-    fused = fuse_top_k(plan, keep, adapter=Adapter(), ranges=whole)
+    assert fuse_top_k(plan, ["logits"], adapter=Adapter(), ranges=whole) == plan
+    fused = fuse_top_k(plan, adapter=Adapter(), ranges=whole)
     product, reduce = fused.calls[-2:]
     assert [product.kernel, reduce.kernel] == ["norm_linear_max_f32", "top_k_reduce"]
     assert fused.calls[:-2] == plan.calls[:-2] and product.inputs == plan.calls[-2].inputs
