@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,31 @@ def doubles(arguments: Mapping) -> dict:
     }
 
 
-def expectation(kernel: Kernel, arguments: Mapping) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Output -> (expected numbers, bound of the absolute error), both f64, before rounding of the output."""
-    expected = kernel.run_reference(doubles(arguments))
-    bounds = kernel.tolerance(arguments, expected)
-    return {
-        name: (comparable(kernel, name, expected[name]), bounds[name].double().expand(bounds[name].shape))
-        for name in expected
-    }
+class Expectation:
+    """What the reference gives for a call, in f64 before rounding of the outputs, and how far off a variant may be."""
+
+    def __init__(self, kernel: Kernel, arguments: Mapping) -> None:
+        self.values = kernel.run_reference(doubles(arguments))
+        self._kernel, self._arguments = kernel, arguments
+        self._bounds: dict[Callable, dict[str, torch.Tensor]] = {}
+
+    def of(self, variant: str | None = None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Output -> (expected numbers, bound of the absolute error), both f64; without a name, of f32 arithmetic."""
+        tolerance = (self._kernel.variants[variant].tolerance if variant else None) or self._kernel.tolerance
+        if tolerance not in self._bounds:
+            self._bounds[tolerance] = tolerance(self._arguments, self.values)
+        bounds = self._bounds[tolerance]
+        return {
+            name: (comparable(self._kernel, name, value), bounds[name].double())
+            for name, value in self.values.items()
+        }
+
+
+def expectation(
+    kernel: Kernel, arguments: Mapping, variant: str | None = None
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """`Expectation.of` for one call of one variant."""
+    return Expectation(kernel, arguments).of(variant)
 
 
 def comparable(kernel: Kernel, output: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from . import halves
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
@@ -23,7 +24,9 @@ from .weights import (
     dense,
     is_quantized,
     magnitude_planes,
+    piece_defaults,
     piece_library,
+    piece_tunables,
     quant_params,
     random_planes,
     weight_library,
@@ -77,23 +80,25 @@ def long_rows(context: Context) -> bool:
     return context["columns"] > 8192
 
 
-def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]]) -> Variant:
+def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], pieces: str = "") -> Variant:
     """The variant for few tokens over a library with `activations_at`, `prepared`, `piece_at` and `piece_sum`.
 
-    gpu: threads, teams and rows a team that suit a GPU.
+    gpu: threads, teams and rows a team that suit a GPU. pieces: a weight format whose pieces the library has a choice
+    of (`piece_tunables`).
     """
+    defaults = gemv_defaults(gpu)
     return Variant(
         "linear_gemv",
         grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
-        tunables=gemv_tunables((2, 1, 4, 8, 16)),
+        tunables={**gemv_tunables((2, 1, 4, 8, 16)), **piece_tunables(pieces)},
         library=lambda c: (*library(c), "team_sums", *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
-        defaults=gemv_defaults(gpu),
+        defaults=lambda c: {**defaults(c), **piece_defaults(pieces, c)},
         why=why,
     )
 
 
-def batch(library, why: str) -> Variant:
+def batch(library, why: str, *, pieces: str = "") -> Variant:
     """The variant for 2 to 16 tokens, over the same library as `gemv`."""
     return Variant(
         "linear_batch",
@@ -105,11 +110,13 @@ def batch(library, why: str) -> Variant:
             "teams": (1, 2, 4),
             "rows_per_team": (2, 1, 4),
             "batch": (4, 2, 8, 16),
+            **piece_tunables(pieces),
         },
         library=lambda c: (*library(c), *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
         defaults=lambda c: {
             **lanes_default(c),
+            **piece_defaults(pieces, c),
             "batch": next((size for size in (2, 4, 8) if c["tokens"] <= size), BATCH),
         },
         why=why,
@@ -126,23 +133,29 @@ def few_tokens(context: Context) -> tuple[str, str] | None:
     return None
 
 
+def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
+    """Threads, teams and rows a team: floats measured on an H200, integers on an H100."""
+    if not is_quantized(fmt):
+        return (256, 2, 2) if long_rows(context) else (256, 1, 1)
+    return (256 if fmt == "int2" and long_rows(context) else 128), 1, 4
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     def vectors(context: Context) -> tuple[str, ...]:
         return (x_library(context), *weight_library(fmt, context), *epilogue(context))
 
-    return {
+    def pieces(context: Context) -> tuple[str, ...]:
+        return (x_library(context), "weigh_none", *piece_library(fmt, context))
+
+    found = {
         "gemv": gemv(
-            lambda c: (x_library(c), "weigh_none", *piece_library(fmt, c)),
+            pieces,
             "few tokens: every weight byte is read once a token, at the memory's speed",
-            gpu=(
-                (lambda c: (128, 1, 4))
-                if is_quantized(fmt)
-                else (lambda c: (256, 2, 2) if long_rows(c) else (256, 1, 1))
-            ),
+            gpu=partial(_gpu_defaults, fmt),
+            pieces=fmt,
         ),
         "batch": batch(
-            lambda c: (x_library(c), "weigh_none", *piece_library(fmt, c)),
-            "2 to 16 tokens on a GPU: every weight byte is read once for all of them",
+            pieces, "2 to 16 tokens on a GPU: every weight byte is read once for all of them", pieces=fmt
         ),
         "tile": Variant(
             "linear_tile",
@@ -158,10 +171,20 @@ def _variants(fmt: str) -> dict[str, Variant]:
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
     }
+    if is_quantized(fmt):
+        tolerance = partial(linear_tolerance, fmt, f16=True)
+        threads = gemv_defaults(partial(halves.gpu_defaults, fmt))
+        found["gemv_f16"] = halves.in_f16(found["gemv"], tolerance, defaults=threads)
+        found["batch_f16"] = halves.in_f16(found["batch"], tolerance)
+    return found
 
 
-def _prefer(context: Context) -> tuple[str, str]:
+def _prefer(fmt: str, context: Context) -> tuple[str, str]:
     if chosen := few_tokens(context):
+        variant, reason = chosen
+        # INT8 waits for its weights either way.
+        if fmt in ("int4", "int2") and halves.pays(context):
+            return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
@@ -202,17 +225,21 @@ def linear_inputs(
     return arguments
 
 
-def linear_tolerance(fmt: str, arguments, expected) -> dict:
-    """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (see weights.py)."""
-    x = arguments["x"].double().abs()
-    bound = x @ magnitude_planes(fmt, arguments, x.shape[1]).T
+def linear_tolerance(fmt: str, arguments, expected, *, f16: bool = False) -> dict:
+    """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (see weights.py).
+
+    f16: of products in f16 arithmetic, which come first.
+    """
+    x = arguments["x"].double()
+    bound = x.abs() @ magnitude_planes(fmt, arguments, x.shape[1]).T
     if "bias" in arguments:
         bound = bound + arguments["bias"].double().abs()
+    rounding = halves.bound(fmt, x, arguments) if f16 else torch.zeros_like(bound)
     before, width = arguments.get("row_offset", 0), expected["y"].shape[-1]
-    bound = F.pad(bound, (before, width - before - bound.shape[-1]))
+    bound, rounding = (F.pad(each, (before, width - before - each.shape[-1])) for each in (bound, rounding))
     if "residual" in arguments:
         bound = bound + arguments["residual"].double().abs()
-    return {"y": 8 * EPS32 * bound + 1e-30}
+    return {"y": 8 * EPS32 * bound + rounding + 1e-30}
 
 
 def _cost(fmt: str, sizes) -> Cost:
@@ -248,7 +275,7 @@ def linear(fmt: str) -> Kernel:
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
             derive=partial(_derive, fmt),
-            prefer=_prefer,
+            prefer=partial(_prefer, fmt),
         )
     )
 

@@ -85,7 +85,7 @@ class Variant:
     file: stem of the `.wgsl` file. tunables: name -> allowed values, the default first. grid: workgroups for a
     context. library: names of `lib/` files that the header puts in front, for a context. refuse: says why the
     variant cannot run in a context, or None. defaults: tunables that suit an adapter better than the first values.
-    why: when it wins, one line.
+    tolerance: as the kernel's, of a variant that computes with less precision. why: when it wins, one line.
     """
 
     file: str
@@ -94,6 +94,7 @@ class Variant:
     library: Callable[[Context], tuple[str, ...]] = lambda context: ()
     refuse: Callable[[Context], str | None] = lambda context: None
     defaults: Callable[[Context], Mapping[str, int]] = lambda context: {}
+    tolerance: Callable[..., dict] | None = None
     why: str = ""
     text: str | None = None  # a source given in place of a file
 
@@ -110,7 +111,7 @@ class Kernel:
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
     reference overwrite in place. derive: sizes
     that follow from others (defaults of parameters, constants of a format). prefer: the variant to use in a context
-    unless measurement says otherwise, and the reason.
+    unless measurement says otherwise, and the reason; None for the first that can run.
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
     """
 
@@ -127,7 +128,7 @@ class Kernel:
     prepared_ports: tuple[str, ...] = ()
     updates: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping], Mapping] = lambda sizes: {}
-    prefer: Callable[[Context], tuple[str, str]] | None = None
+    prefer: Callable[[Context], tuple[str, str] | None] = lambda context: None
 
     @property
     def ports(self) -> dict[str, Port]:
@@ -160,8 +161,8 @@ class Kernel:
             if reason:
                 raise KernelUsageError(f"{self.name}/{variant} cannot run here: {reason}")
             return variant, "asked for"
-        if self.prefer is not None:
-            return self.prefer(context)
+        if preferred := self.prefer(context):
+            return preferred
         for name, candidate in self.variants.items():
             if not candidate.refuse(context):
                 return name, candidate.why or "the only variant"

@@ -58,7 +58,26 @@ def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
     """The header files that multiply pieces of a row: `activations_at`, `prepared`, `piece_at`, `piece_sum`."""
     if not is_quantized(fmt):
         return (f"pieces_{fmt}",)
-    return ("magic", f"pieces_{fmt}", *scale_library(context))
+    if fmt != "int4":
+        return ("magic", f"pieces_{fmt}", *scale_library(context))
+    pieces = "pieces_int4_16" if context["piece"] == 16 else "pieces_int4"
+    return ("magic", "nibbles", pieces, *scale_library(context))
+
+
+def piece_tunables(fmt: str) -> dict[str, tuple[int, ...]]:
+    """What variants over `piece_library` have beside tunables of their own: columns of a row that a thread takes at a
+    time, of a format where there is a choice."""
+    return {"piece": (32, 16)} if fmt == "int4" else {}
+
+
+def piece_defaults(fmt: str, context: Context, norm: bool = False) -> dict[str, int]:
+    """The piece that suits an adapter. norm: whether activations are weighed with one as they are read.
+
+    On a GPU INT4 waits for 128 bytes of f32 a thread, activations or norm: with half of them side by side a product
+    alone takes 20% less time, one behind a norm up to 38% (H100).
+    """
+    narrow = fmt == "int4" and not context.adapter.is_cpu and (norm or context.types["x"] == "f32")
+    return {"piece": 16} if narrow else {}
 
 
 def weight_sizes(fmt: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from workbench.bench.roofline import roofline
 from workbench.bench.rows import record
 from workbench.cli import main
 from workbench.errors import WorkbenchError
+from workbench.runtime.device import open_device
 
 
 @pytest.fixture
@@ -83,6 +84,26 @@ def test_json_takes_the_place_of_text(adapter, capsys, small_ceilings):
         ("linear_int4", 32),
         ("linear_int4", 64),
     }
+
+
+def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceilings, capsys):
+    if not open_device().adapter.f16:
+        pytest.skip("no shader-f16")
+    options = "--kernel linear_int4 linear_a8_int4 --dtype f16 --shape 8x64 --variants gemv gemv_f16"
+    path = tmp_path / "f16.json"
+    assert main(["bench", "kernels", *options.split(), "--repetitions", "1", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    status = {
+        (row["kernel"], row["variant"], row["types"]["x"]): row["value"]
+        for row in rows
+        if row["metric"] == "status" and row["kernel"].startswith("linear")
+    }
+    assert status == {
+        ("linear_int4", "gemv", "f16"): "passed",
+        ("linear_int4", "gemv_f16", "f16"): "passed",
+        ("linear_a8_int4", "gemv", "u32"): "passed",
+    }
+    assert "8x64, block 128, x f16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

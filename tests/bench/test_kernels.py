@@ -146,7 +146,8 @@ def test_names_that_are_not_there():
     if adapter_missing():
         return
     with pytest.raises(
-        wgsl_kernels.KernelUsageError, match="no variant 'fast'; it has gemv, batch, tile, broadcast"
+        wgsl_kernels.KernelUsageError,
+        match="no variant 'fast'; it has gemv, batch, tile, broadcast, gemv_f16",
     ):
         workbench.compare("linear_int4", variants=["fast"])
     with pytest.raises(wgsl_kernels.KernelUsageError, match=r"add has no parameter \['depth'\]"):

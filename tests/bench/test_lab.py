@@ -28,7 +28,7 @@ def lab(adapter) -> Lab:
 def test_versions_are_judged_timed_and_kept(lab):
     text = lab.text("gemv")
     assert lab.comparison is None and "nothing has run" in str(lab)
-    assert repr(lab) == "<Lab of linear_int4: gemv, batch, tile, broadcast>"
+    assert repr(lab) == "<Lab of linear_int4: gemv, batch, tile, broadcast, gemv_f16, batch_f16>"
     lab.run()
     assert [r.variant for r in lab.comparison.results] == ["gemv", "batch"]
     wrong = lab.edit(halved(text), "gemv")

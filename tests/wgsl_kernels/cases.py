@@ -155,6 +155,19 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
     return {"blocks": BLOCKS, "zero_points": ZERO_POINTS[fmt], "scale_dtype": ("f16", "f32")}
 
 
+def _in_f16(options: Mapping[str, tuple]) -> dict[str, tuple]:
+    """Those of the options that variants in f16 arithmetic take."""
+    whole = tuple(n for n in options["columns"] if n % 8 == 0)
+    return {**options, "columns": whole, "x_dtype": ("f16",)}
+
+
+def _few_token_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """Cases of all variants of a fused pair, in f32 and in f16 arithmetic."""
+    yield from _team_cases(kernel, **options)
+    if "gemv_f16" in wgsl_kernels.get(kernel).variants:
+        yield from _team_cases(kernel, "gemv_f16", **_in_f16(options))
+
+
 def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterator[Case]:
     """Cases of a variant with teams: one a workgroup anywhere; several need whole subgroups (8 lanes on lavapipe)."""
     tunables = wgsl_kernels.get(kernel).variants[variant].tunables
@@ -173,7 +186,9 @@ def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     tokens = {
         "gemv": (1, 2, 3, 4, 7),
+        "gemv_f16": (1, 2, 3, 4, 7),
         "batch": (1, 2, 3, 9, 16, 17),
+        "batch_f16": (1, 2, 3, 9, 16, 17),
         "tile": (1, 17, 31, 63, 65, 70),
         "broadcast": (1, 5, 8, 9, 31, 70),
     }
@@ -183,18 +198,19 @@ def _linear_cases() -> Iterator[Case]:
         for variant in wgsl_kernels.get(name).variants:
             teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
             deal = _team_cases if teams else partial(cases_of, count=9)
-            yield from deal(
-                name,
-                variant=variant,
-                subgroups=(True,) if variant == "broadcast" else (True, False),
-                tokens=tokens[variant],
-                rows=(1, 3, 33, 64, 123, 130),
-                columns=(*columns, 32, 576) if fmt in ZERO_POINTS else columns,
-                x_dtype=TYPES,
-                bias=(False, True),
-                residual=(False, True),
-                part=ranges,
+            options = {
+                "subgroups": (True,) if variant == "broadcast" else (True, False),
+                "tokens": tokens[variant],
+                "rows": (1, 3, 33, 64, 123, 130),
+                "columns": (*columns, 32, 576) if fmt in ZERO_POINTS else columns,
+                "x_dtype": TYPES,
+                "bias": (False, True),
+                "residual": (False, True),
+                "part": ranges,
                 **_weight_options(fmt),
+            }
+            yield from deal(
+                name, variant=variant, **(_in_f16(options) if variant.endswith("_f16") else options)
             )
 
 
@@ -235,14 +251,14 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _team_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _few_token_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
         for name in (f"norm_argmax_{fmt}", f"norm_linear_max_{fmt}"):
-            yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
+            yield from _few_token_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
             yield from cases_of(  # groups as lowering makes them, with what suits the adapter
                 name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
             )
-        yield from _team_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
-        yield from _team_cases(
+        yield from _few_token_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        yield from _few_token_cases(
             f"norm_qkv_{fmt}",
             heads=heads,
             place=places,
@@ -251,7 +267,7 @@ def _fused_cases() -> Iterator[Case]:
             kv_dtype=TYPES,
             **common,
         )
-        yield from _team_cases(
+        yield from _few_token_cases(
             f"norm_qkv_rows_{fmt}",
             heads=heads,
             place=places,

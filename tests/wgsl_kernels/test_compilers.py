@@ -159,7 +159,7 @@ def differing_outputs(case: Case, adapter: Adapter, outputs: dict[str, str]) -> 
     """What is wrong with the outputs (base64 by name) of a case, or nothing."""
     kernel, arguments, context = case.pair(), case.arguments(), case.context(adapter)
     problems = []
-    for output, (expected, bound) in expectation(kernel, arguments).items():
+    for output, (expected, bound) in expectation(kernel, arguments, case.variant).items():
         dtype = TORCH_TYPES[context.types[output]]
         data = bytearray(base64.b64decode(outputs[output]))
         shape = kernel.output_shape(output, context.sizes)

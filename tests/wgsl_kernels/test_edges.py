@@ -38,6 +38,29 @@ def row(*numbers: float) -> torch.Tensor:
     return torch.tensor([numbers], dtype=torch.float32)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_f16_arithmetic_stays_in_range(device_with, bits, symmetric):
+    """Largest and smallest f16 activations, and the zero-points farthest from a format's own."""
+    kernel, device = wgsl_kernels.get(f"linear_int{bits}"), device_with(True)
+    if not device.adapter.f16:
+        pytest.skip(f"{device.name} has no shader-f16")
+    arguments = kernel.inputs(rows=40, columns=128, block=32, symmetric=symmetric, tokens=5, x_dtype="f16")
+    x = arguments["x"]
+    x[0, ::37] = 65504.0
+    x[1] = -65504.0 * (torch.arange(128) % 37 == 0)
+    x[2] = x[2] * 2.0**-20
+    x[3] = 0.0
+    x[4] = 1.0
+    if not symmetric:
+        arguments["zeros"][:20] = {8: -128, 4: 0, 2: 0}[bits]
+        arguments["zeros"][20:] = {8: 127, 4: 15, 2: 3}[bits]
+    y = run_kernel(kernel, arguments, variant="gemv_f16", device=device)["y"].double()
+    expected, bound = expectation(kernel, arguments, "gemv_f16")["y"]
+    assert y.isfinite().all() and (y[3] == 0).all()
+    assert mismatches(y, expected, bound) is None
+
+
 @pytest.mark.parametrize("tanh", [False, True])
 def test_gelu_far_from_zero(check, tanh):
     x = row(0.0, -0.0, 1e4, -1e4, 1e12, -1e12, 1e38, -1e38, 1e-30, -1e-30, 5.0, -5.0, -13.0)

@@ -22,7 +22,7 @@ def run_case(case: Case, device) -> None:
     if reason:
         pytest.skip(f"{device.name}: {reason}")
     arguments = case.arguments()
-    wanted = expectation(kernel, arguments)
+    wanted = expectation(kernel, arguments, case.variant)
     results = run_kernel(
         kernel,
         arguments,

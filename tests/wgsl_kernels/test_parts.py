@@ -53,7 +53,6 @@ def test_every_variant_has_a_source_with_a_head_comment(name):
 def test_variants_beside_each_other_say_when_they_are_chosen(name):
     kernel = wgsl_kernels.get(name)
     if len(kernel.variants) > 1:
-        assert kernel.prefer is not None
         for label, variant in kernel.variants.items():
             assert variant.why, f"{name}/{label}"
 
@@ -80,13 +79,15 @@ def test_tolerance_and_cost(name):
     kernel = wgsl_kernels.get(name)
     arguments = kernel.inputs(seed=1)
     expected = kernel.run_reference(doubles(arguments))
-    bounds = kernel.tolerance(arguments, expected)
-    assert set(bounds) == set(expected) == set(kernel.writes)
-    for output, bound in bounds.items():
-        assert (bound >= 0).all() and bound.isfinite().all()
-        if expected[output].dtype.is_floating_point and bound.max() > 0:
-            # a bound as large as the numbers would accept anything
-            assert (bound.max() / expected[output].abs().max()).item() < 1e-3, output
+    less_precise = {v.tolerance for v in kernel.variants.values() if v.tolerance}
+    for tolerance, most in ((kernel.tolerance, 1e-3), *((each, 5e-2) for each in less_precise)):
+        bounds = tolerance(arguments, expected)
+        assert set(bounds) == set(expected) == set(kernel.writes)
+        for output, bound in bounds.items():
+            assert (bound >= 0).all() and bound.isfinite().all()
+            if expected[output].dtype.is_floating_point and bound.max() > 0:
+                # a bound as large as the numbers would accept anything
+                assert (bound.max() / expected[output].abs().max()).item() < most, output
     shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
     params = {n: v for n, v in arguments.items() if n not in shapes}
     cost = kernel.cost(kernel.complete({**kernel.bind_sizes(shapes), **params}))

@@ -1,13 +1,9 @@
-// INT4 weights times float activations, 32 columns (16 bytes of a row) at a time; conversion as in magic.wgsl.
-const PIECE: u32 = 32u;
+// INT4 weights times float activations, 32 columns (16 bytes of a row) at a time, where PIECE is 32.
 const PIECES: u32 = (COLUMNS + 31u) / 32u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 struct Piece { w: vec4<u32>, scale: BlockScale }
 struct Columns { v: array<vec4<f32>, 8>, sum: f32 }
-
-const NIBBLES = vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
-const PLACES = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);  // 2^0, 2^-4, 2^-8, 2^-12
 
 alias Activations = array<vec4<f32>, 8>;
 
@@ -29,9 +25,9 @@ fn piece_at(row: u32, piece: u32) -> Piece {
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
   let sz = scale_zero_of(p.scale);
-  let d = masked(p.w.x, NIBBLES) * c.v[0] + masked(p.w.x >> 16u, NIBBLES) * c.v[1]
-        + masked(p.w.y, NIBBLES) * c.v[2] + masked(p.w.y >> 16u, NIBBLES) * c.v[3]
-        + masked(p.w.z, NIBBLES) * c.v[4] + masked(p.w.z >> 16u, NIBBLES) * c.v[5]
-        + masked(p.w.w, NIBBLES) * c.v[6] + masked(p.w.w >> 16u, NIBBLES) * c.v[7];
+  var d = with_word(vec4<f32>(), p.w.x, c.v[0], c.v[1]);
+  d = with_word(d, p.w.y, c.v[2], c.v[3]);
+  d = with_word(d, p.w.z, c.v[4], c.v[5]);
+  d = with_word(d, p.w.w, c.v[6], c.v[7]);
   return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
 }

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from wgsl_kernels import Kernel, KernelUsageError
-from wgsl_kernels.judge import expectation
+from wgsl_kernels.judge import Expectation
 from workbench.runtime.device import Device, open_device
-from workbench.runtime.launch import resolve, sizes_of, tensor_bytes
+from workbench.runtime.launch import port_types, resolve, sizes_of, tensor_bytes
 from workbench.runtime.pipelines import Compiled
 from workbench.runtime.provenance import surroundings
 from workbench.runtime.rotation import Rotation
@@ -72,15 +72,16 @@ def compare(
         )
     arguments = inputs_of(kernel, seed, sizes)
     bound = sizes_of(kernel, arguments)
-    expected = expectation(kernel, arguments)
-    judged = [judge_variant(kernel, name, arguments, expected, y_dtype, device, budget) for name in names]
+    expected = Expectation(kernel, arguments)
+    judged = [
+        judge_variant(kernel, name, arguments, expected.of(name), y_dtype, device, budget) for name in names
+    ]
     passed = [compiled for compiled, result in judged if result.status == PASSED]
     rotated, timings = 0, []
     with ExitStack() as stack:
         others = []
         if peers:
-            wanted, _ = expected.get("y", (None, None))
-            layer = layer_of(kernel, arguments, wanted)
+            layer = layer_of(kernel, arguments, expected.values.get("y"))
             others = open_peers(peers, layer, kernel.name, device.adapter.is_cpu, stack)
         opened = [candidate for _, candidate in others if candidate is not None]
         if passed and rounds > 0:
@@ -94,6 +95,7 @@ def compare(
         kernel=kernel.name,
         seed=seed,
         sizes=bound,
+        types=port_types(kernel, arguments, y_dtype),
         device=device.name,
         label="CPU" if device.adapter.is_cpu else "GPU",
         results=tuple(dataclasses.replace(r, timing=mine.get(r.variant)) for _, r in judged),

@@ -79,10 +79,11 @@ class VariantResult:
 class Comparison:
     """All variants of a kernel on the same inputs on one device. `print` it, or leave it at a cell's end.
 
-    sizes: everything the shapes were made of. label: "CPU" where the adapter is software, else "GPU": what the times
-    are times of. copies, rotated_bytes: so many copies of the weights (or inputs) took turns, so large together.
-    read_ceiling: bytes a second of a read-only sweep, where one was measured; compute_ceilings: operations a second by
-    arithmetic, likewise; ceilings_when: as the legend says it. peers: other people's kernels for the same work.
+    sizes: everything the shapes were made of. types: element type of the buffers by port. label: "CPU" where the
+    adapter is software, else "GPU": what the times are times of. copies, rotated_bytes: so many copies of the weights
+    (or inputs) took turns, so large together. read_ceiling: bytes a second of a read-only sweep, where one was
+    measured; compute_ceilings: operations a second by arithmetic, likewise; ceilings_when: as the legend says it.
+    peers: other people's kernels for the same work.
     """
 
     kernel: str
@@ -100,12 +101,18 @@ class Comparison:
     compute_ceilings: Mapping[str, float] = field(default_factory=dict)
     ceilings_when: str = "in the same run"
     peers: tuple[VariantResult, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, variant: str) -> VariantResult:
         for result in self.results:
             if result.variant == variant:
                 return result
         raise KeyError(f"{variant!r} was not compared; {', '.join(r.variant for r in self.results)} were")
+
+    @property
+    def shape(self) -> str:
+        """The sizes in short."""
+        return shape_of(self.sizes, self.types)
 
     @property
     def fastest(self) -> VariantResult | None:
@@ -246,7 +253,7 @@ class Comparison:
     @property
     def heading(self) -> str:
         """The title with the sizes in short, for figures."""
-        return f"{self.kernel}, {shape_of(self.sizes)}, on {self.device.split(' (')[0]}"
+        return f"{self.kernel}, {self.shape}, on {self.device.split(' (')[0]}"
 
     @property
     def title(self) -> str:
@@ -282,13 +289,14 @@ class Comparison:
         )
 
 
-def shape_of(sizes: Mapping[str, float]) -> str:
-    """ "1024x1024, block 128", or all sizes of a kernel without rows and columns."""
+def shape_of(sizes: Mapping[str, float], types: Mapping[str, str]) -> str:
+    """ "1024x1024, block 128, x f16", or all sizes of a kernel without rows and columns."""
+    halves = ", x f16" if types.get("x") == "f16" else ""
     if not {"rows", "columns"} <= set(sizes):
-        return ", ".join(f"{name}={value:g}" for name, value in sizes.items())
+        return ", ".join(f"{name}={value:g}" for name, value in sizes.items()) + halves
     block = f", block {sizes['block']}" if "block" in sizes else ""
     tokens = f"{sizes['tokens']} x " if sizes.get("tokens", 1) != 1 else ""
-    return f"{tokens}{sizes['rows']}x{sizes['columns']}{block}"
+    return f"{tokens}{sizes['rows']}x{sizes['columns']}{block}{halves}"
 
 
 def align(rows: list[list[str]], left: int) -> str:

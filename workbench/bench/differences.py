@@ -173,11 +173,15 @@ def compare_records(before: Mapping[str, Any], after: Mapping[str, Any]) -> Diff
 
 def _key(row: Mapping[str, Any]) -> tuple:
     sizes = tuple(sorted(row["sizes"].items()))
-    return (row["kernel"], sizes, row["variant"], row["metric"], row.get("output", ""))
+    return (row["kernel"], sizes, _shape(row), row["variant"], row["metric"], row.get("output", ""))
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    return shape_of(row["sizes"], row.get("types", {}))  # the first records have no types
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['kernel']} {shape_of(row['sizes'])}, {row['variant']}"
+    return f"{row['kernel']} {_shape(row)}, {row['variant']}"
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -186,7 +190,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def _change(one: Mapping[str, Any], other: Mapping[str, Any]) -> Change | None:
     metric = f"{one['metric']} of {one['output']}" if one.get("output") else one["metric"]
-    place = (one["kernel"], shape_of(one["sizes"]), one["variant"], metric, one["unit"])
+    place = (one["kernel"], _shape(one), one["variant"], metric, one["unit"])
     if one["metric"] == "status":
         return None if one["value"] == other["value"] else Change(*place, one["value"], other["value"])
     before, after = float(one["value"]), float(other["value"])  # "inf" stands for itself

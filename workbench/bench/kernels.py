@@ -18,7 +18,7 @@ from workbench.runtime.device import Device, open_device
 
 from .ceilings import measure_ceilings
 from .compare import compare
-from .comparison import PASSED, Comparison, VariantResult, align, shape_of
+from .comparison import PASSED, Comparison, VariantResult, align
 from .console import Console
 from .measure import Progress
 from .peers import check_names
@@ -76,7 +76,7 @@ def run(
         layers.setdefault(layer, found[-1].peers)
         best = found[-1].fastest
         told = f"{best.variant} {best.timing.median * 1e6:.1f} us" if best else "nothing passed"
-        console.say(f"{pair.name} {shape_of(found[-1].sizes)}: {told}")
+        console.say(f"{pair.name} {found[-1].shape}: {told}")
         for peer in found[-1].peers:
             time = f"{peer.timing.median * 1e6:.1f} us" if peer.timing else f"{peer.status}: {peer.detail}"
             console.say(f"    {peer.variant}: {time}")
@@ -123,14 +123,14 @@ def table(found: Sequence[Comparison]) -> str:
     rows = [["kernel", "shape", *found[0].head()]]
     for each in found:
         both = (*each.results, *each.peers)
-        rows += [[each.kernel, shape_of(each.sizes), *each.cells(result)] for result in both]
+        rows += [[each.kernel, each.shape, *each.cells(result)] for result in both]
     timed = [each for each in found if each.fastest]
     notes = (timed or found)[0].legend()
     if len({each.rotated_bytes for each in timed if each.copies > 1}) > 1:
         least = min(each.rotated_bytes for each in timed)
         notes.append(f"copies differ from row to row, and are {least / 1e6:.2g} MB or more")
     for each in found:
-        place = f"{each.kernel} {shape_of(each.sizes)}"
+        place = f"{each.kernel} {each.shape}"
         notes += [f"{place}: {line}" for line in each.standings()]
         notes += [
             f"{place}, {r.variant}: {r.status}: {r.detail}"

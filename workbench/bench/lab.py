@@ -26,6 +26,7 @@ from .ceilings import Ceilings, known_ceilings
 from .compare import ROUNDS, compare, inputs_of
 from .comparison import PASSED, Comparison, VariantResult
 from .plots import Picture
+from .request import typed
 from .sizes import worthwhile
 
 #: Seconds that one call of a version may take.
@@ -147,7 +148,7 @@ class Lab:
         """
         seed, dtype = self.seed if seed is None else seed, dtype or self.dtype
         sizes = worthwhile(self.kernel, self.device.adapter.is_cpu, {**self.sizes, **sizes})
-        inputs_of(self.kernel, seed, {**_typed(dtype), **sizes})
+        inputs_of(self.kernel, seed, {**typed(self.kernel, dtype), **sizes})
         self.sizes, self.seed, self.dtype = sizes, seed, dtype
         self._comparison = None
         self._versions = {name: replace(each, result=None) for name, each in self._versions.items()}
@@ -292,7 +293,7 @@ class Lab:
             budget=self.budget,
             device=self.device,
             y_dtype=self.dtype,
-            **_typed(self.dtype),
+            **typed(self.kernel, self.dtype),
             **self.sizes,
         )
 
@@ -350,8 +351,3 @@ class Lab:
             "flop_per_s": each.flops / timing.median if timing and each.flops else None,
             "times_as_fast": ratio[0] if ratio else None,
         }
-
-
-def _typed(dtype: str) -> dict[str, str]:
-    """What makers of inputs take for an element type; not all of them know one beside f32."""
-    return {"x_dtype": dtype} if dtype != "f32" else {}

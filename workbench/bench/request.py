@@ -94,25 +94,33 @@ def sizes_for(
         yield {**sizes, "rows": rows, "columns": columns, **(more or {})}
 
 
+def typed(kernel: Kernel, dtype: str) -> dict[str, str]:
+    """What a kernel's maker of inputs takes for activations of a type: nothing where it knows but one."""
+    floats = any(port.dtype == "float" for port in kernel.reads.values())
+    return {"x_dtype": dtype} if dtype != "f32" and floats else {}
+
+
 @dataclass(frozen=True)
 class Request:
     """What to measure. shapes: (rows, columns), default `GPU_SHAPES` or `CPU_SHAPES`. formats: (format, block or
     None), which leave out the kernels of other weights; block: columns a scale where a format names none, default
-    `BLOCKS`. sizes: by name, for kernels that take others than rows and columns. variants: names; a kernel's own of
-    them are compared, all by default. peers: see `compare`; they are timed once a layer."""
+    `BLOCKS`. dtype: of activations, f32 or f16, of kernels that take either. sizes: by name, for kernels that take
+    others than rows and columns. variants: names; a kernel's own of them are compared, all by default. peers: see
+    `compare`; they are timed once a layer."""
 
     kernels: Sequence[str] | None = None
     tokens: int = 1
     shapes: Sequence[tuple[int, int]] | None = None
     formats: Sequence[tuple[str, int | None]] | None = None
     block: int | None = None
+    dtype: str = "f32"
     sizes: Mapping[str, int] = field(default_factory=dict)
     variants: Sequence[str] | None = None
     peers: Sequence[str] = ()
     rounds: int = ROUNDS
     seed: int = 0
 
-    def calls(self, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[Kernel, dict[str, int]]]:
+    def calls(self, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[Kernel, dict[str, Any]]]:
         """Kernels and the sizes of their inputs; raises WorkbenchError for a name that is not there."""
         names = self.kernels or (KERNELS if not self.formats else ALL_LINEAR)
         try:
@@ -132,7 +140,7 @@ class Request:
             for block in blocks:
                 for sizes in sizes_for(pair, self.tokens, shapes, block or self.block, self.sizes):
                     if self.variants is None or set(self.variants) & set(pair.variants):
-                        yield pair, sizes
+                        yield pair, sizes | typed(pair, self.dtype)
 
     def to_json(self) -> dict[str, Any]:
         return plain(asdict(self))

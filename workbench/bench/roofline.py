@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import arithmetic
-from .comparison import Comparison, VariantResult, shape_of
+from .comparison import Comparison, VariantResult
 from .plot import COLOURS
 from .plots import Picture
 
@@ -32,7 +32,7 @@ def roofline(found: Sequence[Comparison]) -> Picture:
     draw_roof(axes, read, rates, [result.flops / result.bytes for _, result in points])
     for at, each in enumerate(timed):
         style = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)], "ls": "none"}
-        label = f"{each.kernel} {shape_of(each.sizes)}"
+        label = f"{each.kernel} {each.shape}"
         axes.plot(*place(each.fastest), ms=6, label=label, **style)
         for peer in each.peers:
             if peer.timing:

@@ -11,7 +11,7 @@ from workbench.errors import WorkbenchError
 
 FORMATS = ("int8", "int4", "int2")
 REPETITIONS = {"suite": 15, "encoding": 15, "kernels": 7}
-KERNEL_OPTIONS = ("kernel", "shape", "format", "block", "size", "variants", "compare")
+KERNEL_OPTIONS = ("kernel", "shape", "format", "block", "dtype", "size", "variants", "compare")
 STDOUT = "-"
 
 
@@ -62,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kernels.add_argument(
         "--block", type=positive, metavar="N", help="columns a scale (default: the format's)"
+    )
+    kernels.add_argument(
+        "--dtype", choices=["f32", "f16"], help="of activations, of kernels that take either (default f32)"
     )
     kernels.add_argument(
         "--size",
@@ -133,6 +136,7 @@ def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
         shapes=parsed("--shape", parse_shape, arguments.shape),
         formats=parsed("--format", parse_format, arguments.format),
         block=arguments.block,
+        dtype=arguments.dtype or "f32",
         sizes=dict(parsed("--size", parse_size, arguments.size) or ()),
         variants=arguments.variants,
         peers=arguments.compare.split(",") if arguments.compare else (),

@@ -17,7 +17,7 @@ import wgpu
 
 import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError
-from wgsl_kernels.judge import comparable, expectation, judge, widen
+from wgsl_kernels.judge import Expectation, comparable, judge, widen
 from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.errors import DeviceLostError, OutOfMemoryError, WorkbenchError
 
@@ -153,15 +153,15 @@ class Trial:
     def close(self) -> None:
         self.rotation.close()
 
-    def _expectation(self, arguments: dict) -> dict:
+    def _expectation(self, arguments: dict) -> Expectation:
         if self._rows is None:
-            return expectation(self.kernel, arguments)
+            return Expectation(self.kernel, arguments)
         count = arguments.get("quants", arguments.get("values")).shape[0]
         fewer = {
             n: _select(self.kernel.reads[n].shape, v, self._rows, count) if isinstance(v, torch.Tensor) else v
             for n, v in arguments.items()
         }
-        return expectation(self.kernel, fewer)
+        return Expectation(self.kernel, fewer)
 
     def check(self, candidate: Candidate) -> Checked:
         """Compile, run and compare one candidate; run it once more for a first idea of its time.
@@ -182,7 +182,7 @@ class Trial:
             raise
         except (WorkbenchError, KernelUsageError, wgpu.GPUError, RuntimeError) as error:
             return Checked(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        for output, (wanted, bound) in self._expected.items():
+        for output, (wanted, bound) in self._expected.of(candidate.variant).items():
             got = comparable(self.kernel, output, results[output])
             if self._rows is not None:
                 got = got.index_select(-1, self._rows)
