@@ -15,9 +15,11 @@ import workbench
 from workbench import cli
 from workbench.runtime import timing
 from workbench.runtime.info import describe
+from workbench.runtime.tuning import candidates as search
 from workbench.runtime.tuning.candidates import candidates, digest
 from workbench.runtime.tuning.cases import case_of
 from workbench.runtime.tuning.store import Store, open_store
+from workbench.runtime.tuning.tune import tune
 from workbench.runtime.tuning.tuned import Tuned
 
 from .models import SHAPES, random_ids, write_random
@@ -114,6 +116,31 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
     assert "default: " in str(info) and "7 rounds" in str(info)
 
 
+def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monkeypatch):
+    """Measured for real: the LM head with what each keeps of the logits, and what looks through that."""
+    monkeypatch.setattr(search, "MOST_COMBINATIONS", 1)  # what differs in one tunable, and no more
+    heads = {"greedy": ("norm_argmax_f32", "argmax_reduce"), "top": ("norm_linear_max_f32", "top_k_reduce")}
+    names = [name for each in heads.values() for name in each]
+    report = tune(checkpoint, kernels=names, tokens=[1], max_tokens=32, rounds=3)
+    measured = {each.planned.case.kernel for each in report.outcomes if each.entry}
+    assert measured == set(names), report.notes()
+    model = workbench.load(checkpoint, backend="wgpu", max_tokens=32)
+    session = model.session()
+    session.feed([1, 2, 3])
+    session.greedy(3)
+    session.feed_top(4)
+    for head, kernels in heads.items():
+        steps = model.executor._ready[head, 1, 32, ()].plan.steps
+        reasons = {step.call.kernel: step.reason for step in steps}
+        assert all("measured" in reasons[name] or "tuned" in reasons[name] for name in kernels), reasons
+    told = {
+        kernel
+        for (kernel, _, _), why in describe(checkpoint, backend="wgpu", max_tokens=32).variants.items()
+        if not why.startswith("default: ")
+    }
+    assert told == set(heads["greedy"])  # of a step of decoding
+
+
 def test_info_says_default_and_why_without_a_file(checkpoint, cache):
     info = describe(checkpoint, backend="wgpu", max_tokens=32)
     assert {kernel for kernel, _, _ in info.variants} >= {"linear_f32", "attention"}
@@ -197,7 +224,7 @@ def test_the_command_measures_remembers_and_remembers(tmp_path, cache, capsys, o
         (["--format", "int4", "--tokens", "7"], "no step has 7 tokens"),
         (
             ["--format", "int4", "--kernel", "linear_f16"],
-            "runs no kernel 'linear_f16'; it runs argmax, attention",
+            "runs no kernel 'linear_f16'; it runs advance, argmax",
         ),
         (["--format", "int4", "--rounds", "1"], "rounds are at least 3"),
     ],

@@ -7,24 +7,28 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 import wgsl_kernels
 from wgsl_kernels import Variant
+from wgsl_kernels.judge import expectation
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import ACTIVATIONS
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import describe_by_config
 from workbench.runtime import rotation, timing
+from workbench.runtime.launch import port_types, sizes_of
 from workbench.runtime.tuning import race as races
-from workbench.runtime.tuning import trial
+from workbench.runtime.tuning import sampling
 from workbench.runtime.tuning import tune as tuning
 from workbench.runtime.tuning.candidates import MOST_COMBINATIONS, candidates, digest
 from workbench.runtime.tuning.cases import Case, PlannedCase, case_of, planned_cases
 from workbench.runtime.tuning.race import gain, race, wins
 from workbench.runtime.tuning.report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED
+from workbench.runtime.tuning.sampling import sample
 from workbench.runtime.tuning.store import Store, machine_facts
-from workbench.runtime.tuning.trial import CannotMakeError, Trial, make_arguments, some_rows
+from workbench.runtime.tuning.trial import CannotMakeError, Trial, make_arguments
 from workbench.runtime.tuning.tune import measure_case, tune, tune_cases
 
 from .planted import BROKEN, CASE, FAST, LAST_WRONG, SLOW, WRONG, planted, variant
@@ -339,7 +343,7 @@ def test_every_variant_of_a_linear_layer_passes(device):
 
 def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
     """The edges are among them: a last row that is wrong is found."""
-    monkeypatch.setattr(trial, "MOST_WEIGHTS", 1000)
+    monkeypatch.setattr(sampling, "MOST_WEIGHTS", 1000)
     rows = 700
     case = Case(
         "linear_f32",
@@ -350,14 +354,37 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
         name: Variant("planted", grid=lambda c: (-(-c["rows"] // 64), c["tokens"], 1), text=LINEAR % extra)
         for name, extra in (("right", ""), ("wrong", "if (id.x == ROWS - 1u) { sum += 1.0; }"))
     }
-    kernel = replace(wgsl_kernels.get("linear_f32"), variants=variants, prefer=None)
-    chosen = some_rows(kernel, make_arguments(kernel, case))
-    assert len(chosen) == len(chosen.unique()) == trial.SAMPLED_ROWS < rows
+    kernel = replace(wgsl_kernels.get("linear_f32"), variants=variants, prefer=lambda context: None)
+    chosen = sample(kernel, make_arguments(kernel, case)).rows
+    assert len(chosen) == len(chosen.unique()) == sampling.SAMPLED_ROWS < rows
     assert chosen[0] == 0 and chosen[-1] == rows - 1 and bool((chosen.diff() > 0).all())
     with Trial(device, case, 0, kernel) as made:
         right, wrong = candidates(kernel, case.sizes, case.types, device.adapter)
         assert made.check(right).wrong == ""
         assert "wrong numbers: 2 of 1024 of y" in made.check(wrong).wrong
+
+
+@pytest.mark.parametrize("name", ["norm_argmax_int4", "norm_linear_max_int4"])
+def test_of_a_large_matrix_some_groups_are_compared(device, monkeypatch, name):
+    """Numbers of rows are those of the whole matrix; the last group, which is short, is among them."""
+    monkeypatch.setattr(sampling, "MOST_WEIGHTS", 1000)
+    kernel, group = wgsl_kernels.get(name), 16
+    arguments = kernel.inputs(seed=4, tokens=2, rows=999, columns=64, block=32, group=group)
+    some = sample(kernel, arguments)
+    assert some.group == group and some.rows[-1] == 998 and len(some.rows) < 600
+    whole, few = (expectation(kernel, each) for each in (arguments, some.arguments(kernel, arguments)))
+    for output, (expected, bound) in few.items():
+        found, _ = whole[output]
+        assert torch.equal(some.output(kernel, output, found), expected) and bound.shape == expected.shape
+    case = case_of(kernel, sizes_of(kernel, arguments), port_types(kernel, arguments))
+    gemv = replace(kernel.variants["gemv"], tunables={}, defaults=lambda context: context_free)
+    context_free = {"workgroup": 8, "teams": 1, "rows_per_team": 16, "piece": 32}
+    text = gemv.body().replace("ROW_OFFSET + found;", "ROW_OFFSET + found + u32(group == GROUPS - 1u);")
+    planted = replace(kernel, variants={"right": gemv, "wrong": replace(gemv, text=text)})
+    right, wrong = candidates(planted, case.sizes, case.types, device.adapter)
+    with Trial(device, case, 0, planted) as made:
+        assert made.check(right).wrong == ""
+        assert "wrong numbers: 2 of" in made.check(wrong).wrong
 
 
 def test_a_variant_with_many_tunables_is_searched_in_part(device):
@@ -392,6 +419,10 @@ def test_a_model_of_8b_parameters_is_planned_without_weights(device):
     head = {kernel: found for (kernel, shape), found in uses.items() if shape.startswith("128256x4096")}
     used = [tokens for found in head.values() for tokens, count in found.items() if count == 1]
     assert set(used) == {1, 4, 16, 64, 256}  # the last token's, with the norm in front of it or without
+    # Greedy decoding keeps a number a group, top-k sampling the logits too, and only scoring runs the head alone.
+    assert (
+        head["norm_argmax_int4"] == {1: 1} and head["norm_linear_max_int4"] == {} == head["norm_linear_int4"]
+    )
     assert planned[0].case.kernel.startswith(("attention", "linear", "norm"))  # most bytes first
     tokens = [each.case.tokens for each in planned]
     assert set(tokens) == {1, 4, 16, 64, 256}

@@ -158,12 +158,13 @@ def torch_forecast(
 
 
 def chosen_variants(
-    plan: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Choice | None
+    decode: Plan, prefill: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Choice | None
 ) -> dict[tuple[str, str, str], str]:
     """(kernel, shape, variant with tunables) -> reason, for steps of one and of the most tokens and of all that was
-    measured, where there is something to choose."""
+    measured, where there is something to choose. decode: the plan of one token, prefill: that of more."""
     found = {}
     for tokens in sorted(counts):
+        plan = decode if tokens == 1 else prefill
         lowered = lower(plan, _sizes(tokens, capacity), device.adapter, device.binding_bytes, tuned=tuned)
         for step in lowered.steps:
             kernel = wgsl_kernels.get(step.call.kernel)
@@ -189,14 +190,17 @@ def describe(
     config = LlamaConfig.parse(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache)
     capacity, device = chosen.max_tokens, chosen.device
-    decode = build_plan(config, source.describe, head="last", activations=dtype, cache=cache)
+    decode, prefill = (
+        build_plan(config, source.describe, head=head, activations=dtype, cache=cache)
+        for head in ("greedy", "last")
+    )
     dispatches, variants = None, {}
     if device is None:
         expected = torch_forecast(source, config, dtype, capacity, cache)
     else:
         expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes, cache)
         chunks = chunk_sizes(config, device.binding_bytes)
-        variants = chosen_variants(decode, chunks, capacity, device, chosen.tuned)
+        variants = chosen_variants(decode, prefill, chunks, capacity, device, chosen.tuned)
         lowered = lower(decode, _sizes(1, capacity), device.adapter, device.binding_bytes)
         dispatches = len(lowered.steps)
     cost = step_cost(decode, _sizes(1, capacity))

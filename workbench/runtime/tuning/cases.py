@@ -17,6 +17,8 @@ from ..lowering import lower
 PLACES = ("row_offset", "out_rows")
 #: A table that is looked up counts as having at most so many rows: the others are not read.
 LOOKED_UP_ROWS = 4096
+#: What plans of one token, and of more, may end with; of the first is counted how often it dispatches a case.
+DECODING, PREFILL = ("greedy", "top", "last", "score"), ("last", "score")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def case_of(kernel: Kernel, sizes: Mapping, types: Mapping[str, str]) -> Case:
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A case, and how often a step of generation dispatches it by the step's tokens; empty if only scoring does."""
+    """A case, and how often a step of so many tokens dispatches it: of one token greedy decoding, of more a prompt.
+    Empty if only sampling or scoring does."""
 
     case: Case
     uses: Mapping[int, int]
@@ -87,21 +90,21 @@ def planned_cases(
 ) -> list[PlannedCase]:
     """The cases of all plans of a model for steps of `counts` tokens, in the order in which they matter.
 
-    Heads are those of generation with all logits and of scoring: what only greedy decoding and top-k run (`norm_argmax`
-    and its like) is not among them. First come the cases of one token, then those of the largest step
-    and so on down; within a step what moves more bytes comes first.
+    First come the cases of one token, then those of the largest step and so on down; within a step what moves more
+    bytes comes first.
     """
     found: dict[str, tuple[Case, dict[int, int]]] = {}
     turn: dict[str, int] = {}
     for at, tokens in enumerate(sorted(counts, key=lambda n: (n != 1, -n))):
         sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
-        for head in ("last", "score"):
+        heads = DECODING if tokens == 1 else PREFILL
+        for head in heads:
             plan = build_plan(config, describe, head=head, activations=activations, cache=cache)
             for step in lower(plan, sizes, adapter, binding_bytes).steps:
                 case = case_of(wgsl_kernels.get(step.call.kernel), step.sizes, step.types)
                 _, uses = found.setdefault(case.name, (case, {}))
                 turn.setdefault(case.name, at)
-                if head == "last":
+                if head == heads[0]:
                     uses[tokens] = uses.get(tokens, 0) + 1
 
     def importance(planned: PlannedCase):

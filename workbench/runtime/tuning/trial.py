@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +27,7 @@ from ..pipelines import Compiled, compile_kernel
 from ..rotation import Rotation
 from .candidates import Candidate
 from .cases import PLACES, Case, case_of
-
-#: Of a matrix with more weights, so many rows are compared with the reference: the first, the last, some between.
-MOST_WEIGHTS, EDGE_ROWS, SAMPLED_ROWS = 4 << 20, 64, 512
-ROW_LABELS = ("rows", "scale_rows", "out_rows")
+from .sampling import sample
 
 
 class CannotMakeError(WorkbenchError):
@@ -96,32 +92,6 @@ def _y_type(kernel: Kernel, case: Case) -> str:
     return next((case.types[n] for n, port in kernel.writes.items() if port.dtype == "float"), "f32")
 
 
-def some_rows(kernel: Kernel, arguments: Mapping, seed: int = 0) -> torch.Tensor | None:
-    """Rows of a large matrix to compare, sorted; None where all are compared.
-
-    Each output of a linear layer depends on one row of the weights, so rows can be judged apart.
-    """
-    y = kernel.writes.get("y")
-    if y is None or y.shape[-1] != "out_rows":
-        return None
-    plane = arguments.get("quants", arguments.get("values"))
-    sizes = sizes_of(kernel, arguments)
-    rows, columns = plane.shape[0], sizes["columns"] if "columns" in sizes else sizes["padded"]
-    if rows * columns <= MOST_WEIGHTS or rows <= 2 * EDGE_ROWS + SAMPLED_ROWS:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    between = torch.randperm(rows - 2 * EDGE_ROWS, generator=generator)[: SAMPLED_ROWS - 2 * EDGE_ROWS]
-    edges = [torch.arange(EDGE_ROWS), torch.arange(rows - EDGE_ROWS, rows)]
-    return torch.cat([edges[0], between.sort().values + EDGE_ROWS, edges[1]])
-
-
-def _select(shape: tuple, tensor: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
-    for axis, name in enumerate(shape):
-        if name in ROW_LABELS and tensor.shape[axis] == count:
-            tensor = tensor.index_select(axis, rows)
-    return tensor
-
-
 @dataclass(frozen=True)
 class Checked:
     """compiled: of a candidate that gave the reference's numbers, else None and `wrong` says why. seconds: of one
@@ -139,8 +109,9 @@ class Trial:
         self.device, self.case = device, case
         self.kernel = kernel or wgsl_kernels.get(case.kernel)
         arguments = make_arguments(self.kernel, case, seed)
-        self._rows = some_rows(self.kernel, arguments, seed)
-        self._expected = self._expectation(arguments)
+        self._sample = sample(self.kernel, arguments, seed)
+        few = arguments if self._sample is None else self._sample.arguments(self.kernel, arguments)
+        self._expected = Expectation(self.kernel, few)
         self._arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
         self.rotation = Rotation(device, self.kernel, self._arrays)
 
@@ -152,16 +123,6 @@ class Trial:
 
     def close(self) -> None:
         self.rotation.close()
-
-    def _expectation(self, arguments: dict) -> Expectation:
-        if self._rows is None:
-            return Expectation(self.kernel, arguments)
-        count = arguments.get("quants", arguments.get("values")).shape[0]
-        fewer = {
-            n: _select(self.kernel.reads[n].shape, v, self._rows, count) if isinstance(v, torch.Tensor) else v
-            for n, v in arguments.items()
-        }
-        return Expectation(self.kernel, fewer)
 
     def check(self, candidate: Candidate) -> Checked:
         """Compile, run and compare one candidate; run it once more for a first idea of its time.
@@ -184,8 +145,8 @@ class Trial:
             return Checked(None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         for output, (wanted, bound) in self._expected.of(candidate.variant).items():
             got = comparable(self.kernel, output, results[output])
-            if self._rows is not None:
-                got = got.index_select(-1, self._rows)
+            if self._sample is not None:
+                got = self._sample.output(self.kernel, output, got)
             bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
             errors = judge(output, got, wanted, bound)
             if errors.off:
