@@ -36,14 +36,14 @@ def _refuse(variant: Variant, context: Context) -> str | None:
     return variant.refuse(context)
 
 
-def in_f16(variant: Variant, tolerance: Callable[..., dict], **changes) -> Variant:
+def in_f16(variant: Variant, tolerance: Callable[..., dict]) -> Variant:
     """`variant`, a product with integer weights in f32, in f16 arithmetic. tolerance: its errors' bounds."""
     return replace(
         variant,
         library=lambda c: tuple(IN_F16.get(name, name) for name in variant.library(c)),
         refuse=lambda c: _refuse(variant, c),
         tolerance=tolerance,
-        **{"why": f"{variant.why}; f16 activations, fewer operations than in f32", **changes},
+        why=f"{variant.why}; f16 activations, fewer operations than in f32",
     )
 
 
@@ -54,11 +54,16 @@ def pays(context: Context) -> bool:
     return f16 and not adapter.is_cpu
 
 
-def gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
+def gpu_gemv(fmt: str, context: Context) -> tuple[int, int, int]:
     """Threads, teams and rows a team of a product without a norm, measured on an H100."""
     if context["columns"] > 8192:
         return 256, 1, 4
     return 128, 1, 8 if fmt == "int2" else 4
+
+
+def gpu_batch(fmt: str, context: Context) -> tuple[int, int]:
+    """Tokens at once and rows a team, measured on an H100."""
+    return (2, 2) if fmt == "int2" else (4, 4)
 
 
 def preferred(context: Context) -> tuple[str, str] | None:

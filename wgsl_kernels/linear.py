@@ -98,8 +98,19 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], p
     )
 
 
-def batch(library, why: str, *, pieces: str = "") -> Variant:
-    """The variant for 2 to 16 tokens, over the same library as `gemv`."""
+def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int]], pieces: str = "") -> Variant:
+    """The variant for 2 to 16 tokens, over the same library as `gemv`.
+
+    gpu: tokens at once, at most, and rows a team that suit a GPU; pieces: as for `gemv`.
+    """
+    sizes = (4, 2, 8, 16)
+
+    def defaults(context: Context) -> dict[str, int]:
+        most, rows = gpu(context)
+        at_once = next((size for size in sorted(sizes) if context["tokens"] <= size), most)
+        piece = piece_defaults(pieces, context, crowded=True)
+        return {"rows_per_team": rows, **lanes_default(context), **piece, "batch": min(at_once, most)}
+
     return Variant(
         "linear_batch",
         grid=lambda c: spread(
@@ -109,16 +120,12 @@ def batch(library, why: str, *, pieces: str = "") -> Variant:
             "workgroup": (64, 8, 32, 128),
             "teams": (1, 2, 4),
             "rows_per_team": (2, 1, 4),
-            "batch": (4, 2, 8, 16),
+            "batch": sizes,
             **piece_tunables(pieces),
         },
         library=lambda c: (*library(c), *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
-        defaults=lambda c: {
-            **lanes_default(c),
-            **piece_defaults(pieces, c),
-            "batch": next((size for size in (2, 4, 8) if c["tokens"] <= size), BATCH),
-        },
+        defaults=defaults,
         why=why,
     )
 
@@ -133,11 +140,19 @@ def few_tokens(context: Context) -> tuple[str, str] | None:
     return None
 
 
-def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
+def _gpu_gemv(fmt: str, context: Context) -> tuple[int, int, int]:
     """Threads, teams and rows a team: floats measured on an H200, integers on an H100."""
     if not is_quantized(fmt):
         return (256, 2, 2) if long_rows(context) else (256, 1, 1)
     return (256 if fmt == "int2" and long_rows(context) else 128), 1, 4
+
+
+def _gpu_batch(fmt: str, context: Context) -> tuple[int, int]:
+    """Tokens at once and rows a team, measured on an H100: registers set the limit, and beyond it a batch takes up to
+    five times as long."""
+    if not is_quantized(fmt):
+        return 8, 4
+    return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
@@ -151,11 +166,14 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "gemv": gemv(
             pieces,
             "few tokens: every weight byte is read once a token, at the memory's speed",
-            gpu=partial(_gpu_defaults, fmt),
+            gpu=partial(_gpu_gemv, fmt),
             pieces=fmt,
         ),
         "batch": batch(
-            pieces, "2 to 16 tokens on a GPU: every weight byte is read once for all of them", pieces=fmt
+            pieces,
+            "2 to 16 tokens on a GPU: every weight byte is read once for several of them",
+            gpu=partial(_gpu_batch, fmt),
+            pieces=fmt,
         ),
         "tile": Variant(
             "linear_tile",
@@ -173,17 +191,17 @@ def _variants(fmt: str) -> dict[str, Variant]:
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
-        threads = gemv_defaults(partial(halves.gpu_defaults, fmt))
-        found["gemv_f16"] = halves.in_f16(found["gemv"], tolerance, defaults=threads)
-        found["batch_f16"] = halves.in_f16(found["batch"], tolerance)
+        for make, gpu in ((gemv, halves.gpu_gemv), (batch, halves.gpu_batch)):
+            in_f32 = make(pieces, found[make.__name__].why, gpu=partial(gpu, fmt), pieces=fmt)
+            found[f"{make.__name__}_f16"] = halves.in_f16(in_f32, tolerance)
     return found
 
 
 def _prefer(fmt: str, context: Context) -> tuple[str, str]:
     if chosen := few_tokens(context):
         variant, reason = chosen
-        # INT8 waits for its weights either way.
-        if fmt in ("int4", "int2") and halves.pays(context):
+        # For one token INT8 waits for its weights either way.
+        if halves.pays(context) and (variant == "batch" or fmt != "int8"):
             return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:

@@ -13,6 +13,7 @@ import torch
 
 from .layout import INT8_BLOCK, INT8_STRIDES
 from .linear import (
+    BATCH,
     batch,
     epilogue,
     few_tokens,
@@ -71,6 +72,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "batch": batch(
             partial(_pieces, fmt),
             "2 to 16 tokens on a GPU: every weight byte is read and unpacked once for all of them",
+            gpu=lambda c: (BATCH, 2),
         ),
         "tile": Variant(
             "linear_a8_tile",

@@ -2,7 +2,7 @@
 // rows of up to BATCH tokens.
 //
 // As for one token, but a piece of a row, loaded once, meets the activations of every token of the batch: weights are
-// read once a batch instead of once a token. The sums of all tokens stay in registers.
+// read once a batch instead of once a token. The sums of all tokens stay in registers, which limits the batch.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const TEAM: u32 = WORKGROUP / TEAMS;

@@ -79,7 +79,7 @@ def _variants(
             *library,
         ),
         refuse=refuse_columns,
-        defaults=lambda c: {**defaults(c), **piece_defaults(fmt, c, norm=True)},
+        defaults=lambda c: {**defaults(c), **piece_defaults(fmt, c, crowded=True)},
         why="few tokens: one dispatch, and what is between the layers stays in registers",
     )
     found = {"variants": {"gemv": gemv}, "tolerance": partial(tolerance, False)}
