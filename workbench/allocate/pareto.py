@@ -14,6 +14,9 @@ from workbench.allocate.table import SensitivityTable
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 
+#: Of a sum of KLs: what its order may change.
+ROUNDING = 1e-12
+
 
 class Pareto:
     """Made of a SensitivityTable. nbytes int64 [points], of all weights with vectors; kl f64 [points], predicted.
@@ -63,7 +66,8 @@ class Pareto:
 
     def at_kl(self, bound: float) -> Allocation:
         """The fewest bytes with a predicted KL of at most `bound`; WorkbenchError if nothing is so good."""
-        point = self._front.within_cost(bound)
+        # The front adds up in another order than `allocation_of`: what costs just `bound` may round to more.
+        point = self._front.within_cost(bound * (1 + ROUNDING))
         if point is None:
             raise WorkbenchError(
                 f"allocate: the best allocation has a predicted KL of {self.kl[-1]:.3e} nats a token, more "
