@@ -136,7 +136,7 @@ def few_tokens(context: Context) -> tuple[str, str] | None:
     if tokens == 1 or (adapter.is_cpu and tokens <= FEW_TOKENS):
         return "gemv", f"{tokens} token(s): weights are read once a token"
     if tokens <= BATCH and not adapter.is_cpu:
-        return "batch", f"{tokens} tokens, at most {BATCH}: weights are read once for all of them"
+        return "batch", f"{tokens} tokens, at most {BATCH}: weights are read once for several of them"
     return None
 
 
@@ -200,8 +200,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
 def _prefer(fmt: str, context: Context) -> tuple[str, str]:
     if chosen := few_tokens(context):
         variant, reason = chosen
-        # For one token INT8 waits for its weights either way.
-        if halves.pays(context) and (variant == "batch" or fmt != "int8"):
+        if halves.pays(fmt, variant, context):
             return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:

@@ -67,13 +67,13 @@ def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
     return {**make_inputs(seed=seed, **options), "group": group}
 
 
-def parts_tolerance(product: Kernel, of_product, arguments, expected) -> dict:
+def _tolerance(product: Kernel, arguments, expected) -> dict:
     """Rounding moves each number; so the row may be any that is largest with errors in its favour."""
     group, offset = arguments["group"], arguments.get("row_offset", 0)
     left_out = ("group", "row_offset", "out_rows")
     rest = doubles({name: value for name, value in arguments.items() if name not in left_out})
     y = product.run_reference(rest)["y"]
-    error = _grouped(of_product(rest, {"y": y})["y"], group, 0.0)
+    error = _grouped(product.tolerance(rest, {"y": y})["y"], group, 0.0)
     values = _grouped(y, group, -torch.inf)
     wins = values + error >= (values - error).max(-1, keepdim=True).values
     rows = offset + torch.arange(values.shape[1] * group).view(1, -1, group)
@@ -106,31 +106,20 @@ def _derive(product: Kernel, sizes) -> dict:
     return {**groups, **{name: size for name, size in product.derive(sizes).items() if name != "out_rows"}}
 
 
-def grouped(product: Kernel, logits: str, tolerance, why: str) -> dict:
-    """The variants of `norm_linear` as ones over groups of rows, and the `tolerance` of the pair.
-
-    logits: the library file with `keep_logit`. tolerance(of_product, arguments, expected), from that of a product.
-    """
-    return {
-        "variants": {
-            name: replace(
-                variant,
-                file="norm_argmax",
-                grid=lambda c: spread(ceil_div(c["rows"], c["group"]), c["tokens"]),
-                library=partial(_library, variant, logits),
-                refuse=partial(_refuse, variant),
-                tolerance=variant.tolerance and partial(tolerance, variant.tolerance),
-                why=why,
-            )
-            for name, variant in product.variants.items()
-        },
-        "tolerance": partial(tolerance, product.tolerance),
-    }
-
-
-def _library(product: Variant, logits: str, context: Context) -> tuple[str, ...]:
-    turns = "one_turn" if context["group"] == _at_once(context) else "many_turns"
-    return (*product.library(context), logits, turns)
+def grouped(gemv: Variant, logits: str, why: str) -> Variant:
+    """The variant of `norm_linear` as one over groups of rows; logits: the library file with `keep_logit`."""
+    return replace(
+        gemv,
+        file="norm_argmax",
+        grid=lambda c: spread(ceil_div(c["rows"], c["group"]), c["tokens"]),
+        library=lambda c: (
+            *gemv.library(c),
+            logits,
+            "one_turn" if c["group"] == _at_once(c) else "many_turns",
+        ),
+        refuse=partial(_refuse, gemv),
+        why=why,
+    )
 
 
 #: What products are called behind "norm_linear_": a weight format, or that with INT8 activations.
@@ -149,10 +138,11 @@ def norm_argmax(kind: str) -> Kernel:
             reference=partial(_reference, product),
             writes=PARTS,
             params={**params, "group": int},
+            variants={"gemv": grouped(product.variants["gemv"], "logits_none", why)},
             make_inputs=partial(_inputs, product.make_inputs),
+            tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),
             derive=partial(_derive, product),
-            **grouped(product, "logits_none", partial(parts_tolerance, product), why),
         )
     )
 

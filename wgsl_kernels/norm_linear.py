@@ -14,7 +14,6 @@ from functools import partial
 
 import torch
 
-from . import halves
 from .activations import silu_mul
 from .kv_append import CACHE, kv_append
 from .linear import gemv_defaults, gemv_tunables, linear_reference
@@ -48,22 +47,12 @@ def refuse_columns(context: Context) -> str | None:
     return whole_subgroups(context)
 
 
-def _variants(
-    file: str, fmt: str, units, tolerance_of, *, rows_per_unit: int, library: tuple[str, ...] = ()
-) -> dict:
-    """What a pair takes that has variants in f32 and, of integer weights, in f16: `variants`, `tolerance`, `prefer`.
-
-    units(context): what the grid counts, each of so many rows. tolerance_of(bound, arguments, expected): the pair's
-    tolerance, from the bound of the product's errors, f64 [tokens, rows].
-    """
+def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[str, ...] = ()) -> Variant:
+    """units(context): what the grid counts, each of so many rows."""
     rows = (4, 2, 8, 16) if rows_per_unit == 2 else (4, 1, 2, 8, 16)
     # What is read of activations and norm serves twice as many rows: 10 to 35% less time of integer weights (H100).
     defaults = gemv_defaults(lambda c: (128, 1, 8 if is_quantized(fmt) else 4))
-
-    def tolerance(f16: bool, arguments, expected) -> dict:
-        return tolerance_of(_product_bound(fmt, arguments, f16), arguments, expected)
-
-    gemv = Variant(
+    return Variant(
         file,
         grid=lambda c: spread(
             ceil_div(units(c), c["rows_per_team"] // rows_per_unit * c["teams"]), c["tokens"]
@@ -82,11 +71,6 @@ def _variants(
         defaults=lambda c: {**defaults(c), **piece_defaults(fmt, c, crowded=True)},
         why="few tokens: one dispatch, and what is between the layers stays in registers",
     )
-    found = {"variants": {"gemv": gemv}, "tolerance": partial(tolerance, False)}
-    if is_quantized(fmt):
-        found["variants"]["gemv_f16"] = halves.in_f16(gemv, partial(tolerance, True))
-        found["prefer"] = halves.preferred
-    return found
 
 
 def _inputs(
@@ -113,14 +97,10 @@ def product_bound(fmt: str, arguments, normed) -> torch.Tensor:
     ) + 1e-30
 
 
-def _product_bound(fmt: str, arguments, f16: bool) -> torch.Tensor:
-    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]; f16: with products in f16 arithmetic."""
-    x, norm = arguments["x"].double(), arguments["norm"].double()
-    bound = product_bound(fmt, arguments, rms_norm.reference(x, norm, arguments["eps"]))
-    if not f16:
-        return bound
-    root = (x.square().mean(-1, keepdim=True) + arguments["eps"]).sqrt()
-    return bound + halves.bound(fmt, x * norm, arguments) / root
+def _product_bound(fmt: str, arguments) -> torch.Tensor:
+    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]."""
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    return product_bound(fmt, arguments, normed)
 
 
 def _weight_cost(fmt: str, s) -> float:
@@ -172,9 +152,10 @@ def norm_linear(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
             make_inputs=partial(linear_inputs, fmt),
+            tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {"out_rows": s.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
-            **_variants("norm_linear", fmt, lambda c: c["rows"], placed, rows_per_unit=1),
             **_shared(fmt),
         )
     )
@@ -212,10 +193,10 @@ def silu_product_bound(normed, weight, bound) -> torch.Tensor:
     return 1.1 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30
 
 
-def _gate_up_tolerance(fmt: str, bound, arguments, expected) -> dict:
+def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    return {"y": silu_product_bound(normed, weight, bound)}
+    return {"y": silu_product_bound(normed, weight, _product_bound(fmt, arguments))}
 
 
 def norm_gate_up(fmt: str) -> Kernel:
@@ -227,12 +208,11 @@ def norm_gate_up(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "width"), binding=6)},
             params={**quant_params(fmt), "eps": float},
+            variants={"gemv": _variant("norm_gate_up", fmt, lambda c: c["width"], rows_per_unit=2)},
             make_inputs=partial(gate_up_inputs, fmt),
+            tolerance=partial(_gate_up_tolerance, fmt),
             derive=lambda s: (
                 {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
-            ),
-            **_variants(
-                "norm_gate_up", fmt, lambda c: c["width"], partial(_gate_up_tolerance, fmt), rows_per_unit=2
             ),
             **_shared(fmt),
         )
@@ -284,7 +264,7 @@ def qkv_inputs(
     }
 
 
-def qkv_tolerance(bound, arguments, expected) -> dict:
+def qkv_tolerance(bound, arguments) -> dict:
     """From the bound of the product, f64 [tokens, rows]. The rotation mixes pairs of rows; q and k have entries up to
     |a| + |b| of a pair's."""
     kv, state = arguments["kv"], arguments["state"]
@@ -327,16 +307,18 @@ def norm_qkv(fmt: str) -> Kernel:
             writes=writes,
             updates={"kv": "kv"},
             params={**quant_params(fmt), "eps": float},
+            variants={
+                "gemv": _variant(
+                    "norm_qkv",
+                    fmt,
+                    lambda c: c["rows"] // 2,
+                    rows_per_unit=2,
+                    library=("state", "append_cache"),
+                )
+            },
             make_inputs=partial(qkv_inputs, fmt),
+            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
             derive=partial(qkv_derive, fmt),
-            **_variants(
-                "norm_qkv",
-                fmt,
-                lambda c: c["rows"] // 2,
-                qkv_tolerance,
-                rows_per_unit=2,
-                library=("state", "append_cache"),
-            ),
             **_shared(fmt),
         )
     )

@@ -197,9 +197,7 @@ def norm_qkv_a8(fmt: str) -> Kernel:
                 )
             },
             make_inputs=partial(qkv_inputs, fmt),
-            tolerance=lambda arguments, expected: qkv_tolerance(
-                _product_bound(fmt, arguments), arguments, expected
-            ),
+            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
             derive=lambda s: {"stride": INT8_STRIDES[fmt], **qkv_derive(fmt, s)},
             **_shared(fmt),
         )

@@ -12,20 +12,20 @@ eight.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from .layout import INT8_STRIDES
 from .norm_linear import norm_qkv  # noqa: F401  both modules register what these are made from
 from .norm_linear_a8 import norm_qkv_a8  # noqa: F401
-from .pair import REGISTRY, Context, Kernel, Port, Variant, register
+from .pair import REGISTRY, Context, Kernel, Port, register
 from .rope import make_state
 from .weights import WEIGHT_FORMATS
 
 
 def norm_qkv_rows(whole: Kernel) -> Kernel:
     """The pair `whole`, a `norm_qkv` of some format, but for where keys and values go."""
+    gemv = whole.variants["gemv"]
 
     def reference(x, table, state, kv_heads, **given):
         """q [tokens, heads * head_dim] and rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values.
@@ -37,19 +37,19 @@ def norm_qkv_rows(whole: Kernel) -> Kernel:
         q, cache = whole.reference(x=x, table=table, state=make_state(first, tokens), kv=cache, **given)
         return q, _rows_of(cache, first)
 
-    def library(variant: Variant, context: Context) -> tuple[str, ...]:
-        return tuple("append_rows" if name == "append_cache" else name for name in variant.library(context))
+    def library(context: Context) -> tuple[str, ...]:
+        return tuple("append_rows" if name == "append_cache" else name for name in gemv.library(context))
 
     def make_inputs(kv_heads=1, **options) -> dict:
         arguments = whole.inputs(kv_heads=kv_heads, **options)
         del arguments["kv"]
         return {**arguments, "kv_heads": kv_heads}
 
-    def tolerance(of_whole, arguments, expected) -> dict:
+    def tolerance(arguments, expected) -> dict:
         tokens, head_dim = arguments["x"].shape[0], arguments["table"].shape[1]
         given = {name: value for name, value in arguments.items() if name != "kv_heads"}
         cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
-        bounds = of_whole({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
+        bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
         return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
 
     def derive(sizes) -> dict:
@@ -65,16 +65,9 @@ def norm_qkv_rows(whole: Kernel) -> Kernel:
             writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
             updates={},
             params={**whole.params, "kv_heads": int},
-            variants={
-                name: replace(
-                    variant,
-                    library=partial(library, variant),
-                    tolerance=variant.tolerance and partial(tolerance, variant.tolerance),
-                )
-                for name, variant in whole.variants.items()
-            },
+            variants={"gemv": replace(gemv, library=library)},
             make_inputs=make_inputs,
-            tolerance=partial(tolerance, whole.tolerance),
+            tolerance=tolerance,
             derive=derive,
         )
     )

@@ -111,7 +111,7 @@ class Kernel:
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
     reference overwrite in place. derive: sizes
     that follow from others (defaults of parameters, constants of a format). prefer: the variant to use in a context
-    unless measurement says otherwise, and the reason; None for the first that can run.
+    unless measurement says otherwise, and the reason.
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
     """
 
@@ -128,7 +128,7 @@ class Kernel:
     prepared_ports: tuple[str, ...] = ()
     updates: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping], Mapping] = lambda sizes: {}
-    prefer: Callable[[Context], tuple[str, str] | None] = lambda context: None
+    prefer: Callable[[Context], tuple[str, str]] | None = None
 
     @property
     def ports(self) -> dict[str, Port]:
@@ -161,8 +161,8 @@ class Kernel:
             if reason:
                 raise KernelUsageError(f"{self.name}/{variant} cannot run here: {reason}")
             return variant, "asked for"
-        if preferred := self.prefer(context):
-            return preferred
+        if self.prefer is not None:
+            return self.prefer(context)
         for name, candidate in self.variants.items():
             if not candidate.refuse(context):
                 return name, candidate.why or "the only variant"

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from .judge import doubles
-from .norm_argmax import GROUPS, PARTS, PRODUCTS, grouped, largest_of, parts_of, parts_tolerance
+from .norm_argmax import GROUPS, PARTS, PRODUCTS, grouped, largest_of, parts_of
 from .numerics import random_tensor
 from .pair import REGISTRY, Cost, Kernel, Port, Variant, ceil_div, kernel, register
 from .reduce import lanes_default, reduction
@@ -124,10 +124,10 @@ def _max_reference(product: Kernel, group, row_offset=0, out_rows=None, **rest):
     return y, *parts_of(product.reference(**rest), group, row_offset)
 
 
-def _max_tolerance(product: Kernel, of_product, arguments, expected) -> dict:
+def _max_tolerance(product: Kernel, parts: Kernel, arguments, expected) -> dict:
     rest = doubles({name: value for name, value in arguments.items() if name != "group"})
-    bound = of_product(rest, {"y": expected["y"]})["y"]
-    return {"y": bound, **parts_tolerance(product, of_product, arguments, expected)}
+    bound = product.tolerance(rest, {"y": expected["y"]})["y"]
+    return {"y": bound, **parts.tolerance(arguments, expected)}
 
 
 def _max_cost(parts: Kernel, s) -> Cost:
@@ -146,9 +146,10 @@ def norm_linear_max(kind: str) -> Kernel:
             reference=partial(_max_reference, product),
             writes={"y": Port(("tokens", "out_rows"), "f32", binding=9), **PARTS},
             params={**parts.params, "out_rows": int},
+            variants={"gemv": grouped(product.variants["gemv"], "logits_plane", why)},
+            tolerance=partial(_max_tolerance, product, parts),
             cost=partial(_max_cost, parts),
             derive=lambda s: {"out_rows": s.get("rows"), **parts.derive(s)},
-            **grouped(product, "logits_plane", partial(_max_tolerance, product), why),
         )
     )
 

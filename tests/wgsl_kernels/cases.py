@@ -158,14 +158,7 @@ def _weight_options(fmt: str) -> dict[str, tuple]:
 def _in_f16(options: Mapping[str, tuple]) -> dict[str, tuple]:
     """Those of the options that variants in f16 arithmetic take."""
     whole = tuple(n for n in options["columns"] if n % 8 == 0)
-    return {**options, "columns": whole, "x_dtype": ("f16",)}
-
-
-def _few_token_cases(kernel: str, **options: tuple) -> Iterator[Case]:
-    """Cases of all variants of a fused pair, in f32 and in f16 arithmetic."""
-    yield from _team_cases(kernel, **options)
-    if "gemv_f16" in wgsl_kernels.get(kernel).variants:
-        yield from _team_cases(kernel, "gemv_f16", **_in_f16(options))
+    return {**options, "columns": (*whole, 8, 40, 72), "x_dtype": ("f16",)}
 
 
 def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterator[Case]:
@@ -251,14 +244,19 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _few_token_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
         for name in (f"norm_argmax_{fmt}", f"norm_linear_max_{fmt}"):
-            yield from _few_token_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
+            yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
             yield from cases_of(  # groups as lowering makes them, with what suits the adapter
                 name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
             )
-        yield from _few_token_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
-        yield from _few_token_cases(
+            # and in turns, as a GPU takes them
+            turns = {"workgroup": (32,), "teams": (1,), "rows_per_team": (8,)}
+            yield from cases_of(
+                name, "gemv", 4, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
+            )
+        yield from _team_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(
             f"norm_qkv_{fmt}",
             heads=heads,
             place=places,
@@ -267,7 +265,7 @@ def _fused_cases() -> Iterator[Case]:
             kv_dtype=TYPES,
             **common,
         )
-        yield from _few_token_cases(
+        yield from _team_cases(
             f"norm_qkv_rows_{fmt}",
             heads=heads,
             place=places,

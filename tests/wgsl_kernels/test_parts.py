@@ -53,6 +53,7 @@ def test_every_variant_has_a_source_with_a_head_comment(name):
 def test_variants_beside_each_other_say_when_they_are_chosen(name):
     kernel = wgsl_kernels.get(name)
     if len(kernel.variants) > 1:
+        assert kernel.prefer is not None
         for label, variant in kernel.variants.items():
             assert variant.why, f"{name}/{label}"
 
@@ -184,6 +185,25 @@ def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lane
             assert 16 * workgroup // team * (2 + head_dim // 4) <= 16384
     assert allowed > 0
     assert variant.refuse(kernel.specialise("teams", sizes, {}, adapter)) is None
+
+
+@pytest.mark.parametrize("name", [n for n in wgsl_kernels.names() if n.startswith("linear_")])
+@pytest.mark.parametrize("x", ["f32", "f16"])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 64])
+@pytest.mark.parametrize("columns", [36, 64])
+def test_what_is_preferred_is_there_and_runs(name, x, tokens, columns):
+    """On GPUs with and without f16 and subgroups, and on a software adapter."""
+    kernel = wgsl_kernels.get(name)
+    sizes = {"tokens": tokens, "rows": 64, "columns": columns, "block": 32, "scale_stride": 2}
+    sizes |= {"x_groups": 2, "padded": 64}
+    types = {"x": "u32" if "a8" in name else x, "scales": "f16", "zeros": "i8", "y": "f32"}
+    for lanes, f16, is_cpu in itertools.product((0, 8, 32, 64), (False, True), (False, True)):
+        adapter = Adapter(subgroups=lanes > 0, subgroup_size=lanes, f16=f16, is_cpu=is_cpu)
+        variant, reason = kernel.choose(Context(kernel.complete(sizes), types, adapter))
+        context = kernel.specialise(variant, sizes, types, adapter)
+        assert kernel.variants[variant].refuse(context) is None and reason
+        if variant.endswith("_f16"):
+            assert f16 and not is_cpu and x == "f16" and columns % 8 == 0
 
 
 def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):

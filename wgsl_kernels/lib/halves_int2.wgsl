@@ -36,10 +36,7 @@ fn next_quads(word: u32) -> vec4<f16> {
        * vec4<f16>(0.015625h, 0.015625h, 0.00390625h, 0.00390625h) - vec4<f16>(16.5h, 16.5h, 4.5h, 4.5h);
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let sz = scale_zero_of(p.scale);
   let d = quads(p.w.x) * c.v[0] + next_quads(p.w.x) * c.v[1] + quads(p.w.x >> 8u) * c.v[2] + next_quads(p.w.x >> 8u) * c.v[3]
         + quads(p.w.y) * c.v[4] + next_quads(p.w.y) * c.v[5] + quads(p.w.y >> 8u) * c.v[6] + next_quads(p.w.y >> 8u) * c.v[7];
-  let sum = 4.0 * dot(vec4<f32>(d), vec4<f32>(1.0));
-  if (ZEROS) { return sz.x * (sum - (sz.y - IMPLIED_ZERO) * c.sum); }
-  return sz.x * sum;
+  return from_sums(p.scale, 4.0 * dot(vec4<f32>(d), vec4<f32>(1.0)), c.sum);
 }

@@ -24,12 +24,9 @@ fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let sz = scale_zero_of(p.scale);
   var d = with_word(vec4<f16>(), p.w.x, c.v[0], c.v[1]);
   d = with_word(d, p.w.y, c.v[2], c.v[3]);
   d = with_word(d, p.w.z, c.v[4], c.v[5]);
   d = with_word(d, p.w.w, c.v[6], c.v[7]);
-  let sum = 16.0 * dot(vec4<f32>(d), vec4<f32>(1.0));
-  if (ZEROS) { return sz.x * (sum - (sz.y - IMPLIED_ZERO) * c.sum); }
-  return sz.x * sum;
+  return from_sums(p.scale, 16.0 * dot(vec4<f32>(d), vec4<f32>(1.0)), c.sum);
 }

@@ -22,9 +22,6 @@ fn piece_at(row: u32, piece: u32) -> Piece {
   return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let sz = scale_zero_of(p.scale);
   let d = with_word(with_word(vec4<f16>(), p.w.x, c.v[0], c.v[1]), p.w.y, c.v[2], c.v[3]);
-  let sum = 16.0 * dot(vec4<f32>(d), vec4<f32>(1.0));
-  if (ZEROS) { return sz.x * (sum - (sz.y - IMPLIED_ZERO) * c.sum); }
-  return sz.x * sum;
+  return from_sums(p.scale, 16.0 * dot(vec4<f32>(d), vec4<f32>(1.0)), c.sum);
 }

@@ -26,9 +26,6 @@ fn quads(word: u32) -> vec4<f16> {
   return halves_of(unsigned) * vec4<f16>(0.0078125h) - vec4<f16>(9.0h);
 }
 fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let sz = scale_zero_of(p.scale);
   let d = quads(p.w.x) * c.v[0] + quads(p.w.y) * c.v[1] + quads(p.w.z) * c.v[2] + quads(p.w.w) * c.v[3];
-  let sum = 128.0 * dot(vec4<f32>(d), vec4<f32>(1.0));
-  if (ZEROS) { return sz.x * (sum - sz.y * c.sum); }
-  return sz.x * sum;
+  return from_sums(p.scale, 128.0 * dot(vec4<f32>(d), vec4<f32>(1.0)), c.sum);
 }

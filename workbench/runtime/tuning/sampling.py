@@ -69,7 +69,7 @@ def sample(kernel: Kernel, arguments: Mapping, seed: int = 0) -> Sample | None:
     if rows * columns <= MOST_WEIGHTS or units <= 2 * edge + most:
         return None
     between = torch.randperm(units - 2 * edge, generator=torch.Generator().manual_seed(seed))[
-        : most - 2 * edge
+        : max(0, most - 2 * edge)
     ]
     chosen = torch.cat([torch.arange(edge), between.sort().values + edge, torch.arange(units - edge, units)])
     found = (chosen.unsqueeze(-1) * group + torch.arange(group)).flatten()
