@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32, "rounds": 2}
 EDITOR = ".wb-editor textarea"
 RUN = "Run as a new version"
+VARIANTS = len(wgsl_kernels.get("linear_int4").variants)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,10 @@ def versions(count: int) -> str:
     return f"document.querySelector('.wb').dataset.versions === '{count}' && {in_state('done')}"
 
 
+def rows(count: int) -> str:
+    return f"document.querySelectorAll('tr[data-row]').length === {count}"
+
+
 def cells(page, name: str) -> list[str]:
     return page.locator(f"tr[data-row='{name}'] td").all_inner_texts()
 
@@ -42,12 +47,12 @@ def cells(page, name: str) -> list[str]:
 def test_compares_and_says_what_the_result_says(shown):
     with shown(KernelLab("linear_int4", variants=["gemv", "batch"], **SMALL), 1160) as bridge:
         page, widget = bridge.page, bridge.widget
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        bridge.until(rows(VARIANTS))
         with pytest.raises(WorkbenchError, match="nothing has run"):
             widget.wait()
         assert cells(page, "gemv")[2] == "not run" and widget.selected is None
-        page.get_by_label("compare tile").check()
-        page.get_by_label("compare batch").uncheck()
+        page.get_by_label("compare tile", exact=True).check()
+        page.get_by_label("compare batch", exact=True).uncheck()
         page.get_by_label("rows", exact=True).fill("44")
         page.get_by_role("button", name="Compare").click()
         bridge.until(in_state("done"))
@@ -84,7 +89,7 @@ def test_edits_fail_and_pass_and_stay_side_by_side(shown):
         page, widget = bridge.page, bridge.widget
         text = page.locator(EDITOR)
         original = widget.lab.text("gemv")
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        bridge.until(rows(VARIANTS))
         assert text.input_value() == original == page.locator(".wb-colours").inner_text().removesuffix("\n")
         assert page.locator(".wb-colours .wb-c-keyword", has_text="let").count() == 4
         assert page.locator(".wb-listing .wb-c-keyword", has_text="def").count() == 1
@@ -129,7 +134,7 @@ def test_edits_fail_and_pass_and_stay_side_by_side(shown):
         assert page.locator(EDITOR).input_value() == "// a draft" == widget.draft
         assert cells(page, "v2")[2] == "wrong numbers"
         page.get_by_role("button", name="forget v2").click()
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 6")
+        bridge.until(rows(VARIANTS + 2))
         assert [v.name for v in widget.versions] == ["v1", "v3"]
         saved = widget.get_state()
         assert len(str({k: v for k, v in saved.items() if k not in ("_esm", "_css")})) < 4000
@@ -143,7 +148,7 @@ def test_edits_fail_and_pass_and_stay_side_by_side(shown):
 def test_the_keyboard_alone(shown):
     with shown(KernelLab("add", rounds=1)) as bridge:
         page = bridge.page
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        bridge.until(rows(1))
         text = page.locator(EDITOR)
         before = text.input_value()
         text.focus()
@@ -163,13 +168,13 @@ def test_the_keyboard_alone(shown):
 def test_kernels_change_and_keep_their_versions(shown):
     with shown(KernelLab("add", rounds=1)) as bridge:
         page, widget = bridge.page, bridge.widget
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        bridge.until(rows(1))
         widget.edit(widget.lab.text("elements"))
         bridge.until(versions(1))
         assert page.get_by_role("img", name="roofline").count() == 1
         assert "names no operations" not in page.locator(".wb").inner_text()
         page.get_by_label("kernel", exact=True).select_option("linear")
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        bridge.until(rows(VARIANTS))
         assert (widget.kernel, widget.versions, widget.state) == ("linear_int4", (), "idle")
         page.get_by_label("weights", exact=True).select_option("int8")
         bridge.until("document.querySelector('select[aria-label=weights]').value === 'int8'")
@@ -180,7 +185,7 @@ def test_kernels_change_and_keep_their_versions(shown):
         assert "block = 33 is no multiple of 32" in page.get_by_role("alert").inner_text()
         assert page.get_by_role("button", name="Compare").is_enabled()
         page.get_by_label("kernel", exact=True).select_option("add")
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 2")
+        bridge.until(rows(2))
         assert [v.name for v in widget.versions] == ["v1"] and not page.get_by_role("alert").is_visible()
     with pytest.raises(KernelUsageError, match="no kernel is named 'nope'"):
         KernelLab("nope")
@@ -197,7 +202,7 @@ def test_a_kernel_without_operations_has_no_roofline(shown):
 def test_edits_from_python_are_what_the_page_shows(shown):
     with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL)) as bridge:
         page, widget = bridge.page, bridge.widget
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        bridge.until(rows(VARIANTS))
         text = widget.lab.text("batch")
         widget.tunables = {"rows_per_team": 2}  # left from before
         widget.edit(text.replace("let token", "let nothing"), "batch")
@@ -222,12 +227,12 @@ def test_what_cannot_run_leaves_the_table(shown):
         widget.run()
         found = widget.wait()
         bridge.until(in_state("done"))
-        page.get_by_label("compare gemv").uncheck()
+        page.get_by_label("compare gemv", exact=True).uncheck()
         assert page.get_by_role("button", name="Compare").is_disabled()
         bridge.pump()
         with pytest.raises(KernelUsageError, match="nothing is chosen"):
             widget.run()
-        page.get_by_label("compare gemv").check()
+        page.get_by_label("compare gemv", exact=True).check()
         assert page.get_by_role("button", name="Compare").is_enabled()
         bridge.pump()
         widget.sizes = {**widget.sizes, "depth": 3}
@@ -248,7 +253,7 @@ def test_stop_leaves_the_next_run_its_turn(shown):
     }  # a few seconds on a software adapter
     with shown(KernelLab("linear_int4", variants=["tile", "gemv"], **sizes)) as bridge:
         page, widget = bridge.page, bridge.widget
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 4")
+        bridge.until(rows(VARIANTS))
         page.get_by_role("button", name="Compare").click()
         bridge.until(in_state("comparing"))
         page.get_by_role("button", name="Stop").click()
@@ -272,7 +277,7 @@ def test_hostile_strings_stay_text(shown):
     widget = KernelLab(Lab(kernel, rounds=1))
     with shown(widget) as bridge:
         page = bridge.page
-        bridge.until("document.querySelectorAll('tr[data-row]').length === 1")
+        bridge.until(rows(1))
         page.get_by_role("button", name="Compare").click()
         bridge.until(in_state("done"))
         page.locator(EDITOR).fill(f"{evil}\n{body} <img src=x onerror=alert(1)> \u202e")
