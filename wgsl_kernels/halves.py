@@ -22,9 +22,10 @@ from .weights import IMPLIED_ZERO, dequantize_planes, is_quantized
 IN_F16 = {
     "x_scalar": "x_halves",
     "x_vec4": "x_halves",
-    "weigh_none": "halves_none",
     "magic": "halves",
     "nibbles": "nibble_halves",
+    "columns_16": "octets_16",
+    "columns_32": "octets_32",
     **{f"pieces_{fmt}": f"halves_{fmt}" for fmt in IMPLIED_ZERO},
     "pieces_int4_16": "halves_int4_16",
 }
@@ -57,18 +58,6 @@ def pays(fmt: str, variant: str, context: Context) -> bool:
     adapter = context.adapter
     f16 = adapter.f16 and context.types.get("x") == "f16" and context["columns"] % 8 == 0
     return f16 and not adapter.is_cpu
-
-
-def gpu_gemv(fmt: str, context: Context) -> tuple[int, int, int]:
-    """Threads, teams and rows a team, measured on an H100."""
-    if context["columns"] > 8192:
-        return 256, 1, 4
-    return 128, 1, 8 if fmt == "int2" else 4
-
-
-def gpu_batch(fmt: str, context: Context) -> tuple[int, int]:
-    """Tokens at once and rows a team, measured on an H100."""
-    return (2, 2) if fmt == "int2" else (4, 4)
 
 
 def bound(fmt: str, x: torch.Tensor, planes: Mapping) -> torch.Tensor:

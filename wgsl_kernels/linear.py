@@ -140,18 +140,22 @@ def few_tokens(context: Context) -> tuple[str, str] | None:
     return None
 
 
-def _gpu_gemv(fmt: str, context: Context) -> tuple[int, int, int]:
-    """Threads, teams and rows a team: floats measured on an H200, integers on an H100."""
+def _gpu_gemv(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
+    """Threads, teams and rows a team: floats measured on an H200, integers on an H100. f16: in f16 arithmetic."""
     if not is_quantized(fmt):
         return (256, 2, 2) if long_rows(context) else (256, 1, 1)
-    return (256 if fmt == "int2" and long_rows(context) else 128), 1, 4
+    if long_rows(context):
+        return (256 if f16 or fmt == "int2" else 128), 1, 4
+    return 128, 1, (8 if f16 and fmt == "int2" else 4)
 
 
-def _gpu_batch(fmt: str, context: Context) -> tuple[int, int]:
+def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int]:
     """Tokens at once and rows a team, measured on an H100: registers set the limit, and beyond it a batch takes up to
-    five times as long."""
+    five times as long. f16: in f16 arithmetic."""
     if not is_quantized(fmt):
         return 8, 4
+    if f16:
+        return (2, 2) if fmt == "int2" else (4, 4)
     return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
 
 
@@ -166,13 +170,13 @@ def _variants(fmt: str) -> dict[str, Variant]:
         "gemv": gemv(
             pieces,
             "few tokens: every weight byte is read once a token, at the memory's speed",
-            gpu=partial(_gpu_gemv, fmt),
+            gpu=partial(_gpu_gemv, fmt, False),
             pieces=fmt,
         ),
         "batch": batch(
             pieces,
             "2 to 16 tokens on a GPU: every weight byte is read once for several of them",
-            gpu=partial(_gpu_batch, fmt),
+            gpu=partial(_gpu_batch, fmt, False),
             pieces=fmt,
         ),
         "tile": Variant(
@@ -191,9 +195,9 @@ def _variants(fmt: str) -> dict[str, Variant]:
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
-        for make, gpu in ((gemv, halves.gpu_gemv), (batch, halves.gpu_batch)):
-            in_f32 = make(pieces, found[make.__name__].why, gpu=partial(gpu, fmt), pieces=fmt)
-            found[f"{make.__name__}_f16"] = halves.in_f16(in_f32, tolerance)
+        for name, make, gpu in (("gemv", gemv, _gpu_gemv), ("batch", batch, _gpu_batch)):
+            in_f32 = make(pieces, found[name].why, gpu=partial(gpu, fmt, True), pieces=fmt)
+            found[f"{name}_f16"] = halves.in_f16(in_f32, tolerance)
     return found
 
 

@@ -58,10 +58,10 @@ def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
     """The header files that multiply pieces of a row: `activations_at`, `prepared`, `piece_at`, `piece_sum`."""
     if not is_quantized(fmt):
         return (f"pieces_{fmt}",)
-    if fmt != "int4":
-        return ("magic", f"pieces_{fmt}", *scale_library(context))
-    pieces = "pieces_int4_16" if context["piece"] == 16 else "pieces_int4"
-    return ("magic", "nibbles", pieces, *scale_library(context))
+    narrow = fmt == "int8" or (fmt == "int4" and context["piece"] == 16)
+    pieces = {"int4": ("nibbles", "pieces_int4_16" if narrow else "pieces_int4")}.get(fmt, (f"pieces_{fmt}",))
+    columns = "columns_16" if narrow else "columns_32"
+    return ("magic", *pieces, "quant_pieces", columns, *scale_library(context))
 
 
 def piece_tunables(fmt: str) -> dict[str, tuple[int, ...]]:

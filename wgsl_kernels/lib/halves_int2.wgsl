@@ -1,30 +1,17 @@
 // INT2 weights times f16 activations, 32 columns (8 bytes of a row) at a time; conversion as in halves.wgsl.
 const PIECE: u32 = 32u;
-const PIECES: u32 = (COLUMNS + 31u) / 32u;
-const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
-@group(0) @binding(1) var<storage, read> quants: array<vec2<u32>>;
-struct Piece { w: vec2<u32>, scale: BlockScale }
-struct Columns { v: array<vec4<f16>, 8>, sum: f32 }
+alias Words = vec2<u32>;
 
-alias Activations = array<vec4<u32>, 4>;
-
-fn activations_at(token: u32, piece: u32) -> Activations {
-  let k = piece * PIECE;
-  return Activations(x8(token, k), x8(token, k + 8u), x8(token, k + 16u), x8(token, k + 24u));
+// The columns that neighbouring numbers of a word's halves multiply: those of two octets, in pairs eight apart.
+fn pairs(a: vec4<f16>, b: vec4<f16>) -> array<vec4<f16>, 2> {
+  return array<vec4<f16>, 2>(vec4<f16>(a.x, b.x, a.y, b.y), vec4<f16>(a.z, b.z, a.w, b.w));
 }
-fn prepared(x: Activations, piece: u32) -> Columns {
-  let k = piece * PIECE;
-  let o = array<Octet, 4>(weigh8(x[0], k), weigh8(x[1], k + 8u), weigh8(x[2], k + 16u), weigh8(x[3], k + 24u));
-  var sum = 0.0;
-  if (ZEROS) { sum = sum_octet(o[0]) + sum_octet(o[1]) + sum_octet(o[2]) + sum_octet(o[3]); }
-  return Columns(array<vec4<f16>, 8>(
-    vec4<f16>(o[0].a.x, o[1].a.x, o[0].a.y, o[1].a.y), vec4<f16>(o[0].a.z, o[1].a.z, o[0].a.w, o[1].a.w),
-    vec4<f16>(o[0].b.x, o[1].b.x, o[0].b.y, o[1].b.y), vec4<f16>(o[0].b.z, o[1].b.z, o[0].b.w, o[1].b.w),
-    vec4<f16>(o[2].a.x, o[3].a.x, o[2].a.y, o[3].a.y), vec4<f16>(o[2].a.z, o[3].a.z, o[2].a.w, o[3].a.w),
-    vec4<f16>(o[2].b.x, o[3].b.x, o[2].b.y, o[3].b.y), vec4<f16>(o[2].b.z, o[3].b.z, o[2].b.w, o[3].b.w)), sum);
-}
-fn piece_at(row: u32, piece: u32) -> Piece {
-  return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
+fn arranged(o: Octets) -> Arranged {
+  let a = pairs(o[0].a, o[1].a);
+  let b = pairs(o[0].b, o[1].b);
+  let c = pairs(o[2].a, o[3].a);
+  let d = pairs(o[2].b, o[3].b);
+  return Arranged(a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]);
 }
 // (q - 2) / 4 of columns 0, 8, 1 and 9 of a word, and of 2, 10, 3 and 11.
 fn quads(word: u32) -> vec4<f16> {
