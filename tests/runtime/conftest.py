@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from workbench.models.llama import HEADS, build_plan
+from workbench.models.llama_config import LlamaConfig
+from workbench.models.source import open_source
+
+from .models import STACKABLE, write_random
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
@@ -29,3 +35,15 @@ def open_promised():
         return open_device(promised=True, subgroups=subgroups)
 
     return give
+
+
+@pytest.fixture(scope="module")
+def stackable(tmp_path_factory):
+    return write_random(tmp_path_factory.mktemp("lowering") / "stackable", STACKABLE)
+
+
+@pytest.fixture(scope="module")
+def stackable_plans(stackable):
+    source = open_source(stackable)
+    config = LlamaConfig.parse(source.config)
+    return {head: build_plan(config, source.describe, head=head) for head in HEADS}

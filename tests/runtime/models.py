@@ -22,6 +22,16 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,  # so short that all three bands of frequencies occur
 }
+#: Of a config.json.
+LLAMA3_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 
 
@@ -59,6 +69,8 @@ SHAPES = (
     Shape("wide-hidden-bf16", 352, 72, 8, 8, 40, tied=True, rope=LLAMA3, dtype="bfloat16", layers=1),
     Shape("three-layers-odd", 102, 141, 6, 3, 24, vocab=97, layers=3),
 )
+#: Without biases, and with planes of 256 bytes and their multiples: all that fusion asks for.
+STACKABLE = Shape("stackable", 128, 192, 4, 2, 32)
 
 
 def write_random(folder: Path, shape: Shape, seed: int = 0) -> Path:

@@ -13,8 +13,8 @@ from workbench.plan.plan import PlanError
 from workbench.runtime.edits import EditError
 from workbench.runtime.sampling import SamplingOptions
 
-from .models import SHAPES, check_parity, model_on, random_ids, reference_on, write_random
-from .test_lowering import NAMES, STACKABLE
+from .models import SHAPES, STACKABLE, check_parity, model_on, random_ids, reference_on, write_random
+from .test_lowering import NAMES
 
 SHAPE = SHAPES[5]
 HIDDEN = 64
