@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from tests.widgets.conftest import HOSTILE
 from workbench.assets import demo_model_path
+from workbench.bench.exploration import explore
 from workbench.bench.weight_error import weight_error
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.widgets import QuantizationExplorer
+from workbench.widgets import QuantizationExplorer, explorer
 
 pytestmark = pytest.mark.browser
 NAME = "model.layers.3.mlp.down_proj.weight"
@@ -56,23 +59,21 @@ def test_sliders_redraw(shown):
         assert "implied" in page.locator(".wb-charts").inner_text()
 
 
-def test_a_sample_says_so_until_all_rows_are_counted(shown, large):
+def test_a_sample_says_so_until_all_rows_are_counted(shown, large, monkeypatch):
     with shown(QuantizationExplorer({"w": large})) as bridge:
         page, widget = bridge.page, bridge.widget
         widget.wait()
         bridge.until("document.querySelector('.wb').dataset.state === 'done'")
         assert widget.a.facts()["from"] == "all rows" == fact(page, "a", "from")
-        page.evaluate(
-            """window.seen = [];
-            const fact = (name) => document.querySelector(`dd[data-fact="${name}"]`).textContent;
-            const watch = new MutationObserver(() => seen.push(`${fact("from")} ${fact("SQNR")}`));
-            watch.observe(document.querySelector(".wb"), { attributeFilter: ["data-drawn"] })"""
-        )
+        # A page draws what came last: counting waits until the sample has been seen.
+        seen = threading.Event()
+        monkeypatch.setattr(explorer, "explore", lambda *given: seen.wait(60) and explore(*given))
         page.get_by_label("bits").first.press("ArrowRight")
+        bridge.until(drawn("int8/128 rtn sampled"))
+        assert fact(page, "a", "from") == "128 of 2,048 rows" and "±" in fact(page, "a", "SQNR")
+        seen.set()
         bridge.until(drawn("int8/128 rtn all"))
-        seen = page.evaluate("seen")
-        assert seen[0].startswith("128 of 2,048 rows") and "±" in seen[0]
-        assert seen[-1].startswith("all rows") and "±" not in seen[-1]
+        assert fact(page, "a", "from") == "all rows" and "±" not in fact(page, "a", "SQNR")
 
 
 def test_two_settings_and_picked_blocks(shown):
