@@ -52,7 +52,7 @@ ROWS = COLUMNS = 1024
 # %% [markdown]
 # ## 1. One operation, several kernels
 #
-# `linear_int4` multiplies by weights of four bits, in blocks of 128 columns with a scale and a zero-point each. Its
+# `linear[int4]` multiplies by weights of four bits, in blocks of 128 columns with a scale and a zero-point each. Its
 # variants differ in who computes what: `gemv` gives a few rows to a team of threads, `batch` reads the weights once
 # for several tokens, `broadcast` is for adapters with 8 lanes a subgroup, `tile` for prompts. Each is checked against
 # the reference in f64 on the same random inputs; those that pass are timed in turns, round by round, so that a busy
@@ -60,7 +60,7 @@ ROWS = COLUMNS = 1024
 
 # %%
 one_token = workbench.compare(
-    "linear_int4", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
+    "linear[int4]", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
 )
 print(one_token)
 
@@ -76,7 +76,7 @@ display(one_token.plot("timing"))
 rows = []
 for tokens in (1, 4, 16):
     found = workbench.compare(
-        "linear_int4",
+        "linear[int4]",
         variants=["gemv", "batch", "broadcast"],
         rounds=3,
         **{"tokens": tokens, "rows": 512, "columns": 512, "block": 128},
@@ -467,7 +467,7 @@ for count in (2, 4, 16):
         time=False,
     )
 lab.run(["by library", "2 rows", "4 rows", "16 rows"])
-library = workbench.compare("linear_int4", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5)
+library = workbench.compare("linear[int4]", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5)
 gemv = library["gemv"]
 rows_of_gemv = gemv.tunables["teams"] * gemv.tunables["rows_per_team"]
 named = [(each.variant, each.tunables["rows_per_group"], each.timing) for each in lab.comparison.results]
@@ -487,7 +487,7 @@ display(lab.plot("roofline"))
 
 # %% [markdown]
 # What remains to the roof? The library's head comments say what was found to matter there, kernel by kernel: loads of
-# 16 bytes, several of them in flight before anything is computed, integer dot products (`linear_a8_int4`) because
+# 16 bytes, several of them in flight before anything is computed, integer dot products (`linear[int4, a8]`) because
 # unpacking to floats costs more than reading. `docs/kernels.md` has the measurements.
 #
 # ## 5. The same, in a widget

@@ -49,7 +49,8 @@ def dequantize(fmt: str) -> Kernel:
 
     return register(
         Kernel(
-            name=f"dequantize_{fmt}",
+            op="dequantize",
+            form={"weight": fmt},
             reference=partial(_reference, fmt),
             reads=weight_ports(fmt),
             writes={"y": Port(("rows", "columns"), "f32", binding=4)},

@@ -55,7 +55,8 @@ def embedding(fmt: str) -> Kernel:
 
     return register(
         Kernel(
-            name=f"embedding_{fmt}",
+            op="embedding",
+            form={"weight": fmt},
             reference=_reference,
             reads={"ids": Port(("tokens",), "u32"), **weight_ports(fmt)},
             writes={"y": Port(("tokens", "columns"), binding=4)},

@@ -91,7 +91,7 @@ def allocate(bridge: Bridge) -> None:
 
 
 def kernel_lab(int4: Path) -> KernelLab:
-    return KernelLab("linear_int4", variants=["gemv", "batch", "broadcast"])
+    return KernelLab("linear[int4]", variants=["gemv", "batch", "broadcast"])
 
 
 def edit_a_kernel(bridge: Bridge) -> None:

@@ -1,6 +1,6 @@
 """Versions of a kernel's WGSL beside the variants it came from: written, judged, timed in the same rounds, kept.
 
-    lab = Lab("linear_int4", rows=1024, columns=1024)
+    lab = Lab("linear[int4]", rows=1024, columns=1024)
     lab.run()                                   # the library's variants
     lab.edit(text, base="gemv")                 # a version: judged at once, and timed beside the others if it passes
     print(lab)

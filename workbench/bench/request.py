@@ -16,12 +16,12 @@ from .compare import ROUNDS
 from .comparison import plain
 
 KERNELS = (
-    *(f"linear_{fmt}" for fmt in ("f16", "int8", "int4", "int2")),
-    *(f"linear_a8_{fmt}" for fmt in ("int8", "int4", "int2")),
+    *(f"linear[{fmt}]" for fmt in ("f16", "int8", "int4", "int2")),
+    *(f"linear[{fmt}, a8]" for fmt in ("int8", "int4", "int2")),
 )
 ALL_LINEAR = (
-    *(f"linear_{fmt}" for fmt in WEIGHT_FORMATS),
-    *(f"linear_a8_{fmt}" for fmt in ("int8", "int4", "int2")),
+    *(f"linear[{fmt}]" for fmt in WEIGHT_FORMATS),
+    *(f"linear[{fmt}, a8]" for fmt in ("int8", "int4", "int2")),
 )
 #: Matrices of an 8B Llama (attention output, gate and up, down, LM head), and what a CPU does in a minute.
 GPU_SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096))
@@ -63,8 +63,8 @@ def parse_size(text: str) -> tuple[str, int]:
 
 
 def format_of(kernel: Kernel) -> str | None:
-    """The format of the weights that a kernel reads, by the end of its name; None where it reads none."""
-    return next((fmt for fmt in WEIGHT_FORMATS if kernel.name.endswith(f"_{fmt}")), None)
+    """The format of the weights that a kernel reads; None where it reads none."""
+    return kernel.form.get("weight")
 
 
 def sizes_for(

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import wgpu
 
-import wgsl_kernels
 from workbench.errors import WorkbenchError
 from workbench.runtime import native
 from workbench.runtime.timing import TIMESTAMPS, Stopwatch
@@ -166,12 +165,11 @@ def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepPr
     starts, seconds = np.median(np.array(spans), axis=0).T
     dispatches = []
     for step, start, took in zip(plan.steps, starts, seconds, strict=True):
-        kernel = wgsl_kernels.get(step.call.kernel)
-        sizes = kernel.complete(step.sizes)
-        bytes_ = None if "capacity" in sizes else float(kernel.cost(sizes).bytes)
+        sizes = step.kernel.complete(step.sizes)
+        bytes_ = None if "capacity" in sizes else float(step.kernel.cost(sizes).bytes)
         output = next(iter(step.call.outputs.values()))
         dispatches.append(
-            Dispatch(output, step.call.kernel, step.variant, step.reason, float(start), float(took), bytes_)
+            Dispatch(output, step.kernel.name, step.variant, step.reason, float(start), float(took), bytes_)
         )
     return StepProfile(
         tuple(dispatches),
