@@ -261,7 +261,7 @@ print(version.diff())
 # That is the pair to go on with. Running the decorator again replaces it.
 
 # %%
-my_int4 = kernel(name="my_int4", wgsl=RIGHT, grid=a_row_each, **PARTS)(my_int4.reference)
+my_int4 = kernel(op="my_int4", wgsl=RIGHT, grid=a_row_each, **PARTS)(my_int4.reference)
 lab = Lab("my_int4", rounds=5)
 comparison = lab.run()
 

@@ -33,6 +33,11 @@ class Library:
             return self._kernels[name]
         raise KernelUsageError(f"no kernel is named {name!r}; there are {', '.join(self.names())}")
 
+    def select(self, text: str) -> list[Kernel]:
+        """What somebody asks for by a pair's name, or all forms of an op; raises `KernelUsageError` for neither."""
+        name = ", ".join(part.strip() for part in text.split(","))
+        return [kernel for kernel in self if kernel.op == name] or [self.get(name)]
+
     def of(self, op: str) -> list[Kernel]:
         """All forms of an op; raises `KernelUsageError` listing the ops there are."""
         found = [kernel for kernel in self if kernel.op == op]

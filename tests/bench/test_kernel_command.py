@@ -51,7 +51,7 @@ def test_a_sweep_that_leaves_something_out_is_wrong(adapter):
 def test_the_command(adapter, tmp_path, capsys, small_ceilings):
     path = tmp_path / "kernels.json"
     options = (
-        "--kernel linear[int4] linear[int4, a8] add --shape 32x64 --variants gemv elements --repetitions 2"
+        "--kernel linear[int4] linear[int4,a8] add --shape 32x64 --variants gemv elements --repetitions 2"
     )
     assert main(["bench", "kernels", *options.split(), "--compare", "torch", "--json", str(path)]) == 0
     said = capsys.readouterr()
@@ -91,7 +91,7 @@ def test_json_takes_the_place_of_text(adapter, capsys, small_ceilings):
 def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceilings, capsys):
     if not open_device().adapter.f16:
         pytest.skip("no shader-f16")
-    options = "--kernel linear[int4] linear[int4, a8] --dtype f16 --shape 8x64 --variants gemv gemv_f16"
+    options = "--kernel linear[int4] linear[int4,a8] --dtype f16 --shape 8x64 --variants gemv gemv_f16"
     path = tmp_path / "f16.json"
     assert main(["bench", "kernels", *options.split(), "--repetitions", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -261,7 +261,7 @@ def test_the_compare_command(measured, tmp_path, capsys):
 
 
 def test_every_linear_kernel_has_a_format():
-    from workbench.bench.request import ALL_LINEAR, format_of
+    from workbench.bench.request import format_of
 
-    assert all(format_of(wgsl_kernels.get(name)) for name in ALL_LINEAR)
+    assert all(map(format_of, wgsl_kernels.library().of("linear")))
     assert format_of(wgsl_kernels.get("rms_norm")) is None

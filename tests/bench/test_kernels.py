@@ -102,7 +102,7 @@ def test_what_a_device_lacks_is_unsupported(adapter):
 def pair_of(text: str, grid=(1, 1, 1), shape=("n",)) -> wgsl_kernels.Kernel:
     """y = 2 x of 64 numbers, as a user might write it."""
     return wgsl_kernels.Kernel(
-        name="double",
+        op="double",
         reference=lambda x: 2 * x,
         reads={"x": Port(("n",), "f32")},
         writes={"y": Port(shape, "f32")},

@@ -14,7 +14,7 @@ from wgsl_kernels import KernelUsageError
 from wgsl_kernels.judge import RATIO_EDGES
 from workbench.bench.comparison import Comparison
 from workbench.bench.lab import Lab
-from workbench.bench.sizes import family_of, formats_of, own_sizes, worthwhile
+from workbench.bench.sizes import families, family_of, own_sizes, worthwhile
 from workbench.runtime.messages import Place, places
 
 SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32}
@@ -239,5 +239,7 @@ def test_every_kernel_has_sizes_that_it_takes():
     }
     assert worthwhile(wgsl_kernels.get("rms_norm"), True, {"hidden": 7})["hidden"] == 7
     assert family_of(wgsl_kernels.get("norm_qkv[bf16]")) == "norm_qkv"
-    assert formats_of("linear_a8", names) == ["int8", "int4", "int2"] and formats_of("rope", names) == []
+    found = families(wgsl_kernels.library())
+    assert found["linear[a8]"] == {fmt: f"linear[{fmt}, a8]" for fmt in ("int8", "int4", "int2")}
+    assert found["rope"] == {"": "rope"}
     assert own_sizes(pair_of("")) == {"n": 64}

@@ -46,10 +46,11 @@ def test_both_executors_agree_and_stay_close_to_f32(folder, ids):
 def test_a_quantized_activation_is_the_activation_rounded(folder, ids):
     model = workbench.load(folder, backend="wgpu", dtype="int8")
     call = next(c for c in model.plan().calls if c.op == "quantize_activations")
-    names = [call.inputs["x"], call.outputs["quants"], call.outputs["scales"]]
+    rows = model.plan().buffers[call.outputs["y"]]
+    names = [call.inputs["x"], f"{rows.name}.quants", f"{rows.name}.scales"]
     kept = model.forward(ids, keep=names).kept
     x, words, scales = (kept[name] for name in names)
-    quants = unpack_activations(torch.from_numpy(words.view(np.int32).copy()), call.params["stride"]).numpy()
+    quants = unpack_activations(torch.from_numpy(words.view(np.int32).copy()), rows.type.stride).numpy()
     restored = (quants.reshape(len(ids), -1, 32) * scales[:, :, None]).reshape(len(ids), -1)
     step = np.repeat(scales, 32, axis=1)
     assert (np.abs(restored - x) <= 0.501 * step).all()

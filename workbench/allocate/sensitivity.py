@@ -30,7 +30,6 @@ from workbench.models.source import open_source
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
 from workbench.runtime.provenance import commit, versions
-from workbench.runtime.stacks import weight_name
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 #: Called as progress(done, total): shares of the arithmetic, so that done / total is a share of the time.
@@ -168,7 +167,7 @@ class _Branches:
         self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
-            first.setdefault(weight_name(call), index)
+            first.setdefault(call.inputs.get("weight"), index)
         #: The call that reads each group first.
         self.starts = [min(first[self._names[tensor]] for tensor in group.tensors) for group in groups]
 

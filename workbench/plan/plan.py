@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
@@ -129,16 +130,26 @@ class Plan:
             if name not in written:
                 raise PlanError(f"the result {name!r} is never written")
 
+    @cached_property
+    def arrays(self) -> dict[str, tuple[Buffer, tuple[int | str, ...], str]]:
+        """The planes of all activations by their own names: the buffer, the plane's shape and element type."""
+        return {
+            own: (buffer, shape, dtype)
+            for buffer in self.of_kind("activation")
+            for own, shape, dtype in buffer.planes().values()
+        }
+
     def check_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The names, if each is an activation of this plan; raises `PlanError` with near matches."""
+        """The names, if each is an activation of this plan, or one of the planes of an activation that has several.
+
+        Raises `PlanError` with near matches.
+        """
         names = tuple(names)
         for name in names:
-            if name not in self.buffers or self.buffers[name].kind != "activation":
+            if name not in self.arrays:
                 import difflib
 
-                near = difflib.get_close_matches(
-                    name, [b.name for b in self.of_kind("activation")], n=4, cutoff=0.3
-                )
+                near = difflib.get_close_matches(name, list(self.arrays), n=4, cutoff=0.3)
                 kind = self.buffers[name].kind if name in self.buffers else "weight"
                 other = f" ({name!r} is of kind {kind!r})" if name in self.buffers else ""
                 raise PlanError(

@@ -181,7 +181,7 @@ def lower(
     kernels, by default all that are registered.
     """
     library = library or wgsl_kernels.library()
-    keep = plan.check_names(keep)
+    keep = [plan.arrays[name][0].name for name in plan.check_names(keep)]
     stacks = stackable(stacked_together(plan, library), binding_bytes)
     plan = rewrite(
         plan,

@@ -130,9 +130,10 @@ class TorchExecutor:
                 call = plan.calls[index]
                 self._execute(plan, call, env, cache, weights or {})
                 for name in call.inputs.values():
-                    if last_use[name] == index and name not in keep:
+                    if last_use[name] == index:
                         for plane, _, _ in plan.buffers[name].planes().values():
-                            env.pop(plane, None)
+                            if plane not in keep:
+                                env.pop(plane, None)
 
     def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input."""

@@ -17,7 +17,7 @@ from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import plane_bytes
-from workbench.plan.plan import Buffer, plane_name
+from workbench.plan.plan import Buffer, plane_name, resolve
 
 from .device import Device
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
@@ -361,11 +361,11 @@ class WgpuExecutor:
         """Activations by name, without padding rows."""
         shapes, wanted = [], []
         for name in names:
-            buffer = ready.plan.plan.buffers[name]
-            rows, *rest = buffer.resolved(ready.plan.sizes)
-            shapes.append((min(valid, rows) if buffer.shape[0] == "tokens" else rows, *rest))
+            _, shape, dtype = ready.plan.plan.arrays[name]
+            rows, *rest = resolve(shape, ready.plan.sizes)
+            shapes.append((min(valid, rows) if shape[0] == "tokens" else rows, *rest))
             source = self._arena[ready.plan.slots[name]]
-            wanted.append((source, NUMPY[buffer.dtype], int(np.prod(shapes[-1]))))
+            wanted.append((source, NUMPY[dtype], int(np.prod(shapes[-1]))))
         arrays = self.device.read_all(wanted)
         return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
 
