@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from workbench.convert.calibration import load_calibration
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.options import ConvertOptions
 from workbench.convert.provenance import HashesBeside, provenance, source_hashes
 from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.convert.work import WorkFolder, work_key
-from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
+from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import ModelWriter, check_target
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from workbench.models.contents import unread_notes
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.plan import Plan
 
@@ -70,7 +71,7 @@ def convert(
     if output.exists() and output.resolve() == Path(source.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
     config = LlamaConfig.parse(source.config)
-    stored, skipped = _select(source)
+    stored, skipped, notes = _select(source, config)
     chosen = {name: options.choose(name, shape, config.tied_embeddings) for name, shape in stored.items()}
     options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
     formats = {name: fmt for name, (fmt, _) in chosen.items()}
@@ -115,7 +116,7 @@ def convert(
         formats=dict(Counter(map(str, formats.values()))),
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        notes=conversion.notes,
+        notes=(*notes, *conversion.notes),
     )
 
 
@@ -176,29 +177,19 @@ def _plan(
     return build_plan(config, describe)
 
 
-def _select(source: Checkpoint | StoredModel) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Shapes of the tensors to store, and the reasons for those left out."""
-    stored, skipped = {}, {}
-    tied = source.config.get("tie_word_embeddings", False)
-    for name in source.names():
-        if name.endswith(".rotary_emb.inv_freq"):
-            skipped[name] = "rotary frequencies follow from the configuration"
-        elif name == LM_HEAD and tied:
-            skipped[name] = f"tied to {EMBEDDING}"
-        else:
-            shape, _ = source.describe(name)
-            if len(shape) not in (1, 2):
-                raise UnsupportedModelError(
-                    f"{source.path}: tensor {name!r} has shape {list(shape)}; allowed: vectors and matrices"
-                )
-            stored[name] = shape
-    if EMBEDDING not in stored:
-        raise CheckpointError(f"{source.path}: tensor {EMBEDDING!r} is missing")
-    if not tied and LM_HEAD not in stored:
-        raise CheckpointError(
-            f"{source.path}: tensor {LM_HEAD!r} is missing, and config.json does not set tie_word_embeddings"
-        )
-    return stored, skipped
+def _select(
+    source: Checkpoint | StoredModel, config: LlamaConfig
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], list[str]]:
+    """Shapes of the tensors to store: those that the model reads; the reasons for those left out; notes on both."""
+    notes = list(config.notes)
+    if isinstance(source, Checkpoint):
+        skipped = source.unread
+        notes += source.notes
+    else:
+        skipped = check_contents(source, config)
+        notes += unread_notes(skipped)
+    stored = {name: source.describe(name)[0] for name in source.names() if name not in skipped}
+    return stored, dict(skipped), notes
 
 
 def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, bytes]]:

@@ -29,12 +29,13 @@ from workbench.convert.layer import quantize_layer
 from workbench.convert.methods import METHODS
 from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
 from workbench.convert.rounding import Rounding
-from workbench.convert.tensors import convert_tensor, require_finite
+from workbench.convert.tensors import convert_tensor
 from workbench.convert.work import WorkFolder
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
+from workbench.models.finite import require_finite
 from workbench.models.llama_config import LlamaConfig
 from workbench.runtime.provenance import versions
 
@@ -183,7 +184,7 @@ class Layerwise:
     def _float(self, name: str) -> torch.Tensor:
         """A tensor of the source as float32 on the device; CheckpointError if it is not finite."""
         values = self.source.tensor(name).dequantize()
-        require_finite(self.source, name, 0, values)
+        require_finite(self.source.path, name, 0, values)
         return torch.from_numpy(values).to(self.device)
 
     def _matrix(self, name: str, moments: Moments | None) -> tuple[WeightTensor, Record]:

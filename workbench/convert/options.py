@@ -13,9 +13,8 @@ from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import plan_name
+from workbench.models.shapes import EMBEDDING, LM_HEAD
 
-EMBEDDING = "model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"
 LAYOUTS = ("planar", "interleaved")
 CALIBRATION_INPUTS = ("quantized", "float")
 
