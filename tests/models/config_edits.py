@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -233,7 +234,7 @@ class Judge:
         try:
             logits = workbench.load(self.folders[base], backend="torch").forward(ids).logits
         except WorkbenchError as error:
-            named = any(name in str(error) for name in changed)
+            named = any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in changed)
             return ("refused", str(error)) if named else ("wrong", f"no changed key is named: {error}")
         except Exception as error:
             return "wrong", f"{type(error).__name__}: {error}"

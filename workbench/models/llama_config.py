@@ -29,10 +29,11 @@ from workbench.models.rope_config import TOP_KEYS, read_rope
 WHERE = "config.json"
 #: More layers than any model has, and few enough to list their tensors.
 MOST_LAYERS = 4096
-ARCHITECTURE = "LlamaForCausalLM"
+#: The second is what the first conversions of Llama 1 were called.
+ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}
 _ARCHITECTURES = Kind(
-    f'a list of strings with "{ARCHITECTURE}" among them, or null',
-    lambda value: value is None or (list_of(TEXT).holds(value) and ARCHITECTURE in value),
+    'a list of strings with "LlamaForCausalLM" among them, or null',
+    lambda value: value is None or (list_of(TEXT).holds(value) and not ARCHITECTURES.isdisjoint(value)),
 )
 _DENSE = "every layer has one gated MLP"
 

@@ -33,7 +33,7 @@ TOP_KEYS = (
 #: Keys of `rope_scaling` and `rope_parameters`, whatever the type.
 _SHARED = (
     Key("rope_type", TEXT, None),
-    Key("type", TEXT | NULL, None),
+    Key("type", TEXT, None),
     Key("rope_theta", THETA, None),
     Key("partial_rotary_factor", one_of(1), 1, _WHOLE_HEAD),
     Key("full_attention", NULL, None, "one embedding for all layers"),
@@ -70,9 +70,10 @@ def read_rope(config: Mapping, top: Mapping[str, Any], context_length: int, wher
     if name == "rope_scaling" and top["rope_parameters"]:
         notes.append("rope_parameters does not count beside rope_scaling, as in transformers")
     shared, _ = read_keys(given, _SHARED, inside)
-    kind = given.get("rope_type", shared["type"] if "type" in given else "default")
+    named = "rope_type" if "rope_type" in given else "type"
+    kind = given.get(named, "default")
     if kind not in TYPES:
-        raise refused(inside, "rope_type", kind, ", ".join(TYPES))
+        raise refused(inside, named, kind, ", ".join(TYPES))
     values, _ = read_keys(given, TYPES[kind], inside)
     known = {key.name for key in (*_SHARED, *TYPES[kind])}
     if ignored := [str(key) for key in given if key not in known]:
