@@ -15,6 +15,7 @@ import numpy as np
 
 from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
+from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
 from workbench.runtime.sampling import SamplingOptions
 
@@ -100,12 +101,7 @@ class WorkbenchLM(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The history as the tokenizer's chat template writes it."""
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        return chat_text(self.tokenizer, chat_history, open_answer=add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """For the harness's results file: the provenance of the model that ran."""
@@ -184,13 +180,20 @@ class WorkbenchLM(TemplateLM):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """lm-evaluation-harness's own command line, with `--model workbench` known to it."""
+    """lm-evaluation-harness's own command line, with `--model workbench` known to it.
+
+    Raises WorkbenchError for `trust_remote_code`: code that comes with a model or a dataset is not run.
+    """
     import sys
 
     from lm_eval.__main__ import cli_evaluate
 
     before = sys.argv
-    sys.argv = ["lm-eval", *(before[1:] if arguments is None else arguments)]
+    given = before[1:] if arguments is None else list(arguments)
+    for argument in given:
+        if argument.startswith("--trust") or "trust_remote_code" in argument:
+            raise WorkbenchError(f"{argument}: code that comes with a model or a dataset is never run")
+    sys.argv = ["lm-eval", *given]
     try:
         cli_evaluate()
     finally:

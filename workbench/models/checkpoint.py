@@ -25,13 +25,11 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.contents import Header, check_read, some, unread, unread_notes
 from workbench.models.finite import require_finite
-from workbench.models.hub import resolve
+from workbench.models.hub import INDEX, WEIGHTS, resolve
 from workbench.models.index_beside import compare_index
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import EMBEDDING, LM_HEAD, llama_tensors
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 PART_BYTES = 64 << 20  # parts() gives this many bytes of float32 at most, or one row
 

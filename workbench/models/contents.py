@@ -23,7 +23,7 @@ Header = tuple[tuple[int, ...], str]
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _ADAPTER = re.compile(r"(^|[._])lora_")
 _BUFFER = re.compile(r"(rotary_emb\.\w+|masked_bias|attn\.bias|attn\.masked_bias|position_ids)$")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = ("F", "BF")  # F8_E4M3, F16, ...
 
 
 def check_read(tensors: Mapping[str, TensorSpec], headers: Mapping[str, Header], where: str) -> None:
@@ -75,7 +75,7 @@ def _reason(name: str, shape: tuple[int, ...], dtype: str, layers: int) -> str |
         return "a matrix of an adapter that is not merged"
     if _BUFFER.search(name) and (not name.endswith("attn.bias") or len(shape) > 1):
         return "a buffer that follows from the configuration"
-    if dtype not in _FLOATS:
+    if not dtype.startswith(_FLOATS):
         return f"a buffer of {dtype}: weights are floats"
     if math.prod(shape) == 1:
         return "a single number, no weight"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from workbench.errors import CheckpointError
 from workbench.models.contents import Header, some
+from workbench.models.hub import INDEX, WEIGHTS
 
 
 def compare_index(
@@ -23,17 +24,15 @@ def compare_index(
 
     Raises CheckpointError if its shards are there and differ from the single file.
     """
-    files = sorted(set(weight_map.values()) - {"model.safetensors"})
+    files = sorted(set(weight_map.values()) - {WEIGHTS})
     missing = [file for file in files if not (path / file).is_file()]
     if missing:
-        return [
-            f"read from model.safetensors: the index beside it names {some(missing)}, which are not there"
-        ]
+        return [f"read from {WEIGHTS}: the index beside it names {some(missing)}, which are not there"]
     headers = {file: read_header(path / file) for file in files}
     for name in sorted(set(single) ^ set(weight_map)):
         _refuse(path, f"only {'the single file' if name in single else 'the index'} has {name!r}")
     for name, file in weight_map.items():
-        if file == "model.safetensors":
+        if file == WEIGHTS:
             continue
         if headers[file].get(name) != single[name]:
             _refuse(path, f"shape or dtype of {name!r} differ")
@@ -48,7 +47,7 @@ def _same_bytes(path: Path, file: str, name: str) -> bool:
 
     try:
         with (
-            safe_open(str(path / "model.safetensors"), framework="pt") as one,
+            safe_open(str(path / WEIGHTS), framework="pt") as one,
             safe_open(str(path / file), framework="pt") as other,
         ):
             pair = [opened.get_tensor(name).contiguous().reshape(-1) for opened in (one, other)]
@@ -59,6 +58,6 @@ def _same_bytes(path: Path, file: str, name: str) -> bool:
 
 def _refuse(path: Path, what: str) -> None:
     raise CheckpointError(
-        f"{path}: model.safetensors and the shards of model.safetensors.index.json are two different checkpoints "
-        f"({what}); transformers reads model.safetensors. Remove the one that is not meant"
+        f"{path}: {WEIGHTS} and the shards of {INDEX} are two different checkpoints "
+        f"({what}); transformers reads {WEIGHTS}. Remove the one that is not meant"
     )

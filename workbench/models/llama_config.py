@@ -23,7 +23,7 @@ from workbench.models.keys import (
     real,
     refused,
 )
-from workbench.models.pretrained_keys import PRETRAINED_KEYS
+from workbench.models.pretrained_keys import PRETRAINED_KEYS, TOKEN_ID
 from workbench.models.rope_config import TOP_KEYS, read_rope
 
 WHERE = "config.json"
@@ -54,7 +54,7 @@ LLAMA_KEYS = (
     Key("tie_word_embeddings", TRUTH, False),
     Key("attention_bias", TRUTH, False),
     Key("mlp_bias", TRUTH, False),
-    Key("pad_token_id", integer(-(2**31)) | NULL, None),
+    Key("pad_token_id", TOKEN_ID | NULL, None),
     Key("sliding_window", integer(0) | NULL, None),
     Key(
         "layer_types",

@@ -26,7 +26,8 @@ from workbench.models.keys import (
 )
 
 _COUNT = integer(-(2**31))
-TOKEN_IDS = _COUNT | list_of(_COUNT) | NULL
+TOKEN_ID = Kind("a token id", _COUNT.holds)
+TOKEN_IDS = TOKEN_ID | Kind("a list of token ids", list_of(TOKEN_ID).holds) | NULL
 #: How attention is computed, not what.
 _EXACT_ATTENTION = one_of("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None)
 _LABELS = Kind(
@@ -56,9 +57,9 @@ WITHOUT_CONSEQUENCE = (
     Key("id2label", _LABELS | NULL, None),
     Key("label2id", object_of(_COUNT) | object_of(TEXT) | NULL, None),
     Key("num_labels", integer(1, 1_000_000) | NULL, None),
-    Key("bos_token_id", _COUNT | NULL, 1),
+    Key("bos_token_id", TOKEN_ID | NULL, 1),
     Key("eos_token_id", TOKEN_IDS, 2),
-    Key("sep_token_id", _COUNT | NULL, None),
+    Key("sep_token_id", TOKEN_ID | NULL, None),
     Key("attention_dropout", number(0, 1) | NULL, 0.0),
     Key("pretraining_tp", _COUNT | NULL, 1),
     Key("problem_type", NULL, None, "a classifier, not a language model"),
@@ -137,7 +138,7 @@ continuous_batching_config is_assistant max_cache_len sequence_bias stop_strings
 """
 _SETTING = number(-1e6, 1e6) | NULL
 _LIMIT = integer(0) | NULL
-_IDS = list_of(_COUNT) | NULL
+_IDS = list_of(TOKEN_ID) | NULL
 #: Settings of text generation in files of before generation_config.json. They are options of a call here.
 GENERATION = (
     *(Key(name, _SETTING, None) for name in _NUMBERS.split()),
@@ -145,11 +146,11 @@ GENERATION = (
     *(Key(name, TRUTH | NULL, None) for name in _SWITCHES.split()),
     *(Key(name, _IDS, None) for name in ("suppress_tokens", "begin_suppress_tokens")),
     Key("max_new_tokens", integer(1) | NULL, None),
-    Key("bad_words_ids", list_of(list_of(_COUNT)) | NULL, None),
+    Key("bad_words_ids", list_of(list_of(TOKEN_ID)) | NULL, None),
     Key("early_stopping", one_of(True, False, "never", None), None),
     Key("num_return_sequences", one_of(1, None), None, "one text at a time"),
-    Key("forced_bos_token_id", _COUNT | NULL, None),
-    Key("forced_eos_token_id", _COUNT | _IDS, None),
+    Key("forced_bos_token_id", TOKEN_ID | NULL, None),
+    Key("forced_eos_token_id", TOKEN_IDS, None),
     Key("exponential_decay_length_penalty", list_of(_SETTING) | NULL, None),
     Key("num_assistant_tokens_schedule", one_of("constant", "heuristic", "heuristic_transient", None), None),
     *(Key(name, NULL, None, "texts are generated with the options of a call") for name in _MACHINERY.split()),

@@ -40,3 +40,9 @@ def check_contents(stored: StoredModel, config: LlamaConfig) -> dict[str, str]:
     headers = {name: (stored.describe(name)[0], "F32") for name in stored.names()}
     check_read(tensors, headers, str(stored.path))
     return unread(tensors, headers, config.layers, str(stored.path))
+
+
+def notes_of(source: Any, config: LlamaConfig) -> list[tuple[str, str, str]]:
+    """What of a model's files does not count, as choices (what, chosen, why) beside those of the runtime."""
+    notes = [*config.notes, *getattr(source, "notes", ())]
+    return [("note", note, "of the model's files") for note in notes]

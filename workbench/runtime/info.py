@@ -10,7 +10,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
 from workbench.plan.plan import Plan
 
@@ -210,7 +210,7 @@ def describe(
         formats=dict(Counter(str(w.format) for w in decode.weights.values())),
         device=device.name if device else "the CPU, through PyTorch",
         backend=chosen.backend,
-        choices=chosen.reasons,
+        choices=[*chosen.reasons, *notes_of(source, config)],
         calls=cost.dispatches,
         dispatches=dispatches,
         weight_bytes_per_token=cost.weight_bytes,

@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.models.chat import chat_ids
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .choices import choose
@@ -176,14 +177,10 @@ class Model:
         return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
-        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked of a tokenizer without a template."""
+        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked and no template can do it."""
         if not chat:
             return list(self.tokenizer(prompt)["input_ids"])
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise WorkbenchError("this tokenizer has no chat template; leave `chat` off")
-        messages = [{"role": "user", "content": prompt}]
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return chat_ids(self.tokenizer, [{"role": "user", "content": prompt}])
 
     def generate_ids(
         self,
@@ -269,6 +266,7 @@ def load(
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache)
+    chosen.reasons.extend(notes_of(source, config))
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
