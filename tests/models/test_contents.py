@@ -82,6 +82,13 @@ def test_what_means_nothing_is_listed_once_and_not_shown(state, plain, tmp_path)
     assert [chosen for what, chosen, _ in choices if what == "note"] == list(opened.notes)
 
 
+def test_an_adapter_beside_the_weights_is_noted(state, plain, tmp_path):
+    folder = write_checkpoint(tmp_path, state, CONFIG)
+    (folder / "adapter_config.json").write_text("{}")
+    assert Checkpoint.open(folder).notes[0].startswith("without the adapter of adapter_config.json")
+    np.testing.assert_array_equal(logits(folder), plain)
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_is_of_another_family_is_refused_with_the_reason(state, tmp_path, name):
     tensor, reason = FOREIGN[name]

@@ -203,3 +203,28 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},  # a panic in Rust
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+        {"model": {"type": "Unigram", "vocab": [], "unk_id": 0}},
+        {
+            "post_processor": {  # loads, and panics at the first text
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        },
+    ],
+    ids=str,
+)
+def test_tokenizers_that_break_inside_are_named(stories, tmp_path, change):
+    data = json.loads((stories / "tokenizer.json").read_text()) | change
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: the tokenizer cannot be loaded"):
+        load_tokenizer(tmp_path)

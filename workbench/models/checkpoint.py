@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.contents import Header, check_read, some, unread, unread_notes
@@ -30,6 +30,7 @@ from workbench.models.index_beside import compare_index
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import EMBEDDING, LM_HEAD, llama_tensors
 
+ADAPTER = "adapter_config.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 PART_BYTES = 64 << 20  # parts() gives this many bytes of float32 at most, or one row
 
@@ -73,8 +74,12 @@ class Checkpoint:
         """
         path = resolve(dir_or_hub_id)
         config = read_json(path / "config.json")
+        if "model_type" not in config:  # what a folder holds is not guessed, nor does transformers
+            raise UnsupportedModelError(f"{path / 'config.json'}: model_type is missing; allowed: 'llama'")
         LlamaConfig.parse(config)
         notes: list[str] = []
+        if (path / ADAPTER).is_file():
+            notes.append(f"without the adapter of {ADAPTER}: merge it into the weights to have it")
         if (path / WEIGHTS).is_file():
             headers = {WEIGHTS: _read_header(path / WEIGHTS)}
             files = dict.fromkeys(headers[WEIGHTS], WEIGHTS)

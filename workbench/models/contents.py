@@ -77,8 +77,8 @@ def _reason(name: str, shape: tuple[int, ...], dtype: str, layers: int) -> str |
         return "a buffer that follows from the configuration"
     if not dtype.startswith(_FLOATS):
         return f"a buffer of {dtype}: weights are floats"
-    if math.prod(shape) == 1:
-        return "a single number, no weight"
+    if math.prod(shape) <= 1:
+        return "a single number or none, no weight"
     if name == LM_HEAD:
         return "tied to model.embed_tokens.weight"
     if not name.startswith(("model.", "lm_head.")):

@@ -39,7 +39,7 @@ _DENSE = "every layer has one gated MLP"
 
 #: What LlamaConfig reads besides `PRETRAINED_KEYS`.
 LLAMA_KEYS = (
-    Key("model_type", one_of("llama")),
+    Key("model_type", one_of("llama"), "llama"),
     Key("architectures", _ARCHITECTURES, None),
     Key("vocab_size", integer(1)),
     Key("hidden_size", integer(1)),

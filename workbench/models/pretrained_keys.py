@@ -43,6 +43,10 @@ WITHOUT_CONSEQUENCE = (
     Key("_name_or_path", ANYTHING, None),
     Key("_commit_hash", ANYTHING, None),
     Key("_attn_implementation_autoset", ANYTHING, None),
+    Key(
+        "_attn_implementation_internal", ANYTHING, None
+    ),  # in files of some versions; transformers drops them
+    Key("_experts_implementation_internal", ANYTHING, None),
     Key("auto_map", OBJECT | NULL, None, "its code is never run"),
     Key("dtype", _DTYPE, None),
     Key("torch_dtype", _DTYPE, None),
@@ -51,6 +55,8 @@ WITHOUT_CONSEQUENCE = (
     Key("gradient_checkpointing", TRUTH, False),
     Key("output_hidden_states", TRUTH | NULL, False),
     Key("output_attentions", one_of(False, None), False),
+    Key("_output_attentions", one_of(False, None), False),
+    Key("tie_last_hidden_states", TRUTH | NULL, None),
     Key("chunk_size_feed_forward", _COUNT, 0),
     Key("attn_implementation", _EXACT_ATTENTION, None),
     Key("_attn_implementation", _EXACT_ATTENTION, None),
@@ -99,10 +105,10 @@ WITH_ONE_VALUE = (
 
 #: Attributes of transformers' configuration class: a file that sets one changes how the class reads the others.
 _INTERNALS = """
-_attn_implementation_internal _auto_class _check_received_keys _decode_special_floats _dict_from_json_file
-_encode_special_floats _experts_implementation_internal _get_config_dict _get_files_timestamps
+_auto_class _check_received_keys _decode_special_floats _dict_from_json_file
+_encode_special_floats _get_config_dict _get_files_timestamps
 _get_generation_parameters _getattr_without_heterogeneous_validation _hasattr_without_heterogeneous_validation
-_heterogeneity_spec _iter_config_keys_with_heterogeneous_adjustment _output_attentions _post_init_done
+_heterogeneity_spec _iter_config_keys_with_heterogeneous_adjustment _post_init_done
 _remove_keys_not_serialized _rope_type_labels _update_heterogeneous_to_dict_output _upload_modified_files
 _validate_axial_rope_parameters _validate_default_rope_parameters _validate_dynamic_rope_parameters
 _validate_linear_rope_parameters _validate_llama3_rope_parameters _validate_longrope_rope_parameters
@@ -112,7 +118,7 @@ convert_rope_params_to_dict default_config_fields default_rope_type default_thet
 extra_config_files extra_files from_dict from_json_file from_pretrained get_config_dict get_mtp_config
 get_text_config ignore_keys_at_rope_validation is_custom_code is_heterogeneous is_remote_code
 nested_rope_parameter_keys per_layer_attributes push_to_hub register_for_auto_class save_pretrained
-serialize_explicit_per_layer_config standardize_rope_params sub_configs sub_configs_defaults tie_last_hidden_states
+serialize_explicit_per_layer_config standardize_rope_params sub_configs sub_configs_defaults
 to_dict to_diff_dict to_json_file to_json_string update update_from_string use_return_dict validate
 validate_architecture validate_layer_type validate_output_attentions validate_rope validate_token_ids
 __class__ __dict__

@@ -45,8 +45,11 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises anything here, from KeyError to a Rust panic's Exception
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        tokenizer("a")  # some that load cannot encode
+    except BaseException as error:  # transformers raises anything here, and a panic in Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{path}: the tokenizer cannot be loaded: tokenizer_config.json asks for code of its own (auto_map), "
@@ -55,6 +58,7 @@ def load_tokenizer(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path}: the tokenizer cannot be loaded: {type(error).__name__}: {error}"
         ) from error
+    return tokenizer
 
 
 def _require_sentencepiece(path: Path) -> None:
