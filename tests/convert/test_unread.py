@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.convert.conftest import small_checkpoint
 from tests.models.checkpoints import STRAYS, write_checkpoint
+from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.errors import UnsupportedModelError
@@ -42,8 +45,7 @@ def test_a_conversion_is_the_same_with_and_without_them(source, strayed, calibra
         assert (summary.path / file.name).read_bytes() == file.read_bytes()
     assert (summary.weights, summary.nbytes, summary.tensors) == (plain.weights, plain.nbytes, plain.tensors)
     assert set(summary.skipped) == set(STRAYS) and plain.skipped == {}
-    told = [note for note in summary.notes if note.startswith("not read: ")]
-    assert told and len(told) == len(summary.notes) - len(plain.notes)
+    assert summary.notes == plain.notes  # listed once
     manifest = StoredModel.open(summary.path).manifest
     assert set(manifest["provenance"]["skipped"]) == set(STRAYS)
     assert not set(STRAYS) & set(manifest["precision"])
@@ -73,7 +75,7 @@ def test_a_converted_model_that_stores_more_than_it_reads(source, tmp_path):
     extra = "model.layers.7.mlp.up_proj.weight"
     older = written(tmp_path / "older", stored, **{extra: torch.ones(80, 48)})
     summary = convert(older, tmp_path / "twice", ConvertOptions(WeightFormat("f16")))
-    assert set(summary.skipped) == {extra} and "layers beyond those" in summary.notes[0]
+    assert set(summary.skipped) == {extra} and "layer 7 of a model that has 2" in summary.skipped[extra]
     assert set(StoredModel.open(summary.path).names()) == set(stored.names())
     other = written(tmp_path / "other", stored, **{"model.layers.0.self_attn.q_norm.weight": torch.ones(8)})
     with pytest.raises(UnsupportedModelError, match=r"q_norm.weight: no Llama"):
@@ -88,3 +90,20 @@ def test_a_head_of_its_own_is_stored_and_the_manifest_says_so(tmp_path):
     stored = StoredModel.open(summary.path)
     assert stored.config["tie_word_embeddings"] is False and "lm_head.weight" in stored.names()
     assert "not tied, though tie_word_embeddings is true" in summary.notes[0]
+
+
+def test_the_command_lists_them_once(strayed, tmp_path, capsys):
+    arguments = [
+        "quantize",
+        "--model",
+        str(strayed),
+        "--format",
+        "int4",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert "not read: v_head.summary.weight (no part of the decoder and its LM head)\n" in told
+    for name in ("model.layers.2.self_attn.q_proj.weight", "steps", "model.layers.0.counter"):
+        assert len(re.findall(rf"{re.escape(name)}\b", told)) == 1

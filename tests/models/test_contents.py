@@ -73,13 +73,11 @@ def test_what_means_nothing_is_listed_once_and_not_shown(state, plain, tmp_path)
     assert not set(STRAYS) & {name for name in STRAYS if name in opened}
     with pytest.raises(CheckpointError, match="no tensor 'steps'"):
         opened.describe("steps")
-    told = "\n".join(opened.notes)
-    assert "layers beyond those of a model that has 2" in told and told.count("not read: ") == len(
-        opened.notes
-    )
     np.testing.assert_array_equal(logits(folder), plain)
     choices = workbench.load(folder, backend="torch").choices
-    assert [chosen for what, chosen, _ in choices if what == "note"] == list(opened.notes)
+    told = [chosen for what, chosen, _ in choices if what == "note"]
+    assert all(note.startswith("not read: ") for note in told)
+    assert any("(layers beyond those of a model that has 2" in note for note in told)
 
 
 def test_an_adapter_beside_the_weights_is_noted(state, plain, tmp_path):

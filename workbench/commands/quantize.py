@@ -87,13 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.convert.convert import convert
+    from workbench.models.contents import unread_notes
 
     options = options_from(arguments)
     summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
     for note in summary.notes:
         print(f"note: {note}", file=sys.stderr)
-    for name, why in summary.skipped.items():
-        print(f"not stored: {name} ({why})", file=sys.stderr)
+    for note in unread_notes(summary.skipped):
+        print(note, file=sys.stderr)
     formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
     print(
         f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "

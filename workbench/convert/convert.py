@@ -29,7 +29,6 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import ModelWriter, check_target
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
-from workbench.models.contents import unread_notes
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import check_contents, open_source
@@ -179,17 +178,15 @@ def _plan(
 
 def _select(
     source: Checkpoint | StoredModel, config: LlamaConfig
-) -> tuple[dict[str, tuple[int, ...]], dict[str, str], list[str]]:
-    """Shapes of the tensors to store: those that the model reads; the reasons for those left out; notes on both."""
-    notes = list(config.notes)
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], tuple[str, ...]]:
+    """Shapes of the tensors to store: those that the model reads; the reasons for those left out; what else of the
+    source does not count."""
     if isinstance(source, Checkpoint):
-        skipped = source.unread
-        notes += source.notes
+        skipped, notes = dict(source.unread), (*config.notes, *source.notes)
     else:
-        skipped = check_contents(source, config)
-        notes += unread_notes(skipped)
+        skipped, notes = check_contents(source, config), config.notes
     stored = {name: source.describe(name)[0] for name in source.names() if name not in skipped}
-    return stored, dict(skipped), notes
+    return stored, skipped, notes
 
 
 def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, bytes]]:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.contents import Header, check_read, some, unread, unread_notes
+from workbench.models.contents import Header, check_read, some, unread
 from workbench.models.finite import require_finite
 from workbench.models.hub import INDEX, WEIGHTS, resolve
 from workbench.models.index_beside import compare_index
@@ -52,7 +52,7 @@ class Checkpoint:
     """An unquantized checkpoint folder. Made by `Checkpoint.open`; what is wrong with a file is a CheckpointError.
 
     config: as in `config.json`, but with `tie_word_embeddings` false where the file has an LM head of its own.
-    unread: tensors that are in the files but not the model's, and why. notes: what a user should know of this folder.
+    unread: tensors that are in the files but not the model's, and why. notes: what else a user should know of them.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
@@ -111,7 +111,7 @@ class Checkpoint:
         tensors = llama_tensors(llama)
         self.unread = unread(tensors, self._headers, llama.layers, str(self.path))
         self._headers = {name: each for name, each in self._headers.items() if name in tensors}
-        self.notes = (*notes, *unread_notes(self.unread))
+        self.notes = tuple(notes)
 
     def _same(self, name: str, other: str) -> bool:
         """Whether a tensor is not there, or holds the values of another."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from workbench.formats.reader import StoredModel
 from workbench.models.checkpoint import Checkpoint
-from workbench.models.contents import check_read, unread
+from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.hub import resolve
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.shapes import llama_tensors
@@ -44,5 +44,5 @@ def check_contents(stored: StoredModel, config: LlamaConfig) -> dict[str, str]:
 
 def notes_of(source: Any, config: LlamaConfig) -> list[tuple[str, str, str]]:
     """What of a model's files does not count, as choices (what, chosen, why) beside those of the runtime."""
-    notes = [*config.notes, *getattr(source, "notes", ())]
+    notes = [*config.notes, *getattr(source, "notes", ()), *unread_notes(getattr(source, "unread", {}))]
     return [("note", note, "of the model's files") for note in notes]
