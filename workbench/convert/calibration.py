@@ -13,6 +13,8 @@ from eval.texts import Text, Tokens, encode, load_text
 from workbench.assets import STORY_SEPARATOR, calibration_text, evaluation_text
 from workbench.errors import WorkbenchError
 
+#: A text of which one token makes up so much teaches a quantizer little of any other text.
+MONOTONOUS = 0.9
 #: Texts that come with the project, by the names that users type.
 EMBEDDED = {"calibration": calibration_text, "evaluation": evaluation_text}
 
@@ -88,6 +90,7 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
         notes.append(f"{count} windows, all of the text, in place of {options.windows}")
     drawn = np.sort(np.random.default_rng(options.seed).permutation(available)[:count])
     ids = tokens.ids[: available * length].reshape(available, length)[drawn]
+    notes += _monotony(ids, tokens.bos)
     record = {
         "text": text.to_json(),
         "separator": tokens.separator,
@@ -101,3 +104,17 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
         "fingerprint": fingerprint(ids),
     }
     return Calibration(ids, record, tuple(notes))
+
+
+def _monotony(ids: np.ndarray, bos: int | None) -> list[str]:
+    """A note if almost all tokens are one and the same, those apart that begin documents."""
+    rest = ids[ids != bos] if bos is not None else ids.reshape(-1)
+    found, counts = np.unique(rest, return_counts=True)
+    if not found.size:
+        return [f"all {ids.size:,} tokens of the calibration text are BOS: nothing can be learned from them"]
+    share = counts.max() / rest.size
+    if share < MONOTONOUS:
+        return []
+    which = f"token {int(found[counts.argmax()])}"
+    said = f"all {rest.size:,} tokens are {which}" if share == 1 else f"{share:.0%} of the tokens are {which}"
+    return [f"{said}: what a quantizer learns from such a calibration text holds for no other text"]

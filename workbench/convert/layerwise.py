@@ -37,6 +37,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.llama_config import LlamaConfig
 from workbench.runtime.provenance import versions
+from workbench.runtime.session import check_ids
 
 FINAL_NORM = "model.norm.weight"
 #: Rows of an embedding that are dequantized at a time.
@@ -65,6 +66,10 @@ class Layerwise:
             raise WorkbenchError(
                 f"convert: device = {self.device!r}: {str(error).splitlines()[0]}"
             ) from error
+        try:
+            check_ids(self.calibration.ids.reshape(-1), self.config.vocab_size)
+        except WorkbenchError as error:
+            raise WorkbenchError(f"{self.source.path}: calibration: {error}") from error
         for name in self.formats:
             if self.source.describe(name)[1].is_quantized:
                 raise WorkbenchError(

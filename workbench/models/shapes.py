@@ -33,7 +33,7 @@ def describe_by_config(
     def describe(name: str) -> tuple[tuple[int, ...], WeightFormat]:
         *_, module, kind = ("", *name.split("."))
         if module in matrices and kind == "weight":
-            return matrices[module], fmt
+            return matrices[module], fmt.fitted(matrices[module][1])
         if module in matrices and kind == "bias":
             return matrices[module][:1], VECTOR
         if module.endswith("norm") and kind == "weight":
@@ -48,6 +48,6 @@ def describe_as(describe: Callable, fmt: WeightFormat) -> Callable:
 
     def described(name: str) -> tuple[tuple[int, ...], WeightFormat]:
         shape, stored = describe(name)
-        return tuple(shape), fmt if len(shape) == 2 else stored
+        return tuple(shape), fmt.fitted(shape[1]) if len(shape) == 2 else stored
 
     return described
