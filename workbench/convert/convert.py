@@ -154,7 +154,8 @@ def _streamed(source, config, output, options, formats, bar) -> Iterator[_Conver
 @contextmanager
 def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
     """Layer by layer, through a work folder that stays behind if this ends early."""
-    from workbench.convert.layerwise import Layerwise, work_facts
+    from workbench.convert.check import Verdict
+    from workbench.convert.layerwise import CHECK, Layerwise, work_facts
 
     tokenizer = load_tokenizer(source.tokenizer_path)
     calibration = load_calibration(options.calibration, tokenizer, config.context_length)
@@ -167,6 +168,9 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
         layerwise.run(work, bar)
         record = {name: each for stage in work.records for name, each in stage.items()}
         facts = {"calibration": calibration.record, "tensors": record}
+        if (found := record.pop(CHECK, None)) is not None:
+            facts["calibration"] = {**calibration.record, "against_rtn": found}
+            said += tuple(note for note in (Verdict(**found).note,) if note)
         yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, said)
 
 

@@ -90,7 +90,9 @@ def _blocks(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> S
     columns = shape[1]
     if has.is_quantized:  # at most written in another order or layout: nothing is fitted any more
         same = replace(has, order=fmt.order, block_size=None if fmt.default_block else has.block_size)
-        return Suited(replace(has, order=fmt.order) if fmt in (same, _with_f16(same)) else fmt.fitted(columns))
+        return Suited(
+            replace(has, order=fmt.order) if fmt in (same, _with_f16(same)) else fmt.fitted(columns)
+        )
     return Suited(fmt.fitted(columns), blocks=block_note(fmt, columns))
 
 
@@ -99,7 +101,7 @@ def _with_f16(fmt: WeightFormat) -> WeightFormat:
 
 
 def block_note(fmt: WeightFormat, columns: int) -> str | None:
-    """What there is to say of a format's blocks on rows of `columns`: that the default is another, or what padding costs."""
+    """What there is to say of a format's blocks on rows of `columns`: another default, or what padding costs."""
     if not fmt.is_quantized or fmt.granularity != "block":
         return None
     got = fmt.fitted(columns)
@@ -112,7 +114,9 @@ def block_note(fmt: WeightFormat, columns: int) -> str | None:
         )
     if (padded := got.padded_columns(columns)) == columns:
         return None
-    text = f"rows of {columns} are padded to {padded} for blocks of {got.block_size}: {bits:.3f} bits a weight"
+    text = (
+        f"rows of {columns} are padded to {padded} for blocks of {got.block_size}: {bits:.3f} bits a weight"
+    )
     other = replace(fmt, block_size=None).fitted(columns)
     if other.bits_per_weight(1, columns) < bits:
         text += f"; blocks of {other.block_size} would take {other.bits_per_weight(1, columns):.3f}"

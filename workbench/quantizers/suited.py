@@ -23,7 +23,7 @@ SMALLEST, LARGEST = float(SMALLEST_SCALE["f16"]), float(LARGEST_SCALE["f16"])
 
 
 class Reach:
-    """How small and how large the numbers are that f16 would have to hold, matrix by matrix of those that share a format.
+    """How small and how large the numbers are that f16 would have to hold of matrices that share a format.
 
     For a quantized format these are the scales that round to nearest wants, for f16 the largest |weight| of each block
     of 128.
@@ -37,9 +37,7 @@ class Reach:
     @property
     def matters(self) -> bool:
         """Whether the format stores anything in f16."""
-        return self.format.dtype == "f16" or (
-            self.format.is_quantized and self.format.scale_dtype == "f16"
-        )
+        return self.format.dtype == "f16" or (self.format.is_quantized and self.format.scale_dtype == "f16")
 
     def add(self, parts: Iterable[np.ndarray]) -> None:
         """A matrix in ranges of its rows, f32 [rows, columns]. What is not finite does not count."""
@@ -57,7 +55,10 @@ class Reach:
             self.blocks += numbers.size
             if there.size:
                 self.small += int((there < SMALLEST).sum())
-                self.least, self.most = min(self.least, float(there.min())), max(self.most, float(there.max()))
+                self.least, self.most = (
+                    min(self.least, float(there.min())),
+                    max(self.most, float(there.max())),
+                )
 
     @property
     def why(self) -> str | None:
