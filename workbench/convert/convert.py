@@ -122,7 +122,7 @@ def convert(
         formats=dict(Counter(map(str, formats.values()))),
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        notes=(*notes(chosen), *conversion.notes),
+        notes=(*notes(chosen), *_rescaled(wanted, formats), *conversion.notes),
     )
 
 
@@ -172,6 +172,15 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
             facts["calibration"] = {**calibration.record, "against_rtn": found}
             said += tuple(note for note in (Verdict(**found).note,) if note)
         yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, said)
+
+
+def _rescaled(wanted: dict[str, WeightFormat], stored: dict[str, WeightFormat]) -> tuple[str, ...]:
+    changed = [name for name in wanted if stored[name] != wanted[name]]
+    if not changed:
+        return ()
+    return (
+        f"{len(changed)} matrices in f32 or with f32 scales for the weights that scaling made, such as {changed[0]}",
+    )
 
 
 def _widened(wanted: WeightFormat, stored: WeightFormat) -> str:

@@ -40,7 +40,7 @@ class Reach:
         return self.format.dtype == "f16" or (self.format.is_quantized and self.format.scale_dtype == "f16")
 
     def add(self, parts: Iterable[np.ndarray]) -> None:
-        """A matrix in ranges of its rows, f32 [rows, columns]. What is not finite does not count."""
+        """A matrix in ranges of its rows, f32 [rows, columns]. NaN does not count."""
         form = self.format if self.format.is_quantized else _OF_F16
         found = []
         for part in parts:
@@ -51,7 +51,7 @@ class Reach:
             found = [(np.min([lo for lo, _ in found], 0), np.max([hi for _, hi in found], 0))]
         for lo, hi in found:
             numbers = rtn.wanted_scale(lo, hi, form) if self.format.is_quantized else np.maximum(-lo, hi)
-            there = numbers[np.isfinite(numbers) & (numbers > 0)]
+            there = numbers[numbers > 0]
             self.blocks += numbers.size
             if there.size:
                 self.small += int((there < SMALLEST).sum())
