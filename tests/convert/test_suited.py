@@ -230,7 +230,7 @@ def test_the_command_says_so(tmp_path, capsys):
     [(_, f16)] = fit_memory(open_source(source), 1 << 40).tiers
     assert main([*arguments, "--fit-memory", str(f16 - 1), "--overwrite"]) == 0
     said = capsys.readouterr()
-    assert "note: blocks of 32" in said.err and "14 int8/96, 2 int8/32" in said.out
+    assert "note: blocks of 32" in said.err and "14 int8/96, 5 f32, 2 int8/32" in said.out
     assert main([*arguments, "--format", "int8", "--block-size", "128", "--overwrite"]) == 0
     assert "note: rows of 96 are padded to 128" in capsys.readouterr().err
 
