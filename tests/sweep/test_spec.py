@@ -86,6 +86,22 @@ protocol = {protocol = "disjoint-32", text = "stories"}
     assert (extra.model, extra.format, extra.quantizer) == (EMBEDDED, "int2/96", "grid embedding=f32")
 
 
+def test_a_format_without_a_block_size_stays_one(tmp_path):
+    """It is fitted to the rows of each matrix when it is converted; a rule knows it by the default."""
+    grid = BASE.replace(BASE[BASE.index("[grid]") :], "")
+    grid += """
+[grid]
+model = "embedded"
+format = ["int4", "int2", "int4/128"]
+protocol = {protocol = "disjoint-32", text = "stories"}
+[[exclude]]
+block_size = 256
+"""
+    cells = read_spec(write(tmp_path, grid)).cells
+    assert [cell.format for cell in cells] == ["int4", "int4/128"]
+    assert [cell.convert_options().format.default_block for cell in cells] == [True, False]
+
+
 WRONG = {
     "no file": (None, "cannot be read"),
     "no toml": ("[grid", "is not TOML"),

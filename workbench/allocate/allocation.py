@@ -194,7 +194,7 @@ def allocation_of(
             Assignment(
                 group=group.name,
                 tensors=tuple(group.tensors),
-                format=table.formats[f],
+                format=table.stored[g][f],
                 nbytes=int(nbytes[g, f]),
                 kl=float(kl[g, f]),
                 kl_se=float(se[g, f]),
@@ -221,10 +221,14 @@ def _reason(table: SensitivityTable, g: int, f: int, target: str, kl, se, nbytes
     place = order.index(f)
     if place:
         other = order[place - 1]
-        text += f"; {table.formats[other]} would save {nbytes[f] - nbytes[other]:,} bytes for {kl[other]:.2e}"
+        text += (
+            f"; {table.stored[g][other]} would save {nbytes[f] - nbytes[other]:,} bytes for {kl[other]:.2e}"
+        )
     if place + 1 < len(order):
         other = order[place + 1]
-        text += f"; {table.formats[other]} would take {nbytes[other] - nbytes[f]:,} more for {kl[other]:.2e}"
+        text += (
+            f"; {table.stored[g][other]} would take {nbytes[other] - nbytes[f]:,} more for {kl[other]:.2e}"
+        )
     return text
 
 

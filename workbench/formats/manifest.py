@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -27,7 +27,7 @@ from math import prod
 from workbench.formats.errors import FormatError
 from workbench.formats.layout import stored_planes
 from workbench.formats.schema import SchemaError, check, short
-from workbench.formats.spec import WeightFormat
+from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 from workbench.formats.strict_json import strict_json
 
 KIND = "webgpu-quant-workbench/model"
@@ -158,6 +158,8 @@ def _check_schema(value: object) -> None:
 def _tensor(data: dict) -> StoredTensor:
     try:
         format = WeightFormat.from_json(data["format"])
+        if format.default_block:  # nothing is fitted to the rows of what is stored already
+            format = replace(format, block_size=DEFAULT_BLOCK[format.dtype])
     except FormatError as error:
         raise error.at(field="format") from None
     shape = tuple(data["shape"])

@@ -66,7 +66,7 @@ def describe_by_config(
         if name not in tensors:
             raise UnsupportedModelError(f"a Llama checkpoint of this configuration has no tensor {name!r}")
         shape = tensors[name].shape
-        return shape, fmt if len(shape) == 2 else VECTOR
+        return shape, fmt.fitted(shape[1]) if len(shape) == 2 else VECTOR
 
     return describe
 
@@ -76,6 +76,6 @@ def describe_as(describe: Callable, fmt: WeightFormat) -> Callable:
 
     def described(name: str) -> tuple[tuple[int, ...], WeightFormat]:
         shape, stored = describe(name)
-        return tuple(shape), fmt if len(shape) == 2 else stored
+        return tuple(shape), fmt.fitted(shape[1]) if len(shape) == 2 else stored
 
     return described

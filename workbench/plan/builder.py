@@ -28,6 +28,7 @@ class PlanBuilder:
     def weight(self, name: str, tensor: str, shape: tuple[int, int], fmt: WeightFormat) -> str:
         """Declare a matrix [rows, columns] of the checkpoint and its planes."""
         rows, columns = shape
+        fmt = fmt.fitted(columns)
         self._weights[name] = Weight(name, tensor, (rows, columns), fmt)
         if fmt.is_quantized:
             words = fmt.padded_columns(columns) * fmt.bits // 32

@@ -16,7 +16,7 @@
     [grid]
     model = ["checkpoint", {name = "mine", path = "other/checkpoint"}, "embedded", "owner/name"]
     format = ["f16", "int8/channel", "int4", "int2/z5"]
-    block_size = [32, 128]        # of the formats that name no granularity; default the format's own
+    block_size = [32, 128]        # of the formats that name no granularity; default the format's own, fitted to rows
     quantizer = ["rtn", {quantizer = "hqq", embedding = "f16"}]
     protocol = ["disjoint-512", {protocol = "wikitext2-gptq-512", text = "wikitext2", max_windows = 8}]
 
@@ -48,6 +48,7 @@ from typing import Any
 from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
+from workbench.formats.spec import DEFAULT_BLOCK
 
 from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
 from .sweep import KEEP_LOGITS
@@ -203,7 +204,8 @@ class _Reader:
                     plain = parse_format(f"{text}/{block}")
                 except (WorkbenchError, FormatError) as error:
                     raise SweepError(f"{place} = {block!r}: {error}") from error
-            yield str(plain), plain.block_size or plain.granularity
+            size = DEFAULT_BLOCK[plain.dtype] if plain.default_block else plain.block_size
+            yield str(plain), size or plain.granularity
 
     def _quantizer(self, where: str, entry: Any) -> dict[str, Any]:
         """Options of a conversion beside its format: the table's own before those of [options]."""
