@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_model, positive, size
+from workbench.commands.common import add_model, positive, size, utf8_text
 
 WINDOWS = 8
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", metavar="FILE", help="calibration text, UTF-8")
     text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument("--separator", metavar="TEXT", help="what stands between documents of the texts")
+    parser.add_argument(
+        "--separator", type=utf8_text, metavar="TEXT", help="what stands between documents of the texts"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the allocation, JSON")
     parser.add_argument(
         "--table",

@@ -6,6 +6,9 @@ import argparse
 import re
 import sys
 
+from workbench import utf8
+from workbench.errors import TextError
+
 
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
@@ -13,6 +16,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def utf8_text(value: str) -> str:
+    """An argparse type: text, which is UTF-8 in every locale."""
+    try:
+        return utf8.argument(value, "the given text")
+    except TextError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_execution, add_model, positive, say_choices
+from workbench.commands.common import add_execution, add_model, positive, say_choices, utf8_text
 from workbench.errors import WorkbenchError
 
 
@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lm-eval-wikitext or lm-eval-wikitext-L",
     )
     parser.add_argument(
-        "--separator", metavar="TEXT", help="what stands between documents; each then gets a BOS of its own"
+        "--separator",
+        type=utf8_text,
+        metavar="TEXT",
+        help="what stands between documents; each then gets a BOS of its own",
     )
     parser.add_argument(
         "--baseline",

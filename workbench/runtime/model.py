@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
@@ -176,9 +177,21 @@ class Model:
         return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
-        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked of a tokenizer without a template."""
+        """Token ids of a prompt, at least one.
+
+        Raises `TextError` for what is no text, and `WorkbenchError` for a prompt without tokens, or if `chat` is asked
+        of a tokenizer without a template.
+        """
+        utf8.checked(prompt, "the prompt")
         if not chat:
-            return list(self.tokenizer(prompt)["input_ids"])
+            ids = list(self.tokenizer(prompt)["input_ids"])
+            if not ids:
+                what = "has no tokens" if prompt else "is empty"
+                raise WorkbenchError(
+                    f"the prompt {what}, and this tokenizer puts no BOS in front of a text, so that there is nothing "
+                    "to continue; write at least one character"
+                )
+            return ids
         if not getattr(self.tokenizer, "chat_template", None):
             raise WorkbenchError("this tokenizer has no chat template; leave `chat` off")
         messages = [{"role": "user", "content": prompt}]
