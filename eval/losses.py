@@ -18,7 +18,7 @@ import numpy as np
 
 from eval import statistics
 from eval.comparison import require_same_targets
-from eval.report import finite
+from eval.report import finite, plus_minus
 from eval.result import PerplexityResult
 from workbench.errors import ProtocolError
 
@@ -43,7 +43,7 @@ class Loss:
 
     def __str__(self) -> str:
         size = f"RMS {self.rms:.2e} ({self.tokens:,} tokens)"
-        return f"{self.kind} loss {self.mean:+.3e} ± {self.se:.1e} nats a token, {size}"
+        return f"{self.kind} loss {self.mean:+.3e}{plus_minus(self.se, '.1e')} nats a token, {size}"
 
 
 Scores = PerplexityResult | np.ndarray

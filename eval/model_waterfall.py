@@ -22,7 +22,7 @@ import numpy as np
 
 from eval.losses import Loss, paired_loss
 from eval.perplexity import RunProgress, perplexities
-from eval.report import Table, finite
+from eval.report import Table, finite, ppl_text
 from eval.result import PerplexityResult
 from eval.waterfall import bars, kernel_missing
 from eval.weight_stages import stage_weights, stages
@@ -94,7 +94,7 @@ class ModelWaterfall(Table):
         first = self.results[UNQUANTIZED]
         source = first.text["name"] if first.text else "bare tokens"
         size = f"{first.tokens_scored:,} tokens"
-        return f"{first.protocol.name} on {source}, {size}; perplexity {first.ppl:.4f} unquantized"
+        return f"{first.protocol.name} on {source}, {size}; perplexity {ppl_text(first.ppl)} unquantized"
 
     def rows(self) -> list[dict[str, Any]]:
         rows = []

@@ -27,6 +27,7 @@ from eval import inputs, statistics
 from eval.comparison import compare
 from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, Window, protocol
+from eval.report import ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
@@ -275,7 +276,7 @@ def _reporter(progress: bool | Progress | None) -> Progress | None:
 
     def report(done: int, total: int, nll: float) -> None:
         bar.total = total
-        bar.set_postfix(ppl=f"{np.exp(nll):.4f}", refresh=False)
+        bar.set_postfix(ppl=ppl_text(statistics.exp(nll)), refresh=False)
         bar.update(done - bar.n)
         if done == total:
             bar.close()

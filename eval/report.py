@@ -20,12 +20,42 @@ def finite(value: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """A cell: numbers to four digits, nothing for None."""
+    """A cell: numbers to four digits, nothing for None, a dash for a figure that does not exist."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+#: Perplexities from here on are shown in four digits: they say "far off", and no more.
+LONG = 1e5
+ONE_WINDOW = "one window has no clustered error"
+
+
+def ppl_form(ppl: float) -> str:
+    """How to format a perplexity and its error."""
+    return ".4f" if ppl < LONG else ".3e"
+
+
+def ppl_text(ppl: float | None, se: float | None = None) -> str:
+    """A perplexity, with its error where there is one; None and infinity are those that overflowed."""
+    if ppl is None or math.isinf(ppl):
+        return "beyond 1e308"
+    return f"{ppl:{ppl_form(ppl)}}{plus_minus(se, ppl_form(ppl))}"
+
+
+def plus_minus(error: float | None, form: str, otherwise: str = "") -> str:
+    """` ± error`, or where there is none (a single token or window) the reason in brackets, if one is given."""
+    if error is not None and math.isfinite(error):
+        return f" ± {error:{form}}"
+    return f" ({otherwise})" if otherwise else ""
+
+
+def ran(backend: str, provenance: Mapping[str, Any]) -> str:
+    """What a model ran through, as `wgpu, f32 activations, int8 cache`; precisions where the record names them."""
+    named = [f"{provenance[what]} {what}" for what in ("activations", "cache") if provenance.get(what)]
+    return ", ".join([backend, *named])
 
 
 def html_pairs(rows: Iterable[tuple[str, str]]) -> str:

@@ -15,7 +15,7 @@ from eval import statistics
 from eval.comparison import Comparison
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
-from eval.report import finite, html_pairs
+from eval.report import ONE_WINDOW, finite, html_pairs, ppl_form, ppl_text, ran
 from eval.statistics import exp
 from eval.store import read_arrays, write_arrays
 from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
@@ -278,20 +278,30 @@ class PerplexityResult:
     def _repr_html_(self) -> str:
         return html_pairs(self._rows())
 
+    def _errors(self) -> str:
+        """Both errors of the perplexity, or why there is none."""
+        if not math.isfinite(self.ppl_se):
+            return "one token has no error" if self.tokens_scored < 2 else "no error"
+        form = ppl_form(self.ppl)
+        if self.windows < 2:
+            return f"± {self.ppl_se:{form}}; {ONE_WINDOW}"
+        return f"± {self.ppl_se:{form}}, clustered by window ± {self.ppl_se_clustered:{form}}"
+
     def _rows(self) -> list[tuple[str, str]]:
         part = "" if self.windows == self.windows_available else f", the first of {self.windows_available}"
         source = self.text["name"] if self.text else "bare tokens"
-        size = f"{self.tokens_scored:,} tokens in {self.windows} windows{part}"
-        error = f"± {self.ppl_se:.4f}, clustered by window ± {self.ppl_se_clustered:.4f}"
+        size = (
+            f"{self.tokens_scored:,} tokens in {self.windows} window{'s' if self.windows > 1 else ''}{part}"
+        )
         rows = [
-            ("perplexity", f"{self.ppl:.4f} ({error})"),
+            ("perplexity", f"{ppl_text(self.ppl)} ({self._errors()})"),
             ("protocol", f"{self.protocol.name} on {source}, {size}"),
-            ("backend", self.backend),
+            ("backend", ran(self.backend, self.provenance)),
         ]
         if self.word_ppl is not None:
             scored = len(self._of_documents[0])
-            error = f" ± {self.word_ppl_se:.4f}" if scored > 1 else ""
-            rows.insert(0, ("word perplexity", f"{self.word_ppl:.4f}{error} (documents scored: {scored})"))
+            word = ppl_text(self.word_ppl, self.word_ppl_se)
+            rows.insert(0, ("word perplexity", f"{word} (documents scored: {scored})"))
         if self.baseline:
             rows += self.baseline.rows()
         if self.unrecorded:

@@ -7,7 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_execution, add_model, positive, say_choices, utf8_text
+from workbench.commands.common import (
+    CACHES,
+    DTYPES,
+    add_execution,
+    add_model,
+    positive,
+    say_choices,
+    utf8_text,
+)
 from workbench.errors import WorkbenchError
 
 
@@ -34,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR_OR_HUB_ID_OR_FILE",
         help="a model to compare with, window by window, or a file that --save-baseline made",
     )
+    group = parser.add_argument_group(
+        "precision of the baseline",
+        "It is in f32 unless asked, whatever --dtype and --cache say of the model.",
+    )
+    group.add_argument("--baseline-dtype", choices=DTYPES, help="of its activations (default f32)")
+    group.add_argument("--baseline-cache", choices=CACHES, help="of its keys and values (default f32)")
     parser.add_argument(
         "--save-baseline",
         metavar="FILE",
@@ -64,19 +78,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.noise_floor and (not arguments.baseline or baseline is not None):
         raise WorkbenchError("--noise-floor runs a --baseline once more, which must be a model")
 
+    for option, given in (("dtype", arguments.baseline_dtype), ("cache", arguments.baseline_cache)):
+        if given and (not arguments.baseline or baseline is not None):
+            raise WorkbenchError(
+                f"--baseline-{option} is of a --baseline that runs, which must be a model; a kept one stays as it ran"
+            )
+
     import workbench
     from eval.perplexity import perplexity
 
-    def load(name: str, backend: str | None = arguments.backend):
+    def load(name: str, backend: str | None, dtype: str, cache: str | None):
         return workbench.load(
-            name,
-            backend=backend,
-            dtype=arguments.dtype,
-            max_tokens=arguments.max_tokens or scheme.length,
-            cache=arguments.cache,
+            name, backend=backend, dtype=dtype, max_tokens=arguments.max_tokens or scheme.length, cache=cache
         )
 
-    model = load(arguments.model)
+    def load_baseline(backend: str | None):
+        dtype = arguments.baseline_dtype or "f32"
+        return load(arguments.baseline, backend, dtype, arguments.baseline_cache)
+
+    model = load(arguments.model, arguments.backend, arguments.dtype, arguments.cache)
     if not arguments.quiet:
         say_choices(model)
     result = perplexity(
@@ -84,8 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         text,
         scheme,
         separator=arguments.separator,
-        baseline=load(arguments.baseline) if arguments.baseline and baseline is None else baseline,
-        noise_floor=load(arguments.baseline, arguments.noise_floor) if arguments.noise_floor else None,
+        baseline=load_baseline(arguments.backend) if arguments.baseline and baseline is None else baseline,
+        noise_floor=load_baseline(arguments.noise_floor) if arguments.noise_floor else None,
         save_baseline=arguments.save_baseline,
         top_k=arguments.top_k,
         max_windows=arguments.max_windows,
