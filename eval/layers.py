@@ -6,7 +6,9 @@
 
 Both models run the same tokens from an empty cache, and every activation that both plans name is compared: the
 kernels with the references, one format with another, f16 with f32. Beside the differences stands the largest value of
-each activation, and how far it is from 65504, the largest that f16 can hold.
+each activation, and how far it is from 65504, the largest that f16 can hold; beside those of activations in INT8 the
+share of quants that are another. What differs in one layer is read by the next: `eval.kernel_checks` tells the
+kernels' own errors from what they were given.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from workbench.models.llama import cache_type
 F16_MAX = 65504.0
 #: Activations of one forward pass at most, in bytes as f32; more are read in several passes.
 PASS_BYTES = 256 << 20
+INT8 = "int8"
 
 
 @dataclass(frozen=True)
 class LayerDifference:
     """One activation of both models. max_abs: largest |d|, d = model - reference; rms: of d; relative:
     ||d|| / ||reference||; cosine: of the two, flattened; largest: largest |value| of either; headroom: 65504 /
-    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan.
+    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan;
+    of `int8` the quants are compared, without their scales, and differing is the share of those that are another.
     """
 
     name: str
@@ -43,6 +47,7 @@ class LayerDifference:
     largest: float
     headroom: float
     worst: tuple[int, int]
+    differing: float | None = None
 
     @classmethod
     def of(cls, name: str, dtype: str, values: np.ndarray, reference: np.ndarray) -> LayerDifference:
@@ -67,6 +72,7 @@ class LayerDifference:
                 headroom=math.inf if largest == 0 else F16_MAX / largest,
                 # argmax finds the first NaN, which is worse than any number
                 worst=tuple(int(i) for i in np.unravel_index(d.argmax(), d.shape)),
+                differing=float(np.mean(d > 0)) if dtype == INT8 else None,
             )
 
 
@@ -96,6 +102,7 @@ class LayerDifferences(Table):
         return [layer for layer in self.layers if not layer.headroom >= 1]
 
     def rows(self) -> list[dict[str, Any]]:
+        quants = any(layer.differing is not None for layer in self.layers)
         return [
             {
                 "activation": layer.name,
@@ -106,6 +113,7 @@ class LayerDifferences(Table):
                 "cosine": f"{layer.cosine:.8f}",
                 "largest": layer.largest,
                 "65504 / largest": layer.headroom,
+                **({"quants that differ": layer.differing} if quants else {}),
             }
             for layer in self.layers
         ]
@@ -141,16 +149,51 @@ class LayerDifferences(Table):
         return axes
 
 
-def common_activations(model: Any, reference: Any) -> dict[str, tuple[str, int]]:
-    """Activations that both models' plans name, in the order of the calls: name -> (dtype, width)."""
-    plans = [each.plan("all") for each in (model, reference)]
-    named = [{b.name: b for b in plan.of_kind("activation") if b.dtype in ("f32", "f16")} for plan in plans]
-    order = [name for call in plans[0].calls for name in call.outputs.values()]
+@dataclass(frozen=True)
+class Activation:
+    """An activation that two plans name. width: numbers a token. stride: of INT8 words, how they are ordered."""
+
+    dtype: str
+    width: int
+    stride: int = 0
+
+    def numbers(self, kept: np.ndarray) -> np.ndarray:
+        """What was kept, as numbers [tokens, width]."""
+        if self.dtype != INT8:
+            return kept
+        import torch
+
+        from wgsl_kernels.quantize_activations import unpack_activations
+
+        return unpack_activations(torch.from_numpy(kept.view(np.int32)), self.stride).numpy()
+
+
+def common_activations(model: Any, reference: Any) -> dict[str, Activation]:
+    """Activations that both models' plans name, in the order of the calls."""
+    found = [_activations(each.plan("all")) for each in (model, reference)]
     return {
-        name: (named[0][name].dtype, math.prod(d for d in named[0][name].shape if isinstance(d, int)))
-        for name in order
-        if name in named[0] and name in named[1]
+        name: one
+        for name, one in found[0].items()
+        if found[1].get(name) == one or _floats(one, found[1].get(name))
     }
+
+
+def _floats(one: Activation, other: Activation | None) -> bool:
+    return other is not None and INT8 not in (one.dtype, other.dtype)
+
+
+def _activations(plan: Any) -> dict[str, Activation]:
+    """Floats, and the quants of what is quantized; in the order of the calls."""
+    found = {}
+    for call in plan.calls:
+        for port, name in call.outputs.items():
+            buffer = plan.buffers[name]
+            width = math.prod(d for d in buffer.shape if isinstance(d, int))
+            if buffer.kind == "activation" and buffer.dtype in ("f32", "f16"):
+                found[name] = Activation(buffer.dtype, width)
+            elif call.kernel == "quantize_activations" and port == "quants":
+                found[name] = Activation(INT8, 4 * width, call.params["stride"])
+    return found
 
 
 def compare_layers(
@@ -172,7 +215,9 @@ def compare_layers(
     layers: list[LayerDifference] = []
     for group in _passes(common, len(ids)):
         kept = [each.forward(ids, keep=group).kept for each in (model, reference)]
-        layers += [LayerDifference.of(name, common[name][0], kept[0][name], kept[1][name]) for name in group]
+        for name in group:
+            values, others = (common[name].numbers(each[name]) for each in kept)
+            layers.append(LayerDifference.of(name, common[name].dtype, values, others))
     return LayerDifferences(
         tuple(layers),
         _label(model),
@@ -182,12 +227,12 @@ def compare_layers(
     )
 
 
-def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[str]]:
+def _passes(common: dict[str, Activation], tokens: int) -> Iterable[list[str]]:
     """Groups of names whose activations fit into `PASS_BYTES` together; one name at least."""
     group: list[str] = []
     size = 0
-    for name, (_, width) in common.items():
-        need = 4 * tokens * width
+    for name, activation in common.items():
+        need = 4 * tokens * activation.width
         if group and size + need > PASS_BYTES:
             yield group
             group, size = [], 0

@@ -51,6 +51,7 @@ def perplexity(
     separator: str | None = None,
     baseline: Any = None,
     noise_floor: Any = None,
+    again: Any = None,
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
@@ -66,6 +67,8 @@ def perplexity(
     `eval.top_logits`); or a PerplexityResult of the same windows (no KL then, since it holds no logits).
     noise_floor: the baseline once more, on another path (f16 instead of f32, the references instead of
     WGSL): its own comparison with the baseline is put beside the model's.
+    again: the model once more, on another path: what that alone changes is put beside its figures. Models that round
+    activations or cache to INT8 need it (`eval.report.int8_noise`).
     save_baseline: a file to keep the baseline's logits in, or the model's own where there is no baseline:
     `top_k` of them a token, and the rest as one.
     max_windows: score only the first so many.
@@ -102,9 +105,12 @@ def perplexity(
         max_windows=max_windows,
         progress=told if report else None,
     )["model"]
-    return (
-        result.with_baseline(compare(result, baseline)) if isinstance(baseline, PerplexityResult) else result
-    )
+    if isinstance(baseline, PerplexityResult):
+        result = result.with_baseline(compare(result, baseline))
+    if again is None:
+        return result
+    common = {"separator": separator, "max_windows": max_windows, "progress": progress}
+    return result.with_noise_floor(perplexity(again, text, scheme, **common))
 
 
 def perplexities(

@@ -58,6 +58,19 @@ def ran(backend: str, provenance: Mapping[str, Any]) -> str:
     return ", ".join([backend, *named])
 
 
+def int8_noise(provenance: Mapping[str, Any]) -> str | None:
+    """The name of the noise floor that a model has which rounds to INT8 while it runs; None for others.
+
+    Such a model's losses have one: a value on the edge between two quants falls to either side by the last bit of a
+    sum, and what is computed from it is rounded anew, so that two backends differ though their kernels agree.
+    """
+    rounded = [name for what, name in _ROUNDED.items() if provenance.get(what) == "int8"]
+    return f"INT8 {' and '.join(rounded)} noise floor" if rounded else None
+
+
+_ROUNDED = {"activations": "activation", "cache": "cache"}
+
+
 def html_pairs(rows: Iterable[tuple[str, str]]) -> str:
     """A table of a name and its value a line."""
     left = "style='text-align:left'"
@@ -71,10 +84,11 @@ def html_pairs(rows: Iterable[tuple[str, str]]) -> str:
 class Table:
     """Mixin of results that are a list of rows: text and HTML from `rows()`, dicts that share their keys.
 
-    `caption` says what the table is of.
+    `caption` says what the table is of, `notes` what else a reader must know.
     """
 
     caption = ""
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         raise NotImplementedError
@@ -87,7 +101,8 @@ class Table:
         lines = (
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells
         )
-        return "\n".join([self.caption, *lines] if self.caption else lines)
+        head = [self.caption] if self.caption else []
+        return "\n".join([*head, *lines, *self.notes])
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -98,4 +113,5 @@ class Table:
             for row in rows
         )
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"

@@ -15,7 +15,7 @@ from eval import statistics
 from eval.comparison import Comparison
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
-from eval.report import ONE_WINDOW, finite, html_pairs, ppl_form, ppl_text, ran
+from eval.report import ONE_WINDOW, finite, html_pairs, int8_noise, plus_minus, ppl_form, ppl_text, ran
 from eval.statistics import exp
 from eval.store import read_arrays, write_arrays
 from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
@@ -36,7 +36,8 @@ class PerplexityResult:
     Arrays over windows [W]: window_start (index in the token stream) and window_first_scored. seconds: wall
     time of scoring. text: name, dataset, revision, split, sha256, bytes; None for bare tokens, like the
     hashes and policies that follow from it. document_sizes: where documents are scored apart, their sizes. warnings:
-    what makes the figure doubtful, such as a text that the model was calibrated on (`eval.overlap`).
+    what makes the figure doubtful, such as a text that the model was calibrated on (`eval.overlap`). noise_floor: the
+    model against itself on another path, where it was run (`with_noise_floor`).
     """
 
     protocol: Protocol
@@ -62,6 +63,7 @@ class PerplexityResult:
     baseline: Comparison | None = None
     document_sizes: DocumentSizes | None = None
     warnings: tuple[str, ...] = ()
+    noise_floor: dict[str, Any] | None = None
 
     @cached_property
     def nll(self) -> float:
@@ -165,6 +167,8 @@ class PerplexityResult:
             missing.append("tokenizer")
         if self.bos_policy is None:
             missing.append("BOS policy")
+        if self.noise_floor is None and (noise := int8_noise(self.provenance)):
+            missing.append(noise)
         return tuple(missing)
 
     def first(self, windows: int) -> PerplexityResult:
@@ -176,6 +180,20 @@ class PerplexityResult:
 
     def with_baseline(self, comparison: Comparison) -> PerplexityResult:
         return dataclasses.replace(self, baseline=comparison)
+
+    def with_noise_floor(self, other: PerplexityResult) -> PerplexityResult:
+        """With what the model's other path alone changes, d in nats a token: `other` scores the same windows."""
+        from eval.losses import noise_floor
+
+        loss = noise_floor(self, other)
+        same = float(np.mean(self.top1 == other.top1))
+        floor = {
+            **loss.to_json(),
+            "same_top1": same,
+            "backend": other.backend,
+            "provenance": other.provenance,
+        }
+        return dataclasses.replace(self, noise_floor=floor)
 
     def to_json(self) -> dict[str, Any]:
         """Figures and provenance, without the per-token arrays. Numbers that do not exist are null."""
@@ -195,6 +213,7 @@ class PerplexityResult:
                 "bits_per_byte": self.bits_per_byte,
                 "top1_accuracy": self.top1_accuracy,
                 "baseline": self.baseline.to_json() if self.baseline else None,
+                "noise_floor": self.noise_floor,
                 "provenance": self.provenance,
                 "text": self.text,
                 "tokens_sha256": self.tokens_sha256,
@@ -278,6 +297,21 @@ class PerplexityResult:
     def _repr_html_(self) -> str:
         return html_pairs(self._rows())
 
+    def _noise(self) -> list[tuple[str, str]]:
+        floor, noise = self.noise_floor, int8_noise(self.provenance)
+        if floor:
+            size = (
+                f"d {floor['mean']:+.1e}{plus_minus(floor['se'], '.0e')}, RMS {floor['rms']:.1e} nats a token"
+            )
+            other = ran(floor["backend"], floor["provenance"])
+            return [
+                (floor["kind"], f"{size}, same top-1 {floor['same_top1']:.2%} (the model through {other})")
+            ]
+        if noise:
+            why = "a quant on an edge falls to either side by the last bit of a sum, so backends differ"
+            return [(noise, f"not measured; {why} token by token (--noise-floor BACKEND)")]
+        return []
+
     def _errors(self) -> str:
         """Both errors of the perplexity, or why there is none."""
         if not math.isfinite(self.ppl_se):
@@ -304,6 +338,7 @@ class PerplexityResult:
             rows.insert(0, ("word perplexity", f"{word} (documents scored: {scored})"))
         if self.baseline:
             rows += self.baseline.rows()
+        rows += self._noise()
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
         if self.warnings:

@@ -115,3 +115,16 @@ def test_a_precision_without_a_baseline_that_runs_is_refused(folders, capsys, tm
     (tmp_path / "kept").write_bytes(b"x")
     status, _, shown = run(capsys, *common, "--baseline", tmp_path / "kept")
     assert status == 2 and shown.startswith("workbench: error: ")
+
+
+def test_int8_activations_are_measured_on_both_backends(folders, capsys, adapter):
+    _, folder = folders
+    common = ("perplexity", "--model", folder / "int4", "--text", folder / "text.txt")
+    common = (*common, "--protocol", "disjoint-64", "--backend", "torch", "--max-windows", 2, "--quiet")
+    common = (*common, "--dtype", "int8")
+    found = json.loads(run(capsys, *common, "--noise-floor", "wgpu", "--json")[1])
+    floor = found["noise_floor"]
+    assert (floor["backend"], floor["provenance"]["activations"]) == ("wgpu", "int8") and floor["rms"] > 0
+    assert floor["kind"] == "INT8 activation noise floor" and floor["tokens"] == found["tokens_scored"]
+    status, _, shown = run(capsys, *common, "--noise-floor", "torch")
+    assert status == 2 and "the model runs there already" in shown

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise-floor",
         choices=["wgpu", "torch"],
-        help="run the baseline on this backend too, and say what that alone changes",
+        help="run the baseline, and a model with INT8 activations or cache, on this backend too, and say what that "
+        "alone changes",
     )
     parser.add_argument("--max-windows", type=positive, metavar="N", help="score only the first N windows")
     add_execution(parser)
@@ -75,11 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
 
     baseline = arguments.baseline and stored_baseline(Path(arguments.baseline))
-    if arguments.noise_floor and (not arguments.baseline or baseline is not None):
-        raise WorkbenchError("--noise-floor runs a --baseline once more, which must be a model")
-
+    rounds = "int8" in (arguments.dtype, arguments.cache)
+    live = arguments.baseline is not None and baseline is None
+    if arguments.noise_floor and not live and not rounds:
+        raise WorkbenchError(
+            "--noise-floor runs a --baseline once more, which must be a model, or a model with INT8 activations or an "
+            "INT8 cache"
+        )
     for option, given in (("dtype", arguments.baseline_dtype), ("cache", arguments.baseline_cache)):
-        if given and (not arguments.baseline or baseline is not None):
+        if given and not live:
             raise WorkbenchError(
                 f"--baseline-{option} is of a --baseline that runs, which must be a model; a kept one stays as it ran"
             )
@@ -96,7 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
         dtype = arguments.baseline_dtype or "f32"
         return load(arguments.baseline, backend, dtype, arguments.baseline_cache)
 
-    model = load(arguments.model, arguments.backend, arguments.dtype, arguments.cache)
+    def load_model(backend: str | None):
+        return load(arguments.model, backend, arguments.dtype, arguments.cache)
+
+    model = load_model(arguments.backend)
+    if arguments.noise_floor == model.backend:
+        raise WorkbenchError(
+            f"--noise-floor {model.backend}: the model runs there already; the floor is what another backend changes"
+        )
     if not arguments.quiet:
         say_choices(model)
     result = perplexity(
@@ -104,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         text,
         scheme,
         separator=arguments.separator,
-        baseline=load_baseline(arguments.backend) if arguments.baseline and baseline is None else baseline,
-        noise_floor=load_baseline(arguments.noise_floor) if arguments.noise_floor else None,
+        baseline=load_baseline(arguments.backend) if live else baseline,
+        noise_floor=load_baseline(arguments.noise_floor) if arguments.noise_floor and live else None,
+        again=load_model(arguments.noise_floor) if arguments.noise_floor and rounds else None,
         save_baseline=arguments.save_baseline,
         top_k=arguments.top_k,
         max_windows=arguments.max_windows,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.report import int8_noise
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
 
@@ -54,8 +55,8 @@ class Conditions:
 @dataclass(frozen=True)
 class Row:
     """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
-    share. activations, cache: the types that the model ran with, and its baseline. Rates in tokens a second, median.
-    None where unknown. source: the file."""
+    share. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
+    backends, nats a token. Rates in tokens a second, median. None where unknown. source: the file."""
 
     model: str
     format: str
@@ -80,12 +81,22 @@ class Row:
     cache: str | None
     baseline_activations: str | None
     baseline_cache: str | None
+    noise_rms: float | None
     source: str
     conditions: Conditions
 
     @property
     def is_baseline(self) -> bool:
         return self.format == UNCONVERTED
+
+    @property
+    def noise(self) -> str | None:
+        """What is to be said of the noise floor of a model that rounds to INT8 while it runs."""
+        name = int8_noise({"activations": self.activations, "cache": self.cache})
+        if name is None:
+            return None
+        known = "not measured" if self.noise_rms is None else f"RMS {self.noise_rms:.1e} nats a token"
+        return f"{name}: {known}"
 
     @property
     def in_f32(self) -> bool:
@@ -171,6 +182,7 @@ def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed:
         cache=result["provenance"].get("cache"),
         baseline_activations=against.get("activations"),
         baseline_cache=against.get("cache"),
+        noise_rms=(result.get("noise_floor") or {}).get("rms"),
         source=str(path),
         conditions=Conditions(
             protocol=result["protocol"],
