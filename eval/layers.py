@@ -149,51 +149,27 @@ class LayerDifferences(Table):
         return axes
 
 
-@dataclass(frozen=True)
-class Activation:
-    """An activation that two plans name. width: numbers a token. stride: of INT8 words, how they are ordered."""
-
-    dtype: str
-    width: int
-    stride: int = 0
-
-    def numbers(self, kept: np.ndarray) -> np.ndarray:
-        """What was kept, as numbers [tokens, width]."""
-        if self.dtype != INT8:
-            return kept
-        import torch
-
-        from wgsl_kernels.quantize_activations import unpack_activations
-
-        return unpack_activations(torch.from_numpy(kept.view(np.int32)), self.stride).numpy()
-
-
-def common_activations(model: Any, reference: Any) -> dict[str, Activation]:
-    """Activations that both models' plans name, in the order of the calls."""
-    found = [_activations(each.plan("all")) for each in (model, reference)]
+def common_activations(model: Any, reference: Any) -> dict[str, tuple[str, int]]:
+    """Activations that both models' plans name, in the order of the calls: name -> (dtype, width)."""
+    plans = [each.plan("all") for each in (model, reference)]
+    named = [{b.name: b for b in plan.of_kind("activation") if b.dtype in ("f32", "f16")} for plan in plans]
+    order = [name for call in plans[0].calls for name in call.outputs.values()]
     return {
-        name: one
-        for name, one in found[0].items()
-        if found[1].get(name) == one or _floats(one, found[1].get(name))
+        name: (named[0][name].dtype, math.prod(d for d in named[0][name].shape if isinstance(d, int)))
+        for name in order
+        if name in named[0] and name in named[1]
     }
 
 
-def _floats(one: Activation, other: Activation | None) -> bool:
-    return other is not None and INT8 not in (one.dtype, other.dtype)
-
-
-def _activations(plan: Any) -> dict[str, Activation]:
-    """Floats, and the quants of what is quantized; in the order of the calls."""
-    found = {}
-    for call in plan.calls:
-        for port, name in call.outputs.items():
-            buffer = plan.buffers[name]
-            width = math.prod(d for d in buffer.shape if isinstance(d, int))
-            if buffer.kind == "activation" and buffer.dtype in ("f32", "f16"):
-                found[name] = Activation(buffer.dtype, width)
-            elif call.kernel == "quantize_activations" and port == "quants":
-                found[name] = Activation(INT8, 4 * width, call.params["stride"])
-    return found
+def common_quants(model: Any, reference: Any) -> dict[str, tuple[int, int]]:
+    """INT8 activations that both models' plans name: name -> (numbers a token, stride of their words)."""
+    found = []
+    for each in (model, reference):
+        plan = each.plan("all")
+        calls = [call for call in plan.calls if call.kernel == "quantize_activations"]
+        names = {call.outputs["quants"]: call.params.get("stride", 1) for call in calls}
+        found.append({name: (4 * plan.buffers[name].shape[1], stride) for name, stride in names.items()})
+    return {name: one for name, one in found[0].items() if found[1].get(name) == one}
 
 
 def compare_layers(
@@ -205,7 +181,8 @@ def compare_layers(
     runs is the unfused plan where all are asked for; few names leave the rest as it runs otherwise. Raises
     PlanError for a name that a plan does not have, ProtocolError if the models share no activation.
     """
-    common = common_activations(model, reference)
+    quants = common_quants(model, reference)
+    common = common_activations(model, reference) | {name: (INT8, q[0]) for name, q in quants.items()}
     if names is not None:
         wanted = model.plan("all").check_names(names)
         reference.plan("all").check_names(wanted)
@@ -216,8 +193,10 @@ def compare_layers(
     for group in _passes(common, len(ids)):
         kept = [each.forward(ids, keep=group).kept for each in (model, reference)]
         for name in group:
-            values, others = (common[name].numbers(each[name]) for each in kept)
-            layers.append(LayerDifference.of(name, common[name].dtype, values, others))
+            values = (_numbers(each[name], quants.get(name)) for each in kept)
+            layers.append(LayerDifference.of(name, common[name][0], *values))
+    written = [name for call in model.plan("all").calls for name in call.outputs.values()]
+    layers.sort(key=lambda layer: written.index(layer.name))
     return LayerDifferences(
         tuple(layers),
         _label(model),
@@ -227,18 +206,29 @@ def compare_layers(
     )
 
 
-def _passes(common: dict[str, Activation], tokens: int) -> Iterable[list[str]]:
+def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[str]]:
     """Groups of names whose activations fit into `PASS_BYTES` together; one name at least."""
     group: list[str] = []
     size = 0
-    for name, activation in common.items():
-        need = 4 * tokens * activation.width
+    for name, (_, width) in common.items():
+        need = 4 * tokens * width
         if group and size + need > PASS_BYTES:
             yield group
             group, size = [], 0
         group.append(name)
         size += need
     yield group
+
+
+def _numbers(kept: np.ndarray, quants: tuple[int, int] | None) -> np.ndarray:
+    """What was kept, as numbers [tokens, width]; words of four quants are unpacked."""
+    if quants is None:
+        return kept
+    import torch
+
+    from wgsl_kernels.quantize_activations import unpack_activations
+
+    return unpack_activations(torch.from_numpy(kept.view(np.int32)), quants[1]).numpy()
 
 
 def _label(model: Any) -> str:

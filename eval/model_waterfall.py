@@ -192,7 +192,7 @@ def model_waterfall(
         models[NOISE if dtype == "int8" else "kernel"] = _kernels(stored, dtype)
     scheme = inputs.fitting(protocol(scheme), models)
     tokens = inputs.tokens(models[UNQUANTIZED], text, scheme, separator)
-    kernels = _on_equal_inputs(models[NOISE], tokens, scheme) if NOISE in models else None
+    kernels = _on_equal_inputs(_kernels(stored, dtype), tokens, scheme) if NOISE in models else None
     if kernels:
         notes.append(kernels.verdict)
     results = perplexities(
