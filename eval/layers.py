@@ -6,7 +6,9 @@
 
 Both models run the same tokens from an empty cache, and every activation that both plans name is compared: the
 kernels with the references, one format with another, f16 with f32. Beside the differences stands the largest value of
-each activation, and how far it is from 65504, the largest that f16 can hold.
+each activation, and how far it is from 65504, the largest that f16 can hold; beside those of activations in INT8 the
+share of quants that are another. What differs in one layer is read by the next: `eval.kernel_checks` tells the
+kernels' own errors from what they were given.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from workbench.models.llama import cache_type
 F16_MAX = 65504.0
 #: Activations of one forward pass at most, in bytes as f32; more are read in several passes.
 PASS_BYTES = 256 << 20
+INT8 = "int8"
 
 
 @dataclass(frozen=True)
 class LayerDifference:
     """One activation of both models. max_abs: largest |d|, d = model - reference; rms: of d; relative:
     ||d|| / ||reference||; cosine: of the two, flattened; largest: largest |value| of either; headroom: 65504 /
-    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan.
+    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan;
+    of `int8` the quants are compared, without their scales, and differing is the share of those that are another.
     """
 
     name: str
@@ -43,6 +47,7 @@ class LayerDifference:
     largest: float
     headroom: float
     worst: tuple[int, int]
+    differing: float | None = None
 
     @classmethod
     def of(cls, name: str, dtype: str, values: np.ndarray, reference: np.ndarray) -> LayerDifference:
@@ -67,6 +72,7 @@ class LayerDifference:
                 headroom=math.inf if largest == 0 else F16_MAX / largest,
                 # argmax finds the first NaN, which is worse than any number
                 worst=tuple(int(i) for i in np.unravel_index(d.argmax(), d.shape)),
+                differing=float(np.mean(d > 0)) if dtype == INT8 else None,
             )
 
 
@@ -96,6 +102,7 @@ class LayerDifferences(Table):
         return [layer for layer in self.layers if not layer.headroom >= 1]
 
     def rows(self) -> list[dict[str, Any]]:
+        quants = any(layer.differing is not None for layer in self.layers)
         return [
             {
                 "activation": layer.name,
@@ -106,6 +113,7 @@ class LayerDifferences(Table):
                 "cosine": f"{layer.cosine:.8f}",
                 "largest": layer.largest,
                 "65504 / largest": layer.headroom,
+                **({"quants that differ": layer.differing} if quants else {}),
             }
             for layer in self.layers
         ]
@@ -153,6 +161,17 @@ def common_activations(model: Any, reference: Any) -> dict[str, tuple[str, int]]
     }
 
 
+def common_quants(model: Any, reference: Any) -> dict[str, tuple[int, int]]:
+    """INT8 activations that both models' plans name: name -> (numbers a token, stride of their words)."""
+    found = []
+    for each in (model, reference):
+        plan = each.plan("all")
+        calls = [call for call in plan.calls if call.kernel == "quantize_activations"]
+        names = {call.outputs["quants"]: call.params.get("stride", 1) for call in calls}
+        found.append({name: (4 * plan.buffers[name].shape[1], stride) for name, stride in names.items()})
+    return {name: one for name, one in found[0].items() if found[1].get(name) == one}
+
+
 def compare_layers(
     model: Any, reference: Any, ids: Sequence[int], names: Iterable[str] | None = None
 ) -> LayerDifferences:
@@ -162,7 +181,8 @@ def compare_layers(
     runs is the unfused plan where all are asked for; few names leave the rest as it runs otherwise. Raises
     PlanError for a name that a plan does not have, ProtocolError if the models share no activation.
     """
-    common = common_activations(model, reference)
+    quants = common_quants(model, reference)
+    common = common_activations(model, reference) | {name: (INT8, q[0]) for name, q in quants.items()}
     if names is not None:
         wanted = model.plan("all").check_names(names)
         reference.plan("all").check_names(wanted)
@@ -172,7 +192,11 @@ def compare_layers(
     layers: list[LayerDifference] = []
     for group in _passes(common, len(ids)):
         kept = [each.forward(ids, keep=group).kept for each in (model, reference)]
-        layers += [LayerDifference.of(name, common[name][0], kept[0][name], kept[1][name]) for name in group]
+        for name in group:
+            values = (_numbers(each[name], quants.get(name)) for each in kept)
+            layers.append(LayerDifference.of(name, common[name][0], *values))
+    written = [name for call in model.plan("all").calls for name in call.outputs.values()]
+    layers.sort(key=lambda layer: written.index(layer.name))
     return LayerDifferences(
         tuple(layers),
         _label(model),
@@ -194,6 +218,17 @@ def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[st
         group.append(name)
         size += need
     yield group
+
+
+def _numbers(kept: np.ndarray, quants: tuple[int, int] | None) -> np.ndarray:
+    """What was kept, as numbers [tokens, width]; words of four quants are unpacked."""
+    if quants is None:
+        return kept
+    import torch
+
+    from wgsl_kernels.quantize_activations import unpack_activations
+
+    return unpack_activations(torch.from_numpy(kept.view(np.int32)), quants[1]).numpy()
 
 
 def _label(model: Any) -> str:

@@ -7,6 +7,8 @@ own are one line on stderr; any other exception is a bug and keeps its traceback
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -68,6 +70,7 @@ RUNTIME_FAILURES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
+    _write_anything()
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
@@ -84,6 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return fail(error)
+
+
+def _write_anything() -> None:
+    """What a locale cannot say must not end a command: UTF-8 where it is ASCII (as in a C locale), else escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="backslashreplace")
 
 
 def fail(error: Exception) -> int:

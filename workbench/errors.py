@@ -54,5 +54,9 @@ class SchedulerLostError(SweepError):
     """The scheduler of a sweep is gone. What is finished is kept; the sweep goes on when it is started again."""
 
 
+class TextError(WorkbenchError):
+    """A text is not UTF-8, holds half of a surrogate pair, or cannot be read; says where."""
+
+
 class ProtocolError(WorkbenchError):
     """An evaluation protocol was named or used wrongly."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.report import ONE_WINDOW, plus_minus
 from workbench.allocate.groups import fused_groups, unquantized_plan
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.records import write_json
@@ -112,12 +113,12 @@ class Allocation:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=_by_bits))
         lines = [
             f"{self.target}: {self.nbytes:,} bytes, {self.bits_per_weight:.3f} bits a weight; groups: {kinds}",
-            f"predicted KL {self.predicted_kl:.3e} ± {self.predicted_se:.1e} nats a token (groups added up)",
+            f"predicted KL {self.predicted_kl:.3e}{_error(self.predicted_se)} nats a token (groups added up)",
         ]
         for name, found in self.joint.items():
             lines.append(
-                f"measured KL  {found['kl']:.3e} ± {found['kl_se']:.1e} on {name} (all at once, "
-                f"{found['tokens']:,} tokens), ln PPL ratio {found['ln_ratio']:+.3e} ± {found['ln_ratio_se']:.1e}"
+                f"measured KL  {found['kl']:.3e}{_error(found['kl_se'])} on {name} (all at once, "
+                f"{found['tokens']:,} tokens), ln PPL ratio {found['ln_ratio']:+.3e}{_error(found['ln_ratio_se'])}"
             )
         return "\n".join(lines)
 
@@ -215,7 +216,7 @@ def allocation_of(
 
 def _reason(table: SensitivityTable, g: int, f: int, target: str, kl, se, nbytes) -> str:
     """What the format costs, and what its neighbours in size would have changed."""
-    error = "" if np.isnan(se[f]) else f" ± {se[f]:.1e}"
+    error = plus_minus(se[f], ".1e")
     text = f"allocated for {target}: {table.groups[g].name} alone costs KL {kl[f]:.2e}{error} nats a token"
     order = sorted(range(len(nbytes)), key=lambda option: nbytes[option])
     place = order.index(f)
@@ -230,6 +231,11 @@ def _reason(table: SensitivityTable, g: int, f: int, target: str, kl, se, nbytes
             f"; {table.stored[g][other]} would take {nbytes[other] - nbytes[f]:,} more for {kl[other]:.2e}"
         )
     return text
+
+
+def _error(se: float) -> str:
+    """An error that is clustered by window."""
+    return plus_minus(se, ".1e", ONE_WINDOW)
 
 
 def _by_bits(counted: tuple[str, int]) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.chat import chat_ids
 from workbench.models.llama_config import LlamaConfig
@@ -177,9 +178,21 @@ class Model:
         return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
-        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked and no template can do it."""
+        """Token ids of a prompt, at least one.
+
+        Raises `TextError` for what is no text, and `WorkbenchError` for a prompt without tokens, or if `chat` is asked
+        and no template can do it.
+        """
+        utf8.checked(prompt, "the prompt")
         if not chat:
-            return list(self.tokenizer(prompt)["input_ids"])
+            ids = list(self.tokenizer(prompt)["input_ids"])
+            if not ids:
+                what = "has no tokens" if prompt else "is empty"
+                raise WorkbenchError(
+                    f"the prompt {what}, and this tokenizer puts no BOS in front of a text, so that there is nothing "
+                    "to continue; write at least one character"
+                )
+            return ids
         return chat_ids(self.tokenizer, [{"role": "user", "content": prompt}])
 
     def generate_ids(

@@ -128,6 +128,7 @@ class Cell:
     backend      "torch" (the references, anywhere the same) or "wgpu" (the kernels; a device's one cell at a time)
     dtype        of activations
     paired       compare with the cell of the unconverted model: paired change, KL, same top-1
+    baseline_dtype  of the activations of that cell
     speed        measure tokens a second too
     name         of the model, for tables; default the folder's
     """
@@ -142,6 +143,7 @@ class Cell:
     paired: bool = True
     speed: bool = False
     name: str = field(default="", compare=False)
+    baseline_dtype: str = "f32"
 
     def __post_init__(self) -> None:
         scheme = protocol(self.protocol)
@@ -149,7 +151,8 @@ class Cell:
             raise SweepError(
                 f"protocol {self.protocol!r} takes no separator; allowed: disjoint-L, hf-strided-L-S"
             )
-        for key, allowed in (("backend", BACKENDS), ("dtype", tuple(ACTIVATIONS))):
+        types = tuple(ACTIVATIONS)
+        for key, allowed in (("backend", BACKENDS), ("dtype", types), ("baseline_dtype", types)):
             if getattr(self, key) not in allowed:
                 raise SweepError(f"{key} = {getattr(self, key)!r}; allowed: {', '.join(allowed)}")
         if self.max_windows is not None and (type(self.max_windows) is not int or self.max_windows < 1):
@@ -200,7 +203,9 @@ class Cell:
     @property
     def baseline(self) -> Cell | None:
         """The cell that this one is paired with, None for one that is compared with nothing."""
-        return dataclasses.replace(self, options=None) if self.options is not None and self.paired else None
+        if self.options is None or not self.paired:
+            return None
+        return dataclasses.replace(self, options=None, dtype=self.baseline_dtype)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

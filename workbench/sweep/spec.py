@@ -4,6 +4,7 @@
     output = "runs/blocks"        # default runs/NAME-OF-THE-FILE, from the current folder
     backend = "torch"             # or "wgpu"
     dtype = "f32"
+    baseline_dtype = "f32"
     max_windows = 40
     paired = true
     speed = false                 # measure tokens a second too
@@ -59,6 +60,7 @@ _SWEEP = {
     "output": str,
     "backend": str,
     "dtype": str,
+    "baseline_dtype": str,
     "max_windows": int,
     "paired": bool,
     "speed": bool,
@@ -170,7 +172,9 @@ class _Reader:
 
     def _cell(self, name, path, options, scheme, text, windows) -> Cell:
         common = {
-            key: self._sweep[key] for key in ("backend", "dtype", "paired", "speed") if key in self._sweep
+            key: self._sweep[key]
+            for key in ("backend", "dtype", "baseline_dtype", "paired", "speed")
+            if key in self._sweep
         }
         if windows is None:
             windows = self._sweep.get("max_windows")
