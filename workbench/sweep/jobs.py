@@ -27,12 +27,13 @@ from workbench.bench.measure import bits_per_weight, weight_files
 from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
 from workbench.errors import SweepError
+from workbench.files.writing import write_json, written_whole
 from workbench.formats.reader import StoredModel
 
 from .cells import Cell
 from .identity import digest, require_same_code
 from .replay import RecordedModel, RecordingModel
-from .store import CELL_KIND, Store, read_json, write_json, written_whole
+from .store import CELL_KIND, Store, read_json
 from .tokenized import score, tokens_of
 
 #: Called as report(share done, 0 to 1).
@@ -122,8 +123,7 @@ def _alone(
     else:
         result = score({"model": model}, tokens, cell, _told(report))
     if keep:
-        with written_whole(store.baseline(key)) as partial:
-            result.save(partial)
+        result.save(store.baseline(key))
     return result
 
 
