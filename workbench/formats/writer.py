@@ -166,7 +166,7 @@ class ModelWriter:
     def _write(self, plane: np.ndarray) -> Plane:
         """Appends a plane to the last shard, or to a new one if it does not fit."""
         data = np.ascontiguousarray(plane).reshape(-1).view(np.uint8).data
-        padding = -len(data) % rules.ALIGNMENT
+        padding = rules.padded(len(data)) - len(data)
         if self._shard is None or self._shard.tell() + len(data) + padding > rules.MAX_SHARD:
             self._end_shard()
             with storing(self.path):
