@@ -18,6 +18,7 @@ from eval import documents
 from eval.documents import join_rows, split_documents
 from eval.protocols import Protocol, protocol
 from workbench.errors import ProtocolError
+from workbench.files.reading import read_bytes
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def load_text(path: str | Path) -> Text:
     """The file's text, newlines untouched. Raises ProtocolError if it is missing, empty or not UTF-8."""
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = read_bytes(path).decode("utf-8")
     except OSError as error:
         raise ProtocolError(f"text {path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:

@@ -264,9 +264,8 @@ def run(count: int, seed: int, folder: Path, stop_after: float = MOST_SECONDS) -
             else:
                 done = rng.choices(MUTATIONS, WEIGHTS, k=rng.choice((1, 1, 1, 2)))
                 for mutation in done:
-                    with contextlib.suppress(
-                        KeyError, ValueError
-                    ):  # an earlier one has removed or spoilt the file
+                    # What an earlier one has removed or spoilt is left alone.
+                    with contextlib.suppress(LookupError, ValueError):
                         mutation(rng, base, files)
             if sealed := rng.random() < 0.5:
                 made_right(rng, files)

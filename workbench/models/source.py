@@ -19,6 +19,6 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
     if hasattr(model, "describe"):
         return model
     path = resolve(model)
-    if (path / "manifest.json").is_file():
+    if (path / "manifest.json").exists():
         return StoredModel.open(path, verify=verify)
     return Checkpoint.open(path)

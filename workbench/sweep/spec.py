@@ -47,6 +47,7 @@ from typing import Any
 
 from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
+from workbench.files.reading import read_text
 from workbench.formats.errors import FormatError
 
 from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
@@ -82,7 +83,7 @@ def read_spec(path: str | Path) -> Spec:
     """Raises SweepError naming file, key, value and what is allowed."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise SweepError(f"sweep {path}: cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
