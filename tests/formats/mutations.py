@@ -133,7 +133,7 @@ def manifest_values(rng: random.Random, base: Base, files: Files) -> None:
                 inner[rng.choice(("x", "shard", "é", "", "a" * 600, "tensors"))] = inner.pop(path[-1])
             else:
                 inner.append(inner[path[-1]])
-        except (KeyError, IndexError, TypeError):  # an earlier change has taken the place away
+        except (LookupError, TypeError, AttributeError):  # an earlier change has taken the place away
             continue
     files["manifest.json"] = (json.dumps(value, indent=1) + "\n").encode()
 
@@ -265,7 +265,7 @@ def run(count: int, seed: int, folder: Path, stop_after: float = MOST_SECONDS) -
                 done = rng.choices(MUTATIONS, WEIGHTS, k=rng.choice((1, 1, 1, 2)))
                 for mutation in done:
                     # What an earlier one has removed or spoilt is left alone.
-                    with contextlib.suppress(LookupError, ValueError):
+                    with contextlib.suppress(LookupError, ValueError, TypeError):
                         mutation(rng, base, files)
             if sealed := rng.random() < 0.5:
                 made_right(rng, files)

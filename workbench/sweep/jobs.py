@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import workbench
+from eval import inputs
 from eval.protocols import protocol
 from eval.result import PerplexityResult
 from eval.texts import Tokens
@@ -75,8 +76,9 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     place = cell.path if job["model"] is None else store.model(job["model"])
     scheme = protocol(cell.protocol)
     model = workbench.load(place, backend=cell.backend, dtype=cell.dtype, max_tokens=scheme.length)
-    tokens = tokens_of(cell, job["identity"], store, model)
-    windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos)[: cell.max_windows]]
+    tokens, scheme = tokens_of(cell, job["identity"], store, model), inputs.fitting(scheme, {"model": model})
+    starts = (0,) if tokens.starts is None else tokens.starts
+    windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos, starts=starts)[: cell.max_windows]]
 
     if job["baseline"]:
         result = _paired(cell, store, job["baseline"], model, tokens, windows, report)

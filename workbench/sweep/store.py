@@ -14,10 +14,12 @@ where it is missing.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import SweepError
 from workbench.files.reading import read_text
 
 CELL_KIND = "workbench-cell"
@@ -30,6 +32,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def require_folder(folder: Path) -> None:
+    """Raise SweepError if a folder can be neither there nor made: a file stands in its place, or on the way."""
+    folder = folder.absolute()
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise SweepError(f"{there} is a file, or leads nowhere; allowed: a folder, or one that can be made")
 
 
 class Store:
