@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import io
 import os
 import sys
@@ -39,6 +40,7 @@ from workbench.errors import (
     SchedulerLostError,
     WorkbenchError,
 )
+from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
 
 COMMANDS = (
@@ -73,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write_anything()
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()  # a full disk behind a redirection is found here, not at exit
+        return status
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,9 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WorkbenchError, FormatError) as error:
         return fail(error)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return fail(error)
+        if not _of_stdout(error):
             raise
-        return fail(error)
+        status = fail(storage_error("standard output", error))
+        # What is buffered cannot be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
+
+
+def _of_stdout(error: OSError) -> bool:
+    """Whether an error that names no file is that of a print: our own files are named when they are written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def _write_anything() -> None:

@@ -26,6 +26,31 @@ class PromptTooLongError(WorkbenchError):
     """A prompt does not fit into the key/value cache."""
 
 
+class OutputExistsError(WorkbenchError, FileExistsError):
+    """What is to be written is there already, and is not replaced. path: where, if `overwrite` would replace it."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StorageError(WorkbenchError, OSError):
+    """A file could not be written (a full disk, a limit, permissions): names it, why, and what to do.
+
+    errno: the system's number, None where it gave none. Nothing of the file was left behind.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NoAdapterError(WorkbenchError):
     """No WebGPU adapter was found."""
 

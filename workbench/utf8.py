@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workbench.errors import TextError
+from workbench.files.reading import read_bytes
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: First bytes of other encodings, the longer ones first.
@@ -42,9 +43,9 @@ def decode(data: bytes, where: str) -> str:
 def read(path: str | Path, where: str) -> str:
     """The text of a file, newlines untouched. Raises TextError, also for a file that cannot be read."""
     try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise TextError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        data = read_bytes(path)
+    except OSError as error:
+        raise TextError(f"{where}: cannot be read ({error.strerror or error})") from error
     return decode(data, where)
 
 

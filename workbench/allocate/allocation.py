@@ -15,9 +15,10 @@ import numpy as np
 from eval.report import ONE_WINDOW, plus_minus
 from workbench.allocate.groups import fused_groups, unquantized_plan
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.records import write_json
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
+from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 
@@ -143,8 +144,8 @@ class Allocation:
         return {"kind": KIND, "version": 1, "bits_per_weight": self.bits_per_weight, **plain}
 
     def save(self, path: str | Path) -> None:
-        """Write it whole or not at all; `workbench quantize --precision PATH` reads it."""
-        write_json(Path(path), self.to_json())
+        """Write it whole or not at all; `workbench quantize --precision PATH` reads it. Raises StorageError."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Allocation:
@@ -154,7 +155,7 @@ class Allocation:
             return float("nan") if value is None else float(value)
 
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
             if data.pop("kind") != KIND or data.pop("version") != 1:
                 raise ValueError("kind or version is another")
             del data["bits_per_weight"]
@@ -177,7 +178,15 @@ class Allocation:
             return cls(**data)
         except OSError as error:
             raise WorkbenchError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError, AttributeError, FormatError, WorkbenchError) as error:
+        except (
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            FormatError,
+            WorkbenchError,
+        ) as error:
             raise WorkbenchError(f"{path}: not an allocation ({error})") from error
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from eval.statistics import ratio_se
 from workbench.allocate.groups import Group, place
-from workbench.bench.records import write_json
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
+from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 
@@ -246,15 +247,15 @@ class SensitivityTable:
         return cls(groups, formats, kl_sums, tokens, *fixed, stored, partial)
 
     def save(self, path: str | Path) -> None:
-        """Write it whole or not at all."""
-        write_json(Path(path), self.to_json())
+        """Write it whole or not at all. Raises StorageError."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> SensitivityTable:
         """Read what `save` wrote. Raises WorkbenchError for anything else."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(json.loads(read_text(path)))
         except OSError as error:
             raise WorkbenchError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError, AttributeError, FormatError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, FormatError) as error:
             raise WorkbenchError(f"{path}: not a sensitivity table ({error})") from error

@@ -16,9 +16,9 @@ from eval.protocols import protocol
 from eval.report import ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Tokens
+from workbench.files.writing import write_json, write_text
 
 from .measure import Progress, Settings, bits_per_weight, change_percent, reference_threads
-from .records import write_json, write_text
 from .table import change_text, divergence_text, markdown_table, share_text, versions_text
 
 BASELINE = "f16"
@@ -97,7 +97,6 @@ def measure_quantizers(
 
 def save(baseline: PerplexityResult, measured: Sequence[Measured], folder: Path) -> str:
     """Write table.md and results.json into `folder`; returns the table."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = markdown(baseline, measured)
     write_text(folder / "table.md", text)
     cells = [each.to_json() for each in measured]

@@ -151,7 +151,7 @@ def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     from workbench.bench import differences
-    from workbench.bench.records import write_json
+    from workbench.files.writing import write_json
 
     if len(arguments.records) != 2:
         raise WorkbenchError("`workbench bench compare` takes two records of `workbench bench kernels`")

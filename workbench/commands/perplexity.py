@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def stored_baseline(path: Path):
     """What an earlier run kept in that file, with or without logits; None if it is no file but a model's name."""
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         return None
     from eval.result import KIND, PerplexityResult
     from eval.store import kind_of

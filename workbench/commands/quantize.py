@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import positive, size
@@ -87,8 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.convert.convert import convert
+    from workbench.errors import OutputExistsError, WorkbenchError
+    from workbench.formats.writer import check_target
     from workbench.models.contents import unread_notes
 
+    try:
+        check_target(Path(arguments.output), arguments.overwrite)
+    except OutputExistsError as error:
+        instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
+        raise WorkbenchError(instead) from error
     options = options_from(arguments)
     summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
     for note in summary.notes:

@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.records import write_json
     from workbench.bench.speed_table import measured, table
     from workbench.bench.synthetic import RandomSource, shape_config
     from workbench.convert.options import parse_format
+    from workbench.files.writing import write_json
     from workbench.models.source import open_source
 
     if (arguments.model is None) == (arguments.like is None):

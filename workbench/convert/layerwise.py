@@ -98,7 +98,9 @@ class Layerwise:
             return sum(math.prod(self.source.describe(name)[0]) for name in names)
 
         bar.n = bar.initial = weights(name for name in self.formats if name in work)
-        streams = {name: torch.from_numpy(each) for name, each in work.streams().items()} if work.done else {}
+        streams: Streams = {}
+        if 0 < work.done < self.stages:
+            streams = {name: torch.from_numpy(each) for name, each in work.streams().items()}
         for stage in range(work.done, self.stages):
             if stage == 0:
                 bar.set_postfix_str("embedding")

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.contents import Header, check_read, some, unread
@@ -73,6 +74,8 @@ class Checkpoint:
         Raises UnsupportedModelError for a configuration, or tensors, that are no Llama's.
         """
         path = resolve(dir_or_hub_id)
+        for name in ("config.json", INDEX, WEIGHTS, *TOKENIZER_FILES):
+            _is_there(path / name)
         config = read_json(path / "config.json")
         if "model_type" not in config:  # what a folder holds is not guessed, nor does transformers
             raise UnsupportedModelError(f"{path / 'config.json'}: model_type is missing; allowed: 'llama'")
@@ -202,7 +205,7 @@ class Checkpoint:
 
 def _sha256(path: Path, given_up: threading.Event | None) -> str:
     digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with open(path, "rb", buffering=0) as stream:
+    with open_regular(path) as stream:
         while count := stream.readinto(chunk):
             if given_up is not None and given_up.is_set():
                 raise InterruptedError(f"hashing {path} was given up")
@@ -218,17 +221,25 @@ def _read_header(path: Path) -> dict[str, Header]:
 
 def _open_file(path: Path, framework: str):
     try:
-        return safe_open(str(path), framework=framework)
+        return safe_open(str(require_regular(path)), framework=framework)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the file is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a file is; a CheckpointError for a folder, a FIFO or a device in its place, which is no absence."""
+    try:
+        return is_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file of a checkpoint; raises CheckpointError naming the file for all that is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: the file is missing; a checkpoint has config.json beside its weights"
@@ -260,7 +271,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _require_shards(path: Path, weight_map: dict[str, str]) -> None:
     for name, file in weight_map.items():
-        if not (path / file).is_file():
+        if not _is_there(path / file):
             raise CheckpointError(
                 f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
             )

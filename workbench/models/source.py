@@ -23,7 +23,7 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
     if hasattr(model, "describe"):
         return model
     path = resolve(model)
-    if (path / "manifest.json").is_file():
+    if (path / "manifest.json").exists():
         stored = StoredModel.open(path, verify=verify)
         check_contents(stored, LlamaConfig.parse(stored.config))
         return stored

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.files.reading import read_bytes
+from workbench.files.writing import storing, write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.strict_json import strict_json
 
@@ -151,9 +152,7 @@ class Store:
     def read(self) -> dict[str, Entry]:
         """Entries by key. A file that cannot be read gives none and a `TuningFileWarning`; a damaged one moves."""
         try:
-            if self.path.stat().st_size > MOST_BYTES:
-                raise FormatError(f"is larger than {MOST_BYTES} bytes", field="(whole file)")
-            return self._parse(self.path.read_bytes())
+            return self._parse(read_bytes(self.path, MOST_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
@@ -176,8 +175,9 @@ class Store:
         return {entry.key: entry for entry in entries}
 
     def add(self, new: list[Entry]) -> Path:
-        """Write the entries beside those that are there, replacing those of the same key. Raises `OSError`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the entries beside those that are there, replacing those of the same key. Raises `StorageError`."""
+        with storing(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_suffix(".lock")):
             merged = {**self.read(), **{entry.key: entry for entry in new}}
             by_case: dict[str, list[Entry]] = {}
@@ -185,14 +185,7 @@ class Store:
                 by_case.setdefault(entry.case, []).append(entry)
             kept = [asdict(entry) for entries in by_case.values() for entry in entries[-KEPT:]]
             values = {"kind": KIND, "version": VERSION, "machine": dict(self.facts), "entries": kept}
-            handle, partial = tempfile.mkstemp(prefix=self.path.name, suffix=".part", dir=self.folder)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
-                os.replace(partial, self.path)
-            except BaseException:
-                os.unlink(partial)
-                raise
+            write_json(self.path, values)
         return self.path
 
 
@@ -210,10 +203,14 @@ def _locked(path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with path.open("a") as file:
+    with storing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+    try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def warn(message: str) -> None:

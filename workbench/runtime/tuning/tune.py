@@ -13,6 +13,7 @@ from pathlib import Path
 import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError
 from workbench.errors import OutOfMemoryError, WorkbenchError
+from workbench.files.reading import read_bytes
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
@@ -106,7 +107,7 @@ def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig
         path /= "config.json"
     if path.is_file():
         try:
-            values = strict_json(path.read_bytes())
+            values = strict_json(read_bytes(path))
         except FormatError as error:
             raise WorkbenchError(f"{path}: {error}") from error
         if not isinstance(values, dict):
