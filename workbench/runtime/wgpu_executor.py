@@ -19,6 +19,7 @@ from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Weight
 
+from .cache import Cache
 from .device import Device
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
@@ -41,11 +42,11 @@ def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
     return tuple(size for size in CHUNKS if size == 1 or size * widest <= binding_bytes)
 
 
-class WgpuCache:
-    """Keys and values of one sequence and the buffers that a step reads: capacity, position, ids, targets, state."""
+class WgpuCache(Cache):
+    """Keys and values of one sequence and the buffers that a step reads: ids, targets, state."""
 
     def __init__(self, capacity: int):
-        self.capacity, self.position = capacity, 0
+        super().__init__(capacity)
         self.buffers: dict[str, object] = {}
         self.recorders: dict[
             tuple, tuple[int, Recorder]
@@ -106,6 +107,8 @@ class WgpuExecutor:
         return cache
 
     def free_cache(self, cache: WgpuCache) -> None:
+        """Give a cache's memory back; it cannot be used afterwards."""
+        cache.freed = True
         for buffer in cache.buffers.values():
             self.device.release(buffer)
         cache.buffers.clear()
@@ -128,8 +131,10 @@ class WgpuExecutor:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
         Returns the plan's results and the kept activations, without padding rows. edit: functions that change
-        activations in flight (`workbench.runtime.edits`); raises `EditError`, with the position as it was.
+        activations in flight (`workbench.runtime.edits`); raises `EditError` and `CacheFullError`, with the position as
+        it was.
         """
+        cache.require(len(ids))
         keep = self.plan(head).check_names(keep)
         edited = check_edits(self.plan(head), edit)
         untouched = (
@@ -154,6 +159,7 @@ class WgpuExecutor:
 
     def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input; read back every `STEPS` tokens."""
+        cache.require(count)
         found: list[int] = []
         token = first
         with self.device.lock:
