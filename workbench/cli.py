@@ -7,12 +7,14 @@ own are one line on stderr; any other exception is a bug and keeps its traceback
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import workbench
 from workbench.commands import (
+    adapters,
     allocate,
     bench,
     demo,
@@ -50,6 +52,7 @@ COMMANDS = (
     bench,
     speed,
     tune,
+    adapters,
     sweep,
     table,
     reproduce,
@@ -70,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        with pinned(arguments):
+            return arguments.run(arguments) or 0
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,6 +88,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return fail(error)
+
+
+@contextlib.contextmanager
+def pinned(arguments: argparse.Namespace) -> Iterator[None]:
+    """Whatever runs inside, in this process or in one that it starts, runs on the adapter that `--adapter` names."""
+    wanted = getattr(arguments, "adapter", None)
+    if wanted is None:
+        yield
+        return
+    if not wanted.strip():
+        raise WorkbenchError(
+            "--adapter is a part of a name or a place in `workbench adapters`, not an empty text"
+        )
+    if getattr(arguments, "backend", None) == "torch" and getattr(arguments, "noise_floor", None) != "wgpu":
+        raise WorkbenchError(
+            f"--backend torch runs on no WebGPU adapter, but --adapter {wanted} was asked for; leave one out"
+        )
+    before = os.environ.get("WORKBENCH_ADAPTER")
+    os.environ["WORKBENCH_ADAPTER"] = wanted
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORKBENCH_ADAPTER"]
+        else:
+            os.environ["WORKBENCH_ADAPTER"] = before
 
 
 def fail(error: Exception) -> int:

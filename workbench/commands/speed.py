@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import add_cache, positive
+from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
 from workbench.errors import WorkbenchError
-
-DTYPES = ("f32", "f16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of activations, one or more (default f32)",
     )
     add_cache(parser)
+    add_adapter(parser)
     parser.add_argument("--prompt-tokens", type=positive, default=512, metavar="N", help="default 512")
     parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")

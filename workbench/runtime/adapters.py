@@ -42,8 +42,8 @@ def describe_adapter(info) -> str:
 @dataclass(frozen=True)
 class AdapterFacts:
     """An adapter of the list. index: its place; name: device, driver, backend in a line. features: those of
-    `OPTIONAL_FEATURES` that it has; limits: bytes and counts by name, of `LIMITS`. usable: whether kernels can run on it;
-    default: whether it is what runs where nothing else is asked for (`WORKBENCH_ADAPTER` counts)."""
+    `OPTIONAL_FEATURES` that it has; limits: bytes and counts by name, of `LIMITS`. usable: whether kernels can run on
+    it; default: whether it is what runs where nothing else is asked for (`WORKBENCH_ADAPTER` counts)."""
 
     index: int
     name: str
@@ -61,15 +61,17 @@ class AdapterFacts:
 
 
 def wanted_adapter(adapter: str | int | None = None) -> tuple[str, str] | None:
-    """(name or place, who asks for it), None where nobody does. adapter: the caller's wish, which goes before the
-    environment's. Raises `WorkbenchError` for what is neither a name nor a place."""
+    """(name or place, who asks for it in words), None where nobody does. adapter: the caller's wish, which goes before
+    the environment's. Raises `WorkbenchError` for what is neither a name nor a place."""
     if adapter is None:
         text = os.environ.get(VARIABLE, "").strip()
-        return (text, f"{VARIABLE}={text}") if text else None
+        return (text, f"{VARIABLE}={text!r} (or --adapter)") if text else None
     if isinstance(adapter, bool) or not isinstance(adapter, str | int) or not str(adapter).strip():
-        raise WorkbenchError(f"adapter is a part of a name or a place in the list of adapters, not {adapter!r}")
+        raise WorkbenchError(
+            f"adapter is a part of a name or a place in the list of adapters, not {adapter!r}"
+        )
     text = str(adapter).strip()
-    return text, f"adapter {text!r}"
+    return text, f"the adapter {text!r} that was asked for"
 
 
 def find_adapter(adapter: str | int | None = None) -> wgpu.GPUAdapter:
@@ -91,7 +93,7 @@ def find_adapter(adapter: str | int | None = None) -> wgpu.GPUAdapter:
 
 
 def list_adapters(adapter: str | int | None = None) -> list[AdapterFacts]:
-    """All adapters, also those that kernels cannot run on. Raises `NoAdapterError` where wgpu finds no driver at all."""
+    """All adapters, also those that kernels cannot run on. Raises `NoAdapterError` where wgpu cannot look for them."""
     with _looking():
         found = _all()
     try:

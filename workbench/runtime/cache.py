@@ -13,7 +13,7 @@ class Cache:
         self.freed = False
 
     def require(self, count: int) -> None:
-        """Room for `count` more tokens; raises `CacheFullError`, and `WorkbenchError` for a cache that was given back."""
+        """Room for `count` more tokens; raises `CacheFullError`, `WorkbenchError` for a cache that was given back."""
         if self.freed:
             raise WorkbenchError("this cache was given back; make a new one")
         if not 0 <= self.position <= self.capacity - count:

@@ -89,7 +89,11 @@ def _adapter_reason(adapter: str | int | None) -> str:
     if adapter is not None:
         return "asked for"
     wanted = wanted_adapter()
-    return wanted[1] if wanted else f"the most powerful; --adapter or {VARIABLE} picks another"
+    return (
+        f"{VARIABLE} or --adapter {wanted[0]!r}"
+        if wanted
+        else f"the most powerful; --adapter or {VARIABLE} picks another"
+    )
 
 
 def _tuned(device) -> tuple[Any, tuple[str, str, str]]:
@@ -112,7 +116,7 @@ def _backend(backend: str | None, adapter: str | int | None) -> tuple[str, str]:
     if backend == "torch":
         if adapter is not None:
             raise WorkbenchError(
-                f"backend 'torch' runs on no WebGPU adapter, but adapter {adapter!r} was asked for; leave one of them out"
+                f"backend 'torch' runs on no WebGPU adapter, but adapter {adapter!r} was asked for; leave one out"
             )
         return "torch", "asked for"
     if adapter is not None:

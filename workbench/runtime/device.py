@@ -59,6 +59,7 @@ class Device:
 
     def __init__(self, gpu_adapter: wgpu.GPUAdapter, *, promised=False, subgroups=True, f16=True):
         self.info = dict(gpu_adapter.info)
+        self.wanted: str | None = None  # the name or place that it was asked for by
         features = {f for f in OPTIONAL_FEATURES if f in gpu_adapter.features}
         if not subgroups:
             features.discard("subgroup")
@@ -225,9 +226,7 @@ _shared: dict[tuple, Device] = {}
 _shared_lock = threading.Lock()
 
 
-def open_device(
-    adapter: str | int | None = None, *, promised=False, subgroups=True, f16=True
-) -> Device:
+def open_device(adapter: str | int | None = None, *, promised=False, subgroups=True, f16=True) -> Device:
     """The device of this process for these wishes; a lost one is replaced. Raises `NoAdapterError`.
 
     adapter: a part of its name, or its place in the list of adapters; by default what `WORKBENCH_ADAPTER` says, else
@@ -239,6 +238,7 @@ def open_device(
         device = _shared.get(key)
         if device is None or device.lost:
             device = Device(find_adapter(adapter), promised=promised, subgroups=subgroups, f16=f16)
+            device.wanted = wanted and wanted[0]
             _shared[key] = device
         return device
 

@@ -34,7 +34,13 @@ def is_finite(name: str, values: np.ndarray) -> bool:
 
 
 def require_finite(
-    executor, head: str, results: Mapping[str, np.ndarray], ids: np.ndarray, cache, targets, edit: Edits | None
+    executor,
+    head: str,
+    results: Mapping[str, np.ndarray],
+    ids: np.ndarray,
+    cache,
+    targets,
+    edit: Edits | None,
 ) -> None:
     """Raises `NonFiniteError` unless the results of the step that has just run over `ids` are finite; the cache's
     position is then what it was before the step."""

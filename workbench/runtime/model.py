@@ -128,7 +128,7 @@ class Model:
 
         edit: name of an activation -> function(x, position) that gets its rows [tokens, width] of a step, the first
         one at `position` in the sequence, and returns what takes their place (`workbench.runtime.edits`). What is
-        kept under an edited name is the replacement. finite: False gives logits back as they are, NaN and infinities too.
+        kept under an edited name is the replacement. finite: False gives logits back that are not, too.
         Raises `PromptTooLongError`, `PlanError` for a name the plan does not have, `EditError` for a replacement of
         another shape, or that is not finite, and `NonFiniteError` for logits that are not.
         """

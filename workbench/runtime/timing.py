@@ -60,7 +60,7 @@ class Stopwatch:
 
     def __init__(self, device: Device, *, timestamps: bool | None = None):
         self.device = device
-        self._witness = device.buffer(16)
+        self._witness = device.buffer(16, label="witness")
         self._queries = self._resolved = None
         self.clock = WALL
         if timestamps is not False and "timestamp-query" in device.features:
@@ -88,7 +88,7 @@ class Stopwatch:
                 "beginning_of_pass_write_index": 0,
                 "end_of_pass_write_index": 1,
             }
-        compute = encoder.begin_compute_pass(timestamp_writes=writes)
+        compute = encoder.begin_compute_pass(label="timed", timestamp_writes=writes)
         for _ in range(repeats):
             recorder.encode(compute)
         compute.end()

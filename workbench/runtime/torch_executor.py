@@ -154,6 +154,7 @@ class TorchExecutor:
 
     def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input."""
+        cache.require(count)
         tokens = [first]
         for _ in range(count):
             tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))

@@ -55,12 +55,8 @@ class Turns:
 
     def _busy(self) -> str:
         if self._paused:
-            return (
-                f"this session is between the steps of `{self._name}`; take the rest of its iterator, or close it, first"
-            )
-        return (
-            f"this session is in the middle of `{self._name}`; one call at a time, also from edits and other threads"
-        )
+            return f"this session is between the steps of `{self._name}`; take the rest of its iterator first, or close it"
+        return f"this session is in the middle of `{self._name}`; one call at a time, also from edits and other threads"
 
 
 def alone(method: Callable) -> Callable:

@@ -16,8 +16,8 @@ LOOK_S = 0.2
 class Task:
     """`work(stopped)` on a thread of its own, started after `before` has ended. failed: called with what it raised.
 
-    `stopped` is a function that the work asks between its steps; whatever it still does after a stop is unseen. A program
-    that ends stops its tasks and waits for them: PyTorch aborts a process whose interpreter goes away beneath it.
+    `stopped` is a function that the work asks between its steps; whatever it still does after a stop is unseen. A
+    program that ends stops its tasks and waits for them: PyTorch aborts a process whose interpreter goes away beneath.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """The file of measured choices: one for each adapter with its driver and the versions that compile for it.
 
 It lies in `$WORKBENCH_TUNING`, else `$XDG_CACHE_HOME/workbench/tuning`, else `~/.cache/workbench/tuning`;
-`WORKBENCH_TUNING=off` means none, as does a user without a home directory. It is written whole, and merged with what others have written meanwhile. Reading is
-total: a file that does not hold what it should is set aside with a warning, and counts as empty.
+`WORKBENCH_TUNING=off` means none, as does a user without a home directory. It is written whole, and merged with what
+others have written meanwhile. Reading is total: a file that does not hold what it should is set aside with a warning,
+and counts as empty.
 """
 
 from __future__ import annotations

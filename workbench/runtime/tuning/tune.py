@@ -17,8 +17,8 @@ from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.shapes import describe_as, describe_by_config
 from workbench.models.paths import expanded
+from workbench.models.shapes import describe_as, describe_by_config
 from workbench.models.source import open_source
 
 from ..choices import choose
@@ -61,8 +61,8 @@ def tune(
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
     steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
-    max_tokens, cache, adapter: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
-    remembered. rounds: of the heats and of the final, each.
+    max_tokens, cache, adapter: as for `workbench.load`. budget: seconds after which it stops. force: measure again what
+    is remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
     if rounds < FEWEST:
