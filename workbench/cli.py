@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import workbench
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        with pinned(arguments):
+        with spoken_warnings(quiet=getattr(arguments, "quiet", False)), pinned(arguments):
             return arguments.run(arguments) or 0
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
@@ -88,6 +89,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return fail(error)
+
+
+@contextlib.contextmanager
+def spoken_warnings(*, quiet: bool) -> Iterator[None]:
+    """The workbench's own warnings as one line on stderr, or not at all; others as Python has them."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message, category, *where, **more) -> None:
+            if not category.__module__.startswith("workbench."):
+                before(message, category, *where, **more)
+            elif not quiet:
+                print(f"workbench: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A session is used by one call at a time: edits, other threads and who comes between an iterator's steps are refused."""
+"""A session is used by one call at a time: edits, other threads and what comes between steps are refused."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Turns:
 
     def _busy(self) -> str:
         if self._paused:
-            return f"this session is between the steps of `{self._name}`; take the rest of its iterator first, or close it"
+            return f"this session is between the steps of `{self._name}`; take its iterator to the end, or close it"
         return f"this session is in the middle of `{self._name}`; one call at a time, also from edits and other threads"
 
 
