@@ -124,6 +124,10 @@ class Device:
         """Bytes of the buffers that have neither been released nor forgotten. peak: the most that this has been."""
         return sum(list(self._live.values()))
 
+    def reset_peak(self) -> None:
+        """Begin a new `peak`."""
+        self.peak = self.allocated
+
     def buffer(self, nbytes: int, *, uniform: bool = False, label: str = "") -> wgpu.GPUBuffer:
         """A zeroed buffer of at least `nbytes`, rounded up to 16. label: what it holds, for profilers and messages.
         Raises `OutOfMemoryError`."""
