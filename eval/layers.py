@@ -23,6 +23,7 @@ import numpy as np
 from eval.report import Table, finite
 from workbench.errors import ProtocolError
 from workbench.models.llama import cache_type
+from workbench.runtime.activations import float_activations, passes
 
 F16_MAX = 65504.0
 #: Activations of one forward pass at most, in bytes as f32; more are read in several passes.
@@ -151,14 +152,8 @@ class LayerDifferences(Table):
 
 def common_activations(model: Any, reference: Any) -> dict[str, tuple[str, int]]:
     """Activations that both models' plans name, in the order of the calls: name -> (dtype, width)."""
-    plans = [each.plan("all") for each in (model, reference)]
-    named = [{b.name: b for b in plan.of_kind("activation") if b.dtype in ("f32", "f16")} for plan in plans]
-    order = [name for call in plans[0].calls for name in call.outputs.values()]
-    return {
-        name: (named[0][name].dtype, math.prod(d for d in named[0][name].shape if isinstance(d, int)))
-        for name in order
-        if name in named[0] and name in named[1]
-    }
+    first, second = (float_activations(each.plan("all")) for each in (model, reference))
+    return {name: found for name, found in first.items() if name in second}
 
 
 def common_quants(model: Any, reference: Any) -> dict[str, tuple[int, int]]:
@@ -190,8 +185,8 @@ def compare_layers(
     if not common:
         raise ProtocolError("the two models have no activation of one name")
     layers: list[LayerDifference] = []
-    for group in _passes(common, len(ids)):
-        kept = [each.forward(ids, keep=group).kept for each in (model, reference)]
+    for group in passes(common, len(ids), PASS_BYTES):
+        kept = [each.forward(ids, keep=group, finite=False).kept for each in (model, reference)]
         for name in group:
             values = (_numbers(each[name], quants.get(name)) for each in kept)
             layers.append(LayerDifference.of(name, common[name][0], *values))
@@ -204,20 +199,6 @@ def compare_layers(
         len(ids),
         {"model": model.describe_provenance(), "reference": reference.describe_provenance()},
     )
-
-
-def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[str]]:
-    """Groups of names whose activations fit into `PASS_BYTES` together; one name at least."""
-    group: list[str] = []
-    size = 0
-    for name, (_, width) in common.items():
-        need = 4 * tokens * width
-        if group and size + need > PASS_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += need
-    yield group
 
 
 def _numbers(kept: np.ndarray, quants: tuple[int, int] | None) -> np.ndarray:

@@ -45,8 +45,8 @@ class WorkbenchLM(TemplateLM):
     """A loaded model behind the harness's three requests.
 
     pretrained: a converted folder, a checkpoint folder or hub id, or an object from `workbench.load`. backend,
-    dtype, cache: as in `workbench.load`. max_length: tokens of context (default: all the model takes, at most what its
-    cache holds). prefix_token_id: in front of empty contexts and rolling windows (default BOS, else EOS).
+    dtype, cache, adapter: as in `workbench.load`. max_length: tokens of context (default: all the model takes, at most
+    what its cache holds). prefix_token_id: in front of empty contexts and rolling windows (default BOS, else EOS).
     batch_size, max_batch_size, device: taken for the harness's sake and without effect: requests run one by one
     in one cache, where those that begin alike share their beginning.
     """
@@ -62,6 +62,7 @@ class WorkbenchLM(TemplateLM):
         max_batch_size: int | str | None = None,
         device: str | None = None,
         cache: str | None = None,
+        adapter: str | int | None = None,
     ) -> None:
         super().__init__()
         limit = None if max_length is None else int(max_length)
@@ -69,7 +70,7 @@ class WorkbenchLM(TemplateLM):
             import workbench
 
             pretrained = workbench.load(
-                pretrained, backend=backend, dtype=dtype, max_tokens=limit, cache=cache
+                pretrained, backend=backend, dtype=dtype, max_tokens=limit, cache=cache, adapter=adapter
             )
         self.model = pretrained
         self.tokenizer = self.model.tokenizer

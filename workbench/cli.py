@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import workbench
 from workbench.commands import (
+    adapters,
     allocate,
     bench,
     demo,
@@ -54,6 +57,7 @@ COMMANDS = (
     bench,
     speed,
     tune,
+    adapters,
     sweep,
     table,
     reproduce,
@@ -75,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write_anything()
     arguments = build_parser().parse_args(argv)
     try:
-        status = arguments.run(arguments) or 0
-        sys.stdout.flush()  # a full disk behind a redirection is found here, not at exit
-        return status
+        with spoken_warnings(quiet=getattr(arguments, "quiet", False)), pinned(arguments):
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()  # a full disk behind a redirection is found here, not at exit
+            return status
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,6 +114,48 @@ def _write_anything() -> None:
         if isinstance(stream, io.TextIOWrapper):
             ascii_only = codecs.lookup(stream.encoding).name == "ascii"
             stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def spoken_warnings(*, quiet: bool) -> Iterator[None]:
+    """The workbench's own warnings as one line on stderr, or not at all; others as Python has them."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message, category, *where, **more) -> None:
+            if not category.__module__.startswith("workbench."):
+                before(message, category, *where, **more)
+            elif not quiet:
+                print(f"workbench: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def pinned(arguments: argparse.Namespace) -> Iterator[None]:
+    """Whatever runs inside, in this process or in one that it starts, runs on the adapter that `--adapter` names."""
+    wanted = getattr(arguments, "adapter", None)
+    if wanted is None:
+        yield
+        return
+    if not wanted.strip():
+        raise WorkbenchError(
+            "--adapter is a part of a name or a place in `workbench adapters`, not an empty text"
+        )
+    if getattr(arguments, "backend", None) == "torch" and getattr(arguments, "noise_floor", None) != "wgpu":
+        raise WorkbenchError(
+            f"--backend torch runs on no WebGPU adapter, but --adapter {wanted} was asked for; leave one out"
+        )
+    before = os.environ.get("WORKBENCH_ADAPTER")
+    os.environ["WORKBENCH_ADAPTER"] = wanted
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORKBENCH_ADAPTER"]
+        else:
+            os.environ["WORKBENCH_ADAPTER"] = before
 
 
 def fail(error: Exception) -> int:

@@ -59,6 +59,14 @@ class OutOfMemoryError(WorkbenchError):
     """The device could not allocate what a plan needs."""
 
 
+class NonFiniteError(WorkbenchError):
+    """A model's results are not finite; names the first activation where NaN or an infinity appears."""
+
+
+class SessionBusyError(WorkbenchError):
+    """A session is used while another of its calls has not ended; says which."""
+
+
 class DeviceLostError(WorkbenchError):
     """The device was lost; the next call opens a new one."""
 

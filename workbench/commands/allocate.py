@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_model, positive, size, utf8_text
+from workbench.commands.common import add_adapter, add_model, positive, size, utf8_text
 
 WINDOWS = 8
 
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
     )
+    add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_adapter, positive
 from workbench.errors import WorkbenchError
 
 FORMATS = ("int8", "int4", "int2")
@@ -85,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="kernels and compare: where the JSON goes, without FILE to stdout in the place of text",
     )
+
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

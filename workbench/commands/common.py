@@ -26,8 +26,8 @@ def utf8_text(value: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-#: Types of activations, and of keys and values in the cache.
-DTYPES = ("f32", "f16", "int8")
+#: Of activations (`workbench.runtime.choices` says what auto stands for), and of keys and values in the cache.
+DTYPES = ("f32", "f16", "int8", "auto")
 CACHES = ("f32", "f16", "int8")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -52,13 +52,29 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         choices=["wgpu", "torch"],
         help="the WGSL kernels or their PyTorch references; by default wgpu where there is an adapter",
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of activations (default f32)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="f32",
+        help="of activations (default f32); auto: f16 where the adapter has it, else f32",
+    )
     add_cache(parser)
+    add_adapter(parser)
     parser.add_argument(
         "--max-tokens",
         type=positive,
         metavar="N",
         help="positions of the key/value cache (default: the model's context, at most 8192)",
+    )
+
+
+def add_adapter(parser: argparse.ArgumentParser, help: str = "the WebGPU adapter to run on") -> None:
+    """`--adapter`, which holds for all that a command runs, also in processes that it starts (see `workbench.cli`)."""
+    parser.add_argument(
+        "--adapter",
+        metavar="NAME|INDEX",
+        help=f"{help}: a part of its name, or its place in `workbench adapters` "
+        "(default: WORKBENCH_ADAPTER, else the most powerful)",
     )
 
 

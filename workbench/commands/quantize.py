@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
-from workbench.commands.common import positive, size
+from workbench.commands.common import add_adapter, positive, size
 from workbench.commands.precision import allocated_options, fitted_options
 
 FLOATS = ("f32", "f16", "bf16")
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

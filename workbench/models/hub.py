@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from workbench.errors import CheckpointError
+from workbench.models.paths import expanded
 
 HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
@@ -26,7 +27,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     Raises CheckpointError if there is no such folder and the name is no hub id, or the hub does not give it.
     """
     text = str(path_or_hub_id)
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if text and folder.is_dir():
         return folder
     if text and folder.exists():

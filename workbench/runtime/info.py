@@ -184,11 +184,13 @@ def describe(
     dtype: str = "f32",
     max_tokens: int | None = None,
     cache: str | None = None,
+    adapter: str | int | None = None,
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    dtype = chosen.dtype
     capacity, device = chosen.max_tokens, chosen.device
     decode, prefill = (
         build_plan(config, source.describe, head=head, activations=dtype, cache=cache)

@@ -149,7 +149,7 @@ class Sweep(SweepState):
             for job in schedule.ready():
                 chosen.submit(job.payload, gpu=job.gpu)
             self._changed()
-            while not schedule.empty and not self._stop.is_set():
+            while not schedule.empty and not self._stopping:
                 event = chosen.next_event(TICK_SECONDS)
                 if event is not None:
                     self._apply(schedule, event)
@@ -178,7 +178,8 @@ class Sweep(SweepState):
             except BaseException as error:
                 self._failure = error
 
-        self._thread = threading.Thread(target=target, name=f"sweep {self.name}", daemon=True)
+        # No daemon: a program that ends waits for the sweep to stop, so that no result is written half.
+        self._thread = threading.Thread(target=target, name=f"sweep {self.name}", daemon=False)
         self._thread.start()
         return self
 
@@ -189,6 +190,11 @@ class Sweep(SweepState):
         if self._failure:
             raise self._failure
         return not (self._thread and self._thread.is_alive())
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether the run is to end: it was stopped, or the program is ending."""
+        return self._stop.is_set() or not threading.main_thread().is_alive()
 
     def stop(self) -> None:
         """End the run soon; running cells wait again."""

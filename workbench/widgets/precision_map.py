@@ -25,6 +25,7 @@ from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.models.paths import expanded
 from workbench.models.source import open_source
 
 from .background import Task, meter
@@ -164,7 +165,7 @@ class PrecisionMap(View):
 
         Raises WorkbenchError rather than write over a file that is no allocation.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.exists():
             Allocation.load(path)
         self.allocation.save(path)

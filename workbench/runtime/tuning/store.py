@@ -1,13 +1,15 @@
 """The file of measured choices: one for each adapter with its driver and the versions that compile for it.
 
 It lies in `$WORKBENCH_TUNING`, else `$XDG_CACHE_HOME/workbench/tuning`, else `~/.cache/workbench/tuning`;
-`WORKBENCH_TUNING=off` means none. It is written whole, and merged with what others have written meanwhile. Reading is
-total: a file that does not hold what it should is set aside with a warning, and counts as empty.
+`WORKBENCH_TUNING=off` means none, as does a user without a home directory. It is written whole, and merged with what
+others have written meanwhile. Reading is total: a file that does not hold what it should is set aside with a warning,
+and counts as empty.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -24,10 +26,13 @@ from workbench.files.reading import read_bytes
 from workbench.files.writing import storing, write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.strict_json import strict_json
+from workbench.models.paths import can_be_written, expanded, home
 
 from ..provenance import adapter_facts, versions
 
 KIND, VERSION = "workbench-tuning", 1
+#: A value of `WORKBENCH_TUNING`.
+OFF = "off"
 #: A larger file was not written by us.
 MOST_BYTES = 64 << 20
 #: Entries kept of one case: each version of its WGSL has its own.
@@ -104,16 +109,28 @@ def _need(condition: bool, field: str, what: str) -> None:
 
 
 def folder() -> Path | None:
-    """Where the files lie, None if they are switched off."""
-    given = os.environ.get("WORKBENCH_TUNING", "")
-    if given.lower() == "off":
+    """Where the files lie, None if they are switched off or there is no home directory."""
+    given, cache = os.environ.get("WORKBENCH_TUNING", ""), os.environ.get("XDG_CACHE_HOME", "")
+    if given.lower() == OFF:
         return None
     if given:
-        return Path(given).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification has relative paths ignored.
-    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return root / "workbench" / "tuning"
+        return expanded(given)
+    if os.path.isabs(cache):  # the XDG base directory specification has relative paths ignored
+        return Path(cache) / "workbench" / "tuning"
+    own = home()
+    return None if own is None else own / ".cache" / "workbench" / "tuning"
+
+
+def forgetful() -> str | None:
+    """Why what is measured will not be remembered, or None."""
+    if os.environ.get("WORKBENCH_TUNING", "").lower() == OFF:
+        return "WORKBENCH_TUNING=off"
+    where = folder()
+    if where is None:
+        return "there is no home directory; WORKBENCH_TUNING names a folder for it"
+    if not can_be_written(where):
+        return f"{where} cannot be written; WORKBENCH_TUNING names another folder"
+    return None
 
 
 def machine_facts(device) -> dict[str, Any]:
@@ -190,8 +207,11 @@ class Store:
 
 
 def open_store(device) -> Store | None:
-    """The file for a device, None if `WORKBENCH_TUNING` is off."""
+    """The file for a device, None if `WORKBENCH_TUNING` is off or there is no home directory. Says once, with a
+    `TuningFileWarning`, where tuning cannot be remembered."""
     where = folder()
+    if (why := forgetful()) and os.environ.get("WORKBENCH_TUNING", "").lower() != OFF:
+        _warn_once(f"tuning is not remembered: {why}")
     return None if where is None else Store(where, machine_facts(device))
 
 
@@ -211,6 +231,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warn(message)
 
 
 def warn(message: str) -> None:
