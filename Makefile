@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := $(VENV)/.packages
-# Jupyter refuses to run as root unless told so.
+# Jupyter refuses to run as root unless told so, and without a home directory that it can write.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Real checkpoints and texts for measurements; tests that need them are skipped without them.
@@ -34,7 +34,8 @@ test: $(PACKAGES)  ## the tests
 
 lab: $(PACKAGES)  ## JupyterLab in notebooks/
 	@.ci/setup vulkan
-	@$(PY) -m jupyter lab notebooks/ $(ALLOW_ROOT) $(ARGS)
+	@[ -w "$$HOME" ] || export HOME=$$(mktemp -d); \
+	$(PY) -m jupyter lab notebooks/ $(ALLOW_ROOT) $(ARGS)
 
 bench: $(PACKAGES)  ## the benchmarks on this machine's adapter
 	@.ci/setup vulkan

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval import statistics
+from eval.report import plus_minus, ppl_text, ran
 from workbench.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -118,22 +119,31 @@ class Comparison:
 
     def rows(self) -> list[tuple[str, str]]:
         """(name, figure) to print."""
-        ratio = f"ln ratio {self.ln_ratio:+.3e} ± {self.ln_ratio_se:.1e}"
-        same = f"same top-1 {self.same_top1:.2%} ± {100 * self.same_top1_se:.2f} %"
-        rows = [("baseline", f"{self.ppl:.4f} ({self.backend}), {ratio}, {same}")]
+        ratio = f"ln ratio {self.ln_ratio:+.3e}{plus_minus(self.ln_ratio_se, '.1e')}"
+        same = f"same top-1 {self.same_top1:.2%}{plus_minus(100 * self.same_top1_se, '.2f')} %"
+        rows = [("baseline", f"{ppl_text(self.ppl)} ({ran(self.backend, self.provenance)}), {ratio}, {same}")]
         if self.kl:
             quantiles = f"median {self.kl['median']:.3e}, p99 {self.kl['p99']:.3e}"
             bound = "at least " if self.kl_truncation else ""
-            rows.append(("KL", f"mean {bound}{self.kl['mean']:.3e} ± {self.kl_se:.1e}, {quantiles} nats"))
+            rows.append(
+                ("KL", f"mean {bound}{self.kl['mean']:.3e}{plus_minus(self.kl_se, '.1e')}, {quantiles} nats")
+            )
         if self.kl_truncation:
             cut = self.kl_truncation
-            missing = f"about {cut['missing_mean']:.1e} ± {cut['missing_mean_se']:.0e} nats are missing"
+            missing = (
+                f"about {cut['missing_mean']:.1e}{plus_minus(cut['missing_mean_se'], '.0e')} nats are missing"
+            )
             rows.append(("KL from", f"the {cut['top_k']} likeliest tokens and the rest as one; {missing}"))
         if self.noise_floor:
             floor = self.noise_floor
             size = f"RMS of d {floor['difference_rms']:.1e}, same top-1 {floor['same_top1']:.2%}"
             kl = f"KL mean {floor['kl']['mean']:.1e}, " if floor["kl"] else ""
-            rows.append(("noise floor", f"{kl}{size} (the baseline through {floor['backend']})"))
+            rows.append(
+                (
+                    "noise floor",
+                    f"{kl}{size} (the baseline through {ran(floor['backend'], floor['provenance'])})",
+                )
+            )
         return rows
 
 

@@ -59,7 +59,7 @@ def tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> To
         raise ProtocolError(
             f"protocol {scheme.name!r} joins rows before tokenization; encode the text for it"
         )
-    return text
+    return text.for_windows_of(scheme)
 
 
 def same_vocabulary(models: Mapping[str, Any], first: str, other: str, tokens: Tokens) -> None:

@@ -6,7 +6,9 @@
 
 Both models run the same tokens from an empty cache, and every activation that both plans name is compared: the
 kernels with the references, one format with another, f16 with f32. Beside the differences stands the largest value of
-each activation, and how far it is from 65504, the largest that f16 can hold.
+each activation, and how far it is from 65504, the largest that f16 can hold; beside those of activations in INT8 the
+share of quants that are another. What differs in one layer is read by the next: `eval.kernel_checks` tells the
+kernels' own errors from what they were given.
 """
 
 from __future__ import annotations
@@ -21,17 +23,21 @@ import numpy as np
 from eval.report import Table, finite
 from workbench.errors import ProtocolError
 from workbench.models.llama import cache_type
+from workbench.plan.types import Int8Rows
+from workbench.runtime.activations import float_activations, passes
 
 F16_MAX = 65504.0
 #: Activations of one forward pass at most, in bytes as f32; more are read in several passes.
 PASS_BYTES = 256 << 20
+INT8 = "int8"
 
 
 @dataclass(frozen=True)
 class LayerDifference:
     """One activation of both models. max_abs: largest |d|, d = model - reference; rms: of d; relative:
     ||d|| / ||reference||; cosine: of the two, flattened; largest: largest |value| of either; headroom: 65504 /
-    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan.
+    largest, below 1 where f16 would overflow; worst: (token, column) of the largest |d|. dtype: in the model's plan;
+    of `int8` the quants are compared, without their scales, and differing is the share of those that are another.
     """
 
     name: str
@@ -43,6 +49,7 @@ class LayerDifference:
     largest: float
     headroom: float
     worst: tuple[int, int]
+    differing: float | None = None
 
     @classmethod
     def of(cls, name: str, dtype: str, values: np.ndarray, reference: np.ndarray) -> LayerDifference:
@@ -67,6 +74,7 @@ class LayerDifference:
                 headroom=math.inf if largest == 0 else F16_MAX / largest,
                 # argmax finds the first NaN, which is worse than any number
                 worst=tuple(int(i) for i in np.unravel_index(d.argmax(), d.shape)),
+                differing=float(np.mean(d > 0)) if dtype == INT8 else None,
             )
 
 
@@ -96,6 +104,7 @@ class LayerDifferences(Table):
         return [layer for layer in self.layers if not layer.headroom >= 1]
 
     def rows(self) -> list[dict[str, Any]]:
+        quants = any(layer.differing is not None for layer in self.layers)
         return [
             {
                 "activation": layer.name,
@@ -106,6 +115,7 @@ class LayerDifferences(Table):
                 "cosine": f"{layer.cosine:.8f}",
                 "largest": layer.largest,
                 "65504 / largest": layer.headroom,
+                **({"quants that differ": layer.differing} if quants else {}),
             }
             for layer in self.layers
         ]
@@ -143,14 +153,19 @@ class LayerDifferences(Table):
 
 def common_activations(model: Any, reference: Any) -> dict[str, tuple[str, int]]:
     """Activations that both models' plans name, in the order of the calls: name -> (dtype, width)."""
-    plans = [each.plan("all") for each in (model, reference)]
-    named = [{b.name: b for b in plan.of_kind("activation") if b.dtype in ("f32", "f16")} for plan in plans]
-    order = [name for call in plans[0].calls for name in call.outputs.values()]
-    return {
-        name: (named[0][name].dtype, math.prod(d for d in named[0][name].shape if isinstance(d, int)))
-        for name in order
-        if name in named[0] and name in named[1]
-    }
+    first, second = (float_activations(each.plan("all")) for each in (model, reference))
+    return {name: found for name, found in first.items() if name in second}
+
+
+def common_quants(model: Any, reference: Any) -> dict[str, tuple[int, int]]:
+    """INT8 activations that both models' plans name: name -> (numbers a token, stride of their words)."""
+    found = []
+    for each in (model, reference):
+        plan = each.plan("all")
+        rows = [buffer for buffer in plan.of_kind("activation") if isinstance(buffer.type, Int8Rows)]
+        words = {buffer.planes()["quants"][0]: buffer for buffer in rows}
+        found.append({n: (4 * b.planes()["quants"][1][1], b.type.stride) for n, b in words.items()})
+    return {name: one for name, one in found[0].items() if found[1].get(name) == one}
 
 
 def compare_layers(
@@ -162,7 +177,8 @@ def compare_layers(
     runs is the unfused plan where all are asked for; few names leave the rest as it runs otherwise. Raises
     PlanError for a name that a plan does not have, ProtocolError if the models share no activation.
     """
-    common = common_activations(model, reference)
+    quants = common_quants(model, reference)
+    common = common_activations(model, reference) | {name: (INT8, q[0]) for name, q in quants.items()}
     if names is not None:
         wanted = model.plan("all").check_names(names)
         reference.plan("all").check_names(wanted)
@@ -170,9 +186,13 @@ def compare_layers(
     if not common:
         raise ProtocolError("the two models have no activation of one name")
     layers: list[LayerDifference] = []
-    for group in _passes(common, len(ids)):
-        kept = [each.forward(ids, keep=group).kept for each in (model, reference)]
-        layers += [LayerDifference.of(name, common[name][0], kept[0][name], kept[1][name]) for name in group]
+    for group in passes(common, len(ids), PASS_BYTES):
+        kept = [each.forward(ids, keep=group, finite=False).kept for each in (model, reference)]
+        for name in group:
+            values = (_numbers(each[name], quants.get(name)) for each in kept)
+            layers.append(LayerDifference.of(name, common[name][0], *values))
+    written = list(model.plan("all").arrays)
+    layers.sort(key=lambda layer: written.index(layer.name))
     return LayerDifferences(
         tuple(layers),
         _label(model),
@@ -182,18 +202,15 @@ def compare_layers(
     )
 
 
-def _passes(common: dict[str, tuple[str, int]], tokens: int) -> Iterable[list[str]]:
-    """Groups of names whose activations fit into `PASS_BYTES` together; one name at least."""
-    group: list[str] = []
-    size = 0
-    for name, (_, width) in common.items():
-        need = 4 * tokens * width
-        if group and size + need > PASS_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += need
-    yield group
+def _numbers(kept: np.ndarray, quants: tuple[int, int] | None) -> np.ndarray:
+    """What was kept, as numbers [tokens, width]; words of four quants are unpacked."""
+    if quants is None:
+        return kept
+    import torch
+
+    from wgsl_kernels.quantize_activations import unpack_activations
+
+    return unpack_activations(torch.from_numpy(kept.view(np.int32)), quants[1]).numpy()
 
 
 def _label(model: Any) -> str:

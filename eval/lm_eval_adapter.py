@@ -15,6 +15,7 @@ import numpy as np
 
 from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
+from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
 from workbench.runtime.sampling import SamplingOptions
 
@@ -44,8 +45,8 @@ class WorkbenchLM(TemplateLM):
     """A loaded model behind the harness's three requests.
 
     pretrained: a converted folder, a checkpoint folder or hub id, or an object from `workbench.load`. backend,
-    dtype, cache: as in `workbench.load`. max_length: tokens of context (default: all the model takes, at most what its
-    cache holds). prefix_token_id: in front of empty contexts and rolling windows (default BOS, else EOS).
+    dtype, cache, adapter: as in `workbench.load`. max_length: tokens of context (default: all the model takes, at most
+    what its cache holds). prefix_token_id: in front of empty contexts and rolling windows (default BOS, else EOS).
     batch_size, max_batch_size, device: taken for the harness's sake and without effect: requests run one by one
     in one cache, where those that begin alike share their beginning.
     """
@@ -61,6 +62,7 @@ class WorkbenchLM(TemplateLM):
         max_batch_size: int | str | None = None,
         device: str | None = None,
         cache: str | None = None,
+        adapter: str | int | None = None,
     ) -> None:
         super().__init__()
         limit = None if max_length is None else int(max_length)
@@ -68,7 +70,7 @@ class WorkbenchLM(TemplateLM):
             import workbench
 
             pretrained = workbench.load(
-                pretrained, backend=backend, dtype=dtype, max_tokens=limit, cache=cache
+                pretrained, backend=backend, dtype=dtype, max_tokens=limit, cache=cache, adapter=adapter
             )
         self.model = pretrained
         self.tokenizer = self.model.tokenizer
@@ -100,12 +102,7 @@ class WorkbenchLM(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The history as the tokenizer's chat template writes it."""
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        return chat_text(self.tokenizer, chat_history, open_answer=add_generation_prompt)
 
     def get_model_info(self) -> dict[str, Any]:
         """For the harness's results file: the provenance of the model that ran."""
@@ -184,13 +181,20 @@ class WorkbenchLM(TemplateLM):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """lm-evaluation-harness's own command line, with `--model workbench` known to it."""
+    """lm-evaluation-harness's own command line, with `--model workbench` known to it.
+
+    Raises WorkbenchError for `trust_remote_code`: code that comes with a model or a dataset is not run.
+    """
     import sys
 
     from lm_eval.__main__ import cli_evaluate
 
     before = sys.argv
-    sys.argv = ["lm-eval", *(before[1:] if arguments is None else arguments)]
+    given = before[1:] if arguments is None else list(arguments)
+    for argument in given:
+        if argument.startswith("--trust") or "trust_remote_code" in argument:
+            raise WorkbenchError(f"{argument}: code that comes with a model or a dataset is never run")
+    sys.argv = ["lm-eval", *given]
     try:
         cli_evaluate()
     finally:

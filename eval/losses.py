@@ -4,6 +4,10 @@
 - precision loss: the f16 references against the f32 ones, same weights;
 - kernel loss: the packed bytes through WGSL against the references at the same precision, same weights.
 
+Where a model rounds activations or its cache to INT8, two backends differ by more than their kernels do (see
+`eval.report.int8_noise`): that difference is a noise floor, and kernels are compared on equal inputs
+(`eval.kernel_checks`).
+
 Each is d = l - l_reference over the same targets; its mean is a difference of ln PPL. A signed mean hides
 symmetric noise, so the RMS of d stands beside it. Along a chain of runs the d's add up token by token, hence
 also their means.
@@ -18,7 +22,7 @@ import numpy as np
 
 from eval import statistics
 from eval.comparison import require_same_targets
-from eval.report import finite
+from eval.report import finite, int8_noise, plus_minus, ran
 from eval.result import PerplexityResult
 from workbench.errors import ProtocolError
 
@@ -43,7 +47,8 @@ class Loss:
 
     def __str__(self) -> str:
         size = f"RMS {self.rms:.2e} ({self.tokens:,} tokens)"
-        return f"{self.kind} loss {self.mean:+.3e} ± {self.se:.1e} nats a token, {size}"
+        what = self.kind if self.kind.endswith("noise floor") else f"{self.kind} loss"
+        return f"{what} {self.mean:+.3e}{plus_minus(self.se, '.1e')} nats a token, {size}"
 
 
 Scores = PerplexityResult | np.ndarray
@@ -92,8 +97,21 @@ def precision_loss(f16: Scores, f32: Scores, window_index: np.ndarray | None = N
 
 
 def kernel_loss(kernels: Scores, references: Scores, window_index: np.ndarray | None = None) -> Loss:
-    """The packed bytes through WGSL against the references at the same precision."""
+    """The packed bytes through WGSL against the references at the same precision.
+
+    Raises ProtocolError for a model that rounds to INT8 while it runs, whose difference is a `noise_floor`.
+    """
+    if isinstance(kernels, PerplexityResult) and (noise := int8_noise(kernels.provenance)):
+        raise ProtocolError(
+            f"with {ran(kernels.backend, kernels.provenance)} the difference of two backends is the {noise} "
+            "(eval.losses.noise_floor), no kernel loss; eval.kernel_checks compares kernels on equal inputs"
+        )
     return paired_loss("kernel", kernels, references, window_index)
+
+
+def noise_floor(result: PerplexityResult, other: PerplexityResult) -> Loss:
+    """One model on two paths, such as two backends, whatever its precision: what figures of it cannot resolve."""
+    return paired_loss(int8_noise(result.provenance) or "noise floor", result, other)
 
 
 def split_losses(

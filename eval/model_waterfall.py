@@ -8,6 +8,8 @@ The references run the model with the weights of each stage of `eval.weight_stag
 with rounded activations, then the packed bytes go through WGSL. All runs score the same windows, so what a cause
 adds is a paired difference to the run before it, with its error; the differences add up, token by token, to what
 the finished model loses against unquantized weights. Tensors that the file keeps as floats are the same in every run.
+With INT8 activations the last difference is no loss of the kernels but the noise floor of such activations, backend
+against backend; the kernels are then compared on equal inputs (`kernels`).
 Weights of all stages lie in memory at once, in f32.
 """
 
@@ -16,14 +18,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval import inputs
 from eval.losses import Loss, paired_loss
 from eval.perplexity import RunProgress, perplexities
-from eval.report import Table, finite
+from eval.protocols import Protocol, protocol
+from eval.report import Table, finite, ppl_text
 from eval.result import PerplexityResult
+from eval.texts import Tokens
 from eval.waterfall import bars, kernel_missing
 from eval.weight_stages import stage_weights, stages
 from workbench.errors import NoAdapterError, ProtocolError
@@ -33,7 +38,14 @@ from workbench.formats.tensor import WeightTensor, float_tensor
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 
+if TYPE_CHECKING:
+    from eval.kernel_checks import KernelChecks
+
 UNQUANTIZED = "unquantized"
+#: The last run where activations are INT8.
+NOISE = "INT8 activation noise floor (backend against backend)"
+#: Of the first window, to compare kernels on equal inputs.
+CHECKED_TOKENS = 128
 
 
 class StagedSource:
@@ -80,7 +92,8 @@ class StagedSource:
 @dataclass(frozen=True, eq=False)
 class ModelWaterfall(Table):
     """Runs in order, the unquantized one first. adds: each run against the one before it, by cause; total: the last
-    against the first. notes: causes that were left out, and why."""
+    against the first. kernels: each kernel on equal inputs, where activations are INT8. notes: causes that were left
+    out, and why; what the kernels' comparison found."""
 
     results: Mapping[str, PerplexityResult] = field(repr=False)
     adds: Mapping[str, Loss]
@@ -88,13 +101,14 @@ class ModelWaterfall(Table):
     quantizer: str
     dtype: str
     notes: tuple[str, ...] = ()
+    kernels: KernelChecks | None = field(default=None, repr=False)
 
     @property
     def caption(self) -> str:
         first = self.results[UNQUANTIZED]
         source = first.text["name"] if first.text else "bare tokens"
         size = f"{first.tokens_scored:,} tokens"
-        return f"{first.protocol.name} on {source}, {size}; perplexity {first.ppl:.4f} unquantized"
+        return f"{first.protocol.name} on {source}, {size}; perplexity {ppl_text(first.ppl)} unquantized"
 
     def rows(self) -> list[dict[str, Any]]:
         rows = []
@@ -123,6 +137,7 @@ class ModelWaterfall(Table):
                 "total": self.total.to_json(),
                 "results": {name: result.to_json() for name, result in self.results.items()},
                 "notes": list(self.notes),
+                "kernels": self.kernels.to_json() if self.kernels else None,
             }
         )
 
@@ -174,12 +189,16 @@ def model_waterfall(
     if kernel is not False and missing:
         notes.append(f"kernel: {missing}")
     elif kernel is not False:
-        models["kernel"] = _kernels(stored, dtype)
+        models[NOISE if dtype == "int8" else "kernel"] = _kernels(stored, dtype)
+    scheme = inputs.fitting(protocol(scheme), models)
+    tokens = inputs.tokens(models[UNQUANTIZED], text, scheme, separator)
+    kernels = _on_equal_inputs(_kernels(stored, dtype), tokens, scheme) if NOISE in models else None
+    if kernels:
+        notes.append(kernels.verdict)
     results = perplexities(
         models,
-        text,
+        tokens,
         scheme,
-        separator=separator,
         baseline=UNQUANTIZED,
         max_windows=max_windows,
         progress=progress,
@@ -187,7 +206,17 @@ def model_waterfall(
     order = list(models)
     adds = {name: paired_loss(name, results[name], results[before]) for before, name in pairwise(order)}
     total = paired_loss("total", results[order[-1]], results[UNQUANTIZED])
-    return ModelWaterfall(results, adds, total, quantizer, dtype, tuple(notes))
+    return ModelWaterfall(results, adds, total, quantizer, dtype, tuple(notes), kernels)
+
+
+def _on_equal_inputs(model: Any, tokens: Tokens, scheme: Protocol) -> KernelChecks:
+    """The kernels on the beginning of the first window."""
+    from eval.kernel_checks import check_kernels
+
+    first = scheme.windows(
+        tokens.ids, bos=tokens.bos, starts=(0,) if tokens.starts is None else tokens.starts
+    )[0]
+    return check_kernels(model, first.ids[:CHECKED_TOKENS])
 
 
 def _references(source: Any, dtype: str = "f32") -> Any:

@@ -27,6 +27,7 @@ from eval import inputs, statistics
 from eval.comparison import compare
 from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, Window, protocol
+from eval.report import ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
@@ -50,6 +51,7 @@ def perplexity(
     separator: str | None = None,
     baseline: Any = None,
     noise_floor: Any = None,
+    again: Any = None,
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
@@ -65,6 +67,8 @@ def perplexity(
     `eval.top_logits`); or a PerplexityResult of the same windows (no KL then, since it holds no logits).
     noise_floor: the baseline once more, on another path (f16 instead of f32, the references instead of
     WGSL): its own comparison with the baseline is put beside the model's.
+    again: the model once more, on another path: what that alone changes is put beside its figures. Models that round
+    activations or cache to INT8 need it (`eval.report.int8_noise`).
     save_baseline: a file to keep the baseline's logits in, or the model's own where there is no baseline:
     `top_k` of them a token, and the rest as one.
     max_windows: score only the first so many.
@@ -101,9 +105,12 @@ def perplexity(
         max_windows=max_windows,
         progress=told if report else None,
     )["model"]
-    return (
-        result.with_baseline(compare(result, baseline)) if isinstance(baseline, PerplexityResult) else result
-    )
+    if isinstance(baseline, PerplexityResult):
+        result = result.with_baseline(compare(result, baseline))
+    if again is None:
+        return result
+    common = {"separator": separator, "max_windows": max_windows, "progress": progress}
+    return result.with_noise_floor(perplexity(again, text, scheme, **common))
 
 
 def perplexities(
@@ -275,7 +282,7 @@ def _reporter(progress: bool | Progress | None) -> Progress | None:
 
     def report(done: int, total: int, nll: float) -> None:
         bar.total = total
-        bar.set_postfix(ppl=f"{np.exp(nll):.4f}", refresh=False)
+        bar.set_postfix(ppl=ppl_text(statistics.exp(nll)), refresh=False)
         bar.update(done - bar.n)
         if done == total:
             bar.close()

@@ -5,7 +5,7 @@
 | `disjoint-L` | floor(T/L) disjoint windows of L tokens, L-1 targets each, the rest of the text dropped |
 | `wikitext2-gptq-L` | `disjoint-L` on the test split of WikiText-2 raw, rows joined with two newlines |
 | `hf-strided-L-S` | Hugging Face's sliding window: windows of L every S tokens, only new tokens scored |
-| `llamacpp-L` | disjoint windows, first token replaced by BOS, the last L/2 - 1 targets scored |
+| `llamacpp-L` | disjoint windows, the first token BOS if the tokenizer adds it, the last L/2 - 1 scored |
 | `lm-eval-wikitext-L` | WikiText's documents one by one, detokenized, every token a target of windows of L inputs |
 
 `lm-eval-wikitext` alone takes the model's context for L. Its figure is the perplexity a word (and a byte) of the

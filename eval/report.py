@@ -20,12 +20,55 @@ def finite(value: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """A cell: numbers to four digits, nothing for None."""
+    """A cell: numbers to four digits, nothing for None, a dash for a figure that does not exist."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+#: Perplexities from here on are shown in four digits: they say "far off", and no more.
+LONG = 1e5
+ONE_WINDOW = "one window has no clustered error"
+
+
+def ppl_form(ppl: float) -> str:
+    """How to format a perplexity and its error."""
+    return ".4f" if ppl < LONG else ".3e"
+
+
+def ppl_text(ppl: float | None, se: float | None = None) -> str:
+    """A perplexity, with its error where there is one; None and infinity are those that overflowed."""
+    if ppl is None or math.isinf(ppl):
+        return "beyond 1e308"
+    return f"{ppl:{ppl_form(ppl)}}{plus_minus(se, ppl_form(ppl))}"
+
+
+def plus_minus(error: float | None, form: str, otherwise: str = "") -> str:
+    """` ± error`, or where there is none (a single token or window) the reason in brackets, if one is given."""
+    if error is not None and math.isfinite(error):
+        return f" ± {error:{form}}"
+    return f" ({otherwise})" if otherwise else ""
+
+
+def ran(backend: str, provenance: Mapping[str, Any]) -> str:
+    """What a model ran through, as `wgpu, f32 activations, int8 cache`; precisions where the record names them."""
+    named = [f"{provenance[what]} {what}" for what in ("activations", "cache") if provenance.get(what)]
+    return ", ".join([backend, *named])
+
+
+def int8_noise(provenance: Mapping[str, Any]) -> str | None:
+    """The name of the noise floor that a model has which rounds to INT8 while it runs; None for others.
+
+    Such a model's losses have one: a value on the edge between two quants falls to either side by the last bit of a
+    sum, and what is computed from it is rounded anew, so that two backends differ though their kernels agree.
+    """
+    rounded = [name for what, name in _ROUNDED.items() if provenance.get(what) == "int8"]
+    return f"INT8 {' and '.join(rounded)} noise floor" if rounded else None
+
+
+_ROUNDED = {"activations": "activation", "cache": "cache"}
 
 
 def html_pairs(rows: Iterable[tuple[str, str]]) -> str:
@@ -41,10 +84,11 @@ def html_pairs(rows: Iterable[tuple[str, str]]) -> str:
 class Table:
     """Mixin of results that are a list of rows: text and HTML from `rows()`, dicts that share their keys.
 
-    `caption` says what the table is of.
+    `caption` says what the table is of, `notes` what else a reader must know.
     """
 
     caption = ""
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         raise NotImplementedError
@@ -57,7 +101,8 @@ class Table:
         lines = (
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells
         )
-        return "\n".join([self.caption, *lines] if self.caption else lines)
+        head = [self.caption] if self.caption else []
+        return "\n".join([*head, *lines, *self.notes])
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -68,4 +113,5 @@ class Table:
             for row in rows
         )
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"

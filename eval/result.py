@@ -15,7 +15,7 @@ from eval import statistics
 from eval.comparison import Comparison
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
-from eval.report import finite, html_pairs
+from eval.report import ONE_WINDOW, finite, html_pairs, int8_noise, plus_minus, ppl_form, ppl_text, ran
 from eval.statistics import exp
 from eval.store import read_arrays, write_arrays
 from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
@@ -36,7 +36,8 @@ class PerplexityResult:
     Arrays over windows [W]: window_start (index in the token stream) and window_first_scored. seconds: wall
     time of scoring. text: name, dataset, revision, split, sha256, bytes; None for bare tokens, like the
     hashes and policies that follow from it. document_sizes: where documents are scored apart, their sizes. warnings:
-    what makes the figure doubtful, such as a text that the model was calibrated on (`eval.overlap`).
+    what makes the figure doubtful, such as a text that the model was calibrated on (`eval.overlap`). noise_floor: the
+    model against itself on another path, where it was run (`with_noise_floor`).
     """
 
     protocol: Protocol
@@ -62,6 +63,7 @@ class PerplexityResult:
     baseline: Comparison | None = None
     document_sizes: DocumentSizes | None = None
     warnings: tuple[str, ...] = ()
+    noise_floor: dict[str, Any] | None = None
 
     @cached_property
     def nll(self) -> float:
@@ -165,6 +167,8 @@ class PerplexityResult:
             missing.append("tokenizer")
         if self.bos_policy is None:
             missing.append("BOS policy")
+        if self.noise_floor is None and (noise := int8_noise(self.provenance)):
+            missing.append(noise)
         return tuple(missing)
 
     def first(self, windows: int) -> PerplexityResult:
@@ -176,6 +180,20 @@ class PerplexityResult:
 
     def with_baseline(self, comparison: Comparison) -> PerplexityResult:
         return dataclasses.replace(self, baseline=comparison)
+
+    def with_noise_floor(self, other: PerplexityResult) -> PerplexityResult:
+        """With what the model's other path alone changes, d in nats a token: `other` scores the same windows."""
+        from eval.losses import noise_floor
+
+        loss = noise_floor(self, other)
+        same = float(np.mean(self.top1 == other.top1))
+        floor = {
+            **loss.to_json(),
+            "same_top1": same,
+            "backend": other.backend,
+            "provenance": other.provenance,
+        }
+        return dataclasses.replace(self, noise_floor=floor)
 
     def to_json(self) -> dict[str, Any]:
         """Figures and provenance, without the per-token arrays. Numbers that do not exist are null."""
@@ -195,6 +213,7 @@ class PerplexityResult:
                 "bits_per_byte": self.bits_per_byte,
                 "top1_accuracy": self.top1_accuracy,
                 "baseline": self.baseline.to_json() if self.baseline else None,
+                "noise_floor": self.noise_floor,
                 "provenance": self.provenance,
                 "text": self.text,
                 "tokens_sha256": self.tokens_sha256,
@@ -278,22 +297,48 @@ class PerplexityResult:
     def _repr_html_(self) -> str:
         return html_pairs(self._rows())
 
+    def _noise(self) -> list[tuple[str, str]]:
+        floor, noise = self.noise_floor, int8_noise(self.provenance)
+        if floor:
+            size = (
+                f"d {floor['mean']:+.1e}{plus_minus(floor['se'], '.0e')}, RMS {floor['rms']:.1e} nats a token"
+            )
+            other = ran(floor["backend"], floor["provenance"])
+            return [
+                (floor["kind"], f"{size}, same top-1 {floor['same_top1']:.2%} (the model through {other})")
+            ]
+        if noise:
+            why = "a quant on an edge falls to either side by the last bit of a sum, so backends differ"
+            return [(noise, f"not measured; {why} token by token (--noise-floor BACKEND)")]
+        return []
+
+    def _errors(self) -> str:
+        """Both errors of the perplexity, or why there is none."""
+        if not math.isfinite(self.ppl_se):
+            return "one token has no error" if self.tokens_scored < 2 else "no error"
+        form = ppl_form(self.ppl)
+        if self.windows < 2:
+            return f"± {self.ppl_se:{form}}; {ONE_WINDOW}"
+        return f"± {self.ppl_se:{form}}, clustered by window ± {self.ppl_se_clustered:{form}}"
+
     def _rows(self) -> list[tuple[str, str]]:
         part = "" if self.windows == self.windows_available else f", the first of {self.windows_available}"
         source = self.text["name"] if self.text else "bare tokens"
-        size = f"{self.tokens_scored:,} tokens in {self.windows} windows{part}"
-        error = f"± {self.ppl_se:.4f}, clustered by window ± {self.ppl_se_clustered:.4f}"
+        size = (
+            f"{self.tokens_scored:,} tokens in {self.windows} window{'s' if self.windows > 1 else ''}{part}"
+        )
         rows = [
-            ("perplexity", f"{self.ppl:.4f} ({error})"),
+            ("perplexity", f"{ppl_text(self.ppl)} ({self._errors()})"),
             ("protocol", f"{self.protocol.name} on {source}, {size}"),
-            ("backend", self.backend),
+            ("backend", ran(self.backend, self.provenance)),
         ]
         if self.word_ppl is not None:
             scored = len(self._of_documents[0])
-            error = f" ± {self.word_ppl_se:.4f}" if scored > 1 else ""
-            rows.insert(0, ("word perplexity", f"{self.word_ppl:.4f}{error} (documents scored: {scored})"))
+            word = ppl_text(self.word_ppl, self.word_ppl_se)
+            rows.insert(0, ("word perplexity", f"{word} (documents scored: {scored})"))
         if self.baseline:
             rows += self.baseline.rows()
+        rows += self._noise()
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
         if self.warnings:

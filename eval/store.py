@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ProtocolError
+from workbench.files.reading import open_regular, read_bytes
+from workbench.files.writing import write_bytes
 
 VERSION = 1
 _RECORD, _CHECKSUM = "workbench.record", "workbench.sha256"
@@ -28,24 +28,13 @@ def write_arrays(
 ) -> None:
     """Write a file of this kind, replacing an older one only when it is complete.
 
-    record: JSON values; non-finite numbers are kept. Raises OSError where it cannot be written.
+    record: JSON values; non-finite numbers are kept. Raises StorageError where it cannot be written.
     """
     from safetensors.numpy import save
 
-    path = Path(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps({"kind": kind, "version": VERSION, **record})
-    data = save(arrays, {_RECORD: text, _CHECKSUM: _digest(text, arrays)})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes(path, save(arrays, {_RECORD: text, _CHECKSUM: _digest(text, arrays)}))
 
 
 def read_arrays(
@@ -61,7 +50,7 @@ def read_arrays(
 
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         arrays = load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         text = metadata[_RECORD]
@@ -92,7 +81,7 @@ def read_arrays(
 def kind_of(path: str | Path) -> str | None:
     """The kind that a file says it is, None for anything that says nothing; nothing else is checked."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(size, 100 << 20)))
         return json.loads(header["__metadata__"][_RECORD])["kind"]

@@ -17,7 +17,8 @@ import numpy as np
 from eval import documents
 from eval.documents import join_rows, split_documents
 from eval.protocols import Protocol, protocol
-from workbench.errors import ProtocolError
+from workbench import utf8
+from workbench.errors import ProtocolError, TextError
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ _KNOWN = {WIKITEXT2_RAW_SHA256: "wikitext2", WIKITEXT2_JOINED_SHA256: "wikitext2
 
 @dataclass(frozen=True)
 class Text:
-    """A text and what identifies it. sha256 is of the UTF-8 bytes of `content`.
+    """A text and what identifies it. sha256 is of the UTF-8 bytes of `content`; TextError where it has none.
 
     dataset, revision, split: None where unknown. joined: whether the rows are already joined. separator: what stands
     between its documents, where the text itself says so.
@@ -74,6 +75,7 @@ class Text:
     separator: str | None = None
 
     def __post_init__(self) -> None:
+        utf8.checked(self.content, f"text {self.name}")
         digest = hashlib.sha256(self.content.encode()).hexdigest()
         object.__setattr__(self, "sha256", digest)
         if digest in _KNOWN and self.dataset is None:
@@ -94,14 +96,12 @@ class Text:
 
 
 def load_text(path: str | Path) -> Text:
-    """The file's text, newlines untouched. Raises ProtocolError if it is missing, empty or not UTF-8."""
+    """The file's text, newlines untouched. Raises ProtocolError if it cannot be read, is empty or not UTF-8."""
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ProtocolError(f"text {path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise ProtocolError(f"text {path}: byte {error.start} is not UTF-8") from error
+        content = utf8.read(path, f"text {path}")
+    except TextError as error:
+        raise ProtocolError(str(error)) from error
     if not content.strip():
         raise ProtocolError(f"text {path}: is empty")
     return Text(content, name=path.name)
@@ -130,7 +130,8 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
     except Exception as error:  # the hub's client and `datasets` raise a dozen kinds
         where = f"{spec.repository} ({spec.configuration}, {spec.split}, revision {revision})"
         raise ProtocolError(f"dataset {name!r}: {where} could not be loaded: {error}") from error
-    content = spec.join.join(rows[spec.column])
+    column = [utf8.checked(row, f"dataset {name!r}, row {i}") for i, row in enumerate(rows[spec.column])]
+    content = spec.join.join(column)
     title = spec.repository if spec.configuration is None else f"{spec.repository}/{spec.configuration}"
     return Text(
         content,
@@ -141,6 +142,10 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
         joined=True,
         separator=spec.separator,
     )
+
+
+#: What `Tokens.bos_policy` says of texts without a document separator.
+ONCE, NONE, EACH_WINDOW = "once, by the tokenizer", "none", "in place of the first token of each window"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +173,13 @@ class Tokens:
         """Of the ids as little-endian int64."""
         return hashlib.sha256(self.ids.astype("<i8").tobytes()).hexdigest()
 
+    def for_windows_of(self, scheme: Protocol) -> Tokens:
+        """As that protocol takes them: llama.cpp writes BOS over the first token of each window, but only where the
+        tokenizer adds one itself (`add_bos`)."""
+        if scheme.kind != "llamacpp" or self.bos_policy not in (ONCE, NONE):
+            return self
+        return replace(self, bos_policy=EACH_WINDOW) if self.bos_policy == ONCE else replace(self, bos=None)
+
 
 def encode(
     tokenizer: Any, text: str | Text, scheme: str | Protocol, *, separator: str | None = None
@@ -190,10 +202,8 @@ def encode(
         return _encode_pages(tokenizer, text, common)
     if separator is None:
         ids, sizes = _encode_one(tokenizer, text.content)
-        policy = "once, by the tokenizer" if bos is not None and len(ids) and ids[0] == bos else "none"
-        if scheme.kind == "llamacpp" and bos is not None:
-            policy = "in place of the first token of each window"
-        return Tokens(ids, bos_policy=policy, token_bytes=sizes, **common)
+        policy = ONCE if bos is not None and len(ids) and ids[0] == bos else NONE
+        return Tokens(ids, bos_policy=policy, token_bytes=sizes, **common).for_windows_of(scheme)
     if not scheme.takes_separator:
         raise ProtocolError(
             f"protocol {scheme.name!r} takes no document separator; allowed: disjoint-L, hf-strided-L-S"

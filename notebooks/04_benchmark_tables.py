@@ -74,7 +74,7 @@ quantizer = ["rtn", "grid"]
 protocol = "disjoint-512"
 """
 spec = RESULTS / "blocks.toml"
-spec.write_text(SPEC.format(output=RESULTS / "blocks"))
+spec.write_text(SPEC.format(output="blocks"))
 print(f"{spec}: {len(SPEC.splitlines())} lines")
 
 # %% [markdown]
@@ -164,7 +164,7 @@ model = "embedded"
 format = "int8"
 protocol = "disjoint-1024"    # the mistake
 """
-spec.write_text(SPEC.format(output=RESULTS / "blocks") + MORE)
+spec.write_text(SPEC.format(output="blocks") + MORE)
 more = SweepBoard(spec, processes=2)
 more.only = ["done", "failed"]
 shown = display(more, display_id=True)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib
 
+from workbench.models.paths import settle_hub_cache
+
 __version__ = "0.1.0"
+
+settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
     "compare": "workbench.bench.compare",

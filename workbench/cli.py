@@ -7,12 +7,18 @@ own are one line on stderr; any other exception is a bug and keeps its traceback
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
+import errno
+import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 import workbench
 from workbench.commands import (
+    adapters,
     allocate,
     bench,
     demo,
@@ -37,6 +43,7 @@ from workbench.errors import (
     SchedulerLostError,
     WorkbenchError,
 )
+from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
 
 COMMANDS = (
@@ -50,6 +57,7 @@ COMMANDS = (
     bench,
     speed,
     tune,
+    adapters,
     sweep,
     table,
     reproduce,
@@ -68,9 +76,13 @@ RUNTIME_FAILURES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
+    _write_anything()
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        with spoken_warnings(quiet=getattr(arguments, "quiet", False)), pinned(arguments):
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()  # a full disk behind a redirection is found here, not at exit
+            return status
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,9 +93,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WorkbenchError, FormatError) as error:
         return fail(error)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return fail(error)
+        if not _of_stdout(error):
             raise
-        return fail(error)
+        status = fail(storage_error("standard output", error))
+        # What is buffered cannot be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
+
+
+def _of_stdout(error: OSError) -> bool:
+    """Whether an error that names no file is that of a print: our own files are named when they are written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def _write_anything() -> None:
+    """What a locale cannot say must not end a command: UTF-8 where it is ASCII (as in a C locale), else escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def spoken_warnings(*, quiet: bool) -> Iterator[None]:
+    """The workbench's own warnings as one line on stderr, or not at all; others as Python has them."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message, category, *where, **more) -> None:
+            if not category.__module__.startswith("workbench."):
+                before(message, category, *where, **more)
+            elif not quiet:
+                print(f"workbench: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def pinned(arguments: argparse.Namespace) -> Iterator[None]:
+    """Whatever runs inside, in this process or in one that it starts, runs on the adapter that `--adapter` names."""
+    wanted = getattr(arguments, "adapter", None)
+    if wanted is None:
+        yield
+        return
+    if not wanted.strip():
+        raise WorkbenchError(
+            "--adapter is a part of a name or a place in `workbench adapters`, not an empty text"
+        )
+    if getattr(arguments, "backend", None) == "torch" and getattr(arguments, "noise_floor", None) != "wgpu":
+        raise WorkbenchError(
+            f"--backend torch runs on no WebGPU adapter, but --adapter {wanted} was asked for; leave one out"
+        )
+    before = os.environ.get("WORKBENCH_ADAPTER")
+    os.environ["WORKBENCH_ADAPTER"] = wanted
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORKBENCH_ADAPTER"]
+        else:
+            os.environ["WORKBENCH_ADAPTER"] = before
 
 
 def fail(error: Exception) -> int:

@@ -26,12 +26,45 @@ class PromptTooLongError(WorkbenchError):
     """A prompt does not fit into the key/value cache."""
 
 
+class OutputExistsError(WorkbenchError, FileExistsError):
+    """What is to be written is there already, and is not replaced. path: where, if `overwrite` would replace it."""
+
+    def __init__(self, message: str, path: object = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StorageError(WorkbenchError, OSError):
+    """A file could not be written (a full disk, a limit, permissions): names it, why, and what to do.
+
+    errno: the system's number, None where it gave none. Nothing of the file was left behind.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NoAdapterError(WorkbenchError):
     """No WebGPU adapter was found."""
 
 
 class OutOfMemoryError(WorkbenchError):
     """The device could not allocate what a plan needs."""
+
+
+class NonFiniteError(WorkbenchError):
+    """A model's results are not finite; names the first activation where NaN or an infinity appears."""
+
+
+class SessionBusyError(WorkbenchError):
+    """A session is used while another of its calls has not ended; says which."""
 
 
 class DeviceLostError(WorkbenchError):
@@ -52,6 +85,10 @@ class SweepError(WorkbenchError):
 
 class SchedulerLostError(SweepError):
     """The scheduler of a sweep is gone. What is finished is kept; the sweep goes on when it is started again."""
+
+
+class TextError(WorkbenchError):
+    """A text is not UTF-8, holds half of a surrogate pair, or cannot be read; says where."""
 
 
 class ProtocolError(WorkbenchError):

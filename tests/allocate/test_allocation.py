@@ -62,7 +62,7 @@ def test_what_cannot_be_kept_is_an_error(front):
         front.at(1000)
     with pytest.raises(WorkbenchError, match="more than -1"):
         front.at_kl(-1)
-    with pytest.raises(WorkbenchError, match="int4/128 was not measured; allowed: f32, int8/32"):
+    with pytest.raises(WorkbenchError, match="int4 was not measured; allowed: f32, int8/32"):
         front.uniform(WeightFormat("int4"))
 
 

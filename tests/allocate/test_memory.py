@@ -19,12 +19,12 @@ def test_the_highest_tier_that_fits_is_taken(checkpoints):
     tiers = fit_memory(source, 1 << 40).tiers
     assert [str(fmt) for fmt, _ in tiers] == ["f16"]
     with pytest.raises(
-        WorkbenchError, match=r"even the smallest of f16, .*, int2/256 takes 0\.\d MiB .*--max-tokens"
+        WorkbenchError, match=r"even the smallest of f16, .*, int2 takes 0\.\d MiB .*--max-tokens"
     ):
         fit_memory(source, 1000)
     f16 = tiers[0][1]
     below = fit_memory(source, f16 - 1)
-    assert str(below.format) == "int8/128" and total(below.forecast) < f16
+    assert str(below.format) == "int8" and total(below.forecast) < f16
     assert "f16 would take" in below.reason and "cache of 64 tokens" in below.reason
     assert fit_memory(source, total(below.forecast)).format == below.format
     assert fit_memory(source, f16 - 1, max_tokens=16).format == WeightFormat("f16")

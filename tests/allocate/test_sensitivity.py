@@ -12,7 +12,6 @@ from eval import statistics
 from eval.protocols import protocol
 from eval.texts import Tokens
 from tests.allocate.conftest import FORMATS, SCHEME
-from workbench.allocate import sensitivity as module
 from workbench.allocate.sensitivity import default_formats, sensitivity
 from workbench.allocate.table import SensitivityTable
 from workbench.convert.convert import convert
@@ -63,8 +62,8 @@ def test_some_of_the_formats(table):
     part = table.only(FORMATS[2:])
     assert np.array_equal(part.kl, table.kl[:, 2:]) and part.key["formats"] == ["int4/32", "int2/32"]
     assert part.pareto().bits[-1] < 7 < table.pareto().bits[-1]
-    with pytest.raises(WorkbenchError, match="int4/128 was not measured; allowed: int4/32, int2/32"):
-        part.only([WeightFormat("int4")])
+    with pytest.raises(WorkbenchError, match="int4/64 was not measured; allowed: int4/32, int2/32"):
+        part.only([WeightFormat("int4", block_size=64)])
 
 
 def test_predictions_add_up(table):
@@ -76,22 +75,28 @@ def test_predictions_add_up(table):
     assert se == pytest.approx(np.std(sums / 15, ddof=1) / 3**0.5)
 
 
-def test_a_stopped_run_goes_on(checkpoints, tokens, table, tmp_path, monkeypatch):
+def test_a_stopped_run_loses_no_group_that_is_measured(checkpoints, tokens, table, tmp_path, monkeypatch):
     path, source = tmp_path / "table.json", checkpoints["untied"]
-    calls = []
-    whole = module._Branches.window
+    saved = SensitivityTable.save
+    measured: list[int] = []
 
-    def counted(self, window, meter):
-        if len(calls) == 2:
+    def killed(self, path):
+        saved(self, path)
+        measured.append(len(self.partial))
+        if len(measured) % 4 == 0:  # each run is killed as soon as it has saved so many groups
             raise KeyboardInterrupt
-        calls.append(window.start)
-        return whole(self, window, meter)
 
-    monkeypatch.setattr(module._Branches, "window", counted)
-    with pytest.raises(KeyboardInterrupt):
-        sensitivity(source, tokens, SCHEME, formats=FORMATS, path=path)
-    assert same(SensitivityTable.load(path), table.first(2))
-    monkeypatch.setattr(module._Branches, "window", whole)
+    monkeypatch.setattr(SensitivityTable, "save", killed)
+    for _ in range(8):
+        with pytest.raises(KeyboardInterrupt):
+            sensitivity(source, tokens, SCHEME, formats=FORMATS, path=path)
+    # three windows of ten groups, and a save when a window is whole: nothing was measured twice
+    assert measured == [*range(1, 11), 0, *range(1, 11), 0, *range(1, 11)]
+    stopped = SensitivityTable.load(path)
+    assert stopped.windows == 2 and same(stopped.first(2), table.first(2))
+    assert all(np.array_equal(sums, table.kl_sums[g, :, 2]) for g, sums in stopped.partial.items())
+
+    monkeypatch.setattr(SensitivityTable, "save", saved)
     told = []
     resumed = sensitivity(
         source,
@@ -102,12 +107,39 @@ def test_a_stopped_run_goes_on(checkpoints, tokens, table, tmp_path, monkeypatch
         progress=lambda done, total: told.append((done, total)),
     )
     assert same(resumed, table) and same(SensitivityTable.load(path), table)
-    assert told[-1] == (pytest.approx(1), 1) and sorted(told) == told
 
-    monkeypatch.delattr(module._Branches, "window")  # nothing is left to measure
-    assert same(
-        sensitivity(source, tokens, SCHEME, formats=FORMATS, path=path, max_windows=2), table.first(2)
+
+def test_a_stopped_window_goes_on_within(checkpoints, tokens, table, tmp_path):
+    path, source, told = tmp_path / "table.json", checkpoints["untied"], []
+
+    def stop(done: float, total: float) -> None:
+        told.append((done, total))
+        if len(told) == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity(source, tokens, SCHEME, formats=FORMATS, path=path, max_windows=1, progress=stop)
+    before = SensitivityTable.load(path)
+    assert before.windows == 0 and len(before.partial) == 3  # three formats of three groups, and one more
+    resumed = sensitivity(
+        source,
+        tokens,
+        SCHEME,
+        formats=FORMATS,
+        path=path,
+        max_windows=1,
+        progress=lambda *each: told.append(each),
     )
+    assert same(resumed, table.first(1)) and len(told) == 10 + 7 * 3
+    assert told[-1] == (pytest.approx(1), 1) and sorted(told[10:]) == told[10:]
+
+
+def test_a_finished_table_is_not_measured_again(checkpoints, tokens, table, tmp_path):
+    path, source = tmp_path / "table.json", checkpoints["untied"]
+    table.save(path)
+    before = path.read_bytes()
+    measured = sensitivity(source, tokens, SCHEME, formats=FORMATS, path=path, max_windows=2)
+    assert same(measured, table.first(2)) and path.read_bytes() == before
     with pytest.raises(WorkbenchError, match=r"another measurement \(other formats\)"):
         sensitivity(source, tokens, SCHEME, formats=FORMATS[1:], path=path)
     other = Tokens(tokens.ids[::-1].copy())
@@ -118,9 +150,9 @@ def test_a_stopped_run_goes_on(checkpoints, tokens, table, tmp_path, monkeypatch
 def test_tiers_have_the_models_own_16_bits(checkpoints):
     assert [str(fmt) for fmt in default_formats(checkpoints["tied"])] == [
         "f16",
-        "int8/128",
-        "int4/128",
-        "int2/256",
+        "int8",
+        "int4",
+        "int2",
     ]
 
 
@@ -130,7 +162,9 @@ def test_wrong_input_is_named(checkpoints, tokens, tmp_path):
         sensitivity(source, tokens, "disjoint-65")
     with pytest.raises(ProtocolError, match="max_windows is 0"):
         sensitivity(source, tokens, SCHEME, max_windows=0)
-    with pytest.raises(ProtocolError, match="token id 97 is outside the vocabulary of 97"):
+    with pytest.raises(
+        ProtocolError, match="window at token 0: token id 97 at place 0 is outside the vocabulary of 97"
+    ):
         sensitivity(source, Tokens(np.full(16, 97)), SCHEME)
     with pytest.raises(WorkbenchError, match="quantizer = 'none'; allowed: rtn"):
         sensitivity(source, tokens, SCHEME, quantizer="none")
@@ -150,6 +184,9 @@ def test_wrong_input_is_named(checkpoints, tokens, tmp_path):
         lambda data: data["kl_sums"][0][1].__setitem__(0, float("nan")),
         lambda data: data["formats"][0].update(dtype="int3"),
         lambda data: data.update(groups=[3]),
+        lambda data: data["stored"][3].pop(),
+        lambda data: data.update(partial={"0": [1.0]}),
+        lambda data: data.update(partial={"10": [1.0, 1.0, 1.0, 1.0]}),
     ],
 )
 def test_a_damaged_file_is_refused(table, tmp_path, damage):

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.support.vulkan import without_vulkan
 from workbench.assets import evaluation_text
 from workbench.bench import demo
 from workbench.bench.measure import AGREEMENT, Measurement, Settings
@@ -153,7 +153,7 @@ def test_a_row_that_fails_its_check_has_no_time(toured):
 
 
 def test_without_an_adapter_the_references_run_alone_and_say_so(tmp_path):
-    environment = {**os.environ, "WORKBENCH_ADAPTER": "no such adapter", "OMP_NUM_THREADS": "1"}
+    environment = {**without_vulkan(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [
             sys.executable,
@@ -172,7 +172,7 @@ def test_without_an_adapter_the_references_run_alone_and_say_so(tmp_path):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "No WebGPU adapter: WORKBENCH_ADAPTER='no such adapter' matches no adapter" in done.stdout
+    assert "No WebGPU adapter: " in done.stdout
     head, _, *rows = cells((tmp_path / "demo" / "table.md").read_text(encoding="utf-8"))
     for row in rows:
         found = dict(zip(head, row, strict=True))

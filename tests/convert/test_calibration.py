@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
+import re
 
 import numpy as np
 import pytest
 
+import workbench
+from eval.statistics import divergence
 from eval.texts import encode, load_text
-from tests.convert.conftest import TEXT
+from tests.convert.conftest import TEXT, small_checkpoint
 from tests.eval.conftest import byte_tokenizer
 from workbench.convert.calibration import CalibrationOptions, load_calibration
+from workbench.convert.check import Verdict
+from workbench.convert.convert import convert
 from workbench.convert.methods import METHODS
 from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
@@ -80,3 +87,93 @@ def test_methods_that_need_data_get_the_embedded_text():
         ConvertOptions(WeightFormat("int4"), steps=10)
     with pytest.raises(WorkbenchError, match="calibration_inputs = 'both'; allowed: quantized, float"):
         ConvertOptions(WeightFormat("int4"), calibration_inputs="both")
+
+
+def test_ids_beyond_the_vocabulary_are_refused_by_every_quantizer_that_learns(tmp_path, text):
+    source = small_checkpoint(tmp_path / "source", vocab_size=200)  # the tokenizer has 259
+    for name, method in METHODS.items():
+        if method.calibrated:
+            options = ConvertOptions(
+                WeightFormat("int4"), quantizer=name, calibration=CalibrationOptions(str(text))
+            )
+            with pytest.raises(
+                WorkbenchError, match=r"calibration: token id \d+ at place \d+ is outside the vocab.* of 200"
+            ):
+                convert(source, tmp_path / "out", options)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_one_id_beyond_the_vocabulary_is_enough(tmp_path):
+    """Also in the windows that only judge the outcome."""
+    source = small_checkpoint(tmp_path / "source", vocab_size=258)
+    file = tmp_path / "text.txt"
+    file.write_text("plain text, " * 20 + "\N{LATIN SMALL LETTER I WITH ACUTE}" + " and more text" * 3)
+    assert byte_tokenizer()(file.read_text())["input_ids"].count(258) == 1
+    for windows in (1, 1000):
+        options = CalibrationOptions(str(file), windows=windows, length=16)
+        with pytest.raises(
+            WorkbenchError, match=r"token id 258 at place \d+ is outside the vocabulary of 258"
+        ):
+            convert(
+                source, tmp_path / "out", ConvertOptions(WeightFormat("int4"), "gptq", calibration=options)
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a" * 400, r"all \d+ tokens are alike \(id \d+\)"),
+        ("abc " * 100, r"its tokens repeat themselves \(5 different runs of 8 among"),
+        ("".join(f"{n} squared is {n * n}. " for n in range(40)), None),
+    ],
+)
+def test_a_text_that_says_the_same_over_and_over_is_noted(tmp_path, text, said):
+    (tmp_path / "text.txt").write_text(text)
+    found = load_calibration(CalibrationOptions(str(tmp_path / "text.txt"), 10, 32), byte_tokenizer(), 64)
+    notes = [note for note in found.notes if "holds for no other text" in note]
+    assert bool(notes) == (said is not None)
+    if said:
+        assert re.search(said, notes[0]) and notes == [
+            note for note in found.record["notes"] if note in notes
+        ]
+
+
+def test_windows_that_were_not_drawn_judge_the_outcome(text):
+    found = load_calibration(CalibrationOptions(str(text), 10, 32), byte_tokenizer(), 64)
+    assert found.check.shape == (16, 32)  # 512 tokens
+    assert not {tuple(window) for window in found.check} & {tuple(window) for window in found.ids}
+    short = load_calibration(CalibrationOptions(str(text), 10_000, 64), byte_tokenizer(), 64)
+    assert {tuple(window) for window in short.check} <= {tuple(window) for window in short.ids}
+
+
+@pytest.mark.parametrize(
+    ("tied", "quantizer", "inputs"), [(False, "awq", "quantized"), (True, "gptq", "float")]
+)
+def test_the_outcome_is_that_of_the_models_beside_each_other(tmp_path, calibration, tied, quantizer, inputs):
+    source = small_checkpoint(tmp_path / "source", tie_word_embeddings=tied)
+    fmt = WeightFormat("int4", block_size=32)
+    options = ConvertOptions(fmt, quantizer=quantizer, calibration=calibration, calibration_inputs=inputs)
+    convert(source, tmp_path / "learned", options)
+    convert(source, tmp_path / "nearest", ConvertOptions(fmt))
+    manifest = json.loads((tmp_path / "learned" / "manifest.json").read_text())
+    told = manifest["provenance"]["calibration"]["against_rtn"]
+    check = load_calibration(calibration, byte_tokenizer(), 32).check
+    models = [
+        workbench.load(path, backend="torch") for path in (source, tmp_path / "learned", tmp_path / "nearest")
+    ]
+    logits = [np.concatenate([each.forward(window).logits for window in check]) for each in models]
+    unread = np.zeros(check.size, np.int64)
+    kl, plain = (divergence(each, logits[0], unread).kl for each in logits[1:])
+    assert told["kl"] == pytest.approx(kl.mean(), rel=1e-4)
+    assert told["kl_nearest"] == pytest.approx(plain.mean(), rel=1e-4)
+    assert told["excess"] == pytest.approx((kl - plain).mean(), rel=1e-3)
+    assert told["tokens"] == check.size and told["quantizer"] == quantizer
+
+
+def test_ending_worse_than_round_to_nearest_is_noted():
+    worse = Verdict("awq", 512, kl=0.31, kl_nearest=0.25, excess=0.06, excess_se=0.01)
+    assert worse.note.startswith(
+        "awq ends worse than round to nearest would: a KL of 0.31 nats a token in place of 0.25"
+    )
+    assert dataclasses.replace(worse, excess=-0.06).note is None
+    assert dataclasses.replace(worse, excess_se=0.1).note is None  # no more than chance

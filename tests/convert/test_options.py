@@ -96,10 +96,10 @@ def test_options_are_checked():
 @pytest.mark.parametrize(
     ("what", "given"),
     [
-        ("format = int8/128/sym", {"format": SYMMETRIC}),
-        ("embedding = int8/128/sym", {"format": INT4, "embedding": SYMMETRIC}),
-        ("lm_head = int8/128/sym", {"format": INT4, "lm_head": SYMMETRIC}),
-        (r"overrides\['\*.mlp.\*'\] = int8/128/sym", {"format": INT4, "overrides": {"*.mlp.*": SYMMETRIC}}),
+        ("format = int8/sym", {"format": SYMMETRIC}),
+        ("embedding = int8/sym", {"format": INT4, "embedding": SYMMETRIC}),
+        ("lm_head = int8/sym", {"format": INT4, "lm_head": SYMMETRIC}),
+        (r"overrides\['\*.mlp.\*'\] = int8/sym", {"format": INT4, "overrides": {"*.mlp.*": SYMMETRIC}}),
     ],
 )
 def test_hqq_takes_no_symmetric_format(what, given):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from eval.losses import format_loss, kernel_loss, precision_loss, split_losses
+from eval.losses import format_loss, kernel_loss, noise_floor, precision_loss, split_losses
 from eval.perplexity import perplexity
+from eval.result import PerplexityResult
 from tests.eval.reference import ReferenceModel
 from workbench.errors import ProtocolError
 
@@ -78,6 +80,35 @@ def test_arrays_come_with_their_windows(runs):
         kernel_loss(one.token_nll, other.token_nll[1:], one.window_index)
     with pytest.raises(ProtocolError, match="two results or two arrays"):
         kernel_loss(one, other.token_nll)
+
+
+def test_a_difference_of_int8_backends_is_no_kernel_loss(runs):
+    ran = {"activations": "int8", "cache": "f32"}
+    rounded = replace(runs["f16"], provenance=ran)
+    with pytest.raises(ProtocolError, match=r"is the INT8 activation noise floor .* no kernel loss"):
+        kernel_loss(rounded, runs["quantized"])
+    with pytest.raises(ProtocolError, match="is the INT8 activation and cache noise floor"):
+        split_losses(
+            runs["unquantized"], runs["quantized"], replace(rounded, provenance=dict.fromkeys(ran, "int8"))
+        )
+    found = noise_floor(rounded, runs["quantized"])
+    assert str(found).startswith("INT8 activation noise floor ") and found.rms > 0
+    assert noise_floor(runs["f16"], runs["quantized"]).kind == "noise floor"
+
+
+def test_a_result_with_int8_activations_names_its_noise_floor(runs, tmp_path):
+    """Measured, or said to be unknown."""
+    rounded = replace(runs["f16"], provenance={"activations": "int8", "cache": "f32"})
+    assert "INT8 activation noise floor: not measured" in rounded.summary()
+    assert "INT8 activation noise floor" in rounded.unrecorded and rounded.to_json()["noise_floor"] is None
+    found = rounded.with_noise_floor(runs["quantized"])
+    d = rounded.token_nll - runs["quantized"].token_nll
+    assert found.noise_floor["rms"] == pytest.approx(np.sqrt(np.mean(d**2)))
+    assert "not measured" not in found.summary() and "INT8 activation noise floor: d " in found.summary()
+    assert "INT8 activation noise floor" not in found.unrecorded
+    found.save(tmp_path / "result")
+    assert PerplexityResult.load(tmp_path / "result").noise_floor == found.noise_floor
+    assert "noise floor" not in runs["f16"].summary()
 
 
 def test_losses_of_different_windows_do_not_exist(runs, tiny, prose):

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval import texts
+from eval import inputs, texts
+from eval.protocols import protocol
 from eval.texts import (
     WIKITEXT2_JOINED_SHA256,
     Text,
@@ -38,7 +40,7 @@ def test_unreadable_files_say_why(tmp_path):
     with pytest.raises(ProtocolError, match=r"none\.txt: cannot be read"):
         load_text(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("größer".encode("latin-1"))
-    with pytest.raises(ProtocolError, match="byte 2 is not UTF-8"):
+    with pytest.raises(ProtocolError, match=r"byte 2 \(0xF6\) is not UTF-8"):
         load_text(tmp_path / "latin.txt")
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ProtocolError, match="is empty"):
@@ -112,7 +114,23 @@ def test_bos_stands_where_the_tokenizer_puts_it(prose):
     second = encode(without, prose, "disjoint-32")
     assert np.array_equal(second.ids, first.ids[1:])
     assert second.bos_policy == "none"
-    assert encode(with_bos, prose, "llamacpp-32").bos_policy == "in place of the first token of each window"
+    each = encode(with_bos, prose, "llamacpp-32")
+    assert (each.bos, each.bos_policy) == (0, "in place of the first token of each window")
+
+
+def test_llamacpp_writes_bos_only_where_the_tokenizer_adds_one(prose):
+    """As llama.cpp's `add_bos`: a tokenizer may have a BOS token and not use it (SmolLM2's has)."""
+    unused = byte_tokenizer(bos=False)
+    unused.add_special_tokens({"bos_token": "<s>"})
+    for scheme in ("llamacpp-32", "disjoint-32"):  # tokens made for another protocol are read alike
+        tokens = inputs.tokens(
+            SimpleNamespace(tokenizer=unused), encode(unused, prose, scheme), protocol("llamacpp-32"), None
+        )
+        assert (tokens.bos, tokens.bos_policy) == (None, "none")
+        windows = protocol("llamacpp-32").windows(tokens.ids, bos=tokens.bos)
+        assert [w.ids[0] for w in windows] == [tokens.ids[w.start] for w in windows]
+    with_bos = encode(byte_tokenizer(), prose, "disjoint-32").for_windows_of(protocol("llamacpp-32"))
+    assert (with_bos.bos, with_bos.bos_policy) == (0, "in place of the first token of each window")
 
 
 def test_documents_are_stripped_begin_with_bos_and_follow_each_other():

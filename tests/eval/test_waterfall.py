@@ -9,7 +9,7 @@ import pytest
 
 import workbench
 from eval.losses import format_loss
-from eval.model_waterfall import model_waterfall
+from eval.model_waterfall import NOISE, model_waterfall
 from eval.perplexity import perplexities
 from eval.waterfall import layer_waterfall, weight_waterfall
 from eval.weight_stages import stage_weights, stages
@@ -188,6 +188,19 @@ def test_through_the_kernels(converted, source, story_tokens, adapter):
     found = model_waterfall(converted / "rtn", source, story_tokens, "disjoint-128", max_windows=1)
     assert found.quantizer == "rtn" and found.notes == () and list(found.adds)[-1] == "kernel"
     assert abs(found.adds["kernel"].mean) < 1e-5 and found.adds["kernel"].rms < 1e-4
+
+
+def test_int8_activations_have_a_noise_floor_and_no_kernel_loss(converted, source, story_tokens, adapter):
+    found = model_waterfall(
+        converted / "rtn", source, story_tokens, "disjoint-128", dtype="int8", max_windows=2
+    )
+    assert list(found.adds)[-2:] == ["int8 activations", NOISE] and "kernel" not in str(found.rows())
+    assert sum(loss.mean for loss in found.adds.values()) == pytest.approx(found.total.mean, abs=1e-12)
+    noise = found.adds[NOISE]
+    assert 1e-5 < noise.rms < 2 * found.adds["int8 activations"].rms, "as large as what such activations cost"
+    assert found.kernels.within and found.kernels.tokens == 128
+    assert found.kernels.verdict in str(found) and found.kernels.verdict in found._repr_html_()
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["kernels"]["within"] is True
 
 
 def test_a_model_of_other_weights_is_refused(converted, source, story_tokens, tmp_path, shared):

@@ -27,6 +27,10 @@ FORMATS = {
 }
 
 
+#: Tensors of different kinds: enough where a manifest alone is looked at.
+SMALL = ("block", "symmetric", "norm.bf16", "scalar")
+
+
 def random_tensor(name: str, format: WeightFormat, rows: int, columns: int, seed: int = 0) -> WeightTensor:
     rng = np.random.default_rng(seed)
     q = rng.integers(*format.q_range, (rows, format.padded_columns(columns)), endpoint=True)
@@ -49,10 +53,12 @@ def tensors() -> list[WeightTensor]:
     return result
 
 
-def write_model(path: Path, layout: str = "planar", **options) -> Path:
+def write_model(path: Path, layout: str = "planar", names: tuple[str, ...] = (), **options) -> Path:
+    """names: of the tensors to write, by default all."""
     with ModelWriter(path, config=CONFIG, layout=layout, provenance={"seed": 1}, **options) as writer:
         for tensor in tensors():
-            writer.add(tensor)
+            if not names or tensor.name in names:
+                writer.add(tensor)
         writer.add_file("tokenizer.json", b'{"model": {}}')
         writer.add_file("vocab.txt", b"")
         writer.plan = {"calls": [{"kernel": "rms_norm", "eps": 1e-5}]}

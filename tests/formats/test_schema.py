@@ -7,8 +7,8 @@ import random
 import jsonschema
 import pytest
 
-from tests.formats.models import write_model
-from tests.formats.test_reader_fuzz import NONSENSE, places, put, small_manifest_of
+from tests.formats.damage import NONSENSE, manifest_of, places, put
+from tests.formats.models import SMALL, write_model
 from workbench.formats import manifest as rules
 from workbench.formats.schema import SchemaError, check
 
@@ -22,7 +22,7 @@ def is_valid(value: object, schema: dict) -> bool:
 
 
 def test_both_say_the_same(tmp_path):
-    manifest = small_manifest_of(write_model(tmp_path / "model"))
+    manifest = manifest_of(write_model(tmp_path / "model", names=SMALL))
     library = jsonschema.Draft202012Validator(rules.schema())
     assert is_valid(manifest, rules.schema()) and library.is_valid(manifest)
     # 1.0 is an integer to the draft, and $ matches in front of a last newline to Python: stricter here on

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from workbench.formats.errors import FormatError
-from workbench.formats.spec import WeightFormat
+from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 
 
 @pytest.mark.parametrize(
     ("format", "columns", "block", "padded", "blocks"),
     [
         (WeightFormat("int4"), 4096, 128, 4096, 32),
-        (WeightFormat("int4"), 576, 128, 640, 5),
+        (WeightFormat("int4", block_size=128), 576, 128, 640, 5),
         (WeightFormat("int8"), 1, 128, 128, 1),
-        (WeightFormat("int2"), 896, 256, 1024, 4),
+        (WeightFormat("int2", block_size=256), 896, 256, 1024, 4),
         (WeightFormat("int4", block_size=96), 96, 96, 96, 1),
         (WeightFormat("int8", "channel"), 100, 128, 128, 1),
         (WeightFormat("int2", "tensor"), 960, 960, 960, 1),
@@ -47,7 +47,48 @@ def test_bits_per_weight(format, bits):
 
 
 def test_padding_counts_as_stored():
-    assert WeightFormat("int4").bits_per_weight(1, 64) == (128 * 4 + 24) / 64
+    assert WeightFormat("int4", block_size=128).bits_per_weight(1, 64) == (128 * 4 + 24) / 64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "columns", "block"),
+    [
+        ("int4", 4096, 128),
+        ("int4", 576, 96),  # 128 would pad to 640
+        ("int8", 64, 64),
+        ("int2", 128, 128),
+        ("int2", 576, 192),
+        ("int2", 896, 224),
+        ("int4", 96, 96),
+        ("int4", 160, 32),
+        ("int8", 172, 128),  # no multiple of 32 divides it
+        ("int4", 1504, 128),  # only blocks of 32 divide it, whose scales would take more than the padding
+        ("int8", 544, 32),
+        ("int8", 1, 128),
+    ],
+)
+def test_a_default_block_is_fitted_to_the_rows(dtype, columns, block):
+    asked = WeightFormat(dtype)
+    fitted = asked.fitted(columns)
+    assert fitted.block_size == block == asked.block(columns) and not fitted.default_block
+    assert fitted.fitted(columns + 32) is fitted
+    default = WeightFormat(dtype, block_size=DEFAULT_BLOCK[dtype])
+    assert asked.bits_per_weight(7, columns) == fitted.bits_per_weight(7, columns)
+    assert fitted.bits_per_weight(7, columns) <= default.bits_per_weight(7, columns)
+    assert asked.padded_columns(columns) == fitted.padded_columns(columns)
+    assert asked.scale_shape(7, columns) == fitted.scale_shape(7, columns)
+
+
+def test_fitted_keeps_what_was_asked_for():
+    for kept in (
+        WeightFormat("f16"),
+        WeightFormat("int4", block_size=128),
+        WeightFormat("int2", "channel"),
+        WeightFormat("int8", "tensor"),
+    ):
+        assert not kept.default_block and kept.fitted(576) is kept
+    fine = WeightFormat("int4", zero_frac_bits=3, scale_dtype="f32", order="high-first").fitted(576)
+    assert str(fine) == "int4/96/z3/f32/high-first"
 
 
 @pytest.mark.parametrize(
@@ -68,10 +109,11 @@ def test_ranges(format, q, zero, implied):
     ("format", "name"),
     [
         (WeightFormat("f16"), "f16"),
-        (WeightFormat("int4"), "int4/128"),
+        (WeightFormat("int4"), "int4"),
+        (WeightFormat("int4", block_size=128), "int4/128"),
         (WeightFormat("int8", "channel"), "int8/channel"),
-        (WeightFormat("int2", zero_frac_bits=5, scale_dtype="f32"), "int2/256/z5/f32"),
-        (WeightFormat("int4", symmetric=True, order="high-first"), "int4/128/sym/high-first"),
+        (WeightFormat("int2", zero_frac_bits=5, scale_dtype="f32"), "int2/z5/f32"),
+        (WeightFormat("int4", symmetric=True, order="high-first"), "int4/sym/high-first"),
     ],
 )
 def test_names_and_json(format, name):
@@ -80,7 +122,8 @@ def test_names_and_json(format, name):
 
 
 def test_equal_formats_are_equal():
-    assert WeightFormat("int4", block_size=128) == WeightFormat("int4")
+    assert WeightFormat("int4", block_size=128) == WeightFormat("int4").fitted(256)
+    assert WeightFormat("int4", block_size=128) != WeightFormat("int4")  # which is another on rows of 576
     assert WeightFormat("f16", "channel", 32, True) == WeightFormat("f16")
     assert WeightFormat("int8", order="high-first") == WeightFormat("int8")
 

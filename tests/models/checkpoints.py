@@ -27,6 +27,25 @@ CONFIG = {
 }
 
 
+#: Tensors that mean nothing to a model of two layers, by name.
+STRAYS = {
+    "model.layers.2.self_attn.q_proj.weight": torch.full((48, 48), 7.0),
+    "model.layers.17.mlp.up_proj.bias": torch.full((172,), 7.0),
+    "model.layers.0.self_attn.q_proj.lora_A.weight": torch.full((4, 48), 7.0),
+    "model.layers.0.mlp.up_proj.lora_B.default.weight": torch.full((172, 4), 7.0),
+    "model.layers.0.self_attn.rotary_emb.inv_freq": torch.full((4,), 7.0),
+    "model.layers.0.self_attn.masked_bias": torch.tensor(-1e4),
+    "model.layers.0.self_attn.bias": torch.ones(1, 1, 8, 8),
+    "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+    "model.layers.0.counter": torch.arange(5),
+    "model.layers.0.self_attn.k_scale": torch.tensor(0.5),
+    "model.layers.0.self_attn.v_scale": torch.tensor([0.5], dtype=torch.bfloat16),
+    "model.position_ids": torch.arange(64)[None],
+    "v_head.summary.weight": torch.full((1, 48), 7.0),
+    "steps": torch.tensor(3, dtype=torch.int64),
+}
+
+
 def random_state(config: dict, dtype=torch.float32, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights of standard deviation 1/sqrt(K), norms in [0.5, 1.5], named as LlamaForCausalLM names them."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -126,6 +126,14 @@ def test_a_single_file_and_a_revision(hub):
     assert set(hub.asked) == {"config.json", "model.safetensors"}
 
 
+def test_of_a_single_file_and_shards_only_the_single_file_is_fetched(hub):
+    state = random_state(CONFIG)
+    write_checkpoint(hub.files, {name: 2 * value for name, value in state.items()}, CONFIG, shards=2)
+    write_checkpoint(hub.files, state, CONFIG)
+    assert hub.open("owner/tiny") == f"{COMMIT} {sorted(state)}"
+    assert set(hub.asked) == {"config.json", "model.safetensors.index.json", "model.safetensors"}
+
+
 def test_a_repository_of_pickles_is_refused_without_fetching_them(hub):
     (hub.files / "config.json").write_text(json.dumps(CONFIG))
     (hub.files / "pytorch_model.bin").write_bytes(b"no")

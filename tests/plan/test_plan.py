@@ -286,44 +286,6 @@ def test_tensors_of_other_shapes_are_refused(name, shape):
         build_plan(LlamaConfig.parse(CONFIG), describe_as(FORMATS[0], **{name: shape}))
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"model_type": "mistral"}, "model_type is 'mistral'"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
-        ({"num_attention_heads": 5}, "num_attention_heads 5 is not a multiple of num_key_value_heads 2"),
-        ({"head_dim": 20}, "head size 20 is not a multiple of 8"),
-        ({"head_dim": "24"}, "head_dim is '24'"),
-        ({"vocab_size": None}, "vocab_size is None"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"hidden_size": True}, "hidden_size is True"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type is 'yarn'; default, linear, llama3"),
-        ({"rope_scaling": {"type": "linear"}}, "needs a positive factor, not None"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "needs a positive low_freq_factor"),
-        ({"rope_theta": "10000"}, "rope_theta is '10000'"),
-        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    ],
-)
-def test_configurations_that_are_refused(change, message):
-    with pytest.raises(UnsupportedModelError, match=message):
-        LlamaConfig.parse({**CONFIG, **change})
-
-
-def test_defaults_and_spellings_of_a_configuration():
-    """null means the default; rope is written in three ways, by age of the file."""
-    nulls = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_scaling", "rope_theta"))
-    parsed = LlamaConfig.parse({**CONFIG, **nulls, "hidden_size": 96})
-    assert (parsed.kv_heads, parsed.head_dim, parsed.rope_theta) == (6, 16, 10000.0)
-    old = LlamaConfig.parse({**CONFIG, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}})
-    new = LlamaConfig.parse(
-        {**CONFIG, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}
-    )
-    assert old.rope_theta == new.rope_theta == 5e5
-    assert old.rope_scaling["rope_type"] == new.rope_scaling["rope_type"] == "linear"
-    assert old.rope_scaling["factor"] == new.rope_scaling["factor"] == 2.0
-
-
 def test_heads_and_activations_are_checked():
     with pytest.raises(ValueError, match="head is one of all, last, score, greedy"):
         plan_of(head="first")

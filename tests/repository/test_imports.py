@@ -48,6 +48,7 @@ def empty_rooms(tmp_path) -> Path:
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     rooms = [
         "errors",
+        "files",
         "formats",
         "plan",
         "quantizers",
@@ -85,6 +86,8 @@ def empty_rooms(tmp_path) -> Path:
         ("workbench/bench/tokens.py", "import workbench.convert", False),
         ("workbench/sweep/jobs.py", "import workbench.convert, workbench.bench, eval", True),
         ("workbench/convert/search.py", "import workbench.sweep", False),
+        ("workbench/files/writing.py", "import workbench.errors", True),
+        ("workbench/files/writing.py", "import workbench.formats", False),
         ("workbench/errors/base.py", "import workbench.formats", False),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -10,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tests.support.vulkan import without_vulkan
 from workbench.errors import (
     CacheFullError,
     DeviceLostError,
@@ -277,11 +277,12 @@ def test_steps_fit_a_binding():
     assert wgpu_executor.chunk_sizes(LlamaConfig.parse(config), 128 << 20) == wgpu_executor.CHUNKS
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Vulkan's drivers can be hidden on Linux")
 def test_without_an_adapter_the_references_run_and_say_so(checkpoint):
     script = """
         import sys, workbench
         from workbench.errors import NoAdapterError
-        model = workbench.load(sys.argv[1], max_tokens=32)
+        model = workbench.load(sys.argv[1], max_tokens=32, dtype="auto")
         print(model.backend)
         print([reason for what, _, reason in model.choices if what == "backend"][0])
         print(model.forward([1, 2, 3]).logits.shape)
@@ -290,10 +291,9 @@ def test_without_an_adapter_the_references_run_and_say_so(checkpoint):
         except NoAdapterError as error:
             print("refused:", error)
     """
-    environment = {**os.environ, "WORKBENCH_ADAPTER": "nonexistent"}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(checkpoint)],
-        env=environment,
+        env=without_vulkan(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -301,6 +301,6 @@ def test_without_an_adapter_the_references_run_and_say_so(checkpoint):
     assert done.returncode == 0, done.stderr
     backend, reason, shape, refused = done.stdout.strip().splitlines()
     assert backend == "torch"
-    assert "nonexistent" in reason and "PyTorch references run instead" in reason
+    assert "adapter" in reason and "PyTorch references run instead" in reason
     assert shape == f"(3, {SHAPE.vocab})"
-    assert refused.startswith("refused: ") and "nonexistent" in refused
+    assert refused.startswith("refused: ") and "adapter" in refused

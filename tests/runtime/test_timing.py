@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workbench.runtime.frequency import frequency_of, megahertz, same_gpu
+from workbench.runtime.frequency import frequency_of, megahertz
+from workbench.runtime.nvml import same_gpu
 from workbench.runtime.rounds import STEADY_READINGS, interleave, settle
 
 

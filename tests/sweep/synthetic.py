@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from workbench.files.writing import write_json
 from workbench.sweep.cells import Cell, TextSource
 from workbench.sweep.identity import key
 from workbench.sweep.journal import Journal
 from workbench.sweep.state import CellState, Facts, SweepState
-from workbench.sweep.store import CELL_KIND, Store, write_json
+from workbench.sweep.store import CELL_KIND, Store
 
 FORMATS = ("int8/128", "int4/32", "int4/64", "int4/128", "int2/64", "int2/128", "int2/256")
 QUANTIZERS = ("rtn", "grid", "hqq", "gptq")

@@ -10,9 +10,9 @@ import pytest
 
 from tests.sweep.synthetic import Synthetic, four_hundred, result
 from workbench.errors import SweepError
+from workbench.files.writing import write_json
 from workbench.sweep import follow, journal
 from workbench.sweep.follow import Followed, opened
-from workbench.sweep.store import write_json
 from workbench.sweep.sweep import Sweep
 
 

@@ -49,6 +49,7 @@ def test_names_and_places_do_not_matter(cell, materials, tmp_path):
         {"max_windows": 1},
         {"backend": "wgpu"},
         {"dtype": "f16"},
+        {"baseline_dtype": "f16"},
         {"paired": False},
         {"speed": True},
     ],
@@ -56,6 +57,14 @@ def test_names_and_places_do_not_matter(cell, materials, tmp_path):
 )
 def test_whatever_decides_a_result_changes_the_key(cell, change):
     assert key_of(dataclasses.replace(cell, **change)) != key_of(cell)
+
+
+def test_the_baseline_of_a_cell_is_in_f32_unless_asked(cell):
+    rounded = dataclasses.replace(cell, dtype="f16")
+    assert rounded.baseline == dataclasses.replace(cell, options=None)
+    assert key_of(rounded.baseline) == key_of(cell.baseline) != key_of(rounded)
+    asked = dataclasses.replace(rounded, baseline_dtype="f16")
+    assert asked.baseline.dtype == "f16" and key_of(asked.baseline) != key_of(cell.baseline)
 
 
 def test_weights_text_and_separator_change_the_key(cell, materials, tmp_path):

@@ -73,19 +73,24 @@ def test_further_cells_failures_and_deleted_intermediates(undisturbed, materials
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*")}
     Store(folder).remove_intermediate()
     assert sorted(path.name for path in folder.iterdir()) == ["cells", "sweeps"]
-    changes = {"protocol": '["disjoint-32", "disjoint-128"]', "block_size": "64", "rest": ""}
+    (other := tmp_path / "other.txt").write_text(materials.text.read_text() * 2)
+    changes = {
+        "texts": f"[texts.prose]\nfile = {json.dumps(str(materials.text))}\n[texts.other]\nfile = 'other.txt'",
+        "protocol": '[{protocol = "disjoint-32", text = "prose"}, {protocol = "disjoint-32", text = "other"}]',
+        "block_size": "64",
+        "rest": "",
+    }
     sweep = Sweep.read(materials.spec(tmp_path, **changes), output=folder)
     assert [state.status for state in sweep.cells] == ["done", *["waiting"] * 5]
+    other.write_text("something else")
     sweep.run(executor=workers)
-    found = {(state.cell.format, state.cell.protocol): state for state in sweep.cells}
+    found = {(state.cell.format, state.cell.text_name): state for state in sweep.cells}
     assert {place for place, state in found.items() if state.status == "done"} == {
-        (form, "disjoint-32") for form in ("as it is", "int8/64", "int4/64")
+        (form, "prose.txt") for form in ("as it is", "int8/64", "int4/64")
     }
-    assert found["int4/64", "disjoint-32"].record["result"]["baseline"]["kl"]["mean"] > 0
-    assert "more than the model's context of 64" in found["as it is", "disjoint-128"].error
-    assert found["int8/64", "disjoint-128"].error.startswith(
-        "tiny · as it is · disjoint-128 · prose.txt, which"
-    )
+    assert found["int4/64", "prose.txt"].record["result"]["baseline"]["kl"]["mean"] > 0
+    assert "has changed since the sweep was started" in found["as it is", "other.txt"].error
+    assert found["int8/64", "other.txt"].error.startswith("tiny · as it is · disjoint-32 · other.txt, which")
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

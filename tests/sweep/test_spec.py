@@ -32,6 +32,7 @@ embedding = "f32"
 
 def write(folder, text):
     (folder / "here").mkdir(exist_ok=True)
+    (folder / "stories.txt").write_text("once upon a time")
     path = folder / "some.toml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -39,7 +40,7 @@ def write(folder, text):
 
 def test_the_grid_is_the_product_of_its_axes(tmp_path):
     spec = read_spec(write(tmp_path, "[sweep]\nmax_windows = 9\nbackend = 'wgpu'\n" + BASE))
-    assert spec.name == "some" and str(spec.output) == "runs/some"
+    assert spec.name == "some" and spec.output == tmp_path / "runs" / "some"
     found = [(c.name, c.format, c.quantizer, c.protocol, c.max_windows) for c in spec.cells]
     # a float format has neither block sizes nor a quantizer, a channel no block size
     formats = ["int8/channel", "int4/32", "int4/64", "int2/32/z5", "int2/64/z5"]
@@ -86,6 +87,22 @@ protocol = {protocol = "disjoint-32", text = "stories"}
     assert (extra.model, extra.format, extra.quantizer) == (EMBEDDED, "int2/96", "grid embedding=f32")
 
 
+def test_a_format_without_a_block_size_stays_one(tmp_path):
+    """It is fitted to the rows of each matrix when it is converted; a rule knows it by the default."""
+    grid = BASE.replace(BASE[BASE.index("[grid]") :], "")
+    grid += """
+[grid]
+model = "embedded"
+format = ["int4", "int2", "int4/128"]
+protocol = {protocol = "disjoint-32", text = "stories"}
+[[exclude]]
+block_size = 256
+"""
+    cells = read_spec(write(tmp_path, grid)).cells
+    assert [cell.format for cell in cells] == ["int4", "int4/128"]
+    assert [cell.convert_options().format.default_block for cell in cells] == [True, False]
+
+
 WRONG = {
     "no file": (None, "cannot be read"),
     "no toml": ("[grid", "is not TOML"),
@@ -116,7 +133,7 @@ WRONG = {
         BASE.replace('embedding = "f32"', "embedding = 32"),
         "embedding = 32; allowed: a format",
     ),
-    "exclude key": (BASE + "[[exclude]]\nmodels = 'x'\n", "exclude.models is unknown"),
+    "exclude key": (BASE + "[[exclude]]\nmodels = 'x'\n", r"exclude\[0\].models is unknown"),
     "include key": (BASE + "[[include]]\ntext = 'x'\n", r"include\[0\].text is unknown"),
     "protocol": (
         BASE.replace("disjoint-64", "disjoined-64"),

@@ -98,6 +98,19 @@ def test_results_of_other_commands_are_read(undisturbed, tmp_path):
     assert (bench.format, bench.quantizer, bench.decode, bench.ppl) == ("int4", "rtn", 50, result["ppl"])
 
 
+def test_precisions_are_named_where_one_is_not_f32(result):
+    assert {(row.activations, row.cache) for row in result.rows} == {("f32", "f32")}
+    assert {row.baseline_activations for row in result.rows[1:]} == {"f32"}
+    assert "backend" not in result.markdown()
+    alike = Table(tuple(dataclasses.replace(row, activations="int8") for row in result.rows[1:]))
+    assert alike.markdown().count("torch int8, paired with f32") == len(alike)
+    assert "; INT8 activation noise floor: not measured" in alike.markdown()
+    measured = Table(tuple(dataclasses.replace(row, noise_rms=0.11) for row in alike.rows))
+    assert measured.markdown().count("INT8 activation noise floor: RMS 1.1e-01 nats a token") == 1
+    stored = dataclasses.replace(result.rows[1], cache="int8", baseline_cache="int8")
+    assert "| torch f32, int8 cache |" in Table((result.rows[0], stored)).markdown()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -24,7 +24,7 @@ from workbench.widgets import PrecisionMap
 from workbench.widgets.precision_content import error_bar
 
 pytestmark = pytest.mark.browser
-FORMATS = [parse_format(name) for name in ("int8", "int4", "int2")]
+FORMATS = [parse_format(name) for name in ("int8/128", "int4/128", "int2/256")]
 SCHEME = "disjoint-16"  # a few tokens: the widget is under test, not the model
 IDLE = "document.querySelector('.wb').dataset.state === 'idle'"
 GATE = "layers.3.mlp.gate_up"

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from eval.report import ONE_WINDOW, plus_minus
 from workbench.allocate.groups import fused_groups, unquantized_plan
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.records import write_json
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
+from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 
@@ -112,12 +114,12 @@ class Allocation:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=_by_bits))
         lines = [
             f"{self.target}: {self.nbytes:,} bytes, {self.bits_per_weight:.3f} bits a weight; groups: {kinds}",
-            f"predicted KL {self.predicted_kl:.3e} ± {self.predicted_se:.1e} nats a token (groups added up)",
+            f"predicted KL {self.predicted_kl:.3e}{_error(self.predicted_se)} nats a token (groups added up)",
         ]
         for name, found in self.joint.items():
             lines.append(
-                f"measured KL  {found['kl']:.3e} ± {found['kl_se']:.1e} on {name} (all at once, "
-                f"{found['tokens']:,} tokens), ln PPL ratio {found['ln_ratio']:+.3e} ± {found['ln_ratio_se']:.1e}"
+                f"measured KL  {found['kl']:.3e}{_error(found['kl_se'])} on {name} (all at once, "
+                f"{found['tokens']:,} tokens), ln PPL ratio {found['ln_ratio']:+.3e}{_error(found['ln_ratio_se'])}"
             )
         return "\n".join(lines)
 
@@ -142,8 +144,8 @@ class Allocation:
         return {"kind": KIND, "version": 1, "bits_per_weight": self.bits_per_weight, **plain}
 
     def save(self, path: str | Path) -> None:
-        """Write it whole or not at all; `workbench quantize --precision PATH` reads it."""
-        write_json(Path(path), self.to_json())
+        """Write it whole or not at all; `workbench quantize --precision PATH` reads it. Raises StorageError."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Allocation:
@@ -153,7 +155,7 @@ class Allocation:
             return float("nan") if value is None else float(value)
 
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(read_text(path))
             if data.pop("kind") != KIND or data.pop("version") != 1:
                 raise ValueError("kind or version is another")
             del data["bits_per_weight"]
@@ -176,7 +178,15 @@ class Allocation:
             return cls(**data)
         except OSError as error:
             raise WorkbenchError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError, AttributeError, FormatError, WorkbenchError) as error:
+        except (
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            FormatError,
+            WorkbenchError,
+        ) as error:
             raise WorkbenchError(f"{path}: not an allocation ({error})") from error
 
 
@@ -194,7 +204,7 @@ def allocation_of(
             Assignment(
                 group=group.name,
                 tensors=tuple(group.tensors),
-                format=table.formats[f],
+                format=table.stored[g][f],
                 nbytes=int(nbytes[g, f]),
                 kl=float(kl[g, f]),
                 kl_se=float(se[g, f]),
@@ -215,17 +225,26 @@ def allocation_of(
 
 def _reason(table: SensitivityTable, g: int, f: int, target: str, kl, se, nbytes) -> str:
     """What the format costs, and what its neighbours in size would have changed."""
-    error = "" if np.isnan(se[f]) else f" ± {se[f]:.1e}"
+    error = plus_minus(se[f], ".1e")
     text = f"allocated for {target}: {table.groups[g].name} alone costs KL {kl[f]:.2e}{error} nats a token"
     order = sorted(range(len(nbytes)), key=lambda option: nbytes[option])
     place = order.index(f)
     if place:
         other = order[place - 1]
-        text += f"; {table.formats[other]} would save {nbytes[f] - nbytes[other]:,} bytes for {kl[other]:.2e}"
+        text += (
+            f"; {table.stored[g][other]} would save {nbytes[f] - nbytes[other]:,} bytes for {kl[other]:.2e}"
+        )
     if place + 1 < len(order):
         other = order[place + 1]
-        text += f"; {table.formats[other]} would take {nbytes[other] - nbytes[f]:,} more for {kl[other]:.2e}"
+        text += (
+            f"; {table.stored[g][other]} would take {nbytes[other] - nbytes[f]:,} more for {kl[other]:.2e}"
+        )
     return text
+
+
+def _error(se: float) -> str:
+    """An error that is clustered by window."""
+    return plus_minus(se, ".1e", ONE_WINDOW)
 
 
 def _by_bits(counted: tuple[str, int]) -> tuple[int, str]:

@@ -32,6 +32,11 @@ class Group:
     def weights(self) -> int:
         return sum(map(math.prod, self.tensors.values()))
 
+    @property
+    def columns(self) -> int:
+        """Columns of its matrices, which read the same input."""
+        return next(iter(self.tensors.values()))[1]
+
     def nbytes(self, fmt: WeightFormat) -> int:
         """Bytes of all planes of all tensors in a format: what a conversion stores of them, without alignment."""
         return sum(

@@ -10,15 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from eval import statistics
-from eval.protocols import Protocol, protocol
+from eval.protocols import Protocol, Window, protocol
 from eval.texts import Tokens
+from workbench.allocate.against import Baseline
 from workbench.allocate.allocation import Allocation
-from workbench.allocate.requantized import Requantized, reference_model
-from workbench.allocate.sensitivity import ONE_THREAD, Progress
+from workbench.allocate.branches import ONE_THREAD
+from workbench.allocate.meter import Progress
+from workbench.allocate.requantized import Requantized
+from workbench.allocate.sensitivity import checked_windows
 from workbench.bench.measure import reference_threads
+from workbench.convert.suited import suited
 from workbench.formats.spec import WeightFormat
+from workbench.models.llama_config import LlamaConfig
+from workbench.plan.plan import Plan
+from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,35 +82,64 @@ def measure_joint(
     packed matrices are kept (as in `Requantized`), for those who need them afterwards. Errors as in `sensitivity`.
     """
     scheme = protocol(scheme)
-    windows = scheme.windows(tokens.ids, bos=tokens.bos)[:max_windows]
-    context = scheme.length
+    config = LlamaConfig.parse(source.config)
+    windows = checked_windows(scheme.windows(tokens.ids, bos=tokens.bos)[:max_windows], config.vocab_size)
     made = {} if made is None else made
-    sources = {
-        name: Requantized(source, each.formats, each.quantizer, made)
-        if isinstance(each, Allocation)
-        else Requantized(source, each, quantizer, made)
-        for name, each in models.items()
+    executor = TorchExecutor(source, config)
+    plan = executor.plan("all")
+    loaded = {
+        name: _Restored(plan, _requantized(source, each, quantizer, made)) for name, each in models.items()
     }
-    base = reference_model(source, context)
-    loaded = {name: reference_model(each, context) for name, each in sources.items()}
-    small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in base.plan().weights.values())
-    parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
+    small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in plan.weights.values())
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {name: [] for name in models}
     with reference_threads(threads or (1 if small else None)):
         for done, window in enumerate(windows, 1):
             rows = slice(window.first_scored - 1, None)
-            baseline = base.forward(window.ids[:-1]).logits[rows]
-            for name, model in loaded.items():
-                logits = model.forward(window.ids[:-1]).logits[rows]
-                parts[name].append(statistics.divergence(logits, baseline, window.targets))
+            baseline = Baseline(_logits(executor, plan, window, {})[rows], window.targets)
+            for name, weights in loaded.items():
+                found = baseline.compare(_logits(executor, plan, window, weights)[rows])
+                parts[name].append((*found, baseline.nll))
             if progress:
                 progress(done, len(windows))
     index = np.repeat(np.arange(len(windows)), [window.scored for window in windows])
     return {
         name: Joint(
-            kl=np.concatenate([part.kl for part in found]),
-            nll=np.concatenate([part.nll for part in found]),
-            nll_float=np.concatenate([part.nll_baseline for part in found]),
+            *(np.concatenate(each) for each in zip(*found, strict=True)),
             window_index=index,
         )
         for name, found in parts.items()
     }
+
+
+def _requantized(
+    source, model: Allocation | Mapping[str, WeightFormat], quantizer: str, made: dict
+) -> Requantized:
+    if isinstance(model, Allocation):
+        return Requantized(source, model.formats, model.quantizer, made)
+    formats = {name: each.format for name, each in suited(source, model).items()}
+    return Requantized(source, formats, quantizer, made)
+
+
+class _Restored:
+    """The matrices of a requantized source by the plan's names, dequantized when they are read and not kept: beside the
+    float model only one of them is in memory as f32."""
+
+    def __init__(self, plan: Plan, source: Requantized) -> None:
+        self._source = source
+        self._tensors = {
+            weight.name: weight.tensor for weight in plan.weights.values() if weight.tensor in source.formats
+        }
+
+    def get(self, name: str | None) -> torch.Tensor | None:
+        if name not in self._tensors:
+            return None
+        return torch.from_numpy(self._source.tensor(self._tensors[name]).dequantize())
+
+
+def _logits(executor: TorchExecutor, plan: Plan, window: Window, weights) -> torch.Tensor:
+    """f32 [n - 1, vocabulary]: of every token of a window but the last, with a cache of just its size."""
+    ids = window.ids[:-1]
+    cache = TorchCache(len(ids))
+    env = executor.inputs(ids, cache)
+    executor.advance(plan, env, cache, range(len(plan.calls)), keep={"logits"}, weights=weights)
+    return env["logits"]

@@ -11,8 +11,8 @@ from eval.protocols import Protocol, protocol
 from eval.texts import Tokens
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.joint import Joint, measure_joint
+from workbench.allocate.meter import Progress
 from workbench.allocate.requantized import Requantized
-from workbench.allocate.sensitivity import Progress
 from workbench.bench.speed import Speed, measure_speed
 from workbench.models.source import open_source
 from workbench.runtime.model import load

@@ -14,6 +14,7 @@ from workbench.allocate.knapsack import pareto_front
 from workbench.allocate.requantized import Requantized
 from workbench.allocate.sensitivity import TIERS, float_tier
 from workbench.allocate.table import SensitivityTable
+from workbench.convert.suited import suited
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import build_plan
@@ -78,7 +79,8 @@ def fit_memory(
     matrices = [weight.tensor for weight in unquantized_plan(source).weights.values()]
     tiers = []
     for fmt in (float_tier(source), *map(WeightFormat, TIERS)):
-        formats = choose(fmt) if choose else dict.fromkeys(matrices, fmt)
+        asked = choose(fmt) if choose else dict.fromkeys(matrices, fmt)
+        formats = {name: each.format for name, each in suited(source, asked).items()}
         expected, capacity = expect(source, formats, max_tokens, activations)
         tiers.append((fmt, total(expected)))
         if total(expected) <= limit:
@@ -122,9 +124,13 @@ def device_bytes(table: SensitivityTable, source) -> np.ndarray:
     """int64 [groups, formats]: what a device holds of each group in each format, rows and buffers padded."""
     config = LlamaConfig.parse(source.config)
     held = np.zeros((len(table.groups), len(table.formats)), np.int64)
-    for f, fmt in enumerate(table.formats):
-        tensors = [tensor for group in table.groups for tensor in group.tensors]
-        plan = build_plan(config, Requantized(source, dict.fromkeys(tensors, fmt)).describe)
+    for f in range(len(table.formats)):
+        formats = {
+            tensor: stored[f]
+            for group, stored in zip(table.groups, table.stored, strict=True)
+            for tensor in group.tensors
+        }
+        plan = build_plan(config, Requantized(source, formats).describe)
         for g, group in enumerate(table.groups):
             buffers = [buffer for buffer in plan.of_kind("weight") if buffer.tensor in group.tensors]
             held[g, f] = sum(aligned(n) for buffer in buffers for n in plane_bytes(buffer, {}).values())

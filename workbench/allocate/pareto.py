@@ -87,7 +87,8 @@ class Pareto:
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""
-        return self.by_rule(lambda _: fmt, f"{fmt} everywhere")
+        asked = self.table.formats[self.table.option(fmt)]
+        return self.by_rule(lambda _: asked, f"{asked} everywhere")
 
     @cached_property
     def uniforms(self) -> tuple[Allocation, ...]:
@@ -99,8 +100,8 @@ class Pareto:
 
         Raises WorkbenchError for a format that was not measured.
         """
-        formats = [rule(group.name) for group in self.table.groups]
-        return allocation_of(self.table, [self.table.option(fmt) for fmt in formats], target)
+        names = [group.name for group in self.table.groups]
+        return allocation_of(self.table, [self.table.option(rule(name), name) for name in names], target)
 
     def to_rows(self, points: int = 25) -> list[dict[str, Any]]:
         """The front at so many budgets, evenly spaced in bits: bytes, bits, kl, kl_se, and groups a format."""
@@ -110,7 +111,7 @@ class Pareto:
             found = self.at(int(np.ceil(bits * self.table.weights / 8 - 1e-6)))
             counts = dict.fromkeys(map(str, self.table.formats), 0)
             for each in found.assignments:
-                counts[str(each.format)] += 1
+                counts[str(self.table.formats[self.table.option(each.format, each.group)])] += 1
             row = {"bytes": found.nbytes, "bits": found.bits_per_weight}
             rows.append({**row, "kl": found.predicted_kl, "kl_se": found.predicted_se, **counts})
         return rows

@@ -14,7 +14,7 @@ from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.plot import COLOURS
 from workbench.bench.plots import Picture, colour_of
-from workbench.formats.spec import WeightFormat
+from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES = ("-", "--", ":", "-.")
@@ -213,7 +213,8 @@ def _styles(formats: Sequence[WeightFormat]) -> dict[WeightFormat, str]:
 
 def depth(fmt: WeightFormat) -> float:
     """Smaller blocks are stronger in colour."""
-    return 0.55 if not fmt.block_size else 0.35 + 0.4 * min(1.0, 32 / fmt.block_size * 2)
+    size = DEFAULT_BLOCK[fmt.dtype] if fmt.default_block else fmt.block_size
+    return 0.55 if not size else 0.35 + 0.4 * min(1.0, 32 / size * 2)
 
 
 def short(fmt: WeightFormat) -> str:

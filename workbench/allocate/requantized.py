@@ -10,10 +10,7 @@ from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.checkpoint import Checkpoint
-from workbench.models.llama_config import LlamaConfig
 from workbench.quantizers import NEEDS, QUANTIZERS
-from workbench.runtime.model import Model
-from workbench.runtime.torch_executor import TorchExecutor
 
 #: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
 #: group at a time would not be what they make of the whole.
@@ -57,17 +54,25 @@ class Requantized:
 
     def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
         shape, fmt = self.source.describe(name)
-        return shape, self.formats.get(name, fmt)
+        return shape, self.formats[name].fitted(shape[-1]) if name in self.formats else fmt
+
+    def has_made(self, name: str) -> bool:
+        """Whether the tensor is there without quantizing it again."""
+        return name not in self.formats or (self._made is not None and self._key(name) in self._made)
+
+    def _key(self, name: str) -> tuple:
+        return name, self.formats[name], self.quantizer
 
     def tensor(self, name: str) -> WeightTensor:
         if name not in self.formats:
             return self.source.tensor(name)
-        key = name, self.formats[name], self.quantizer
-        if self._made is not None and key in self._made:
-            return self._made[key]
-        tensor = convert_tensor(self.source, name, self.formats[name], quantizer_on(self.quantizer, "cpu"))
+        if self.has_made(name):
+            return self._made[self._key(name)]
+        tensor = convert_tensor(
+            self.source, name, self.describe(name)[1], quantizer_on(self.quantizer, "cpu")
+        )
         if self._made is not None:
-            self._made[key] = tensor
+            self._made[self._key(name)] = tensor
         return tensor
 
     def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
@@ -76,10 +81,3 @@ class Requantized:
             yield from self.source.parts(name)
         else:
             yield 0, self.tensor(name)
-
-
-def reference_model(source, context: int) -> Model:
-    """The model of a source through the PyTorch references in f32, with room for `context` tokens."""
-    config = LlamaConfig.parse(source.config)
-    reason = ("backend", "torch", "dequantized weights in f32, so that only their format differs")
-    return Model(source, config, lambda: TorchExecutor(source, config), [reason], context)

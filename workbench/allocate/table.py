@@ -17,8 +17,9 @@ import numpy as np
 
 from eval.statistics import ratio_se
 from workbench.allocate.groups import Group, place
-from workbench.bench.records import write_json
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
+from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 
@@ -29,9 +30,11 @@ KIND = "workbench-sensitivity"
 class SensitivityTable:
     """kl_sums: f64 [groups, formats, windows], the sum of KL over a window's scored tokens. tokens: int64 [windows].
 
-    vector_bytes: of norms and biases, which no allocation changes. key: what decides the numbers (model and text
-    hashes, protocol, quantizer, groups, formats); two tables with equal keys differ in their windows alone. record:
-    versions and the like. seconds: what measuring took.
+    formats: the candidates; one that differs between groups as it was asked for. stored: what each is for each group,
+    [groups][formats], by default with its block size fitted to the rows. vector_bytes: of norms and biases, which no
+    allocation changes. key: what decides the numbers (model and text hashes, protocol, quantizer, groups, formats); two
+    tables with equal keys differ in their windows alone. record: versions and the like. seconds: what measuring took.
+    partial: of the window that comes next, group -> sums of KL [formats], where measuring it was stopped.
     """
 
     groups: tuple[Group, ...]
@@ -42,6 +45,13 @@ class SensitivityTable:
     key: dict[str, Any] = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     seconds: float = 0.0
+    stored: tuple[tuple[WeightFormat, ...], ...] = field(default=(), repr=False)
+    partial: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.stored:
+            fitted = (tuple(fmt.fitted(group.columns) for fmt in self.formats) for group in self.groups)
+            object.__setattr__(self, "stored", tuple(fitted))
 
     @property
     def windows(self) -> int:
@@ -73,7 +83,11 @@ class SensitivityTable:
     @cached_property
     def nbytes(self) -> np.ndarray:
         """int64 [groups, formats]."""
-        return np.array([[group.nbytes(fmt) for fmt in self.formats] for group in self.groups], np.int64)
+        sizes = [
+            [group.nbytes(fmt) for fmt in formats]
+            for group, formats in zip(self.groups, self.stored, strict=True)
+        ]
+        return np.array(sizes, np.int64)
 
     def predicted(self, options: Sequence[int]) -> tuple[float, float]:
         """Sum over the groups of the KL of their options, and its clustered error.
@@ -84,12 +98,19 @@ class SensitivityTable:
         sums = self.kl_sums[np.arange(len(self.groups)), np.asarray(options)].sum(0)
         return float(sums.sum() / self.tokens.sum()), ratio_se(sums, self.tokens)
 
-    def option(self, fmt: WeightFormat) -> int:
-        """Where a format stands in `formats`. Raises WorkbenchError if it was not measured."""
-        if fmt not in self.formats:
-            allowed = ", ".join(map(str, self.formats))
-            raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
-        return self.formats.index(fmt)
+    def option(self, fmt: WeightFormat, group: str | None = None) -> int:
+        """Where a format stands in `formats`: as it was asked for, or as it is stored of a group (None: of all).
+
+        Raises WorkbenchError if it was not measured.
+        """
+        if fmt in self.formats:
+            return self.formats.index(fmt)
+        rows = [g for g, each in enumerate(self.groups) if group in (None, each.name)]
+        for f in range(len(self.formats)):
+            if all(self.stored[g][f] == fmt.fitted(self.groups[g].columns) for g in rows):
+                return f
+        allowed = ", ".join(map(str, self.formats))
+        raise WorkbenchError(f"allocate: {fmt} was not measured; allowed: {allowed}")
 
     def allowed(self, pins: Mapping[str, WeightFormat]) -> list[list[int]]:
         """The options (indices into `formats`) of each group, where some groups are pinned to a format.
@@ -100,13 +121,13 @@ class SensitivityTable:
         if unknown := [name for name in pins if name not in names]:
             raise WorkbenchError(f"allocate: there is no group {unknown[0]!r}; there are {', '.join(names)}")
         every = list(range(len(self.formats)))
-        return [[self.option(pins[name])] if name in pins else every for name in names]
+        return [[self.option(pins[name], name)] if name in pins else every for name in names]
 
     def stepped(self, group: str, fmt: WeightFormat, by: int) -> WeightFormat:
         """The format `by` places further in the order of a group's bytes, or the last one there."""
         sizes = self.nbytes[[each.name for each in self.groups].index(group)]
         order = np.argsort(sizes, kind="stable").tolist()
-        at = order.index(self.option(fmt)) + by
+        at = order.index(self.option(fmt, group)) + by
         return self.formats[order[min(max(at, 0), len(order) - 1)]]
 
     def layer_bits(self, options: Sequence[int]) -> dict[int, float]:
@@ -124,21 +145,29 @@ class SensitivityTable:
         """The table of the first so many windows, or itself."""
         if windows is None or windows >= self.windows:
             return self
-        return replace(self, kl_sums=self.kl_sums[..., :windows], tokens=self.tokens[:windows])
+        return replace(self, kl_sums=self.kl_sums[..., :windows], tokens=self.tokens[:windows], partial={})
 
     def only(self, formats: Sequence[WeightFormat]) -> SensitivityTable:
         """The table of some of its formats. Raises WorkbenchError for one that was not measured."""
         at = [self.option(fmt) for fmt in formats]
         key = self.key | {"formats": [str(fmt) for fmt in formats]}
-        return replace(self, formats=tuple(formats), kl_sums=self.kl_sums[:, at], key=key)
+        stored = tuple(tuple(each[f] for f in at) for each in self.stored)
+        sums = self.kl_sums[:, at]
+        return replace(self, formats=tuple(formats), kl_sums=sums, key=key, stored=stored, partial={})
 
-    def extended(self, kl_sums: np.ndarray, tokens: int, seconds: float) -> SensitivityTable:
-        """With one window more: kl_sums [groups, formats] over so many tokens."""
+    def with_group(self, group: int, kl_sums: np.ndarray, seconds: float) -> SensitivityTable:
+        """With a group more of the window that comes next: kl_sums [formats]."""
+        partial = {**self.partial, group: np.asarray(kl_sums, np.float64)}
+        return replace(self, partial=partial, seconds=self.seconds + seconds)
+
+    def with_window(self, tokens: int) -> SensitivityTable:
+        """With the window of which all groups are there, over so many tokens."""
+        sums = np.stack([self.partial[g] for g in range(len(self.groups))])
         return replace(
             self,
-            kl_sums=np.concatenate([self.kl_sums, kl_sums[..., None]], 2),
+            kl_sums=np.concatenate([self.kl_sums, sums[..., None]], 2),
             tokens=np.append(self.tokens, tokens),
-            seconds=self.seconds + seconds,
+            partial={},
         )
 
     def pareto(self):
@@ -148,19 +177,19 @@ class SensitivityTable:
         return Pareto(self)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict a group and format: group, format, bytes, bits (a weight), kl, kl_se."""
+        """One dict a group and format as stored: group, format, bytes, bits (a weight), kl, kl_se."""
         kl, se, nbytes = self.kl, self.kl_se, self.nbytes
         return [
             {
                 "group": group.name,
-                "format": str(fmt),
+                "format": str(self.stored[g][f]),
                 "bytes": int(nbytes[g, f]),
                 "bits": 8 * int(nbytes[g, f]) / group.weights,
                 "kl": float(kl[g, f]),
                 "kl_se": float(se[g, f]),
             }
             for g, group in enumerate(self.groups)
-            for f, fmt in enumerate(self.formats)
+            for f in range(len(self.formats))
         ]
 
     def plot(self):
@@ -180,9 +209,11 @@ class SensitivityTable:
                 {"name": g.name, "tensors": {n: list(s) for n, s in g.tensors.items()}} for g in self.groups
             ],
             "formats": [fmt.to_json() for fmt in self.formats],
+            "stored": [[fmt.to_json() for fmt in formats] for formats in self.stored],
             "vector_bytes": self.vector_bytes,
             "tokens": self.tokens.tolist(),
             "kl_sums": self.kl_sums.tolist(),
+            "partial": {str(group): sums.tolist() for group, sums in self.partial.items()},
         }
 
     @classmethod
@@ -199,19 +230,32 @@ class SensitivityTable:
         kl_sums = np.array(data["kl_sums"], np.float64).reshape(len(groups), len(formats), len(tokens))
         if not np.isfinite(kl_sums).all() or (tokens < 1).any():
             raise ValueError("sums of KL that are not finite, or windows without tokens")
+        # Files of before block sizes were fitted name all of theirs, and hold whole windows only.
+        stored = tuple(tuple(map(WeightFormat.from_json, each)) for each in data.get("stored", ()))
+        if (stored and {len(each) for each in stored} != {len(formats)}) or len(stored) not in (
+            0,
+            len(groups),
+        ):
+            raise ValueError("stored formats that are not one of each group and format")
+        partial = {int(group): np.array(sums, np.float64) for group, sums in data.get("partial", {}).items()}
+        if any(
+            group not in range(len(groups)) or sums.shape != (len(formats),) or not np.isfinite(sums).all()
+            for group, sums in partial.items()
+        ):
+            raise ValueError("sums of a window in part that are not of its groups")
         fixed = (int(data["vector_bytes"]), dict(data["key"]), dict(data["record"]), float(data["seconds"]))
-        return cls(groups, formats, kl_sums, tokens, *fixed)
+        return cls(groups, formats, kl_sums, tokens, *fixed, stored, partial)
 
     def save(self, path: str | Path) -> None:
-        """Write it whole or not at all."""
-        write_json(Path(path), self.to_json())
+        """Write it whole or not at all. Raises StorageError."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> SensitivityTable:
         """Read what `save` wrote. Raises WorkbenchError for anything else."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(json.loads(read_text(path)))
         except OSError as error:
             raise WorkbenchError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError, AttributeError, FormatError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError, FormatError) as error:
             raise WorkbenchError(f"{path}: not a sensitivity table ({error})") from error

@@ -152,8 +152,6 @@ class Run:
             raise WorkbenchError(f"max_new_tokens is at least 1, not {max_new_tokens}")
         first, *others = check_models(self.models)
         self.prompt_ids = first.encode_prompt(prompt, chat)
-        if not self.prompt_ids:
-            raise WorkbenchError("the prompt has no tokens; write at least one character")
         room = min(model.max_tokens for model in self.models.values())
         if len(self.prompt_ids) > room:
             raise PromptTooLongError(

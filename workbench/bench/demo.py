@@ -14,11 +14,12 @@ import workbench
 from eval.protocols import protocol
 from eval.texts import Tokens, encode, load_text
 from workbench.assets import STORY_SEPARATOR, evaluation_text
+from workbench.files.writing import write_text
 from workbench.models.tokenizer import load_tokenizer
 
 from .console import Console
 from .measure import Measurement, Settings, measure
-from .records import save, write_text
+from .records import save
 
 BASELINE = "f16"
 STORYTELLER = "int4"

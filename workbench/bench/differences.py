@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
 
 from .comparison import align, shape_of
 from .rows import KIND, VERSION
@@ -131,7 +132,7 @@ class Differences:
 def read(path: str | Path) -> dict[str, Any]:
     """A record of `workbench bench kernels`; raises WorkbenchError for anything else."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except OSError as error:
         raise WorkbenchError(f"{path}: {error.strerror}") from error
     except ValueError as error:

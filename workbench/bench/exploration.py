@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.formats.spec import WeightFormat
 from workbench.quantizers.blocks import in_blocks, row_chunks
+from workbench.quantizers.suited import suited
 
 from .weight_error import WeightError, weight_error
 
@@ -230,6 +231,7 @@ def first_look(
 ) -> Exploration:
     """An `Exploration` of a sample of rows. weights: float32 [rows, columns]. Raises what `weight_error` raises."""
     rows = sample_rows(weights, format, count)
+    format, _ = suited(format, [weights[rows]])
     planes = _planes(weight_error(weights[rows], format, quantizer))
     return _joined(name, format, quantizer, weights.shape, [(rows, planes)])
 
@@ -243,6 +245,7 @@ def explore(
 ) -> Exploration | None:
     """An `Exploration` of every row. progress: told the share that is done between two pieces of rows; None is
     returned once it gives False. Raises what `weight_error` raises."""
+    format, _ = suited(format, [weights])  # as a conversion stores the whole matrix
     found = []
     for rows in _pieces(weights, format):
         if not progress(int(rows[0]) / weights.shape[0]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from wgsl_kernels import KernelUsageError
 from workbench.errors import WorkbenchError
+from workbench.files.writing import write_json
 from workbench.runtime.device import Device, open_device
 
 from .ceilings import measure_ceilings
@@ -22,7 +23,6 @@ from .comparison import PASSED, Comparison, VariantResult, align
 from .console import Console
 from .measure import Progress
 from .peers import check_names
-from .records import write_json
 from .request import CPU_SHAPES, GPU_SHAPES, LM_HEAD_HOST_BYTES, Request, format_of
 from .rows import record
 
@@ -71,7 +71,6 @@ def run(
             raise WorkbenchError(f"{pair.name} at {sizes}: {error}") from error
         values = record(found, ceilings.comparisons, request.to_json())
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, values)
         layers.setdefault(layer, found[-1].peers)
         best = found[-1].fastest
@@ -91,9 +90,7 @@ def save_roofline(found: Sequence[Comparison], path: Path) -> None:
     if any(each.fastest and each.fastest.flops for each in found):
         from .roofline import roofline
 
-        partial = path.with_name(f"{path.stem}.part.png")
-        roofline(found).save(partial)
-        partial.replace(path)
+        roofline(found).save(path)
 
 
 def _shapes(device: Device, console: Progress) -> Sequence[tuple[int, int]]:

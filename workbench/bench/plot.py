@@ -83,4 +83,4 @@ def _label(axes: Any, name: str, x: float, y: float) -> None:
 
 def save_plot(measurement: Measurement, path: Path) -> None:
     """Write the figure as PNG."""
-    perplexity_vs_size(measurement).savefig(path)
+    perplexity_vs_size(measurement).savefig(path, format="png")

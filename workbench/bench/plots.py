@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.files.writing import written_whole
+
 from .plot import COLOURS
 from .weight_error import WeightError
 
@@ -54,8 +56,9 @@ class Picture:
         return stored.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """As PNG, PDF or SVG, by the name's ending."""
-        self.figure.savefig(path, facecolor="white")
+        """As PNG, PDF or SVG, by the name's ending. Raises StorageError."""
+        with written_whole(path) as partial:
+            self.figure.savefig(partial, format=Path(path).suffix[1:].lower() or "png", facecolor="white")
 
     def _repr_png_(self) -> bytes:
         return self.png()

@@ -13,11 +13,12 @@ from typing import Any
 import workbench
 from eval.perplexity import perplexities
 from eval.protocols import protocol
+from eval.report import ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Tokens
+from workbench.files.writing import write_json, write_text
 
 from .measure import Progress, Settings, bits_per_weight, change_percent, reference_threads
-from .records import write_json, write_text
 from .table import change_text, divergence_text, markdown_table, share_text, versions_text
 
 BASELINE = "f16"
@@ -96,7 +97,6 @@ def measure_quantizers(
 
 def save(baseline: PerplexityResult, measured: Sequence[Measured], folder: Path) -> str:
     """Write table.md and results.json into `folder`; returns the table."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = markdown(baseline, measured)
     write_text(folder / "table.md", text)
     cells = [each.to_json() for each in measured]
@@ -108,7 +108,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
     """A table for each format, and what the figures are."""
     columns = {
         "quantizer": lambda each: each.cell.quantizer,
-        "perplexity": lambda each: f"{each.result.ppl:.4f}",
+        "perplexity": lambda each: ppl_text(each.result.ppl),
         "change, %": lambda each: change_text(*change_percent(each.result)),
         "mean KL, nats": lambda each: divergence_text(each.result),
         "same top-1, %": lambda each: share_text(
@@ -123,7 +123,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
         parts.append(f"**{form}{kept}** ({bits})\n\n{markdown_table(columns, rows)}")
     whole = "all" if baseline.windows == baseline.windows_available else "the first"
     parts.append(
-        f"Unquantized: {baseline.ppl:.4f} ± {baseline.ppl_se:.4f}. {baseline.tokens_scored:,} tokens, {whole} "
+        f"Unquantized: {ppl_text(baseline.ppl, baseline.ppl_se)}. {baseline.tokens_scored:,} tokens, {whole} "
         f"{baseline.windows} windows of `{baseline.protocol.name}` on {baseline.text['name']}, through the PyTorch "
         "references. Changes, KL and same top-1 are paired with the unquantized model, token by token; ± is one "
         f"standard error, tokens taken as independent. {versions_text(baseline.provenance)}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from workbench.files.writing import write_json, write_text, written_whole
 
 from .measure import Measurement
 from .plot import save_plot
@@ -34,24 +35,11 @@ def record(measurement: Measurement, **more: Any) -> dict[str, Any]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def save(measurement: Measurement, folder: Path, **more: Any) -> str:
-    """Write table.md, results.json and perplexity_vs_size.png into `folder`; returns the table."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write table.md, results.json and perplexity_vs_size.png into `folder`; returns the table. Raises StorageError."""
     table = markdown(measurement)
     write_text(folder / "table.md", table)
     write_json(folder / "results.json", record(measurement, **more))
-    partial = folder / "perplexity_vs_size.part.png"
-    save_plot(measurement, partial)
-    partial.replace(folder / "perplexity_vs_size.png")
+    with written_whole(folder / "perplexity_vs_size.png") as partial:
+        save_plot(measurement, partial)
     return table

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.runtime.nvml import find_gpu
 
 CLOCK = "wall (time.perf_counter), readback included"
 
@@ -58,7 +59,10 @@ class Rate:
 @dataclass(frozen=True)
 class Speed:
     """What `measure_speed` found. on_cpu: whether the device computes on the CPU, as software adapters and the
-    references do. load_average: processes waiting for a CPU just before, 1-minute mean; None where unknown."""
+    references do. load_average: processes waiting for a CPU just before, 1-minute mean; None where unknown.
+    cold_s: from a new session to the first token after the prompt, the first time: a model that has not run before
+    compiles its kernels and uploads its weights then. joules: energy of one decoded token, the whole GPU's, None where
+    nothing tells it."""
 
     prefill: Rate
     decode: Rate
@@ -67,6 +71,8 @@ class Speed:
     device: str
     on_cpu: bool
     load_average: float | None
+    cold_s: float
+    joules: float | None = None
     clock: str = CLOCK
 
     @property
@@ -74,11 +80,22 @@ class Speed:
         """ "CPU" or "GPU", for a table's head."""
         return "CPU" if self.on_cpu else "GPU"
 
+    @property
+    def warm_s(self) -> float:
+        """Seconds from the prompt to the first token after it, once everything is compiled: a prefill's median."""
+        return statistics.median(self.prefill.seconds)
+
+    @property
+    def ms_per_token(self) -> float:
+        """Of decoding: milliseconds from one token to the next, the median's."""
+        return 1e3 / self.decode.median
+
     def to_json(self) -> dict[str, Any]:
         rates = ("prefill", "decode", "stream")
         values = {key: value for key, value in asdict(self).items() if key not in rates}
         found = {key: getattr(self, key) for key in rates}
-        return {**{key: rate.to_json() if rate else None for key, rate in found.items()}, **values}
+        more = {"warm_s": self.warm_s, "ms_per_token": self.ms_per_token}
+        return {**{key: rate.to_json() if rate else None for key, rate in found.items()}, **values, **more}
 
 
 def measure_speed(
@@ -104,18 +121,22 @@ def measure_speed(
             f"speed: a prompt of {len(prompt)} and {needed - len(prompt)} tokens after it do not fit into a "
             f"cache of {model.max_tokens}"
         )
-    load = load_average()
-    prefill, decode = [], []
+    load, energy = load_average(), _energy(model)
+    prefill, decode, joules = [], [], []
+    start = time.perf_counter()
     session = model.session()
     try:
         for _ in range(1 + repetitions):
             session.reset()
             begin = time.perf_counter()
             token = int(session.feed(prompt).argmax())
-            fed = time.perf_counter()
+            fed, before = time.perf_counter(), energy()
+            if not prefill:
+                cold = fed - start
             session.greedy_after(token, decode_tokens)
             prefill.append(fed - begin)
             decode.append(time.perf_counter() - fed)
+            joules.append((before, energy()))
     finally:
         session.close()
     streamed = (
@@ -129,7 +150,24 @@ def measure_speed(
         model.device_name,
         computes_on_cpu(model),
         load,
+        cold,
+        _joules(joules[1:], decode_tokens),
     )
+
+
+def _energy(model: Any) -> Callable[[], float | None]:
+    """Reads the joules that the model's GPU has taken so far; None where nothing tells."""
+    device = getattr(model.executor, "device", None)
+    gpu = None if device is None else find_gpu(device.info["device"])
+    return (lambda: None) if gpu is None else gpu.joules
+
+
+def _joules(readings: Sequence[tuple[float | None, float | None]], tokens: int) -> float | None:
+    """Of one token, from what the meter said before and after each repetition; None where it has not moved."""
+    if any(each is None for pair in readings for each in pair):
+        return None
+    taken = sum(after - before for before, after in readings)
+    return taken / (tokens * len(readings)) if taken > 0 else None
 
 
 def _stream(model: Any, prompt: Sequence[int], count: int) -> float:

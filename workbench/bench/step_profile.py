@@ -2,26 +2,26 @@
 
 With timestamp queries each dispatch is a compute pass of its own that stamps its two ends. This keeps neighbours from
 overlapping, so the sum is compared with `whole_s`, the step as it is normally run, in one pass. Without them each
-dispatch is submitted and waited for alone, which measures the way to the device and back as well.
+dispatch is submitted and waited for alone, which measures the way to the device and back as well. The GPU's clock is
+woken before each sample (see `step_timing`).
 """
 
 from __future__ import annotations
 
 import html
-import statistics
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import wgpu
 
 from workbench.errors import WorkbenchError
-from workbench.runtime import native
+from workbench.runtime.frequency import frequency_of
 from workbench.runtime.timing import TIMESTAMPS, Stopwatch
 
-#: Steps before the measured ones: the first compile, the next wake the clock.
-WARM = 3
+from .step_timing import Apart, Whole, time_step
+
+#: Frequencies count as one if they differ by less.
+STEADY = 1.05
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """One decode step of a model with `position` tokens in the cache. whole_s: the same step undivided."""
+    """One decode step of a model with `position` tokens in the cache. whole_s: the same step undivided, as it runs in
+    earnest; `sum_s`: all dispatches apart. mhz: the GPU's frequency beside the samples, empty where nothing tells."""
 
     dispatches: tuple[Dispatch, ...] = field(repr=False)
     whole_s: float
@@ -49,6 +50,7 @@ class StepProfile:
     repetitions: int
     device: str
     on_cpu: bool
+    mhz: tuple[float, ...] = ()
 
     @property
     def sum_s(self) -> float:
@@ -85,8 +87,24 @@ class StepProfile:
         )
         return (
             f"{len(self.dispatches)} dispatches, {1e3 * self.sum_s:.3f} ms in all apart, {1e3 * self.whole_s:.3f} ms "
-            f"undivided; {self.position} tokens in the cache; median of {self.repetitions}; {how} ({label})"
+            f"undivided; {self.position} tokens in the cache; median of {self.repetitions}; {how} ({label}"
+            f"{self._clock()})"
         )
+
+    def _clock(self) -> str:
+        """What the GPU ran at, where something tells."""
+        if not self.mhz:
+            return ""
+        low, high = min(self.mhz), max(self.mhz)
+        return (
+            f" at {high:.0f} MHz" if high <= low * STEADY else f" at {low:.0f} to {high:.0f} MHz: not steady"
+        )
+
+    def trace(self, process: int = 1, name: str = "") -> list[dict[str, Any]]:
+        """The step as events of a trace; see `workbench.bench.trace`."""
+        from .trace import step_events
+
+        return step_events(self, process, name)
 
     def plot(self) -> Any:
         """A `Picture`: the dispatches in order, as long as they last."""
@@ -124,6 +142,8 @@ class StepProfile:
         def line(tag: str, cells: Any) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
+        for what, seconds in (("all of them, apart", self.sum_s), ("the step, undivided", self.whole_s)):
+            body.append([what, "", str(len(self.dispatches)), f"{1e3 * seconds:.3f}", "", ""])
         rows = "".join(line("td", cells) for cells in body)
         return f"<table><caption>{html.escape(self.notes())}</caption>{line('th', head)}{rows}</table>"
 
@@ -148,75 +168,31 @@ def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepPr
         with device.lock, device.errors():
             recorder = executor.recorder("greedy", 1, cache, ())
             plan = executor.device_plan("greedy", 1, cache, ())
-            parts = recorder.apart()
-            with Stopwatch(device) as watch:
-                clock = watch.clock
-                stamped = _Stamps(device, parts) if clock == TIMESTAMPS else None
-                wholes, spans = [], []
-                for at in range(WARM + repetitions):
-                    executor.write_inputs(cache, 1, np.array([0]), None)
-                    whole = watch.seconds(recorder, 1)
-                    span = stamped.spans() if stamped else _walls(watch, parts)
-                    if at >= WARM:
-                        wholes.append(whole)
-                        spans.append(span)
+
+            def prepare() -> None:  # a step moves its own position on
+                executor.write_inputs(cache, 1, np.array([0]), None)
+
+            outputs = [next(iter(step.call.outputs.values())) for step in plan.steps]
+            with Stopwatch(device, prepare=prepare) as watch:
+                whole = Whole(watch, recorder)
+                apart = Apart(watch, whole, recorder, outputs)
+                times = time_step(whole, apart, repetitions, frequency_of(device.info["device"]))
     finally:
         executor.free_cache(cache)
-    starts, seconds = np.median(np.array(spans), axis=0).T
     dispatches = []
-    for step, start, took in zip(plan.steps, starts, seconds, strict=True):
+    for step, output, start, took in zip(plan.steps, outputs, times.starts, times.seconds, strict=True):
         sizes = step.kernel.complete(step.sizes)
         bytes_ = None if "capacity" in sizes else float(step.kernel.cost(sizes).bytes)
-        output = next(iter(step.call.outputs.values()))
         dispatches.append(
             Dispatch(output, step.kernel.name, step.variant, step.reason, float(start), float(took), bytes_)
         )
     return StepProfile(
         tuple(dispatches),
-        statistics.median(wholes),
+        times.whole_s,
         position,
-        clock,
-        repetitions,
+        watch.clock,
+        times.repetitions,
         device.name,
         device.adapter.is_cpu,
+        times.mhz,
     )
-
-
-class _Stamps:
-    """A pass a dispatch, stamped at both ends."""
-
-    def __init__(self, device: Any, parts: list):
-        self._device, self._parts = device, parts
-        count = 2 * len(parts)
-        self._queries = device.wgpu.create_query_set(type=wgpu.QueryType.timestamp, count=count)
-        usage = wgpu.BufferUsage.QUERY_RESOLVE | wgpu.BufferUsage.COPY_SRC
-        self._resolved = device.wgpu.create_buffer(size=8 * count, usage=usage)
-        self._period = native.timestamp_period(device.wgpu) * 1e-9
-
-    def spans(self) -> np.ndarray:
-        """(start, seconds) of each dispatch, f64 [n, 2], from the first one's start."""
-        encoder = self._device.wgpu.create_command_encoder()
-        for at, part in enumerate(self._parts):
-            writes = {
-                "query_set": self._queries,
-                "beginning_of_pass_write_index": 2 * at,
-                "end_of_pass_write_index": 2 * at + 1,
-            }
-            compute = encoder.begin_compute_pass(timestamp_writes=writes)
-            part.encode(compute)
-            compute.end()
-        encoder.resolve_query_set(self._queries, 0, 2 * len(self._parts), self._resolved, 0)
-        self._device.wgpu.queue.submit([encoder.finish()])
-        data = self._device.wgpu.queue.read_buffer(self._resolved, 0, 16 * len(self._parts))
-        ticks = np.frombuffer(data, np.uint64).reshape(-1, 2).astype(np.int64)
-        return np.stack([ticks[:, 0] - ticks[0, 0], ticks[:, 1] - ticks[:, 0]], 1) * self._period
-
-
-def _walls(watch: Stopwatch, parts: list) -> np.ndarray:
-    """(start, seconds) of each dispatch, one after the other."""
-    began = time.perf_counter()
-    spans = []
-    for part in parts:
-        start = time.perf_counter() - began
-        spans.append((start, watch.seconds(part, 1)))
-    return np.array(spans)

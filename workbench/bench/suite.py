@@ -7,13 +7,14 @@ from pathlib import Path
 
 import workbench
 from workbench.errors import NoAdapterError
+from workbench.files.writing import write_json
 from workbench.runtime.device import adapter_missing
 
 from .console import Console
 from .demo import BASELINE, evaluation_tokens, windows_for
 from .encoding import Encoding, measure_encoding
 from .measure import Measurement, Settings, measure
-from .records import save, write_json
+from .records import save
 
 DISPATCHES = 300
 
@@ -58,6 +59,5 @@ def encoding(
     loaded = workbench.load(model, backend="wgpu")
     found = measure_encoding(loaded, DISPATCHES)
     print(found.summary(), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "encoding.json", {**found.to_json(), "provenance": loaded.describe_provenance()})
     return found

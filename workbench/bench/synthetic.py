@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import WorkbenchError
+from workbench.files.reading import read_text
 from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
@@ -56,7 +57,7 @@ def shape_config(name: str) -> dict[str, Any]:
     if name in SHAPES:
         return dict(SHAPES[name])
     try:
-        found = json.loads(Path(name).read_text("utf-8"))
+        found = json.loads(read_text(name))
     except (OSError, ValueError) as error:
         known = ", ".join(SHAPES)
         raise WorkbenchError(

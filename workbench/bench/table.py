@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from eval.report import LONG, plus_minus, ppl_text
 from eval.result import PerplexityResult
 
 from .measure import Measurement, Row
@@ -26,7 +27,7 @@ def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
         "format": lambda row: row.name,
         "bits a weight": lambda row: f"{row.bits_per_weight:.3f}",
         "file, MB": lambda row: f"{row.file_bytes / 1e6:.2f}",
-        "perplexity": lambda row: f"{row.result.ppl:.4f} ± {row.result.ppl_se:.4f}",
+        "perplexity": lambda row: ppl_text(row.result.ppl, row.result.ppl_se),
         "change, %": lambda row: NONE if row.change is None else change_text(*row.change),
         "mean KL, nats": lambda row: divergence_text(row.result),
         "same top-1, %": lambda row: share_text(row.same_top1),
@@ -45,10 +46,10 @@ def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
 def _split_columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
     def loss(row: Row) -> str:
         found = row.format_loss
-        return f"{found.mean:+.5f} ± {found.se:.5f}" if found else NONE
+        return f"{found.mean:+.5f}{plus_minus(found.se, '.5f')}" if found else NONE
 
     def references(row: Row) -> str:
-        return f"{row.results['torch'].ppl:.4f} ± {row.results['torch'].ppl_se:.4f}"
+        return ppl_text(row.results["torch"].ppl, row.results["torch"].ppl_se)
 
     return {
         "format": lambda row: row.name,
@@ -74,23 +75,28 @@ def markdown_table(columns: Mapping[str, Callable[[Any], str]], rows: Sequence[A
 
 def change_text(percent: float, se: float) -> str:
     """A change in % with its standard error."""
-    digits = 3 if abs(percent) < 1 else 2
-    return f"{percent:+.{digits}f} ± {se:.{digits}f}"
+    form = ".3f" if abs(percent) < 1 else ".2f" if abs(percent) < LONG else ".2e"
+    return f"{percent:+{form}}{plus_minus(se, form)}"
 
 
 def divergence_text(result: PerplexityResult) -> str:
     """The mean KL divergence to the baseline with its standard error, nats."""
     found = result.baseline
-    return NONE if found is None or found.kl is None else f"{found.kl['mean']:.2e} ± {found.kl_se:.0e}"
+    return (
+        NONE
+        if found is None or found.kl is None
+        else f"{found.kl['mean']:.2e}{plus_minus(found.kl_se, '.0e')}"
+    )
 
 
 def share_text(share: tuple[float, float] | None) -> str:
     """A share with its standard error, both in %."""
-    return NONE if share is None else f"{100 * share[0]:.2f} ± {100 * share[1]:.2f}"
+    return NONE if share is None else f"{100 * share[0]:.2f}{plus_minus(100 * share[1], '.2f')}"
 
 
 def _kernel(row: Row) -> str:
-    return f"{row.kernel_loss.mean:+.0e} ± {row.kernel_loss.se:.0e}" if row.kernel_loss else NONE
+    found = row.kernel_loss
+    return f"{found.mean:+.0e}{plus_minus(found.se, '.0e')}" if found else NONE
 
 
 def _rate(rate: Rate | None) -> str:

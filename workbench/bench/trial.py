@@ -43,7 +43,13 @@ def trial(
     key = (compiled.module.digest, compiled.grid, tuple((n, a.nbytes) for n, a in sorted(arrays.items())))
     if key in _passed:
         return None
-    wishes = {"subgroups": "subgroup" in device.features, "f16": "shader-f16" in device.features}
+    wishes = {
+        "device": {
+            "adapter": device.wanted,
+            "subgroups": "subgroup" in device.features,
+            "f16": "shader-f16" in device.features,
+        }
+    }
     with _lock, tempfile.TemporaryDirectory(prefix="workbench-trial-") as folder:
         request = {
             "code": compiled.module.code,

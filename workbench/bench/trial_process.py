@@ -59,7 +59,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            device = open_device(subgroups=request.pop("subgroups"), f16=request.pop("f16"))
+            device = open_device(**request.pop("device"))
             if request:
                 run(device, **request)
             answer = {"value": device.name}

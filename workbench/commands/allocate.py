@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_model, positive, size
+from workbench.commands.common import add_adapter, add_model, positive, size, utf8_text
 
 WINDOWS = 8
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", metavar="FILE", help="calibration text, UTF-8")
     text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument("--separator", metavar="TEXT", help="what stands between documents of the texts")
+    parser.add_argument(
+        "--separator", type=utf8_text, metavar="TEXT", help="what stands between documents of the texts"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the allocation, JSON")
     parser.add_argument(
         "--table",
@@ -74,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
     )
+    add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -144,12 +147,16 @@ def _solve(arguments: argparse.Namespace, front, source):
 
 
 def _compared(name: str, uniform, joint, other: str) -> str:
+    from eval.report import ONE_WINDOW, plus_minus
+
     found = joint[other].figures()
     kl, nll = joint["chosen"].kl_against(joint[other]), joint["chosen"].nll_against(joint[other])
+    own, kl_error, nll_error = (
+        plus_minus(se, ".1e", ONE_WINDOW) for se in (found["kl_se"], kl.se_clustered, nll.se_clustered)
+    )
     return (
-        f"{uniform.target} ({uniform.nbytes:,} bytes): KL {found['kl']:.3e} ± {found['kl_se']:.1e} on {name}; "
-        f"the allocation has {kl.mean:+.2e} ± {kl.se_clustered:.1e} of KL, {nll.mean:+.2e} ± "
-        f"{nll.se_clustered:.1e} in ln PPL"
+        f"{uniform.target} ({uniform.nbytes:,} bytes): KL {found['kl']:.3e}{own} on {name}; the allocation has "
+        f"{kl.mean:+.2e}{kl_error} of KL, {nll.mean:+.2e}{nll_error} in ln PPL"
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_adapter, positive
 from workbench.errors import WorkbenchError
 
 FORMATS = ("int8", "int4", "int2")
@@ -86,6 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kernels and compare: where the JSON goes, without FILE to stdout in the place of text",
     )
 
+    add_adapter(parser)
+
 
 def run(arguments: argparse.Namespace) -> int:
     what = arguments.what
@@ -151,7 +153,7 @@ def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     from workbench.bench import differences
-    from workbench.bench.records import write_json
+    from workbench.files.writing import write_json
 
     if len(arguments.records) != 2:
         raise WorkbenchError("`workbench bench compare` takes two records of `workbench bench kernels`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import positive
+from workbench.commands.common import positive, utf8_text
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,10 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         help="tokens a window (2048, at most the model's context)",
     )
     group.add_argument(
-        "--calibration-separator", metavar="TEXT", help="what stands between documents; each then gets a BOS"
+        "--calibration-separator",
+        type=utf8_text,
+        metavar="TEXT",
+        help="what stands between documents; each then gets a BOS",
     )
     group.add_argument("--calibration-seed", type=int, metavar="N", help="of the draw of windows (0)")
     group.add_argument(

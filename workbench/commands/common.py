@@ -6,6 +6,9 @@ import argparse
 import re
 import sys
 
+from workbench import utf8
+from workbench.errors import TextError
+
 
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
@@ -15,6 +18,17 @@ def positive(text: str) -> int:
     return value
 
 
+def utf8_text(value: str) -> str:
+    """An argparse type: text, which is UTF-8 in every locale."""
+    try:
+        return utf8.argument(value, "the given text")
+    except TextError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+#: Of activations (`workbench.runtime.choices` says what auto stands for), and of keys and values in the cache.
+DTYPES = ("f32", "f16", "int8", "auto")
+CACHES = ("f32", "f16", "int8")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -39,9 +53,13 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         help="the WGSL kernels or their PyTorch references; by default wgpu where there is an adapter",
     )
     parser.add_argument(
-        "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
+        "--dtype",
+        choices=DTYPES,
+        default="f32",
+        help="of activations (default f32); auto: f16 where the adapter has it, else f32",
     )
     add_cache(parser)
+    add_adapter(parser)
     parser.add_argument(
         "--max-tokens",
         type=positive,
@@ -50,10 +68,20 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter(parser: argparse.ArgumentParser, help: str = "the WebGPU adapter to run on") -> None:
+    """`--adapter`, which holds for all that a command runs, also in processes that it starts (see `workbench.cli`)."""
+    parser.add_argument(
+        "--adapter",
+        metavar="NAME|INDEX",
+        help=f"{help}: a part of its name, or its place in `workbench adapters` "
+        "(default: WORKBENCH_ADAPTER, else the most powerful)",
+    )
+
+
 def add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
-        choices=["f32", "f16", "int8"],
+        choices=CACHES,
         help="what keys and values are stored as (default: f16 with --dtype f16, else f32)",
     )
 

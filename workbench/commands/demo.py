@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_adapter, positive
 
 FORMATS = ("int8", "int4", "int2")
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repetitions", type=positive, default=5, metavar="N", help="of each timing (default 5)"
     )
+    add_adapter(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

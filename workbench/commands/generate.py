@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import add_execution, add_model, positive, say_choices
+from workbench import utf8
+from workbench.commands.common import add_execution, add_model, positive, say_choices, utf8_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--prompt", required=True, help="the text to continue; - reads it from stdin")
+    parser.add_argument(
+        "--prompt", type=utf8_text, required=True, help="the text to continue; - reads it from stdin"
+    )
     parser.add_argument("--max-new-tokens", type=positive, default=200, metavar="N", help="default 200")
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0: greedy")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="default 0: off")
@@ -18,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="default 0: off")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable"
+        "--stop",
+        type=utf8_text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; repeatable",
     )
     parser.add_argument(
         "--chat", action="store_true", help="put the prompt into the tokenizer's chat template"
@@ -34,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = SamplingOptions(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed
     )
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = utf8.read_stream(sys.stdin, "the prompt") if arguments.prompt == "-" else arguments.prompt
 
     import workbench
 

@@ -7,7 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_execution, add_model, positive, say_choices
+from workbench.commands.common import (
+    CACHES,
+    DTYPES,
+    add_execution,
+    add_model,
+    positive,
+    say_choices,
+    utf8_text,
+)
 from workbench.errors import WorkbenchError
 
 
@@ -24,13 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lm-eval-wikitext or lm-eval-wikitext-L",
     )
     parser.add_argument(
-        "--separator", metavar="TEXT", help="what stands between documents; each then gets a BOS of its own"
+        "--separator",
+        type=utf8_text,
+        metavar="TEXT",
+        help="what stands between documents; each then gets a BOS of its own",
     )
     parser.add_argument(
         "--baseline",
         metavar="DIR_OR_HUB_ID_OR_FILE",
         help="a model to compare with, window by window, or a file that --save-baseline made",
     )
+    group = parser.add_argument_group(
+        "precision of the baseline",
+        "It is in f32 unless asked, whatever --dtype and --cache say of the model.",
+    )
+    group.add_argument("--baseline-dtype", choices=DTYPES, help="of its activations (default f32)")
+    group.add_argument("--baseline-cache", choices=CACHES, help="of its keys and values (default f32)")
     parser.add_argument(
         "--save-baseline",
         metavar="FILE",
@@ -41,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise-floor",
         choices=["wgpu", "torch"],
-        help="run the baseline on this backend too, and say what that alone changes",
+        help="run the baseline, and a model with INT8 activations or cache, on this backend too, and say what that "
+        "alone changes",
     )
     parser.add_argument("--max-windows", type=positive, metavar="N", help="score only the first N windows")
     add_execution(parser)
@@ -58,22 +76,39 @@ def run(arguments: argparse.Namespace) -> int:
     text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
 
     baseline = arguments.baseline and stored_baseline(Path(arguments.baseline))
-    if arguments.noise_floor and (not arguments.baseline or baseline is not None):
-        raise WorkbenchError("--noise-floor runs a --baseline once more, which must be a model")
+    rounds = "int8" in (arguments.dtype, arguments.cache)
+    live = arguments.baseline is not None and baseline is None
+    if arguments.noise_floor and not live and not rounds:
+        raise WorkbenchError(
+            "--noise-floor runs a --baseline once more, which must be a model, or a model with INT8 activations or an "
+            "INT8 cache"
+        )
+    for option, given in (("dtype", arguments.baseline_dtype), ("cache", arguments.baseline_cache)):
+        if given and not live:
+            raise WorkbenchError(
+                f"--baseline-{option} is of a --baseline that runs, which must be a model; a kept one stays as it ran"
+            )
 
     import workbench
     from eval.perplexity import perplexity
 
-    def load(name: str, backend: str | None = arguments.backend):
+    def load(name: str, backend: str | None, dtype: str, cache: str | None):
         return workbench.load(
-            name,
-            backend=backend,
-            dtype=arguments.dtype,
-            max_tokens=arguments.max_tokens or scheme.length,
-            cache=arguments.cache,
+            name, backend=backend, dtype=dtype, max_tokens=arguments.max_tokens or scheme.length, cache=cache
         )
 
-    model = load(arguments.model)
+    def load_baseline(backend: str | None):
+        dtype = arguments.baseline_dtype or "f32"
+        return load(arguments.baseline, backend, dtype, arguments.baseline_cache)
+
+    def load_model(backend: str | None):
+        return load(arguments.model, backend, arguments.dtype, arguments.cache)
+
+    model = load_model(arguments.backend)
+    if arguments.noise_floor == model.backend:
+        raise WorkbenchError(
+            f"--noise-floor {model.backend}: the model runs there already; the floor is what another backend changes"
+        )
     if not arguments.quiet:
         say_choices(model)
     result = perplexity(
@@ -81,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         text,
         scheme,
         separator=arguments.separator,
-        baseline=load(arguments.baseline) if arguments.baseline and baseline is None else baseline,
-        noise_floor=load(arguments.baseline, arguments.noise_floor) if arguments.noise_floor else None,
+        baseline=load_baseline(arguments.backend) if live else baseline,
+        noise_floor=load_baseline(arguments.noise_floor) if arguments.noise_floor and live else None,
+        again=load_model(arguments.noise_floor) if arguments.noise_floor and rounds else None,
         save_baseline=arguments.save_baseline,
         top_k=arguments.top_k,
         max_windows=arguments.max_windows,
@@ -98,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def stored_baseline(path: Path):
     """What an earlier run kept in that file, with or without logits; None if it is no file but a model's name."""
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         return None
     from eval.result import KIND, PerplexityResult
     from eval.store import kind_of

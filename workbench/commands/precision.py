@@ -40,11 +40,12 @@ def fitted_options(arguments: argparse.Namespace, given: dict[str, Any], common:
     from workbench.allocate.groups import unquantized_plan
     from workbench.allocate.memory import fit_memory
     from workbench.convert.options import ConvertOptions
+    from workbench.models.llama_config import LlamaConfig
     from workbench.models.source import open_source
 
     _refuse(arguments, list(given), "--fit-memory", "tiers have their default blocks")
     source = open_source(arguments.model)
-    tied = bool(source.config.get("tie_word_embeddings", False))
+    tied = LlamaConfig.parse(source.config).tied_embeddings
     shapes = {weight.tensor: weight.shape for weight in unquantized_plan(source).weights.values()}
 
     def formats(tier) -> dict:

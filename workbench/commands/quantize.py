@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
-from workbench.commands.common import positive, size
+from workbench.commands.common import add_adapter, positive, size
 from workbench.commands.precision import allocated_options, fitted_options
 
 FLOATS = ("f32", "f16", "bf16")
@@ -82,18 +83,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.convert.convert import convert
+    from workbench.errors import OutputExistsError, WorkbenchError
+    from workbench.formats.writer import check_target
+    from workbench.models.contents import unread_notes
 
+    try:
+        check_target(Path(arguments.output), arguments.overwrite)
+    except OutputExistsError as error:
+        instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
+        raise WorkbenchError(instead) from error
     options = options_from(arguments)
     summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
     for note in summary.notes:
         print(f"note: {note}", file=sys.stderr)
-    for name, why in summary.skipped.items():
-        print(f"not stored: {name} ({why})", file=sys.stderr)
+    for note in unread_notes(summary.skipped):
+        print(note, file=sys.stderr)
     formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
     print(
         f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_adapter, positive
 from workbench.errors import WorkbenchError
 
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=positive, metavar="N", help="worker processes (default: half of the CPUs)"
     )
+    add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
     parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
 
 

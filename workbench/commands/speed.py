@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import add_cache, positive
+from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
 from workbench.errors import WorkbenchError
-
-DTYPES = ("f32", "f16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,23 +31,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of activations, one or more (default f32)",
     )
     add_cache(parser)
-    parser.add_argument("--prompt-tokens", type=positive, default=512, metavar="N", help="default 512")
+    add_adapter(parser)
+    parser.add_argument(
+        "--prompt-tokens", type=positive, default=512, metavar="N", help="to feed (default 512)"
+    )
+    parser.add_argument(
+        "--text", metavar="FILE", help="feed the beginning of this UTF-8 text instead of random token ids"
+    )
     parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
     parser.add_argument("--json", metavar="FILE", help="where samples and provenance go")
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write a decode step, dispatch by dispatch, as a trace that Chrome and Perfetto open (wgpu only)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.records import write_json
+    from eval.texts import load_text
     from workbench.bench.speed_table import measured, table
     from workbench.bench.synthetic import RandomSource, shape_config
+    from workbench.bench.trace import save_trace
     from workbench.convert.options import parse_format
+    from workbench.files.writing import write_json
     from workbench.models.source import open_source
 
     if (arguments.model is None) == (arguments.like is None):
         raise WorkbenchError("give a model, or a shape with --like, and not both")
     if (arguments.format is None) != (arguments.like is None):
         raise WorkbenchError("--like and --format go together: a model has its formats already")
+    if arguments.text and arguments.like:
+        raise WorkbenchError("--text needs a tokenizer: random weights have none")
+    if arguments.trace and arguments.backend == "torch":
+        raise WorkbenchError("--trace shows dispatches of a device; --backend torch has none")
+    for file in filter(None, (arguments.json, arguments.trace)):
+        if not Path(file).absolute().parent.is_dir():  # before minutes are spent on what goes there
+            raise WorkbenchError(f"{file}: there is no folder {Path(file).absolute().parent}")
+    text = load_text(arguments.text) if arguments.text else None
     if arguments.like:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
     else:
@@ -63,10 +82,16 @@ def run(arguments: argparse.Namespace) -> int:
             prompt_tokens=arguments.prompt_tokens,
             decode_tokens=arguments.tokens,
             repetitions=arguments.repetitions,
+            text=text,
+            profiled=arguments.trace is not None,
         )
         for dtype in arguments.dtype
     ]
     print(table(rows))
     if arguments.json:
         write_json(Path(arguments.json), [row.to_json() for row in rows])
+    if arguments.trace:
+        profiles = [(f"{row.model}, {row.dtype} activations", row.profile) for row in rows]
+        save_trace(arguments.trace, profiles, rows[0].record)
+        print(*(row.profile.notes() for row in rows), sep="\n")
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import positive
+from workbench.commands.common import add_adapter, positive
+from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="delete converted models and baselines at the end; results stay",
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
+    add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
     parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.adapter is not None and arguments.scheduler is not None:
+        raise WorkbenchError(
+            "--adapter holds for processes of this machine; on a cluster set WORKBENCH_ADAPTER where the workers start"
+        )
     from workbench.sweep.show import Live
     from workbench.sweep.sweep import Sweep
 

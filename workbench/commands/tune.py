@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import add_cache, positive
+from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", nargs="+", metavar="NAME", help="such as linear[int4] (default: all that the model runs)"
     )
-    parser.add_argument(
-        "--dtype", choices=["f32", "f16", "int8"], default="f32", help="of activations (default f32)"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of activations (default f32)")
     add_cache(parser)
+    add_adapter(parser)
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="positions of the key/value cache, as when loading"
     )

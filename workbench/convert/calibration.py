@@ -13,6 +13,10 @@ from eval.texts import Text, Tokens, encode, load_text
 from workbench.assets import STORY_SEPARATOR, calibration_text, evaluation_text
 from workbench.errors import WorkbenchError
 
+#: Runs of so many tokens are told apart; a text with a smaller share of different ones says the same over and over.
+RUN, MONOTONOUS = 8, 0.1
+#: Tokens to judge a calibrated conversion by, at most.
+CHECK_TOKENS = 512
 #: Texts that come with the project, by the names that users type.
 EMBEDDED = {"calibration": calibration_text, "evaluation": evaluation_text}
 
@@ -58,11 +62,15 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Windows of token ids int64 [n, T], with what identifies them as JSON values."""
+    """Windows of token ids int64 [n, T], with what identifies them as JSON values.
+
+    check: a few more int64 [m, T'], of windows that were not drawn where there are any, to judge the outcome by.
+    """
 
     ids: np.ndarray = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
+    check: np.ndarray | None = field(default=None, repr=False)
 
 
 def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length: int) -> Calibration:
@@ -86,8 +94,12 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
     count = min(options.windows, available)
     if count < options.windows:
         notes.append(f"{count} windows, all of the text, in place of {options.windows}")
-    drawn = np.sort(np.random.default_rng(options.seed).permutation(available)[:count])
-    ids = tokens.ids[: available * length].reshape(available, length)[drawn]
+    order = np.random.default_rng(options.seed).permutation(available)
+    every = tokens.ids[: available * length].reshape(available, length)
+    ids = every[np.sort(order[:count])]
+    spare = order[count:] if count < available else order
+    check = every[spare[: max(1, CHECK_TOKENS // length)], :CHECK_TOKENS]
+    notes += _monotony(ids, tokens.bos)
     record = {
         "text": text.to_json(),
         "separator": tokens.separator,
@@ -100,4 +112,22 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
         "notes": notes,
         "fingerprint": fingerprint(ids),
     }
-    return Calibration(ids, record, tuple(notes))
+    return Calibration(ids, record, tuple(notes), check)
+
+
+def _monotony(ids: np.ndarray, bos: int | None) -> list[str]:
+    """A note if the windows ids [n, T] say the same over and over. A BOS apart, all tokens may even be alike."""
+    rest = ids[ids != bos] if bos is not None else ids.reshape(-1)
+    if not rest.size:
+        said = f"all {ids.size:,} tokens are BOS"
+    elif (rest == rest[0]).all():
+        said = f"all {rest.size:,} tokens are alike (id {int(rest[0])})"
+    else:
+        runs = np.lib.stride_tricks.sliding_window_view(ids, min(RUN, ids.shape[1]), axis=1)
+        weights = np.random.default_rng(0).integers(1, 1 << 62, runs.shape[2], np.int64)
+        hashes = (runs * weights).sum(2)  # wraps around, which is as good
+        distinct = len(np.unique(hashes))
+        if distinct >= MONOTONOUS * hashes.size:
+            return []
+        said = f"its tokens repeat themselves ({distinct:,} different runs of {runs.shape[2]} among {hashes.size:,})"
+    return [f"calibration text: {said}; what a quantizer learns from it holds for no other text"]

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.convert.calibration import load_calibration
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.options import ConvertOptions
 from workbench.convert.provenance import HashesBeside, provenance, source_hashes
+from workbench.convert.suited import notes, suited
 from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.convert.work import WorkFolder, work_key
-from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
+from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
@@ -31,7 +32,7 @@ from workbench.formats.writer import ModelWriter, check_target
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.plan import Plan
 
@@ -70,24 +71,26 @@ def convert(
     if output.exists() and output.resolve() == Path(source.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
     config = LlamaConfig.parse(source.config)
-    stored, skipped = _select(source)
-    chosen = {name: options.choose(name, shape, config.tied_embeddings) for name, shape in stored.items()}
+    stored, skipped, of_source = _select(source, config)
+    asked = {name: options.choose(name, shape, config.tied_embeddings) for name, shape in stored.items()}
     options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
-    formats = {name: fmt for name, (fmt, _) in chosen.items()}
-    plan = _plan(source, config, stored, formats)
+    _plan(source, config, stored, {name: fmt for name, (fmt, _) in asked.items()})  # before anything is read
     way = _streamed if options.calibration is None else _calibrated
-    nbytes = 0
+    nbytes, formats = 0, {}
     try:
         check_target(output, options.overwrite)
+        chosen = suited(source, {name: fmt for name, (fmt, _) in asked.items()})
+        wanted = {name: each.format for name, each in chosen.items()}
         with (
             _bar(sum(map(math.prod, stored.values())), progress) as bar,
-            way(source, config, output, options, formats, bar) as conversion,
+            way(source, config, output, options, wanted, bar) as conversion,
             ModelWriter(
                 output, config=source.config, layout=options.layout, overwrite=options.overwrite
             ) as writer,
         ):
             for tensor in conversion.tensors:
                 writer.add(tensor)
+                formats[tensor.name] = tensor.format
                 nbytes += tensor.nbytes
             for name, data in _tokenizer_files(source):
                 writer.add_file(name, data)
@@ -99,23 +102,27 @@ def convert(
                 time.perf_counter() - started,
                 **conversion.facts,
             )
-            writer.plan = plan.to_json()
+            writer.plan = _plan(source, config, stored, formats).to_json()
             writer.precision = {
-                name: {"format": str(fmt), "reason": reason} for name, (fmt, reason) in chosen.items()
+                name: {
+                    "format": str(formats[name]),
+                    "reason": each.reason(asked[name][1]) + _widened(each.format, formats[name]),
+                }
+                for name, each in chosen.items()
             }
     except FileExistsError as error:
         raise WorkbenchError(f"convert: {error}") from error
     weights = sum(map(math.prod, stored.values()))
     return ConversionSummary(
         path=output,
-        tensors=len(chosen),
+        tensors=len(formats),
         weights=weights,
         nbytes=nbytes,
         bits_per_weight=8 * nbytes / weights,
         formats=dict(Counter(map(str, formats.values()))),
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        notes=conversion.notes,
+        notes=(*of_source, *notes(chosen), *_rescaled(wanted, formats), *conversion.notes),
     )
 
 
@@ -147,20 +154,38 @@ def _streamed(source, config, output, options, formats, bar) -> Iterator[_Conver
 @contextmanager
 def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conversion]:
     """Layer by layer, through a work folder that stays behind if this ends early."""
-    from workbench.convert.layerwise import Layerwise, work_facts
+    from workbench.convert.check import Verdict
+    from workbench.convert.layerwise import CHECK, Layerwise, work_facts
 
     tokenizer = load_tokenizer(source.tokenizer_path)
     calibration = load_calibration(options.calibration, tokenizer, config.context_length)
     layerwise = Layerwise(source, config, formats, options, calibration)
     hashes = source_hashes(source)
     with WorkFolder(output, work_key(work_facts(layerwise, hashes))) as work:
-        notes = calibration.notes
+        said = calibration.notes
         if work.done:
-            notes += (f"{work.done} of {layerwise.stages} stages were done by an earlier run",)
+            said += (f"{work.done} of {layerwise.stages} stages were done by an earlier run",)
         layerwise.run(work, bar)
         record = {name: each for stage in work.records for name, each in stage.items()}
         facts = {"calibration": calibration.record, "tensors": record}
-        yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, notes)
+        if (found := record.pop(CHECK, None)) is not None:
+            facts["calibration"] = {**calibration.record, "against_rtn": found}
+            said += tuple(note for note in (Verdict(**found).note,) if note)
+        yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, said)
+
+
+def _rescaled(wanted: dict[str, WeightFormat], stored: dict[str, WeightFormat]) -> tuple[str, ...]:
+    changed = [name for name in wanted if stored[name] != wanted[name]]
+    if not changed:
+        return ()
+    return (
+        f"{len(changed)} matrices in f32 or with f32 scales for the weights that scaling made, such as {changed[0]}",
+    )
+
+
+def _widened(wanted: WeightFormat, stored: WeightFormat) -> str:
+    """For the manifest, where a quantizer changed weights so that they no longer suit the format wanted for them."""
+    return "" if stored == wanted else f"; {stored} in place of {wanted} for the weights that scaling made"
 
 
 def _plan(
@@ -176,29 +201,17 @@ def _plan(
     return build_plan(config, describe)
 
 
-def _select(source: Checkpoint | StoredModel) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Shapes of the tensors to store, and the reasons for those left out."""
-    stored, skipped = {}, {}
-    tied = source.config.get("tie_word_embeddings", False)
-    for name in source.names():
-        if name.endswith(".rotary_emb.inv_freq"):
-            skipped[name] = "rotary frequencies follow from the configuration"
-        elif name == LM_HEAD and tied:
-            skipped[name] = f"tied to {EMBEDDING}"
-        else:
-            shape, _ = source.describe(name)
-            if len(shape) not in (1, 2):
-                raise UnsupportedModelError(
-                    f"{source.path}: tensor {name!r} has shape {list(shape)}; allowed: vectors and matrices"
-                )
-            stored[name] = shape
-    if EMBEDDING not in stored:
-        raise CheckpointError(f"{source.path}: tensor {EMBEDDING!r} is missing")
-    if not tied and LM_HEAD not in stored:
-        raise CheckpointError(
-            f"{source.path}: tensor {LM_HEAD!r} is missing, and config.json does not set tie_word_embeddings"
-        )
-    return stored, skipped
+def _select(
+    source: Checkpoint | StoredModel, config: LlamaConfig
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], tuple[str, ...]]:
+    """Shapes of the tensors to store: those that the model reads; the reasons for those left out; what else of the
+    source does not count."""
+    if isinstance(source, Checkpoint):
+        skipped, notes = dict(source.unread), (*config.notes, *source.notes)
+    else:
+        skipped, notes = check_contents(source, config), config.notes
+    stored = {name: source.describe(name)[0] for name in source.names() if name not in skipped}
+    return stored, skipped, notes
 
 
 def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, bytes]]:

@@ -16,6 +16,21 @@ from workbench.convert.rounding import MatrixErrors, Rounding
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
 from workbench.quantizers.blocks import Quantized
+from workbench.quantizers.suited import suited
+
+
+def suited_again(
+    weights: Mapping[str, torch.Tensor], formats: Mapping[str, WeightFormat]
+) -> dict[str, WeightFormat]:
+    """The formats of a layer's matrices whose weights have changed: what f16 no longer holds becomes f32."""
+    changed = dict(formats)
+    for linears in GROUPS.values():
+        names = [f"{linear}.weight" for linear in linears]
+        for fmt in {formats[name] for name in names}:
+            alike = [name for name in names if formats[name] == fmt]
+            kept, _ = suited(fmt, [weights[name].cpu().numpy() for name in alike])
+            changed |= dict.fromkeys(alike, kept)
+    return changed
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ def quantize_layer(
             return torch.as_tensor(found, dtype=torch.float32, device=device)
 
         weights, moments, left = fold_layer(decoder.config, weights, formats, moments, search)
+        formats = suited_again(weights, formats)
     of_group = {f"{linear}.weight": group for group, linears in GROUPS.items() for linear in linears}
     rounded: dict[str, Quantized] = {}
     record: dict[str, dict[str, Any]] = {}

@@ -24,23 +24,27 @@ import torch
 
 from workbench.convert.calibration import Calibration
 from workbench.convert.capture import Moments, capture, capture_rows, run_layer
+from workbench.convert.check import Check
 from workbench.convert.decoder import Decoder, normalised
 from workbench.convert.layer import quantize_layer
+from workbench.convert.lookup import looked_up, row_parts
 from workbench.convert.methods import METHODS
 from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
 from workbench.convert.rounding import Rounding
-from workbench.convert.tensors import convert_tensor, require_finite
+from workbench.convert.tensors import convert_tensor
 from workbench.convert.work import WorkFolder
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
+from workbench.models.finite import require_finite
 from workbench.models.llama_config import LlamaConfig
 from workbench.runtime.provenance import versions
+from workbench.runtime.session import check_ids
 
 FINAL_NORM = "model.norm.weight"
-#: Rows of an embedding that are dequantized at a time.
-_ROWS = 8192
+#: What the record of the last stage says of the whole, beside its tensors.
+CHECK = "(check)"
 Streams = dict[str, torch.Tensor]
 Record = dict[str, dict[str, Any]]
 
@@ -65,6 +69,17 @@ class Layerwise:
             raise WorkbenchError(
                 f"convert: device = {self.device!r}: {str(error).splitlines()[0]}"
             ) from error
+        ids, check = self.calibration.ids, self.calibration.check
+        try:
+            check_ids(
+                np.concatenate([each.ravel() for each in (ids, check) if each is not None]),
+                self.config.vocab_size,
+            )
+        except WorkbenchError as error:
+            raise WorkbenchError(f"{self.source.path}: calibration: {error}") from error
+        self.check: Check | None = None
+        if self.method.calibrated and check is not None:
+            self.check = Check(self.source, self.config, self.formats, self.device, check)
         for name in self.formats:
             if self.source.describe(name)[1].is_quantized:
                 raise WorkbenchError(
@@ -83,7 +98,9 @@ class Layerwise:
             return sum(math.prod(self.source.describe(name)[0]) for name in names)
 
         bar.n = bar.initial = weights(name for name in self.formats if name in work)
-        streams = {name: torch.from_numpy(each) for name, each in work.streams().items()} if work.done else {}
+        streams: Streams = {}
+        if 0 < work.done < self.stages:
+            streams = {name: torch.from_numpy(each) for name, each in work.streams().items()}
         for stage in range(work.done, self.stages):
             if stage == 0:
                 bar.set_postfix_str("embedding")
@@ -93,7 +110,7 @@ class Layerwise:
                 tensors, record, streams = self.layer(stage - 1, streams, bar.set_postfix_str)
             else:
                 bar.set_postfix_str("LM head")
-                tensors, record, streams = self.end(streams)
+                tensors, record, streams = self.end(streams, work)
             work.commit(tensors, record, {name: each.numpy() for name, each in streams.items()})
             bar.update(weights(tensor.name for tensor in tensors))
 
@@ -101,13 +118,14 @@ class Layerwise:
 
     def embedding(self) -> tuple[list[WeightTensor], Record, Streams]:
         fmt = self.formats[EMBEDDING]
-        unquantized = self._looked_up(EMBEDDING)
+        unquantized = self._looked_up(self.source.parts(EMBEDDING))
         tied = self.config.tied_embeddings and fmt.is_quantized
         moments = self._tied_moments(unquantized.clone()) if tied else None
         stored, record = self._matrix(EMBEDDING, moments)
+        streams = self.check.embedded(stored) if self.check else {}
         if self.options.calibration_inputs == "float":
-            return [stored], record, {"hidden": unquantized}
-        streams = {"hidden": self._rows(stored, self.calibration.ids)}
+            return [stored], record, {**streams, "hidden": unquantized}
+        streams["hidden"] = self._looked_up(row_parts(stored))
         if self.method.trains:
             streams["unquantized"] = unquantized
         return [stored], record, streams
@@ -153,18 +171,19 @@ class Layerwise:
             for name, each in result.tensors.items()
         ]
         record = {prefix + name: each for name, each in result.record.items()}
-        if not chained:
-            return tensors, record, {"hidden": targets}
         stored = {
             name: torch.from_numpy(each.dequantize()).to(self.device) for name, each in result.tensors.items()
         }
-        after = {"hidden": run_layer(self.decoder, stored, hidden, self.device, into=hidden)}
+        after = self.check.layer(prefix, weights, stored, streams) if self.check else {}
+        if not chained:
+            return tensors, record, {**after, "hidden": targets}
+        after["hidden"] = run_layer(self.decoder, stored, hidden, self.device, into=hidden)
         if self.method.trains:
             after["unquantized"] = targets
         return tensors, record, after
 
-    def end(self, streams: Streams) -> tuple[list[WeightTensor], Record, Streams]:
-        """Final norm, LM head, and whatever else the checkpoint has."""
+    def end(self, streams: Streams, work: WorkFolder) -> tuple[list[WeightTensor], Record, Streams]:
+        """Final norm, LM head, and whatever else the checkpoint has; then the check."""
         tensors, record = [], {}
         done = (EMBEDDING, *(f"model.layers.{index}." for index in range(self.config.layers)))
         for name, fmt in self.formats.items():
@@ -176,6 +195,10 @@ class Layerwise:
             stored, found = self._matrix(name, moments)
             record |= found
             tensors.append(stored)
+        if self.check:
+            head = next((each for each in tensors if each.name == LM_HEAD), None) or work.tensor(EMBEDDING)
+            norm = self._float(FINAL_NORM)
+            record[CHECK] = self.check.verdict(self.options.quantizer, streams, norm, head).to_json()
         return tensors, record, {}
 
     # --- parts of stages
@@ -183,7 +206,7 @@ class Layerwise:
     def _float(self, name: str) -> torch.Tensor:
         """A tensor of the source as float32 on the device; CheckpointError if it is not finite."""
         values = self.source.tensor(name).dequantize()
-        require_finite(self.source, name, 0, values)
+        require_finite(self.source.path, name, 0, values)
         return torch.from_numpy(values).to(self.device)
 
     def _matrix(self, name: str, moments: Moments | None) -> tuple[WeightTensor, Record]:
@@ -207,24 +230,9 @@ class Layerwise:
             run_layer(self.decoder, weights, hidden, self.device, into=hidden)
         return self._head_moments(hidden, self._float(FINAL_NORM)).with_lookup()
 
-    def _looked_up(self, name: str) -> torch.Tensor:
-        """Rows of the unquantized embedding for the calibration windows, f32 [n, T, hidden_size]."""
-        found = np.empty((*self.calibration.ids.shape, self.config.hidden_size), np.float32)
-        for start, part in self.source.parts(name):
-            _pick(found, self.calibration.ids, start, part)
-        return torch.from_numpy(found)
-
-    def _rows(self, stored: WeightTensor, ids: np.ndarray) -> torch.Tensor:
-        found = np.empty((*ids.shape, self.config.hidden_size), np.float32)
-        for start in range(0, stored.shape[0], _ROWS):
-            _pick(found, ids, start, stored.rows(start, min(start + _ROWS, stored.shape[0])))
-        return torch.from_numpy(found)
-
-
-def _pick(found: np.ndarray, ids: np.ndarray, start: int, part: WeightTensor) -> None:
-    here = (ids >= start) & (ids < start + part.shape[0])
-    if here.any():
-        found[here] = part.dequantize()[ids[here] - start]
+    def _looked_up(self, parts: Iterable[tuple[int, WeightTensor]]) -> torch.Tensor:
+        """Rows of an embedding for the calibration windows, f32 [n, T, hidden_size]."""
+        return looked_up(parts, self.calibration.ids, self.config.hidden_size)
 
 
 def work_facts(layerwise: Layerwise, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -240,4 +248,5 @@ def work_facts(layerwise: Layerwise, hashes: Mapping[str, str]) -> dict[str, Any
         "calibration": calibration,
         "versions": versions(),
         "threads": torch.get_num_threads(),
+        "checked": layerwise.check is not None,
     }

@@ -13,9 +13,8 @@ from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import plan_name
+from workbench.models.shapes import EMBEDDING, LM_HEAD
 
-EMBEDDING = "model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"
 LAYOUTS = ("planar", "interleaved")
 CALIBRATION_INPUTS = ("quantized", "float")
 
@@ -65,6 +64,8 @@ class ConvertOptions:
         ):
             if (value := getattr(self, name)) not in allowed:
                 raise WorkbenchError(f"convert: {name} = {value!r}; allowed: {', '.join(allowed)}")
+        if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
+            raise WorkbenchError(f"convert: steps = {self.steps!r}; allowed: an integer of at least 1")
         if self.steps is not None and not METHODS[self.quantizer].trains:
             trained = ", ".join(name for name, method in METHODS.items() if method.trains)
             raise WorkbenchError(

@@ -35,7 +35,7 @@ class HashesBeside:
     def __init__(self, source: Checkpoint | StoredModel) -> None:
         self._given_up = threading.Event()
         self._result: dict[str, str] | BaseException | None = None
-        self._thread = threading.Thread(target=self._compute, args=(source,), daemon=True)
+        self._thread = threading.Thread(target=self._compute, args=(source,))
 
     def _compute(self, source: Checkpoint | StoredModel) -> None:
         try:

@@ -16,6 +16,7 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, plane_specs, quantized_tensor
 from workbench.models.checkpoint import Checkpoint
+from workbench.models.finite import require_finite
 from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import Quantized
 
@@ -64,22 +65,10 @@ def _converted(source, name: str, start: int, part: WeightTensor, fmt: WeightFor
     try:
         if fmt.is_quantized:
             return quantized_tensor(name, values.shape, fmt, *quantize(values, fmt))
-        require_finite(source, name, start, values)
+        require_finite(source.path, name, start, values)
         return part if part.format == fmt else float_tensor(name, values, fmt.dtype)
     except FormatError as error:
         raise CheckpointError(f"{source.path}: {error}") from error
     except ValueError as error:
-        require_finite(source, name, start, values)  # says where in the whole tensor
+        require_finite(source.path, name, start, values)  # says where in the whole tensor
         raise CheckpointError(f"{source.path}: tensor {name!r} cannot be {fmt}: {error}") from error
-
-
-def require_finite(source, name: str, start: int, values: np.ndarray) -> None:
-    # The sum of finite float32 in float64 is finite: one pass without a temporary tells.
-    with np.errstate(invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return
-    bad = np.argwhere(~np.isfinite(values))
-    first = bad[0]
-    value = values[tuple(first)]
-    index = [start + int(first[0]), *map(int, first[1:])]
-    raise CheckpointError(f"{source.path}: tensor {name!r} is not finite: {value} at {index}")

@@ -5,7 +5,8 @@ A stage leaves two files in `.OUTPUT.work-KEY` beside the output:
     streams-0003.safetensors   hidden states of the calibration windows behind the stage, f32
     stage-0003.safetensors     its tensors, plane by plane, and its record in the header
 
-The second is written last and renamed into place, so that a stage is there whole or not at all. KEY is a hash of
+The second is written last and renamed into place, so that a stage is there whole or not at all; the last stage has
+nothing behind it, and no streams. KEY is a hash of
 everything that decides the result (options, source, calibration tokens, versions), so that another conversion does
 not find these files. The folder is removed when the output is complete.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,13 +25,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench.errors import WorkbenchError
+from workbench.files.folders import lock, unlock
+from workbench.files.reading import require_regular
+from workbench.files.writing import os_error, storing, written_whole
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs with the same output are then not kept apart
-    fcntl = None
 
 
 def work_key(facts: Mapping[str, Any]) -> str:
@@ -44,14 +42,14 @@ class WorkFolder:
 
     def __init__(self, output: Path, key: str) -> None:
         self.path = output.parent / f".{output.name}.work-{key}"
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / "lock", "wb")  # noqa: SIM115 (held until close)
-        if fcntl is not None:
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.close()
+                self._lock = lock(self.path)
+            except BlockingIOError:
                 raise WorkbenchError(f"{self.path}: another conversion with this output is running") from None
+        for ruin in self.path.glob(".*.part"):  # of a run that was killed while it wrote
+            ruin.unlink(missing_ok=True)
         self.records: list[dict[str, Any]] = []
         self._where: dict[str, tuple[int, WeightFormat, tuple[int, ...]]] = {}
         while self._read(len(self.records)):
@@ -65,12 +63,15 @@ class WorkFolder:
     def _file(self, kind: str, stage: int) -> Path:
         return self.path / f"{kind}-{stage:04}.safetensors"
 
+    def _open(self, kind: str, stage: int):
+        return safe_open(str(require_regular(self._file(kind, stage))), framework="np")
+
     def _read(self, stage: int) -> bool:
         """Take note of a finished stage; False if it is not there."""
         try:
-            with safe_open(str(self._file("stage", stage)), framework="np") as file:
+            with self._open("stage", stage) as file:
                 described = json.loads(file.metadata()["stage"])
-        except (FileNotFoundError, SafetensorError):
+        except (OSError, SafetensorError):
             return False
         for name, tensor in described["tensors"].items():
             self._where[name] = (stage, WeightFormat.from_json(tensor["format"]), tuple(tensor["shape"]))
@@ -78,8 +79,8 @@ class WorkFolder:
         return True
 
     def streams(self) -> dict[str, np.ndarray]:
-        """Hidden states behind the last finished stage."""
-        with safe_open(str(self._file("streams", self.done - 1)), framework="np") as file:
+        """Hidden states behind the last finished stage, if another one follows."""
+        with self._open("streams", self.done - 1) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
     def commit(
@@ -92,7 +93,8 @@ class WorkFolder:
             described[tensor.name] = {"format": tensor.format.to_json(), "shape": tensor.shape}
             for plane, values in tensor.planes.items():
                 planes[f"{tensor.name}/{plane}"] = np.ascontiguousarray(values)
-        self._write("streams", stage, streams, {})
+        if streams:
+            self._write("streams", stage, streams, {})
         self._write("stage", stage, planes, {"stage": json.dumps({"tensors": described, "record": record})})
         self._read(stage)
         if stage:
@@ -101,12 +103,11 @@ class WorkFolder:
     def _write(
         self, kind: str, stage: int, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
     ) -> None:
-        path = self._file(kind, stage)
-        partial = path.with_suffix(".part")
-        save_file(dict(arrays), partial, metadata=metadata)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(self._file(kind, stage)) as partial:
+            try:
+                save_file(dict(arrays), partial, metadata=metadata)
+            except SafetensorError as error:
+                raise os_error(error) from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -114,7 +115,7 @@ class WorkFolder:
     def tensor(self, name: str) -> WeightTensor:
         """A tensor of a finished stage."""
         stage, fmt, shape = self._where[name]
-        with safe_open(str(self._file("stage", stage)), framework="np") as file:
+        with self._open("stage", stage) as file:
             planes = {plane: file.get_tensor(f"{name}/{plane}") for plane in plane_specs(shape, fmt)}
         return WeightTensor(name, shape, fmt, planes)
 
@@ -122,8 +123,8 @@ class WorkFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """The folder stays if this was interrupted or failed for want of something; it goes where nothing of it is
-        needed any more, or the same input would fail again."""
+        """The folder stays if this was interrupted; it goes where nothing of it is needed any more, where the same
+        input would fail again, and where it would keep a disk full."""
         if kind is None or not self.done or issubclass(kind, WorkbenchError):
             shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
+        unlock(self._lock)

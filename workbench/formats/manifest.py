@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -27,7 +27,7 @@ from math import prod
 from workbench.formats.errors import FormatError
 from workbench.formats.layout import stored_planes
 from workbench.formats.schema import SchemaError, check, short
-from workbench.formats.spec import WeightFormat
+from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 from workbench.formats.strict_json import strict_json
 
 KIND = "webgpu-quant-workbench/model"
@@ -37,8 +37,9 @@ TOKENIZER_FOLDER = "tokenizer"
 ALIGNMENT = 256
 MAX_SHARD = 256 << 20
 MAX_PLANE = 64 << 20
-# A manifest of an 8B model is about 1 MB, with its plan a few; nothing larger is read.
-MAX_MANIFEST = 64 << 20
+# A manifest of an 8B model is about 1 MB, with its plan a few, and that of 400B weights in 128 experts 20;
+# nothing larger is read. How much it may hold in these bytes: strict_json.py.
+MAX_MANIFEST = 32 << 20
 
 TENSOR_NAME = re.compile(r"[!-~]{1,512}")
 TOKENIZER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -117,6 +118,11 @@ class Manifest:
         }
 
 
+def padded(length: int) -> int:
+    """The next multiple of `ALIGNMENT`: up to there follow zeros."""
+    return length + -length % ALIGNMENT
+
+
 def shard_name(index: int) -> str:
     """File name of the shard number `index`, from 0."""
     return "model.wgpu" if index == 0 else f"model-{index + 1:05d}.wgpu"
@@ -158,6 +164,8 @@ def _check_schema(value: object) -> None:
 def _tensor(data: dict) -> StoredTensor:
     try:
         format = WeightFormat.from_json(data["format"])
+        if format.default_block:  # nothing is fitted to the rows of what is stored already
+            format = replace(format, block_size=DEFAULT_BLOCK[format.dtype])
     except FormatError as error:
         raise error.at(field="format") from None
     shape = tuple(data["shape"])
@@ -211,7 +219,7 @@ def _shards(data: list) -> dict[str, int]:
 
 
 def _check_planes_in_shards(tensors: dict[str, StoredTensor], shards: dict[str, int]) -> None:
-    """Every plane lies inside its shard, and no two share a byte."""
+    """Every plane lies inside its shard, no two share a byte, and nothing lies between them but their padding."""
     taken: dict[str, list[tuple[int, int, str, str]]] = {file: [] for file in shards}
     for name, tensor in tensors.items():
         for index, part in enumerate(tensor.parts):
@@ -239,6 +247,21 @@ def _check_planes_in_shards(tensors: dict[str, StoredTensor], shards: dict[str, 
                     tensor=name,
                     field=f"{at}.offset",
                 )
+    for index, (file, ranges) in enumerate(taken.items()):
+        end = 0
+        for offset, stop, name, at in ranges:
+            if offset != end:
+                raise FormatError(
+                    f"{offset} leaves {offset - end} bytes of {file} before it that belong to no plane",
+                    tensor=name,
+                    field=f"{at}.offset",
+                )
+            end = padded(stop)
+        if end != shards[file]:
+            raise FormatError(
+                f"{shards[file]}, but behind byte {end} of {file} lies no plane",
+                field=f"shards[{index}].length",
+            )
 
 
 _SEAL = re.compile(rb',\n "checksum": "sha256:([0-9a-f]{64})"\n}\n\Z')
@@ -262,7 +285,12 @@ def check_seal(data: bytes) -> None:
     if found is not None:
         start = len(data) - len(data[-200:]) + found.start(1)
         cleared = data[:start] + b"0" * 64 + data[start + 64 :]
-    if found is None or hashlib.sha256(cleared).hexdigest().encode() != found[1]:
+    else:
+        raise FormatError(
+            "does not stand at the end: this is no manifest, or was cut off or changed after it was written",
+            field="checksum",
+        )
+    if hashlib.sha256(cleared).hexdigest().encode() != found[1]:
         raise FormatError(
             "is not the sha256 of this manifest: it was changed after it was written (verify=False reads it)",
             field="checksum",

@@ -6,10 +6,10 @@ field, and nothing else does. No number of a manifest is believed before it has 
 the real file, so that nothing is allocated or mapped on a liar's word. JSON and raw numbers are all that is
 read, never a pickle.
 
-With `verify=True`, the default, the manifest must have its own checksum, a plane's sha256 is compared when
-the plane is first touched (then once for this object, so that streaming a model reads it once), and tokenizer
-files' at opening; scales must be finite and zero-points in their range. No unverified plane is returned.
-`check()` touches everything.
+With `verify=True`, the default, the manifest must have its own checksum, which is looked at before anything of
+it is parsed; a plane's sha256 is compared, and its padding must be zeros, when the plane is first touched (then
+once for this object, so that streaming a model reads it once), and tokenizer files' sha256 at opening; scales
+must be finite and zero-points in their range. No unverified plane is returned. `check()` touches everything.
 """
 
 from __future__ import annotations
@@ -17,33 +17,31 @@ from __future__ import annotations
 import difflib
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from workbench.files.reading import open_regular, read_bytes
 from workbench.formats import manifest as rules
 from workbench.formats.errors import FormatError
 from workbench.formats.layout import deinterleave, reorder, stored_planes
-from workbench.formats.manifest import Manifest, Part, StoredTensor
+from workbench.formats.manifest import Manifest, Part, Plane, StoredTensor
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import checksum
 
+#: So many names are looked through for one that is like an unknown one.
+_COMPARED = 4096
+
 
 def _read(path: Path, most: int, field: str) -> bytes:
     """A whole small file, whose size is looked at first."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError("is not a regular file", file=path, field=field)
-            if status.st_size > most:
-                raise FormatError(f"has {status.st_size} bytes, {most} are allowed", file=path, field=field)
-            return file.read(most + 1)
+        return read_bytes(path, most)
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror or error}", file=path, field=field) from None
 
@@ -51,13 +49,10 @@ def _read(path: Path, most: int, field: str) -> bytes:
 def _map(path: Path, length: int, field: str) -> mmap.mmap:
     """A shard mapped for reading, whose size must be `length`."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FormatError("is not a regular file", file=path, field=field)
-            if status.st_size != length:
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) != length:
                 raise FormatError(
-                    f"has {status.st_size} bytes, but the manifest says {length}: truncated or exchanged",
+                    f"has {size} bytes, but the manifest says {length}: truncated or exchanged",
                     file=path,
                     field=field,
                 )
@@ -65,7 +60,8 @@ def _map(path: Path, length: int, field: str) -> mmap.mmap:
     except (OSError, ValueError) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError(f"cannot be read: {error}", file=path, field=field) from None
+        why = getattr(error, "strerror", None) or error
+        raise FormatError(f"cannot be read: {why}", file=path, field=field) from None
 
 
 class StoredModel:
@@ -97,10 +93,10 @@ class StoredModel:
             )
         data = _read(file, rules.MAX_MANIFEST, "(whole file)")
         try:
-            raw = strict_json(data)
-            manifest = rules.from_value(raw)
             if verify:
                 rules.check_seal(data)
+            raw = strict_json(data)
+            manifest = rules.from_value(raw)
         except FormatError as error:
             raise error.at(file=file) from None
         maps = {
@@ -160,7 +156,8 @@ class StoredModel:
     def _entry(self, name: str) -> StoredTensor:
         entry = self._manifest.tensors.get(name)
         if entry is None:
-            near = difflib.get_close_matches(str(name), self._manifest.tensors, n=3, cutoff=0.8)
+            known = islice(self._manifest.tensors, _COMPARED)
+            near = difflib.get_close_matches(str(name)[:512], list(known), n=3, cutoff=0.8)
             hint = f"; near it are {', '.join(near)}" if near else ""
             raise FormatError(
                 f"is not in this model{hint}", file=self.path / rules.FILE, tensor=str(name), field="tensors"
@@ -239,8 +236,22 @@ class StoredModel:
                     tensor=name,
                     field=f"parts[{index}].planes.{plane}.checksum",
                 )
+            self._check_padding(name, f"parts[{index}].planes.{plane}", at)
             self._verified.add(key)
         return np.frombuffer(data, dtype).reshape(shape)
+
+    def _check_padding(self, name: str, field: str, at: Plane) -> None:
+        """Zeros follow a plane up to where the next one begins; no checksum covers them."""
+        end = at.offset + at.length
+        behind = self._maps[at.shard][end : rules.padded(end)]
+        if any(behind):
+            place = next(index for index, byte in enumerate(behind, end) if byte)
+            raise FormatError(
+                f"byte {place} is {self._maps[at.shard][place]}, but is padding, which is 0: damaged",
+                file=self.path / at.shard,
+                tensor=name,
+                field=f"{field}.offset",
+            )
 
     def _check_values(self, tensor: WeightTensor, index: int, part: Part, layout: str) -> None:
         """Scales and zero-points that a converter could not have written, though their checksum is right."""

@@ -14,6 +14,7 @@ import reprlib
 _ANNOTATIONS = {"$schema", "$defs", "title", "description"}
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "null": type(None)}
 _SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
@@ -27,8 +28,9 @@ class SchemaError(ValueError):
 
 
 def short(value: object) -> str:
-    """`repr` of at most about a hundred characters."""
-    return _SHORT.repr(value)
+    """`repr` of at most 120 characters."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 120 else f"{text[:116]} ..."
 
 
 def _is(value: object, name: str) -> bool:

@@ -13,11 +13,15 @@ be anything that int8 holds ([-16, 15.875] for int4 with 3 bits). Symmetric form
 A *block* is what shares one scale: `block_size` consecutive weights of a row, a whole row ("channel"), or the
 whole matrix ("tensor"). Rows are padded to whole blocks ("block") or to a multiple of 32 ("channel" and
 "tensor"), so that each row starts at a word.
+
+A format that names no block size asks for the default of its dtype (128; int2: 256), which is fitted to the rows of
+each matrix: where it would pad them, it is the largest multiple of 32 below that divides them, if that stores fewer
+bits. int4 is thus int4/128 on rows of 4096, and int4/96 on rows of 576. What is stored names its block size.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from workbench.formats.errors import FormatError
 
@@ -45,8 +49,7 @@ class WeightFormat:
     """How the weights of one tensor are stored. Checked when made; raises `FormatError` naming the field.
 
     For the float dtypes the other fields mean nothing and are set to their defaults, so that equal formats
-    are equal. `block_size=None` becomes the default of the dtype (128, 128, 256) when the granularity is
-    "block", and stays None otherwise.
+    are equal. `block_size=None` with granularity "block" is the dtype's default, fitted to each matrix (`fitted`).
     """
 
     dtype: str
@@ -87,9 +90,7 @@ class WeightFormat:
                     field="block_size",
                 )
             return
-        if size is None:
-            object.__setattr__(self, "block_size", DEFAULT_BLOCK[self.dtype])
-        elif type(size) is not int or size < 32 or size % 32:
+        if size is not None and (type(size) is not int or size < 32 or size % 32):
             raise FormatError(f"{size!r} is not a positive multiple of 32", field="block_size")
 
     def _check_zero_frac_bits(self) -> None:
@@ -136,11 +137,28 @@ class WeightFormat:
         if not self.is_quantized:
             raise FormatError(f"{self.dtype!r} has no {what}, it is not quantized", field="dtype")
 
+    @property
+    def default_block(self) -> bool:
+        """Whether it leaves the block size to the rows of the matrix."""
+        return self.is_quantized and self.granularity == "block" and self.block_size is None
+
+    def fitted(self, columns: int) -> WeightFormat:
+        """With the block size that it has on rows of `columns`: itself, unless it asks for the default."""
+        if not self.default_block:
+            return self
+        default = replace(self, block_size=DEFAULT_BLOCK[self.dtype])
+        for size in range(default.block_size, 0, -ROW_MULTIPLE):
+            if columns % size == 0:
+                smaller = replace(self, block_size=size)
+                fewer = smaller.bits_per_weight(1, columns) < default.bits_per_weight(1, columns)
+                return smaller if fewer else default
+        return default
+
     def block(self, columns: int) -> int:
         """Weights of one row under one scale: the block size, or the padded row for channel and tensor."""
         self._only_quantized("block")
         if self.granularity == "block":
-            return self.block_size
+            return self.fitted(columns).block_size
         return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
 
     def padded_columns(self, columns: int) -> int:
@@ -183,10 +201,12 @@ class WeightFormat:
         return cls(**data)
 
     def __str__(self) -> str:
-        """Short name for tables: `int4/128`, `int8/channel/sym`, `int2/256/z5/f32`, `f16`."""
+        """Short name for tables: `int4/128`, `int8/channel/sym`, `int2/256/z5/f32`, `int4` (default block), `f16`."""
         if not self.is_quantized:
             return self.dtype
-        parts = [self.dtype, str(self.block_size) if self.granularity == "block" else self.granularity]
+        parts = [self.dtype]
+        if not self.default_block:
+            parts.append(str(self.block_size) if self.granularity == "block" else self.granularity)
         if self.symmetric:
             parts.append("sym")
         if self.zero_frac_bits:

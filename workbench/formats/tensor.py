@@ -45,7 +45,10 @@ def plane_specs(shape: tuple[int, ...], format: WeightFormat) -> dict[str, tuple
 
 @dataclass(frozen=True, eq=False)
 class WeightTensor:
-    """One weight with its planes; their names, shapes and dtypes are checked when made (`FormatError`)."""
+    """One weight with its planes; their names, shapes and dtypes are checked when made (`FormatError`).
+
+    A default block size is fitted to the shape: the format of a tensor names it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -60,6 +63,8 @@ class WeightTensor:
             wanted = plane_specs(self.shape, self.format)
         except FormatError as error:
             raise error.at(tensor=self.name) from None
+        if self.format.is_quantized:
+            object.__setattr__(self, "format", self.format.fitted(self.shape[1]))
         if set(self.planes) != set(wanted):
             raise FormatError(
                 f"has {sorted(self.planes)}, but {self.format} needs {sorted(wanted)}",

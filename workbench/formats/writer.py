@@ -6,8 +6,8 @@
         writer.plan = plan.to_json()
 
 Everything goes into a hidden folder beside the target (`.model.partial-...`), which takes the target's name
-when the manifest is written, and is removed if anything goes wrong before. A killed process may leave the
-hidden folder behind; it can be deleted.
+when the manifest is written, and is removed if anything goes wrong before. What a killed process leaves of it
+is removed by the next one that writes the same target.
 
 A tensor is split by rows into parts, so that no plane of a part exceeds 64 MiB: a WebGPU binding then takes
 any plane whole. Every plane starts at a multiple of 256 bytes, and is padded with zeros to the next. Memory
@@ -16,17 +16,19 @@ stays at one part, besides what the caller holds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from workbench.errors import OutputExistsError
+from workbench.files.folders import Partial
+from workbench.files.writing import flush, storing
 from workbench.formats import manifest as rules
 from workbench.formats.errors import FormatError
 from workbench.formats.layout import LAYOUTS, interleave
@@ -74,15 +76,15 @@ def part_rows(shape: tuple[int, ...], tensor_format, layout: str) -> Iterator[tu
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raise `FileExistsError` unless a model may be written at `path`."""
+    """Raise `OutputExistsError` unless a model may be written at `path`."""
     if not os.path.lexists(path):
         return
-    if not overwrite:
-        raise FileExistsError(f"{path} exists; give overwrite=True to replace it")
     if not path.is_dir() or path.is_symlink():
-        raise FileExistsError(f"{path} is not a folder, so it is not replaced")
+        raise OutputExistsError(f"{path} is not a folder, so it is not replaced")
     if any(path.iterdir()) and not (path / rules.FILE).is_file():
-        raise FileExistsError(f"{path} is not empty and holds no {rules.FILE}, so it is not replaced")
+        raise OutputExistsError(f"{path} is not empty and holds no {rules.FILE}, so it is not replaced")
+    if not overwrite:
+        raise OutputExistsError(f"{path} exists; give overwrite=True to replace it", path)
 
 
 class ModelWriter:
@@ -94,8 +96,9 @@ class ModelWriter:
     overwrite   replace a model that is already there, once the new one is complete
     provenance  any JSON object: quantizer and options, hashes, seeds, versions
 
-    `plan` and `precision` may be set until `close`. Raises `FileExistsError` if the target exists (and, with
-    `overwrite`, is not a model), `FormatError` for what the format cannot hold, `OSError` from the disk.
+    `plan` and `precision` may be set until `close`. Raises `OutputExistsError` if the target exists (and, with
+    `overwrite`, is not a model), `FormatError` for what the format cannot hold, `StorageError` if the disk is
+    full or cannot be written; then nothing stays of what was written.
     """
 
     def __init__(
@@ -121,13 +124,17 @@ class ModelWriter:
         self._shards: dict[str, int] = {}
         self._shard = None
         self._state = "open"
-        check_target(self.path, self.overwrite)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = self._sibling("partial")
-        self._folder.mkdir()
-
-    def _sibling(self, what: str) -> Path:
-        return self.path.parent / f".{self.path.name}.{what}-{secrets.token_hex(4)}"
+        self._partial = Partial(self.path)
+        self._folder = self._partial.path
+        try:
+            with storing(self.path):
+                (self._folder / rules.TOKENIZER_FOLDER).mkdir()
+            check_target(
+                self.path, self.overwrite
+            )  # now that a model which was moved away is back in its place
+        except BaseException:
+            self._partial.remove()
+            raise
 
     def _writable(self) -> None:
         if self._state != "open":
@@ -159,22 +166,24 @@ class ModelWriter:
     def _write(self, plane: np.ndarray) -> Plane:
         """Appends a plane to the last shard, or to a new one if it does not fit."""
         data = np.ascontiguousarray(plane).reshape(-1).view(np.uint8).data
-        padding = -len(data) % rules.ALIGNMENT
+        padding = rules.padded(len(data)) - len(data)
         if self._shard is None or self._shard.tell() + len(data) + padding > rules.MAX_SHARD:
             self._end_shard()
-            self._shard = open(self._folder / shard_name(len(self._shards)), "xb")  # noqa: SIM115
+            with storing(self.path):
+                self._shard = open(self._folder / shard_name(len(self._shards)), "xb")  # noqa: SIM115
         offset = self._shard.tell()
-        self._shard.write(data)
-        self._shard.write(bytes(padding))
+        with storing(self.path):
+            self._shard.write(data)
+            self._shard.write(bytes(padding))
         name = Path(self._shard.name).name
         self._shards[name] = self._shard.tell()
         return Plane(name, offset, len(data), checksum(data))
 
     def _end_shard(self) -> None:
         if self._shard is not None:
-            self._shard.flush()
-            os.fsync(self._shard.fileno())
-            self._shard.close()
+            with storing(self.path):
+                self._shard.close()
+                flush(Path(self._shard.name))
             self._shard = None
 
     def add_file(self, name: str, data: bytes) -> None:
@@ -185,11 +194,15 @@ class ModelWriter:
         if name in self._tokenizer:
             raise FormatError("was already added", field=f"tokenizer.{name}")
         self._state = "broken by an earlier error"
-        folder = self._folder / rules.TOKENIZER_FOLDER
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(data)
+        self._write_file(f"{rules.TOKENIZER_FOLDER}/{name}", data)
         self._tokenizer[name] = {"length": len(data), "checksum": checksum(data)}
         self._state = "open"
+
+    def _write_file(self, name: str, data: bytes) -> None:
+        with storing(self.path):
+            path = self._folder / name
+            path.write_bytes(data)
+            flush(path)
 
     def close(self) -> None:
         """Writes the manifest and puts the folder into place; on an error everything written is removed."""
@@ -198,7 +211,6 @@ class ModelWriter:
             if not self._tensors:
                 raise FormatError("no tensor was added", file=rules.FILE, field="tensors")
             self._end_shard()
-            (self._folder / rules.TOKENIZER_FOLDER).mkdir(exist_ok=True)
             manifest = Manifest(
                 config=self._config,
                 shards=self._shards,
@@ -217,38 +229,23 @@ class ModelWriter:
                 rules.parse(data)  # what no reader would take is not written
             except FormatError as error:
                 raise error.at(file=rules.FILE) from None
-            with open(self._folder / rules.FILE, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._put_in_place()
+            self._write_file(rules.FILE, data)
+            check_target(self.path, self.overwrite)
+            self._partial.put_in_place()
         except BaseException:
             self.abort()
             raise
         self._state = "closed"
-
-    def _put_in_place(self) -> None:
-        check_target(self.path, self.overwrite)
-        if not self.path.exists():
-            self._folder.rename(self.path)
-            return
-        old = self._sibling("replaced")
-        self.path.rename(old)
-        try:
-            self._folder.rename(self.path)
-        except BaseException:
-            old.rename(self.path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
 
     def abort(self) -> None:
         """Removes everything written so far; the target stays as it was."""
         if self._state == "closed":
             return
         if self._shard is not None:
-            self._shard.close()
+            with contextlib.suppress(OSError):  # what is buffered may not fit either
+                self._shard.close()
             self._shard = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._partial.remove()
         self._state = "aborted"
 
     def __enter__(self) -> ModelWriter:

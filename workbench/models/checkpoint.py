@@ -3,7 +3,8 @@
 The files are memory-mapped by the safetensors library, and a tensor is read when it is asked for, so that a
 checkpoint larger than memory can be converted. Pickled weights (`pytorch_model.bin`) are refused: loading
 them can run code. The reading surface (names, describe, tensor, parts) is the one of
-`workbench.formats.reader.StoredModel`.
+`workbench.formats.reader.StoredModel`. Of the tensors in the files it shows those that a model of this configuration
+reads; the others are in `unread`, once, with their reasons (`workbench.models.contents`).
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.hub import resolve
+from workbench.models.contents import Header, check_read, some, unread
+from workbench.models.finite import require_finite
+from workbench.models.hub import INDEX, WEIGHTS, resolve
+from workbench.models.index_beside import compare_index
+from workbench.models.llama_config import LlamaConfig
+from workbench.models.shapes import EMBEDDING, LM_HEAD, llama_tensors
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-Header = tuple[tuple[int, ...], str]  # shape and dtype, as safetensors names it
 PART_BYTES = 64 << 20  # parts() gives this many bytes of float32 at most, or one row
 
 TOKENIZER_FILES = (
@@ -45,48 +50,92 @@ TOKENIZER_FILES = (
 
 
 class Checkpoint:
-    """An unquantized checkpoint folder. Made by `Checkpoint.open`; every failure is a CheckpointError."""
+    """An unquantized checkpoint folder. Made by `Checkpoint.open`; what is wrong with a file is a CheckpointError.
+
+    config: as in `config.json`, but with `tie_word_embeddings` false where the file has an LM head of its own.
+    unread: tensors that are in the files but not the model's, and why. notes: what else a user should know of them.
+    """
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
         self.path = path
         self.config = config
         self.tokenizer_path = path
+        self.unread: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
         self._files = files  # tensor name -> file name
         self._headers = headers  # tensor name -> (shape, dtype)
         self._hashes: dict[str, str] | None = None
 
     @classmethod
     def open(cls, dir_or_hub_id: str | Path) -> Checkpoint:
-        """Open a folder or a hub id: reads config, index and every header, and no weights."""
+        """Open a folder or a hub id: reads config, index and every header; no weights, unless two copies that should
+        be equal have to be compared (an LM head beside a tied embedding, shards beside a single file).
+
+        Raises UnsupportedModelError for a configuration, or tensors, that are no Llama's.
+        """
         path = resolve(dir_or_hub_id)
-        config = _read_json(path / "config.json")
-        if (path / INDEX).is_file():
+        for name in ("config.json", INDEX, WEIGHTS, *TOKENIZER_FILES):
+            _is_there(path / name)
+        config = read_json(path / "config.json")
+        if "model_type" not in config:  # what a folder holds is not guessed, nor does transformers
+            raise UnsupportedModelError(f"{path / 'config.json'}: model_type is missing; allowed: 'llama'")
+        LlamaConfig.parse(config)
+        notes: list[str] = []
+        if (path / ADAPTER).is_file():
+            notes.append(f"without the adapter of {ADAPTER}: merge it into the weights to have it")
+        if (path / WEIGHTS).is_file():
+            headers = {WEIGHTS: _read_header(path / WEIGHTS)}
+            files = dict.fromkeys(headers[WEIGHTS], WEIGHTS)
+            if (path / INDEX).is_file():
+                notes += compare_index(path, headers[WEIGHTS], _read_index(path), _read_header)
+        elif (path / INDEX).is_file():
             files = _read_index(path)
-        elif (path / WEIGHTS).is_file():
-            files = None
+            _require_shards(path, files)
+            headers = {file: _read_header(path / file) for file in sorted(set(files.values()))}
         else:
             raise CheckpointError(_why_no_weights(path))
-        headers: dict[str, dict[str, Header]] = {}
-        for file in sorted(set(files.values())) if files else [WEIGHTS]:
-            headers[file] = _read_header(path / file)
-        if files is None:
-            files = dict.fromkeys(headers[WEIGHTS], WEIGHTS)
         for name, file in files.items():
             if name not in headers[file]:
                 raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
-        return cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
+        opened = cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
+        opened._select(notes)
+        return opened
+
+    def _select(self, notes: list[str]) -> None:
+        """Keep what the model reads; the rest is listed, or refused."""
+        llama = LlamaConfig.parse(self.config)
+        check_read(llama_tensors(llama), self._headers, str(self.path))
+        if llama.tied_embeddings and not self._same(LM_HEAD, EMBEDDING):
+            # As transformers has it: an LM head that is there and differs is used, whatever the configuration says.
+            self.config = self.config | {"tie_word_embeddings": False}
+            llama = LlamaConfig.parse(self.config)
+            check_read(llama_tensors(llama), self._headers, str(self.path))
+            notes.append(f"not tied, though tie_word_embeddings is true: {LM_HEAD} differs from {EMBEDDING}")
+        tensors = llama_tensors(llama)
+        self.unread = unread(tensors, self._headers, llama.layers, str(self.path))
+        self._headers = {name: each for name, each in self._headers.items() if name in tensors}
+        self.notes = tuple(notes)
+
+    def _same(self, name: str, other: str) -> bool:
+        """Whether a tensor is not there, or holds the values of another."""
+        if name not in self._headers:
+            return True
+        if self._headers[name][0] != self._headers[other][0]:
+            return False
+        pairs = zip(self.parts(name), self.parts(other), strict=True)
+        return all(np.array_equal(a.dequantize(), b.dequantize()) for (_, a), (_, b) in pairs)
 
     def names(self) -> list[str]:
-        """Names of all tensors, in the order of the files."""
-        return list(self._files)
+        """Names of all tensors that the model reads, in the order of the files."""
+        return list(self._headers)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._headers
 
     def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
         """Shape and format of a tensor, from the header alone."""
         if name not in self._headers:
-            raise CheckpointError(f"{self.path}: no tensor {name!r}; it has {_some(self._headers)}")
+            raise CheckpointError(f"{self.path}: no tensor {name!r}; it has {some(self._headers)}")
         shape, stored = self._headers[name]
         if stored not in DTYPES:
             raise CheckpointError(
@@ -144,6 +193,7 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{self.path / file}: tensor {name!r} cannot be read: {error}") from error
         values = np.asarray(values).reshape(shape)
+        require_finite(self.path / file, name, rows.start if rows else 0, values)
         values.flags.writeable = False
         return WeightTensor(name, shape, fmt, {"values": values})
 
@@ -155,7 +205,7 @@ class Checkpoint:
 
 def _sha256(path: Path, given_up: threading.Event | None) -> str:
     digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with open(path, "rb", buffering=0) as stream:
+    with open_regular(path) as stream:
         while count := stream.readinto(chunk):
             if given_up is not None and given_up.is_set():
                 raise InterruptedError(f"hashing {path} was given up")
@@ -171,16 +221,25 @@ def _read_header(path: Path) -> dict[str, Header]:
 
 def _open_file(path: Path, framework: str):
     try:
-        return safe_open(str(path), framework=framework)
+        return safe_open(str(require_regular(path)), framework=framework)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the file is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_there(path: Path) -> bool:
+    """Whether a file is; a CheckpointError for a folder, a FIFO or a device in its place, which is no absence."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return is_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file of a checkpoint; raises CheckpointError naming the file for all that is none."""
+    try:
+        value = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: the file is missing; a checkpoint has config.json beside its weights"
@@ -193,7 +252,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    weight_map = _read_json(path / INDEX).get("weight_map")
+    weight_map = read_json(path / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{path / INDEX}: field 'weight_map' must be a non-empty object of tensor: file name"
@@ -207,11 +266,15 @@ def _read_index(path: Path) -> dict[str, str]:
                 f"{path / INDEX}: tensor {name!r} points to {file!r}; "
                 f"allowed is a .safetensors file inside the folder"
             )
-        if not (path / file).is_file():
+    return weight_map
+
+
+def _require_shards(path: Path, weight_map: dict[str, str]) -> None:
+    for name, file in weight_map.items():
+        if not _is_there(path / file):
             raise CheckpointError(
                 f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
             )
-    return weight_map
 
 
 def _why_no_weights(path: Path) -> str:
@@ -225,8 +288,3 @@ def _why_no_weights(path: Path) -> str:
     if any(path.glob("*.gguf")):
         return f"{path}: only GGUF weights; allowed: {WEIGHTS}, or shards with {INDEX}"
     return f"{path}: no weights; expected {WEIGHTS}, or shards with {INDEX}"
-
-
-def _some(names, limit: int = 4) -> str:
-    names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

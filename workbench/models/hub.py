@@ -1,8 +1,8 @@
 """Where a model lives: a folder on this machine, or a repository of the Hugging Face hub.
 
 A name that exists as a folder is that folder. `owner/name` and `owner/name@revision` are otherwise looked up
-on the hub, and only what a model needs is downloaded: first the JSON and tokenizer files, then exactly the
-weight files that they name. Pickled weights are never asked for.
+on the hub, and only what a model needs is downloaded: first the JSON and tokenizer files and `model.safetensors`,
+then, where there is no such file, exactly the weight files that they name. Pickled weights are never asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import re
 from pathlib import Path
 
 from workbench.errors import CheckpointError
+from workbench.models.paths import expanded
 
 HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 DESCRIPTIONS = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "tokenizer/*"]
 
 
@@ -24,7 +27,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     Raises CheckpointError if there is no such folder and the name is no hub id, or the hub does not give it.
     """
     text = str(path_or_hub_id)
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if text and folder.is_dir():
         return folder
     if text and folder.exists():
@@ -53,18 +56,19 @@ def _download(repo: str, revision: str | None) -> Path:
                 f"no folder {repo!r} here, and the hub does not give the repository {repo!r}{at}: {first}"
             ) from error
 
-    folder = fetch(DESCRIPTIONS)
-    return fetch(DESCRIPTIONS + weight_patterns(folder))
+    folder = fetch([*DESCRIPTIONS, WEIGHTS])
+    more = weight_patterns(folder)
+    return fetch([*DESCRIPTIONS, *more]) if more else folder
 
 
 def weight_patterns(folder: Path) -> list[str]:
-    """Names (or patterns) of the weight files that the descriptions in `folder` ask for."""
+    """Names (or patterns) of the weight files that the descriptions in `folder` ask for, and that are not there."""
     if (folder / "manifest.json").is_file():
         return ["*.wgpu"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return ["model*.safetensors"]  # Checkpoint.open says what is wrong with the index
-    return ["model.safetensors"]
+    index = folder / INDEX
+    if (folder / WEIGHTS).is_file() or not index.is_file():  # the single file goes first, as in transformers
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ["model*.safetensors"]  # Checkpoint.open says what is wrong with the index

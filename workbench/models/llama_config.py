@@ -1,18 +1,78 @@
-"""The configuration of a Llama checkpoint: the fields of `config.json` that decide the computation, checked."""
+"""The configuration of a Llama checkpoint: the keys of `config.json` that decide the computation, checked.
+
+Every key is understood as transformers 5 understands it, or refused by name; one that its LlamaConfig does not read is
+ignored, with a note.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workbench.errors import UnsupportedModelError
+from workbench.models.keys import (
+    NULL,
+    TEXT,
+    TRUTH,
+    Key,
+    Kind,
+    integer,
+    list_of,
+    one_of,
+    read_keys,
+    real,
+    refused,
+)
+from workbench.models.pretrained_keys import PRETRAINED_KEYS, TOKEN_ID
+from workbench.models.rope_config import TOP_KEYS, read_rope
 
-ROPE_TYPES = ("default", "linear", "llama3")
+WHERE = "config.json"
+#: More layers than any model has, and few enough to list their tensors.
+MOST_LAYERS = 4096
+#: The second is what the first conversions of Llama 1 were called.
+ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}
+_ARCHITECTURES = Kind(
+    'a list of strings with "LlamaForCausalLM" among them, or null',
+    lambda value: value is None or (list_of(TEXT).holds(value) and not ARCHITECTURES.isdisjoint(value)),
+)
+_DENSE = "every layer has one gated MLP"
+
+#: What LlamaConfig reads besides `PRETRAINED_KEYS`.
+LLAMA_KEYS = (
+    Key("model_type", one_of("llama"), "llama"),
+    Key("architectures", _ARCHITECTURES, None),
+    Key("vocab_size", integer(1)),
+    Key("hidden_size", integer(1)),
+    Key("intermediate_size", integer(1)),
+    Key("num_hidden_layers", integer(1, MOST_LAYERS)),
+    Key("num_attention_heads", integer(1)),
+    Key("num_key_value_heads", integer(1) | NULL, None),
+    Key("head_dim", integer(1) | NULL, None),
+    Key("max_position_embeddings", integer(1), 2048),
+    Key("hidden_act", one_of("silu", "swish"), "silu"),
+    Key("rms_norm_eps", real(0, 1, above=True), 1e-6),
+    Key("tie_word_embeddings", TRUTH, False),
+    Key("attention_bias", TRUTH, False),
+    Key("mlp_bias", TRUTH, False),
+    Key("pad_token_id", TOKEN_ID | NULL, None),
+    Key("sliding_window", integer(0) | NULL, None),
+    Key(
+        "layer_types",
+        list_of(one_of("full_attention", "attention")) | NULL,
+        None,
+        "attention looks at all before",
+    ),
+    Key("mlp_layer_types", list_of(one_of("dense")) | NULL, None, _DENSE),
+    *TOP_KEYS,
+)
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The fields of a Llama `config.json` that decide the computation; `parse` checks them."""
+    """The fields of a Llama `config.json` that decide the computation; `parse` checks them.
+
+    notes: what of the file does not count, and why; for people.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -28,95 +88,73 @@ class LlamaConfig:
     tied_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def parse(cls, config: Mapping) -> LlamaConfig:
-        """Raises `UnsupportedModelError` naming the field, its value and what is allowed."""
-
-        def need(name: str, default=None) -> int:
-            value = config.get(name)
-            value = default if value is None else value  # null stands for the default, as in transformers
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UnsupportedModelError(
-                    f"config.json: {name} is {value!r}, but a positive integer is needed"
-                )
-            return value
-
-        _require_plain_llama(config)
-        act = config.get("hidden_act", "silu")
-        if act not in ("silu", "swish"):
-            raise UnsupportedModelError(f"config.json: hidden_act is {act!r}; only 'silu' is known")
-        heads, hidden = need("num_attention_heads"), need("hidden_size")
-        kv_heads = need("num_key_value_heads", heads)
-        head_dim = need("head_dim", hidden // heads)
+        """Raises `UnsupportedModelError` naming the key, its value and what is allowed."""
+        read, unknown = read_keys(config, (*LLAMA_KEYS, *PRETRAINED_KEYS), WHERE)
+        heads, hidden = read["num_attention_heads"], read["hidden_size"]
+        kv_heads = read["num_key_value_heads"] or heads
+        head_dim = read["head_dim"] or hidden // heads
+        context = read["max_position_embeddings"]
+        if hidden % heads:  # transformers refuses it, even where head_dim is given
+            raise refused(WHERE, "num_attention_heads", heads, f"a divisor of hidden_size {hidden}")
         if heads % kv_heads:
-            raise UnsupportedModelError(
-                f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-            )
+            raise refused(WHERE, "num_key_value_heads", kv_heads, f"a divisor of num_attention_heads {heads}")
         if head_dim % 8:
-            raise UnsupportedModelError(f"config.json: head size {head_dim} is not a multiple of 8")
-        rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        if rope_type not in ROPE_TYPES:
-            raise UnsupportedModelError(
-                f"config.json: rope type is {rope_type!r}; {', '.join(ROPE_TYPES)} are known"
+            given = (
+                "head_dim"
+                if read["head_dim"]
+                else f"head_dim (hidden_size / num_attention_heads = {hidden}/{heads})"
             )
-        rotated = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-        if rotated != 1.0:
-            raise UnsupportedModelError(f"config.json: partial_rotary_factor is {rotated!r}; only 1 is known")
-        wanted = {
-            "linear": ("factor",),
-            "llama3": (
-                "factor",
-                "low_freq_factor",
-                "high_freq_factor",
-                "original_max_position_embeddings",
-            ),
-        }.get(rope_type, ())
-        for name in wanted:
-            if not isinstance(rope.get(name), int | float) or rope[name] <= 0:
-                raise UnsupportedModelError(
-                    f"config.json: rope {rope_type} needs a positive {name}, not {rope.get(name)!r}"
-                )
-        theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10000.0
-        eps = config.get("rms_norm_eps", 1e-6)
-        for name, value in (("rope_theta", theta), ("rms_norm_eps", eps)):
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise UnsupportedModelError(
-                    f"config.json: {name} is {value!r}, but a positive number is needed"
-                )
+            raise refused(WHERE, given, head_dim, "a multiple of 8")
+        _check_attention(read, context)
+        vocabulary, pad = read["vocab_size"], read["pad_token_id"]
+        if pad is not None and not -vocabulary <= pad < vocabulary:
+            raise refused(
+                WHERE, "pad_token_id", pad, f"null or an id of the vocabulary of vocab_size {vocabulary}"
+            )
+        rope = read_rope(config, read, context, WHERE)
+        notes = rope.notes
+        if read["sliding_window"] is not None:
+            notes = (*notes, f"sliding_window {read['sliding_window']} cuts nothing within the context")
+        if unknown:
+            notes = (
+                *notes,
+                f"{', '.join(unknown)}: ignored, as transformers' LlamaConfig does not read them",
+            )
         return cls(
-            vocab_size=need("vocab_size"),
+            vocab_size=vocabulary,
             hidden_size=hidden,
-            intermediate_size=need("intermediate_size"),
-            layers=need("num_hidden_layers"),
+            intermediate_size=read["intermediate_size"],
+            layers=read["num_hidden_layers"],
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            context_length=need("max_position_embeddings", 2048),
-            norm_eps=float(eps),
-            rope_theta=float(theta),
-            rope_scaling=None if rope_type == "default" else {**rope, "rope_type": rope_type},
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            context_length=context,
+            norm_eps=read["rms_norm_eps"],
+            rope_theta=rope.theta,
+            rope_scaling=rope.scaling,
+            tied_embeddings=read["tie_word_embeddings"],
+            attention_bias=read["attention_bias"],
+            mlp_bias=read["mlp_bias"],
+            notes=tuple(f"{WHERE}: {note}" for note in notes),
         )
 
 
-def _require_plain_llama(config: Mapping) -> None:
-    kind, architectures = (
-        config.get("model_type", "llama"),
-        config.get("architectures") or ["LlamaForCausalLM"],
-    )
-    if kind != "llama":
-        raise UnsupportedModelError(f"config.json: model_type is {kind!r}; only 'llama' is known")
-    if "LlamaForCausalLM" not in architectures:
-        raise UnsupportedModelError(
-            f"config.json: architectures is {architectures!r}; only ['LlamaForCausalLM'] is known"
+def _check_attention(read: Mapping, context: int) -> None:
+    """Windows and kinds of layers: only what leaves attention to all positions before."""
+    window, layers = read["sliding_window"], read["num_hidden_layers"]
+    if window is not None and window < context:
+        raise refused(
+            WHERE,
+            "sliding_window",
+            window,
+            f"null, or from max_position_embeddings {context} on, where it cuts nothing",
         )
-    if method := config.get("quantization_config"):
-        method = method.get("quant_method", method) if isinstance(method, dict) else method
-        raise UnsupportedModelError(
-            f"config.json: quantization_config says that the weights are quantized ({method!r}); "
-            "allowed: f32, f16, bf16"
-        )
+    for name in ("layer_types", "mlp_layer_types"):
+        if read[name] is not None and len(read[name]) != layers:
+            raise UnsupportedModelError(
+                f"{WHERE}: {name} has {len(read[name])} entries; allowed: num_hidden_layers {layers}"
+            )

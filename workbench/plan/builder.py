@@ -35,7 +35,7 @@ class PlanBuilder:
 
     def weight(self, name: str, tensor: str, shape: tuple[int, int], fmt: WeightFormat) -> str:
         """Declare a matrix [rows, columns] of the checkpoint."""
-        return self.buffer(name, shape, Matrix(fmt), "weight", (tensor,))
+        return self.buffer(name, shape, Matrix(fmt.fitted(shape[1])), "weight", (tensor,))
 
     def vector(self, tensor: str, length: int) -> str:
         """Declare a one-dimensional f32 weight (a norm, a bias) by its name in the checkpoint."""

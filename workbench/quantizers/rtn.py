@@ -42,19 +42,22 @@ def ranges(weights: np.ndarray, format: WeightFormat) -> tuple[np.ndarray, np.nd
     return lo, hi
 
 
+def wanted_scale(lo: np.ndarray, hi: np.ndarray, format: WeightFormat) -> np.ndarray:
+    """The scale that spans [lo, hi], lo <= 0 <= hi, before it is rounded to what is stored, float32."""
+    low, high = format.q_range
+    with np.errstate(over="ignore", invalid="ignore"):
+        if format.symmetric:
+            zero = format.implied_zero
+            return np.maximum(hi / np.float32(high - zero), -lo / np.float32(zero - low))
+        return (hi - lo) / np.float32(high - low)
+
+
 def parameters(lo: np.ndarray, hi: np.ndarray, format: WeightFormat) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero-point (float32, rounded to what is stored) that span [lo, hi], lo <= 0 <= hi."""
-    low, high = format.q_range
+    scale = rounded_scale(wanted_scale(lo, hi, format), format)
     if format.symmetric:
-        zero = format.implied_zero
-        with np.errstate(over="ignore"):
-            scale = rounded_scale(
-                np.maximum(hi / np.float32(high - zero), -lo / np.float32(zero - low)), format
-            )
-        return scale, np.full_like(scale, zero)
-    with np.errstate(over="ignore"):
-        scale = rounded_scale((hi - lo) / np.float32(high - low), format)
-    return scale, clamped_zero(low - lo / scale, format)
+        return scale, np.full_like(scale, format.implied_zero)
+    return scale, clamped_zero(format.q_range[0] - lo / scale, format)
 
 
 def clamped_zero(zero: np.ndarray, format: WeightFormat) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from workbench.errors import NoAdapterError, WorkbenchError
@@ -12,14 +12,19 @@ from workbench.models.llama_config import LlamaConfig
 
 #: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
 DEFAULT_MAX_TOKENS = 8192
+#: Positions are 32-bit integers in kernels.
+MOST_TOKENS = 2**31 - 1
+#: A dtype that depends on the adapter.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """backend: "wgpu" or "torch". max_tokens: positions of the cache. device: the open device of "wgpu", else None.
-    tuned: what was measured on it. reasons: (what, chosen, why)."""
+    """backend: "wgpu" or "torch". dtype: of activations, never "auto". max_tokens: positions of the cache. device: the
+    open device of "wgpu", else None. tuned: what was measured on it. reasons: (what, chosen, why)."""
 
     backend: str
+    dtype: str
     max_tokens: int
     device: Any
     tuned: Any
@@ -27,51 +32,95 @@ class Choices:
 
 
 def choose(
-    config: LlamaConfig, backend: str | None, dtype: str, max_tokens: int | None, cache: str | None = None
+    config: LlamaConfig,
+    backend: str | None,
+    dtype: str,
+    max_tokens: int | None,
+    cache: str | None = None,
+    adapter: str | int | None = None,
 ) -> Choices:
-    """Raises `NoAdapterError` if wgpu is asked for and cannot be had, `WorkbenchError` for other impossible wishes."""
-    if dtype not in ACTIVATIONS:
-        raise WorkbenchError(f"dtype is one of {', '.join(ACTIVATIONS)}, not {dtype!r}")
+    """dtype: of `ACTIVATIONS`, or "auto": f16 where the adapter has it, else f32.
+
+    Raises `NoAdapterError` if wgpu or an adapter is asked for and cannot be had, `WorkbenchError` for other impossible
+    wishes.
+    """
+    if dtype not in (*ACTIVATIONS, AUTO):
+        raise WorkbenchError(f"dtype is one of {', '.join((*ACTIVATIONS, AUTO))}, not {dtype!r}")
     if cache is not None and cache not in CACHES:
         raise WorkbenchError(f"cache is one of {', '.join(CACHES)}, not {cache!r}")
-    name, why = _backend(backend)
+    name, why = _backend(backend, adapter)
     capacity, capacity_why = _max_tokens(config, max_tokens)
-    stored, stored_why = cache or cache_type(dtype), "asked for" if cache else "as the inputs of attention"
-    reasons = [
-        ("backend", name, why),
-        ("max_tokens", str(capacity), capacity_why),
-        ("cache", stored, stored_why),
-    ]
-    if name == "torch":
-        return Choices(name, capacity, None, None, reasons)
+    reasons = [("backend", name, why), ("max_tokens", str(capacity), capacity_why)]
+    device = None
+    if name == "wgpu":
+        from .device import open_device
 
-    from .device import open_device
-    from .tuning.tuned import open_tuned
-
-    device = open_device()
-    wanted = os.environ.get("WORKBENCH_ADAPTER")
-    adapter_why = (
-        f"WORKBENCH_ADAPTER={wanted}" if wanted else "the most powerful; WORKBENCH_ADAPTER picks another"
-    )
-    reasons.append(("adapter", device.name, adapter_why))
+        device = open_device(adapter)
+    if dtype == AUTO:
+        dtype, dtype_why = _dtype(device)
+        reasons.append(("dtype", dtype, dtype_why))
+    stored = cache or cache_type(dtype)
+    reasons.append(("cache", stored, "asked for" if cache else "as the inputs of attention"))
+    if device is None:
+        return Choices(name, dtype, capacity, None, None, reasons)
+    reasons.append(("adapter", device.name, _adapter_reason(adapter)))
     for option, given in (("dtype", dtype), ("cache", stored)):
         if given == "f16" and not device.adapter.f16:
-            raise WorkbenchError(f"the adapter {device.name} has no shader-f16; use {option}='f32'")
+            raise WorkbenchError(
+                f"the adapter {device.name} has no shader-f16, so {option}='f16' cannot run on it; {option}='f32' can, "
+                f"with twice the bytes, and dtype='auto' takes f16 only where there is shader-f16"
+            )
+    tuned, kernels_reason = _tuned(device)
+    return Choices(name, dtype, capacity, device, tuned, [*reasons, kernels_reason])
+
+
+def _dtype(device) -> tuple[str, str]:
+    """What "auto" stands for, and why."""
+    if device is None:
+        return "f32", "auto: the references gain nothing from f16"
+    if device.adapter.f16:
+        return "f16", "auto: the adapter has shader-f16"
+    return "f32", "auto: the adapter has no shader-f16"
+
+
+def _adapter_reason(adapter: str | int | None) -> str:
+    from .adapters import VARIABLE, wanted_adapter
+
+    if adapter is not None:
+        return "asked for"
+    wanted = wanted_adapter()
+    return (
+        f"{VARIABLE} or --adapter {wanted[0]!r}"
+        if wanted
+        else f"the most powerful; --adapter or {VARIABLE} picks another"
+    )
+
+
+def _tuned(device) -> tuple[Any, tuple[str, str, str]]:
+    """What was measured on a device, and what there is to say about it."""
+    from .tuning.tuned import open_tuned
+
     tuned = open_tuned(device)
     if len(tuned):
-        reasons.append(("kernels", f"{len(tuned)} measured choices", f"where they apply, from {tuned.path}"))
-    else:
-        reasons.append(
-            ("kernels", "defaults", "nothing was measured on this adapter; `workbench tune` does it")
+        return tuned, (
+            "kernels",
+            f"{len(tuned)} measured choices",
+            f"where they apply, from {tuned.path}",
         )
-    return Choices(name, capacity, device, tuned, reasons)
+    return tuned, ("kernels", "defaults", tuned.missing)
 
 
-def _backend(backend: str | None) -> tuple[str, str]:
+def _backend(backend: str | None, adapter: str | int | None) -> tuple[str, str]:
     if backend not in (None, "wgpu", "torch"):
         raise WorkbenchError(f"backend is 'wgpu' or 'torch', not {backend!r}")
     if backend == "torch":
+        if adapter is not None:
+            raise WorkbenchError(
+                f"backend 'torch' runs on no WebGPU adapter, but adapter {adapter!r} was asked for; leave one out"
+            )
         return "torch", "asked for"
+    if adapter is not None:
+        return "wgpu", "an adapter was asked for" if backend is None else "asked for"
 
     from .device import adapter_missing
 
@@ -88,6 +137,7 @@ def _max_tokens(config: LlamaConfig, max_tokens: int | None) -> tuple[int, str]:
         chosen = min(config.context_length, DEFAULT_MAX_TOKENS)
         limit = "the model's context" if chosen == config.context_length else f"the default limit {chosen}"
         return chosen, f"{limit}; max_tokens changes it"
-    if max_tokens < 1:
-        raise WorkbenchError(f"max_tokens is at least 1, not {max_tokens}")
-    return max_tokens, "asked for"
+    whole = isinstance(max_tokens, Integral) and not isinstance(max_tokens, bool)
+    if not whole or not 1 <= max_tokens <= MOST_TOKENS:
+        raise WorkbenchError(f"max_tokens is an integer from 1 to {MOST_TOKENS}, not {max_tokens!r}")
+    return int(max_tokens), "asked for"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ import wgpu
 from wgsl_kernels import Adapter
 
 from ..errors import DeviceLostError, NoAdapterError, OutOfMemoryError
+from .adapters import OPTIONAL_FEATURES, describe_adapter, find_adapter, wanted_adapter
 
 #: The limits that WebGPU promises everywhere.
 PROMISED_LIMITS = {
@@ -33,10 +33,6 @@ PROMISED_LIMITS = {
 }
 #: Native limits worth having: larger bindings mean fewer pieces of large tensors.
 WANTED_LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
-OPTIONAL_FEATURES = ("subgroup", "shader-f16", "timestamp-query", "timestamp-query-inside-passes")
-
-#: OpenGL adapters lack what the kernels need.
-BACKENDS = ("Vulkan", "Metal", "D3D12")
 
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
@@ -58,45 +54,12 @@ def aligned(nbytes: int) -> int:
     return max(16, -(-nbytes // 16) * 16)
 
 
-def describe_adapter(info) -> str:
-    """One line: device, driver, backend."""
-    return f"{info['device']} ({info['description'] or info['vendor']}, {info['backend_type']}, {info['adapter_type']})"
-
-
-def find_adapter() -> wgpu.GPUAdapter:
-    """The most powerful adapter; `WORKBENCH_ADAPTER` picks one by a part of its name. Raises `NoAdapterError`."""
-    wanted = os.environ.get("WORKBENCH_ADAPTER", "")
-    # Mesa's driver looks for a Wayland display, and complains on stderr where this is not set.
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    try:
-        if wanted:
-            adapters = wgpu.gpu.enumerate_adapters_sync()
-            found = [a for a in adapters if wanted.lower() in a.summary.lower()]
-            if not found:
-                have = "; ".join(a.summary for a in adapters) or "none"
-                raise NoAdapterError(f"WORKBENCH_ADAPTER={wanted!r} matches no adapter; there are: {have}")
-            return found[0]
-        adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
-        if adapter is not None and adapter.info["backend_type"] not in BACKENDS:
-            raise NoAdapterError(
-                f"the only adapter is {describe_adapter(adapter.info)}; kernels need one of {', '.join(BACKENDS)}"
-            )
-    except NoAdapterError:
-        raise
-    except Exception as error:  # wgpu raises RuntimeError where there is no Vulkan loader or driver
-        raise NoAdapterError(f"no WebGPU adapter was found ({error}); install a Vulkan driver") from error
-    if adapter is None:
-        raise NoAdapterError(
-            "no WebGPU adapter was found; install a Vulkan driver (mesa-vulkan-drivers has one)"
-        )
-    return adapter
-
-
 class Device:
     """An open device: wgpu's object, the facts about its adapter, and buffers that raise the workbench's errors."""
 
     def __init__(self, gpu_adapter: wgpu.GPUAdapter, *, promised=False, subgroups=True, f16=True):
         self.info = dict(gpu_adapter.info)
+        self.wanted: str | None = None  # the name or place that it was asked for by
         features = {f for f in OPTIONAL_FEATURES if f in gpu_adapter.features}
         if not subgroups:
             features.discard("subgroup")
@@ -114,7 +77,8 @@ class Device:
         self.features = features
         self.binding_bytes = int(limits["max-storage-buffer-binding-size"])
         self.buffer_bytes = int(limits["max-buffer-size"])
-        self.allocated = 0
+        self._live: dict[int, int] = {}  # bytes of the buffers that there are, by the id of the Python object
+        self.peak = 0
         self.lost: str | None = None
         self.lock = threading.RLock()
         is_cpu = self.info["adapter_type"] == "CPU"
@@ -155,26 +119,41 @@ class Device:
     def name(self) -> str:
         return describe_adapter(self.info)
 
-    def buffer(self, nbytes: int, *, uniform: bool = False) -> wgpu.GPUBuffer:
-        """A zeroed buffer of at least `nbytes`, rounded up to 16. Raises `OutOfMemoryError`."""
+    @property
+    def allocated(self) -> int:
+        """Bytes of the buffers that have neither been released nor forgotten. peak: the most that this has been."""
+        return sum(list(self._live.values()))
+
+    def reset_peak(self) -> None:
+        """Begin a new `peak`."""
+        self.peak = self.allocated
+
+    def buffer(self, nbytes: int, *, uniform: bool = False, label: str = "") -> wgpu.GPUBuffer:
+        """A zeroed buffer of at least `nbytes`, rounded up to 16. label: what it holds, for profilers and messages.
+        Raises `OutOfMemoryError`."""
         size = aligned(nbytes)
         limit = min(self.buffer_bytes, self.binding_bytes)  # kernels bind whole buffers
         if size > limit:
-            raise OutOfMemoryError(f"a buffer of {size} bytes exceeds the device's limit of {limit}")
+            what = f"a buffer of {size} bytes{label and f' ({label})'}"
+            raise OutOfMemoryError(f"{what} exceeds the device's limit of {limit}")
         with self.lock, self.errors():
             try:
-                buffer = self.wgpu.create_buffer(size=size, usage=STORAGE | (UNIFORM if uniform else 0))
+                usage = STORAGE | (UNIFORM if uniform else 0)
+                buffer = self.wgpu.create_buffer(label=label, size=size, usage=usage)
             except wgpu.GPUOutOfMemoryError as error:
                 raise OutOfMemoryError(
                     f"the device could not allocate {size} bytes beside {self.allocated} in use: {error}"
                 ) from error
-            self.allocated += size
+            self._live[id(buffer)] = size
+            # The memory of a buffer that is forgotten goes as well. No lock: this may run in the middle of anything.
+            weakref.finalize(buffer, self._live.pop, id(buffer), None).atexit = False
+            self.peak = max(self.peak, self.allocated)
         return buffer
 
     def release(self, buffer: wgpu.GPUBuffer) -> None:
         """Give a buffer's memory back at once."""
         with self.lock:
-            self.allocated -= buffer.size
+            self._live.pop(id(buffer), None)
             buffer.destroy()
 
     def write(self, buffer: wgpu.GPUBuffer, array: np.ndarray, offset: int = 0) -> None:
@@ -251,20 +230,34 @@ _shared: dict[tuple, Device] = {}
 _shared_lock = threading.Lock()
 
 
-def open_device(*, promised=False, subgroups=True, f16=True) -> Device:
-    """The device of this process for these wishes; a lost one is replaced. Raises `NoAdapterError`."""
-    key = (promised, subgroups, f16, os.environ.get("WORKBENCH_ADAPTER", ""))
+def open_device(adapter: str | int | None = None, *, promised=False, subgroups=True, f16=True) -> Device:
+    """The device of this process for these wishes; a lost one is replaced. Raises `NoAdapterError`.
+
+    adapter: a part of its name, or its place in the list of adapters; by default what `WORKBENCH_ADAPTER` says, else
+    the most powerful.
+    """
+    wanted = wanted_adapter(adapter)
+    key = (promised, subgroups, f16, wanted and wanted[0])
     with _shared_lock:
         device = _shared.get(key)
         if device is None or device.lost:
-            device = Device(find_adapter(), promised=promised, subgroups=subgroups, f16=f16)
+            device = Device(find_adapter(adapter), promised=promised, subgroups=subgroups, f16=f16)
+            device.wanted = wanted and wanted[0]
             _shared[key] = device
         return device
 
 
-@functools.cache
 def adapter_missing() -> str | None:
-    """Why no device can be opened, or None if one can."""
+    """Why no device can be opened, or None if one can. Raises `NoAdapterError` where `WORKBENCH_ADAPTER` asks for one
+    that is not there: another, or the references, would not be what was asked for."""
+    if wanted_adapter() is not None:
+        open_device()
+        return None
+    return _default_missing()
+
+
+@functools.cache
+def _default_missing() -> str | None:
     try:
         open_device()
     except NoAdapterError as error:

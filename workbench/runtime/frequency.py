@@ -6,10 +6,11 @@ has a common way to ask; there the answer is None.
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 from collections.abc import Callable
+
+from .nvml import find_gpu, same_gpu
 
 #: Megahertz of the arithmetic units now.
 Frequency = Callable[[], float | None]
@@ -19,32 +20,8 @@ def frequency_of(name: str) -> Frequency | None:
     """How to read the frequency of the GPU of that name ("NVIDIA H200"); None where nothing tells it."""
     if "nvidia" not in name.lower():
         return None
-    return _by_nvml(name) or _by_nvidia_smi(name)
-
-
-def _by_nvml(name: str) -> Frequency | None:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-
-    def read(handle: object) -> float | None:
-        try:
-            return float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
-        except pynvml.NVMLError:
-            return None
-
-    try:
-        pynvml.nvmlInit()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found = pynvml.nvmlDeviceGetName(handle)
-            found = found.decode() if isinstance(found, bytes) else found
-            if same_gpu(found, name):
-                return functools.partial(read, handle)
-    except pynvml.NVMLError:
-        pass
-    return None
+    gpu = find_gpu(name)
+    return _by_nvidia_smi(name) if gpu is None else gpu.megahertz
 
 
 def _by_nvidia_smi(name: str) -> Frequency | None:
@@ -73,9 +50,3 @@ def megahertz(table: str, name: str) -> float | None:
             except ValueError:
                 return None
     return None
-
-
-def same_gpu(one: str, other: str) -> bool:
-    """Whether two names mean one model of GPU; drivers add the maker's name or leave it out."""
-    one, other = (text.lower().replace("nvidia", "").strip() for text in (one, other))
-    return one == other

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from wgsl_kernels import Adapter
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
 from workbench.plan.plan import Plan
 
@@ -184,11 +184,13 @@ def describe(
     dtype: str = "f32",
     max_tokens: int | None = None,
     cache: str | None = None,
+    adapter: str | int | None = None,
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    dtype = chosen.dtype
     capacity, device = chosen.max_tokens, chosen.device
     decode, prefill = (
         build_plan(config, source.describe, head=head, activations=dtype, cache=cache)
@@ -210,7 +212,7 @@ def describe(
         formats=dict(Counter(str(w.format) for w in decode.weights.values())),
         device=device.name if device else "the CPU, through PyTorch",
         backend=chosen.backend,
-        choices=chosen.reasons,
+        choices=[*chosen.reasons, *notes_of(source, config)],
         calls=cost.dispatches,
         dispatches=dispatches,
         weight_bytes_per_token=cost.weight_bytes,

@@ -56,16 +56,27 @@ def sizes_of(kernel: Kernel, arguments: Mapping) -> dict:
 
 def output_buffers(device: Device, compiled: Compiled, given: Mapping) -> dict[str, wgpu.GPUBuffer]:
     """Buffers of the ports that are not `given`, poisoned with NaN (or 0xcdcdcdcd)."""
-    buffers = {}
-    for port, kind in compiled.context.types.items():
-        if port not in given:
-            shape = compiled.kernel.output_shape(port, compiled.context.sizes)
-            dtype = TORCH_TYPES[kind]
-            poison = float("nan") if dtype.is_floating_point else -0x32323233
-            array = tensor_bytes(torch.full(shape, poison, dtype=dtype))
-            buffers[port] = device.buffer(array.nbytes, uniform=compiled.kernel.ports[port].uniform)
-            device.write(buffers[port], array)
+    buffers: dict[str, wgpu.GPUBuffer] = {}
+    try:
+        for port, kind in compiled.context.types.items():
+            if port not in given:
+                shape = compiled.kernel.output_shape(port, compiled.context.sizes)
+                dtype = TORCH_TYPES[kind]
+                poison = float("nan") if dtype.is_floating_point else -0x32323233
+                _put(device, compiled, port, tensor_bytes(torch.full(shape, poison, dtype=dtype)), buffers)
+    except BaseException:
+        for buffer in buffers.values():
+            device.release(buffer)
+        raise
     return buffers
+
+
+def _put(device: Device, compiled: Compiled, port: str, array: np.ndarray, buffers: dict) -> None:
+    """A buffer of a port with the array in it, among `buffers` before anything can go wrong with it."""
+    kernel = compiled.kernel
+    label = f"{kernel.name}.{port}"
+    buffers[port] = device.buffer(array.nbytes, uniform=kernel.ports[port].uniform, label=label)
+    device.write(buffers[port], array)
 
 
 def prepare(
@@ -99,16 +110,14 @@ def run_kernel(
     kernel, device = resolve(kernel), device or open_device()
     compiled = prepare(kernel, arguments, device=device, variant=variant, tunables=tunables, y_dtype=y_dtype)
     buffers = output_buffers(device, compiled, arguments)
-    for port in compiled.context.types:
-        if port in arguments:
-            array = tensor_bytes(arguments[port])
-            buffers[port] = device.buffer(array.nbytes, uniform=kernel.ports[port].uniform)
-            device.write(buffers[port], array)
     try:
+        for port in compiled.context.types:
+            if port in arguments:
+                _put(device, compiled, port, tensor_bytes(arguments[port]), buffers)
         with device.lock, device.errors():
             group = compiled.bind(device, buffers)
             encoder = device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass()
+            compute = encoder.begin_compute_pass(label=compiled.label)
             compute.set_pipeline(compiled.pipeline)
             compute.set_bind_group(0, group)
             compute.dispatch_workgroups(*compiled.grid)

@@ -9,18 +9,24 @@ from functools import cached_property
 
 import numpy as np
 
+from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.models.chat import chat_ids
 from workbench.models.llama_config import LlamaConfig
-from workbench.models.source import open_source
+from workbench.models.source import notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .choices import choose
 from .edits import Edits, refuse_inside
+from .host_memory import out_of_memory
 from .sampling import Sampler, SamplingOptions
 from .session import Session, check_ids, run_chunks
 
 #: Greedy tokens asked of the device at a time while streaming.
 GREEDY_RUN = 8
+#: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
+#: for by itself.
+SCRATCH = 512
 
 
 @dataclass(frozen=True)
@@ -101,38 +107,44 @@ class Model:
         return Session(self.executor, self.vocab_size, self.max_tokens, edit)
 
     def _empty_cache(self, count: int):
-        """The cache that `forward` and `score` use, emptied."""
+        """The cache that `forward` and `score` use, emptied: as large as calls have needed, not as the context."""
         executor = self.executor
         refuse_inside(executor)
         if count > self.max_tokens:
             raise PromptTooLongError(
                 f"{count} tokens do not fit into a cache of {self.max_tokens}; load the model with a larger max_tokens"
             )
+        if self._scratch is not None and self._scratch.capacity < count:
+            executor.free_cache(self._scratch)
+            self._scratch = None
         if self._scratch is None:
-            self._scratch = executor.new_cache(self.max_tokens)
+            capacity = max(SCRATCH, 1 << (count - 1).bit_length())
+            self._scratch = executor.new_cache(min(capacity, self.max_tokens))
         self._scratch.position = 0
         return executor, self._scratch
 
-    def forward(self, ids: Sequence[int], keep: Iterable[str] = (), edit: Edits | None = None) -> Forward:
+    def forward(
+        self, ids: Sequence[int], keep: Iterable[str] = (), edit: Edits | None = None, finite: bool = True
+    ) -> Forward:
         """One sequence from an empty cache: logits of every token, and the activations named in `keep`.
 
         edit: name of an activation -> function(x, position) that gets its rows [tokens, width] of a step, the first
         one at `position` in the sequence, and returns what takes their place (`workbench.runtime.edits`). What is
-        kept under an edited name is the replacement.
-        Raises `PromptTooLongError`, `PlanError` for a name the plan does not have, and `EditError` for a replacement
-        of another shape, or that is not finite.
+        kept under an edited name is the replacement. finite: False gives logits back that are not, too.
+        Raises `PromptTooLongError`, `PlanError` for a name the plan does not have, `EditError` for a replacement of
+        another shape, or that is not finite, and `NonFiniteError` for logits that are not.
         """
         array, keep = check_ids(ids, self.vocab_size), ((keep,) if isinstance(keep, str) else tuple(keep))
         with self._lock:
             executor, cache = self._empty_cache(len(array))
-            steps = list(run_chunks(executor, "all", array, cache, keep=keep, edit=edit))
-        joined = {name: np.concatenate([step[name] for step in steps]) for name in ("logits", *keep)}
+            steps = run_chunks(executor, "all", array, cache, keep=keep, edit=edit, finite=finite)
+            joined = _joined(steps, ("logits", *keep), len(array))
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
     def score(self, ids: Sequence[int], logits: bool = False, edit: Edits | None = None) -> Scores:
         """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device.
 
-        edit: functions that change activations in flight, as in `forward`.
+        edit: functions that change activations in flight, as in `forward`. Raises as that does.
         """
         array = check_ids(ids, self.vocab_size)
         if len(array) < 2:
@@ -140,10 +152,8 @@ class Model:
         keep = ("logits",) if logits else ()
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
-            steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
-        joined = {
-            name: np.concatenate([step[name] for step in steps]) for name in ("log_likelihood", "top1", *keep)
-        }
+            steps = run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit)
+            joined = _joined(steps, ("log_likelihood", "top1", *keep), len(array) - 1)
         return Scores(
             -joined["log_likelihood"].astype(np.float64),
             joined["top1"].astype(np.int64),
@@ -176,14 +186,22 @@ class Model:
         return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
-        """Token ids of a prompt; raises `WorkbenchError` if `chat` is asked of a tokenizer without a template."""
+        """Token ids of a prompt, at least one.
+
+        Raises `TextError` for what is no text, and `WorkbenchError` for a prompt without tokens, or if `chat` is asked
+        and no template can do it.
+        """
+        utf8.checked(prompt, "the prompt")
         if not chat:
-            return list(self.tokenizer(prompt)["input_ids"])
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise WorkbenchError("this tokenizer has no chat template; leave `chat` off")
-        messages = [{"role": "user", "content": prompt}]
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+            ids = list(self.tokenizer(prompt)["input_ids"])
+            if not ids:
+                what = "has no tokens" if prompt else "is empty"
+                raise WorkbenchError(
+                    f"the prompt {what}, and this tokenizer puts no BOS in front of a text, so that there is nothing "
+                    "to continue; write at least one character"
+                )
+            return ids
+        return chat_ids(self.tokenizer, [{"role": "user", "content": prompt}])
 
     def generate_ids(
         self,
@@ -214,6 +232,13 @@ class Model:
         from .provenance import provenance
 
         return provenance(self)
+
+
+def _joined(steps: Iterable[dict], names: Sequence[str], tokens: int) -> dict[str, np.ndarray]:
+    """Results of all steps, one array a name."""
+    with out_of_memory(f"{', '.join(names)} of {tokens} tokens"):
+        found = list(steps)
+        return {name: np.concatenate([step[name] for step in found]) for name in names}
 
 
 def _greedy(session: Session, logits: np.ndarray, count: int) -> Iterator[int]:
@@ -255,34 +280,36 @@ def load(
     dtype: str = "f32",
     max_tokens: int | None = None,
     cache: str | None = None,
+    adapter: str | int | None = None,
 ) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
-    adapter. dtype: "f32"; "f16" for activations; or "int8" for the inputs of linear layers with integer weights.
-    max_tokens: positions of the key/value cache. cache: what it is stored as, "f32", "f16" or "int8" (one scale a
-    position and head); by default f16 where activations are, else f32. What `workbench tune` has measured on this
-    adapter is used, and nothing is measured here.
+    adapter. dtype: "f32"; "f16" for activations; "int8" for the inputs of linear layers with integer weights; or
+    "auto", f16 where the adapter has it. max_tokens: positions of the key/value cache. cache: what it is stored as,
+    "f32", "f16" or "int8" (one scale a position and head); by default f16 where activations are, else f32. adapter: a
+    part of its name, or its place in the list of `workbench adapters`; by default what `WORKBENCH_ADAPTER` says, else
+    the most powerful. What `workbench tune` has measured on this adapter is used, and nothing is measured here.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
     """
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    chosen.reasons.extend(notes_of(source, config))
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
         def make_executor():
-            return TorchExecutor(source, config, activations=dtype, cache=cache)
+            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
         from .wgpu_executor import WgpuExecutor
 
         def make_executor():
-            device = open_device()
-            return WgpuExecutor(
-                source, config, device, activations=dtype, cache=cache, tuned=open_tuned(device)
-            )
+            device = open_device(adapter)
+            tuned = chosen.tuned if device is chosen.device else open_tuned(device)
+            return WgpuExecutor(source, config, device, activations=chosen.dtype, cache=cache, tuned=tuned)
 
     return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)

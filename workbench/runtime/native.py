@@ -16,21 +16,23 @@ from wgpu.backends.wgpu_native._ffi import ffi, lib
 NO_RUNTIME_CHECKS = 0
 
 
-def shader_module(device: wgpu.GPUDevice, code: str, *, trusted: bool) -> wgpu.GPUShaderModule:
+def shader_module(
+    device: wgpu.GPUDevice, code: str, *, trusted: bool, label: str = ""
+) -> wgpu.GPUShaderModule:
     """Compile WGSL; raises `wgpu.GPUError` with the compiler's message."""
     create = getattr(_api.libf, "wgpuDeviceCreateShaderModuleTrusted", None)
     if not trusted or create is None:
-        return device.create_shader_module(code=code)
+        return device.create_shader_module(label=label, code=code)
     source = _api.new_struct_p("WGPUShaderSourceWGSL *", code=_api.to_c_string_view(code))
     source[0].chain.next = ffi.NULL
     source[0].chain.sType = lib.WGPUSType_ShaderSourceWGSL
     descriptor = _api.new_struct_p(
         "WGPUShaderModuleDescriptor *",
         nextInChain=ffi.cast("WGPUChainedStruct *", source),
-        label=_api.to_c_string_view(""),
+        label=_api.to_c_string_view(label),
     )
     handle = create(device._internal, descriptor, NO_RUNTIME_CHECKS)
-    return _api.GPUShaderModule("", handle, device)
+    return _api.GPUShaderModule(label, handle, device)
 
 
 class Recorder:

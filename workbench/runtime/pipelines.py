@@ -29,6 +29,11 @@ class Compiled:
     layout: wgpu.GPUBindGroupLayout
     grid: tuple[int, int, int]
 
+    @property
+    def label(self) -> str:
+        """What profilers and debuggers call it."""
+        return f"{self.kernel.name}/{self.variant}"
+
     def bind(self, device: Device, buffers: Mapping[str, wgpu.GPUBuffer | tuple]) -> wgpu.GPUBindGroup:
         """A bind group of buffers by port name: whole ones, or (buffer, offset, bytes)."""
         numbers = self.kernel.bindings()
@@ -40,7 +45,7 @@ class Compiled:
                 {"binding": numbers[port], "resource": {"buffer": buffer, "offset": offset, "size": size}}
             )
         with device.errors():
-            return device.wgpu.create_bind_group(layout=self.layout, entries=entries)
+            return device.wgpu.create_bind_group(label=self.label, layout=self.layout, entries=entries)
 
 
 _cache: WeakKeyDictionary[Device, dict] = WeakKeyDictionary()
@@ -76,7 +81,7 @@ def compile_kernel(
 
 
 def _build(device: Device, kernel: Kernel, variant: str, context: Context, module: Module):
-    numbers, ports = kernel.bindings(), kernel.ports
+    numbers, ports, label = kernel.bindings(), kernel.ports, f"{kernel.name}/{variant}"
     entries = []
     for port in context.types:
         kind = "read-only-storage"
@@ -88,15 +93,15 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
             {"binding": numbers[port], "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
         )
     with device.errors():
-        layout = device.wgpu.create_bind_group_layout(entries=entries)
-        pipeline_layout = device.wgpu.create_pipeline_layout(bind_group_layouts=[layout])
+        layout = device.wgpu.create_bind_group_layout(label=label, entries=entries)
+        pipeline_layout = device.wgpu.create_pipeline_layout(label=label, bind_group_layouts=[layout])
     # Without checks drivers unroll loops: worth up to 8% on a GPU, but on lavapipe the larger code compiles three
     # times as long and runs slower (GEMV of 768x256: 0.24 against 0.17 ms).
     trusted = kernel.variants[variant].text is None and not device.adapter.is_cpu
     try:
-        compiled = native.shader_module(device.wgpu, module.code, trusted=trusted)
+        compiled = native.shader_module(device.wgpu, module.code, trusted=trusted, label=label)
         pipeline = device.wgpu.create_compute_pipeline(
-            layout=pipeline_layout, compute={"module": compiled, "entry_point": "main"}
+            label=label, layout=pipeline_layout, compute={"module": compiled, "entry_point": "main"}
         )
     except wgpu.GPUError as error:
         translated = device.translate(error)

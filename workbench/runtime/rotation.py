@@ -43,7 +43,8 @@ class Rotation:
             for name, array in arrays.items():
                 made = self._buffers[name] = []
                 for _ in range(self.copies if name in turning else 1):
-                    made.append(device.buffer(array.nbytes, uniform=kernel.ports[name].uniform))
+                    label, uniform = f"{kernel.name}.{name}", kernel.ports[name].uniform
+                    made.append(device.buffer(array.nbytes, uniform=uniform, label=label))
                     device.write(made[-1], array)
         except Exception:
             self.close()

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from workbench.errors import CacheFullError, PromptTooLongError, WorkbenchError
+from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError, WorkbenchError
 from workbench.models.llama import TOP
 
 from .edits import Edits, check_edits
+from .finite import TOKEN_OF_NAN, require_finite
+from .turns import Turns, alone
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> np.ndarray:
@@ -37,11 +39,12 @@ def run_chunks(
     targets=None,
     keep: Iterable[str] = (),
     edit: Edits | None = None,
+    finite: bool = True,
 ):
     """Run `ids` through the executor in the steps it likes; yields each step's results.
 
     targets, where the head takes them, are one fewer than ids or as many; the last step may have none for its last
-    token, whose result then means nothing.
+    token, whose result then means nothing. finite: raise `NonFiniteError` at the first step whose results are not.
     """
     start = 0
     while start < len(ids):
@@ -51,19 +54,20 @@ def run_chunks(
             step_targets = np.append(
                 step_targets, np.zeros(count - len(step_targets), dtype=step_targets.dtype)
             )
-        yield executor.run(head, ids[start : start + count], cache, step_targets, keep, edit)
+        step = ids[start : start + count]
+        results = executor.run(head, step, cache, step_targets, keep, edit)
+        if finite:
+            require_finite(executor, head, results, step, cache, step_targets, edit)
+        yield results
         start += count
-
-
-def _nothing(cache) -> None:
-    """Caches in host memory need no release."""
 
 
 class Session:
     """Keys and values of one sequence, made by `Model.session`. Its memory goes with `close`, or with the session.
 
     edit: functions that change activations of every step in flight (`workbench.runtime.edits`). A step whose edit
-    raises leaves the session as it was before the call.
+    raises leaves the session as it was before the call. One call at a time: another, from an edit, from another thread
+    or between the steps of an iterator, raises `SessionBusyError`; `close` alone may come between an iterator's steps.
     """
 
     def __init__(self, executor, vocab_size: int, capacity: int, edit: Edits | None = None):
@@ -71,8 +75,9 @@ class Session:
         self._edit = {name: edit[name] for name in check_edits(executor.plan("last"), edit)}
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
+        self._turns = Turns()
         # the cache is released with the session, not when Python gets around to its cycles
-        self._free = weakref.finalize(self, getattr(executor, "free_cache", _nothing), self._cache)
+        self._free = weakref.finalize(self, executor.free_cache, self._cache)
         self._free.atexit = False
 
     @property
@@ -95,15 +100,19 @@ class Session:
         """Whether activations are changed in flight."""
         return bool(self._edit)
 
+    @alone
     def reset(self) -> None:
         """Forget everything; the cache stays allocated."""
         self._cache.position = 0
         self._logits = None
 
     def close(self) -> None:
-        """Give the cache's memory back; the session cannot be used afterwards."""
-        self._free()
+        """Give the cache's memory back; the session cannot be used afterwards. Raises `SessionBusyError` in the middle
+        of a step."""
+        with self._turns.last():
+            self._free()
 
+    @alone
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens; returns the logits [vocab] after the last one.
 
@@ -118,6 +127,7 @@ class Session:
         self._logits = logits
         return logits
 
+    @alone
     def feed_top(self, token: int) -> tuple[np.ndarray, np.ndarray]:
         """Append a token; returns the `top` largest logits after it and their ids, f32 and integers [top]: largest
         first, of equals the lowest id first. Raises as `feed` does.
@@ -125,10 +135,11 @@ class Session:
         array = check_ids([token], self._vocab_size)
         self._require(1)
         with self._moving():
-            results = self._executor.run("top", array, self._cache, edit=self._edit)
+            [results] = run_chunks(self._executor, "top", array, self._cache, edit=self._edit)
         self._logits = None
         return results["top_logits"][0], results["top_ids"][0]
 
+    @alone
     def back(self, count: int) -> None:
         """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer."""
         if not 0 <= count <= self.position:
@@ -140,14 +151,21 @@ class Session:
         """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
 
         What is not taken from the iterator is not fed. Raises as `feed` does, at the first step; an edit that raises
-        in a later one leaves the steps before it fed.
+        in a later one leaves the steps before it fed. The session is busy until the iterator has ended, or is closed or
+        forgotten.
         """
         array = check_ids(ids, self._vocab_size)
-        self._require(len(array))
-        self._logits = None
-        for results in run_chunks(self._executor, "all", array, self._cache, edit=self._edit):
-            yield results["logits"]
+        with self._turns.of("feed_all") as turn:
+            self._require(len(array))
+            self._logits, left = None, len(array)
+            for results in run_chunks(self._executor, "all", array, self._cache, edit=self._edit):
+                with turn.paused():
+                    yield results["logits"]
+                left -= len(results["logits"])
+                if left:
+                    self._require_open()
 
+    @alone
     def greedy(self, count: int) -> list[int]:
         """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""
         if count < 1:
@@ -160,6 +178,7 @@ class Session:
         self._logits = None
         return [first, *rest]
 
+    @alone
     def greedy_after(self, token: int, count: int) -> list[int]:
         """Feed `token` and return the `count` greedy tokens after it; all but the last are in the cache then."""
         (token,) = check_ids([token], self._vocab_size)
@@ -170,13 +189,30 @@ class Session:
 
     def _greedy_after(self, token: int, count: int) -> list[int]:
         with self._moving():
-            if not self._edit:
-                return [int(t) for t in self._executor.greedy(token, count, self._cache)]
-            tokens = [token]  # step by step, since Python has its say in each
-            for _ in range(count):
-                step = self._executor.run("last", np.array(tokens[-1:]), self._cache, edit=self._edit)
-                tokens.append(int(step["logits"][0].argmax()))
-            return tokens[1:]
+            if self._edit:  # step by step, since Python has its say in each
+                return self._greedy_steps(token, count)
+            tokens = [int(t) for t in self._executor.greedy(token, count, self._cache)]
+            if tokens[-1] == TOKEN_OF_NAN:
+                self._require_finite_run([token, *tokens])
+            return tokens
+
+    def _require_finite_run(self, tokens: list[int]) -> None:
+        """Raises `NonFiniteError` if a greedy run has ended in NaN. It hands out no logits, but a cache that holds NaN
+        gives nothing else from there on, and so one token until the end; what gave it is run again."""
+        try:
+            self._cache.position -= 1
+            list(run_chunks(self._executor, "last", np.array(tokens[-2:-1]), self._cache))
+        except NonFiniteError:
+            self._cache.position -= len(tokens) - 2
+            self._greedy_steps(tokens[0], len(tokens) - 1)  # raises where it began
+            raise
+
+    def _greedy_steps(self, token: int, count: int) -> list[int]:
+        tokens = [token]
+        for _ in range(count):
+            [step] = run_chunks(self._executor, "last", np.array(tokens[-1:]), self._cache, edit=self._edit)
+            tokens.append(int(step["logits"][0].argmax()))
+        return tokens[1:]
 
     @contextlib.contextmanager
     def _moving(self) -> Iterator[None]:
@@ -188,9 +224,12 @@ class Session:
             self._cache.position = position
             raise
 
-    def _require(self, count: int) -> None:
+    def _require_open(self) -> None:
         if not self._free.alive:
             raise WorkbenchError("this session is closed; make a new one")
+
+    def _require(self, count: int) -> None:
+        self._require_open()
         room = self.capacity - self.position
         if count <= room:
             return

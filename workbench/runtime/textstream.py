@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from workbench.utf8 import checked
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8  # of the prompt, so that the first piece knows whether a space precedes it
 PENDING_TOKENS = 16  # a character has at most 4 bytes: more than this are no text, and are given out
@@ -67,7 +69,8 @@ class StopStrings:
     """Holds text back while it may begin a stop string, and ends it before the first one completed."""
 
     def __init__(self, stop: Sequence[str] = ()):
-        self._stop = [s for s in ((stop,) if isinstance(stop, str) else stop) if s]
+        given = (stop,) if isinstance(stop, str) else stop
+        self._stop = [s for s in (checked(s, "a stop string") for s in given) if s]
         self._held = ""
         self.stopped: str | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,11 +56,17 @@ class Timing:
 
 
 class Stopwatch:
-    """Times passes on one device, by timestamp queries where it has them; use as a context manager."""
+    """Times passes on one device, by timestamp queries where it has them; use as a context manager.
 
-    def __init__(self, device: Device, *, timestamps: bool | None = None):
-        self.device = device
-        self._witness = device.buffer(16)
+    prepare: called before each run of a sequence that changes its own inputs, to write them anew. A sequence is then a
+    submit of its own each time it runs.
+    """
+
+    def __init__(
+        self, device: Device, *, timestamps: bool | None = None, prepare: Callable[[], None] | None = None
+    ):
+        self.device, self._prepare = device, prepare
+        self._witness = device.buffer(16, label="witness")
         self._queries = self._resolved = None
         self.clock = WALL
         if timestamps is not False and "timestamp-query" in device.features:
@@ -78,7 +84,8 @@ class Stopwatch:
         if self._resolved is not None:
             self._resolved.destroy()
 
-    def _encode(self, recorder: Recorder, repeats: int, *, stamped: bool = False) -> wgpu.GPUCommandBuffer:
+    def encode(self, recorder: Recorder, repeats: int, *, stamped: bool = False) -> wgpu.GPUCommandBuffer:
+        """The sequence, repeated in one pass."""
         encoder = self.device.wgpu.create_command_encoder()
         writes = None
         if stamped:
@@ -88,13 +95,19 @@ class Stopwatch:
                 "beginning_of_pass_write_index": 0,
                 "end_of_pass_write_index": 1,
             }
-        compute = encoder.begin_compute_pass(timestamp_writes=writes)
+        compute = encoder.begin_compute_pass(label="timed", timestamp_writes=writes)
         for _ in range(repeats):
             recorder.encode(compute)
         compute.end()
         if stamped:
             encoder.resolve_query_set(self._queries, 0, 2, self._resolved, 0)
         return encoder.finish()
+
+    def submit(self, commands: wgpu.GPUCommandBuffer) -> None:
+        """Let the device run what `prepare` belongs in front of."""
+        if self._prepare is not None:
+            self._prepare()
+        self.device.wgpu.queue.submit([commands])
 
     def _wait(self) -> None:
         self.device.read(self._witness, np.uint32, 1)
@@ -103,23 +116,32 @@ class Stopwatch:
         """Run the sequence for at least so many seconds, once at least."""
         until = time.perf_counter() + seconds
         while True:
-            self.device.wgpu.queue.submit([self._encode(recorder, repeats)])
+            if self._prepare is None:
+                self.device.wgpu.queue.submit([self.encode(recorder, repeats)])
+            else:
+                for _ in range(repeats):
+                    self.submit(self.encode(recorder, 1))
             self._wait()
             if time.perf_counter() >= until:
                 return
 
     def seconds(self, recorder: Recorder, repeats: int) -> float:
         """Of one pass with the sequence repeated so often."""
-        lead = self._encode(recorder, 1)
+        lead = self.encode(recorder, 1)
         if self.clock == TIMESTAMPS:
-            self.device.wgpu.queue.submit([lead, self._encode(recorder, repeats, stamped=True)])
+            timed = self.encode(recorder, repeats, stamped=True)
+            if self._prepare is None:
+                self.device.wgpu.queue.submit([lead, timed])
+            else:
+                self.submit(lead)
+                self.submit(timed)
             ticks = np.frombuffer(self.device.wgpu.queue.read_buffer(self._resolved, 0, 16), np.uint64)
             return (int(ticks[1]) - int(ticks[0])) * self._period
-        timed = self._encode(recorder, repeats)
-        self.device.wgpu.queue.submit([lead])
+        timed = self.encode(recorder, repeats)
+        self.submit(lead)
         self._wait()
         began = time.perf_counter()
-        self.device.wgpu.queue.submit([timed])
+        self.submit(timed)
         self._wait()
         return time.perf_counter() - began
 

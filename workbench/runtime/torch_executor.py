@@ -19,7 +19,9 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.plan.bind import kernel_of
 from workbench.plan.plan import Buffer, Call, Plan, resolve
 
+from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
+from .host_memory import out_of_memory
 from .plans import Plans
 from .weights import matrix_parts, vector
 
@@ -27,11 +29,11 @@ PREFILL = 512  # tokens of one step at most
 NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
-class TorchCache:
-    """Keys and values of one sequence: capacity, position, and a tensor a layer."""
+class TorchCache(Cache):
+    """Keys and values of one sequence, a tensor a layer."""
 
     def __init__(self, capacity: int):
-        self.capacity, self.position = capacity, 0
+        super().__init__(capacity)
         self.tensors: dict[str, torch.Tensor] = {}
 
 
@@ -63,6 +65,11 @@ class TorchExecutor:
     def new_cache(self, capacity: int) -> TorchCache:
         return TorchCache(capacity)
 
+    def free_cache(self, cache: TorchCache) -> None:
+        """Give a cache's memory back; it cannot be used afterwards."""
+        cache.freed = True
+        cache.tensors.clear()
+
     def chunk(self, remaining: int) -> int:
         """How many of the remaining tokens the next step takes."""
         return min(remaining, PREFILL)
@@ -78,11 +85,23 @@ class TorchExecutor:
     ) -> dict[str, np.ndarray]:
         """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
 
-        edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`, with the
-        position as it was.
+        edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`,
+        `CacheFullError` and `OutOfMemoryError`, with the position as it was.
         """
         refuse_inside(self)
-        plan = self.plan(head)
+        cache.require(len(ids))
+        with out_of_memory(f"a step of {len(ids)} tokens with a cache of {cache.capacity} positions"):
+            return self._run(self.plan(head), ids, cache, targets, keep, edit)
+
+    def _run(
+        self,
+        plan: Plan,
+        ids: np.ndarray,
+        cache: TorchCache,
+        targets: np.ndarray | None,
+        keep: Iterable[str],
+        edit: Edits | None,
+    ) -> dict[str, np.ndarray]:
         keep = plan.check_names(keep)
         wanted = {*plan.results, *keep}
         env = self.inputs(ids, cache)
@@ -122,10 +141,10 @@ class TorchExecutor:
 
         It loses what no later call of the plan reads, but for `keep`, and never changes a tensor: a shallow copy of
         it is a state to come back to. The cache's tensors are changed, its position is not. weights: matrices
-        [rows, columns] by their name in the plan, in place of the source's.
+        [rows, columns] by their name in the plan, in place of the source's. Raises `OutOfMemoryError`.
         """
         last_use = {name: i for i, call in enumerate(plan.calls) for name in call.inputs.values()}
-        with torch.inference_mode():
+        with torch.inference_mode(), out_of_memory("weights and activations of a step"):
             for index in calls:
                 call = plan.calls[index]
                 self._execute(plan, call, env, cache, weights or {})
@@ -137,6 +156,7 @@ class TorchExecutor:
 
     def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input."""
+        cache.require(count)
         tokens = [first]
         for _ in range(count):
             tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))

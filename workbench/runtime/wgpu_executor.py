@@ -19,6 +19,7 @@ from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, plane_name, resolve
 
+from .cache import Cache
 from .device import Device
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .lowering import Choice, DevicePlan, by_rows, lower, row_ranges
@@ -40,11 +41,11 @@ def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
     return tuple(size for size in CHUNKS if size == 1 or size * widest <= binding_bytes)
 
 
-class WgpuCache:
-    """Keys and values of one sequence and the buffers that a step reads: capacity, position, ids, targets, state."""
+class WgpuCache(Cache):
+    """Keys and values of one sequence and the buffers that a step reads: ids, targets, state."""
 
     def __init__(self, capacity: int):
-        self.capacity, self.position = capacity, 0
+        super().__init__(capacity)
         self.buffers: dict[str, object] = {}
         self.recorders: dict[
             tuple, tuple[int, Recorder]
@@ -95,16 +96,18 @@ class WgpuExecutor:
         try:
             for buffer in self.plan("all").of_kind("cache"):
                 for plane, size in plane_bytes(buffer, {"sequences": 1, "capacity": capacity}).items():
-                    cache.buffers[plane] = self.device.buffer(size)
+                    cache.buffers[plane] = self.device.buffer(size, label=plane)
             for name, words in (("ids", self.chunks[0]), ("targets", self.chunks[0]), ("history", STEPS)):
-                cache.buffers[name] = self.device.buffer(4 * words)
-            cache.buffers["state"] = self.device.buffer(16, uniform=True)
+                cache.buffers[name] = self.device.buffer(4 * words, label=name)
+            cache.buffers["state"] = self.device.buffer(16, uniform=True, label="state")
         except Exception:
             self.free_cache(cache)
             raise
         return cache
 
     def free_cache(self, cache: WgpuCache) -> None:
+        """Give a cache's memory back; it cannot be used afterwards."""
+        cache.freed = True
         for buffer in cache.buffers.values():
             self.device.release(buffer)
         cache.buffers.clear()
@@ -127,8 +130,10 @@ class WgpuExecutor:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
         Returns the plan's results and the kept activations, without padding rows. edit: functions that change
-        activations in flight (`workbench.runtime.edits`); raises `EditError`, with the position as it was.
+        activations in flight (`workbench.runtime.edits`); raises `EditError` and `CacheFullError`, with the position as
+        it was.
         """
+        cache.require(len(ids))
         keep = self.plan(head).check_names(keep)
         edited = check_edits(self.plan(head), edit)
         untouched = (
@@ -145,7 +150,7 @@ class WgpuExecutor:
             if edited:
                 self._submit_edited(ready, recorder, {name: edit[name] for name in edited}, cache, valid)
             else:
-                self._submit(recorder, 1)
+                self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
             results = dict(zip(names, self._read(ready, names, valid), strict=True))
         cache.position += valid
@@ -153,6 +158,7 @@ class WgpuExecutor:
 
     def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
         """The `count` greedy successors of token `first`, which is the next input; read back every `STEPS` tokens."""
+        cache.require(count)
         found: list[int] = []
         token = first
         with self.device.lock:
@@ -161,7 +167,7 @@ class WgpuExecutor:
             while len(found) < count:
                 steps = min(STEPS, count - len(found))
                 self.write_inputs(cache, 1, np.array([token]), None)
-                self._submit(recorder, steps)
+                self._submit(recorder, steps, "greedy, 1 token(s)")
                 history = self.device.read(cache.buffers["history"], np.uint32, steps)
                 found += [int(t) for t in history]
                 token = found[-1]
@@ -203,9 +209,10 @@ class WgpuExecutor:
         """
         for slot, need in enumerate(slot_bytes):
             if slot == len(self._arena):
-                self._arena.append(self.device.buffer(need))
+                self._arena.append(self.device.buffer(need, label=f"activations {slot}"))
             elif self._arena[slot].size < need:
-                old, self._arena[slot] = self._arena[slot], self.device.buffer(need)
+                new = self.device.buffer(need, label=f"activations {slot}")
+                old, self._arena[slot] = self._arena[slot], new
                 self._generation += 1
                 self.device.release(old)
 
@@ -239,11 +246,11 @@ class WgpuExecutor:
         if positions not in self._tables:
             c = self.config
             table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
-            self._tables[positions] = self._upload(table)
+            self._tables[positions] = self._upload(table, f"rope_table of {positions} positions")
         return self._tables[positions]
 
-    def _upload(self, array: np.ndarray):
-        buffer = self.device.buffer(array.nbytes)
+    def _upload(self, array: np.ndarray, label: str):
+        buffer = self.device.buffer(array.nbytes, label=label)
         try:
             self.device.write(buffer, array)
         except Exception:
@@ -255,7 +262,9 @@ class WgpuExecutor:
         key = (buffer.name, rows)
         if key not in self._weights:
             values = vector(self.source, buffer.tensor)
-            self._weights[key] = self._upload(values if rows is None else values[rows[0] : rows[1]])
+            self._weights[key] = self._upload(
+                values if rows is None else values[rows[0] : rows[1]], buffer.name
+            )
         return self._weights[key]
 
     def _weight(self, plan: DevicePlan, matrix: Buffer, plane: str, rows):
@@ -299,7 +308,8 @@ class WgpuExecutor:
                 for key, (start, stop) in zip(keys, ranges, strict=True):
                     at = (matrix.name, plane, key)
                     if at not in made:
-                        made[at] = self.device.buffer((1 if one_for_all else stop - start) * row_bytes)
+                        nbytes = (1 if one_for_all else stop - start) * row_bytes
+                        made[at] = self.device.buffer(nbytes, label=plane_name(matrix.name, plane))
                         if row_bytes % 4 and not one_for_all:
                             gathered[at] = np.empty((stop - start, *array.shape[1:]), array.dtype)
                     low, high = max(start, first), min(stop, first + array.shape[0])
@@ -334,12 +344,12 @@ class WgpuExecutor:
         state = np.array([cache.position, len(ids), 0, 0], dtype=np.uint32)
         self.device.write(cache.buffers["state"], state)
 
-    def _submit(self, recorder: Recorder, times: int) -> None:
-        """One submit a step, so that the device executes a step while the next is being recorded."""
+    def _submit(self, recorder: Recorder, times: int, label: str) -> None:
+        """One submit a step, so that the device executes one while the next is being recorded. label: of the pass."""
         with self.device.errors():
             for _ in range(times):
                 encoder = self.device.wgpu.create_command_encoder()
-                compute = encoder.begin_compute_pass()
+                compute = encoder.begin_compute_pass(label=label)
                 recorder.encode(compute)
                 compute.end()
                 self.device.wgpu.queue.submit([encoder.finish()])
@@ -350,12 +360,12 @@ class WgpuExecutor:
         """The step up to each edited activation, which is read, replaced and written back; then the rest."""
         start = 0
         for stop, name in stops([step.call for step in ready.plan.steps], edits):
-            self._submit(recorder.between(start, stop), 1)
+            self._submit(recorder.between(start, stop), 1, f"up to the edit of {name}")
             [x] = self._read(ready, [name], valid)
             new = replacement(self, name, edits, x, cache.position + valid - len(x), x.dtype)
             self.device.write(self._arena[ready.plan.slots[name]], new)
             start = stop
-        self._submit(recorder.between(start, len(recorder)), 1)
+        self._submit(recorder.between(start, len(recorder)), 1, "after the last edit")
 
     def _read(self, ready: _Ready, names: Sequence[str], valid: int) -> list[np.ndarray]:
         """Activations by name, without padding rows."""

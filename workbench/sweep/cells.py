@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from eval.protocols import protocol
 from eval.texts import Text, load_dataset_text, load_text
+from workbench.convert.calibration import EMBEDDED as CALIBRATION_TEXTS
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
@@ -55,9 +56,11 @@ def convert_options(options: Mapping[str, Any]) -> ConvertOptions:
         values["overrides"] = {
             pattern: _format(f"overrides.{pattern}", form) for pattern, form in values["overrides"].items()
         }
+    _require_types(ConvertOptions, options)
     for name, kind in _nested_options().items():
         if isinstance(values.get(name), Mapping):
             try:
+                _require_types(kind, values[name], f"{name}.")
                 values[name] = kind(**values[name])
             except TypeError as error:
                 raise SweepError(f"{name} = {values[name]!r}: {error}") from error
@@ -67,12 +70,30 @@ def convert_options(options: Mapping[str, Any]) -> ConvertOptions:
         raise SweepError(f"options {dict(options)!r}: {error}") from error
 
 
+_PLAIN = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
+
+
+def _require_types(kind: type, values: Mapping[str, Any], where: str = "") -> None:
+    """Raise SweepError for a value that is not of the type of its field in a dataclass of options."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        wanted = hints.get(name)
+        kinds = [dict if get_origin(each) is Mapping else each for each in (get_args(wanted) or (wanted,))]
+        if get_origin(wanted) is Mapping or any(dataclasses.is_dataclass(each) for each in kinds):
+            kinds = [dict]
+        known = [each for each in kinds if each in _PLAIN]
+        if name not in _FORMAT_FIELDS and known and type(value) not in known:
+            allowed = " or ".join(_PLAIN[each] for each in known)
+            raise SweepError(f"{where}{name} = {value!r}; allowed: {allowed}")
+
+
 def with_text_files(options: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """The options, with a `text` in one of their tables made absolute where it names a file in `folder`."""
+    """The options, with a `text` in one of their tables, if it is no embedded one, as a path from `folder`."""
     found = dict(options)
     for name, value in options.items():
-        if folder and isinstance(value, Mapping) and (folder / str(value.get("text"))).is_file():
-            found[name] = {**value, "text": str((folder / value["text"]).resolve())}
+        text = value.get("text") if folder and isinstance(value, Mapping) else None
+        if isinstance(text, str) and text not in CALIBRATION_TEXTS:
+            found[name] = {**value, "text": str((folder / Path(text).expanduser()).resolve())}
     return found
 
 
@@ -128,6 +149,7 @@ class Cell:
     backend      "torch" (the references, anywhere the same) or "wgpu" (the kernels; a device's one cell at a time)
     dtype        of activations
     paired       compare with the cell of the unconverted model: paired change, KL, same top-1
+    baseline_dtype  of the activations of that cell
     speed        measure tokens a second too
     name         of the model, for tables; default the folder's
     """
@@ -142,6 +164,7 @@ class Cell:
     paired: bool = True
     speed: bool = False
     name: str = field(default="", compare=False)
+    baseline_dtype: str = "f32"
 
     def __post_init__(self) -> None:
         scheme = protocol(self.protocol)
@@ -149,7 +172,8 @@ class Cell:
             raise SweepError(
                 f"protocol {self.protocol!r} takes no separator; allowed: disjoint-L, hf-strided-L-S"
             )
-        for key, allowed in (("backend", BACKENDS), ("dtype", tuple(ACTIVATIONS))):
+        types = tuple(ACTIVATIONS)
+        for key, allowed in (("backend", BACKENDS), ("dtype", types), ("baseline_dtype", types)):
             if getattr(self, key) not in allowed:
                 raise SweepError(f"{key} = {getattr(self, key)!r}; allowed: {', '.join(allowed)}")
         if self.max_windows is not None and (type(self.max_windows) is not int or self.max_windows < 1):
@@ -200,7 +224,9 @@ class Cell:
     @property
     def baseline(self) -> Cell | None:
         """The cell that this one is paired with, None for one that is compared with nothing."""
-        return dataclasses.replace(self, options=None) if self.options is not None and self.paired else None
+        if self.options is None or not self.paired:
+            return None
+        return dataclasses.replace(self, options=None, dtype=self.baseline_dtype)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

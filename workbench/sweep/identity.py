@@ -88,6 +88,7 @@ class Identities:
             "backend": cell.backend,
             "dtype": cell.dtype,
             "paired": cell.paired and cell.options is not None,
+            "baseline_dtype": cell.baseline.dtype if cell.baseline else None,
             "speed": cell.speed,
             "code": code(cell.backend),
         }

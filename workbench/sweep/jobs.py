@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import workbench
+from eval import inputs
 from eval.protocols import protocol
 from eval.result import PerplexityResult
 from eval.texts import Tokens
@@ -27,12 +28,13 @@ from workbench.bench.measure import bits_per_weight, weight_files
 from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
 from workbench.errors import SweepError
+from workbench.files.writing import write_json, written_whole
 from workbench.formats.reader import StoredModel
 
 from .cells import Cell
 from .identity import digest, require_same_code
 from .replay import RecordedModel, RecordingModel
-from .store import CELL_KIND, Store, read_json, write_json, written_whole
+from .store import CELL_KIND, Store, read_json
 from .tokenized import score, tokens_of
 
 #: Called as report(share done, 0 to 1).
@@ -74,8 +76,9 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     place = cell.path if job["model"] is None else store.model(job["model"])
     scheme = protocol(cell.protocol)
     model = workbench.load(place, backend=cell.backend, dtype=cell.dtype, max_tokens=scheme.length)
-    tokens = tokens_of(cell, job["identity"], store, model)
-    windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos)[: cell.max_windows]]
+    tokens, scheme = tokens_of(cell, job["identity"], store, model), inputs.fitting(scheme, {"model": model})
+    starts = (0,) if tokens.starts is None else tokens.starts
+    windows = [w.ids for w in scheme.windows(tokens.ids, bos=tokens.bos, starts=starts)[: cell.max_windows]]
 
     if job["baseline"]:
         result = _paired(cell, store, job["baseline"], model, tokens, windows, report)
@@ -122,8 +125,7 @@ def _alone(
     else:
         result = score({"model": model}, tokens, cell, _told(report))
     if keep:
-        with written_whole(store.baseline(key)) as partial:
-            result.save(partial)
+        result.save(store.baseline(key))
     return result
 
 

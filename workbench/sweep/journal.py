@@ -12,9 +12,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from workbench.errors import StorageError
+from workbench.files.writing import write_json
+
 from .identity import key
 from .state import CellState, SweepState
-from .store import Store, read_json, write_json
+from .store import Store, read_json
 
 SWEEP_KIND, STATE_KIND, VERSION = "workbench-sweep", "workbench-sweep-state", 1
 #: Between two writings of a state that changes, and of one that does not.
@@ -69,8 +72,8 @@ class Journal:
         self._last, self._written, self._beat = time.monotonic(), told, self._beat + 1
         values = {"kind": STATE_KIND, "version": VERSION, "beat": self._beat, "written": time.time(), **told}
         # A folder that cannot be written for a moment costs followers a beat, and must not cost the run.
-        with contextlib.suppress(OSError):
-            write_json(self._store.sweep_state(self._key), values)
+        with contextlib.suppress(StorageError):
+            write_json(self._store.sweep_state(self._key), values, durable=False)
 
 
 def _untold(cells: Iterable[CellState]) -> Iterator[tuple[str, dict[str, Any]]]:

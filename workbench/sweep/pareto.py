@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.bench.plot import COLOURS
 from workbench.errors import SweepError
+from workbench.files.writing import written_whole
 
 from .rows import Row
 
@@ -95,11 +96,8 @@ def pareto_plot(rows: Sequence[Row], front: Sequence[Row], title: str, path: str
     axes.set_title(plain(title), fontsize=7.5)
     axes.legend(fontsize=7, frameon=False)
     if path is not None:
-        from .store import written_whole
-
-        path = Path(path)
         with written_whole(path) as partial:
-            figure.savefig(partial, format=path.suffix[1:].lower())
+            figure.savefig(partial, format=Path(path).suffix[1:].lower())
     return figure
 
 

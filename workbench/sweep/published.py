@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import SweepError, WorkbenchError
+from workbench.files.reading import read_bytes
 from workbench.formats.errors import FormatError
 
 from .cells import EMBEDDED, Cell, TextSource, convert_options, with_text_files
@@ -106,7 +107,7 @@ class Published:
         if name == EMBEDDED:
             return TextSource(EMBEDDED, separator)
         if folder and (file := folder / name).is_file():
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            found = hashlib.sha256(read_bytes(file)).hexdigest()
             if found != self.text["sha256"]:
                 raise NotHereError(
                     f"{self.name}: {file} is another text (sha256 {found[:12]}, not {self.text['sha256'][:12]})"

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from eval.report import LONG, ppl_form, ppl_text
+from workbench.models.llama import cache_type
+
 from .rows import Row
 
 NONE = "–"
@@ -28,7 +31,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("model", lambda row: row.model),
     ("format", lambda row: row.format),
     ("quantizer", lambda row: row.quantizer),
-    ("backend", lambda row: f"{row.backend} {row.activations or ''}".strip()),
+    ("backend", lambda row: _ran(row)),
     ("bits a weight", lambda row: _plain(row.bits_per_weight, ".3f")),
     ("size, MB", lambda row: None if row.file_bytes is None else Figure(f"{row.file_bytes / 1e6:.2f}")),
     ("perplexity ± SE", lambda row: _ppl(row)),
@@ -39,11 +42,27 @@ COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("prefill, tokens/s", lambda row: _plain(row.prefill, ".0f")),
     ("decode, tokens/s", lambda row: _plain(row.decode, ".0f")),
 )
-#: Left out where no row has it, or (backend) where all rows have the same.
+#: Left out where no row has it, or (backend) where all rows have the same, in f32.
 _WHERE_KNOWN = {"quantizer", "quantized in, s", "prefill, tokens/s", "decode, tokens/s"}
 _WHERE_DIFFERENT = {"backend"}
 #: Fields of `records`, CSV and JSON: those of Row, then the conditions'.
 _RECORD = [name for name in Row.__dataclass_fields__ if name != "conditions"]
+
+
+def _ran(row: Row) -> str:
+    """`torch f16, int8 cache`; with what its baseline ran where that is another precision."""
+    own, other = (
+        _precision(row.activations, row.cache),
+        _precision(row.baseline_activations, row.baseline_cache),
+    )
+    against = f", paired with {other}" if other and other != own else ""
+    return f"{row.backend} {own}".strip() + against
+
+
+def _precision(activations: str | None, cache: str | None) -> str:
+    if activations is None:
+        return ""
+    return activations if cache in (None, cache_type(activations)) else f"{activations}, {cache} cache"
 
 
 def _plain(value: float | None, form: str) -> Figure | None:
@@ -58,14 +77,16 @@ def _with_error(value: float | None, error: float | None, form: str, error_form:
 
 def _ppl(row: Row) -> Figure:
     if row.ppl is None:  # exp overflowed
-        return Figure("beyond 1e308")
-    form = ".4f" if row.ppl < 1000 else ".0f"
+        return Figure(ppl_text(None))
+    form = ".4f" if row.ppl < 1000 else ".0f" if row.ppl < LONG else ppl_form(row.ppl)
     return _with_error(row.ppl, row.ppl_se, form, form)
 
 
 def _change(row: Row) -> Figure | None:
     if row.change is None:
         return None
+    if abs(row.change) >= LONG:
+        return _with_error(row.change, row.change_se, "+.3e", ".1e")
     digits = 3 if abs(row.change) < 1 else 2 if abs(row.change) < 1000 else 0
     return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
 
@@ -84,7 +105,7 @@ def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
         cells = [cell(row) for row in rows]
         if title in _WHERE_KNOWN and not any(cells):
             continue
-        if title in _WHERE_DIFFERENT and len(set(cells)) == 1:
+        if title in _WHERE_DIFFERENT and len(set(cells)) == 1 and rows[0].in_f32:
             continue
         titles.append(title)
         columns.append(cells)

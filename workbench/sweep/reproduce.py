@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.report import ppl_text
+
 from .cells import Cell
 from .published import NotHereError, Published, select
 from .render import escape_md
@@ -94,7 +96,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     ]
     for outcome in outcomes:
         published = outcome.published
-        measured = "–" if outcome.ppl is None else f"{outcome.ppl:.4f} ± {outcome.se:.4f}"
+        measured = "–" if outcome.ppl is None else ppl_text(outcome.ppl, outcome.se)
         difference = "–" if outcome.difference is None else f"{100 * outcome.difference:+.3f} %"
         lines.append(
             f"| {escape_md(published.name)} | {published.ppl:g} | {100 * published.tolerance:g} % | {measured} "

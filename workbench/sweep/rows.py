@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.report import int8_noise
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
 
@@ -54,7 +55,8 @@ class Conditions:
 @dataclass(frozen=True)
 class Row:
     """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
-    share. Rates in tokens a second, median. None where unknown. source: the file."""
+    share. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
+    backends, nats a token. Rates in tokens a second, median. None where unknown. source: the file."""
 
     model: str
     format: str
@@ -76,12 +78,31 @@ class Row:
     backend: str
     device: str | None
     activations: str | None
+    cache: str | None
+    baseline_activations: str | None
+    baseline_cache: str | None
+    noise_rms: float | None
     source: str
     conditions: Conditions
 
     @property
     def is_baseline(self) -> bool:
         return self.format == UNCONVERTED
+
+    @property
+    def noise(self) -> str | None:
+        """What is to be said of the noise floor of a model that rounds to INT8 while it runs."""
+        name = int8_noise({"activations": self.activations, "cache": self.cache})
+        if name is None:
+            return None
+        known = "not measured" if self.noise_rms is None else f"RMS {self.noise_rms:.1e} nats a token"
+        return f"{name}: {known}"
+
+    @property
+    def in_f32(self) -> bool:
+        """Whether the model, and its baseline if it has one, ran in f32, as far as is known."""
+        known = (self.activations, self.cache, self.baseline_activations, self.baseline_cache)
+        return set(known) <= {None, "f32"}
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -139,6 +160,7 @@ def rows_of(path: Path, values: Mapping[str, Any]) -> list[Row]:
 def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed: Mapping | None) -> Row:
     baseline = result["baseline"] or {}
     ratio = math.exp(baseline["ln_ratio"]) if baseline.get("ln_ratio") is not None else None
+    against = baseline.get("provenance") or {}
     text = result["text"] or {}
     se = baseline.get("ln_ratio_se")
     return Row(
@@ -157,6 +179,10 @@ def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed:
         backend=result["backend"],
         device=result["provenance"].get("device"),
         activations=result["provenance"].get("activations"),
+        cache=result["provenance"].get("cache"),
+        baseline_activations=against.get("activations"),
+        baseline_cache=against.get("cache"),
+        noise_rms=(result.get("noise_floor") or {}).get("rms"),
         source=str(path),
         conditions=Conditions(
             protocol=result["protocol"],

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from eval.report import ppl_text
+
 if TYPE_CHECKING:
     from .state import CellState, SweepState
 
@@ -67,7 +69,7 @@ def _cells(state: CellState) -> list[str]:
     return [
         *map(printable, state.facts[:5]),
         status(state),
-        "" if ppl is None else f"{ppl:.4f}",
+        "" if ppl is None else ppl_text(ppl),
         "" if state.seconds is None else f"{state.seconds:.1f}",
     ]
 

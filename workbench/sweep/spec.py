@@ -1,9 +1,10 @@
 """A sweep as a TOML file: axes, whose product are the cells, with includes and excludes.
 
     [sweep]                       # all optional
-    output = "runs/blocks"        # default runs/NAME-OF-THE-FILE, from the current folder
+    output = "runs/blocks"        # default runs/NAME-OF-THE-FILE
     backend = "torch"             # or "wgpu"
     dtype = "f32"
+    baseline_dtype = "f32"
     max_windows = 40
     paired = true
     speed = false                 # measure tokens a second too
@@ -16,7 +17,7 @@
     [grid]
     model = ["checkpoint", {name = "mine", path = "other/checkpoint"}, "embedded", "owner/name"]
     format = ["f16", "int8/channel", "int4", "int2/z5"]
-    block_size = [32, 128]        # of the formats that name no granularity; default the format's own
+    block_size = [32, 128]        # of the formats that name no granularity; default the format's own, fitted to rows
     quantizer = ["rtn", {quantizer = "hqq", embedding = "f16"}]
     protocol = ["disjoint-512", {protocol = "wikitext2-gptq-512", text = "wikitext2", max_windows = 8}]
 
@@ -32,12 +33,13 @@
     format = "int2/64"
     protocol = "disjoint-512"
 
-Paths are relative to the file.
+Paths are relative to the file; `~` is the home folder.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,11 +47,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from eval.texts import DATASETS
+from workbench.convert.calibration import EMBEDDED as CALIBRATION_TEXTS
 from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
+from workbench.files.reading import read_text, require_regular
 from workbench.formats.errors import FormatError
+from workbench.formats.spec import DEFAULT_BLOCK
+from workbench.models.hub import HUB_ID
 
 from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
+from .store import require_folder
 from .sweep import KEEP_LOGITS
 
 AXES = ("model", "format", "block_size", "quantizer", "protocol")
@@ -58,6 +66,7 @@ _SWEEP = {
     "output": str,
     "backend": str,
     "dtype": str,
+    "baseline_dtype": str,
     "max_windows": int,
     "paired": bool,
     "speed": bool,
@@ -82,7 +91,7 @@ def read_spec(path: str | Path) -> Spec:
     """Raises SweepError naming file, key, value and what is allowed."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise SweepError(f"sweep {path}: cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -101,12 +110,18 @@ class _Reader:
         _known("sweep", self._sweep, _SWEEP)
         for name, value in self._sweep.items():
             _typed(f"sweep.{name}", value, _SWEEP[name])
+        for name, least in (("max_windows", 1), ("keep_logits_mib", 0)):
+            _at_least(f"sweep.{name}", self._sweep.get(name), least)
         self._options = _table(values, "options")
         _known("options", self._options, [name for name in option_names() if name != "quantizer"])
         self._texts = {name: self._text(name, text) for name, text in _table(values, "texts").items()}
         self._grid = _table(values, "grid")
         _known("grid", self._grid, AXES)
         self._include, self._exclude = _tables(values, "include"), _tables(values, "exclude")
+        for index, rule in enumerate(self._exclude):
+            _known(f"exclude[{index}]", rule, (*AXES, "text"))
+            if not rule:
+                raise SweepError(f"exclude[{index}] names nothing; allowed: {', '.join((*AXES, 'text'))}")
 
     def spec(self, name: str) -> Spec:
         cells = []
@@ -127,8 +142,18 @@ class _Reader:
         if not cells:
             raise SweepError("describes no cell; [grid] needs at least model, format and protocol")
         keep = self._sweep.get("keep_logits_mib")
-        output = Path(self._sweep.get("output", f"runs/{name}"))
+        output = self._path(self._sweep.get("output", f"runs/{name}"))
+        try:
+            require_folder(output)
+        except SweepError as error:
+            raise SweepError(
+                f"sweep.output = {self._sweep.get('output', f'runs/{name}')!r}: {error}"
+            ) from error
         return Spec(name, output, tuple(cells), KEEP_LOGITS if keep is None else keep << 20)
+
+    def _path(self, text: str) -> Path:
+        """A path of the file, which is relative to its folder."""
+        return Path(os.path.abspath(self._base / Path(text).expanduser()))
 
     def _cells(self, where: str, axes: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Cell]]:
         """The product of the axes: what an exclude rule sees, and the cell; formats without blocks come once."""
@@ -169,7 +194,9 @@ class _Reader:
 
     def _cell(self, name, path, options, scheme, text, windows) -> Cell:
         common = {
-            key: self._sweep[key] for key in ("backend", "dtype", "paired", "speed") if key in self._sweep
+            key: self._sweep[key]
+            for key in ("backend", "dtype", "baseline_dtype", "paired", "speed")
+            if key in self._sweep
         }
         if windows is None:
             windows = self._sweep.get("max_windows")
@@ -181,9 +208,18 @@ class _Reader:
         _typed(where, entry, dict)
         _known(where, entry, ("name", "path"))
         path = _typed(f"{where}.path", entry.get("path"), str)
-        if path != EMBEDDED and (self._base / path).is_dir():
-            path = str((self._base / path).resolve())
+        if path != EMBEDDED:
+            path = self._folder_or_hub_id(f"{where} = {path!r}", path)
         return _typed(f"{where}.name", entry.get("name", Path(path).name), str), path
+
+    def _folder_or_hub_id(self, where: str, text: str) -> str:
+        if text and (folder := self._path(text)).is_dir():
+            return str(folder.resolve())
+        if HUB_ID.fullmatch(text) and not Path(text).exists():
+            return text
+        raise SweepError(
+            f"{where} is no folder beside the file, and no hub id; allowed: a folder, owner/name, {EMBEDDED!r}"
+        )
 
     def _formats(self, where: str, formats: list, blocks: list) -> Iterator[tuple[str, Any]]:
         """Format as text, and its block size or granularity."""
@@ -203,7 +239,8 @@ class _Reader:
                     plain = parse_format(f"{text}/{block}")
                 except (WorkbenchError, FormatError) as error:
                     raise SweepError(f"{place} = {block!r}: {error}") from error
-            yield str(plain), plain.block_size or plain.granularity
+            size = DEFAULT_BLOCK[plain.dtype] if plain.default_block else plain.block_size
+            yield str(plain), size or plain.granularity
 
     def _quantizer(self, where: str, entry: Any) -> dict[str, Any]:
         """Options of a conversion beside its format: the table's own before those of [options]."""
@@ -211,7 +248,13 @@ class _Reader:
         _typed(where, entry, dict)
         _known(where, entry, option_names())
         _typed(f"{where}.quantizer", entry.get("quantizer"), str)
-        return with_text_files({**self._options, **entry}, self._base)
+        options = with_text_files({**self._options, **entry}, self._base)
+        for name, value in options.items():
+            text = value.get("text") if isinstance(value, Mapping) else None
+            if isinstance(text, str) and text not in CALIBRATION_TEXTS:
+                allowed = f"a file, {', '.join(map(repr, CALIBRATION_TEXTS))}"
+                _require_file(f"{where}: {name}.text = {text!r}", Path(text), allowed)
+        return options
 
     def _protocol(self, where: str, entry: Any) -> tuple[str, str, int | None]:
         """Protocol, name of the text, windows."""
@@ -222,10 +265,10 @@ class _Reader:
         names = ", ".join(self._texts) or "none: add a table [texts.NAME]"
         if "text" not in entry and len(self._texts) != 1:
             raise SweepError(f"{where} = {scheme!r} names no text; allowed: text = one of {names}")
-        text = entry.get("text", next(iter(self._texts), None))
+        text = _typed(f"{where}.text", entry.get("text", next(iter(self._texts), "")), str)
         if text not in self._texts:
             raise SweepError(f"{where}.text = {text!r} is no table of [texts]; allowed: {names}")
-        return scheme, text, entry.get("max_windows")
+        return scheme, text, _at_least(f"{where}.max_windows", entry.get("max_windows"), 1)
 
     def _text(self, name: str, entry: Any) -> TextSource:
         where = f"texts.{name}"
@@ -234,14 +277,21 @@ class _Reader:
         if ("file" in entry) == ("dataset" in entry):
             raise SweepError(f"{where} needs either file or dataset")
         separator = entry.get("separator")
-        if separator is not None:
-            _typed(f"{where}.separator", separator, str)
+        if separator is not None and not _typed(f"{where}.separator", separator, str):
+            raise SweepError(f"{where}.separator = ''; allowed: what stands between documents")
         if "dataset" in entry:
-            return TextSource(_typed(f"{where}.dataset", entry["dataset"], str), separator, dataset=True)
+            name = _typed(f"{where}.dataset", entry["dataset"], str)
+            if name not in DATASETS:
+                raise SweepError(
+                    f"{where}.dataset = {name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}"
+                )
+            return TextSource(name, separator, dataset=True)
         file = _typed(f"{where}.file", entry["file"], str)
         if file == EMBEDDED:
             return TextSource(EMBEDDED, _SEPARATOR if separator is None else separator)
-        return TextSource(str((self._base / file).resolve()), separator)
+        path = self._path(file)
+        _require_file(f"{where}.file = {file!r}", path, f"a UTF-8 file, {EMBEDDED!r}")
+        return TextSource(str(path.resolve()), separator)
 
 
 def _default(axis: str) -> Any:
@@ -254,7 +304,6 @@ def _list(value: Any) -> list:
 
 def _matches(rule: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether every key of a rule names the entry's value: equal to it, or a pattern that it matches."""
-    _known("exclude", rule, (*AXES, "text"))
     return all(
         any(fnmatchcase(str(entry[key]), str(wanted)) for wanted in _list(value))
         for key, value in rule.items()
@@ -272,6 +321,20 @@ def _typed(where: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise SweepError(f"{where} = {value!r}; allowed: {_TYPES[kind]}")
     return value
+
+
+def _at_least(where: str, value: Any, least: int) -> Any:
+    """None, or an integer that is no smaller."""
+    if value is not None and (type(value) is not int or value < least):
+        raise SweepError(f"{where} = {value!r}; allowed: an integer of at least {least}")
+    return value
+
+
+def _require_file(where: str, path: Path, allowed: str) -> None:
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise SweepError(f"{where}: {path} cannot be read ({error.strerror}); allowed: {allowed}") from error
 
 
 def _table(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -15,42 +15,31 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import SweepError
+from workbench.files.reading import read_text
+
 CELL_KIND = "workbench-cell"
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its name at the end; removed if anything goes wrong before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """The values as indented JSON, whole or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file, None where there is no such file or it holds no JSON object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def require_folder(folder: Path) -> None:
+    """Raise SweepError if a folder can be neither there nor made: a file stands in its place, or on the way."""
+    folder = folder.absolute()
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise SweepError(f"{there} is a file, or leads nowhere; allowed: a folder, or one that can be made")
 
 
 class Store:

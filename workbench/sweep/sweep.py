@@ -17,15 +17,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import SweepError
+from workbench.errors import SweepError, WorkbenchError
+from workbench.files.writing import storing
+from workbench.formats.errors import FormatError
 
 from .cells import Cell
+from .checks import Checks
 from .executor import Event, Executor
 from .identity import Identities, key
 from .journal import Journal
 from .schedule import Schedule
 from .state import CellState, Facts, SweepState
-from .store import Store
+from .store import Store, require_folder
 
 #: Logits of a baseline are kept for its cells up to this size; beyond it cells have no KL.
 KEEP_LOGITS = 4 << 30
@@ -35,7 +38,8 @@ Observer = Callable[["Sweep"], None]
 
 
 class Sweep(SweepState):
-    """Cells of one folder. Hashes models and texts when made; raises what opening them raises.
+    """Cells of one folder. Hashes models and texts when made, and checks that they fit each other; raises SweepError,
+    and what opening them raises.
 
     cells: a cell that is paired brings its baseline with it; cells with equal content are one. folder: where everything
     goes, made if missing. keep_logits: bytes, see KEEP_LOGITS.
@@ -47,6 +51,7 @@ class Sweep(SweepState):
         if not cells:
             raise SweepError("a sweep without cells: nothing is left to run")
         super().__init__(Store(folder), name)
+        require_folder(self.store.folder)
         self.keep_logits = keep_logits
         self._identities = Identities()
         states: dict[str, CellState] = {}
@@ -59,6 +64,7 @@ class Sweep(SweepState):
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self.refresh()
+        Checks()(state.cell for state in self.cells if state.status != "done")
 
     @classmethod
     def read(cls, path: str | Path, *, output: str | Path | None = None) -> Sweep:
@@ -66,7 +72,10 @@ class Sweep(SweepState):
         from .spec import read_spec
 
         spec = read_spec(path)
-        return cls(spec.cells, output or spec.output, name=spec.name, keep_logits=spec.keep_logits)
+        try:
+            return cls(spec.cells, output or spec.output, name=spec.name, keep_logits=spec.keep_logits)
+        except (WorkbenchError, FormatError) as error:
+            raise SweepError(f"sweep {path}: {error}") from error
 
     def _add(self, states: dict[str, CellState], cell: Cell, baseline: str | None = None) -> str:
         identity = self._identities.cell(cell)
@@ -107,6 +116,8 @@ class Sweep(SweepState):
         """
         if self.running:
             raise SweepError("the sweep is running already")
+        if processes is not None and (type(processes) is not int or processes < 1):
+            raise SweepError(f"processes = {processes!r}; allowed: an integer of at least 1")
         self._stop.clear()
         self.refresh()
         for state in self.cells:
@@ -127,7 +138,8 @@ class Sweep(SweepState):
     def _run(
         self, schedule: Schedule, executor: Executor | None, processes: int | None, scheduler: str | None
     ) -> None:
-        self.store.folder.mkdir(parents=True, exist_ok=True)
+        with storing(self.store.folder):
+            self.store.folder.mkdir(parents=True, exist_ok=True)
         journal, chosen = Journal(self, self.keep_logits), executor
         try:
             if chosen is None:
@@ -137,7 +149,7 @@ class Sweep(SweepState):
             for job in schedule.ready():
                 chosen.submit(job.payload, gpu=job.gpu)
             self._changed()
-            while not schedule.empty and not self._stop.is_set():
+            while not schedule.empty and not self._stopping:
                 event = chosen.next_event(TICK_SECONDS)
                 if event is not None:
                     self._apply(schedule, event)
@@ -166,7 +178,8 @@ class Sweep(SweepState):
             except BaseException as error:
                 self._failure = error
 
-        self._thread = threading.Thread(target=target, name=f"sweep {self.name}", daemon=True)
+        # No daemon: a program that ends waits for the sweep to stop, so that no result is written half.
+        self._thread = threading.Thread(target=target, name=f"sweep {self.name}", daemon=False)
         self._thread.start()
         return self
 
@@ -177,6 +190,11 @@ class Sweep(SweepState):
         if self._failure:
             raise self._failure
         return not (self._thread and self._thread.is_alive())
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether the run is to end: it was stopped, or the program is ending."""
+        return self._stop.is_set() or not threading.main_thread().is_alive()
 
     def stop(self) -> None:
         """End the run soon; running cells wait again."""

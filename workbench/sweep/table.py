@@ -48,6 +48,12 @@ class Table:
         return self.rows[0].conditions
 
     @property
+    def caption(self) -> str:
+        """The conditions of all rows, and the noise floor of those that round to INT8 while they run."""
+        noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
+        return "; ".join([str(self.conditions), *noise])
+
+    @property
     def front(self) -> tuple[Row, ...]:
         """Rows that no other beats in bits a weight and perplexity both, by bits a weight."""
         known = [row for row in self.rows if row.bits_per_weight is not None and row.ppl is not None]
@@ -62,7 +68,7 @@ class Table:
         """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped."""
         if name not in FORMATS:
             raise SweepError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
-        return getattr(render, name)(self.rows, str(self.conditions))
+        return getattr(render, name)(self.rows, self.caption)
 
     def markdown(self) -> str:
         return self.format("md")
@@ -70,7 +76,7 @@ class Table:
     def plot(self, path: str | Path | None = None) -> Any:
         """A matplotlib Figure, perplexity against bits a weight with the Pareto front; saved if a path is given, in the
         format of its suffix."""
-        return pareto_plot(self.rows, self.front, str(self.conditions), path)
+        return pareto_plot(self.rows, self.front, self.caption, path)
 
     def _repr_html_(self) -> str:
         return self.format("html")

@@ -17,10 +17,12 @@ from eval.protocols import protocol
 from eval.result import PerplexityResult
 from eval.texts import Tokens, encode
 from workbench.errors import SweepError
+from workbench.files.reading import open_regular
+from workbench.files.writing import written_whole
 
 from .cells import Cell
 from .identity import digest
-from .store import Store, written_whole
+from .store import Store
 
 
 def tokens_key(identity: dict[str, Any]) -> str:
@@ -55,7 +57,7 @@ def _save(path: Path, tokens: Tokens) -> None:
 
 
 def _load(path: Path) -> Tokens:
-    with np.load(path, allow_pickle=False) as stored:
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files if name != "plain"}
         return Tokens(**arrays, **json.loads(str(stored["plain"])))
 

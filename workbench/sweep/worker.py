@@ -22,8 +22,8 @@ PROGRESS_SECONDS = 0.25
 
 
 def error_text(error: BaseException) -> str:
-    """One line for errors of our own; others are bugs and keep their traceback."""
-    if isinstance(error, WorkbenchError | FormatError):
+    """One line for errors of our own and of the system; others are bugs and keep their traceback."""
+    if isinstance(error, WorkbenchError | FormatError | OSError):
         return str(error) or type(error).__name__
     return "".join(traceback.format_exception(error)).strip()
 

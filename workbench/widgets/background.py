@@ -9,12 +9,15 @@ from typing import Any
 
 #: Seconds between two reports of how far work has come.
 REPORT_S = 0.1
+#: Seconds after which work that waits asks whether it is to end.
+LOOK_S = 0.2
 
 
 class Task:
     """`work(stopped)` on a thread of its own, started after `before` has ended. failed: called with what it raised.
 
-    `stopped` is a function that the work asks between its steps; whatever it still does after a stop is unseen.
+    `stopped` is a function that the work asks between its steps; whatever it still does after a stop is unseen. A
+    program that ends stops its tasks and waits for them: PyTorch aborts a process whose interpreter goes away beneath.
     """
 
     def __init__(
@@ -25,8 +28,9 @@ class Task:
     ):
         self._stop = threading.Event()
         self._work, self._failed, self._before = work, failed, before
+        # No daemon: the interpreter waits for its end before it takes itself down.
         self._thread = threading.Thread(
-            target=self._run, name=f"workbench {type(self).__name__}", daemon=True
+            target=self._run, name=f"workbench {type(self).__name__}", daemon=False
         )
         self._thread.start()
 
@@ -43,7 +47,8 @@ class Task:
                 self._failed(error)
 
     def stopped(self) -> bool:
-        return self._stop.is_set()
+        """Whether it is to end: it was asked to, or the program is ending."""
+        return self._stop.is_set() or not threading.main_thread().is_alive()
 
     def stop(self) -> None:
         """Ask it to end; does not wait."""
@@ -61,6 +66,16 @@ class Task:
             self.stop()
             raise
         return not self.alive
+
+
+def wait(event: threading.Event, seconds: float | None, stopped: Callable[[], bool]) -> None:
+    """Wait for an event: for so long at most (None: for ever), and not beyond the time that the work is to end."""
+    until = None if seconds is None else time.monotonic() + seconds
+    while not event.is_set() and not stopped():
+        left = LOOK_S if until is None else min(LOOK_S, until - time.monotonic())
+        if left <= 0:
+            return
+        event.wait(left)
 
 
 class Stopped(Exception):

@@ -80,8 +80,8 @@ class QuantizationExplorer(View):
                 }
                 for p in places
             ],
-            settings_a=DEFAULTS | (a or {}),
-            settings_b=DEFAULTS | {"bits": 2} | (b or {}),
+            settings_a=DEFAULTS | self._fitted(tensor) | (a or {}),
+            settings_b=DEFAULTS | {"bits": 2} | self._fitted(tensor) | (b or {}),
             compare=b is not None,
             **traits,
         )
@@ -89,6 +89,12 @@ class QuantizationExplorer(View):
         for side in SIDES:
             self._check(self._settings(side))
         self._look()
+
+    def _fitted(self, tensor: str | None) -> dict[str, int]:
+        """The block to begin with: the default that a conversion fits to the rows of the first matrix shown."""
+        places = self.matrices.places
+        place = places.get(tensor) or next(iter(places.values()))
+        return {"block": WeightFormat(f"int{DEFAULTS['bits']}").fitted(place.shape[1]).block_size}
 
     # ---- results ---------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def choice_content(costs: SensitivityTable, rows: Sequence[Row], pins: Collectio
 
 def options_of(costs: SensitivityTable, allocation: Allocation) -> list[int]:
     """Each group's format as an index into the table's formats."""
-    return [costs.option(each.format) for each in allocation.assignments]
+    return [costs.option(each.format, each.group) for each in allocation.assignments]
 
 
 def row_texts(row: Row) -> list[str]:

@@ -25,6 +25,7 @@ from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.models.paths import expanded
 from workbench.models.source import open_source
 
 from .background import Task, meter
@@ -164,7 +165,7 @@ class PrecisionMap(View):
 
         Raises WorkbenchError rather than write over a file that is no allocation.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.exists():
             Allocation.load(path)
         self.allocation.save(path)
@@ -192,7 +193,8 @@ class PrecisionMap(View):
                 budget = max(self.budget, int(front.nbytes[0]))
             self._chosen = front.at(budget)
             anew, self.front = front is not self.front, front
-            self.pins = {name: str(fmt) for name, fmt in front.pins.items()}
+            measured = {name: self.costs.option(fmt, name) for name, fmt in front.pins.items()}
+            self.pins = {name: str(self.costs.formats[f]) for name, f in measured.items()}
             self.budget, self.error = int(budget), ""
             if anew:
                 self._tell_front()

@@ -19,7 +19,7 @@ from workbench.sweep.state import STATUSES, CellState, Facts, SweepState
 from workbench.sweep.sweep import Sweep
 from workbench.sweep.table import Table
 
-from .background import Task
+from .background import Task, wait
 from .base import View
 
 #: Seconds between two messages to the page, and between two looks into a folder that others write to.
@@ -232,7 +232,7 @@ class SweepBoard(View):
     def _watch(self, stopped: Any) -> None:
         """Tell the page what has changed, a few times a second at most, until the board is closed."""
         while True:
-            self._wake.wait(self._pause())
+            wait(self._wake, self._pause(), stopped)
             self._wake.clear()
             if self._stopping and self.sweep.running and isinstance(self.sweep, Sweep):
                 self.sweep.stop()  # also where the stop came before the run had begun

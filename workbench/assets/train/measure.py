@@ -66,8 +66,9 @@ def piece_bytes(piece: str, sentencepiece: bool) -> int:
 def measure(folder: Path, stories: list[str], context: int = 512, device: str = "cpu") -> Measured:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    model = model.to(device).eval()
     ids, sizes = tokens_and_bytes(tokenizer, stories)
     count = len(ids) // context
     windows = torch.from_numpy(ids[: count * context]).view(count, context)

@@ -1,19 +1,20 @@
 """The file of measured choices: one for each adapter with its driver and the versions that compile for it.
 
 It lies in `$WORKBENCH_TUNING`, else `$XDG_CACHE_HOME/workbench/tuning`, else `~/.cache/workbench/tuning`;
-`WORKBENCH_TUNING=off` means none. It is written whole, and merged with what others have written meanwhile. Reading is
-total: a file that does not hold what it should is set aside with a warning, and counts as empty.
+`WORKBENCH_TUNING=off` means none, as does a user without a home directory. It is written whole, and merged with what
+others have written meanwhile. Reading is total: a file that does not hold what it should is set aside with a warning,
+and counts as empty.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,12 +22,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.files.reading import read_bytes
+from workbench.files.writing import storing, write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.strict_json import strict_json
+from workbench.models.paths import can_be_written, expanded, home
 
 from ..provenance import adapter_facts, versions
 
 KIND, VERSION = "workbench-tuning", 1
+#: A value of `WORKBENCH_TUNING`.
+OFF = "off"
 #: A larger file was not written by us.
 MOST_BYTES = 64 << 20
 #: Entries kept of one case: each version of its WGSL has its own.
@@ -103,16 +109,28 @@ def _need(condition: bool, field: str, what: str) -> None:
 
 
 def folder() -> Path | None:
-    """Where the files lie, None if they are switched off."""
-    given = os.environ.get("WORKBENCH_TUNING", "")
-    if given.lower() == "off":
+    """Where the files lie, None if they are switched off or there is no home directory."""
+    given, cache = os.environ.get("WORKBENCH_TUNING", ""), os.environ.get("XDG_CACHE_HOME", "")
+    if given.lower() == OFF:
         return None
     if given:
-        return Path(given).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification has relative paths ignored.
-    root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return root / "workbench" / "tuning"
+        return expanded(given)
+    if os.path.isabs(cache):  # the XDG base directory specification has relative paths ignored
+        return Path(cache) / "workbench" / "tuning"
+    own = home()
+    return None if own is None else own / ".cache" / "workbench" / "tuning"
+
+
+def forgetful() -> str | None:
+    """Why what is measured will not be remembered, or None."""
+    if os.environ.get("WORKBENCH_TUNING", "").lower() == OFF:
+        return "WORKBENCH_TUNING=off"
+    where = folder()
+    if where is None:
+        return "there is no home directory; WORKBENCH_TUNING names a folder for it"
+    if not can_be_written(where):
+        return f"{where} cannot be written; WORKBENCH_TUNING names another folder"
+    return None
 
 
 def machine_facts(device) -> dict[str, Any]:
@@ -151,9 +169,7 @@ class Store:
     def read(self) -> dict[str, Entry]:
         """Entries by key. A file that cannot be read gives none and a `TuningFileWarning`; a damaged one moves."""
         try:
-            if self.path.stat().st_size > MOST_BYTES:
-                raise FormatError(f"is larger than {MOST_BYTES} bytes", field="(whole file)")
-            return self._parse(self.path.read_bytes())
+            return self._parse(read_bytes(self.path, MOST_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
@@ -176,8 +192,9 @@ class Store:
         return {entry.key: entry for entry in entries}
 
     def add(self, new: list[Entry]) -> Path:
-        """Write the entries beside those that are there, replacing those of the same key. Raises `OSError`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the entries beside those that are there, replacing those of the same key. Raises `StorageError`."""
+        with storing(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_suffix(".lock")):
             merged = {**self.read(), **{entry.key: entry for entry in new}}
             by_case: dict[str, list[Entry]] = {}
@@ -185,20 +202,16 @@ class Store:
                 by_case.setdefault(entry.case, []).append(entry)
             kept = [asdict(entry) for entries in by_case.values() for entry in entries[-KEPT:]]
             values = {"kind": KIND, "version": VERSION, "machine": dict(self.facts), "entries": kept}
-            handle, partial = tempfile.mkstemp(prefix=self.path.name, suffix=".part", dir=self.folder)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
-                os.replace(partial, self.path)
-            except BaseException:
-                os.unlink(partial)
-                raise
+            write_json(self.path, values)
         return self.path
 
 
 def open_store(device) -> Store | None:
-    """The file for a device, None if `WORKBENCH_TUNING` is off."""
+    """The file for a device, None if `WORKBENCH_TUNING` is off or there is no home directory. Says once, with a
+    `TuningFileWarning`, where tuning cannot be remembered."""
     where = folder()
+    if (why := forgetful()) and os.environ.get("WORKBENCH_TUNING", "").lower() != OFF:
+        _warn_once(f"tuning is not remembered: {why}")
     return None if where is None else Store(where, machine_facts(device))
 
 
@@ -210,10 +223,19 @@ def _locked(path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with path.open("a") as file:
+    with storing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+    try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warn(message)
 
 
 def warn(message: str) -> None:

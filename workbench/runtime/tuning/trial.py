@@ -183,7 +183,7 @@ class Trial:
     def _submit(self, recorder: Recorder) -> None:
         with self.device.lock, self.device.errors():
             encoder = self.device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass()
+            compute = encoder.begin_compute_pass(label=f"tuning {self.kernel.name}")
             recorder.encode(compute)
             compute.end()
             self.device.wgpu.queue.submit([encoder.finish()])

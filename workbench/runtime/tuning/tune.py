@@ -13,10 +13,12 @@ from pathlib import Path
 import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError
 from workbench.errors import OutOfMemoryError, WorkbenchError
+from workbench.files.reading import read_bytes
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
 from workbench.models.llama_config import LlamaConfig
+from workbench.models.paths import expanded
 from workbench.models.shapes import describe_as, describe_by_config
 from workbench.models.source import open_source
 
@@ -48,6 +50,7 @@ def tune(
     dtype: str = "f32",
     max_tokens: int | None = None,
     cache: str | None = None,
+    adapter: str | int | None = None,
     budget: float | None = None,
     force: bool = False,
     rounds: int = ROUNDS,
@@ -59,14 +62,14 @@ def tune(
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
     steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
-    max_tokens, cache: as for `workbench.load`. budget: seconds after which it stops. force: measure again what is
-    remembered. rounds: of the heats and of the final, each.
+    max_tokens, cache, adapter: as for `workbench.load`. budget: seconds after which it stops. force: measure again what
+    is remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
     if rounds < FEWEST:
         raise WorkbenchError(f"rounds are at least {FEWEST}, not {rounds}: fewer have no spread")
     config, describe = _described(model, fmt)
-    chosen = choose(config, "wgpu", dtype, max_tokens, cache)
+    chosen = choose(config, "wgpu", dtype, max_tokens, cache, adapter)
     device = chosen.device
     have = chunk_sizes(config, device.binding_bytes)
     if unknown := [n for n in tokens or () if n not in have]:
@@ -75,7 +78,7 @@ def tune(
         config,
         describe,
         tokens or have,
-        activations=dtype,
+        activations=chosen.dtype,
         cache=cache,
         capacity=chosen.max_tokens,
         adapter=device.adapter,
@@ -102,12 +105,12 @@ def tune(
 
 def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig, Callable]:
     """Configuration and description of the tensors, from the weights' headers or from config.json alone."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_dir() and not (path / "manifest.json").is_file() and not any(path.glob("*.safetensors")):
         path /= "config.json"
     if path.is_file():
         try:
-            values = strict_json(path.read_bytes())
+            values = strict_json(read_bytes(path))
         except FormatError as error:
             raise WorkbenchError(f"{path}: {error}") from error
         if not isinstance(values, dict):

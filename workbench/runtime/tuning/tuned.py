@@ -10,7 +10,7 @@ from wgsl_kernels import Adapter, Kernel, KernelUsageError
 
 from .candidates import candidates, digest, label, specialise
 from .cases import case_of
-from .store import Entry, Store, open_store
+from .store import Entry, Store, forgetful, open_store
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Tuned:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def missing(self) -> str:
+        """Why there are no choices."""
+        why = forgetful() if self.path is None else None
+        return (
+            f"tuning is not remembered: {why}"
+            if why
+            else "nothing was measured on this adapter; `workbench tune` does it"
+        )
 
     @classmethod
     def of(cls, store: Store | None) -> Tuned:

@@ -1,0 +1,52 @@
+"""List the WebGPU adapters of this machine with what decides speed and size: features and limits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from workbench.commands.common import add_adapter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_adapter(parser, "mark this one instead of the one that runs by default")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.bench.comparison import align
+    from workbench.errors import NoAdapterError
+    from workbench.runtime.adapters import find_adapter, list_adapters, wanted_adapter
+
+    if wanted_adapter() is not None:
+        find_adapter()  # one that was asked for and is not there is an error here too
+    found = list_adapters()
+    if not found:
+        raise NoAdapterError(
+            "no WebGPU adapter was found; install a Vulkan driver (mesa-vulkan-drivers has one)"
+        )
+    if arguments.json:
+        print(json.dumps([each.to_json() for each in found], indent=2))
+        return 0
+    print(align([HEAD, *(cells(each) for each in found)], left=6))
+    print("\n* runs unless --adapter or WORKBENCH_ADAPTER names another; – cannot run kernels")
+    return 0
+
+
+HEAD = ["", "#", "adapter", "driver", "through", "features", "binding, MiB", "buffer, MiB", "workgroup, KiB"]
+
+
+def cells(each) -> list[str]:
+    """The table's row of an adapter."""
+    limits = each.limits
+    return [
+        "*" if each.default else "" if each.usable else "–",
+        str(each.index),
+        f"{each.device}, {each.kind}",
+        each.driver,
+        each.backend,
+        ", ".join(each.features) or "–",
+        f"{limits['max-storage-buffer-binding-size'] / 2**20:.0f}",
+        f"{limits['max-buffer-size'] / 2**20:.0f}",
+        f"{limits['max-compute-workgroup-storage-size'] / 2**10:.0f}",
+    ]

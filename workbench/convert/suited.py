@@ -1,0 +1,138 @@
+"""Which format each matrix really gets: the one asked for, fitted to its rows and to the size of its weights, and why.
+
+The one place where what is asked for ("int4") becomes what is stored ("int4/96/f32"): conversions, `--fit-memory` and
+allocations all come here. Matrices that read the same input and are asked to have the same format keep it in common,
+since fused kernels read them together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from workbench.convert.decoder import GROUPS
+from workbench.formats.reader import StoredModel
+from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
+from workbench.models.checkpoint import Checkpoint
+from workbench.quantizers.suited import Reach
+
+#: Matrices that a note names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Suited:
+    """format: as stored. blocks, f32: why its block size or what it keeps in f32 is worth a word, or None."""
+
+    format: WeightFormat
+    blocks: str | None = None
+    f32: str | None = None
+
+    def reason(self, asked: str) -> str:
+        """For the manifest: why the format was asked for, and what became of it."""
+        return "; ".join(each for each in (asked, self.blocks, self.f32) if each)
+
+
+def suited(source: Checkpoint | StoredModel, asked: Mapping[str, WeightFormat]) -> dict[str, Suited]:
+    """By name of a tensor: the format that it is stored in. Reads the matrices whose weights may not suit f16.
+
+    asked: formats of vectors and matrices, float or quantized. Raises what reading the source raises.
+    """
+    chosen = {name: _blocks(source, name, fmt) for name, fmt in asked.items()}
+    together: dict[tuple, list[str]] = {}
+    for name, each in chosen.items():
+        together.setdefault((_group(name), each.format), []).append(name)
+    for (_, fmt), names in together.items():
+        reach = Reach(fmt)
+        for name in names:
+            if reach.matters and _may_not_suit(source, name, fmt):
+                reach.add(_values(source, name))
+        if (why := reach.why) is not None:
+            others = "" if len(names) == 1 else f" ({', '.join(names)} together)"
+            for name in names:
+                chosen[name] = replace(
+                    chosen[name], format=reach.suited, f32=f"{_kept(fmt)} in f32: {why}{others}"
+                )
+    return chosen
+
+
+def _kept(fmt: WeightFormat) -> str:
+    return "scales" if fmt.is_quantized else "weights"
+
+
+def _group(name: str) -> str:
+    """What is the same for tensors of a layer that read the same input, and for nothing else."""
+    stem = name.removesuffix(".weight")
+    for group, linears in GROUPS.items():
+        for linear in linears:
+            if stem != name and stem.endswith(f".{linear}"):
+                return stem.removesuffix(linear) + group
+    return name
+
+
+def _values(source: Checkpoint | StoredModel, name: str) -> Iterator[np.ndarray]:
+    return (part.dequantize() for _, part in source.parts(name))
+
+
+def _may_not_suit(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> bool:
+    """Whether the tensor is a matrix whose weights are rounded to this format, and not stored so already."""
+    shape, has = source.describe(name)
+    return len(shape) == 2 and has != fmt and not (has.is_quantized and fmt.is_quantized)
+
+
+def _blocks(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> Suited:
+    shape, has = source.describe(name)
+    if not fmt.is_quantized or len(shape) != 2:
+        return Suited(fmt)
+    columns = shape[1]
+    if has.is_quantized:  # at most written in another order or layout: nothing is fitted any more
+        same = replace(has, order=fmt.order, block_size=None if fmt.default_block else has.block_size)
+        return Suited(
+            replace(has, order=fmt.order) if fmt in (same, _with_f16(same)) else fmt.fitted(columns)
+        )
+    return Suited(fmt.fitted(columns), blocks=block_note(fmt, columns))
+
+
+def _with_f16(fmt: WeightFormat) -> WeightFormat:
+    return replace(fmt, scale_dtype="f16")
+
+
+def block_note(fmt: WeightFormat, columns: int) -> str | None:
+    """What there is to say of a format's blocks on rows of `columns`: another default, or what padding costs."""
+    if not fmt.is_quantized or fmt.granularity != "block":
+        return None
+    got = fmt.fitted(columns)
+    default = replace(fmt, block_size=DEFAULT_BLOCK[fmt.dtype])
+    bits = got.bits_per_weight(1, columns)
+    if fmt.default_block and got != default:
+        return (
+            f"blocks of {got.block_size}, which divide rows of {columns}, in place of {default.block_size}: "
+            f"{bits:.3f} bits a weight in place of {default.bits_per_weight(1, columns):.3f}"
+        )
+    if (padded := got.padded_columns(columns)) == columns:
+        return None
+    text = (
+        f"rows of {columns} are padded to {padded} for blocks of {got.block_size}: {bits:.3f} bits a weight"
+    )
+    other = replace(fmt, block_size=None).fitted(columns)
+    if other.bits_per_weight(1, columns) < bits:
+        text += f"; blocks of {other.block_size} would take {other.bits_per_weight(1, columns):.3f}"
+    return text
+
+
+def notes(chosen: Mapping[str, Suited]) -> tuple[str, ...]:
+    """What a user should hear of it, once for all matrices that it is true of."""
+    blocks = Counter(each.blocks for each in chosen.values() if each.blocks)
+    said = [f"{text} ({count} {'matrix' if count == 1 else 'matrices'})" for text, count in blocks.items()]
+    return (*said, *_f32_notes({name: each.f32 for name, each in chosen.items() if each.f32}))
+
+
+def _f32_notes(reasons: Mapping[str, str]) -> Iterable[str]:
+    if not reasons:
+        return
+    named = list(reasons)[:_NAMED]
+    more = f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+    yield f"{', '.join(named)}{more}: {reasons[named[0]]}"

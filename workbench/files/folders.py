@@ -1,0 +1,157 @@
+"""Folders that are made whole: filled under another name beside the target, then exchanged with it.
+
+`Partial` is that other name. It is locked while its process lives, so that the next one that writes the same target
+can tell what a killed one left behind, and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import glob
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.files.writing import flush, storing
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes are then not kept apart, and nothing is swept away
+    fcntl = None
+
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
+#: What `exchange` fails with where system or file system cannot do it.
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
+
+
+def lock(folder: Path) -> int | None:
+    """Hold a folder for this process until the handle is closed, or the process ends. Raises BlockingIOError where
+    another one holds it; None where there are no such locks."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:  # a network file system without locks
+        os.close(handle)
+        return None
+
+
+def unlock(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Two names that are there change places in one step. Raises OSError, with one of `_CANNOT` where that is
+    impossible."""
+    names = os.fsencode(one), os.fsencode(other)
+    library = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):  # Linux
+        failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    elif sys.platform == "darwin":
+        failed = library.renamex_np(*names, _RENAME_SWAP)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+
+
+class Partial:
+    """A folder beside `target` to fill; then `put_in_place`, or `remove`. Raises StorageError, which names `target`.
+
+    First removes what killed processes left of the same target, and puts back what one of them had moved away.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        with storing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(target.parent):
+                _sweep(target)
+                self.path = self._sibling("partial")
+                self.path.mkdir()
+                self._lock = lock(self.path)
+
+    def _sibling(self, what: str) -> Path:
+        return self.target.parent / f".{self.target.name}.{what}-{secrets.token_hex(4)}"
+
+    def put_in_place(self) -> None:
+        """Give the folder its target's name. What is there goes; there is always one of the two, where the system can
+        exchange names. Where it cannot, a process that is killed between two renames leaves the old one under
+        another name, and the next one puts it back."""
+        old = self.path
+        with storing(self.target):
+            flush(self.path)
+            if not os.path.lexists(self.target):
+                os.rename(self.path, self.target)
+            else:
+                try:
+                    exchange(self.path, self.target)
+                except OSError as error:
+                    if error.errno not in _CANNOT:
+                        raise
+                    old = self._by_two_renames()
+            flush(self.target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+        self._release()
+
+    def _by_two_renames(self) -> Path:
+        old = self._sibling("replaced")
+        os.rename(self.target, old)
+        try:
+            os.rename(self.path, self.target)
+        except BaseException:
+            os.rename(old, self.target)
+            raise
+        return old
+
+    def remove(self) -> None:
+        """Nothing stays of what was written; the target is as it was."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        unlock(self._lock)
+        self._lock = None
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """One process at a time makes and sweeps partial folders: one that is not locked yet is not taken for a ruin."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left of a target; put back what it was, if it was only moved away."""
+    name = glob.escape(f".{target.name}.")
+    for moved in sorted(target.parent.glob(f"{name}replaced-????????")):
+        if not os.path.lexists(target):
+            os.rename(moved, target)
+    if fcntl is None:
+        return
+    for what in ("partial", "replaced"):
+        for ruin in target.parent.glob(f"{name}{what}-????????"):
+            with contextlib.suppress(OSError):
+                handle = lock(ruin)
+                if handle is not None:
+                    shutil.rmtree(ruin, ignore_errors=True)
+                    unlock(handle)
