@@ -18,6 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
 from workbench.runtime.sampling import SamplingOptions
+from workbench.utf8 import checked
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -109,7 +110,8 @@ class WorkbenchLM(TemplateLM):
         return {"model_provenance": self.model.describe_provenance()}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids as the tokenizer gives them; no second BOS for a string that begins with it."""
+        """Ids as the tokenizer gives them; no second BOS for a string that begins with it. TextError for no text."""
+        checked(string, "a request of the task")
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = {"add_special_tokens": False}
