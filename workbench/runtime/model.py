@@ -238,6 +238,8 @@ def _joined(steps: Iterable[dict], names: Sequence[str], tokens: int) -> dict[st
     """Results of all steps, one array a name."""
     with out_of_memory(f"{', '.join(names)} of {tokens} tokens"):
         found = list(steps)
+        if len(found) == 1:  # logits of a real vocabulary are not copied for nothing
+            return {name: found[0][name] for name in names}
         return {name: np.concatenate([step[name] for step in found]) for name in names}
 
 
