@@ -87,32 +87,21 @@ def without_times(value: Any) -> Any:
 def test_allocate(tmp_path, materials):  # noqa: F811
     def argv(folder: Path) -> list:
         folder.mkdir(exist_ok=True)
-        where = ["--output", folder / "a.json"]
-        what = [
+        text = [
             "--text",
             materials.text,
             "--protocol",
             "disjoint-32",
             "--max-windows",
-            3,
-            "--check-windows",
             2,
-        ]
-        return [
-            "allocate",
-            "--model",
-            materials.model,
-            "--bits",
-            12,
-            *what,
-            *where,
-            "--threads",
+            "--check-windows",
             1,
-            "--quiet",
         ]
+        output = ["--output", folder / "a.json", "--threads", 1, "--quiet"]
+        return ["allocate", "--model", materials.model, "--bits", 12, *text, *output]
 
     ran(*argv(tmp_path / "whole"))
-    points = Faults(tmp_path, repeats=2).stopped_everywhere(argv(tmp_path / "out"))
+    points = Faults(tmp_path, RENAMES, repeats=2).stopped_everywhere(argv(tmp_path / "out"))
     assert points.count("replace out/a.sensitivity.json") == 2 and "replace out/a.json" in points
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     for name in ("a.json", "a.sensitivity.json"):
@@ -120,7 +109,7 @@ def test_allocate(tmp_path, materials):  # noqa: F811
         assert without_times(one) == without_times(other)
 
 
-def test_perplexity_and_table(tmp_path, materials):  # noqa: F811
+def test_perplexity(tmp_path, materials):  # noqa: F811
     argv = ["perplexity", "--model", materials.model, "--text", materials.text, "--protocol", "disjoint-32"]
     argv += ["--backend", "torch", "--max-windows", 2, "--quiet", "--save-baseline"]
     (tmp_path / "old").write_bytes(b"an older file")
@@ -130,7 +119,7 @@ def test_perplexity_and_table(tmp_path, materials):  # noqa: F811
         assert (tmp_path / "old").read_bytes() == b"an older file"
 
     (tmp_path / "faults").mkdir()
-    Faults(tmp_path / "faults").stopped_everywhere([*argv, tmp_path / "old"], between=old)
+    Faults(tmp_path / "faults", RENAMES).stopped_everywhere([*argv, tmp_path / "old"], between=old)
     one, other = (StoredBaseline.load(tmp_path / name) for name in ("old", "whole"))
     assert kind_of(tmp_path / "old") == KIND and np.array_equal(one.top.top_logits, other.top.top_logits)
     assert without_times(one.result.record()) == without_times(other.result.record())
@@ -144,7 +133,7 @@ def test_table(tmp_path):
         synthetic.finish(index)
     table = ["table", tmp_path / "runs", "--plot"]
     ran(*table, tmp_path / "whole.png")
-    points = Faults(tmp_path).stopped_everywhere([*table, tmp_path / "out.png"])
+    points = Faults(tmp_path, RENAMES).stopped_everywhere([*table, tmp_path / "out.png"])
     assert [point.split("/")[-1] for point in points] == ["out.png"]
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
@@ -165,13 +154,15 @@ def test_tune(tmp_path, materials):  # noqa: F811
         "--tokens",
         1,
         "--kernel",
-        "norm_qkv_f32",
         "argmax",
+        "argmax_reduce",
         "--rounds",
         3,
         "--quiet",
     ]
-    points = Faults(tmp_path, repeats=2).stopped_everywhere([tmp_path / "store", *argv], run=tune_here)
+    points = Faults(tmp_path, RENAMES, repeats=2).stopped_everywhere(
+        [tmp_path / "store", *argv], run=tune_here
+    )
     assert len(points) == 2 and all(point.startswith("replace store/") for point in points)
     [stored] = (tmp_path / "store").glob("*.json")
     entries = json.loads(stored.read_text())["entries"]
