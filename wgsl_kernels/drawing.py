@@ -25,7 +25,7 @@ GREEDY, NUCLEUS = 1, 2
 
 #: Bits of the weight of the best token.
 WEIGHT_BITS = 41
-#: Beyond so many halvings a weight is 0.
+#: From so many halvings on a weight is 0.
 HALVINGS = WEIGHT_BITS + 1
 #: Below it no f32 is certain to be divided by: the smallest normal number.
 SMALLEST = 2.0**-126
@@ -77,7 +77,8 @@ def make_options(
     """The options as words, int32 [WORDS]."""
     greedy = is_greedy(temperature)
     scale = 0.0 if greedy else normal(math.log2(math.e) / temperature)
-    cutoff = SMALLEST if greedy else normal(HALVINGS / scale if scale else LARGEST)
+    # no product overflows below it, and every weight above it is 0
+    cutoff = SMALLEST if greedy else normal((HALVINGS + 1) / scale if scale else LARGEST)
     farthest = -math.log2(min_p) if min_p > 0 else LARGEST
     flags = (GREEDY if greedy else 0) | (NUCLEUS if top_p < 1 else 0)
     integers = (seed & WORD, seed >> 32 & WORD, flags, min(top_k, WORD), min(round(top_p * 2**32), WORD))
@@ -145,25 +146,32 @@ def unusable(best: int) -> bool:
     return best >= 0xFF800000 or best <= 0x007FFFFF
 
 
-def _scores(found: torch.Tensor) -> torch.Tensor:
+def scores(found: torch.Tensor) -> torch.Tensor:
+    """The penalised scores, f32, that keys stand for."""
     return _floats(torch.where(found >= 0x80000000, found & 0x7FFFFFFF, WORD - found))
 
 
-def halvings(found: torch.Tensor, best: int, options: Options) -> torch.Tensor:
-    """How often the best token's probability is to be halved, f32 [width]; infinite where no weight is left."""
-    distance = _floats(_bits(_scores(torch.tensor([best])) - _scores(found)))
-    scaled = distance * torch.tensor(options.scale, dtype=torch.float32)
-    return torch.where(distance < options.cutoff, scaled, torch.inf)
+def halvings(found: torch.Tensor, options: Options, best: int | None = None) -> torch.Tensor:
+    """How often the best token's probability is to be halved for each key, f32 [width].
+
+    best: its key, by default the best of these. In greedy choice infinite for all but the best.
+    """
+    best = int(found.max()) if best is None else best
+    distance = _floats(_bits(scores(torch.tensor([best])) - scores(found)))
+    if options.greedy:
+        return torch.where(distance == 0, 0.0, torch.inf)
+    return distance * torch.tensor(options.scale, dtype=torch.float32)
 
 
 def weights(halved: torch.Tensor) -> torch.Tensor:
-    """2^(41 - halved) as integers, int64."""
-    fixed = (torch.where(halved.isinf(), 0, halved) * 2.0**26).long()
+    """2^(41 - halved) as integers, int64; 0 beyond `HALVINGS`."""
+    nothing = ~(halved < HALVINGS)
+    fixed = (torch.where(nothing, 0, halved) * 2.0**26).long()
     x = (fixed & 2**26 - 1) << 6
     power = torch.full_like(x, POWER[-1])
     for coefficient in POWER[-2::-1]:
         power = coefficient - (x * power >> 32)
-    return torch.where(halved.isinf(), 0, power << WEIGHT_BITS - 31 >> (fixed >> 26))
+    return torch.where(nothing, 0, power << WEIGHT_BITS - 31 >> (fixed >> 26))
 
 
 def top_k_floor(found: torch.Tensor, top_k: int) -> int:
@@ -184,19 +192,27 @@ def top_p_floor(found: torch.Tensor, mass: torch.Tensor, top_p: int) -> int:
     return int(ordered[int((total >= wanted).int().argmax())])
 
 
+def stay(x: torch.Tensor, seen: torch.Tensor, options: Options) -> torch.Tensor:
+    """Which of the logits x [width] all filters leave, bool [width]; with the best its equals."""
+    return _filtered(x, seen, options)[0]
+
+
 def survivors(x: torch.Tensor, seen: torch.Tensor, options: Options) -> torch.Tensor:
     """Weights [width], int64, of logits x [width] after all filters: 0 for what they remove."""
+    stays, mass = _filtered(x, seen, options)
+    return torch.where(stays, mass, 0)
+
+
+def _filtered(x, seen, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
     found = keys(x, seen, options)
-    best = int(found.max())
-    halved = halvings(found, best, options)
+    halved = halvings(found, options)
     mass = weights(halved)
-    floor = 0
+    lowest = 0
     if not options.greedy:
-        floor = top_k_floor(found, options.top_k)
+        lowest = top_k_floor(found, options.top_k)
         if options.nucleus:
-            mass = torch.where(found >= floor, mass, 0)
-            floor = top_p_floor(found, mass, options.top_p)
-    return torch.where((found >= floor) & (halved <= options.farthest), mass, 0)
+            lowest = top_p_floor(found, torch.where(found >= lowest, mass, 0), options.top_p)
+    return (found >= lowest) & (halved <= options.farthest), mass
 
 
 def choose(mass: torch.Tensor, word: int) -> int:

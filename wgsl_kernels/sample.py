@@ -18,7 +18,7 @@ import torch
 from . import drawing
 from .drawing import OPTIONS, WORD, Options, make_options, make_seen
 from .numerics import random_tensor
-from .pair import Cost, Port, Variant, kernel
+from .pair import Cost, Port, Variant, ceil_div, kernel
 from .reduce import lanes_default
 from .rope import STATE, make_state
 
@@ -28,11 +28,19 @@ TOKEN = Port((1,), "u32")
 BEST = Port(("parts",), "u32")
 #: A digit has 256 values, each with three pieces of a sum (lib/draw_bins.wgsl).
 BINS = Port(("parts", 768), "u32")
-CUT = Port((4,), "u32")
-#: Rounds of the search before which the sums are complete: four digits for top-k, four for top-p.
+#: The search so far: prefix, what is wanted of the keys that begin so (low and high word), lowest key, round.
+CUT = Port((5,), "u32")
+#: Rounds of the search after which the sums are complete: four digits for top-k, four for top-p.
 ROUNDS = 8
 #: Sums of so many pieces of 14 bits fit 32 bits.
 WIDEST = 1 << 18
+#: Numbers of a row that one workgroup goes through, and how many parts it has at most: every workgroup adds them up.
+PART, MOST_PARTS = 4096, 32
+
+
+def parts_of_row(width: int) -> int:
+    """How many parts a row of so many numbers is taken in."""
+    return min(ceil_div(width, PART), MOST_PARTS)
 
 
 def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[str, Variant]:
@@ -137,13 +145,12 @@ def _is_on(number: int, options: Options, width: int) -> bool:
     return 0 < options.top_k < width if number < 4 else options.nucleus
 
 
-def _cut_for(number: int, bins: torch.Tensor, cut: torch.Tensor, options: Options, width: int) -> list[int]:
-    """[prefix, wanted, lowest] before a round: one digit more than `cut`, from the round before it."""
-    words = _plain(cut).tolist()
-    prefix, wanted, lowest = words[0], words[1] | words[2] << 32, words[3]
-    before = number - 1
+def _search_on(bins: torch.Tensor, cut: torch.Tensor, options: Options, width: int) -> list[int]:
+    """[prefix, wanted, lowest, round]: one digit more than the last round has left."""
+    prefix, low, high, lowest, before = _plain(cut).tolist()
+    wanted = low | high << 32
     if not _is_on(before, options, width):
-        return [prefix, wanted, lowest]
+        return [prefix, wanted, lowest, before + 1]
     pieces = _plain(bins).sum(0).view(3, 256)
     sums = (pieces[0] + (pieces[1] << 14) + (pieces[2] << 28)).tolist()
     if before == 4:
@@ -153,11 +160,17 @@ def _cut_for(number: int, bins: torch.Tensor, cut: torch.Tensor, options: Option
         wanted -= sums[digit]
         digit -= 1
     prefix |= digit << 24 - 8 * (before % 4)
-    return [0, wanted, prefix] if before % 4 == 3 else [prefix, wanted, lowest]
+    if before % 4 == 3:
+        prefix, lowest = 0, prefix
+    return [prefix, wanted, lowest, before + 1]
 
 
-def _as_cut(prefix: int, wanted: int, lowest: int) -> torch.Tensor:
-    return _words([prefix, wanted & WORD, wanted >> 32, lowest])
+def _as_cut(prefix: int, wanted: int, lowest: int, number: int) -> torch.Tensor:
+    return _words([prefix, wanted & WORD, wanted >> 32, lowest, number])
+
+
+def _without_state(**rest) -> dict:
+    return {name: value for name, value in _inputs(**rest).items() if name != "state"}
 
 
 @kernel(
@@ -174,58 +187,53 @@ def sample_first(x, seen, options, parts):
     chosen = Options(options)
     found, part = drawing.keys(x[0], seen, chosen), _part_of(x.shape[1], parts)
     best = torch.zeros(parts, dtype=torch.int64).scatter_reduce_(0, part, found, "amax")
-    return _words(best), _binned(found >> 24, torch.ones_like(found), part, parts), _as_cut(0, chosen.top_k, 0)
-
-
-def _without_state(**rest) -> dict:
-    return {name: value for name, value in _inputs(**rest).items() if name != "state"}
+    return _words(best), _binned(found >> 24, torch.ones_like(found), part, parts), _as_cut(0, chosen.top_k, 0, 0)
 
 
 def _tally_inputs(parts=3, round=5, **rest) -> dict:
     """What the rounds before this one leave."""
     given = _without_state(**rest)
     best, bins, cut = sample_first.reference(**given, parts=parts)
-    for number in range(1, round):
-        bins, cut = sample_tally.reference(**given, best=best, bins_before=bins, cut=cut, round=number)
-    return {**given, "best": best, "bins_before": bins, "cut": cut, "round": round}
+    for _ in range(1, round):
+        bins, cut = sample_tally.reference(**given, best=best, bins_before=bins, cut=cut)
+    return {**given, "best": best, "bins_before": bins, "cut": cut}
 
 
 @kernel(
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"bins_after": BINS, "cut_after": CUT},
-    params={"round": int},
     variants=_variants("sample_tally", ("draw", "draw_bins", "draw_parts"), in_parts=True),
     make_inputs=_tally_inputs,
     tolerance=_exact,
     cost=partial(_cost, 1),
 )
-def sample_tally(x, seen, options, best, bins_before, cut, round):
+def sample_tally(x, seen, options, best, bins_before, cut):
     """Counts (rounds 1 to 3) or weights (4 to 7) by the next digit, of keys that have the digits found so far."""
     chosen, width = Options(options), x.shape[1]
-    prefix, wanted, lowest = _cut_for(round, bins_before, cut, chosen, width)
+    prefix, wanted, lowest, number = _search_on(bins_before, cut, chosen, width)
     found = drawing.keys(x[0], seen, chosen)
-    shift = 24 - 8 * (round % 4)
+    shift = 24 - 8 * (number % 4)
     inside = (found >= lowest) & (found >> shift + 8 == prefix >> shift + 8)
     mass = torch.ones_like(found)
-    if round >= 4:
-        mass = drawing.weights(drawing.halvings(found, int(_plain(best).max()), chosen))
-    mass = torch.where(inside, mass, 0) if _is_on(round, chosen, width) else torch.zeros_like(mass)
+    if number >= 4:
+        mass = drawing.weights(drawing.halvings(found, chosen, int(_plain(best).max())))
+    mass = torch.where(inside, mass, 0) if _is_on(number, chosen, width) else torch.zeros_like(mass)
     part = _part_of(width, len(best))
-    return _binned(found >> shift & 255, mass, part, len(best)), _as_cut(prefix, wanted, lowest)
+    return _binned(found >> shift & 255, mass, part, len(best)), _as_cut(prefix, wanted, lowest, number)
 
 
 @kernel(
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"sums": Port(("parts", 2), "u32"), "lowest": Port((1,), "u32")},
     variants=_variants("sample_sums", ("draw", "draw_bins", "draw_parts", "draw_choose"), in_parts=True),
-    make_inputs=lambda **rest: {n: v for n, v in _tally_inputs(round=ROUNDS, **rest).items() if n != "round"},
+    make_inputs=partial(_tally_inputs, round=ROUNDS),
     tolerance=_exact,
     cost=partial(_cost, 1),
 )
 def sample_sums(x, seen, options, best, bins_before, cut):
     """Of each part the weights that all filters leave, summed (low and high words), and the lowest key that stays."""
     chosen = Options(options)
-    *_, lowest = _cut_for(ROUNDS, bins_before, cut, chosen, x.shape[1])
+    _, _, lowest, _ = _search_on(bins_before, cut, chosen, x.shape[1])
     mass = _left(x, seen, chosen, best, lowest)
     sums = torch.zeros(len(best), dtype=torch.int64).index_add_(0, _part_of(x.shape[1], len(best)), mass)
     return _words(torch.stack([sums & WORD, sums >> 32], 1)), _words([lowest])
@@ -233,13 +241,12 @@ def sample_sums(x, seen, options, best, bins_before, cut):
 
 def _left(x, seen, options: Options, best: torch.Tensor, lowest: int) -> torch.Tensor:
     found = drawing.keys(x[0], seen, options)
-    halved = drawing.halvings(found, int(_plain(best).max()), options)
+    halved = drawing.halvings(found, options, int(_plain(best).max()))
     return torch.where((found >= lowest) & (halved <= options.farthest), drawing.weights(halved), 0)
 
 
 def _draw_inputs(parts=3, position=7, **rest) -> dict:
     given = _tally_inputs(parts=parts, round=ROUNDS, **rest)
-    given.pop("round")
     sums, lowest = sample_sums.reference(**given)
     del given["bins_before"], given["cut"]
     return {**given, "state": make_state(position, 1), "sums": sums, "lowest": lowest}

@@ -29,5 +29,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     cut[1] = options.top_k;
     cut[2] = 0u;
     cut[3] = 0u;
+    cut[4] = 0u;
   }
 }

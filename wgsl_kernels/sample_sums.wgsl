@@ -11,7 +11,7 @@
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let now = cut_for(8u, thread);
+  let now = search_on(thread);
   sum_run(part_start(id.x), part_start(id.x + 1u), best_of_parts(), now.lowest, thread);
   workgroupBarrier();
   if (thread == 0u) {

@@ -13,17 +13,17 @@
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let now = cut_for(ROUND, thread);
+  let now = search_on(thread);
   clear_bins(thread);
   workgroupBarrier();
-  if (is_on(ROUND)) {
+  if (is_on(now.round)) {
     let largest = best_of_parts();
-    let shift = shift_of(ROUND);
+    let shift = shift_of(now.round);
     for (var i = part_start(id.x) + thread; i < part_start(id.x + 1u); i += WORKGROUP) {
       let key = key_of(i);
       if (key >= now.lowest && is_within(key, now.prefix, shift)) {
         let digit = (key >> shift) & 255u;
-        if (ROUND < 4u) { atomicAdd(&bins[digit], 1u); } else { put(digit, weight_of(key, largest)); }
+        if (now.round < 4u) { atomicAdd(&bins[digit], 1u); } else { put(digit, weight_of(key, largest)); }
       }
     }
   }
@@ -34,5 +34,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     cut_after[1] = now.wanted.x;
     cut_after[2] = now.wanted.y;
     cut_after[3] = now.lowest;
+    cut_after[4] = now.round;
   }
 }

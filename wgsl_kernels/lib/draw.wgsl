@@ -55,7 +55,7 @@ fn weight_within(key: u32, best: u32, most: f32) -> vec2<u32> {
   let distance = bitcast<f32>(normal_bits(bitcast<u32>(score_of(best) - score_of(key))));
   if (!(distance < options.cutoff)) { return vec2<u32>(); }
   let halved = distance * options.scale;
-  if (halved > most) { return vec2<u32>(); }
+  if (halved > most || halved >= 42.0) { return vec2<u32>(); }
   let whole = u32(halved * 67108864.0);
   let part = (whole & 0x3ffffffu) << 6u;
   var power = 23239u;

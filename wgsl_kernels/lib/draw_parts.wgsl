@@ -1,7 +1,7 @@
 // A search for thresholds whose digits are taken in turn by several dispatches, each over all parts of a row: what the one
 // before has left of each part (`bins_before`, `cut`) is put together again by every workgroup. What includes this binds
 // these, and `best` (a key a part).
-struct Cut { prefix: u32, wanted: vec2<u32>, lowest: u32 }
+struct Cut { prefix: u32, wanted: vec2<u32>, lowest: u32, round: u32 }
 
 fn best_of_parts() -> u32 {
   var found = 0u;
@@ -25,10 +25,10 @@ fn gather_bins(thread: u32) {
     atomicStore(&bins[i], sum);
   }
 }
-// The search before this round.
-fn cut_for(round: u32, thread: u32) -> Cut {
-  var now = Cut(cut[0], vec2<u32>(cut[1], cut[2]), cut[3]);
-  let before = round - 1u;
+// The search before this round: with one digit more than the last one left it.
+fn search_on(thread: u32) -> Cut {
+  let before = cut[4];
+  var now = Cut(cut[0], vec2<u32>(cut[1], cut[2]), cut[3], before + 1u);
   workgroupBarrier();  // lavapipe clears workgroup memory in each subgroup, whenever that begins
   if (is_on(before)) {
     gather_bins(thread);

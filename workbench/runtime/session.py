@@ -1,4 +1,4 @@
-"""One sequence in the key/value cache: feeding tokens, continuing greedily, and what happens when it is full."""
+"""One sequence in the key/value cache: feeding tokens, continuing them, and what happens when it is full."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from wgsl_kernels.drawing import make_seen
 from workbench.errors import CacheFullError, PromptTooLongError, WorkbenchError
-from workbench.models.llama import TOP
 
 from .edits import Edits, check_edits
+from .sampling import Drawn, Sampler, SamplingOptions
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> np.ndarray:
@@ -64,6 +65,9 @@ class Session:
 
     edit: functions that change activations of every step in flight (`workbench.runtime.edits`). A step whose edit
     raises leaves the session as it was before the call.
+
+    What hands things out one by one (`feed_all`, `stream`) owns the session until it is exhausted or closed: every other
+    call raises `WorkbenchError` meanwhile.
     """
 
     def __init__(self, executor, vocab_size: int, capacity: int, edit: Edits | None = None):
@@ -71,6 +75,8 @@ class Session:
         self._edit = {name: edit[name] for name in check_edits(executor.plan("last"), edit)}
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
+        self._ids: list[int] = []  # those in the cache
+        self._owner: str | None = None  # the call that hands things out one by one
         # the cache is released with the session, not when Python gets around to its cycles
         self._free = weakref.finalize(self, getattr(executor, "free_cache", _nothing), self._cache)
         self._free.atexit = False
@@ -86,22 +92,17 @@ class Session:
         return self._cache.capacity
 
     @property
-    def top(self) -> int:
-        """How many logits `feed_top` returns."""
-        return min(TOP, self._vocab_size)
-
-    @property
-    def edited(self) -> bool:
-        """Whether activations are changed in flight."""
-        return bool(self._edit)
+    def room(self) -> int:
+        """How many tokens can follow what was fed: the last of them needs no place in the cache."""
+        return self.capacity - self.position + 1
 
     def reset(self) -> None:
         """Forget everything; the cache stays allocated."""
-        self._cache.position = 0
-        self._logits = None
+        self._require(0)
+        self._move(0)
 
     def close(self) -> None:
-        """Give the cache's memory back; the session cannot be used afterwards."""
+        """Give the cache's memory back; the session cannot be used afterwards, nor what it still hands out."""
         self._free()
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
@@ -115,26 +116,16 @@ class Session:
         with self._moving():
             for results in run_chunks(self._executor, "last", array, self._cache, edit=self._edit):
                 logits = results["logits"][0]
+            self._ids += array.tolist()
         self._logits = logits
         return logits
 
-    def feed_top(self, token: int) -> tuple[np.ndarray, np.ndarray]:
-        """Append a token; returns the `top` largest logits after it and their ids, f32 and integers [top]: largest
-        first, of equals the lowest id first. Raises as `feed` does.
-        """
-        array = check_ids([token], self._vocab_size)
-        self._require(1)
-        with self._moving():
-            results = self._executor.run("top", array, self._cache, edit=self._edit)
-        self._logits = None
-        return results["top_logits"][0], results["top_ids"][0]
-
     def back(self, count: int) -> None:
         """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer."""
+        self._require(0)
         if not 0 <= count <= self.position:
             raise WorkbenchError(f"{count} tokens cannot be taken back of the {self.position} in the cache")
-        self._cache.position -= count
-        self._logits = None
+        self._move(self.position - count)
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
         """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
@@ -145,8 +136,30 @@ class Session:
         array = check_ids(ids, self._vocab_size)
         self._require(len(array))
         self._logits = None
-        for results in run_chunks(self._executor, "all", array, self._cache, edit=self._edit):
-            yield results["logits"]
+        with self._owned("feed_all"):
+            fed = 0
+            for results in run_chunks(self._executor, "all", array, self._cache, edit=self._edit):
+                logits = results["logits"]
+                self._ids += array[fed : fed + len(logits)].tolist()
+                fed += len(logits)
+                yield logits
+                self._require_open()
+
+    def stream(
+        self, token: int, count: int, options: SamplingOptions | None = None, *, told: bool = False
+    ) -> Iterator[Drawn]:
+        """Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then.
+
+        options: how they are chosen, greedily by default; the repetition penalty is for all that was fed. told: with
+        ln p of each and of the likeliest. On a device later steps run while earlier tokens are on their way; what is not
+        taken from the iterator is not in the cache, and no trace of it is left. Raises as `feed` does, before anything
+        is computed, and `WorkbenchError` for logits that are not finite.
+        """
+        (token,) = check_ids([token], self._vocab_size)
+        if count < 1:
+            raise WorkbenchError(f"at least one token can be asked for, not {count}")
+        self._require(count)
+        return self._streamed(int(token), count, options or SamplingOptions(), told)
 
     def greedy(self, count: int) -> list[int]:
         """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""
@@ -156,27 +169,64 @@ class Session:
             raise WorkbenchError("feed a prompt before asking for its continuation")
         first = int(self._logits.argmax())
         self._require(count - 1)
-        rest = self._greedy_after(first, count - 1) if count > 1 else []
+        rest = self.greedy_after(first, count - 1) if count > 1 else []
         self._logits = None
         return [first, *rest]
 
     def greedy_after(self, token: int, count: int) -> list[int]:
         """Feed `token` and return the `count` greedy tokens after it; all but the last are in the cache then."""
-        (token,) = check_ids([token], self._vocab_size)
-        self._require(count)
-        tokens = self._greedy_after(int(token), count)
-        self._logits = None
-        return tokens
-
-    def _greedy_after(self, token: int, count: int) -> list[int]:
+        stream = self.stream(token, count)
         with self._moving():
-            if not self._edit:
-                return [int(t) for t in self._executor.greedy(token, count, self._cache)]
-            tokens = [token]  # step by step, since Python has its say in each
-            for _ in range(count):
-                step = self._executor.run("last", np.array(tokens[-1:]), self._cache, edit=self._edit)
-                tokens.append(int(step["logits"][0].argmax()))
-            return tokens[1:]
+            return [drawn.id for drawn in stream]
+
+    def draw(self, options: SamplingOptions, *, told: bool = False) -> Drawn:
+        """A token that may follow what was fed last; it is not fed. Raises `WorkbenchError` if nothing was."""
+        if self._logits is None:
+            raise WorkbenchError("feed a prompt before asking for its continuation")
+        return Sampler(options).drawn(self._logits, self.position, self._ids, told=told)
+
+    def _streamed(self, token: int, count: int, options: SamplingOptions, told: bool) -> Iterator[Drawn]:
+        self._require(count)  # once more: this begins when the first token is taken
+        self._logits = None
+        source = self._step_by_step if self._edit else self._ahead
+        with self._owned("stream"), contextlib.closing(source(token, count, options, told)) as groups:
+            for group in groups:
+                for drawn in group:
+                    self._require_open()
+                    self._cache.position += 1
+                    self._ids.append(token)
+                    token = drawn.id
+                    yield drawn
+                self._require_open()
+
+    def _ahead(self, token: int, count: int, options: SamplingOptions, told: bool) -> Iterator[list[Drawn]]:
+        if options.plain and not told:
+            return self._executor.stream("greedy", token, count, self._cache)
+        seen = make_seen(self._vocab_size, [*self._ids, token])
+        head = "told" if told else "draw"
+        return self._executor.stream(head, token, count, self._cache, options.words(), seen)
+
+    def _step_by_step(
+        self, token: int, count: int, options: SamplingOptions, told: bool
+    ) -> Iterator[list[Drawn]]:
+        """Python has its say in each step: the device's draw is made here."""
+        sampler = Sampler(options)
+        for _ in range(count):
+            position = self.position
+            step = self._executor.run("last", np.array([token]), self._cache, edit=self._edit)
+            self._cache.position = position  # whoever takes tokens moves it
+            drawn = sampler.drawn(step["logits"][0], position + 1, [*self._ids, token], told=told)
+            token = drawn.id
+            yield [drawn]
+
+    @contextlib.contextmanager
+    def _owned(self, call: str) -> Iterator[None]:
+        self._require(0)
+        self._owner = call
+        try:
+            yield
+        finally:
+            self._owner = None
 
     @contextlib.contextmanager
     def _moving(self) -> Iterator[None]:
@@ -185,12 +235,25 @@ class Session:
         try:
             yield
         except BaseException:
-            self._cache.position = position
+            self._move(position)
             raise
 
-    def _require(self, count: int) -> None:
+    def _move(self, position: int) -> None:
+        self._cache.position = position
+        self._logits = None
+        del self._ids[position:]
+
+    def _require_open(self) -> None:
         if not self._free.alive:
             raise WorkbenchError("this session is closed; make a new one")
+
+    def _require(self, count: int) -> None:
+        """Room for so many tokens in an open session that nobody else is at work on."""
+        self._require_open()
+        if self._owner is not None:
+            raise WorkbenchError(
+                f"this session is in the middle of `{self._owner}`; exhaust or close that iterator first"
+            )
         room = self.capacity - self.position
         if count <= room:
             return
