@@ -115,7 +115,8 @@ class Readback:
 
     def submit(self, encoder: wgpu.GPUCommandEncoder) -> None:
         """Submit the encoder's commands and ask for the copied bytes."""
-        commands = ffi.new("WGPUCommandBuffer[]", [encoder.finish()._internal])
+        finished = encoder.finish()  # its handle lives as long as it does
+        commands = ffi.new("WGPUCommandBuffer[]", [finished._internal])
         queue = self._device.queue._internal
         self._index[0] = _api.libf.wgpuQueueSubmitForIndex(queue, 1, commands)
         self.status = None

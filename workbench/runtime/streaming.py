@@ -52,6 +52,10 @@ class Readbacks:
         self._free: list[Readback] = []
         self._abandoned: list[Readback] = []
 
+    def __len__(self) -> int:
+        """How many are not in use."""
+        return len(self._free) + len(self._abandoned)
+
     def take(self) -> Readback:
         for each in [each for each in self._abandoned if each.arrived]:
             self._abandoned.remove(each)
