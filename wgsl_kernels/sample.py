@@ -26,14 +26,13 @@ ROW = Port((1, "width"), "f32")
 SEEN = Port(("seen_words",), "u32")
 TOKEN = Port((1,), "u32")
 BEST = Port(("parts",), "u32")
-#: A digit has 256 values, each with three pieces of a sum (lib/draw_bins.wgsl).
-BINS = Port(("parts", 768), "u32")
+#: Sums for each value of a digit: low words, then high words.
+BIN_WORDS = 512
+BINS = Port(("parts", BIN_WORDS), "u32")
 #: The search so far: prefix, what is wanted of the keys that begin so (low and high word), lowest key, round.
 CUT = Port((5,), "u32")
 #: Rounds of the search after which the sums are complete: four digits for top-k, four for top-p.
 ROUNDS = 8
-#: Sums of so many pieces of 14 bits fit 32 bits.
-WIDEST = 1 << 18
 #: Numbers of a row that one workgroup goes through, and how many parts it has at most: every workgroup adds them up.
 PART, MOST_PARTS = 4096, 32
 
@@ -51,7 +50,6 @@ def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[st
             tunables={"workgroup": (256, 8, 16, 32, 64, 128)},
             defaults=lanes_default,
             library=lambda c: library,
-            refuse=lambda c: f"{c['width']} logits are more than {WIDEST}" if c["width"] > WIDEST else None,
         )
     }
 
@@ -132,11 +130,10 @@ def _part_of(width: int, parts: int) -> torch.Tensor:
 
 
 def _binned(digits: torch.Tensor, mass: torch.Tensor, part: torch.Tensor, parts: int) -> torch.Tensor:
-    """Sums of the three pieces of each weight by part and digit, [parts, 768]."""
-    bins = torch.zeros(parts * 768, dtype=torch.int64)
-    for piece in range(3):
-        bins.index_add_(0, part * 768 + piece * 256 + digits, mass >> 14 * piece & 0x3FFF)  # the best is 2^41
-    return _words(bins.view(parts, 768))
+    """Sums of weights by part and digit, [parts, BIN_WORDS]."""
+    sums = torch.zeros(parts * 256, dtype=torch.int64).index_add_(0, part * 256 + digits, mass)
+    sums = sums.view(parts, 256)
+    return _words(torch.cat([sums & WORD, sums >> 32], 1))
 
 
 def _is_on(number: int, options: Options, width: int) -> bool:
@@ -147,12 +144,12 @@ def _is_on(number: int, options: Options, width: int) -> bool:
 
 def _search_on(bins: torch.Tensor, cut: torch.Tensor, options: Options, width: int) -> list[int]:
     """[prefix, wanted, lowest, round]: one digit more than the last round has left."""
-    prefix, low, high, lowest, before = _plain(cut).tolist()
-    wanted = low | high << 32
+    prefix, below, above, lowest, before = _plain(cut).tolist()
+    wanted = below | above << 32
     if not _is_on(before, options, width):
         return [prefix, wanted, lowest, before + 1]
-    pieces = _plain(bins).sum(0).view(3, 256)
-    sums = (pieces[0] + (pieces[1] << 14) + (pieces[2] << 28)).tolist()
+    low, high = _plain(bins).sum(0).view(2, 256)
+    sums = (low + (high << 32)).tolist()
     if before == 4:
         wanted = max(1, sum(sums) * options.top_p >> 32)
     digit = 255

@@ -22,7 +22,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   atomicMax(&top, mine);
   workgroupBarrier();
-  for (var i = thread; i < 768u; i += WORKGROUP) { bins_after[id.x * 768u + i] = atomicLoad(&bins[i]); }
+  for (var i = thread; i < BIN_WORDS; i += WORKGROUP) { bins_after[id.x * BIN_WORDS + i] = atomicLoad(&bins[i]); }
   if (thread == 0u) { best[id.x] = atomicLoad(&top); }
   if (id.x == 0u && thread == 0u) {
     cut[0] = 0u;

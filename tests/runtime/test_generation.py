@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from workbench.errors import WorkbenchError
 from workbench.runtime.sampling import Sampler, SamplingOptions
@@ -31,7 +32,6 @@ def model(request, checkpoint, open_promised):
 
 @pytest.mark.parametrize("name", ["stories260K-hf", "babyllama105-hf"])
 def test_200_greedy_tokens_agree_with_transformers(shared, open_promised, name):
-    import torch
     from transformers import LlamaForCausalLM
 
     folder = shared / "models" / name
@@ -92,8 +92,6 @@ def test_greedy_ways_agree(model):
 
 
 def test_score_is_the_log_softmax_of_forward(model):
-    import torch
-
     ids = random_ids(model.vocab_size, 90, seed=5)
     logits = model.forward(ids).logits
     scores = model.score(ids, logits=True)
@@ -291,7 +289,7 @@ def test_logits_that_are_not_finite_end_a_stream(model, monkeypatch, told):
         values = np.full(cache.buffers["layers.0.kv"].size // 4, np.nan, np.float32)
         model.executor.device.write(cache.buffers["layers.0.kv"], values)
     else:
-        cache.tensors["layers.0.kv"].fill_(float("nan"))
+        cache.tensors["layers.0.kv"] = torch.full_like(cache.tensors["layers.0.kv"], float("nan"))
     with pytest.raises(WorkbenchError, match="logits are not finite"):
         list(session.stream(1, 4, SamplingOptions(temperature=1.0), told=told))
     session.close()

@@ -1,25 +1,21 @@
-// Weights by a digit of their keys. Each is split into three pieces of 14 bits, whose sums over 2^18 numbers fit
-// 32 bits.
-var<workgroup> bins: array<atomic<u32>, 768>;
+// Weights by a digit of their keys, summed in 64 bits: low words, then high words. Each addition tells by what was there
+// before whether it carries, so the sum is exact in whatever order they come. Most weights are below 2^32: one addition.
+var<workgroup> bins: array<atomic<u32>, BIN_WORDS>;
 var<workgroup> sixteens: array<vec2<u32>, 16>;
+const BIN_WORDS: u32 = 512u;
 
 fn clear_bins(thread: u32) {
-  for (var i = thread; i < 768u; i += WORKGROUP) { atomicStore(&bins[i], 0u); }
+  for (var i = thread; i < BIN_WORDS; i += WORKGROUP) { atomicStore(&bins[i], 0u); }
 }
 fn put(digit: u32, weight: vec2<u32>) {
-  let low = weight.x & 0x3fffu;
-  let middle = (weight.x >> 14u) & 0x3fffu;
-  let high = (weight.x >> 28u) | (weight.y << 4u);
-  if (low != 0u) { atomicAdd(&bins[digit], low); }
-  if (middle != 0u) { atomicAdd(&bins[256u + digit], middle); }
-  if (high != 0u) { atomicAdd(&bins[512u + digit], high); }
+  var high = weight.y;
+  if (weight.x != 0u) {
+    let before = atomicAdd(&bins[digit], weight.x);
+    high += select(0u, 1u, before + weight.x < before);
+  }
+  if (high != 0u) { atomicAdd(&bins[256u + digit], high); }
 }
-fn sum_at(digit: u32) -> vec2<u32> {
-  let middle = atomicLoad(&bins[256u + digit]);
-  let high = atomicLoad(&bins[512u + digit]);
-  let sum = add(vec2<u32>(atomicLoad(&bins[digit]), 0u), vec2<u32>(middle << 14u, middle >> 18u));
-  return add(sum, vec2<u32>(high << 28u, high >> 4u));
-}
+fn sum_at(digit: u32) -> vec2<u32> { return vec2<u32>(atomicLoad(&bins[digit]), atomicLoad(&bins[256u + digit])); }
 // Before `all_bins` and `find_digit`; a barrier goes before and after.
 fn sum_sixteens(thread: u32) {
   for (var i = thread; i < 16u; i += WORKGROUP) {

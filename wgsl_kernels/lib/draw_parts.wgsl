@@ -19,10 +19,14 @@ fn is_on(round: u32) -> bool {
 fn shift_of(round: u32) -> u32 { return 24u - 8u * (round % 4u); }
 
 fn gather_bins(thread: u32) {
-  for (var i = thread; i < 768u; i += WORKGROUP) {
-    var sum = 0u;
-    for (var part = 0u; part < PARTS; part++) { sum += bins_before[part * 768u + i]; }
-    atomicStore(&bins[i], sum);
+  for (var i = thread; i < 256u; i += WORKGROUP) {
+    var sum = vec2<u32>();
+    for (var part = 0u; part < PARTS; part++) {
+      let at = part * BIN_WORDS + i;
+      sum = add(sum, vec2<u32>(bins_before[at], bins_before[at + 256u]));
+    }
+    atomicStore(&bins[i], sum.x);
+    atomicStore(&bins[256u + i], sum.y);
   }
 }
 // The search before this round: with one digit more than the last one left it.

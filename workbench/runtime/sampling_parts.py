@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wgsl_kernels.sample import ROUNDS, parts_of_row
+from wgsl_kernels.sample import BIN_WORDS, ROUNDS, parts_of_row
 from workbench.plan.plan import Buffer, Call, Plan
 
 from .rewriter import Rewriter
@@ -31,11 +31,11 @@ def _in_parts(work: Rewriter, call: Call, parts: int) -> list[Call]:
 
     row = {port: call.inputs[port] for port in ("x", "seen", "options")}
     best = buffer("best", parts)
-    first = {"best": best, "bins_after": buffer("bins.0", parts, 768), "cut": buffer("cut.0", 5)}
+    first = {"best": best, "bins_after": buffer("bins.0", parts, BIN_WORDS), "cut": buffer("cut.0", 5)}
     calls = [Call("sample_first", row, first, {"parts": parts})]
     given = {**row, "best": best, "bins_before": first["bins_after"], "cut": first["cut"]}
     for number in range(1, ROUNDS):
-        after = {"bins_after": buffer(f"bins.{number}", parts, 768), "cut_after": buffer(f"cut.{number}", 5)}
+        after = {"bins_after": buffer(f"bins.{number}", parts, BIN_WORDS), "cut_after": buffer(f"cut.{number}", 5)}
         calls.append(Call("sample_tally", given, after))
         given = {**given, "bins_before": after["bins_after"], "cut": after["cut_after"]}
     found = {"sums": buffer("sums", parts, 2), "lowest": buffer("lowest", 1)}

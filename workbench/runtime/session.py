@@ -146,20 +146,27 @@ class Session:
                 self._require_open()
 
     def stream(
-        self, token: int, count: int, options: SamplingOptions | None = None, *, told: bool = False
+        self,
+        token: int,
+        count: int,
+        options: SamplingOptions | None = None,
+        *,
+        told: bool = False,
+        ahead: bool = True,
     ) -> Iterator[Drawn]:
         """Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then.
 
         options: how they are chosen, greedily by default; the repetition penalty is for all that was fed. told: with
         ln p of each and of the likeliest. On a device later steps run while earlier tokens are on their way; what is not
-        taken from the iterator is not in the cache, and no trace of it is left. Raises as `feed` does, before anything
+        taken from the iterator is not in the cache, and no trace of it is left. ahead: False if nothing may run while
+        nobody waits for it, so that the time of models that work in turns is their own. Raises as `feed` does, before anything
         is computed, and `WorkbenchError` for logits that are not finite.
         """
         (token,) = check_ids([token], self._vocab_size)
         if count < 1:
             raise WorkbenchError(f"at least one token can be asked for, not {count}")
         self._require(count)
-        return self._streamed(int(token), count, options or SamplingOptions(), told)
+        return self._streamed(int(token), count, options or SamplingOptions(), told, ahead)
 
     def greedy(self, count: int) -> list[int]:
         """The next `count` greedy tokens. All but the last are in the cache afterwards, so feed the last to go on."""
@@ -185,11 +192,16 @@ class Session:
             raise WorkbenchError("feed a prompt before asking for its continuation")
         return Sampler(options).drawn(self._logits, self.position, self._ids, told=told)
 
-    def _streamed(self, token: int, count: int, options: SamplingOptions, told: bool) -> Iterator[Drawn]:
+    def _streamed(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[Drawn]:
         self._require(count)  # once more: this begins when the first token is taken
         self._logits = None
-        source = self._step_by_step if self._edit else self._ahead
-        with self._owned("stream"), contextlib.closing(source(token, count, options, told)) as groups:
+        if self._edit:
+            source = self._step_by_step(token, count, options, told)
+        else:
+            source = self._recorded(token, count, options, told, ahead)
+        with self._owned("stream"), contextlib.closing(source) as groups:
             for group in groups:
                 for drawn in group:
                     self._require_open()
@@ -199,12 +211,15 @@ class Session:
                     yield drawn
                 self._require_open()
 
-    def _ahead(self, token: int, count: int, options: SamplingOptions, told: bool) -> Iterator[list[Drawn]]:
+    def _recorded(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[list[Drawn]]:
+        """Steps that Python has no say in."""
         if options.plain and not told:
-            return self._executor.stream("greedy", token, count, self._cache)
+            return self._executor.stream("greedy", token, count, self._cache, ahead=ahead)
         seen = make_seen(self._vocab_size, [*self._ids, token])
         head = "told" if told else "draw"
-        return self._executor.stream(head, token, count, self._cache, options.words(), seen)
+        return self._executor.stream(head, token, count, self._cache, options.words(), seen, ahead=ahead)
 
     def _step_by_step(
         self, token: int, count: int, options: SamplingOptions, told: bool
@@ -231,11 +246,12 @@ class Session:
     @contextlib.contextmanager
     def _moving(self) -> Iterator[None]:
         """Steps of which all are kept, or none: an error puts the position back."""
-        position = self._cache.position
+        position, logits = self._cache.position, self._logits
         try:
             yield
         except BaseException:
             self._move(position)
+            self._logits = logits
             raise
 
     def _move(self, position: int) -> None:

@@ -35,6 +35,10 @@ class Pace:
         self.steps, self._most = 1, most
         self._last: float | None = None
 
+    def begins(self) -> None:
+        """The device had nothing to do, and gets a group now."""
+        self._last = time.perf_counter()
+
     def arrived(self, steps: int, *, waited: bool) -> None:
         """A group came back. Where this one and the one before were waited for, the time between is what it took."""
         now = time.perf_counter()
@@ -72,12 +76,21 @@ class Readbacks:
 
 
 def stream(
-    executor: Any, head: str, first: int, count: int, cache: Any, options: Any = None, seen: Any = None
+    executor: Any,
+    head: str,
+    first: int,
+    count: int,
+    cache: Any,
+    options: Any = None,
+    seen: Any = None,
+    *,
+    ahead: bool = True,
 ) -> Iterator[list[Drawn]]:
     """The `count` tokens that follow token `first`, which is the next input, a group at a time.
 
     head: "greedy", or "draw" or "told" with options (words) and seen (`make_seen`). The cache's position stays where it
-    is: whoever takes tokens moves it. Raises `WorkbenchError` for logits that are not usable, `DeviceLostError`.
+    is: whoever takes tokens moves it. ahead: False for one group at a time, and none while nobody waits. Raises
+    `WorkbenchError` for logits that are not usable, `DeviceLostError`.
     """
     device, start = executor.device, cache.position
     with device.lock:
@@ -90,14 +103,16 @@ def stream(
 
     def fill() -> None:
         nonlocal sent
-        while sent < count and len(pending) < AHEAD:
+        while sent < count and len(pending) < (AHEAD if ahead else 1):
             steps = min(pace.steps, count - sent)
             pending.append((steps, _send(executor, head, cache, start + sent, steps)))
             sent += steps
 
     try:
-        fill()
         while given < count:
+            if not ahead:
+                pace.begins()
+            fill()
             steps, readback = pending.popleft()
             with device.errors():
                 waited = not readback.poll()
@@ -105,7 +120,8 @@ def stream(
             executor.readbacks.give(readback)
             pace.arrived(steps, waited=waited)
             given += steps
-            fill()  # before a consumer takes its time
+            if ahead:
+                fill()  # before the consumer takes its time
             yield _read(data, head, steps, executor.config.vocab_size, start + given)
     finally:
         for _, readback in pending:

@@ -138,11 +138,11 @@ class TorchExecutor:
                         env.pop(name, None)
 
     def stream(
-        self, head: str, first: int, count: int, cache: TorchCache, options=None, seen=None
+        self, head: str, first: int, count: int, cache: TorchCache, options=None, seen=None, *, ahead: bool = True
     ) -> Iterator[list[Drawn]]:
         """The `count` tokens that follow token `first`, which is the next input, one at a time.
 
-        As `workbench.runtime.streaming.stream`: the cache's position stays where it is.
+        As `workbench.runtime.streaming.stream`: the cache's position stays where it is. Nothing runs ahead here.
         """
         plan, token, start = self.plan(head), first, cache.position
         made = {b.name: b for b in plan.of_kind("input")}
