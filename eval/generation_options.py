@@ -1,8 +1,8 @@
 """The options with which lm-evaluation-harness asks for texts, as its model `hf` understands them.
 
-That model hands them to transformers' `generate`, which fills in what the checkpoint's generation_config.json says and then
-its own defaults (top_k is 50 unless said). What changes a text is obeyed in the same way or refused by name, and so is what
-transformers does not know.
+That model hands them to transformers' `generate`, which fills in what the checkpoint's generation_config.json says and
+then its own defaults (top_k is 50 unless said). What changes a text is obeyed in the same way or refused by name, as is
+what transformers does not know.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class Seeds:
 
 def _is_sampled(given: Mapping[str, Any]) -> bool:
     sampled, temperature = given.get("do_sample"), given.get("temperature", 0.0)
-    if sampled not in (None, True, False) or isinstance(sampled, (int, float)) and not isinstance(sampled, bool):
+    if sampled not in (None, True, False) or (
+        isinstance(sampled, (int, float)) and not isinstance(sampled, bool)
+    ):
         raise WorkbenchError(f"do_sample = {shown(sampled)}; allowed: true or false")
     value = as_real(temperature)
     if value is None:

@@ -1,8 +1,8 @@
 """Drawing a token from a row of logits: repetition penalty, temperature, top-k, top-p, min-p, then one random number.
 
 The order of the filters is that of transformers' `GenerationMixin`, each on what the one before left. Tokens with the
-same penalised score stay or go together; the token with the best score always stays. `drawing` says how it is computed so
-that the WGSL and the references draw the same token from the same logits, whatever the adapter.
+same penalised score stay or go together; the token with the best score always stays. `drawing` says how it is computed
+so that the WGSL and the references draw the same token from the same logits, whatever the adapter.
 
     sample                                                      one workgroup: small vocabularies
     sample_first, 7 sample_tally, sample_sums, sample_draw      the same in parts of the row: large ones
@@ -109,9 +109,9 @@ def _marked(seen: torch.Tensor, token: int, unusable: bool) -> torch.Tensor:
     cost=partial(_cost, 10),
 )
 def sample(x, seen, options, state):
-    """The token [1] drawn from logits x [1, width], which joins the `seen` ones; state[0] + state[1] tokens are before it.
+    """The token [1] drawn from logits x [1, width], which joins the `seen` ones.
 
-    options: the words of `drawing.make_options`. seen: `drawing.make_seen`.
+    options: the words of `drawing.make_options`. seen: `drawing.make_seen`. state[0] + state[1] tokens stand before it.
     """
     chosen = Options(options)
     mass = drawing.survivors(x[0], seen, chosen)
@@ -180,11 +180,15 @@ def _without_state(**rest) -> dict:
     cost=partial(_cost, 1),
 )
 def sample_first(x, seen, options, parts):
-    """The best key of each part, how many keys begin with each digit, and where the search for top-k's threshold starts."""
+    """The best key of each part, how many keys begin with each digit, and where the search for thresholds starts."""
     chosen = Options(options)
     found, part = drawing.keys(x[0], seen, chosen), _part_of(x.shape[1], parts)
     best = torch.zeros(parts, dtype=torch.int64).scatter_reduce_(0, part, found, "amax")
-    return _words(best), _binned(found >> 24, torch.ones_like(found), part, parts), _as_cut(0, chosen.top_k, 0, 0)
+    return (
+        _words(best),
+        _binned(found >> 24, torch.ones_like(found), part, parts),
+        _as_cut(0, chosen.top_k, 0, 0),
+    )
 
 
 def _tally_inputs(parts=3, round=5, **rest) -> dict:

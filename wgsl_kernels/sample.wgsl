@@ -10,19 +10,30 @@
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;
 
 var<workgroup> top: atomic<u32>;
+// Places of the keys that a thread has still to look at, where they are few: fewer with each digit.
+const HELD: u32 = 32u;
+var<private> held: array<u32, HELD>;
 
 // The lowest key that stays of those at `lowest` or above; by their count or by their mass.
 fn threshold(best: u32, lowest: u32, by_mass: bool, thread: u32) -> u32 {
   var prefix = 0u;
   var wanted = vec2<u32>(options.top_k, 0u);
+  let mine = (WIDTH + WORKGROUP - 1u - thread) / WORKGROUP;
+  var left = EVERY;
   for (var round = 0u; round < 4u; round++) {
     let shift = 24u - 8u * round;
     workgroupBarrier();
     clear_bins(thread);
     workgroupBarrier();
-    for (var i = thread; i < WIDTH; i += WORKGROUP) {
+    let few = left <= HELD;
+    let count = select(mine, left, few);
+    left = 0u;
+    for (var n = 0u; n < count; n++) {
+      let i = select(n * WORKGROUP + thread, held[n % HELD], few);
       let key = key_of(i);
       if (key >= lowest && is_within(key, prefix, shift)) {
+        held[left % HELD] = i;
+        left += 1u;
         let digit = (key >> shift) & 255u;
         if (by_mass) { put(digit, weight_of(key, best)); } else { atomicAdd(&bins[digit], 1u); }
       }

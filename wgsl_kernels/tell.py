@@ -1,6 +1,6 @@
 """How likely the chosen token and its rivals were, kept on the device until somebody reads them.
 
-    exp_sums, tell      log-softmax of a row at a few places
+exp_sums, tell      log-softmax of a row at a few places
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def _sum_tolerance(arguments, expected) -> dict:
     cost=lambda s: Cost(8 * s["width"], 8 * s["parts"], 3 * s["width"]),
 )
 def exp_sums(x, parts):
-    """Of each of `parts` equal parts of x [1, width] the largest number and sum(exp(x - largest)); 0 of an empty one."""
+    """Of `parts` equal parts of x [1, width] the largest number and sum(exp(x - largest)), 0 of an empty one."""
     length = -(-x.shape[1] // parts)
-    padded = torch.nn.functional.pad(x, (0, parts * length - x.shape[1]), value=torch.finfo(torch.float32).min)
+    padded = torch.nn.functional.pad(
+        x, (0, parts * length - x.shape[1]), value=torch.finfo(torch.float32).min
+    )
     rows = padded.view(parts, length)
     largest = rows.max(-1).values
     inside = torch.arange(parts * length).view(parts, length) < x.shape[1]

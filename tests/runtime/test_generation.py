@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from workbench.errors import WorkbenchError
+from workbench.runtime import streaming
 from workbench.runtime.sampling import Sampler, SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
@@ -186,7 +191,9 @@ def test_a_stream_draws_what_the_host_draws(model, options):
     session, sampler, expected = model.session(), Sampler(options), []
     logits = session.feed(prompt)
     for _ in range(41):
-        expected.append(sampler.drawn(logits, session.position, [*prompt, *(d.id for d in expected)], told=True))
+        expected.append(
+            sampler.drawn(logits, session.position, [*prompt, *(d.id for d in expected)], told=True)
+        )
         logits = session.feed([expected[-1].id])
     assert list(model.generate_ids(prompt, 41, options)) == [drawn.id for drawn in expected]
     session.reset()
@@ -196,7 +203,9 @@ def test_a_stream_draws_what_the_host_draws(model, options):
     for one, other in zip(found, expected, strict=True):
         assert one.id == other.id and one.log_p == pytest.approx(other.log_p, abs=1e-4)
         assert [p for _, p in one.likely] == pytest.approx([p for _, p in other.likely], abs=1e-4)
-        assert len({i for i, _ in one.likely} & {i for i, _ in other.likely}) >= 4  # of two alike either may be fifth
+        assert (
+            len({i for i, _ in one.likely} & {i for i, _ in other.likely}) >= 4
+        )  # of two alike either may be fifth
     assert session.position == len(prompt) + 40
     session.close()
 
@@ -263,6 +272,40 @@ def test_streams_side_by_side(model):
         next(model.generate_ids(prompts[0], 30))
     if model.backend == "wgpu":
         assert len(model.executor.readbacks) <= 6
+
+
+def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
+    """The device stops after two groups, however many tokens were asked for."""
+    if model.backend != "wgpu":
+        pytest.skip("the references never run ahead")
+    sent, send = [], streaming._send
+    monkeypatch.setattr(streaming, "_send", lambda *given: sent.append(given[-1]) or send(*given))
+    tokens = model.generate_ids(random_ids(model.vocab_size, 4), 100)
+    taken = 0
+    for _ in tokens:
+        taken += 1
+        assert sum(sent) <= 100 and sum(sent[:-3]) <= taken  # one group being handed out, two ahead
+    assert taken == 100 and sum(sent) == 99
+    sent.clear()
+    with contextlib.closing(model.session()) as session:
+        session.feed([1, 2])
+        for at, _ in enumerate(session.stream(3, 50, ahead=False)):
+            assert sum(sent) <= at + sent[-1]  # nothing runs while this is looked at
+    assert sum(sent) == 50
+
+
+def test_a_process_may_end_while_the_device_runs_ahead(checkpoint, adapter):
+    script = """
+        import sys, workbench
+        from workbench.runtime.sampling import SamplingOptions
+        model = workbench.load(sys.argv[1], backend="wgpu", max_tokens=128)
+        streams = [model.generate_ids([1, 2, 3], 100, SamplingOptions(1.0, seed=seed)) for seed in range(4)]
+        print([next(stream) for stream in streams for _ in range(4)])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(checkpoint)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.split()) == 16
 
 
 def test_why_a_stream_ended(model):

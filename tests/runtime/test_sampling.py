@@ -212,7 +212,20 @@ def test_unusable_logits_are_refused(bad, temperature):
         Sampler(SamplingOptions(temperature=temperature))(logits)
 
 
-NUMBERS = [None, "1", b"1", True, np.bool_(False), [1], np.zeros(2), 1j, float("nan"), float("inf"), -np.inf, -1]
+NUMBERS = [
+    None,
+    "1",
+    b"1",
+    True,
+    np.bool_(False),
+    [1],
+    np.zeros(2),
+    1j,
+    float("nan"),
+    float("inf"),
+    -np.inf,
+    -1,
+]
 WRONG = {
     "temperature": [*NUMBERS, -0.1, 10**400, np.float32("nan")],
     "top_k": [*NUMBERS, 1.5, 5.0],

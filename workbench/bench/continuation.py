@@ -96,9 +96,7 @@ class _Writer:
             first = session.draw(self._options, told=True)
             yield [first]
             if self._count > 1:
-                rest = session.stream(
-                    first.id, self._count - 1, self._options, told=True, ahead=self._ahead
-                )
+                rest = session.stream(first.id, self._count - 1, self._options, told=True, ahead=self._ahead)
                 for drawn in rest:
                     yield [drawn]
 

@@ -165,8 +165,8 @@ class Model:
     ) -> Stream:
         """Pieces of text that continue `prompt`, as they come; ends at EOS, a stop string, or a full cache.
 
-        The stream's `finish_reason` says which, when it has ended. Options of sampling: `SamplingOptions`. chat: put the
-        prompt into the tokenizer's chat template. edit: functions that change activations in flight, as in `forward`.
+        The stream's `finish_reason` says which, when it has ended. Options: see `SamplingOptions`. chat: put the prompt
+        into the tokenizer's chat template. edit: functions that change activations in flight, as in `forward`.
         Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import atexit
+import threading
 from collections.abc import Sequence
 
 import wgpu
@@ -14,6 +16,8 @@ from wgpu.backends.wgpu_native import _api
 from wgpu.backends.wgpu_native._ffi import ffi, lib
 
 NO_RUNTIME_CHECKS = 0
+#: Seconds until a device that has done its work and gives no answer counts as lost.
+ANSWER_S = 30
 
 
 def shader_module(device: wgpu.GPUDevice, code: str, *, trusted: bool) -> wgpu.GPUShaderModule:
@@ -85,10 +89,21 @@ _waiting: dict = {}
 
 
 @ffi.callback("void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)")
-def _answered(status, message, handle, _unused, waiting=_waiting, cast=ffi.cast, text=_api.from_c_string_view):
+def _answered(
+    status, message, handle, _unused, waiting=_waiting, cast=ffi.cast, text=_api.from_c_string_view
+):
     # The device may answer when the interpreter has taken this module apart: all that is needed comes as a default.
     readback = waiting.pop(int(cast("intptr_t", handle)))
     readback.status, readback.message = int(status), text(message)
+    readback.answered.set()
+
+
+@atexit.register
+def _finish() -> None:
+    """Let devices end what nobody waits for any more: drivers crash in a process that ends under their work."""
+    for readback in list(_waiting.values()):
+        if not readback.arrived:
+            lib.wgpuDevicePoll(readback._device._internal, True, ffi.NULL)
 
 
 class Readback:
@@ -105,6 +120,7 @@ class Readback:
         self.buffer = device.create_buffer(size=size, usage=usage)
         self.status: int | None = None
         self.message = ""
+        self.answered = threading.Event()
         self._index = ffi.new("WGPUSubmissionIndex *")
         self._filled = 0
 
@@ -120,6 +136,7 @@ class Readback:
         queue = self._device.queue._internal
         self._index[0] = _api.libf.wgpuQueueSubmitForIndex(queue, 1, commands)
         self.status = None
+        self.answered.clear()
         handle = id(self)
         _waiting[handle] = self
         info = _api.new_struct(
@@ -128,14 +145,12 @@ class Readback:
             callback=_answered,
             userdata1=ffi.cast("void *", handle),
         )
-        _api.libf.wgpuBufferMapAsync(
-            self.buffer._internal, lib.WGPUMapMode_Read, 0, self._filled, info
-        )
+        _api.libf.wgpuBufferMapAsync(self.buffer._internal, lib.WGPUMapMode_Read, 0, self._filled, info)
 
     @property
     def arrived(self) -> bool:
         """Whether the device has answered."""
-        return self.status is not None
+        return self.answered.is_set()
 
     def poll(self) -> bool:
         """Look whether the device has answered, without waiting."""
@@ -146,8 +161,9 @@ class Readback:
         """The copied bytes, as soon as their submit is done. Raises `RuntimeError` where the device is lost."""
         poll = _api.libf.wgpuDevicePoll
         poll(self._device._internal, True, self._index)
-        if not self.arrived:  # an answer may come with a later poll
+        if not self.arrived:  # an answer may come with a later poll, or be on its way in another thread's
             poll(self._device._internal, True, ffi.NULL)
+            self.answered.wait(ANSWER_S)
         if self.status != lib.WGPUMapAsyncStatus_Success:
             raise RuntimeError(f"a readback failed: {self.message or 'the device does not answer'}")
         start = lib.wgpuBufferGetConstMappedRange(self.buffer._internal, 0, self._filled)
@@ -160,3 +176,4 @@ class Readback:
         if self.status == lib.WGPUMapAsyncStatus_Success:
             lib.wgpuBufferUnmap(self.buffer._internal)
         self.status, self._filled = None, 0
+        self.answered.clear()

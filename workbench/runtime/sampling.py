@@ -1,7 +1,7 @@
 """Choosing the next token from logits on the host: the options, and the same draw that devices make.
 
-The draw itself is the pair `wgsl_kernels.sample`; its arithmetic, in `wgsl_kernels.drawing`, gives the same token on every
-backend for the same logits, options, seed and position.
+The draw itself is the pair `wgsl_kernels.sample`; its arithmetic, in `wgsl_kernels.drawing`, gives the same token on
+every backend for the same logits, options, seed and position.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SEEDS = 1 << 64
 
 
 class Drawn(NamedTuple):
-    """A token that was drawn. Where it was asked for: ln p of it, and (id, ln p) of the likeliest tokens, best first, of
-    equals the lowest id first; p at temperature 1, without penalty and filters."""
+    """A token that was drawn. Where it was asked for: ln p of it, and (id, ln p) of the likeliest tokens, best first,
+    of equals the lowest id first; p at temperature 1, without penalty and filters."""
 
     id: int
     log_p: float | None = None

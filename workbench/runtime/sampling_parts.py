@@ -35,7 +35,10 @@ def _in_parts(work: Rewriter, call: Call, parts: int) -> list[Call]:
     calls = [Call("sample_first", row, first, {"parts": parts})]
     given = {**row, "best": best, "bins_before": first["bins_after"], "cut": first["cut"]}
     for number in range(1, ROUNDS):
-        after = {"bins_after": buffer(f"bins.{number}", parts, BIN_WORDS), "cut_after": buffer(f"cut.{number}", 5)}
+        after = {
+            "bins_after": buffer(f"bins.{number}", parts, BIN_WORDS),
+            "cut_after": buffer(f"cut.{number}", 5),
+        }
         calls.append(Call("sample_tally", given, after))
         given = {**given, "bins_before": after["bins_after"], "cut": after["cut_after"]}
     found = {"sums": buffer("sums", parts, 2), "lowest": buffer("lowest", 1)}

@@ -66,8 +66,8 @@ class Session:
     edit: functions that change activations of every step in flight (`workbench.runtime.edits`). A step whose edit
     raises leaves the session as it was before the call.
 
-    What hands things out one by one (`feed_all`, `stream`) owns the session until it is exhausted or closed: every other
-    call raises `WorkbenchError` meanwhile.
+    What hands things out one by one (`feed_all`, `stream`) owns the session until it is exhausted or closed: every
+    other call raises `WorkbenchError` meanwhile.
     """
 
     def __init__(self, executor, vocab_size: int, capacity: int, edit: Edits | None = None):
@@ -157,10 +157,10 @@ class Session:
         """Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then.
 
         options: how they are chosen, greedily by default; the repetition penalty is for all that was fed. told: with
-        ln p of each and of the likeliest. On a device later steps run while earlier tokens are on their way; what is not
-        taken from the iterator is not in the cache, and no trace of it is left. ahead: False if nothing may run while
-        nobody waits for it, so that the time of models that work in turns is their own. Raises as `feed` does, before anything
-        is computed, and `WorkbenchError` for logits that are not finite.
+        ln p of each and of the likeliest. On a device later steps run while earlier tokens are on their way; what is
+        not taken from the iterator is not in the cache, and no trace of it is left. ahead: False if nothing may run
+        while nobody waits for it, so that the time of models that work in turns is their own. Raises as `feed` does,
+        before anything is computed, and `WorkbenchError` for logits that are not finite.
         """
         (token,) = check_ids([token], self._vocab_size)
         if count < 1:

@@ -1,9 +1,9 @@
 """Tokens as a stream: the device runs ahead while earlier tokens are on their way back.
 
-Steps go out in groups, each with one small readback behind it. Two groups are on the device at a time: while the host waits
-for one, reads it and hands its tokens out, the other runs, so the device never waits for a consumer that keeps up; one
-that does not finds at most these groups computed. What was computed for nobody is not taken back on the device: a step
-writes keys and values only at its own position, and the position is the host's.
+Steps go out in groups, each with one small readback behind it. Two groups are on the device at a time: while the host
+waits for one, reads it and hands its tokens out, the other runs. So the device never waits for a consumer that keeps
+up, and computes at most these groups for one that does not. What was computed for nobody is not taken back on the
+device: a step writes keys and values only at its own position, and the position is the host's.
 """
 
 from __future__ import annotations

@@ -137,7 +137,11 @@ def stream_text(
 
 
 def _pieces(
-    tokenizer: Any, tokens: Iterable[int], stop: Sequence[str], ends: frozenset[int], prompt_ids: Sequence[int]
+    tokenizer: Any,
+    tokens: Iterable[int],
+    stop: Sequence[str],
+    ends: frozenset[int],
+    prompt_ids: Sequence[int],
 ) -> Generator[str, None, str]:
     detokenizer = Detokenizer(tokenizer, prompt_ids)
     stops = StopStrings(stop)

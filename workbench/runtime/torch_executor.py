@@ -138,7 +138,15 @@ class TorchExecutor:
                         env.pop(name, None)
 
     def stream(
-        self, head: str, first: int, count: int, cache: TorchCache, options=None, seen=None, *, ahead: bool = True
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: TorchCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
     ) -> Iterator[list[Drawn]]:
         """The `count` tokens that follow token `first`, which is the next input, one at a time.
 
@@ -151,7 +159,9 @@ class TorchExecutor:
             refuse_inside(self)
             env = self.inputs(np.array([token]), cache, position) | {"options": options, "seen": marks}
             for name in {"history", "told", "told_ids"} & set(made):
-                env[name] = torch.zeros(made[name].resolved({"steps": 1}), dtype=TORCH_TYPES[made[name].dtype])
+                env[name] = torch.zeros(
+                    made[name].resolved({"steps": 1}), dtype=TORCH_TYPES[made[name].dtype]
+                )
             self.advance(plan, env, cache, range(len(plan.calls)), keep=plan.results)
             token = int(env["history"][0])
             if head != "greedy" and marks[-1]:

@@ -166,7 +166,15 @@ class WgpuExecutor:
         return results
 
     def stream(
-        self, head: str, first: int, count: int, cache: WgpuCache, options=None, seen=None, *, ahead: bool = True
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: WgpuCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
     ) -> Iterator[list[Drawn]]:
         """`workbench.runtime.streaming.stream` on this device."""
         return stream(self, head, first, count, cache, options, seen, ahead=ahead)
