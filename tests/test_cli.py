@@ -14,6 +14,7 @@ import torch
 
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
+from workbench.assets import demo_model_path
 from workbench.commands.common import size
 from workbench.errors import CacheFullError, ProtocolError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
@@ -232,6 +233,16 @@ def test_perplexity_looks_at_protocol_and_text_first(capsys, tmp_path):
     assert status == 2 and "disjoint-0" in shown
     status, _, shown = run(capsys, *command, "disjoint-16")
     assert status == 2 and "none.txt" in shown
+
+
+@pytest.mark.parametrize(("room", "says"), [(9, True), (60, False)])
+def test_generate_says_that_the_context_ended_it(capsys, room, says):
+    command = ("generate", "--model", demo_model_path(), "--prompt", "Once upon a time", "--backend", "torch")
+    status, said, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room)
+    assert status == 0 and said.startswith("Once upon a time, there was")
+    assert ("end of the context: 9 tokens" in shown) is says
+    status, _, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room, "--quiet")
+    assert (status, shown) == (0, "")
 
 
 def test_generate_looks_at_its_options_first(capsys, tmp_path):

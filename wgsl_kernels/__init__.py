@@ -47,6 +47,8 @@ MODULES = (
     "rms_norm",
     "rope",
     "rows",
+    "sample",
+    "tell",
     "top_k",
 )
 

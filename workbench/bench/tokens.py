@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from workbench.models.llama import LIKELY
 from workbench.runtime.sampling import softmax
 
-#: The most likely tokens that are kept beside each token.
-ALTERNATIVES = 5
+#: The most likely tokens that are kept beside each token: those that come with it.
+ALTERNATIVES = LIKELY
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ class Names:
         best = np.argpartition(-p, min(ALTERNATIVES, p.size - 1))[:ALTERNATIVES]
         best = best[np.argsort(-p[best], kind="stable")]
         return tuple(Alternative(int(i), self(int(i)), float(p[i])) for i in best)
+
+    def alternatives(self, likely: Sequence[tuple[int, float]]) -> tuple[Alternative, ...]:
+        """The same, of (id, ln p)."""
+        return tuple(Alternative(i, self(i), math.exp(log_p)) for i, log_p in likely)
 
 
 def facts(found: Continuation) -> list[str]:

@@ -19,6 +19,7 @@ from workbench.plan.plan import Call, Plan
 
 from .fusion import fuse
 from .head_fusion import drop_last_row, fuse_argmax, fuse_top_k
+from .sampling_parts import split_sampling
 from .stacks import PLANES, Stack, find_stacks, weight_name
 
 #: Ports whose arrays are cut where a step computes a range of its weight's rows.
@@ -169,6 +170,7 @@ def lower(
         plan = rule(
             plan, keep, adapter=adapter, ranges=partial(row_ranges, plan, binding_bytes=binding_bytes)
         )
+    plan = split_sampling(plan, keep)
     steps = []
     for call in plan.calls:
         weight = weight_name(call)

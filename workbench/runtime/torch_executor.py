@@ -7,7 +7,7 @@ a dense model costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 import wgsl_kernels
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from workbench.errors import NonFiniteError
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.plan import Call, Plan
@@ -23,6 +24,7 @@ from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .host_memory import out_of_memory
 from .plans import Plans
+from .sampling import Drawn
 from .stacks import weight_name
 from .weights import matrix_parts, vector
 
@@ -124,11 +126,13 @@ class TorchExecutor:
         cache.position += len(ids)
         return {name: env[name].numpy().copy() for name in wanted}
 
-    def inputs(self, ids: np.ndarray, cache: TorchCache) -> dict[str, torch.Tensor]:
-        """What a step over `ids` at the cache's position starts with: buffer name -> tensor."""
+    def inputs(
+        self, ids: np.ndarray, cache: TorchCache, position: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What a step over `ids` at a position, by default the cache's, starts with: buffer name -> tensor."""
         return {
             "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
-            "state": make_state(cache.position, len(ids)),
+            "state": make_state(cache.position if position is None else position, len(ids)),
             "rope_table": self._rope_table(cache.capacity),
         }
 
@@ -157,13 +161,42 @@ class TorchExecutor:
                     if last_use[name] == index and name not in keep:
                         env.pop(name, None)
 
-    def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
-        """The `count` greedy successors of token `first`, which is the next input."""
+    def stream(
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: TorchCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
+    ) -> Iterator[list[Drawn]]:
+        """The `count` tokens that follow token `first`, which is the next input, one at a time.
+
+        As `workbench.runtime.streaming.stream`: the cache's position stays where it is. Nothing runs ahead here.
+        """
         cache.require(count)
-        tokens = [first]
-        for _ in range(count):
-            tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))
-        return np.array(tokens[1:])
+        plan, token, start = self.plan(head), first, cache.position
+        made = {b.name: b for b in plan.of_kind("input")}
+        marks = None if seen is None else torch.from_numpy(seen.view(np.int32))
+        for position in range(start, start + count):
+            refuse_inside(self)
+            env = self.inputs(np.array([token]), cache, position) | {"options": options, "seen": marks}
+            for name in {"history", "told", "told_ids"} & set(made):
+                env[name] = torch.zeros(
+                    made[name].resolved({"steps": 1}), dtype=TORCH_TYPES[made[name].dtype]
+                )
+            self.advance(plan, env, cache, range(len(plan.calls)), keep=plan.results)
+            token = int(env["history"][0])
+            if head != "greedy" and marks[-1]:
+                raise NonFiniteError(f"sampling: the logits are not finite at position {position + 1}")
+            if head == "told":
+                log_p, *likely = env["told"][0].tolist()
+                ids = env["told_ids"][0].tolist()
+                yield [Drawn(token, log_p, tuple(zip(ids, likely, strict=True)))]
+            else:
+                yield [Drawn(token)]
 
     def _execute(
         self, plan: Plan, call: Call, env: dict, cache: TorchCache, weights: Mapping[str, torch.Tensor]

@@ -17,7 +17,7 @@ import wgsl_kernels
 from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
-from workbench.plan.plan import Weight
+from workbench.plan.plan import Buffer, Weight
 
 from .cache import Cache
 from .device import Device
@@ -26,13 +26,17 @@ from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
+from .sampling import Drawn
 from .stacks import Stack
+from .streaming import Readbacks, readback_bytes, stream
 from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
-#: Greedy steps between two readbacks.
+#: Steps of one readback at most, when tokens are generated.
 STEPS = 16
+#: Inputs that kernels read as uniforms.
+UNIFORM = ("state", "options")
 NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 
 
@@ -48,6 +52,7 @@ class WgpuCache(Cache):
     def __init__(self, capacity: int):
         super().__init__(capacity)
         self.buffers: dict[str, object] = {}
+        self.seen_words = 0
         self.recorders: dict[
             tuple, tuple[int, Recorder]
         ] = {}  # with the arena's generation they were bound to
@@ -86,6 +91,7 @@ class WgpuExecutor:
         self._arena: list = []
         self._generation = 0
         self._tables: dict[int, object] = {}
+        self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
 
     @property
     def device_name(self) -> str:
@@ -99,13 +105,20 @@ class WgpuExecutor:
                 count = int(np.prod(buffer.resolved({"sequences": 1, "capacity": capacity})))
                 nbytes = count * NUMPY[buffer.dtype]().itemsize
                 cache.buffers[buffer.name] = self.device.buffer(nbytes, label=buffer.name)
-            for name, words in (("ids", self.chunks[0]), ("targets", self.chunks[0]), ("history", STEPS)):
-                cache.buffers[name] = self.device.buffer(4 * words, label=name)
-            cache.buffers["state"] = self.device.buffer(16, uniform=True, label="state")
+            sizes = {"tokens": self.chunks[0], "steps": STEPS}
+            for name, buffer in self.inputs().items():
+                words = int(np.prod(buffer.resolved(sizes)))
+                cache.buffers[name] = self.device.buffer(4 * words, uniform=name in UNIFORM, label=name)
+            cache.seen_words = self.inputs()["seen"].shape[0]
         except Exception:
             self.free_cache(cache)
             raise
         return cache
+
+    def inputs(self) -> dict[str, Buffer]:
+        """What steps read and write beside activations and the cache, by name: one set a cache."""
+        plans = (self.plan("score"), self.plan("told"))
+        return {b.name: b for plan in plans for kind in ("input", "state") for b in plan.of_kind(kind)}
 
     def free_cache(self, cache: WgpuCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -158,23 +171,19 @@ class WgpuExecutor:
         cache.position += valid
         return results
 
-    def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
-        """The `count` greedy successors of token `first`, which is the next input; read back every `STEPS` tokens."""
-        cache.require(count)
-        found: list[int] = []
-        token = first
-        with self.device.lock:
-            refuse_inside(self)
-            recorder = self.recorder("greedy", 1, cache, ())
-            while len(found) < count:
-                steps = min(STEPS, count - len(found))
-                self.write_inputs(cache, 1, np.array([token]), None)
-                self._submit(recorder, steps, "greedy, 1 token(s)")
-                history = self.device.read(cache.buffers["history"], np.uint32, steps)
-                found += [int(t) for t in history]
-                token = found[-1]
-                cache.position += steps
-        return np.array(found)
+    def stream(
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: WgpuCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
+    ) -> Iterator[list[Drawn]]:
+        """`workbench.runtime.streaming.stream` on this device."""
+        return stream(self, head, first, count, cache, options, seen, ahead=ahead)
 
     # ---- preparing -------------------------------------------------------------------------------------------
 

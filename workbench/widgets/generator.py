@@ -75,7 +75,8 @@ class Generator(View):
             session = model.session()
             try:
                 session.feed(model.encode_prompt(self.prompt or " "))
-                session.greedy_after(0, 1)
+                for _ in session.stream(0, 1, told=True):
+                    pass
             finally:
                 session.close()
 
