@@ -1,8 +1,8 @@
 """What a comparison of two models, or of one with a stored baseline, keeps of rows of logits.
 
 `divergence` takes the rows of both. For a baseline that is to be stored, `top_k` finds the likeliest tokens,
-`tail_priorities` (with `top_k` behind it) draws a sample of the others, and `log_probabilities` gives what both have, in
-the baseline and later in a model. So rows of the size of a vocabulary stay where they were computed.
+`tail_priorities` (with `top_k` behind it) draws a sample of the others, and `log_probabilities` gives what both have,
+in the baseline and later in a model. So rows of the size of a vocabulary stay where they were computed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def _tolerance(arguments, expected) -> dict:
     cost=lambda s: Cost(8 * s["tokens"] * s["width"], 8 * s["tokens"], 60 * s["tokens"] * s["width"]),
 )
 def divergence(x, baseline, targets):
-    """kl = sum p (ln p - ln q) of p = softmax(baseline), q = softmax(x), in nats, and change = ln q - ln p of the target.
+    """kl = sum p (ln p - ln q) of p = softmax(baseline), q = softmax(x), in nats, and change = ln q - ln p of the
+    target.
 
     x, baseline [tokens, width], targets [tokens]; kl, change [tokens]. In f64 whatever the logits are.
     """
@@ -94,7 +95,9 @@ def _picked_tolerance(arguments, expected) -> dict:
     variants=row_variant("log_probabilities", *EXPONENTIALS),
     make_inputs=_picked_inputs,
     tolerance=_picked_tolerance,
-    cost=lambda s: Cost(4 * s["tokens"] * s["width"], 4 * s["tokens"] * (s["k"] + 1), s["tokens"] * s["width"]),
+    cost=lambda s: Cost(
+        4 * s["tokens"] * s["width"], 4 * s["tokens"] * (s["k"] + 1), s["tokens"] * s["width"]
+    ),
 )
 def log_probabilities(x, ids, counted):
     """y = log softmax(x)[ids], and beyond: the probability of all tokens but ids[:, :counted].
@@ -160,7 +163,9 @@ def _tail_tolerance(arguments, expected) -> dict:
     },
     make_inputs=_tail_inputs,
     tolerance=_tail_tolerance,
-    cost=lambda s: Cost(4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 30 * s["tokens"] * s["width"]),
+    cost=lambda s: Cost(
+        4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 30 * s["tokens"] * s["width"]
+    ),
 )
 def tail_priorities(x, last_value, last_index, seeds):
     """y = x - ln(u), u uniform in (0, 1] by seed and place; the lowest f32 for tokens of a top-k that ends with

@@ -36,10 +36,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     sums_q += run_q;
     sums_p += run_p;
   }
-  let total_q = of_bins(workgroup_sum4(sums_q, thread));
-  let total_p = of_bins(workgroup_sum4(sums_p, thread));
+  let all_q = workgroup_sum4(sums_q, thread);
+  let all_p = workgroup_sum4(sums_p, thread);
+  let total_q = of_bins(all_q);
+  let total_p = of_bins(all_p);
   let ratio = total_p / total_q;
-  let shift = (most.y - most.x) + log_of(ratio);  // two logarithms would each be rounded at their own size
+  // where the totals are close their difference is exacter than either, and than a quotient near 1
+  let s = of_bins(all_p - all_q) / (total_p + total_q);
+  let shift = (most.y - most.x) + select(log_of(ratio), log_quotient(s), abs(s) < 0.17);
 
   var sums = vec4<f32>();
   for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {

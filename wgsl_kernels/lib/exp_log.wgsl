@@ -14,14 +14,18 @@ fn exp_of(x: f32) -> f32 {
   return select(power, 0.0, x < -87.0);
 }
 
-// log(x) for normal x: of the mantissa by 2 artanh((m - 1) / (m + 1)), m between sqrt(1/2) and sqrt(2).
+// log((1 + s) / (1 - s)) = 2 artanh(s) for |s| < 0.1716, which is (sqrt(2) - 1) / (sqrt(2) + 1).
+fn log_quotient(s: f32) -> f32 {
+  let z = s * s;
+  let series = z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * (0.11111111 + z * 0.09090909))));
+  return 2.0 * (s + s * series);
+}
+
+// log(x) for normal x, with a mantissa between sqrt(1/2) and sqrt(2).
 fn log_of(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   let above = (bits & 0x7fffffu) > 0x3504f3u;
   let m = bitcast<f32>((bits & 0x7fffffu) | select(0x3f800000u, 0x3f000000u, above));
   let n = f32(i32(bits >> 23u) - select(127, 126, above));
-  let s = (m - 1.0) / (m + 1.0);
-  let z = s * s;
-  let series = z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * (0.11111111 + z * 0.09090909))));
-  return n * LN2_HIGH + (2.0 * (s + s * series) + n * LN2_LOW);
+  return n * LN2_HIGH + (log_quotient((m - 1.0) / (m + 1.0)) + n * LN2_LOW);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +39,13 @@ class Scores:
     nll: np.ndarray
     top1: np.ndarray
     logits: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, steps: Sequence[Mapping[str, np.ndarray]]) -> Scores:
+        """From the results of the steps of a sequence."""
+        found = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+        nll, top1 = -found["log_likelihood"].astype(np.float64), found["top1"].astype(np.int64)
+        return cls(nll, top1, found.get("logits"))
 
 
 class Model:
@@ -141,14 +148,7 @@ class Model:
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
             steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
-        joined = {
-            name: np.concatenate([step[name] for step in steps]) for name in ("log_likelihood", "top1", *keep)
-        }
-        return Scores(
-            -joined["log_likelihood"].astype(np.float64),
-            joined["top1"].astype(np.int64),
-            joined.get("logits"),
-        )
+        return Scores.joined(steps)
 
     def generate(
         self,

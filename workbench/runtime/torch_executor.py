@@ -7,6 +7,7 @@ a dense model costs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -21,6 +22,7 @@ from workbench.plan.plan import Call, Plan
 
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .plans import Plans
+from .rows import HostRows
 from .stacks import weight_name
 from .weights import matrix_parts, vector
 
@@ -75,16 +77,18 @@ class TorchExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
-    ) -> dict[str, np.ndarray]:
+        hold: Iterable[str] = (),
+    ) -> dict[str, np.ndarray | HostRows]:
         """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
 
         edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`, with the
-        position as it was.
+        position as it was. hold: activations that are handed out as rows for kernels.
         """
         refuse_inside(self)
         plan = self.plan(head)
-        keep = plan.check_names(keep)
-        wanted = {*plan.results, *keep}
+        keep, hold = plan.check_names(keep), plan.check_names(hold)
+        results = {*plan.results, *keep}
+        wanted = {*results, *hold}
         env = self.inputs(ids, cache)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
@@ -98,7 +102,12 @@ class TorchExecutor:
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
         cache.position += len(ids)
-        return {name: env[name].numpy().copy() for name in wanted}
+        found = {name: env[name].numpy().copy() for name in results}
+        return found | {name: HostRows(env[name]) for name in hold}
+
+    def holding(self) -> contextlib.AbstractContextManager:
+        """Nothing overwrites rows in memory."""
+        return contextlib.nullcontext()
 
     def inputs(self, ids: np.ndarray, cache: TorchCache) -> dict[str, torch.Tensor]:
         """What a step over `ids` at the cache's position starts with: buffer name -> tensor."""
@@ -163,6 +172,10 @@ class TorchExecutor:
             buffer = plan.buffers[name]
             if buffer.kind == "cache":
                 cache.tensors[name] = tensor
+            elif name in plan.results and tensor.dtype == torch.float64:
+                env[name] = (
+                    tensor  # a sum over a vocabulary, which no kernel reads: f32 would only lose digits
+                )
             else:
                 env[name] = self._round(tensor, buffer.dtype)
 
