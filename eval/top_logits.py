@@ -4,9 +4,10 @@
     perplexity(model, text, "disjoint-512", baseline="base.logits")
 
 **What is kept** of a place: the log-probabilities of the k likeliest tokens, the probability t of all others, and the
-log-probabilities of `SAMPLES` of these, a priority sample (Duffield, Lund and Thorup 2007, "Priority sampling for
-estimation of arbitrary subset sums"): those with the largest p / u, u uniform. With s the largest p / u that was left
-out, a sum over all others of p f is estimated without bias by the sum over the sample of max(p, s) f.
+log-probabilities of some of these, a priority sample (Duffield, Lund and Thorup 2007, "Priority sampling for
+estimation of arbitrary subset sums"): the `SAMPLES` with the largest p / u, u uniform, of each of `STRATA` parts of the
+vocabulary. With s the largest p / u of a part that was left out, its sum of p f is estimated without bias by that over
+its sample of max(p, s) f.
 
 **What it gives.** With d = ln(p / q) of a token, and u the probability that the model gives to all others,
 
@@ -25,7 +26,7 @@ nearest):
 | | mean KL | bound | estimate off: mean | median | p99 | one place, RMS |
 |:--|--:|--:|--:|--:|--:|--:|
 @TABLE@
-A place takes 4 bytes a log-probability and 2 a token id (4 from a vocabulary of 65,537 on) and 8 more: 3.1 kB (4.1),
+A place takes 4 bytes a log-probability, 2 a token id (4 from a vocabulary of 65,537 on) and 260 more: 6.4 kB (8.5),
 where whole logits take 197 kB (513 for a vocabulary of 128,256). Negative log-likelihoods, perplexities and
 same-top-1 do not pass through any of this.
 """
@@ -46,8 +47,9 @@ from workbench.errors import ProtocolError
 
 KIND = "baseline with logits"
 TOP_K = 64
-#: Tokens drawn from the rest of each place.
-SAMPLES = 448
+#: The rest of each place is drawn from by strata, tokens whose id leaves the same remainder: so many of each.
+STRATA, SAMPLES = 64, 15
+_LOWEST = np.finfo(np.float32).min  # of no token
 _TOP = {
     "top_log_p": "float32",
     "top_ids": "uint16 uint32",
@@ -87,27 +89,19 @@ class TopLogits:
             raise ProtocolError(f"top_k is {top_k}; it must be at least 1")
         count, vocabulary = rows.shape
         k = min(top_k, vocabulary)
-        drawn = min(SAMPLES, vocabulary - k)
-        left_out = int(drawn < vocabulary - k)  # the next one tells how likely it was to be drawn
         best = rows.apply("top_k", k=k)
-        ids, keys = best["indices"], np.empty((count, 0), np.float32)
-        if drawn:
-            last = {"last_value": best["values"][:, -1], "last_index": best["indices"][:, -1]}
-            priorities = rows.apply("tail_priorities", **last, seeds=seeds, stay=("y",))["y"]
-            try:
-                found = priorities.apply("top_k", k=drawn + left_out)
-            finally:
-                priorities.release()
-            ids, keys = np.concatenate([ids, found["indices"][:, :drawn]], 1), found["values"]
+        ids, keys = _drawn(rows, best, seeds)
+        drawn = keys[:, :, :-1].reshape(count, -1) > _LOWEST
+        ids = np.concatenate([best["indices"], np.where(drawn, ids.reshape(count, -1), 0)], 1)
         got = rows.apply("log_probabilities", ids=ids.astype(np.uint32), counted=k)
         log_p = got["y"].astype(np.float32)
-        normalizer = best["values"][:, 0].astype(np.float64) - got["y"][:, 0]
-        threshold = keys[:, drawn] - normalizer if left_out else np.full(count, -np.inf)
+        normalizer = best["values"][:, :1].astype(np.float64) - got["y"][:, :1]
+        threshold = np.where(keys[:, :, -1] > _LOWEST, keys[:, :, -1] - normalizer, -np.inf)
         tokens = ids.astype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
         return cls(
             log_p[:, :k],
             tokens[:, :k],
-            log_p[:, k:],
+            np.where(drawn, log_p[:, k:], np.float32(-np.inf)),
             tokens[:, k:],
             threshold.astype(np.float32),
             got["beyond"].astype(np.float32),
@@ -126,9 +120,10 @@ class TopLogits:
         """Raise ProtocolError unless the arrays fit each other, the vocabulary, and so many places."""
         k = self.top_ids.shape[-1] if self.top_ids.ndim == 2 else 0
         m = self.tail_ids.shape[-1] if self.tail_ids.ndim == 2 else 0
+        strata = self.threshold.shape[-1] if self.threshold.ndim == 2 else 0
         shapes = [getattr(self, name).shape for name in _TOP]
-        right = [(places, k), (places, k), (places, m), (places, m), (places,), (places,)]
-        if shapes != right or not 1 <= k <= k + m <= self.vocab_size:
+        right = [(places, k), (places, k), (places, m), (places, m), (places, strata), (places,)]
+        if shapes != right or not 1 <= k <= self.vocab_size or not strata or m % strata:
             raise ProtocolError(f"shapes {shapes} are not the top logits of {places} places")
         largest = max((int(ids.max()) for ids in (self.top_ids, self.tail_ids) if ids.size), default=0)
         if largest >= self.vocab_size:
@@ -172,7 +167,11 @@ class TopLogits:
             e = log_tail_p - log_q[:, k:] - together[:, None]
             share = 1 / (1 + bound[:, None])
             f = share * (e + np.expm1(-e)) + (1 - share) * np.where(share < 1, e, 0.0)
-            p, least = np.exp(log_tail_p), np.exp(self.threshold.astype(np.float64))[:, None]
+            p = np.exp(log_tail_p)
+            least = np.exp(
+                np.repeat(self.threshold.astype(np.float64), p.shape[1] // self.threshold.shape[1], 1)
+            )
+            least = np.where(p > 0, least, 0.0)  # of what is no token
             kl = np.where(np.isfinite(bound), bound + _weighted(np.maximum(p, least), f).sum(1), bound)
             variance = _weighted(least * np.maximum(least - p, 0.0), f * f).sum(1)
         return np.maximum(kl, 0.0), np.maximum(bound, 0.0), variance
@@ -188,6 +187,22 @@ class TopLogits:
             "tail_mass_max": float(tail.max()),
             "kl_is": "estimate: tokens beyond the top k are sampled; bound_mean counts them as one, a lower bound",
         }
+
+
+def _drawn(rows: Any, best: dict[str, np.ndarray], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the tokens drawn, [n, strata, samples], and the priorities of these and of the next one of each stratum,
+    [n, strata, samples + 1]; `_LOWEST` where a stratum has no more."""
+    count, vocabulary = rows.shape
+    each = max(-(-vocabulary // STRATA), SAMPLES + 1)
+    last = {"last_value": best["values"][:, -1], "last_index": best["indices"][:, -1]}
+    options = {"strata": STRATA, "places": STRATA * each, "seeds": seeds}
+    priorities = rows.apply("tail_priorities", **last, **options, stay=("y",))["y"]
+    try:
+        found = priorities.split(STRATA).apply("top_k", k=SAMPLES + 1)
+    finally:
+        priorities.release()
+    places = found["indices"].astype(np.int64).reshape(count, STRATA, -1)[:, :, :-1]
+    return places * STRATA + np.arange(STRATA)[:, None], found["values"].reshape(count, STRATA, -1)
 
 
 def seeds(seed: int, count: int) -> np.ndarray:

@@ -6,21 +6,28 @@ import torch
 
 from .numerics import EPS32, by_rows, random_tensor
 from .pair import Cost, Port, Variant, kernel
-from .reduce import lanes_default, reduction
+from .reduce import lanes_within, reduction, too_many_turns
 
 ROWS = ("tokens", "width")
 #: Library files for sums of exponentials over a vocabulary.
 EXPONENTIALS = ("exp_log", "bins", "logits")
 
 
-def row_variant(file: str, *library: str) -> dict[str, Variant]:
-    """A workgroup takes one row; library: files that the WGSL needs beside those for its sums and maxima."""
+def row_variant(file: str, *library: str, passes: int = 2) -> dict[str, Variant]:
+    """A workgroup takes one row. library: files that the WGSL needs beside those for its sums and maxima. passes: how
+    often it goes over a row."""
+
+    def turns(context, threads: int) -> float:
+        return 1.05 * passes * context["width"] / threads
+
+    allowed = (128, 8, 16, 32, 64, 256)
     return {
         "row": Variant(
             file,
             grid=lambda c: (c["tokens"], 1, 1),
-            tunables={"workgroup": (128, 8, 16, 32, 64, 256)},
-            defaults=lanes_default,
+            tunables={"workgroup": allowed},
+            defaults=lanes_within(turns, allowed),
+            refuse=too_many_turns(turns),
             library=lambda c: (reduction(c), *library),
         )
     }
@@ -70,7 +77,7 @@ def _cost(s) -> Cost:
 @kernel(
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=row_variant("softmax", *EXPONENTIALS),
+    variants=row_variant("softmax", *EXPONENTIALS, passes=3),
     make_inputs=_make_inputs,
     tolerance=_softmax_tolerance,
     cost=lambda s: Cost(
@@ -85,7 +92,7 @@ def softmax(x):
 @kernel(
     reads={"x": Port(ROWS)},
     writes={"index": Port(("tokens",), "u32")},
-    variants=row_variant("argmax"),
+    variants=row_variant("argmax", passes=1),
     make_inputs=_make_inputs,
     tolerance=lambda arguments, expected: {
         "index": torch.zeros(expected["index"].shape, dtype=torch.float64)

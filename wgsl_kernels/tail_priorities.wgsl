@@ -1,5 +1,6 @@
 // Logits with noise, whose largest are a sample of tokens without replacement: x - ln(u), u uniform in (0, 1], one u for
-// each seed and token. Tokens down to a given one in the order of a top-k are left out. Element by element.
+// each seed and token. Tokens down to a given one in the order of a top-k are left out. Token t goes to stratum t % STRATA,
+// in which it is number t / STRATA; strata lie one after another. Element by element.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> last_value: array<f32>;
 @group(0) @binding(2) var<storage, read> last_index: array<u32>;
@@ -16,12 +17,13 @@ fn mixed(value: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x >= WIDTH) { return; }
+  if (id.x >= PLACES) { return; }
   let row = id.y;
-  let value = f32(x[row * WIDTH + id.x]);
+  let token = id.x % (PLACES / STRATA) * STRATA + id.x / (PLACES / STRATA);
+  let value = f32(x[row * WIDTH + min(token, WIDTH - 1u)]);
   let last = last_value[row];
-  let drawn = mixed(mixed(id.x) ^ seeds[row]);
+  let drawn = mixed(mixed(token) ^ seeds[row]);
   let u = (f32(drawn >> 8u) + 0.5) * 0x1p-24f;
-  let taken = value > last || (value == last && id.x <= last_index[row]);
-  y[row * WIDTH + id.x] = select(value - log_of(u), -3.4028234e38, taken);
+  let taken = value > last || (value == last && token <= last_index[row]);
+  y[row * PLACES + id.x] = select(value - log_of(u), -3.4028234e38, taken || token >= WIDTH);
 }

@@ -39,7 +39,8 @@ def logits(seed: int, rows: int = 7, vocabulary: int = 50) -> np.ndarray:
 @pytest.fixture
 def few(monkeypatch):
     """A sample that is small beside a vocabulary of 50."""
-    monkeypatch.setattr(top_logits, "SAMPLES", 6)
+    monkeypatch.setattr(top_logits, "STRATA", 2)
+    monkeypatch.setattr(top_logits, "SAMPLES", 3)
 
 
 @pytest.mark.parametrize("apart", [0.05, 1.0, 3.0])
@@ -107,7 +108,7 @@ def test_more_logits_come_closer(few):
 
 @pytest.mark.parametrize("apart", [0.015, 0.4, 1.0])
 def test_a_real_vocabulary_loses_little(apart):
-    """49,152 tokens with a heavy tail: mean, median and p99 of KL 1e-4 to 0.4, whose top 64 alone give far less."""
+    """49,152 tokens with a heavy tail: mean, median and p90 of KL 1e-4 to 0.4, whose top 64 alone give far less."""
     generator = np.random.default_rng(0)
     size, places = 49152, 96
     base = 2.5 * generator.standard_normal((places, size)) - 1.1 * np.log(np.arange(1, size + 1))
@@ -119,7 +120,8 @@ def test_a_real_vocabulary_loses_little(apart):
     assert bound.mean() < 0.9 * whole.mean()
     assert found.mean() == pytest.approx(whole.mean(), rel=0.01)
     assert np.median(found) == pytest.approx(np.median(whole), rel=0.02)
-    assert np.quantile(found, 0.99) == pytest.approx(np.quantile(whole, 0.99), rel=0.02)
+    assert np.quantile(found, 0.9) == pytest.approx(np.quantile(whole, 0.9), rel=0.02)
+    assert (np.abs(found - whole) < 0.1 * whole).all(), "each place alone"
     assert np.sqrt(np.mean((found - whole) ** 2)) == pytest.approx(np.sqrt(variance.mean()), rel=0.5)
 
 

@@ -57,6 +57,13 @@ class DeviceRows:
             for name, shape in made.items()
         }
 
+    def split(self, parts: int) -> DeviceRows:
+        """Each row as so many rows of equal width, in the same buffer."""
+        rows, width = self._padded
+        return DeviceRows(
+            self.device, self.buffer, (rows * parts, width // parts), self.dtype, self._valid * parts
+        )
+
     def release(self) -> None:
         """Give the buffer of rows that stayed back."""
         self.device.release(self.buffer)
