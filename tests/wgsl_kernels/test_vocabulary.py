@@ -88,7 +88,7 @@ def test_what_is_no_number_shows(device_with, value, subgroups):
     ],
 )
 def test_loops_that_a_software_adapter_cuts_off_are_not_begun(name, sizes):
-    """Mesa's ends all loops of an invocation after 65,535 turns; more threads have fewer each, on GPUs nothing changes."""
+    """Mesa's ends all loops of an invocation after 65,535 turns. More threads turn less often each."""
     kernel = wgsl_kernels.get(name)
     variant = next(iter(kernel.variants))
     cpu = Adapter(subgroups=True, subgroup_size=8, is_cpu=True)
