@@ -33,6 +33,7 @@ MODULES = (
     "attention",
     "attention_split",
     "dequantize",
+    "divergence",
     "embedding",
     "kv8",
     "kv_append",

@@ -12,7 +12,7 @@ from .kv8 import CACHE8, SCALES8, dequantized, random_cache
 from .kv_append import CACHE
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
-from .reduce import eight_lanes_only, lanes_default, reduction
+from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
 from .rope import STATE, make_state
 
 
@@ -61,14 +61,25 @@ def _prefer(context: Context) -> tuple[str, str]:
     return "online", "a workgroup for each token and head"
 
 
+THREADS = (64, 8, 16, 32, 128)
+
+
+def _turns(context: Context, threads: int) -> float:
+    """Of each tile of positions: pieces of a key, and of values those that a thread owns, every few positions."""
+    pieces = context["head_dim"] / 4
+    share = min(pieces, threads)
+    return context["capacity"] / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
+
+
 def _variants(cache: str) -> dict[str, Variant]:
     """For a cache that a library file reads."""
     return {
         "online": Variant(
             "attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
-            tunables={"workgroup": (64, 8, 16, 32, 128)},
-            defaults=lanes_default,
+            tunables={"workgroup": THREADS},
+            defaults=lanes_within(_turns, THREADS),
+            refuse=too_many_turns(_turns),
             library=lambda c: ("state", cache, reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),

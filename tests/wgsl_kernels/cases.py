@@ -346,6 +346,12 @@ def _row_cases() -> Iterator[Case]:
     yield from cases_of("softmax", "row", 14, **common)
     yield from cases_of("argmax", "row", 14, **{**common, "y_dtype": ("f32",)})
     yield from cases_of("target_log_likelihood", "row", 14, **{**common, "y_dtype": ("f32",)})
+    plain = {**common, "y_dtype": ("f32",)}
+    yield from cases_of("divergence", "row", 14, apart=(0.0, 1e-3, 0.1, 3.0), **plain)
+    yield from cases_of("log_probabilities", "row", 14, k=(1, 5, 40), counted=(0, 3, 40), **plain)
+    yield from cases_of(
+        "tail_priorities", "elements", 14, k=(1, 4, 64), strata=(1, 3, 64), **{**plain, "subgroups": (False,)}
+    )
     groups = {"tokens": common["tokens"], "groups": (1, *WIDTHS, 1000), "y_dtype": ("f32",)}
     yield from cases_of("argmax_reduce", "row", 14, **groups)
     largest = {**common, "k": (1, 2, 5, 40, 64), "y_dtype": ("f32",)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,6 +45,13 @@ class Scores:
     nll: np.ndarray
     top1: np.ndarray
     logits: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, steps: Sequence[Mapping[str, np.ndarray]]) -> Scores:
+        """From the results of the steps of a sequence."""
+        found = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+        nll, top1 = -found["log_likelihood"].astype(np.float64), found["top1"].astype(np.int64)
+        return cls(nll, top1, found.get("logits"))
 
 
 class Model:
@@ -152,13 +159,9 @@ class Model:
         keep = ("logits",) if logits else ()
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
-            steps = run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit)
-            joined = _joined(steps, ("log_likelihood", "top1", *keep), len(array) - 1)
-        return Scores(
-            -joined["log_likelihood"].astype(np.float64),
-            joined["top1"].astype(np.int64),
-            joined.get("logits"),
-        )
+            with out_of_memory(f"scores of {len(array) - 1} tokens"):
+                steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
+                return Scores.joined(steps)
 
     def generate(
         self,

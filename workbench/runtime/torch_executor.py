@@ -7,6 +7,7 @@ a dense model costs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -24,6 +25,7 @@ from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .host_memory import out_of_memory
 from .plans import Plans
+from .rows import HostRows
 from .sampling import Drawn
 from .stacks import weight_name
 from .weights import matrix_parts, vector
@@ -89,16 +91,18 @@ class TorchExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
-    ) -> dict[str, np.ndarray]:
+        hold: Iterable[str] = (),
+    ) -> dict[str, np.ndarray | HostRows]:
         """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
 
         edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`,
-        `CacheFullError` and `OutOfMemoryError`, with the position as it was.
+        `CacheFullError` and `OutOfMemoryError`, with the position as it was. hold: activations that are handed out as
+        rows for kernels.
         """
         refuse_inside(self)
         cache.require(len(ids))
         with out_of_memory(f"a step of {len(ids)} tokens with a cache of {cache.capacity} positions"):
-            return self._run(self.plan(head), ids, cache, targets, keep, edit)
+            return self._run(self.plan(head), ids, cache, targets, keep, edit, hold)
 
     def _run(
         self,
@@ -108,9 +112,11 @@ class TorchExecutor:
         targets: np.ndarray | None,
         keep: Iterable[str],
         edit: Edits | None,
-    ) -> dict[str, np.ndarray]:
-        keep = plan.check_names(keep)
-        wanted = {*plan.results, *keep}
+        hold: Iterable[str],
+    ) -> dict[str, np.ndarray | HostRows]:
+        keep, hold = plan.check_names(keep), plan.check_names(hold)
+        results = {*plan.results, *keep}
+        wanted = {*results, *hold}
         env = self.inputs(ids, cache)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
@@ -124,7 +130,12 @@ class TorchExecutor:
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
         cache.position += len(ids)
-        return {name: env[name].numpy().copy() for name in wanted}
+        found = {name: env[name].numpy().copy() for name in results}
+        return found | {name: HostRows(env[name]) for name in hold}
+
+    def holding(self) -> contextlib.AbstractContextManager:
+        """Nothing overwrites rows in memory."""
+        return contextlib.nullcontext()
 
     def inputs(
         self, ids: np.ndarray, cache: TorchCache, position: int | None = None
@@ -221,6 +232,10 @@ class TorchExecutor:
             buffer = plan.buffers[name]
             if buffer.kind == "cache":
                 cache.tensors[name] = tensor
+            elif name in plan.results and tensor.dtype == torch.float64:
+                env[name] = (
+                    tensor  # a sum over a vocabulary, which no kernel reads: f32 would only lose digits
+                )
             else:
                 env[name] = self._round(tensor, buffer.dtype)
 

@@ -9,6 +9,7 @@ ends behind each of them, and goes on when Python has put the replacement there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from workbench.plan.plan import Buffer, Weight
 
 from .cache import Cache
 from .device import Device
+from .device_rows import NUMPY, DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
 from .native import Recorder
@@ -37,7 +39,6 @@ CHUNKS = (256, 64, 16, 4, 1)
 STEPS = 16
 #: Inputs that kernels read as uniforms.
 UNIFORM = ("state", "options")
-NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 
 
 def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
@@ -141,20 +142,18 @@ class WgpuExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
-    ) -> dict[str, np.ndarray]:
+        hold: Iterable[str] = (),
+    ) -> dict[str, np.ndarray | DeviceRows]:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
         Returns the plan's results and the kept activations, without padding rows. edit: functions that change
         activations in flight (`workbench.runtime.edits`); raises `EditError` and `CacheFullError`, with the position as
-        it was.
+        it was. hold: activations that are handed out as rows where they are, until the next step (`holding`).
         """
         cache.require(len(ids))
-        keep = self.plan(head).check_names(keep)
+        keep, hold = self.plan(head).check_names(keep), self.plan(head).check_names(hold)
         edited = check_edits(self.plan(head), edit)
-        untouched = (
-            *keep,
-            *(name for name in edited if name not in keep),
-        )  # neither fused away nor overwritten
+        untouched = tuple(dict.fromkeys((*keep, *edited, *hold)))  # neither fused away nor overwritten
         valid = len(ids)
         size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
@@ -168,6 +167,7 @@ class WgpuExecutor:
                 self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
             results = dict(zip(names, self._read(ready, names, valid), strict=True))
+            results |= {name: self._rows(ready, name, valid) for name in hold}
         cache.position += valid
         return results
 
@@ -390,6 +390,18 @@ class WgpuExecutor:
             wanted.append((source, NUMPY[buffer.dtype], int(np.prod(shapes[-1]))))
         arrays = self.device.read_all(wanted)
         return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+    def _rows(self, ready: _Ready, name: str, valid: int) -> DeviceRows:
+        """An activation as rows where it is."""
+        buffer = ready.plan.plan.buffers[name]
+        shape = buffer.resolved(ready.plan.sizes)
+        return DeviceRows(
+            self.device, self._arena[ready.plan.slots[name]], shape, buffer.dtype, min(valid, shape[0])
+        )
+
+    def holding(self) -> AbstractContextManager:
+        """While this is held, no other thread's step overwrites what `run` handed out."""
+        return self.device.lock
 
     def uploaded(self) -> dict[str, int]:
         """Bytes on the device by kind."""
