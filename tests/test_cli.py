@@ -40,6 +40,7 @@ COMMANDS = [
     "bench",
     "speed",
     "tune",
+    "adapters",
     "sweep",
     "table",
     "reproduce",
