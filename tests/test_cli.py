@@ -41,6 +41,7 @@ COMMANDS = [
     "bench",
     "speed",
     "tune",
+    "adapters",
     "sweep",
     "table",
     "reproduce",
