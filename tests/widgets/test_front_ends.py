@@ -53,7 +53,7 @@ from eval.texts import encode, load_text
 from workbench.assets import calibration_text
 from workbench.models.tokenizer import load_tokenizer
 tokens = encode(load_tokenizer(demo_model_path()), load_text(calibration_text()), "disjoint-8")
-options = {"scheme": "disjoint-8", "formats": ["int4", "int2"], "windows": 2, "bits": 3}
+options = {"protocol": "disjoint-8", "formats": ["int4", "int2"], "max_windows": 2, "bits": 3}
 m = PrecisionMap(None, demo_model_path(), calibration=tokens, **options)
 m""",
     """

@@ -194,7 +194,7 @@ def test_the_same_error_twice_does_not_stop_the_slider(shown, costs):
 
 
 def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
-    widget = PrecisionMap(costs, source, held_out=texts[1], scheme=SCHEME, windows=3, bits=4)
+    widget = PrecisionMap(costs, source, held_out=texts[1], protocol=SCHEME, max_windows=3, bits=4)
     with shown(widget, 1100) as bridge:
         page = bridge.page
         bridge.until(drawn(widget))
@@ -242,8 +242,8 @@ def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
 
 def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source, texts, tmp_path):
     path = tmp_path / "costs.json"
-    options = {"scheme": SCHEME, "formats": FORMATS, "path": path, "bits": 4, "pins": {GATE: "int4"}}
-    widget = PrecisionMap(None, source, calibration=texts[0], windows=3, **options)
+    options = {"protocol": SCHEME, "formats": FORMATS, "path": path, "bits": 4, "pins": {GATE: "int4"}}
+    widget = PrecisionMap(None, source, calibration=texts[0], max_windows=3, **options)
     assert "No sensitivities" in widget.static_html()
     with pytest.raises(WorkbenchError, match="no sensitivities yet"):
         _ = widget.allocation
@@ -261,7 +261,8 @@ def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source,
         page.evaluate("""() => {
           window.said = [];
           const status = document.querySelector(".wb [role=status]");
-          new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+          new MutationObserver((seen) => seen.forEach((each) => each.addedNodes.forEach((node) =>
+            window.said.push(node.textContent)))).observe(status, { childList: true });
         }""")
         page.get_by_role("button", name="Measure sensitivities").click()
         bridge.until(f"document.querySelector('.wb').textContent.includes('(3 windows)') && {IDLE}", 120)

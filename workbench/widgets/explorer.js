@@ -273,6 +273,9 @@ function render({ model, el }) {
     share: ({ side, share }) => {
       status.textContent = `counting all rows of ${side.toUpperCase()}: ${Math.round(100 * share)} %; until then figures come from the sampled rows`;
     },
+    calibrated: ({ share }) => {
+      status.textContent = `calibrating, once: running the model over the embedded text for what its matrices are multiplied by: ${Math.round(100 * share)} %`;
+    },
     map: ({ values, settings }) => map.paint(values, settings),
   });
   for (const side of SIDES) view.changed(`settings_${side}`, () => controls[side].waiting || controls[side].show(model.get(`settings_${side}`)));
@@ -289,7 +292,7 @@ function render({ model, el }) {
   view.changed("error", () => model.get("error") && SIDES.forEach((side) => controls[side].answered()));
   view.changed("state", () => {
     view.section.dataset.state = model.get("state");
-    status.textContent = { looking: "looking \u2026", counting: "counting all rows \u2026", done: "" }[model.get("state")] ?? "";
+    status.textContent = { looking: "looking \u2026", calibrating: "calibrating, once \u2026", counting: "counting all rows \u2026", done: "" }[model.get("state")] ?? "";
   });
   view.tell("hello");
   return view.close;

@@ -174,7 +174,8 @@ function render({ model, el }) {
     h("p", { class: "wb-note" }, "Line and squares: predicted, the sum of what groups cost alone; the line is the best around the pins. Dots: measured with all groups at once, \u00b1 standard error (tokens/s: slowest to fastest run); dotted: what the prediction missed; level: the float model. Differences of KL are paired token by token. Click or drag in a chart to move the budget."),
     compared, about,
     h("div", { class: "wb-row wb-inline" }, field("allocation as", file), button("Save", () => view.tell("save", { path: file.value })), saved));
-  view.section.append(h("div", { class: "wb-row wb-inline" }, costs, measure, stop, bar, status), view.alert, body);
+  const noted = h("p", { class: "wb-note", role: "note" });
+  view.section.append(h("div", { class: "wb-row wb-inline" }, costs, measure, stop, bar, status), view.alert, noted, body);
 
   const drag = (event) => {
     const svg = event.target.closest("svg");
@@ -262,6 +263,7 @@ function render({ model, el }) {
   };
   view.changed("state", buttons);
   view.changed("able", buttons);
+  view.changed("note", () => (noted.hidden = !(noted.textContent = visible(model.get("note")))));
   view.changed("unit", () => {
     unit.select.value = model.get("unit");
     if (now) number();

@@ -53,6 +53,7 @@ class SweepBoard(View):
     """
 
     module = "sweep_board"
+    options = ("order", "search", "only", "selection")
 
     #: "idle", "running", "stopping", "stopped", "done", "failed", "elsewhere" or "lost" (see `Followed.lost`)
     state = traitlets.Unicode("idle").tag(sync=True)
@@ -75,8 +76,9 @@ class SweepBoard(View):
         *,
         processes: int | None = None,
         scheduler: str | None = None,
-        **traits: Any,
+        **options: Any,
     ) -> None:
+        self.refuse_unknown(options)
         self._scheduler = scheduler
         self._run: Task | None = None
         self._failure: BaseException | None = None
@@ -92,7 +94,7 @@ class SweepBoard(View):
         super().__init__(
             processes=processes or max(1, (os.cpu_count() or 1) // 2),
             cluster=scheduler is not None,
-            **traits,
+            **options,
         )
         self._push()
         self._task = Task(self._watch, self.fail)
