@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.chromium import page_of
 from tests.widgets.front_end import NAME, opened, served
+from tests.widgets.looks import looks_alone_as_together
 from workbench.runtime.device import adapter_missing
 
 pytestmark = [pytest.mark.browser, pytest.mark.notebook]
@@ -190,6 +191,7 @@ def test_jupyterlab(browser, server, tmp_path):
         chosen = allocate(notebook)
         edit_a_kernel(notebook)
         sweep(notebook, busy=True)
+        looks_alone_as_together(notebook.page)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000

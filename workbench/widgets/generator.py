@@ -10,7 +10,7 @@ from typing import Any
 import traitlets
 
 from workbench.bench.continuation import Run, check_models
-from workbench.bench.tokens import Continuation, Token, facts
+from workbench.bench.tokens import Continuation, Token, character, facts
 from workbench.errors import WorkbenchError
 from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
@@ -205,10 +205,13 @@ def _loaded(model: Any, how: Mapping[str, Any]) -> Model:
 
 
 def _packed(found: Continuation, start: int) -> dict[str, Any]:
-    """Tokens from `start` on as the page wants them, with short keys; likely tokens as [name, probability]."""
+    """Tokens from `start` on as the page wants them, with short keys; likely tokens as [name, probability]. b: so many
+    tokens before it are parts of the same character."""
     tokens = []
-    for token in found.tokens[start:]:
+    for at, token in enumerate(found.tokens[start:], start):
         packed: dict[str, Any] = {"t": token.text, "n": token.name, "i": token.id}
+        if before := at - character(found.tokens, at).start:
+            packed["b"] = before
         if token.probability is not None:
             packed["p"] = round(token.probability, 6)
             packed["a"] = [[each.text, round(each.probability, 6)] for each in token.alternatives]

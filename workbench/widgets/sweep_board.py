@@ -78,7 +78,6 @@ class SweepBoard(View):
         scheduler: str | None = None,
         **options: Any,
     ) -> None:
-        self.refuse_unknown(options)
         self._scheduler = scheduler
         self._run: Task | None = None
         self._failure: BaseException | None = None
@@ -89,6 +88,7 @@ class SweepBoard(View):
         self._rows: dict[str, dict[str, Any]] = {}
         self._columns: list[dict[str, Any]] = []
         self._forget = _nothing
+        self.refuse_unknown(options)
         self.sweep = opened(source)
         self._forget = self._observe()
         super().__init__(

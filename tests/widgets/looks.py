@@ -1,0 +1,62 @@
+"""Whether widgets that are shown together look as each does alone, and as they should."""
+
+from __future__ import annotations
+
+from tests.widgets.test_modules import MODULES
+
+#: Everything is laid out, in sight or not.
+ALL_LAID_OUT = ".jp-Cell, .jp-Cell * { content-visibility: visible !important }"
+#: What differs of a widget's section between all style sheets in force and its own alone: boxes of every element,
+#: relative to the section, and every computed property. Gives [elements, style sheets of other widgets, differences].
+ALONE = """name => {
+  const own = `[data-wb="${name}"]`;
+  const section = document.querySelector(`.wb${own}`);
+  const every = [section, ...section.querySelectorAll("*")];
+  const look = () => {
+    const { x, y } = section.getBoundingClientRect();
+    return every.map((each) => {
+      const [box, style] = [each.getBoundingClientRect(), getComputedStyle(each)];
+      const values = Array.from(style, (name) => `${name}: ${style.getPropertyValue(name)}`);
+      return [box.x - x, box.y - y, box.width, box.height].map((v) => v.toFixed(2)).concat(values);
+    });
+  };
+  const sheets = [...document.querySelectorAll("style")].filter((each) => each.textContent.includes("[data-wb="));
+  const others = sheets.filter((each) => !each.textContent.includes(own));
+  const together = look();
+  others.forEach((each) => (each.disabled = true));
+  const alone = look();
+  others.forEach((each) => (each.disabled = false));
+  const differ = every.flatMap((each, i) => together[i].flatMap((value, k) => value === alone[i][k] ? []
+    : [`${each.tagName}.${each.getAttribute("class")}: ${value} together, ${alone[i][k]} alone`]));
+  return [every.length, others.length, differ.slice(0, 20)];
+}"""
+#: What looks wrong: names of facts on several lines, scrollbars for a few pixels, buttons that something cuts off.
+WRONG = """name => {
+  const section = document.querySelector(`.wb[data-wb="${name}"]`);
+  const seen = [...section.querySelectorAll("*")].filter((each) => each.checkVisibility());
+  const clips = (each) => !["visible", "clip"].includes(getComputedStyle(each).overflowX);
+  const right = (each) => each.getBoundingClientRect().right;
+  const cut = (button) => {
+    for (let at = button.parentElement; at !== section.parentElement; at = at.parentElement)
+      if (clips(at) && right(button) > right(at) + 1) return true;
+    return false;
+  };
+  const stray = (each) => clips(each) && each.clientWidth > 20
+    && [each.scrollWidth - each.clientWidth, each.scrollHeight - each.clientHeight].some((d) => d > 0 && d < 8);
+  return [
+    ...seen.filter((each) => each.matches("dt") && each.getBoundingClientRect().height > 24)
+      .map((each) => `${each.textContent}: several lines`),
+    ...seen.filter(stray).map((each) => `stray scrollbar of ${each.tagName}.${each.getAttribute("class")}`),
+    ...seen.filter((each) => each.matches("button") && cut(each)).map((each) => `${each.textContent}: cut`),
+  ];
+}"""
+
+
+def looks_alone_as_together(page) -> None:
+    """All six are shown: each has the layout that it has without the others, and nothing of it looks wrong."""
+    page.add_style_tag(content=ALL_LAID_OUT)
+    for name in MODULES:
+        elements, others, differences = page.evaluate(ALONE, name)
+        assert others == len(MODULES) - 1 and elements > 20
+        assert differences == [], name
+        assert page.evaluate(WRONG, name) == [], name
