@@ -11,12 +11,12 @@ ALL_LAID_OUT = ".jp-Cell, .jp-Cell * { content-visibility: visible !important }"
 ALONE = """name => {
   const own = `[data-wb="${name}"]`;
   const section = document.querySelector(`.wb${own}`);
-  const every = [section, ...section.querySelectorAll("*")];
+  const every = [section, ...section.querySelectorAll(":not(option)")];
   const look = () => {
     const { x, y } = section.getBoundingClientRect();
     return every.map((each) => {
-      const [box, style] = [each.getBoundingClientRect(), getComputedStyle(each)];
-      const values = Array.from(style, (name) => `${name}: ${style.getPropertyValue(name)}`);
+      const box = each.getClientRects().length ? each.getBoundingClientRect() : { x, y, width: 0, height: 0 };
+      const values = Array.from(each.computedStyleMap(), ([name, values]) => `${name}: ${values.join()}`);
       return [box.x - x, box.y - y, box.width, box.height].map((v) => v.toFixed(2)).concat(values);
     });
   };
@@ -41,11 +41,15 @@ WRONG = """name => {
       if (clips(at) && right(button) > right(at) + 1) return true;
     return false;
   };
+  const lines = (element) => {
+    const text = document.createRange();
+    text.selectNodeContents(element);
+    return new Set([...text.getClientRects()].map((box) => Math.round(box.top))).size;
+  };
   const stray = (each) => clips(each) && each.clientWidth > 20
     && [each.scrollWidth - each.clientWidth, each.scrollHeight - each.clientHeight].some((d) => d > 0 && d < 8);
   return [
-    ...seen.filter((each) => each.matches("dt") && each.getBoundingClientRect().height > 24)
-      .map((each) => `${each.textContent}: several lines`),
+    ...seen.filter((each) => each.matches("dt") && lines(each) > 1).map((each) => `${each.textContent}: several lines`),
     ...seen.filter(stray).map((each) => `stray scrollbar of ${each.tagName}.${each.getAttribute("class")}`),
     ...seen.filter((each) => each.matches("button") && cut(each)).map((each) => `${each.textContent}: cut`),
   ];
@@ -58,5 +62,6 @@ def looks_alone_as_together(page) -> None:
     for name in MODULES:
         elements, others, differences = page.evaluate(ALONE, name)
         assert others == len(MODULES) - 1 and elements > 20
-        assert differences == [], name
-        assert page.evaluate(WRONG, name) == [], name
+        assert differences == [], "\n".join([name, *differences])
+        wrong = page.evaluate(WRONG, name)
+        assert wrong == [], "\n".join([name, *wrong])

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workbench.models.source import open_source
 
 from .measure import Settings
 
+EMBEDDING = "model.embed_tokens.weight"
 #: Bytes of a weight file that tell it from others: so many pieces of it, evenly spaced.
 PIECES, PIECE = 32, 1 << 16
 
@@ -80,15 +82,31 @@ class Study:
 
     def formats(self, wanted: Sequence[WeightFormat]) -> list[WeightFormat]:
         """Those whose blocks are no wider than the narrowest row of a matrix: a wider one would store padding."""
-        shapes = (self.source.describe(name)[0] for name in self.source.names())
-        narrowest = min(shape[1] for shape in shapes if len(shape) == 2)
         kept = []
         for fmt in wanted:
-            if fmt.granularity == "block" and (fmt.block_size or 0) > max(narrowest, 32) and _asked(fmt):
-                self._note(f"without {fmt}: the narrowest rows have {narrowest} weights")
+            if fmt.is_quantized and _asked(fmt) and (fmt.block_size or 0) > max(self.narrowest, 32):
+                self._note(f"without {fmt}: the narrowest rows have {self.narrowest} weights")
             else:
                 kept.append(fmt)
         return kept
+
+    def blocks(self, wanted: Sequence[int]) -> list[int]:
+        """Those block sizes that are no wider than the narrowest row of a matrix, at least the least of them."""
+        kept = [size for size in wanted if size <= max(self.narrowest, min(wanted))]
+        if len(kept) < len(wanted):
+            self._note(f"blocks of {', '.join(map(str, kept))} only: the narrowest rows have {self.narrowest} weights")
+        return kept
+
+    @cached_property
+    def narrowest(self) -> int:
+        """Weights of the narrowest row of a matrix."""
+        shapes = (self.source.describe(name)[0] for name in self.source.names())
+        return min(shape[1] for shape in shapes if len(shape) == 2)
+
+    @property
+    def dtype(self) -> str:
+        """What the embedding is stored as, and in most checkpoints everything: "f16", "bf16", "f32"."""
+        return str(self.source.describe(EMBEDDING)[1])
 
     @property
     def middle_layer(self) -> int:
