@@ -26,8 +26,7 @@
 #
 # Everything runs through the WGSL kernels, on a GPU or on a CPU with a software adapter. What the text says of
 # results is said of the embedded model (7.3 million parameters, children's stories). To study another one, change the
-# line
-# `CHECKPOINT = ...`: lengths follow from the model, and what is written gets a folder of its own.
+# line `CHECKPOINT = ...`: lengths follow from the model, and what is written gets a folder of its own.
 
 # %%
 import numpy as np

@@ -32,6 +32,7 @@
 # %%
 import csv
 import io
+from pathlib import Path
 
 from IPython.display import Markdown, display
 
@@ -80,7 +81,8 @@ quantizer = ["rtn", "grid"]
 protocol = "{protocol}"
 """
 spec = RESULTS / "blocks.toml"
-values = {"model": MODEL, "blocks": BLOCKS, "protocol": PROTOCOL}
+model = study.source.path.resolve() if Path(MODEL).is_dir() else MODEL
+values = {"model": model, "blocks": BLOCKS, "protocol": PROTOCOL}
 spec.write_text(SPEC.format(**values))
 print(f"{spec}: {len(SPEC.splitlines())} lines")
 

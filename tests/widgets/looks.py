@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.widgets.test_modules import MODULES
+from workbench.widgets import modules
 
 #: Everything is laid out, in sight or not.
 ALL_LAID_OUT = ".jp-Cell, .jp-Cell * { content-visibility: visible !important }"
 #: What differs of a widget's section between all style sheets in force and its own alone: boxes of every element,
-#: relative to the section, and every computed property. Gives [elements, style sheets of other widgets, differences].
-ALONE = """name => {
+#: relative to the section, and computed values of all properties that any of the style sheets sets. Gives [elements,
+#: style sheets of other widgets, differences].
+ALONE = """([name, properties]) => {
   const own = `[data-wb="${name}"]`;
   const section = document.querySelector(`.wb${own}`);
   const every = [section, ...section.querySelectorAll(":not(option)")];
@@ -16,7 +20,8 @@ ALONE = """name => {
     const { x, y } = section.getBoundingClientRect();
     return every.map((each) => {
       const box = each.getClientRects().length ? each.getBoundingClientRect() : { x, y, width: 0, height: 0 };
-      const values = Array.from(each.computedStyleMap(), ([name, values]) => `${name}: ${values.join()}`);
+      const style = getComputedStyle(each);
+      const values = properties.map((property) => `${property}: ${style.getPropertyValue(property)}`);
       return [box.x - x, box.y - y, box.width, box.height].map((v) => v.toFixed(2)).concat(values);
     });
   };
@@ -59,8 +64,11 @@ WRONG = """name => {
 def looks_alone_as_together(page) -> None:
     """All six are shown: each has the layout that it has without the others, and nothing of it looks wrong."""
     page.add_style_tag(content=ALL_LAID_OUT)
+    sheets = "".join(map(modules.style, MODULES))
+    properties = sorted(set(re.findall(r"[{;](--[\w-]+|[a-z-]+):", sheets)))
+    assert {"display", "position", "margin", "color", "--k0"} <= set(properties)
     for name in MODULES:
-        elements, others, differences = page.evaluate(ALONE, name)
+        elements, others, differences = page.evaluate(ALONE, [name, properties])
         assert others == len(MODULES) - 1 and elements > 20
         assert differences == [], "\n".join([name, *differences])
         wrong = page.evaluate(WRONG, name)
