@@ -1,4 +1,4 @@
-"""What a study takes from its model: what fits stays, what does not is cut and said, and no two models share a folder."""
+"""What a study takes from its model: what fits stays, what does not is cut and said; models share no folder."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_cut_and_said(narrow):
     assert [str(each) for each in narrow.formats(list(map(parse_format, NAMES)))] == [
         str(parse_format(name)) for name in NAMES if name != "int4/256"
     ]
-    assert narrow.blocks([32, 64, 128, "256" and 256]) == [32, 64] and narrow.blocks([128, 256]) == [128]
+    assert narrow.blocks([32, 64, 128, 256]) == [32, 64] and narrow.blocks([128, 256]) == [128]
     assert narrow.tokens(1000) == 96 and narrow.tokens(8, 500) == 1
     said = "\n".join(narrow.notes)
     for part in (
