@@ -17,7 +17,6 @@ from tests.support.chromium import launched
 from tests.widgets.front_end import opened, served
 
 FOLDER = REPOSITORY / "docs" / "widgets"
-COLOURS = 256
 #: Of the page: cells are then about 1,050 wide.
 WIDTH = 1400
 THEME = """theme => jupyterapp.commands.execute("apputils:change-theme", { theme })"""
@@ -156,16 +155,11 @@ WIDGETS: dict[str, tuple[str, Callable]] = {
 
 
 def stored(picture: bytes, path: Path) -> None:
-    """As a PNG of its commonest colours, to which the others are close in flat pictures: a third of the size."""
+    """In all its colours: a palette would take small marks of a colour of their own for others."""
     from PIL import Image
 
-    whole = Image.open(BytesIO(picture)).convert("RGB")
-    common = sorted(whole.getcolors(whole.width * whole.height), reverse=True)[:COLOURS]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _, colour in common for value in colour])
-    small = whole.quantize(palette=palette, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    small.save(path, optimize=True)
+    Image.open(BytesIO(picture)).convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:
