@@ -94,7 +94,9 @@ class Study:
         """Those block sizes that are no wider than the narrowest row of a matrix, at least the least of them."""
         kept = [size for size in wanted if size <= max(self.narrowest, min(wanted))]
         if len(kept) < len(wanted):
-            self._note(f"blocks of {', '.join(map(str, kept))} only: the narrowest rows have {self.narrowest} weights")
+            self._note(
+                f"blocks of {', '.join(map(str, kept))} only: the narrowest rows have {self.narrowest} weights"
+            )
         return kept
 
     @cached_property

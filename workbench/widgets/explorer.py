@@ -114,9 +114,10 @@ class QuantizationExplorer(View):
 
     def _result(self, side: str) -> Exploration:
         self._await(side)
-        if side not in self._found:
+        found = self._found.get(side)
+        if found is None:
             raise WorkbenchError(f"nothing was found: {self.error}")
-        return self._found[side]
+        return found
 
     def _await(self, side: str, seconds: float = float("inf")) -> None:
         """Wait until a side has a result, if only of a sample, or nothing is being looked for any more."""
@@ -174,6 +175,7 @@ class QuantizationExplorer(View):
         if compare is not None:
             self.compare = compare
             wanted = {"b": self._settings("b")} | wanted
+        self._task.stop()  # before what it works on goes
         for side, settings in wanted.items():
             setattr(self, f"settings_{side}", settings)
             self._found.pop(side, None)
@@ -220,15 +222,11 @@ class QuantizationExplorer(View):
         self.state = "looking"
         weights = self.matrices.weights(self.tensor)
         self._look_first(weights, [side for side in self._sides() if self._known(side)], stopped)
-        waiting = [side for side in self._sides() if not self._known(side)]
-        if waiting:
+        if not all(map(self._known, self._sides())):
             self.state = "calibrating"
             if not self._inputs.measure(self._reporter("calibrated", stopped)):
                 return
             self.state = "looking"
-            for side, found in list(self._found.items()):  # these have no error of the outputs yet
-                if found.output_db is None and self._hessian(self.tensor) is not None:
-                    del self._found[side]
             self._look_first(weights, self._sides(), stopped)
         for side in self._sides():
             if not stopped() and self._found[side].sampled:
@@ -260,9 +258,12 @@ class QuantizationExplorer(View):
         return weights, format_of(settings), self._quantizer(self.tensor, settings["quantizer"]), self.tensor
 
     def _look_first(self, weights: np.ndarray, sides: Iterable[str], stopped: Callable[[], bool]) -> None:
+        hessian = self._hessian(self.tensor)
         for side in sides:
-            if side not in self._found and not stopped():
-                found = first_look(*self._asked(weights, side), hessian=self._hessian(self.tensor))
+            before = self._found.get(side)
+            lacking = before is None or (before.output_db is None and hessian is not None)
+            if lacking and not stopped():
+                found = first_look(*self._asked(weights, side), hessian=hessian)
                 if not stopped():
                     self._show(side, found)
 
