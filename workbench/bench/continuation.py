@@ -23,7 +23,7 @@ from workbench.runtime.sampling import Drawn, SamplingOptions, softmax
 from workbench.runtime.textstream import Detokenizer
 
 from .speed import computes_on_cpu
-from .tokens import Continuation, Names, Token, facts, spelled, strength
+from .tokens import Continuation, Names, Token, facts, probability, spelled, strength
 
 #: Tokens between two looks at whether to stop while a prompt is read.
 CPU_PIECE, GPU_PIECE = 64, 1024
@@ -237,12 +237,13 @@ class Run:
     def _html(self, found: Continuation) -> str:
         words = [f"<span style='opacity:0.6'>{spelled(self.prompt)}</span>"]
         for at, token in enumerate(found.tokens):
-            style = f"background:rgba(217,72,15,{0.6 * strength(token):.2f})"
+            style = f"background:rgba(217,72,15,{0.6 * strength(found.tokens, at):.2f})"
             if token.flip:
                 style += ";text-decoration:underline"
             if at == self.parted:
                 style += ";border-left:3px solid"
-            says = "" if token.probability is None else f" title='{token.probability:.1%}'"
+            p = probability(found.tokens, at)
+            says = "" if p is None else f" title='{p:.1%}'"
             words.append(f"<bdi style='{style}'{says}>{spelled(token.text)}</bdi>")
         return "".join(words)
 
