@@ -21,11 +21,11 @@ class Comparison:
     """A model against a baseline on the same targets. ln_ratio = ln(PPL / PPL_baseline), like its errors.
 
     kl: mean, median, p90, p99, p99.9 and max over tokens of KL(baseline || model) in nats, None where no
-    logits of the baseline were at hand. kl_truncation: None where all logits were; else (`TopLogits.describe`)
-    how many were, and that the KL is a lower bound. delta_p: the change of the target's probability. Errors
-    `_se` take tokens as independent (binomial for same_top1), `_se_clustered` windows; intervals are 95 %
-    window bootstraps. backend, provenance: the baseline's. noise_floor: what the same figures are for the
-    baseline against itself on another path (`noise`), where it was run.
+    logits of the baseline were at hand. kl_truncation: None where all logits were; else
+    (`StoredBaseline.truncation`) how many were, what error that adds to the KL, and a lower bound of it. delta_p: the
+    change of the target's probability. Errors `_se` take tokens as independent (binomial for same_top1),
+    `_se_clustered` windows; intervals are 95 % window bootstraps. backend, provenance: the baseline's. noise_floor:
+    what the same figures are for the baseline against itself on another path (`noise`), where it was run.
     """
 
     ppl: float
@@ -124,16 +124,15 @@ class Comparison:
         rows = [("baseline", f"{ppl_text(self.ppl)} ({ran(self.backend, self.provenance)}), {ratio}, {same}")]
         if self.kl:
             quantiles = f"median {self.kl['median']:.3e}, p99 {self.kl['p99']:.3e}"
-            bound = "at least " if self.kl_truncation else ""
-            rows.append(
-                ("KL", f"mean {bound}{self.kl['mean']:.3e}{plus_minus(self.kl_se, '.1e')}, {quantiles} nats")
-            )
+            about = "about " if self.kl_truncation else ""
+            mean = f"mean {about}{self.kl['mean']:.3e}{plus_minus(self.kl_se, '.1e')}"
+            rows.append(("KL", f"{mean}, {quantiles} nats"))
         if self.kl_truncation:
             cut = self.kl_truncation
-            missing = (
-                f"about {cut['missing_mean']:.1e}{plus_minus(cut['missing_mean_se'], '.0e')} nats are missing"
-            )
-            rows.append(("KL from", f"the {cut['top_k']} likeliest tokens and the rest as one; {missing}"))
+            kept = f"the {cut['top_k']} likeliest tokens and {cut['samples']} drawn of the others"
+            error = f"which adds ± {cut['estimated_se']:.0e} to the mean"
+            bound = f"by the likeliest alone at least {cut['bound_mean']:.3e} nats"
+            rows.append(("KL from", f"{kept}, {error}; {bound}"))
         if self.noise_floor:
             floor = self.noise_floor
             size = f"RMS of d {floor['difference_rms']:.1e}, same top-1 {floor['same_top1']:.2%}"

@@ -9,15 +9,18 @@ of empty contexts and of rolling windows, truncation from the left, stop strings
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
+from eval.generation_options import Seeds, Wanted, of_checkpoint, read_options
 from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
 from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
 from workbench.runtime.sampling import SamplingOptions
+from workbench.utf8 import checked
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -25,7 +28,6 @@ try:
     from lm_eval.models.utils import (
         handle_stop_sequences,
         has_bos_prefix,
-        normalize_gen_kwargs,
         postprocess_generated_text,
     )
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -35,9 +37,6 @@ except ImportError as error:
     ) from error
 
 from tqdm import tqdm
-
-#: Tokens generated at most where a task does not say, as in the harness's `hf`.
-MAX_NEW_TOKENS = 256
 
 
 @register_model("workbench")
@@ -80,6 +79,7 @@ class WorkbenchLM(TemplateLM):
         self._prefix_token_id = None if prefix_token_id is None else int(prefix_token_id)
         source = self.model.source
         self._ended = end_of_text_ids(source.tokenizer_path, source.config, self.tokenizer)
+        self._generation = of_checkpoint(source.tokenizer_path)
         self.scorer = PrefixScorer(self.model)
 
     @property
@@ -109,7 +109,8 @@ class WorkbenchLM(TemplateLM):
         return {"model_provenance": self.model.describe_provenance()}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids as the tokenizer gives them; no second BOS for a string that begins with it."""
+        """Ids as the tokenizer gives them; no second BOS for a string that begins with it. TextError for no text."""
+        checked(string, "a request of the task")
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = {"add_special_tokens": False}
@@ -148,35 +149,40 @@ class WorkbenchLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continuations up to the first stop string, end-of-text or the task's limit."""
-        found = []
-        for request in tqdm(requests, desc="Running generate_until requests", disable=disable_tqdm):
-            context, options = request.args
-            found.append(self._generate(context, options))
-            self.cache_hook.add_partial("generate_until", (context, options), found[-1])
+        """Continuations up to the first stop string, end-of-text or the task's limit.
+
+        Options are those of the harness's `hf` (`eval.generation_options`); raises `WorkbenchError` for others. Repeats
+        of a sampled request are different samples.
+        """
+        found, seeds = [], Seeds()
+        wanted = [read_options(request.args[1], self._generation) for request in requests]  # before any work
+        every = tqdm(requests, desc="Running generate_until requests", disable=disable_tqdm)
+        for request, options in zip(every, wanted, strict=True):
+            context, given = request.args
+            found.append(self._generate(context, options, seeds.of(context, options)))
+            self.cache_hook.add_partial("generate_until", (context, given), found[-1])
         return found
 
-    def _generate(self, context: str, options: dict[str, Any]) -> str:
-        wanted = normalize_gen_kwargs(options, MAX_NEW_TOKENS)
-        limit, sampled = wanted["max_gen_toks"], bool(wanted.get("do_sample"))
-        stops = handle_stop_sequences(list(wanted["until"]), eos=self.tokenizer.decode(self.eot_token_id))
-        room = self.max_length - limit
+    def _generate(self, context: str, wanted: Wanted, sampling: SamplingOptions) -> str:
+        stops = handle_stop_sequences(list(wanted.until), eos=self.tokenizer.decode(self.eot_token_id))
+        room = self.max_length - wanted.limit
         if room < 1:
             raise WorkbenchError(
-                f"{limit} tokens to generate leave no room in a context of {self.max_length}"
+                f"{wanted.limit} tokens to generate leave no room in a context of {self.max_length}"
             )
-        sampling = SamplingOptions(
-            temperature=float(wanted.get("temperature") or 0.0) if sampled else 0.0,
-            top_k=int(wanted.get("top_k") or 0),
-            top_p=float(wanted.get("top_p") or 1.0),
-        )
         ids = self.tok_encode(context)[-room:]
+        limit, ended = wanted.limit, self._ended if wanted.ended is None else wanted.ended
+        if wanted.total is not None:
+            limit = min(wanted.total, self.max_length) - len(ids)
+            if limit < 1:
+                raise WorkbenchError(f"max_length = {wanted.total} with a context of {len(ids)} tokens")
         tokens, text = [], ""
-        for token in self.model.generate_ids(ids, limit, sampling):
-            tokens.append(token)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            if token in self._ended or any(stop and stop in text for stop in stops):
-                break
+        with contextlib.closing(self.model.generate_ids(ids, limit, sampling)) as stream:
+            for token in stream:
+                tokens.append(token)
+                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+                if token in ended or any(stop and stop in text for stop in stops):
+                    break
         return postprocess_generated_text(text, stops, None)
 
 

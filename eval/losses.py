@@ -47,7 +47,7 @@ class Loss:
 
     def __str__(self) -> str:
         size = f"RMS {self.rms:.2e} ({self.tokens:,} tokens)"
-        what = self.kind if self.kind.endswith("noise floor") else f"{self.kind} loss"
+        what = self.kind if "noise floor" in self.kind else f"{self.kind} loss"
         return f"{what} {self.mean:+.3e}{plus_minus(self.se, '.1e')} nats a token, {size}"
 
 

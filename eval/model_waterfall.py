@@ -10,13 +10,15 @@ adds is a paired difference to the run before it, with its error; the difference
 the finished model loses against unquantized weights. Tensors that the file keeps as floats are the same in every run.
 With INT8 activations the last difference is no loss of the kernels but the noise floor of such activations, backend
 against backend; the kernels are then compared on equal inputs (`kernels`).
-Weights of all stages lie in memory at once, in f32.
+Each run goes beside the unquantized one, which is repeated for it: so two sets of weights lie in memory at a time, and
+not those of all stages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
+from workbench.quantizers.blocks import row_chunks
 
 if TYPE_CHECKING:
     from eval.kernel_checks import KernelChecks
@@ -46,11 +49,13 @@ UNQUANTIZED = "unquantized"
 NOISE = "INT8 activation noise floor (backend against backend)"
 #: Of the first window, to compare kernels on equal inputs.
 CHECKED_TOKENS = 128
+#: Weights that are quantized at a time: in f64, with what lies beside them, a small part of a matrix.
+PART_WEIGHTS = 1 << 20
 
 
 class StagedSource:
-    """A stored model whose quantized matrices are read as f32: those of the checkpoint it was made from, with the
-    causes up to a stage applied (`unquantized`: none). A source, as executors and `Model` take it."""
+    """A stored model whose quantized matrices are those of the checkpoint it was made from, with the causes up to a
+    stage applied, as f32 (`unquantized`: as they are there). A source, as executors and `Model` take it."""
 
     def __init__(self, stored: StoredModel, original: Any, quantizer: str, stage: str) -> None:
         self.path, self.tokenizer_path, self.config = stored.path, stored.tokenizer_path, stored.config
@@ -63,30 +68,48 @@ class StagedSource:
 
     def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
         shape, form = self._stored.describe(name)
-        return shape, WeightFormat("f32") if form.is_quantized else form
+        if not form.is_quantized:
+            return shape, form
+        return shape, self._original.describe(name)[1] if self._stage == UNQUANTIZED else WeightFormat("f32")
 
     def tensor(self, name: str) -> WeightTensor:
-        form = self._stored.describe(name)[1]
+        shape, form = self._stored.describe(name)
         if not form.is_quantized:
             return self._stored.tensor(name)
-        values = self._original.tensor(name).dequantize()
         if self._stage == UNQUANTIZED:
-            return float_tensor(name, values, "f32")
-        made = stage_weights(values, form, self._stage, self._quantizer)
-        if self._stage == stages(form)[-1] and not np.array_equal(
-            made, self._stored.tensor(name).dequantize()
-        ):
+            return self._original.tensor(name)
+        return float_tensor(name, np.concatenate([rows for _, rows in self._rows(name, shape, form)]), "f32")
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        shape, form = self._stored.describe(name)
+        if not form.is_quantized:
+            yield from self._stored.parts(name)
+            return
+        if self._stage == UNQUANTIZED:
+            yield from self._original.parts(name)
+            return
+        for first, values in self._rows(name, shape, form):
+            yield first, float_tensor(name, values, "f32")
+
+    def _rows(
+        self, name: str, shape: tuple[int, ...], form: WeightFormat
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows f32) of a quantized matrix; a few at a time where no scale reaches beyond its row."""
+        original, stored = self._original.tensor(name), self._stored.tensor(name)
+        whole = form.granularity == "tensor"
+        for part in row_chunks(*shape, shape[0] * shape[1] if whole else PART_WEIGHTS):
+            rows = original.rows(part.start, part.stop).dequantize()
+            values = stage_weights(rows, form, self._stage, self._quantizer)
+            if self._stage == stages(form)[-1]:
+                self._check(name, values, stored.rows(part.start, part.stop))
+            yield part.start, values
+
+    def _check(self, name: str, made: np.ndarray, stored: WeightTensor) -> None:
+        if not np.array_equal(made, stored.dequantize()):
             raise ProtocolError(
                 f"{self.path}: {name} is not what quantizer {self._quantizer!r} makes of {self._original.path}; a "
                 "waterfall repeats the quantization and can do so without calibration data only"
             )
-        return float_tensor(name, made, "f32")
-
-    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
-        if self._stored.describe(name)[1].is_quantized:
-            yield 0, self.tensor(name)
-        else:
-            yield from self._stored.parts(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,32 +201,37 @@ def model_waterfall(
         raise ProtocolError(f"{stored.path}: holds no quantized matrix; a waterfall needs a converted model")
     quantizer = stored.manifest.get("provenance", {}).get("quantizer", "rtn")
     steps = max((stages(stored.describe(n)[1]) for n in names), key=len)
-    models = {
-        step: _references(StagedSource(stored, original, quantizer, step)) for step in (UNQUANTIZED, *steps)
+    runs: dict[str, Callable[[], Any]] = {
+        step: partial(_references, StagedSource(stored, original, quantizer, step)) for step in steps
     }
     if dtype != "f32":
-        models[f"{dtype} activations"] = _references(stored, dtype)
+        runs[f"{dtype} activations"] = partial(_references, stored, dtype)
     missing, notes = kernel_missing(dtype), []
     if kernel and missing:
         raise NoAdapterError(missing)
     if kernel is not False and missing:
         notes.append(f"kernel: {missing}")
     elif kernel is not False:
-        models[NOISE if dtype == "int8" else "kernel"] = _kernels(stored, dtype)
-    scheme = inputs.fitting(protocol(scheme), models)
-    tokens = inputs.tokens(models[UNQUANTIZED], text, scheme, separator)
-    kernels = _on_equal_inputs(_kernels(stored, dtype), tokens, scheme) if NOISE in models else None
+        runs[NOISE if dtype == "int8" else "kernel"] = partial(_kernels, stored, dtype)
+    base = _references(StagedSource(stored, original, quantizer, UNQUANTIZED))
+    scheme = inputs.fitting(protocol(scheme), {UNQUANTIZED: base})
+    tokens = inputs.tokens(base, text, scheme, separator)
+    kernels = _on_equal_inputs(_kernels(stored, dtype), tokens, scheme) if NOISE in runs else None
     if kernels:
         notes.append(kernels.verdict)
-    results = perplexities(
-        models,
-        tokens,
-        scheme,
-        baseline=UNQUANTIZED,
-        max_windows=max_windows,
-        progress=progress,
-    )
-    order = list(models)
+    results: dict[str, PerplexityResult] = {}
+    for index, (name, made) in enumerate(runs.items()):
+        found = perplexities(
+            {UNQUANTIZED: base, name: made()},
+            tokens,
+            scheme,
+            baseline=UNQUANTIZED,
+            max_windows=max_windows,
+            progress=_part(progress, index, len(runs)),
+        )
+        results = found | results
+    results = {name: results[name] for name in (UNQUANTIZED, *runs)}
+    order = list(results)
     adds = {name: paired_loss(name, results[name], results[before]) for before, name in pairwise(order)}
     total = paired_loss("total", results[order[-1]], results[UNQUANTIZED])
     return ModelWaterfall(results, adds, total, quantizer, dtype, tuple(notes), kernels)
@@ -219,10 +247,17 @@ def _on_equal_inputs(model: Any, tokens: Tokens, scheme: Protocol) -> KernelChec
     return check_kernels(model, first.ids[:CHECKED_TOKENS])
 
 
+def _part(progress: RunProgress | None, index: int, count: int) -> RunProgress | None:
+    """The progress of one of `count` equal parts, as one of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total, name, nll: progress(index * total + done, count * total, name, nll)
+
+
 def _references(source: Any, dtype: str = "f32") -> Any:
     from workbench.runtime.torch_executor import TorchExecutor
 
-    return _model(source, lambda config: TorchExecutor(source, config, activations=dtype))
+    return _model(source, lambda config: TorchExecutor(source, config, activations=dtype, compact=True))
 
 
 def _kernels(source: Any, dtype: str) -> Any:

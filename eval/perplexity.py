@@ -10,13 +10,12 @@ whose logits are then computed once. They may also come from a file that an earl
 
 A model is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
 int64 [n-1], `forward(ids)` giving `logits` f32 [n, vocab], `vocab_size`, `context_length`, `backend`,
-`tokenizer` and `describe_provenance()`. Without a baseline model only `score` is called, so no logits leave
-the device.
+`tokenizer` and `describe_provenance()`. Without a baseline only `score` is called; models of `workbench.load` on one
+device are compared there (`eval.scoring`). Either way no matrix of logits leaves the device.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ import numpy as np
 from eval import inputs, statistics
 from eval.comparison import compare
 from eval.overlap import calibration_warnings
-from eval.protocols import Protocol, Window, protocol
+from eval.protocols import Protocol, protocol
 from eval.report import ppl_text
 from eval.result import PerplexityResult
+from eval.scoring import Scoring
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
@@ -63,14 +63,14 @@ def perplexity(
     tokenize once for many models), or token ids [T] (the result then says that the text is unknown).
     separator: tells documents apart; see `eval.texts.encode`.
     baseline: what the model is compared with (paired difference, KL, same top-1): a second model, run on the
-    same windows, one at a time; a StoredBaseline or the path of its file (KL is then a lower bound, see
-    `eval.top_logits`); or a PerplexityResult of the same windows (no KL then, since it holds no logits).
+    same windows; a StoredBaseline or the path of its file (KL is then an estimate, see `eval.top_logits`);
+    or a PerplexityResult of the same windows (no KL then, since it holds no logits).
     noise_floor: the baseline once more, on another path (f16 instead of f32, the references instead of
     WGSL): its own comparison with the baseline is put beside the model's.
     again: the model once more, on another path: what that alone changes is put beside its figures. Models that round
     activations or cache to INT8 need it (`eval.report.int8_noise`).
-    save_baseline: a file to keep the baseline's logits in, or the model's own where there is no baseline:
-    `top_k` of them a token, and the rest as one.
+    save_baseline: a file to keep the baseline's distributions in, or the model's own where there is no
+    baseline: the `top_k` likeliest tokens of each place, and a sample of the rest.
     max_windows: score only the first so many.
     progress: True for a bar, or a function called as progress(windows done, windows, mean nll so far).
 
@@ -128,8 +128,8 @@ def perplexities(
 ) -> dict[str, PerplexityResult]:
     """Score `text` with several models, window by window; results by name, in the order of `models`.
 
-    baseline: the name of the model that the others are compared with. It runs once a window, and no more than
-    two logits matrices are held at a time. Its own result is compared with nothing. Or a StoredBaseline.
+    baseline: the name of the model that the others are compared with. It runs once a window. Its own result
+    is compared with nothing. Or a StoredBaseline.
     noise_floor: the name of the model that is the baseline on another path. Text, errors and the rest as in
     `perplexity`; ProtocolError also for unknown names and for models of different vocabularies.
     """
@@ -165,29 +165,20 @@ def perplexities(
             scheme, windows, tokens.sha256, tokens.tokenizer_sha256, models[first].vocab_size
         )
 
-    # The baseline runs first in each window; alone it is scored like any other.
-    order = [name for name in models if name == baseline] + [name for name in models if name != baseline]
+    scoring = Scoring(
+        models,
+        baseline if isinstance(baseline, str) else None,
+        stored,
+        keep=None if save_baseline is None else kept_name,
+        top_k=top_k,
+    )
     parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
     totals, seconds = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
-    top: list[TopLogits] = []
     done = count = 0
     for index, window in enumerate(windows):
-        logits = None
         place = slice(count, count + window.scored)
         count += window.scored
-        for name in order:
-            began = time.perf_counter()
-            if stored:
-                part = stored.divergence(place, _logits(models[name], window), window.targets)
-            elif name == kept_name and (len(models) > 1 or save_baseline is not None):
-                logits = _logits(models[name], window)
-                part = _own(logits, window)
-                if save_baseline is not None:
-                    top.append(TopLogits.of(logits, top_k, seed=index))
-            elif baseline is None or len(models) == 1:
-                part = _score(models[name], window)
-            else:
-                part = statistics.divergence(_logits(models[name], window), logits, window.targets)
+        for name, part, took in scoring.window(index, window, place):
             if not np.isfinite(part.nll).all():
                 at = int(np.flatnonzero(~np.isfinite(part.nll))[0])
                 raise NonFiniteScoreError(
@@ -195,12 +186,12 @@ def perplexities(
                     f"{window.first_scored + at} (token {int(window.targets[at])}) "
                     f"a negative log-likelihood of {part.nll[at]}"
                 )
-            seconds[name] += time.perf_counter() - began
+            seconds[name] += took
             parts[name].append(part)
             totals[name] += float(part.nll.sum())
             done += 1
             if progress:
-                progress(done, len(windows) * len(order), name, totals[name] / count)
+                progress(done, len(windows) * len(models), name, totals[name] / count)
 
     shared = inputs.described(scheme, tokens, windows, every)
     results = {}
@@ -222,7 +213,7 @@ def perplexities(
             **shared,
         )
     if save_baseline is not None:
-        StoredBaseline(results[kept_name], TopLogits.join(top)).save(save_baseline)
+        StoredBaseline(results[kept_name], TopLogits.join(scoring.top)).save(save_baseline)
     if baseline is None:
         return results
     against = stored.result if stored else results[baseline]
@@ -245,30 +236,6 @@ def perplexities(
             if name != noise_floor
         }
     return results
-
-
-def _score(model: Any, window: Window) -> statistics.Divergence:
-    """Scores of one model; its own stand in for the baseline's and are not looked at."""
-    scores = model.score(window.ids)
-    part = slice(window.first_scored - 1, None)
-    if not len(scores.nll) == len(scores.top1) == len(window.ids) - 1:
-        raise WorkbenchError(
-            f"score() of {len(window.ids)} tokens gave {len(scores.nll)} nll and {len(scores.top1)} top1; "
-            f"expected {len(window.ids) - 1} of each"
-        )
-    nll, top1 = np.asarray(scores.nll, np.float64)[part], np.asarray(scores.top1, np.int64)[part]
-    return statistics.Divergence(nll, nll, np.zeros(0), top1, top1)
-
-
-def _logits(model: Any, window: Window) -> np.ndarray:
-    """f32 [scored, vocab]: the logits that predict the window's targets."""
-    return model.forward(window.ids[:-1]).logits[window.first_scored - 1 :]
-
-
-def _own(logits: np.ndarray, window: Window) -> statistics.Divergence:
-    """The baseline's scores, from the logits that the others are compared with."""
-    nll, top1 = statistics.target_nll(logits, window.targets), logits.argmax(1)
-    return statistics.Divergence(nll, nll, np.zeros(0), top1, top1)
 
 
 def _reporter(progress: bool | Progress | None) -> Progress | None:

@@ -103,6 +103,14 @@ class Protocol:
         """With the length of a context where the name left it open, else as it is."""
         return self if self.length else replace(self, length=context_length, stride=context_length)
 
+    def within(self, context_length: int) -> Protocol:
+        """With windows that a context holds: as it is, or the same kind with its length (and stride) cut to that."""
+        fixed = self.at(context_length)
+        if fixed.length <= context_length:
+            return fixed
+        length = context_length - context_length % 2 if self.kind == "llamacpp" else context_length
+        return replace(fixed, length=length, stride=min(fixed.stride, length))
+
     @property
     def joins_rows(self) -> bool:
         """Whether a raw file of one row a line is first joined by `eval.texts.join_rows`."""

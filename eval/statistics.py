@@ -134,15 +134,15 @@ def paired(nll: np.ndarray, baseline: np.ndarray, window_index: np.ndarray, *, s
 @dataclass(frozen=True, eq=False)
 class Divergence:
     """Token by token, all [n]: nll and nll_baseline of the targets, kl = KL(baseline || model) in nats, and
-    the two models' most likely tokens (the lowest id of equals). missing: where kl is a lower bound, an estimate
-    of the rest and its variance, [2, n]."""
+    the two models' most likely tokens (the lowest id of equals). estimated: where kl is an estimate, a lower bound of
+    it and the variance of the estimate, [2, n]."""
 
     nll: np.ndarray
     nll_baseline: np.ndarray
     kl: np.ndarray
     top1: np.ndarray
     top1_baseline: np.ndarray
-    missing: np.ndarray | None = None
+    estimated: np.ndarray | None = None
 
 
 def divergence(logits: np.ndarray, baseline: np.ndarray, targets: np.ndarray) -> Divergence:

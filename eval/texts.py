@@ -191,6 +191,8 @@ def encode(
     where documents are to begin with BOS and the tokenizer has none.
     """
     scheme = protocol(scheme)
+    if separator is not None:
+        utf8.checked(separator, "the document separator")
     text = Text(text) if isinstance(text, str) else text
     if scheme.joins_rows and not text.joined:
         text = replace(text, content=join_rows(text.content), joined=True)

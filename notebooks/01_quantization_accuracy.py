@@ -29,13 +29,13 @@
 # 8. your own checkpoint
 #
 # The embedded model has 7.3 million parameters and writes children's stories. It is small enough that everything
-# below takes less than three minutes on two CPU cores without a GPU. Its numbers are real, but they are *its* numbers:
-# large models lose less at the same bit width.
+# below takes less than three minutes on two CPU cores without a GPU. Its numbers are real, but they are *its*
+# numbers, and what the text says of them is said of this model. To study another one, change the line `CHECKPOINT =
+# ...`: windows, prompts and blocks follow from the model, and its results get a folder of their own.
 
 # %%
 import html
 import json
-from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -46,23 +46,30 @@ from eval.perplexity import perplexities
 from eval.texts import encode, load_text
 from workbench.assets import demo_model_path, evaluation_text
 from workbench.bench import plots
-from workbench.bench.measure import Settings, measure
+from workbench.bench.fitting import Study
+from workbench.bench.measure import Settings, bits_per_weight, measure, weight_files
 from workbench.bench.notebook import Bars, side_by_side, table, with_picture
 from workbench.bench.plot import perplexity_vs_size
 from workbench.bench.records import save
+from workbench.bench.tokens import Names
 from workbench.bench.weight_error import weight_error
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
-from workbench.models.source import open_source
+from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.info import describe
 from workbench.runtime.provenance import versions
 
-CHECKPOINT = demo_model_path()
-RESULTS = Path("runs/quantization_accuracy")  # everything that this notebook writes
+CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
 FORMATS = ("int8", "int4", "int2")
 WINDOWS = 7  # of 512 tokens; more of them narrow the error bars of section 4
+
+study = Study(CHECKPOINT, "quantization_accuracy")
+RESULTS = study.folder  # everything that this notebook writes
+settings = study.settings(Settings("disjoint-512", windows=WINDOWS, repetitions=3))
+BASE = study.dtype  # what the unquantized model is stored as
+print(study)
 
 # %% [markdown]
 # ## 1. What runs here
@@ -78,8 +85,8 @@ print("\nversions:", ", ".join(f"{package} {version}" for package, version in ve
 
 # %% [markdown]
 # A *plan* is a straight line of kernel calls over named buffers. Each kernel is a pair, a WGSL source and a PyTorch
-# function that computes the same, so the plan below can run on a device and through the references, and any name in it
-# can be read from both. This is the first of the decoder layers:
+# function that computes the same, so the plan below can run on a device and through the references, and any name in
+# it can be read from both. This is the first of the decoder layers:
 
 # %%
 calls = str(info.plan).splitlines()
@@ -104,9 +111,9 @@ print(f"... {len(calls)} calls in all")
 # them (coloured).
 
 # %%
-source = open_source(CHECKPOINT)
+source = study.source
 matrices = [name for name in source.names() if len(source.describe(name)[0]) == 2]
-NAME = "model.layers.3.mlp.down_proj.weight"
+NAME = f"model.layers.{study.middle_layer}.mlp.down_proj.weight"
 weights = source.tensor(NAME).dequantize()
 
 nearest = [weight_error(weights, WeightFormat(dtype), "rtn", NAME) for dtype in FORMATS]
@@ -140,7 +147,9 @@ display(table(names, rows), plots.block_errors([*nearest, *searched]))
 # this shows the picture of the first choice.
 
 # %%
-BLOCKS = [32, 64, 128, 256, "channel", "tensor"]
+SIZES = study.blocks([32, 64, 128, 256])
+BLOCKS = [*SIZES, "channel", "tensor"]
+USUAL = max(size for size in SIZES if size <= 128)
 
 
 def menu(label: str, options: list, value=None) -> widgets.Dropdown:
@@ -151,7 +160,7 @@ def menu(label: str, options: list, value=None) -> widgets.Dropdown:
 choice = {
     "matrix": menu("matrix", matrices, NAME),
     "dtype": menu("format", list(FORMATS), "int4"),
-    "block": menu("block", BLOCKS, 128),
+    "block": menu("block", BLOCKS, USUAL),
     "quantizer": menu("method", ["rtn", "grid"]),
 }
 for control in choice.values():
@@ -181,11 +190,11 @@ for control in choice.values():
     control.observe(changed, names="value")
 menus = widgets.HBox(list(choice.values()), layout={"flex_flow": "row wrap"})
 explorer = widgets.VBox([menus, figures, picture])
-display(with_picture(explorer, look(NAME, "int4", 128, "rtn")), raw=True)
+display(with_picture(explorer, look(NAME, "int4", USUAL, "rtn")), raw=True)
 
 # %% [markdown]
-# The same question as a table: what does a smaller block buy, and what does it cost? Halving the block adds 24 bits (an
-# f16 scale and an int8 zero-point) for half as many weights.
+# The same question as a table: what does a smaller block buy, and what does it cost? Halving the block adds 24 bits
+# (an f16 scale and an int8 zero-point) for half as many weights.
 
 # %%
 rows = []
@@ -198,31 +207,32 @@ display(table(["block", *FORMATS], rows))
 # %% [markdown]
 # ## 3. Converting the model
 #
-# The converter streams the checkpoint tensor by tensor and writes shards (`model.wgpu`) with a `manifest.json`. Output
-# folders are complete or absent. Vectors (norms) stay f32: they are few. The embedding, which is also the LM head here,
-# is quantized like everything else.
+# The converter streams the checkpoint tensor by tensor and writes shards (`model.wgpu`) with a `manifest.json`.
+# Output folders are complete or absent. Vectors (norms) stay f32: they are few. The embedding, which is also the LM
+# head here, is quantized like everything else; a model that has a head of its own has it quantized too.
 
 # %%
-models = {"f16": CHECKPOINT}
+models = {BASE: source.path}
 summaries = {}
 for dtype in FORMATS:
     models[dtype] = RESULTS / "models" / dtype
     options = ConvertOptions(WeightFormat(dtype), quantizer="rtn", overwrite=True)
-    summaries[dtype] = convert(CHECKPOINT, models[dtype], options, progress=True)
+    summaries[dtype] = convert(source.path, models[dtype], options, progress=True)
 Bars.clear()  # the progress bars have done their work
 
-original = (CHECKPOINT / "model.safetensors").stat().st_size
-rows = [["f16", f"{original / 1e6:.2f}", "100.0%", "16.000", len(matrices), "–"]]
+original, _ = weight_files(source.path)
+rows = [[BASE, f"{original / 1e6:.2f}", "100.0%", f"{bits_per_weight(source):.3f}", len(matrices), "–"]]
 for made in summaries.values():
-    [(kind, count)] = [(kind, count) for kind, count in made.formats.items() if kind != "f32"]
+    counts = {kind: count for kind, count in made.formats.items() if kind != "f32"}
     sizes = [f"{made.nbytes / 1e6:.2f}", f"{made.nbytes / original:.1%}", f"{made.bits_per_weight:.3f}"]
-    rows.append([kind, *sizes, count, f"{made.seconds:.1f}"])
-display(table(["format", "weights, MB", "of f16", "bits a weight", "matrices", "seconds"], rows))
+    kinds, numbers = ", ".join(counts), " + ".join(map(str, counts.values()))
+    rows.append([kinds, *sizes, numbers, f"{made.seconds:.1f}"])
+display(table(["format", "weights, MB", f"of {BASE}", "bits a weight", "matrices", "seconds"], rows))
 
 # %% [markdown]
 # The manifest says of every tensor how it is stored and why, where its planes lie and what they must hash to; of the
-# whole, from which files, with which options and versions it was made, and the plan that runs it. Here is the entry of
-# the matrix above:
+# whole, from which files, with which options and versions it was made, and the plan that runs it. Here is the entry
+# of the matrix above:
 
 # %%
 stored = StoredModel.open(models["int4"])
@@ -242,22 +252,21 @@ for part in entry["parts"]:
 # $\mathrm{PPL} = \exp\left(\frac1n \sum_i \ell_i\right)$ with $\ell_i = -\ln p(t_i \mid t_{<i})$. On a few thousand
 # tokens its standard error is several percent, because some tokens are easy and some are hard, far more than
 # quantization changes anything. But they are equally hard for both models: the *paired* difference
-# $d_i = \ell_i^\text{quantized} - \ell_i^\text{f16}$ cancels this, and
+# $d_i = \ell_i^\text{quantized} - \ell_i^\text{float}$ cancels this, and
 #
-# $$ \ln\frac{\mathrm{PPL}_q}{\mathrm{PPL}_\text{f16}} = \bar d, \qquad
+# $$ \ln\frac{\mathrm{PPL}_q}{\mathrm{PPL}_\text{float}} = \bar d, \qquad
 #    \mathrm{SE} = \frac{\mathrm{sd}(d)}{\sqrt n}. $$
 #
 # Beside it stand the Kullback-Leibler divergence of the whole distribution from the baseline's, which sees what the
 # target's probability alone does not, and how often both agree on the most likely token. All of it goes through the
-# WGSL kernels on the packed bytes. The same bytes go through the PyTorch references too; the difference is the *kernel
-# loss*, and that of the f16 row is the noise floor.
+# WGSL kernels on the packed bytes. The same bytes go through the PyTorch references too; the difference is the
+# *kernel loss*, and that of the unquantized row is the noise floor.
 
 # %%
-tokenizer = workbench.load(CHECKPOINT).tokenizer
-tokens = encode(tokenizer, load_text(evaluation_text()), "disjoint-512", separator="<|endoftext|>")
+tokenizer = load_tokenizer(source.tokenizer_path)
+tokens = encode(tokenizer, load_text(evaluation_text()), settings.scheme, separator="<|endoftext|>")
 
-settings = Settings("disjoint-512", windows=WINDOWS, repetitions=3)
-measurement = measure(models, "f16", tokens, settings, progress=Bars())
+measurement = measure(models, BASE, tokens, settings, progress=Bars())
 Bars.clear()
 report = save(measurement, RESULTS)  # table.md, results.json with provenance, the figure below
 display(Markdown(report))
@@ -266,26 +275,26 @@ display(Markdown(report))
 display(plots.Picture.of(perplexity_vs_size(measurement)))
 
 # %% [markdown]
-# **How to read it.** In the left panel the grey band is the plain error of the f16 perplexity. INT8 and INT4 disappear
-# in it, and an unpaired comparison could say nothing at all about them. In the right panel the same tokens, paired.
-# A format whose error bar crosses zero has not been told apart from f16 *by perplexity* on this many tokens. That is
-# not the same as being equal: its KL divergence, an average of numbers that cannot be negative, is already known to a
-# few percent.
+# **How to read it.** In the left panel the grey band is the plain error of the unquantized perplexity. INT8 and INT4
+# of the embedded model disappear in it, and an unpaired comparison could say nothing at all about them. In the right
+# panel the same tokens, paired. A format whose error bar crosses zero has not been told apart from the unquantized
+# model *by perplexity* on this many tokens. That is not the same as being equal: its KL divergence, an average of
+# numbers that cannot be negative, is already known to a few percent.
 #
 # The error falls as $1/\sqrt n$, so a claim can be priced in advance: $n = (\mathrm{sd}(d) / \mathrm{SE})^2$. The
 # perplexity itself, without a pair, would need $n = (\mathrm{sd}(\ell)/\mathrm{SE})^2$.
 
 # %%
-n = measurement.row("f16").result.tokens_scored
+n = measurement.row(BASE).result.tokens_scored
 
 
 def needed(se_now: float, se: float) -> str:
     return f"{n * (se_now / se) ** 2:,.0f}"
 
 
-alone = measurement.row("f16").result
+alone = measurement.row(BASE).result
 relative_se = alone.ppl_se / alone.ppl
-rows = [["f16, unpaired", "–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]]
+rows = [[f"{BASE}, unpaired", "–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]]
 for dtype in FORMATS:
     pair = measurement.row(dtype).result.baseline
     mean, se = pair.ln_ratio, pair.ln_ratio_se
@@ -301,11 +310,11 @@ display(table(["", "ln ratio", f"its SE at n = {n:,}", "n for SE = 0.1 %", "n to
 # `forward(ids, keep=[...])` reads any buffer of the plan. Below, over 256 tokens, the RMS of an element of the residual
 # stream, and the RMS of its error:
 #
-# - each quantized model against f16, both through WGSL: what the *format* does;
-# - f16 through WGSL against f16 through the references: what the *kernels* do.
+# - each quantized model against the unquantized one, both through WGSL: what the *format* does;
+# - the unquantized model through WGSL against itself through the references: what the *kernels* do.
 
 # %%
-ids = tokens.ids[:256]
+ids = tokens.ids[: study.tokens(256)]
 layers = range(info.config.layers)
 stream = ["embedded", *(f"layers.{i}.out" for i in layers)]
 inside = {
@@ -317,24 +326,24 @@ inside = {
 keep = [*stream, *(f"layers.{i}.{part}" for part in inside.values() for i in layers)]
 
 kept = {name: workbench.load(path).forward(ids, keep=keep).kept for name, path in models.items()}
-references = workbench.load(CHECKPOINT, backend="torch").forward(ids, keep=keep).kept
+references = workbench.load(source.path, backend="torch").forward(ids, keep=keep).kept
 
 
 def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
 
 
-growth = {"the stream itself": [rms(kept["f16"][name]) for name in stream]}
+growth = {"the stream itself": [rms(kept[BASE][name]) for name in stream]}
 for dtype in reversed(FORMATS):
-    growth[f"{dtype} against f16"] = [rms(kept[dtype][name] - kept["f16"][name]) for name in stream]
-growth["f16, WGSL against PyTorch"] = [rms(kept["f16"][name] - references[name]) for name in stream]
+    growth[f"{dtype} against {BASE}"] = [rms(kept[dtype][name] - kept[BASE][name]) for name in stream]
+growth[f"{BASE}, WGSL against PyTorch"] = [rms(kept[BASE][name] - references[name]) for name in stream]
 
 parts = {}
 for label, part in inside.items():
     names = [f"layers.{i}.{part}" for i in layers]
-    parts[label] = [rms(kept["int4"][name] - kept["f16"][name]) / rms(kept["f16"][name]) for name in names]
+    parts[label] = [rms(kept["int4"][name] - kept[BASE][name]) / rms(kept[BASE][name]) for name in names]
 
-growth_figure = plots.depth(growth, ["emb.", *map(str, layers)], parts, "int4 against f16")
+growth_figure = plots.depth(growth, ["emb.", *map(str, layers)], parts, f"int4 against {BASE}")
 growth_figure.save(RESULTS / "error_by_layer.png")
 display(growth_figure)
 
@@ -359,18 +368,18 @@ display(table(names, rows[1:]))
 
 # %% [markdown]
 # The residual stream is a sum. Every layer adds an error of its own, passes on those before it and computes from a
-# disturbed input, so the error grows from layer to layer, and the stream grows with it. Their ratio stays put, close
-# to the relative error of the weights themselves, $10^{-\mathrm{SQNR}/20}$: a rounded matrix makes a relative error of
-# about that size in whatever it writes, and what is written later outweighs what was written before. The kernels' own
-# rounding lies several orders of magnitude lower at every depth: what this notebook measures is quantization, not
-# arithmetic.
+# disturbed input, so the error grows from layer to layer, and the stream grows with it. In the embedded model their
+# ratio stays put, close to the relative error of the weights themselves, $10^{-\mathrm{SQNR}/20}$: a rounded matrix
+# makes a relative error of about that size in whatever it writes, and what is written later outweighs what was
+# written before. The kernels' own rounding lies several orders of magnitude lower at every depth: what this notebook
+# measures is quantization, not arithmetic.
 #
 # ## 6. What helps
 #
-# Two suspects for INT2: rounding that spends its range on outliers (section 2), and the embedding, which is also the
-# LM head, so that its error reaches the logits with nothing behind it to average over. The kernels add nothing that
-# could be seen, so the references, which are quicker on a CPU, may answer. Neither repair costs anything at run time
-# but the bits in the first column.
+# Two suspects for INT2: rounding that spends its range on outliers (section 2), and the embedding, which here is also
+# the LM head, so that its error reaches the logits with nothing behind it to average over. The kernels add nothing
+# that could be seen, so the references, which are quicker on a CPU, may answer. Neither repair costs anything at run
+# time but the bits in the first column.
 
 # %%
 int2, grid = WeightFormat("int2"), {"quantizer": "grid", "overwrite": True}
@@ -379,16 +388,16 @@ repairs = {
     "int2 grid, blocks of 64": ConvertOptions(WeightFormat("int2", block_size=64), **grid),
     "int2 grid, int8 embedding": ConvertOptions(int2, embedding=WeightFormat("int8"), **grid),
 }
-bits = {name: measurement.row(name).bits_per_weight for name in ("f16", "int4", "int2")}
+bits = {name: measurement.row(name).bits_per_weight for name in (BASE, "int4", "int2")}
 repaired = {name: workbench.load(models[name], backend="torch") for name in bits}
 for name, options in repairs.items():
     folder = RESULTS / "models" / name.replace(",", "").replace(" ", "-")
-    bits[name] = convert(CHECKPOINT, folder, options).bits_per_weight
+    bits[name] = convert(source.path, folder, options).bits_per_weight
     repaired[name] = workbench.load(folder, backend="torch")
 
 rows = []
 for name, result in perplexities(
-    repaired, tokens, settings.scheme, baseline="f16", max_windows=WINDOWS
+    repaired, tokens, settings.scheme, baseline=BASE, max_windows=WINDOWS
 ).items():
     change = kl = "–"
     if pair := result.baseline:
@@ -400,10 +409,10 @@ for name, result in perplexities(
 display(table(["", "bits a weight", "perplexity", "change, %", "mean KL, nats"], rows))
 
 # %% [markdown]
-# The search alone takes away most of the loss, and bits for the embedding buy more than bits for smaller blocks. The
-# two block sizes cannot be told apart by perplexity, but they can by KL: the target's probability is one number of a
-# token, the divergence looks at all 4,096. `ConvertOptions.overrides` takes a format for any pattern of tensor names,
-# so this table is the beginning of a search, not its end.
+# In the embedded model the search alone takes away most of the loss, and bits for the embedding buy more than bits
+# for smaller blocks. The two block sizes cannot be told apart by perplexity, but they can by KL: the target's
+# probability is one number of a token, the divergence looks at the whole vocabulary. `ConvertOptions.overrides` takes
+# a format for any pattern of tensor names, so this table is the beginning of a search, not its end.
 #
 # ## 7. A story
 #
@@ -414,11 +423,11 @@ display(table(["", "bits a weight", "perplexity", "change, %", "mean KL, nats"],
 # %%
 PROMPT = "Once upon a time"
 stories = {}
-for dtype in ("f16", "int4"):
+for dtype in (BASE, "int4"):
     print(f"[{dtype}] {PROMPT}", end="")
     stories[dtype] = PROMPT
     for piece in workbench.load(models[dtype]).generate(
-        PROMPT, max_new_tokens=140, temperature=0.8, top_p=0.95, seed=6
+        PROMPT, max_new_tokens=study.tokens(140, 24), temperature=0.8, top_p=0.95, seed=6
     ):
         print(piece, end="", flush=True)
         stories[dtype] += piece
@@ -436,38 +445,34 @@ written = {dtype: tokenizer(text)["input_ids"] for dtype, text in stories.items(
 pairs = zip(*written.values(), strict=False)
 parting = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, written.values())) - 1)
 
-rows = []
+names, rows = Names(tokenizer), []
 for dtype in written:
-    logits = workbench.load(models[dtype]).forward(written["f16"][:parting]).logits[-1].astype(np.float64)
+    logits = workbench.load(models[dtype]).forward(written[BASE][:parting]).logits[-1].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    best = [f"`{tokenizer.decode([i])!r}` {p[i]:.1%}" for i in np.argsort(p)[::-1][:5]]
+    best = [f"`{names(int(i))!r}` {p[i]:.1%}" for i in np.argsort(p)[::-1][:5]]
     wrote = written[dtype][parting]
-    rows.append([dtype, f"`{tokenizer.decode([wrote])!r}` {p[wrote]:.1%}", *best])
-before = tokenizer.decode(written["f16"][:parting], skip_special_tokens=True)
+    rows.append([dtype, f"`{names(wrote)!r}` {p[wrote]:.1%}", *best])
+before = tokenizer.decode(written[BASE][:parting], skip_special_tokens=True)
 print(f"they part at token {parting}, after {'...' + before[-60:]!r}")
 display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 
 # %% [markdown]
 # ## 8. Your own checkpoint
 #
-# Any Llama checkpoint (Llama 2, 3, 3.1, 3.2 and models that share their architecture) goes the same way: a folder with
-# `config.json` and safetensors, or a hub id. Name it in this cell, take the comments away and run it. A
-# published perplexity needs its published protocol: for WikiText-2 that is `wikitext2-gptq-2048`, over the whole test
-# split.
+# Any Llama checkpoint (Llama 2, 3, 3.1, 3.2 and models that share their architecture) goes the same way: a folder
+# with `config.json` and safetensors, or a hub id. Name it in the line `CHECKPOINT = ...` of the first cell and run
+# everything again: it gets a folder of its own. A published perplexity needs its published protocol and text, which
+# this cell has: for WikiText-2 that is `wikitext2-gptq-2048`, over the whole test split.
 
 # %%
 # from eval.perplexity import perplexity
 # from eval.texts import load_dataset_text
 #
-# CHECKPOINT = "HuggingFaceTB/SmolLM-135M"                     # hub id or folder
-# print(describe(CHECKPOINT))                                  # does it fit? nothing is allocated yet
-# convert(CHECKPOINT, "runs/mine/int4", ConvertOptions(WeightFormat("int4"), quantizer="grid"), progress=True)
-# base, mine = workbench.load(CHECKPOINT), workbench.load("runs/mine/int4")
-#
+# base, mine = workbench.load(CHECKPOINT), workbench.load(models["int4"])
 # text = load_dataset_text("wikitext2")
 # result = perplexity(mine, text, "wikitext2-gptq-2048", baseline=base, max_windows=4, progress=True)
-# result.save("runs/mine/int4.npz")                            # per-token scores, to be paired later with others
+# result.save(RESULTS / "int4.npz")                            # per-token scores, to be paired later with others
 # display(result)
 
 # %% [markdown]

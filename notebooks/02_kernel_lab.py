@@ -467,7 +467,9 @@ for count in (2, 4, 16):
         time=False,
     )
 lab.run(["by library", "2 rows", "4 rows", "16 rows"])
-library = workbench.compare("linear[int4]", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5)
+library = workbench.compare(
+    "linear[int4]", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5
+)
 gemv = library["gemv"]
 rows_of_gemv = gemv.tunables["teams"] * gemv.tunables["rows_per_team"]
 named = [(each.variant, each.tunables["rows_per_group"], each.timing) for each in lab.comparison.results]

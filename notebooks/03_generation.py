@@ -24,12 +24,11 @@
 # 6. changing an activation in flight: switching parts off, and steering what is written
 # 7. your own checkpoint
 #
-# Everything runs through the WGSL kernels on the embedded model (7.3 million parameters, children's stories), on a GPU
-# or on a CPU with a software adapter.
+# Everything runs through the WGSL kernels, on a GPU or on a CPU with a software adapter. What the text says of
+# results is said of the embedded model (7.3 million parameters, children's stories). To study another one, change the
+# line `CHECKPOINT = ...`: lengths follow from the model, and what is written gets a folder of its own.
 
 # %%
-from pathlib import Path
-
 import numpy as np
 from IPython.display import display
 
@@ -37,39 +36,48 @@ import workbench
 from eval.statistics import log_softmax
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.bench.continuation import continue_prompt
+from workbench.bench.fitting import Study
 from workbench.bench.notebook import Bars, table
 from workbench.bench.plots import Picture, colour_of
+from workbench.bench.tokens import Names
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 from workbench.runtime.sampling import SamplingOptions, filter_logits, softmax
 from workbench.widgets import Generator
 
-CHECKPOINT = demo_model_path()
-RESULTS = Path("runs/generation")  # everything that this notebook writes
+CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
 PROMPT = "Once upon a time, there was a little dog named"
 
-paths = {"f16": CHECKPOINT}
+study = Study(CHECKPOINT, "generation")
+RESULTS = study.folder  # everything that this notebook writes
+BASE = study.dtype  # what the unquantized model is stored as
+NEW = study.tokens(100, 64)  # tokens of a text
+
+paths = {BASE: study.source.path}
 for dtype in ("int4", "int2"):
     paths[dtype] = RESULTS / "models" / dtype
-    convert(CHECKPOINT, paths[dtype], ConvertOptions(WeightFormat(dtype), quantizer="grid", overwrite=True))
+    options = ConvertOptions(WeightFormat(dtype), quantizer="grid", overwrite=True)
+    convert(study.source.path, paths[dtype], options)
 Bars.clear()
 models = {name: workbench.load(path) for name, path in paths.items()}
-f16, tokenizer = models["f16"], models["f16"].tokenizer
-print("on", f16.device_name)
+base, tokenizer = models[BASE], models[BASE].tokenizer
+names = Names(tokenizer)  # tokens as text; bytes that are no whole character as <0xE6>
+print(study)
+print("on", base.device_name)
 
 # %% [markdown]
 # ## 1. Side by side
 #
 # Two models continue one prompt with the same sampler and the same seed. Then each reads the other's text, so that
-# every token has $\mathrm{KL}(\text{f16} \,\|\, \text{INT4})$ at its place. Colour is KL, underlined is where the two
-# differ in the most likely token, and the bar stands where the texts part. Point at a token (or walk with the arrow
-# keys) to see what else was likely; Stop works while other cells run. Without a kernel the table below shows the
-# finished run.
+# every token has $\mathrm{KL}(\text{float} \,\|\, \text{INT4})$ at its place. Colour is KL, underlined is where the
+# two differ in the most likely token, and the bar stands where the texts part. Point at a token (or walk with the
+# arrow keys) to see what else was likely; Stop works while other cells run. Without a kernel the table below shows
+# the finished run.
 
 # %%
 pair = Generator(
-    {"f16": f16, "int4": models["int4"]}, prompt=PROMPT, temperature=0.7, seed=4, max_new_tokens=100
+    {BASE: base, "int4": models["int4"]}, prompt=PROMPT, temperature=0.7, seed=4, max_new_tokens=NEW
 )
 pair.start()
 pair.wait()
@@ -89,20 +97,20 @@ rows = [
     [at, f"`{row.text!r}`", f"{row.probability:.1%}", f"{row.kl:.4f}", "yes" if row.flip else ""]
     for at, row in data.nlargest(8, "kl").iterrows()
 ]
-display(table(["token", "text", "p(f16)", "KL, nats", "most likely differs"], rows))
+display(table(["token", "text", f"p({BASE})", "KL, nats", "most likely differs"], rows))
 
 # %% [markdown]
 # ## 2. Where they part
 #
-# A sampler draws one random number $u$ a token and takes the token whose interval of the cumulative distribution holds
-# it. Two models with the same $u$ agree unless it falls where their cumulative distributions differ. So they stay
-# together longest where both are sure, and KL says where they are not: uncertain places are where formats show.
-# Surprise ($-\ln p$) and KL of every token of the f16 text, once for INT4 and once for INT2:
+# A sampler draws one random number $u$ a token and takes the token whose interval of the cumulative distribution
+# holds it. Two models with the same $u$ agree unless it falls where their cumulative distributions differ. So they
+# stay together longest where both are sure, and KL says where they are not: uncertain places are where formats show.
+# Surprise ($-\ln p$) and KL of every token of the unquantized model's text, once for INT4 and once for INT2:
 
 # %%
 sampling = SamplingOptions(temperature=0.7, seed=4)
 runs = {
-    name: continue_prompt({"f16": f16, name: models[name]}, PROMPT, max_new_tokens=100, sampling=sampling)
+    name: continue_prompt({BASE: base, name: models[name]}, PROMPT, max_new_tokens=NEW, sampling=sampling)
     for name in ("int4", "int2")
 }
 picture = Picture(8.6, 3.0, columns=2)
@@ -114,8 +122,8 @@ for name, each in runs.items():
     label = f"{name}: mean {kl.mean():.4f} nats"
     left.semilogy(np.maximum(kl, 1e-7), "o", ms=3, color=colour_of(name), label=label)
     right.plot(surprise, np.maximum(kl, 1e-7), "o", ms=3, color=colour_of(name))
-left.set(xlabel="token of the f16 text", ylabel="KL(f16 || format), nats")
-right.set(xlabel="surprise of f16, −ln p, nats", yscale="log")
+left.set(xlabel=f"token of the {BASE} text", ylabel=f"KL({BASE} || format), nats")
+right.set(xlabel=f"surprise of {BASE}, −ln p, nats", yscale="log")
 left.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 display(picture)
 
@@ -126,18 +134,18 @@ for name, each in runs.items():
     parted = "–" if each.parted is None else each.parted
     flips = f"{first.flips} of {len(first.tokens)}"
     rows.append([name, parted, f"{first.mean_kl:.4f}", flips, second.text[:60].replace("\n", " ") + " …"])
-display(table(["", "parts at token", "mean KL on f16's text", "flips", "its own text"], rows))
+display(table(["", "parts at token", f"mean KL on {BASE}'s text", "flips", "its own text"], rows))
 
 # %% [markdown]
 # ## 3. What a sampler leaves
 #
 # Logits become probabilities by a softmax over the temperature; then filters remove tokens, each from what the one
-# before left: top-k keeps the $k$ best, top-p the fewest whose probabilities reach $p$, min-p those with at least that
-# share of the best one's probability. Here the next token after the prompt, under some settings:
+# before left: top-k keeps the $k$ best, top-p the fewest whose probabilities reach $p$, min-p those with at least
+# that share of the best one's probability. Here the next token after the prompt, under some settings:
 
 # %%
-ids = f16.encode_prompt(PROMPT)
-logits = f16.forward(ids).logits[-1]
+ids = base.encode_prompt(PROMPT)
+logits = base.forward(ids).logits[-1]
 settings = {
     "as it is": SamplingOptions(temperature=1.0),
     "temperature 0.7": SamplingOptions(temperature=0.7),
@@ -149,7 +157,7 @@ settings = {
 rows = []
 for name, options in settings.items():
     p = softmax(filter_logits(logits, options))
-    best = [f"`{tokenizer.decode([i])}` {p[i]:.1%}" if p[i] else "–" for i in np.argsort(-p)[:4]]
+    best = [f"`{names(int(i))}` {p[i]:.1%}" if p[i] else "–" for i in np.argsort(-p)[:4]]
     entropy = -np.sum(p[p > 0] * np.log(p[p > 0]))
     rows.append([name, f"{np.count_nonzero(p):,}", f"{entropy:.2f}", *best])
 display(table(["", "tokens left", "entropy, nats", "1st", "2nd", "3rd", "4th"], rows))
@@ -169,7 +177,7 @@ for name, options in {
     "0.8, seed 2": SamplingOptions(temperature=0.8, seed=2),
     "0.8, min-p 0.1, seed 2": SamplingOptions(temperature=0.8, min_p=0.1, seed=2),
 }.items():
-    [found] = continue_prompt(f16, PROMPT, max_new_tokens=40, sampling=options).continuations
+    [found] = continue_prompt(base, PROMPT, max_new_tokens=40, sampling=options).continuations
     p = np.mean(np.log([token.probability for token in found.tokens]))
     rows.append([name, f"{p:.2f}", f"{found.tokens_per_second:.0f}", found.text.replace("\n", " ")])
 display(table(["sampler", "mean ln p", "tokens/s", "text"], rows))
@@ -185,30 +193,30 @@ display(table(["sampler", "mean ln p", "tokens/s", "text"], rows))
 # lens"). At which depth does the answer appear, and do fewer bits change that?
 
 # %%
-layers = range(f16.config.layers)
-names = ["embedded", *(f"layers.{i}.out" for i in layers)]
-norm = f16.source.tensor("model.norm.weight").dequantize()
-head = f16.source.tensor("model.embed_tokens.weight").dequantize()  # tied: it is the LM head too
+layers = range(base.config.layers)
+stages = ["embedded", *(f"layers.{i}.out" for i in layers)]
+norm = base.source.tensor("model.norm.weight").dequantize()
+tied = base.config.tied_embeddings  # then the embedding is the LM head too
+head = base.source.tensor("model.embed_tokens.weight" if tied else "lm_head.weight").dequantize()
 
 
 def lens(model, ids):
     """Log probabilities [depth, vocab] after the last of `ids`, as if the model ended at each depth."""
-    kept = model.forward(ids, keep=names).kept
-    stream = np.stack([kept[name][-1] for name in names]).astype(np.float64)
+    kept = model.forward(ids, keep=stages).kept
+    stream = np.stack([kept[name][-1] for name in stages]).astype(np.float64)
     normed = stream / np.sqrt(np.mean(stream**2, -1, keepdims=True) + model.config.norm_eps) * norm
     return log_softmax(normed @ head.T.astype(np.float64))
 
 
 text = "Tom was thirsty. He went to the kitchen to get a glass of"
-ids = f16.encode_prompt(text)
+ids = base.encode_prompt(text)
 seen = {name: lens(model, ids) for name, model in models.items()}
-answer = int(seen["f16"][-1].argmax())
-print(f"{text} …{tokenizer.decode([answer])!r}")
+answer = int(seen[BASE][-1].argmax())
+print(f"{text} …{names(answer)!r}")
 rows = []
 for depth, where in enumerate(["embedding", *(f"layer {i}" for i in layers)]):
     cells = [
-        f"`{tokenizer.decode([int(found[depth].argmax())])}` {np.exp(found[depth].max()):.0%}"
-        for found in seen.values()
+        f"`{names(int(found[depth].argmax()))}` {np.exp(found[depth].max()):.0%}" for found in seen.values()
     ]
     rows.append([where, *cells])
 display(table(["ends after", *seen], rows))
@@ -218,19 +226,20 @@ picture = Picture(8.6, 2.9, columns=2)
 left, right = picture.axes
 for name, found in seen.items():
     left.plot(np.exp(found[:, answer]), "o-", ms=3.5, lw=1.4, color=colour_of(name), label=name)
-    if name != "f16":
-        p = np.exp(seen["f16"])
+    if name != BASE:
+        p = np.exp(seen[BASE])
         right.semilogy(
-            (p * (seen["f16"] - found)).sum(1), "o-", ms=3.5, lw=1.4, color=colour_of(name), label=name
+            (p * (seen[BASE] - found)).sum(1), "o-", ms=3.5, lw=1.4, color=colour_of(name), label=name
         )
-left.set(xlabel="depth", ylabel=f"p of {tokenizer.decode([answer])!r}", ylim=(0, 1))
-right.set(xlabel="depth", ylabel="KL(f16 || format), nats")
+left.set(xlabel="depth", ylabel=f"p of {names(answer)!r}", ylim=(0, 1))
+right.set(xlabel="depth", ylabel=f"KL({BASE} || format), nats")
 left.legend(fontsize=8, frameon=False)
 right.legend(fontsize=8, frameon=False)
 display(picture)
 
 # %% [markdown]
-# The LM head and norm above are f16's for all three, so what differs is the stream that each format's layers wrote.
+# The LM head and norm above are the unquantized model's for all three, so what differs is the stream that each
+# format's layers wrote.
 #
 # ## 6. Changing an activation in flight
 #
@@ -240,13 +249,13 @@ display(picture)
 # at each edited name, comes to Python and goes on, so an edit costs a readback a step; without edits nothing changes.
 #
 # What does each part of the model do for its predictions? Zero what attention or the MLP of one layer adds to the
-# residual stream, and see what it costs (ablation). Mean change of the loss on three held-out stories in nats a token,
-# ± its standard error, paired token by token:
+# residual stream, and see what it costs (ablation). Mean change of the loss on three held-out stories in nats a
+# token, ± its standard error, paired token by token:
 
 # %%
-STORIES, TOKENS = 3, 192
+STORIES, TOKENS = 3, study.tokens(192)
 stories = evaluation_text().read_text("utf-8").split(STORY_SEPARATOR)[:STORIES]
-stories = [f16.encode_prompt(story.strip())[:TOKENS] for story in stories]
+stories = [tokenizer(story.strip(), truncation=True, max_length=TOKENS)["input_ids"] for story in stories]
 
 
 def losses(model, edit=None):
@@ -257,7 +266,7 @@ def zero(x, position):
     return np.zeros_like(x)
 
 
-compared = ("f16", "int2")
+compared = (BASE, "int2")
 whole = {name: losses(models[name]) for name in compared}
 print(", ".join(f"{name}: {loss.mean():.3f} nats a token" for name, loss in whole.items()))
 rows = []
@@ -272,9 +281,9 @@ parts = [f"{name}, without {part}" for name in compared for part in ("attention"
 display(table(["layer", *parts], rows))
 
 # %% [markdown]
-# The first MLP is the one that this model cannot do without, in either format. Of the rest, in f16 only the attention
-# of layer 2 counts clearly: the others make up for any one that is missing. INT2 has less to spare, in the first layers
-# above all.
+# The first MLP is the one that the embedded model cannot do without, in either format. Of the rest, in f16 only the
+# attention of layer 2 counts clearly: the others make up for any one that is missing. INT2 has less to spare, in the
+# first layers above all.
 #
 # **Steering.** The residual stream holds directions for what a text is about. The difference between its means over
 # sentences of two moods is one of them (Turner et al. 2023, "activation addition"; Rimsky et al. 2024, "contrastive
@@ -282,7 +291,7 @@ display(table(["layer", *parts], rows))
 # the mood of what comes:
 
 # %%
-PLACE = f"layers.{f16.config.layers // 2}.out"
+PLACE = f"layers.{base.config.layers // 2}.out"
 SAD = (
     "Tom was very sad. He cried and cried because",
     "The little girl was sad and alone. She started to cry and",
@@ -302,8 +311,9 @@ def mean_stream(model, sentences):
     return np.mean(kept, axis=0)
 
 
-vector = mean_stream(f16, HAPPY) - mean_stream(f16, SAD)  # [hidden], from the f16 model for all formats
-ids = f16.encode_prompt("The boy saw the dog. He was very")
+vector = mean_stream(base, HAPPY) - mean_stream(base, SAD)  # [hidden], one for all formats
+SENTENCE = "The boy saw the dog. He was very"
+ids = base.encode_prompt(SENTENCE)
 lengths = {}
 for name in compared:
     stream = models[name].forward(ids, keep=PLACE).kept[PLACE]
@@ -327,35 +337,33 @@ print(f"{prompt} …")
 display(table(["", "strength", "text, greedy"], rows))
 
 # %% [markdown]
-# How strong should it be? The probability of some next words against the strength, in f16 and in INT2, with the
-# direction that f16 gave: it outlives quantization to two bits. (The INT2 model's stream is shorter, since rounding to
-# four levels by least squares shortens weights and a gated MLP multiplies by three such matrices; so strength counts in
-# lengths of each model's own stream.)
+# How strong should it be? The probability of some next words (of all their tokens) against the strength, unquantized
+# and in INT2, with the direction that the unquantized model gave: in the embedded model it outlives quantization to
+# two bits. (Its INT2 stream is shorter, since rounding to four levels by least squares shortens weights and a gated
+# MLP multiplies by three such matrices; so strength counts in lengths of each model's own stream.)
 
 # %%
 WORDS = (" happy", " excited", " sad", " scared")
 strengths = np.linspace(-1, 1, 17)
 picture = Picture(8.6, 2.9, columns=2, sharey=True)
 for axes, name in zip(picture.axes, compared, strict=True):
-    last = [models[name].forward(ids, edit=steered(name, strength)).logits[-1] for strength in strengths]
-    p = np.exp(log_softmax(np.stack(last).astype(np.float64)))
     for word, line in zip(WORDS, ("-", "--", "-", "--"), strict=True):
-        [token] = tokenizer.encode(word, add_special_tokens=False)
+        whole = base.encode_prompt(SENTENCE + word)
+        scores = [models[name].score(whole, edit=steered(name, strength)).nll for strength in strengths]
+        p = [np.exp(-nll[len(ids) - 1 :].sum()) for nll in scores]  # the words' own tokens stand behind `ids`
         colour = "C1" if word in WORDS[:2] else "C0"
-        axes.plot(strengths, p[:, token], line, lw=1.5, color=colour, label=repr(word))
+        axes.plot(strengths, p, line, lw=1.5, color=colour, label=repr(word))
     axes.set_xticks([-1, -0.5, 0, 0.5, 1])
     axes.set(xlabel="strength, share of the stream (+ happy, − sad)", ylabel="p of the next word", title=name)
 picture.axes[0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
-picture.axes[0].set_ylim(-0.01, 0.4)
+picture.axes[0].set_ylim(bottom=-0.01)
 display(picture)
 
 # %% [markdown]
 # ## 7. Your own checkpoint
 #
-# Any Llama checkpoint goes the same way: a folder with `config.json` and safetensors, or a hub id. Models with a chat
-# template offer it in the widget (`chat=True` in Python).
+# Any Llama checkpoint goes the same way: name a folder with `config.json` and safetensors, or a hub id, in the line
+# `CHECKPOINT = ...` of the first cell. Models with a chat template offer it in the widget (`chat=True` in Python).
 
 # %%
-# mine = "HuggingFaceTB/SmolLM-135M-Instruct"                       # hub id or folder
-# convert(mine, "runs/mine/int4", ConvertOptions(WeightFormat("int4"), quantizer="grid"), progress=True)
-# Generator({"f16": mine, "int4": "runs/mine/int4"}, prompt="Why is the sky blue?", chat=True, temperature=0.7)
+# Generator({BASE: base, "int4": models["int4"]}, prompt="Why is the sky blue?", chat=True, temperature=0.7)

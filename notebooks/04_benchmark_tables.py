@@ -26,7 +26,8 @@
 # 7. your own checkpoint
 #
 # Everything runs on the embedded model (7.3 million parameters, children's stories) in less than three minutes on two
-# CPU cores.
+# CPU cores, and what the text says of results is said of it. Sections 1 to 3 take another model by the line
+# `MODEL = ...`; section 4 measures published numbers, which belong to their models.
 
 # %%
 import csv
@@ -37,7 +38,9 @@ from IPython.display import Markdown, display
 
 import workbench
 from wgsl_kernels import Port, kernel
+from workbench.assets import demo_model_path
 from workbench.bench import differences, kernels
+from workbench.bench.fitting import Study
 from workbench.bench.measure import Progress
 from workbench.bench.notebook import table
 from workbench.bench.plots import Picture
@@ -45,36 +48,42 @@ from workbench.bench.request import Request
 from workbench.errors import SweepError
 from workbench.sweep.published import NotHereError, select
 from workbench.sweep.reproduce import listing, markdown, reproduce
+from workbench.sweep.sweep import Sweep
 from workbench.widgets import SweepBoard
 
-RESULTS = Path("runs/benchmark_tables")  # everything that this notebook writes
+MODEL = "embedded"  # or a folder, or a hub id: the one line to change
+study = Study(demo_model_path() if MODEL == "embedded" else MODEL, "benchmark_tables")
+RESULTS = study.folder  # everything that this notebook writes
 RESULTS.mkdir(parents=True, exist_ok=True)
+PROTOCOL, BLOCKS = study.protocol("disjoint-512"), study.blocks([64, 256])
+print(study)
 
 # %% [markdown]
 # ## 1. A sweep
 #
-# A sweep is a product of axes in a TOML file: models x formats x block sizes x quantizers x protocols. Each combination
-# is a *cell*, and the unconverted model is one too, with which the others are paired token by token. More windows
-# narrow the error bars; twice as many take twice as long.
+# A sweep is a product of axes in a TOML file: models x formats x block sizes x quantizers x protocols. Each
+# combination is a *cell*, and the unconverted model is one too, with which the others are paired token by token. More
+# windows narrow the error bars; twice as many take twice as long.
 
 # %%
 SPEC = """\
 [sweep]
-output = "{output}"
-max_windows = 3               # of 512 tokens; leave it out for the whole text
+max_windows = 3               # of at most 512 tokens; leave it out for the whole text
 
 [texts.stories]
 file = "embedded"             # the package's own text; else a file, or dataset = "wikitext2"
 
 [grid]
-model = "embedded"            # a folder or a hub id, or a list of them
+model = "{model}"             # a folder or a hub id, or a list of them
 format = ["int8", "int4", "int2"]
-block_size = [64, 256]
+block_size = {blocks}
 quantizer = ["rtn", "grid"]
-protocol = "disjoint-512"
+protocol = "{protocol}"
 """
 spec = RESULTS / "blocks.toml"
-spec.write_text(SPEC.format(output="blocks"))
+model = study.source.path.resolve() if Path(MODEL).is_dir() else MODEL
+values = {"model": model, "blocks": BLOCKS, "protocol": PROTOCOL}
+spec.write_text(SPEC.format(**values))
 print(f"{spec}: {len(SPEC.splitlines())} lines")
 
 # %% [markdown]
@@ -84,7 +93,7 @@ print(f"{spec}: {len(SPEC.splitlines())} lines")
 # killed. Without a kernel the table below shows how it ended.
 
 # %%
-board = SweepBoard(spec, processes=2)
+board = SweepBoard(Sweep.read(spec, output=RESULTS / "blocks"), processes=2)
 shown = display(board, display_id=True)
 board.start()
 board.wait()
@@ -115,8 +124,8 @@ board.selection = []
 #
 # Bits a weight count everything that is stored, scales and zero-points included. *Paired change* is the change of the
 # perplexity against the unconverted model on the same tokens, with the standard error of the paired differences
-# (notebook 01, section 4): it is far smaller than that of the perplexity itself. The caption says what all rows share:
-# protocol, hash of the text, hash of the tokenizer, tokens scored.
+# (notebook 01, section 4): it is far smaller than that of the perplexity itself. The caption says what all rows
+# share: protocol, hash of the text, hash of the tokenizer, tokens scored.
 
 # %%
 found = board.table()
@@ -126,15 +135,16 @@ display(Markdown(found.markdown()))
 display(Picture.of(board.plot(RESULTS / "front.pdf")))
 
 # %% [markdown]
-# The line joins the rows that no other beats in both size and perplexity, as measured; it knows nothing of errors. Rows
-# whose *paired change* is within two standard errors of zero cannot be told from the model as it is on so few tokens:
-# here all of INT8, and of INT4 all but round to nearest in blocks of 256. Which of those lie on the line means nothing.
-# In two bits the losses are many times their errors, and at the same size round to nearest loses more than `grid`. KL
-# resolves more than perplexity on the same tokens, because it compares whole distributions and not one token of each.
+# The line joins the rows that no other beats in both size and perplexity, as measured; it knows nothing of errors.
+# Rows whose *paired change* is within two standard errors of zero cannot be told from the model as it is on so few
+# tokens: of the embedded model all of INT8, and of INT4 all but round to nearest in blocks of 256. Which of those lie
+# on the line means nothing. In two bits the losses are many times their errors, and at the same size round to nearest
+# loses more than `grid`. KL resolves more than perplexity on the same tokens, because it compares whole distributions
+# and not one token of each.
 #
 # The same rows for a paper, a spreadsheet or a script. CSV and JSON hold unrounded values and, in every row, the
 # conditions; LaTeX needs `booktabs`; every string is escaped. On a terminal this is `workbench table
-# runs/benchmark_tables/blocks --format latex --plot front.pdf`.
+# DIR/blocks --format latex --plot front.pdf`.
 
 # %%
 print(found.format("latex"))
@@ -147,25 +157,25 @@ for name in ("format", "quantizer", "ppl", "change", "change_se", "kl", "device"
 # ## 3. Going on
 #
 # A result is a file whose name is a hash of everything that decides it: checkpoint, text, protocol, options, the
-# project's code, versions of numpy and torch. So a file that is edited and run again keeps what is there and runs what
-# is new. Below, one more quantizer, and a mistake: a protocol whose windows are longer than the model's context. A cell
-# that fails fails alone, says why, and is tried again next time.
+# project's code, versions of numpy and torch. So a file that is edited and run again keeps what is there and runs
+# what is new. Below, one more quantizer, and a mistake: a protocol whose windows are longer than the model's context.
+# A cell that fails fails alone, says why, and is tried again next time.
 
 # %%
 MORE = """
 [[include]]
-model = "embedded"
+model = "{model}"
 format = "int2/64/z5"         # zero-points with 5 fraction bits
 quantizer = "hqq"
-protocol = "disjoint-512"
+protocol = "{protocol}"
 
 [[include]]
-model = "embedded"
+model = "{model}"
 format = "int8"
-protocol = "disjoint-1024"    # the mistake
+protocol = "disjoint-{longer}"    # the mistake
 """
-spec.write_text(SPEC.format(output="blocks") + MORE)
-more = SweepBoard(spec, processes=2)
+spec.write_text((SPEC + MORE).format(**values, longer=2 * study.config.context_length))
+more = SweepBoard(Sweep.read(spec, output=RESULTS / "blocks"), processes=2)
 more.only = ["done", "failed"]
 shown = display(more, display_id=True)
 more.start()
@@ -223,11 +233,11 @@ for name in (
         print(f"  {str(error).partition(': ')[2]}\n")
 
 # %% [markdown]
-# On a terminal this is `workbench reproduce 'llama-2-7b-*' --models DIR --texts DIR`; its exit status is 0 if all hold,
-# 1 if one fails, 2 if something is not here.
+# On a terminal this is `workbench reproduce 'llama-2-7b-*' --models DIR --texts DIR`; its exit status is 0 if all
+# hold, 1 if one fails, 2 if something is not here.
 #
-# Perplexities under different conditions are not comparable, and a table refuses them rather than showing them side by
-# side. Sections 1 and 4 have the same model, text and protocol, and still:
+# Perplexities under different conditions are not comparable, and a table refuses them rather than showing them side
+# by side. Sections 1 and 4 have the same model, text and protocol, and still:
 
 # %%
 try:
@@ -247,8 +257,8 @@ except SweepError as error:
 # sweep that gives the ceiling is as noisy as they are (section 6 measures it twice): they show the method, not the
 # kernels. For figures of a GPU leave `sizes` and `variants` out.
 #
-# Beside the INT4 kernel stands one of our own, the RMS of each row, as a beginner writes it: each number is read alone,
-# and the sum is kept in memory.
+# Beside the INT4 kernel stands one of our own, the RMS of each row, as a beginner writes it: each number is read
+# alone, and the sum is kept in memory.
 
 # %%
 HEAD = """
@@ -300,9 +310,9 @@ print(kernels.table(first))
 # ## 6. Two runs
 #
 # Was it faster yesterday? A comparison first says what was set up differently: adapter, driver, versions, commit,
-# hashes of WGSL and references, tunables. Only then come figures, and only those beyond the noise. First the same thing
-# twice: whatever stands under *changes* below is not due to us but to the machine, which other work may have held up
-# for the whole of one run. No rule about samples of one run can see that; doing it twice can.
+# hashes of WGSL and references, tunables. Only then come figures, and only those beyond the noise. First the same
+# thing twice: whatever stands under *changes* below is not due to us but to the machine, which other work may have
+# held up for the whole of one run. No rule about samples of one run can see that; doing it twice can.
 #
 # *By chance* is how often samples of one and the same thing would lie apart like this if each came independently of the
 # others: with nine in each run, 2 of the 48,620 ways to order them, 0.004 %, which is printed as 0.0 %. That is no
@@ -316,8 +326,8 @@ print(
 
 # %% [markdown]
 # Now the kernel is repaired: the sum stays in a register, and each load takes four numbers. The comparison names the
-# changed source first, and with it what has changed of our kernel: its time, and its error, since four short sums round
-# less than a long one.
+# changed source first, and with it what has changed of our kernel: its time, and its error, since four short sums
+# round less than a long one.
 
 # %%
 IN_A_REGISTER = """
@@ -338,14 +348,15 @@ print(
 
 # %% [markdown]
 # On a terminal: `workbench bench kernels --json before.json`, the change, `--json after.json`, and then `workbench
-# bench compare before.json after.json`. Records of different adapters can be compared as well; the first lines say so.
+# bench compare before.json after.json`. Records of different adapters can be compared as well; the first lines say
+# so.
 #
 # ## 7. Your own checkpoint
 #
 # Name a checkpoint from the hub, or a folder, in the TOML file; nothing else changes. `wikitext2-gptq-2048` without
 # `max_windows` is the protocol of most papers, and a model of some billion parameters wants a GPU (`backend = "wgpu"`,
-# one cell at a time) or a cluster (`scheduler=`). Quantizers that learn from a text take it as in the last line of the
-# grid; `docs/sweeps.md` has every key.
+# one cell at a time) or a cluster (`scheduler=`). Quantizers that learn from a text take it as in the last line of
+# the grid; `docs/sweeps.md` has every key.
 
 # %%
 # MINE = """

@@ -30,48 +30,53 @@
 # 9. your own checkpoint
 #
 # The embedded model has 7.3 million parameters, so all of this takes less than three minutes on two CPU cores. What
-# is sensitive in *this* model need not be in another; the method is the same.
+# is sensitive in *this* model need not be in another, and what the text says of results is said of this one. To study
+# your own, change the line `CHECKPOINT = ...`: windows, blocks and budgets follow from the model.
 
 # %%
 import json
-from pathlib import Path
 
 import numpy as np
 from IPython.display import display
 
 import workbench
 from eval.texts import encode, load_text
-from workbench.allocate.groups import fused_groups, unquantized_plan
+from workbench.allocate.groups import fused_groups, place, unquantized_plan
 from workbench.allocate.joint import measure_joint
 from workbench.allocate.memory import fit_memory
 from workbench.allocate.plots import pareto as pareto_picture
-from workbench.allocate.sensitivity import sensitivity
+from workbench.allocate.sensitivity import TIERS, sensitivity
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from workbench.bench.fitting import Study
 from workbench.bench.notebook import Bars, table
 from workbench.convert.convert import convert
 from workbench.convert.options import parse_format
 from workbench.formats.reader import StoredModel
-from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.widgets import PrecisionMap
 
-CHECKPOINT = demo_model_path()
-RESULTS = Path("runs/per_layer_precision")  # everything that this notebook writes
+CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
 SEPARATOR = "<|endoftext|>"  # between the stories of both texts
 FORMATS = ["f16", "int8", "int4/32", "int4", "int4/256", "int2"]  # the candidates
 QUANTIZER = "grid"
 WINDOWS = 4  # of 256 tokens, for each group and format; more of them narrow the errors of section 2
+
+study = Study(CHECKPOINT, "per_layer_precision")
+RESULTS = study.folder  # everything that this notebook writes
+CALIBRATION, HELD_OUT = study.protocol("disjoint-256"), study.protocol("disjoint-512")
+candidates = study.formats([parse_format(name) for name in FORMATS])
 RESULTS.mkdir(parents=True, exist_ok=True)
+print(study)
 
 # %% [markdown]
 # ## 1. Groups
 #
 # A fused kernel reads q, k and v in one go, and gate and up likewise; that needs one format and one block size for
 # all of them. So the unit of choice is the *group*: the matrices that read the same input. The plan knows which they
-# are. The embedding is a group of its own, here together with the LM head, since they are one matrix.
+# are. The embedding is a group of its own, together with the LM head where they are one matrix, as here.
 
 # %%
-source = open_source(CHECKPOINT)
+source = study.source
 groups = fused_groups(unquantized_plan(source))
 total = sum(group.weights for group in groups)
 rows = []
@@ -94,18 +99,17 @@ print(f"{len(groups)} groups in all; the other layers are like the first")
 # $$ D_{g,f} = \frac1n \sum_i \sum_v p_i(v)\,\ln\frac{p_i(v)}{p_i^{(g \to f)}(v)}, $$
 #
 # on text that is kept for this purpose. KL rather than perplexity because it is an average of numbers that cannot be
-# negative: a thousand tokens tell costs apart that perplexity would bury in noise (section 4 of notebook 01). The float
-# run is shared: each variant starts where its group is first read. The table is saved after every window, so a
+# negative: a thousand tokens tell costs apart that perplexity would bury in noise (section 4 of notebook 01). The
+# float run is shared: each variant starts where its group is first read. The table is saved after every window, so a
 # measurement that is stopped goes on where it was.
 
 # %%
 tokenizer = load_tokenizer(source.tokenizer_path)
-calibration = encode(tokenizer, load_text(calibration_text()), "disjoint-256", separator=SEPARATOR)
-candidates = [parse_format(name) for name in FORMATS]
+calibration = encode(tokenizer, load_text(calibration_text()), CALIBRATION, separator=SEPARATOR)
 costs = sensitivity(
     source,
     calibration,
-    "disjoint-256",
+    CALIBRATION,
     formats=candidates,
     quantizer=QUANTIZER,
     max_windows=WINDOWS,
@@ -117,16 +121,16 @@ print(f"{len(costs.groups)} groups x {len(costs.formats)} formats on {costs.toke
 display(costs.plot())
 
 # %% [markdown]
-# Two bits cost some ten to sixty times as much as four, four some two to three hundred times as much as eight: formats
-# are further apart than layers. But at equal bits the groups differ by more than an order of magnitude, and it is not
-# their size that decides. The table has, for the extreme groups, what INT2 saves against INT4 and what each saved
-# kilobyte costs.
+# In the embedded model two bits cost some ten to sixty times as much as four, four some two to three hundred times as
+# much as eight: formats are further apart than layers. But at equal bits the groups differ by more than an order of
+# magnitude, and it is not their size that decides. The table has, for the extreme groups, what INT2 saves against
+# INT4 and what each saved kilobyte costs.
 
 # %%
 int4, int2 = candidates.index(parse_format("int4")), candidates.index(parse_format("int2"))
 saved = (costs.nbytes[:, int4] - costs.nbytes[:, int2]) / 1000
-price = (costs.kl[:, int2] - costs.kl[:, int4]) / saved
-order = np.argsort(price)
+price = (costs.kl[:, int2] - costs.kl[:, int4]) / np.where(saved > 0, saved, np.nan)
+order = [g for g in np.argsort(price) if saved[g] > 0]  # narrow rows may be padded to as much as INT4 takes
 rows = []
 for g in [*order[:4], *order[-4:]]:
     kl = [f"{costs.kl[g, f]:.2e} ± {costs.kl_se[g, f]:.0e}" for f in (int4, int2)]
@@ -145,8 +149,8 @@ display(table(header, rows))
 # those are kept that no other one beats in both bytes and cost. What remains after the last group is the optimum for
 # *every* $B$, and asking for one of them is a look-up.
 #
-# The assumption is the weak point. The errors of two groups can cancel or feed each other, so the sum is a prediction,
-# to be verified below.
+# The assumption is the weak point. The errors of two groups can cancel or feed each other, so the sum is a
+# prediction, to be verified below.
 
 # %%
 front = costs.pareto()
@@ -170,7 +174,8 @@ wide, narrow = parse_format("int4"), parse_format("int2")
 
 
 def first_half(group: str):
-    return wide if group == "embedding" or int(group.split(".")[1]) < 4 else narrow
+    layer = place(group)[1]
+    return wide if layer is None or layer < study.config.layers / 2 else narrow
 
 
 def attention(group: str):
@@ -187,19 +192,19 @@ for allocation in mixtures.values():
     display(allocation.plot())
 
 # %% [markdown]
-# At the size of INT4 there is little to shift: two bits are far too expensive to pay for eight elsewhere, so the
-# solver plays with block sizes, small blocks where it hurts and large ones to pay for them. Below, the choice is real.
-# Attention is small and dear, so most of it keeps four bits, and the MLPs pay. The solver finds the exceptions, which
-# are what a rule cannot know: a layer whose attention hardly matters, a first MLP that does.
+# At the size of INT4 there is little to shift in the embedded model: two bits are far too expensive to pay for eight
+# elsewhere, so the solver plays with block sizes, small blocks where it hurts and large ones to pay for them. Below,
+# the choice is real. Attention is small and dear, so most of it keeps four bits, and the MLPs pay. The solver finds
+# the exceptions, which are what a rule cannot know: a layer whose attention hardly matters, a first MLP that does.
 #
 # ## 5. Does it hold?
 #
 # All groups at once, on *held-out* stories: nothing was chosen on them.
 
 # %%
-held_out = encode(tokenizer, load_text(evaluation_text()), "disjoint-512", separator=SEPARATOR)
+held_out = encode(tokenizer, load_text(evaluation_text()), HELD_OUT, separator=SEPARATOR)
 models = {**rules, **mixtures, "int2 everywhere": front.uniform(narrow)}
-joint = measure_joint(source, models, held_out, "disjoint-512", max_windows=6)
+joint = measure_joint(source, models, held_out, HELD_OUT, max_windows=6)
 
 measured, rows = {}, []
 for name, result in joint.items():
@@ -208,7 +213,7 @@ for name, result in joint.items():
     change = f"{np.expm1(found['ln_ratio']):+.2%} ± {np.exp(found['ln_ratio']) * found['ln_ratio_se']:.2%}"
     kl = [f"{model.predicted_kl:.4f}", f"{found['kl']:.4f} ± {found['kl_se']:.4f}"]
     rows.append([name, f"{model.bits_per_weight:.3f}", *kl, f"{found['ppl']:.3f}", change])
-header = ["", "bits a weight", "predicted KL", "mean KL, nats", "perplexity", "change against f16"]
+header = ["", "bits a weight", "predicted KL", "mean KL, nats", "perplexity", f"change against {study.dtype}"]
 display(table(header, rows))
 display(pareto_picture(front, measured))
 
@@ -225,12 +230,12 @@ for name, rule in zip(mixtures, rules, strict=True):
 display(table(["mixture", "against", "difference in KL", "in ln perplexity", "of the rule's KL"], rows))
 
 # %% [markdown]
-# **How to read it.** KL is what was minimised, and there the mixture gains at every size: a little at INT4, which is
-# nearly optimal for this model as it is, more below. Perplexity on a few thousand tokens is a noisier judge and may
-# even disagree: a model can lose little on the words that happened to come next and yet have moved its distribution
-# further from the original's. And costs do *not* quite add up: with many groups in two bits the measured KL lies above
-# the prediction, because each group was measured in an otherwise perfect model. The order of the mixtures can survive
-# this; their cost has to be measured, as here.
+# **How to read it.** KL is what was minimised, and there the mixture gains at every size (of the embedded model): a
+# little at INT4, which is nearly optimal for it as it is, more below. Perplexity on a few thousand tokens is a
+# noisier judge and may even disagree: a model can lose little on the words that happened to come next and yet have
+# moved its distribution further from the original's. And costs do *not* quite add up: with many groups in two bits
+# the measured KL lies above the prediction, because each group was measured in an otherwise perfect model. The order
+# of the mixtures can survive this; their cost has to be measured, as here.
 #
 # ## 6. A model from a mixture
 #
@@ -241,10 +246,13 @@ display(table(["mixture", "against", "difference in KL", "in ln perplexity", "of
 name = list(mixtures)[-1]
 chosen = mixtures[name].with_joint("held-out stories", joint[name].figures())
 chosen.save(RESULTS / "allocation.json")
-made = convert(CHECKPOINT, RESULTS / "model", chosen.options(overwrite=True))
+made = convert(source.path, RESULTS / "model", chosen.options(overwrite=True))
 print(chosen, f"\n\nstored: {made.nbytes:,} bytes, {made.bits_per_weight:.3f} bits a weight")
 precision = StoredModel.open(RESULTS / "model").manifest["precision"]
-for name in ("model.layers.0.mlp.down_proj.weight", "model.layers.3.self_attn.q_proj.weight"):
+for name in (
+    "model.layers.0.mlp.down_proj.weight",
+    f"model.layers.{study.middle_layer}.self_attn.q_proj.weight",
+):
     print(f"\n{name}:\n  {json.dumps(precision[name]['format'])}: {precision[name]['reason']}")
 
 # %% [markdown]
@@ -261,7 +269,9 @@ for name in ("model.layers.0.mlp.down_proj.weight", "model.layers.3.self_attn.q_
 # %%
 model = workbench.load(RESULTS / "model")
 print(f"[{model.backend}] Once upon a time", end="")
-for piece in model.generate("Once upon a time", max_new_tokens=80, temperature=0.7, top_p=0.95, seed=3):
+for piece in model.generate(
+    "Once upon a time", max_new_tokens=study.tokens(80, 24), temperature=0.7, top_p=0.95, seed=3
+):
     print(piece, end="", flush=True)
 print()
 
@@ -273,25 +283,28 @@ print()
 # `workbench allocate --fit-memory 2GB` fills what is left with the best mixture.
 
 # %%
-rows = []
-for megabytes in (24, 16, 12, 10):
-    fit = fit_memory(source, megabytes * 10**6)
-    rows.append([f"{megabytes} MB", fit.format, fit.reason])
-display(table(["memory", "takes", "because"], rows))
+rows, limit = [], 2**50
+for _ in ("16 bits", *TIERS):
+    fit = fit_memory(source, limit)  # of what is left below, the highest tier
+    least = fit.tiers[-1][1]
+    fit = fit_memory(source, least)
+    rows.append([f"{least / 1e6:.1f} MB", fit.format, fit.reason])
+    limit = least - 1
+display(table(["from this memory on", "takes", "because"], rows))
 
 # %% [markdown]
 # ## 8. By hand
 #
 # `PrecisionMap` puts all of this into one view. Drag the budget, and every group's format follows, since the front of
-# section 3 holds the answer for each. Click a group, or the name of a layer or a kind, to pin it to a format: the rest
-# is solved anew around it. *Measure* takes the chosen mixture as a whole, as section 5 did, and its tokens a second
-# with it. Without a kernel you see a table of where it was left.
+# section 3 holds the answer for each. Click a group, or the name of a layer or a kind, to pin it to a format: the
+# rest is solved anew around it. *Measure* takes the chosen mixture as a whole, as section 5 did, and its tokens a
+# second with it. Without a kernel you see a table of where it was left.
 #
 # A rule that one often hears is that the first layer deserves eight bits. What does it cost to obey it, at 3 bits in
 # all?
 
 # %%
-view = PrecisionMap(costs, source, held_out=held_out, windows=4, bits=3)
+view = PrecisionMap(costs, source, held_out=held_out, protocol=HELD_OUT, max_windows=4, bits=3)
 view.measure()  # on a thread, as the button does
 view.wait()
 first_layer = [group.name for group in groups if group.name.startswith("layers.0.")]
@@ -301,7 +314,7 @@ view.wait()
 display(view)
 
 # %%
-free, obedient = view.measured
+free, obedient = view.measured[0], view.measured[-1]
 change = obedient.joint.kl_against(free.joint)
 print(f"KL with the pins less KL without: {change.mean:+.4f} ± {change.se_clustered:.4f}, paired")
 view.save(RESULTS / "by_hand.json")  # as the button does, for workbench quantize --precision
@@ -309,30 +322,29 @@ display(view.data().pivot(index="kind", columns="layer", values="format").fillna
 display(view.plot("front"))
 
 # %% [markdown]
-# Four groups in INT8 are paid for by all others, the embedding among them: the mixture loses more than twice as much as
-# the free one of the same size, and the prediction said so before anything was measured. Where a rule is right, the
-# pins cost nothing; here one sees what it costs. (The grey line is the best around the pins, so the free mixture lies
-# below it; the dashed one is the float model. Tokens a second depend on what else the machine does: look at their
-# spread.)
+# Four groups in INT8 are paid for by all others, the embedding among them: in the embedded model the mixture loses
+# more than twice as much as the free one of the same size, and the prediction said so before anything was measured.
+# Where a rule is right, the pins cost nothing; here one sees what it costs. (The grey line is the best around the
+# pins, so the free mixture lies below it; the dashed one is the float model. Tokens a second depend on what else the
+# machine does: look at their spread.)
 #
 # ## 9. Your own checkpoint
 #
-# Any Llama checkpoint goes the same way. Take text like the text that your model is for, and keep other text to verify
-# on. Measuring takes, for each window, about half a forward pass a group and format: for a model of 16 layers, 3
-# formats and 8 windows of 512 tokens that is some 800 passes, so a large model deserves an evening, and the table is
-# resumed if it is stopped. One table answers every later question about sizes.
+# Any Llama checkpoint goes the same way: name it in the line `CHECKPOINT = ...` of the first cell. Take text like the
+# text that your model is for, and keep other text to verify on. Measuring takes, for each window, about half a
+# forward pass a group and format: for a model of 16 layers, 3 formats and 8 windows of 512 tokens that is some 800
+# passes, so a large model deserves an evening, and the table is resumed if it is stopped. One table answers every
+# later question about sizes.
 
 # %%
 # from eval.texts import load_dataset_text
 #
-# CHECKPOINT = "HuggingFaceTB/SmolLM-135M"                     # hub id or folder
-# source = open_source(CHECKPOINT)
-# text = load_text("calibration.txt")                          # yours
-# tokens = encode(load_tokenizer(source.tokenizer_path), text, "disjoint-512")
-# costs = sensitivity(source, tokens, "disjoint-512", quantizer="grid", max_windows=8,
-#                     path="runs/mine/sensitivity.json", progress=True)
-# chosen = costs.pareto().at(80_000_000)                       # bytes
-# test = encode(load_tokenizer(source.tokenizer_path), load_dataset_text("wikitext2"), "wikitext2-gptq-512")
-# joint = measure_joint(source, {"chosen": chosen}, test, "wikitext2-gptq-512", max_windows=8)
+# tokens = encode(tokenizer, load_text("calibration.txt"), CALIBRATION)      # yours
+# costs = sensitivity(source, tokens, CALIBRATION, quantizer="grid", max_windows=8, path=RESULTS / "mine.json",
+#                     progress=True)
+# chosen = costs.pareto().at(80_000_000)                                      # bytes
+# scheme = study.protocol("wikitext2-gptq-512")
+# test = encode(tokenizer, load_dataset_text("wikitext2"), scheme)
+# joint = measure_joint(source, {"chosen": chosen}, test, scheme, max_windows=8)
 # print(chosen.with_joint("wikitext2", joint["chosen"].figures()))
-# convert(CHECKPOINT, "runs/mine/model", chosen.options(), progress=True)
+# convert(source.path, RESULTS / "mine", chosen.options(), progress=True)

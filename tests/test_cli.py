@@ -14,6 +14,7 @@ import torch
 
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
+from workbench.assets import demo_model_path
 from workbench.commands.common import size
 from workbench.errors import CacheFullError, ProtocolError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
@@ -40,6 +41,7 @@ COMMANDS = [
     "bench",
     "speed",
     "tune",
+    "adapters",
     "sweep",
     "table",
     "reproduce",
@@ -130,7 +132,8 @@ def test_quantize_switches(capsys, tmp_path, checkpoint):
         *("--keep-embedding", "--keep-lm-head", "bf16", "--set", "*.layers.1.*=int8/channel"),
         *("--set", "layers.*.attn.o_proj=f32"),
     )
-    assert status == 0 and shown == ""
+    assert status == 0
+    assert all(line.startswith("note: rows of ") for line in shown.splitlines())  # no bar
     stored = StoredModel.open(tmp_path / "out")
     found = {name: str(stored.describe(name)[1]) for name in stored.names()}
     assert found["model.embed_tokens.weight"] == "f16" and found["lm_head.weight"] == "bf16"
@@ -198,7 +201,10 @@ def test_the_highest_tier_that_fits_is_chosen_and_explained(capsys, tmp_path, ch
     assert status == 0 and "15 f16, 5 f32, 1 int8/128" in said
     assert shown.startswith("f16: ") and "MiB to generate (weights" in shown
     precision = StoredModel.open(tmp_path / "out").manifest["precision"]
-    assert precision["model.embed_tokens.weight"] == {"format": "int8/128", "reason": "override 'embedding'"}
+    assert precision["model.embed_tokens.weight"]["format"] == "int8/128"
+    assert precision["model.embed_tokens.weight"]["reason"].startswith(
+        "override 'embedding'; rows of 48 are padded"
+    )
     assert precision["lm_head.weight"]["format"] == "f16"
     assert precision["lm_head.weight"]["reason"].startswith("highest tier that fits: ")
 
@@ -228,6 +234,16 @@ def test_perplexity_looks_at_protocol_and_text_first(capsys, tmp_path):
     assert status == 2 and "disjoint-0" in shown
     status, _, shown = run(capsys, *command, "disjoint-16")
     assert status == 2 and "none.txt" in shown
+
+
+@pytest.mark.parametrize(("room", "says"), [(9, True), (60, False)])
+def test_generate_says_that_the_context_ended_it(capsys, room, says):
+    command = ("generate", "--model", demo_model_path(), "--prompt", "Once upon a time", "--backend", "torch")
+    status, said, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room)
+    assert status == 0 and said.startswith("Once upon a time, there was")
+    assert ("end of the context: 9 tokens" in shown) is says
+    status, _, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room, "--quiet")
+    assert (status, shown) == (0, "")
 
 
 def test_generate_looks_at_its_options_first(capsys, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import workbench
+from eval.perplexity import perplexity
 from eval.texts import Text
 from tests.eval.conftest import byte_tokenizer
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
@@ -98,9 +99,21 @@ def test_lone_surrogates_are_no_text_for_the_library_either(model):
         list(model.generate("a", stop=["\udfff"]))
     with pytest.raises(TextError, match="text stories: character 2"):
         Text("ab\udc80", name="stories")
+    for separator, what in (("\ud800", "character 0"), (3, "is a int, not text")):
+        with pytest.raises(TextError, match=f"the document separator: {what}"):
+            perplexity(model, "a b", "disjoint-2", separator=separator)
     for other in (None, b"a", 3, ["a"]):
         with pytest.raises(TextError, match=f"the prompt: is a {type(other).__name__}, not text"):
             model.generate(other)
+
+
+def test_a_request_of_the_harness_is_text(model):
+    """A lone surrogate comes out of JSON's `\\ud800`."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra lm-eval)")
+    from eval.lm_eval_adapter import WorkbenchLM
+
+    with pytest.raises(TextError, match="a request of the task: character 1"):
+        WorkbenchLM(model).tok_encode(json.loads('"a\\ud800"'))
 
 
 def test_an_empty_prompt_needs_a_bos(model, folder, capsys):
@@ -135,7 +148,6 @@ def test_a_text_file_without_text(tmp_path, data, said, capsys):
 
 
 def test_rows_of_a_data_set_are_named(tmp_path, monkeypatch):
-    """A lone surrogate comes out of JSON's `\\ud800`."""
     datasets = pytest.importorskip("datasets")
     from eval import texts
 

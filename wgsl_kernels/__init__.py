@@ -34,6 +34,7 @@ MODULES = (
     "attention",
     "attention_split",
     "dequantize",
+    "divergence",
     "embedding",
     "kv8",
     "kv_append",
@@ -48,6 +49,8 @@ MODULES = (
     "rms_norm",
     "rope",
     "rows",
+    "sample",
+    "tell",
     "top_k",
 )
 

@@ -1,6 +1,6 @@
 """Causal attention with grouped queries over the key/value cache, for prefill and decode.
 
-`attention` reads a cache in f32 or f16, `attention_kv8` one in INT8 (kv8.py). They share their WGSL: what a cache is
+`attention` reads a cache in f32 or f16, `attention[kv8]` one in INT8 (kv8.py). They share their WGSL: what a cache is
 made of comes as a library file.
 """
 
@@ -15,7 +15,7 @@ from .kv_append import CACHE
 from .layout import KV8
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
-from .reduce import eight_lanes_only, lanes_default, reduction
+from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
 from .rope import STATE, make_state
 
 
@@ -64,14 +64,25 @@ def _prefer(context: Context) -> tuple[str, str]:
     return "online", "a workgroup for each token and head"
 
 
+THREADS = (64, 8, 16, 32, 128)
+
+
+def _turns(context: Context, threads: int) -> float:
+    """Of each tile of positions: pieces of a key, and of values those that a thread owns, every few positions."""
+    pieces = context["head_dim"] / 4
+    share = min(pieces, threads)
+    return context["capacity"] / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
+
+
 def _variants(cache: str) -> dict[str, Variant]:
     """For a cache that a library file reads."""
     return {
         "online": Variant(
             "attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
-            tunables={"workgroup": (64, 8, 16, 32, 128)},
-            defaults=lanes_default,
+            tunables={"workgroup": THREADS},
+            defaults=lanes_within(_turns, THREADS),
+            refuse=too_many_turns(_turns),
             library=lambda c: ("state", cache, reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),

@@ -1,4 +1,4 @@
-"""Dequantization of a whole weight: `dequantize_f32` ... `dequantize_int2`, y = scale * (quant - zero)."""
+"""Dequantization of a whole weight: `dequantize[f32]` ... `dequantize[int2]`, y = scale * (quant - zero)."""
 
 from __future__ import annotations
 

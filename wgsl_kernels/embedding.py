@@ -1,4 +1,4 @@
-"""Embedding lookup from every weight format: `embedding_f32` ... `embedding_int2`."""
+"""Embedding lookup from every weight format: `embedding[f32]` ... `embedding[int2]`."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from .norm_linear import norm_gate_up, norm_linear, norm_qkv
 from .norm_linear_a8 import norm_gate_up_a8, norm_linear_a8, norm_qkv_a8, reduce_in_int8
 from .norm_qkv_rows import QKV_ROWS
 from .rows import ONLY_ROW
+from .sample import SAMPLE_IN_PARTS
 from .top_k import TOP_K
 
 RULES: tuple[Rule, ...] = (
@@ -26,4 +27,5 @@ RULES: tuple[Rule, ...] = (
     reduce_in_int8,
     *ARGMAX,
     *TOP_K,
+    SAMPLE_IN_PARTS,
 )

@@ -1,4 +1,4 @@
-"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear_f32` ... `linear_int2`.
+"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear[f32]` ... `linear[int2]`.
 
 Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
 many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger

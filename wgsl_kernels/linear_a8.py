@@ -1,4 +1,4 @@
-"""Linear layers with INT8 activations and integer weights: `linear_a8_int8`, `linear_a8_int4`, `linear_a8_int2`.
+"""Linear layers with INT8 activations and integer weights: `linear[int8, a8]`, `linear[int4, a8]`, `linear[int2, a8]`.
 
 Activations come from `quantize_activations` in blocks of 32, in the order (`stride`) that the weight format unpacks
 to. Products are integer dot products of four (DP4A), exact; only scales are floats. What this costs in accuracy is

@@ -3,7 +3,7 @@
     norm_qkv_rows     rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
     norm_qkv_rows_a8  rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k)
 
-They leave keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
+They leave keys and values side by side in f32, and the append stays a call of its own, `kv_append_rows`: a scale needs
 the largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a
 GPU idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise
 eight.

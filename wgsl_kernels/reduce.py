@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .pair import Context
 
 
@@ -45,6 +47,43 @@ def lanes_default(context: Context) -> dict[str, int]:
     if adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (8, 16):
         return {"workgroup": adapter.subgroup_size}
     return {}
+
+
+#: Mesa's software adapter ends the loops of an invocation, all together, after 65,535 turns, and says nothing.
+MOST_TURNS = 60_000
+#: Turns of the loops of one invocation, for a context and a workgroup's threads.
+Turns = Callable[[Context, int], float]
+
+
+def lanes_within(turns: Turns, allowed: tuple[int, ...]) -> Callable[[Context], dict[str, int]]:
+    """`lanes_default`, or on a software adapter the fewest of the allowed threads beyond, whose loops end."""
+
+    def defaults(context: Context) -> dict[str, int]:
+        found = lanes_default(context)
+        if not context.adapter.is_cpu:
+            return found
+        least = found.get("workgroup", allowed[0])
+        if turns(context, least) <= MOST_TURNS:
+            return found
+        more = sorted(n for n in allowed if n > least)
+        return {"workgroup": next((n for n in more if turns(context, n) <= MOST_TURNS), max(allowed))}
+
+    return defaults
+
+
+def too_many_turns(turns: Turns) -> Callable[[Context], str | None]:
+    """Why a variant's loops would not end as they should on a software adapter, or None."""
+
+    def refuse(context: Context) -> str | None:
+        threads = context.sizes.get("workgroup")
+        if not context.adapter.is_cpu or threads is None:
+            return None
+        needed = turns(context, threads)
+        if needed <= MOST_TURNS:
+            return None
+        return f"with {threads} threads its loops turn {needed:.0f} times, which a software adapter cuts off"
+
+    return refuse
 
 
 def eight_lanes_only(context: Context) -> str | None:

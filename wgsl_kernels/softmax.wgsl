@@ -5,11 +5,17 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
-  var largest = -3.4028234e38;  // the lowest f32, which masks write
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, f32(x[start + i])); }
+  var largest = LOWEST;
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, checked(f32(x[start + i]))); }
   largest = workgroup_max(largest, thread);
-  var total = 0.0;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { total += exp(f32(x[start + i]) - largest); }
-  total = workgroup_sum(total, thread);
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { y[start + i] = y_type(exp(f32(x[start + i]) - largest) / total); }
+  var sums = vec4<f32>();
+  for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {
+    var run = vec4<f32>();
+    for (var i = first; i < min(first + RUN * WORKGROUP, WIDTH); i += WORKGROUP) {
+      run += in_bin(exp_of(f32(x[start + i]) - largest));
+    }
+    sums += run;
+  }
+  let total = if_number(of_bins(workgroup_sum4(sums, thread)), largest, id.x);
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { y[start + i] = y_type(exp_of(f32(x[start + i]) - largest) / total); }
 }

@@ -1,5 +1,6 @@
 // Log-probability of one target a row: x[target] - max - log(sum(exp(x - max))); a workgroup takes one row, so that
-// perplexity never reads a matrix of logits back.
+// perplexity never reads a matrix of logits back. What is summed, and how, decides the last digits of a perplexity:
+// lib/bins.wgsl, lib/exp_log.wgsl.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -7,14 +8,20 @@
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
-  var largest = -3.4028234e38;  // the lowest f32, which masks write
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, f32(x[start + i])); }
+  var largest = LOWEST;
+  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, checked(f32(x[start + i]))); }
   largest = workgroup_max(largest, thread);
-  var total = 0.0;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { total += exp(f32(x[start + i]) - largest); }
-  total = workgroup_sum(total, thread);
+  var sums = vec4<f32>();
+  for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {
+    var run = vec4<f32>();
+    for (var i = first; i < min(first + RUN * WORKGROUP, WIDTH); i += WORKGROUP) {
+      run += in_bin(exp_of(f32(x[start + i]) - largest));
+    }
+    sums += run;
+  }
+  let total = of_bins(workgroup_sum4(sums, thread));
   if (thread == 0u) {
     let target_logit = f32(x[start + min(targets[id.x], WIDTH - 1u)]);
-    y[id.x] = (target_logit - largest) - log(total);
+    y[id.x] = if_number((target_logit - largest) - log_of(total), largest, id.x);
   }
 }

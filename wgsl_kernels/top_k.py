@@ -28,7 +28,7 @@ from .norm_argmax import (
 )
 from .numerics import random_tensor
 from .pair import Cost, Kernel, Port, Variant, ceil_div, kernel, register
-from .reduce import lanes_default, reduction
+from .reduce import lanes_within, reduction, too_many_turns
 
 ROWS = ("tokens", "width")
 TOP = ("tokens", "k")
@@ -40,18 +40,33 @@ GROUP = 32
 PRIVATE_BYTES, HELD_BYTES = 8192, 8
 
 
+THREADS = (256, 8, 16, 32, 64, 128)
+
+
+def _held(context, threads: int) -> int:
+    """Groups of a thread."""
+    return ceil_div(context["groups"], threads)
+
+
+def _turns(context, threads: int) -> float:
+    """Once over the numbers, and each round over the groups held."""
+    return _held(context, threads) * (context["group"] + context["k"] + 1) + 2 * context["k"]
+
+
 def _defaults(context) -> dict[str, int]:
-    """One subgroup on a software adapter, unless its threads would hold too many groups."""
-    found = lanes_default(context)
-    held = ceil_div(context["groups"], found.get("workgroup", 256)) * HELD_BYTES
+    """One subgroup on a software adapter, unless its threads would hold too many groups, or turn too often."""
+    found = lanes_within(_turns, THREADS)(context)
+    held = _held(context, found.get("workgroup", THREADS[0])) * HELD_BYTES
     return found if held <= PRIVATE_BYTES else {}
 
 
 def _refuse(context) -> str | None:
-    if not {"groups", "workgroup"} <= set(context.sizes):
+    if not {"groups", "workgroup", "k"} <= set(context.sizes):
         return None
-    held = ceil_div(context["groups"], context["workgroup"]) * HELD_BYTES
-    return f"a thread would hold {held} bytes, more than {PRIVATE_BYTES}" if held > PRIVATE_BYTES else None
+    held = _held(context, context["workgroup"]) * HELD_BYTES
+    if held > PRIVATE_BYTES:
+        return f"a thread would hold {held} bytes, more than {PRIVATE_BYTES}"
+    return too_many_turns(_turns)(context)
 
 
 def _variant(groups: str) -> dict[str, Variant]:
@@ -59,7 +74,7 @@ def _variant(groups: str) -> dict[str, Variant]:
         "knockout": Variant(
             "top_k",
             grid=lambda c: (c["tokens"], 1, 1),
-            tunables={"workgroup": (256, 8, 16, 32, 64, 128)},
+            tunables={"workgroup": THREADS},
             defaults=_defaults,
             refuse=_refuse,
             library=lambda c: (reduction(c), groups),
@@ -106,8 +121,14 @@ def top_k(x, k):
 
     Numbers must be above the lowest f32, width below 2^24.
     """
-    values, indices = torch.sort(x, dim=-1, descending=True, stable=True)
-    return values[:, :k], indices[:, :k].to(torch.int32)
+    values, indices = x.topk(k, -1)  # of equals in any order
+    indices = indices.sort(-1).values
+    values, order = x.gather(-1, indices).sort(dim=-1, descending=True, stable=True)
+    indices = indices.gather(-1, order)
+    cut = (x >= values[:, -1:]).sum(-1) > k  # rows with equals on both sides of the end
+    if cut.any():
+        indices[cut] = x[cut].sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return values, indices.to(torch.int32)
 
 
 @kernel(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -38,6 +40,12 @@ def test_an_allocation_keeps_its_budget_and_beats_one_format(front):
     as_good = front.at_kl(uniform.predicted_kl)
     assert as_good.predicted_kl <= uniform.predicted_kl and as_good.nbytes <= uniform.nbytes
     assert front.at_bits(uniform.bits_per_weight + 1e-9).nbytes <= uniform.nbytes
+
+
+def test_one_window_has_no_error_to_show(chosen):
+    figures = {"kl": 0.5, "kl_se": math.nan, "tokens": 15, "ln_ratio": 0.1, "ln_ratio_se": math.nan}
+    one = dataclasses.replace(chosen, predicted_se=math.nan).with_joint("a text", figures)
+    assert "nan" not in str(one) and str(one).count("(one window has no clustered error)") == 3
 
 
 def test_a_rule_is_no_better_than_the_optimum_of_its_size(front):

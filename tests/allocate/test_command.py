@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from eval.protocols import protocol
+from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.table import SensitivityTable
@@ -66,6 +68,18 @@ def test_an_allocation_is_measured_solved_verified_and_used(capsys, measured, tm
     assert found == {name: str(fmt) for name, fmt in chosen.formats.items()} | {
         "model.embed_tokens.weight": "f16"
     }
+
+
+def test_windows_are_cut_to_the_models_context(capsys, tmp_path):
+    config = CONFIG | {"vocab_size": 4096, "max_position_embeddings": 48}
+    model = write_checkpoint(tmp_path / "model", random_state(config), config)
+    for file in demo_model_path().glob("tokenizer*"):
+        shutil.copy(file, model)
+    options = ["--max-windows", 1, "--formats", "int8", "int4", "--max-kl", 1, "--quiet"]
+    command = ["allocate", "--model", model, "--text", calibration_text(), "--output", tmp_path / "a.json"]
+    status, _, shown = run(capsys, *command, *options)
+    assert (status, shown) == (0, "disjoint-512: disjoint-48 instead, the model's context\n")
+    assert SensitivityTable.load(tmp_path / "a.sensitivity.json").key["protocol"] == "disjoint-48"
 
 
 @pytest.mark.parametrize(

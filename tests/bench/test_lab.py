@@ -158,7 +158,9 @@ def test_versions_of_a_version_share_its_tunables_but_those_that_are_given(lab):
 
 def test_nothing_chosen_leaves_the_last_comparison(lab):
     before = lab.run(["gemv"])
-    with pytest.raises(KernelUsageError, match=r"nothing is chosen to compare; linear\[int4\] has gemv, batch"):
+    with pytest.raises(
+        KernelUsageError, match=r"nothing is chosen to compare; linear\[int4\] has gemv, batch"
+    ):
         lab.run([])
     assert lab.comparison is before and lab.chosen == ["gemv"]
 

@@ -13,6 +13,7 @@ from workbench.cli import main
 from workbench.convert.options import parse_format
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.models.llama_config import LlamaConfig
+from workbench.runtime.device import adapter_missing
 from workbench.runtime.model import load
 
 TINY = {
@@ -98,6 +99,21 @@ def test_speed_of_a_shape(tmp_path, capsys):
         assert row["record"]["backend"] == "torch" and row["record"]["kernels_sha256"]
     assert main(["speed", "--like", shape]) == 2 and "go together" in capsys.readouterr().err
     assert main(["speed"]) == 2 and "a model, or a shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["torch", "wgpu"])
+def test_how_long_windows_take_against_a_baseline(tmp_path, capsys, backend):
+    if backend == "wgpu" and adapter_missing():
+        pytest.skip(adapter_missing())
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    shape, out = str(tmp_path / "config.json"), tmp_path / "speed.json"
+    common = ["speed", "--like", shape, "--format", "int4/32", "--backend", backend, "--json", str(out)]
+    assert main([*common, "--against", "f16", "--windows", "2", "--window-tokens", "24"]) == 0
+    printed = capsys.readouterr().out
+    [row] = json.loads(out.read_text())
+    assert "2 windows of 24 random tokens" in printed and "in f16" in printed
+    assert row["alone"] > 0 and 0 < row["model_seconds"] < row["seconds"] and row["kl"] > 0
+    assert row["record"]["backend"] == backend
 
 
 def test_bytes_are_those_of_the_matrices_that_a_token_reads():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.convert.conftest import small_checkpoint
@@ -21,6 +23,7 @@ from workbench.convert.provenance import HashesBeside
 from workbench.convert.work import WorkFolder
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import float_tensor
 from workbench.models.checkpoint import Checkpoint
 
 LAYERS = 8
@@ -121,3 +124,14 @@ def test_hashes_are_given_up_with_the_conversion(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(InterruptedError, match="given up"):
         hashes.result()
+
+
+def test_a_work_folder_that_is_half_removed_is_no_beginning(tmp_path, monkeypatch):
+    """A process that is killed while it removes the folder leaves files in any order, but never the first stage."""
+    work = WorkFolder(tmp_path / "out", "0123")
+    tensor = float_tensor("a", np.zeros(3, np.float32), "f32")
+    for _ in range(2):
+        work.commit([tensor], {}, {"hidden": np.zeros(3, np.float32)})
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    work.__exit__(None)
+    assert work.path.is_dir() and WorkFolder(tmp_path / "out", "0123").done == 0

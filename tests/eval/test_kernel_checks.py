@@ -58,10 +58,10 @@ def test_backends_differ_and_their_kernels_agree(folder, adapter):
 @pytest.mark.parametrize(
     ("options", "kernel"),
     [
-        ({"dtype": "int8"}, "norm_gate_up_a8_int4"),
-        ({"dtype": "f32"}, "norm_gate_up_int4"),
-        ({"dtype": "f32", "cache": "int8"}, "attention_kv8"),
-        ({"dtype": "f16"}, "norm_gate_up_int4"),
+        ({"dtype": "int8"}, "norm_gate_up_a8[int4, a8]"),
+        ({"dtype": "f32"}, "norm_gate_up[int4]"),
+        ({"dtype": "f32", "cache": "int8"}, "attention[kv8]"),
+        ({"dtype": "f16"}, "norm_gate_up[int4]"),
     ],
     ids=str,
 )

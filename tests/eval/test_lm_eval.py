@@ -14,7 +14,8 @@ from workbench.errors import ProtocolError, WorkbenchError
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra lm-eval)")
 pytest.importorskip("accelerate", reason="the harness's own model needs accelerate")
 
-from eval.lm_eval_adapter import WorkbenchLM  # noqa: E402 (after what it needs)
+from eval.generation_options import read_options  # noqa: E402 (after what it needs)
+from eval.lm_eval_adapter import WorkbenchLM  # noqa: E402
 
 STORIES = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park",
@@ -194,7 +195,112 @@ def test_what_cannot_be_scored_is_refused(model):
     with pytest.raises(WorkbenchError, match="17 tokens exceeds the context of 16"):
         adapter._loglikelihood_tokens([(None, [1], [5] * 17)], disable_tqdm=True)
     with pytest.raises(WorkbenchError, match="leave no room"):
-        adapter._generate("Once", {"max_gen_toks": 16})
+        ask(adapter, "Once", max_gen_toks=16)
+
+
+def ask(adapter, context: str, times: int = 1, **options) -> list[str]:
+    from lm_eval.api.instance import Instance
+
+    request = Instance("generate_until", {}, (context, {"until": ["~"], **options}), 0)
+    return adapter.generate_until([request] * times, disable_tqdm=True)
+
+
+@pytest.fixture(scope="module")
+def theirs(shared):
+    from lm_eval.models.huggingface import HFLM
+
+    folder = str(shared / "models" / "stories260K-hf")
+    return HFLM(pretrained=folder, device="cpu", dtype="float32")
+
+
+HOT = {"do_sample": True, "temperature": 5.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**HOT, "top_k": 0, "min_p": 0.999},
+        {**HOT, "top_k": 0, "top_p": 0.0},
+        {**HOT, "top_k": 1},
+        {"repetition_penalty": 3.0},
+        {
+            "repetition_penalty": 0.6,
+            "do_sample": False,
+            "temperature": 2.0,
+            "top_k": 3,
+            "epsilon_cutoff": 0.5,
+        },
+        {"num_beams": 1, "no_repeat_ngram_size": 0, "length_penalty": 2.0, "top_h": None},
+        {"max_new_tokens": 5},
+        {"max_length": 37},
+        {"eos_token_id": [403, 432]},
+        {"until": " a"},
+    ],
+    ids=str,
+)
+def test_options_mean_what_they_mean_for_the_harness_own_model(model, theirs, options):
+    """Options with which sampling leaves one token, so that texts can be compared; and greedy ones."""
+    given = {"max_gen_toks": 30, **options}
+    if "max_new_tokens" in options:
+        del given["max_gen_toks"]
+    mine = ask(WorkbenchLM(model), STORIES[0], **given)
+    assert mine == ask(theirs, STORIES[0], **given) and mine[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size = 2 changes the text"),
+        ({**HOT, "epsilon_cutoff": 0.5}, "epsilon_cutoff"),
+        ({**HOT, "typical_p": 0.5}, "typical_p"),
+        ({"num_beams": 3}, "num_beams"),
+        ({"bad_words_ids": [[5]]}, "bad_words_ids"),
+        ({"repetition_penaltyy": 3.0}, "'repetition_penaltyy' is no option.*near it: repetition_penalty"),
+        ({"do_sample": True}, "temperature = 0.0 with do_sample"),
+        ({"do_sample": "yes"}, "do_sample"),
+        ({"temperature": None}, "temperature = None"),
+        ({"temperature": float("nan")}, "temperature = nan"),
+        ({**HOT, "top_k": -1}, "top_k = -1"),
+        ({**HOT, "top_p": 1.5}, "top_p = 1.5"),
+        ({**HOT, "seed": -1}, "seed = -1"),
+        ({"repetition_penalty": 0}, "repetition_penalty = 0"),
+        ({"max_gen_toks": 0}, "max_gen_toks = 0"),
+        ({"max_gen_toks": "many"}, "max_gen_toks = 'many'"),
+        ({"max_length": 3}, "max_length = 3"),
+        ({"until": 7}, "until = 7"),
+    ],
+    ids=str,
+)
+def test_other_options_are_refused_by_name(model, options, says):
+    with pytest.raises(WorkbenchError, match=says):
+        ask(WorkbenchLM(model), STORIES[0], **{"max_gen_toks": 30, **options})
+
+
+def test_repeats_are_samples_of_their_own(model):
+    import torch
+
+    adapter, options = WorkbenchLM(model), {"do_sample": True, "temperature": 1.5, "max_gen_toks": 20}
+    torch.manual_seed(1)
+    first = ask(adapter, STORIES[0], 6, **options)
+    torch.manual_seed(1)
+    again = ask(adapter, STORIES[0], 6, **options)
+    other = ask(adapter, STORIES[0], 6, **options)
+    assert first == again and len({*first, *other}) == 12
+    seeded, repeated, another = (ask(adapter, STORIES[0], 6, seed=s, **options) for s in (7, 7, 8))
+    assert seeded == repeated and len({*seeded, *another}) == 12
+
+
+def test_the_checkpoint_says_what_holds_unless_a_task_does():
+    options = {"do_sample": True, "temperature": 0.5}
+    said = {"top_k": 7, "top_p": 0.8, "temperature": 0.9, "repetition_penalty": 1.3, "do_sample": True}
+    wanted = read_options({**options, "top_p": 0.7}, said).sampling
+    assert (wanted.temperature, wanted.top_k, wanted.top_p, wanted.repetition_penalty) == (0.5, 7, 0.7, 1.3)
+    assert read_options(options).sampling.top_k == 50  # transformers' own
+    greedy = read_options({}, said).sampling
+    assert greedy.greedy and greedy.repetition_penalty == 1.3
+    with pytest.raises(WorkbenchError, match=r"generation_config.json: no_repeat_ngram_size = 3"):
+        read_options({}, {"no_repeat_ngram_size": 3})
+    assert read_options({"no_repeat_ngram_size": 0}, {"no_repeat_ngram_size": 3}).sampling.greedy
 
 
 def test_long_contexts_lose_their_beginning(model):

@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import workbench
+from eval import model_waterfall as waterfalls
 from eval.losses import format_loss
 from eval.model_waterfall import NOISE, model_waterfall
 from eval.perplexity import perplexities
@@ -19,6 +21,8 @@ from workbench.errors import ProtocolError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
 from workbench.quantizers import QUANTIZERS
+
+from ..runtime.models import Shape, write_random
 
 FORMATS = [
     WeightFormat("int4", block_size=32),
@@ -201,6 +205,54 @@ def test_int8_activations_have_a_noise_floor_and_no_kernel_loss(converted, sourc
     assert found.kernels.within and found.kernels.tokens == 128
     assert found.kernels.verdict in str(found) and found.kernels.verdict in found._repr_html_()
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["kernels"]["within"] is True
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A random checkpoint in 16 bits, and what round to nearest makes of it."""
+    folder = tmp_path_factory.mktemp("halves")
+    checkpoint = write_random(folder / "bf16", Shape("bf16", 64, 96, 4, 2, 16, dtype="bfloat16"))
+    convert(checkpoint, folder / "int4", ConvertOptions(WeightFormat("int4", block_size=32)))
+    return checkpoint, folder / "int4"
+
+
+def test_two_sets_of_weights_lie_in_memory_at_a_time(halves, monkeypatch):
+    """The unquantized one as it is stored, and that of one stage; with caches for a window, not for the context."""
+    import gc
+    import weakref
+
+    stages_seen, real = [], waterfalls.perplexities
+
+    def looking(models, *arguments, **options):
+        gc.collect()
+        assert not any(each() for each in stages_seen), "the stage before is gone"
+        base, stage = models.values()
+        stages_seen.append(weakref.ref(stage.executor))
+        found = real(models, *arguments, **options)
+        dense = [w for (name, *kind), w in base.executor._weights.items() if kind == ["dense"]]
+        assert {w.dtype for w in dense} == {torch.bfloat16}
+        assert {model._scratch.capacity for model in (base, stage)} == {512}
+        return found
+
+    monkeypatch.setattr(waterfalls, "perplexities", looking)
+    monkeypatch.setattr(waterfalls, "PART_WEIGHTS", 700)  # a matrix in many parts
+    ids = np.random.default_rng(5).integers(0, 131, 260)
+    told = []
+    found = model_waterfall(
+        halves[1],
+        halves[0],
+        ids,
+        "disjoint-64",
+        kernel=False,
+        max_windows=2,
+        progress=lambda *each: told.append(each[:2]),
+    )
+    assert list(found.results) == ["unquantized", "range", "rounding", "scale", "zero-point"]
+    assert told == [(done, 16) for done in range(1, 17)]
+    stored, checkpoint = (workbench.load(path, backend="torch") for path in reversed(halves))
+    direct = real({"a": checkpoint, "b": stored}, ids, "disjoint-64", baseline="a", max_windows=2)
+    for name, result in (("unquantized", direct["a"]), ("zero-point", direct["b"])):
+        assert found.results[name].token_nll == pytest.approx(result.token_nll, abs=1e-5)
 
 
 def test_a_model_of_other_weights_is_refused(converted, source, story_tokens, tmp_path, shared):

@@ -25,7 +25,9 @@ DONE = re.compile(r"\[\d+\]:")
 
 @contextlib.contextmanager
 def jupyter_lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
-    """Serve `folder` with JupyterLab, everything that Jupyter stores going to `home`; yields (address, token)."""
+    """Serve `folder` with JupyterLab, everything that Jupyter stores going to `home`; yields (address, token).
+
+    Its pages have the application as `jupyterapp`, whose commands a test may execute."""
     token = secrets.token_hex(16)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -34,6 +36,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     environment |= {"HOME": str(home)} | {name: str(home / name.lower()) for name in places}
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--expose-app-in-browser"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--ip=127.0.0.1"]
     log = home / "server.log"
     with log.open("w") as out:

@@ -378,13 +378,13 @@ def test_the_largest_logits_are_those_after_the_edit(both):
     for model in both:
         session = model.session(edit={"logits": favour})
         session.feed(ids[:-1])
-        values, top = session.feed_top(int(ids[-1]))
+        [drawn] = session.stream(int(ids[-1]), 1, told=True)
         session.back(1)
         logits = session.feed([int(ids[-1])])
         session.close()
-        assert top[0] == favourite == logits.argmax() and values[0] == pytest.approx(
-            logits[favourite], rel=1e-5
-        )
+        expected = torch.log_softmax(torch.from_numpy(logits).double(), -1)[favourite].item()
+        assert drawn.id == drawn.likely[0][0] == favourite == logits.argmax()
+        assert drawn.log_p == drawn.likely[0][1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_edit_changes_rows_of_a_matrix_only(model):

@@ -135,7 +135,7 @@ def test_what_begins_while_writing_is_an_error_too(poisoned, after):
         session.greedy_after(POISONED, 20)
     assert session.position == position
     with pytest.raises(NonFiniteError, match=f"{FIRST}: nan at token {position}"):
-        session.feed_top(POISONED)
+        list(session.stream(POISONED, 2, SamplingOptions(temperature=1.0)))
     assert session.position == position and session.greedy_after(token, 2)
     session.close()
 

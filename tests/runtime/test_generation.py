@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import textwrap
 import threading
 
 import numpy as np
 import pytest
+import torch
 
 from workbench.errors import WorkbenchError
+from workbench.runtime import streaming
+from workbench.runtime.sampling import Sampler, SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
@@ -30,7 +37,6 @@ def model(request, checkpoint, open_promised):
 
 @pytest.mark.parametrize("name", ["stories260K-hf", "babyllama105-hf"])
 def test_200_greedy_tokens_agree_with_transformers(shared, open_promised, name):
-    import torch
     from transformers import LlamaForCausalLM
 
     folder = shared / "models" / name
@@ -91,8 +97,6 @@ def test_greedy_ways_agree(model):
 
 
 def test_score_is_the_log_softmax_of_forward(model):
-    import torch
-
     ids = random_ids(model.vocab_size, 90, seed=5)
     logits = model.forward(ids).logits
     scores = model.score(ids, logits=True)
@@ -171,54 +175,165 @@ def test_prompts_of_many_lengths_in_any_order(checkpoint, open_promised):
     other.close()
 
 
-@pytest.mark.parametrize("top_k", [1, 12, 63, 64, 130])
-def test_sampling_with_top_k_reads_few_logits_and_draws_the_same(model, monkeypatch, top_k):
-    from workbench.runtime.sampling import Sampler, SamplingOptions
-    from workbench.runtime.session import Session
-
-    prompt = random_ids(model.vocab_size, 6, seed=7)
-    options = SamplingOptions(temperature=1.3, top_k=top_k, top_p=0.95, min_p=0.01, seed=3)
-    sizes = []
-    fed = Session.feed_top
-    monkeypatch.setattr(Session, "feed_top", lambda self, token: sizes.append(self.top) or fed(self, token))
-    found = list(model.generate_ids(prompt, 50, options))
-    assert len(sizes) == (49 if top_k < 64 else 0)
-    monkeypatch.setattr(Sampler, "enough", lambda self, count: False)
-    assert list(model.generate_ids(prompt, 50, options)) == found
-    assert len(set(found)) > 1 or top_k == 1
+OPTIONS = [
+    SamplingOptions(),
+    SamplingOptions(repetition_penalty=1.8),
+    SamplingOptions(temperature=1.3, seed=3),
+    SamplingOptions(temperature=1.3, top_k=12, top_p=0.95, min_p=0.01, seed=3),
+    SamplingOptions(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=5),
+]
 
 
-def test_where_the_largest_logits_do_not_tell_all_are_read(model, monkeypatch):
-    from workbench.runtime.sampling import Sampler, SamplingOptions
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_stream_draws_what_the_host_draws(model, options):
+    """Told or not: token after token what the host's sampler makes of the logits, with the probabilities of these."""
+    prompt = random_ids(model.vocab_size, 6, seed=7).tolist()
+    session, sampler, expected = model.session(), Sampler(options), []
+    logits = session.feed(prompt)
+    for _ in range(41):
+        expected.append(
+            sampler.drawn(logits, session.position, [*prompt, *(d.id for d in expected)], told=True)
+        )
+        logits = session.feed([expected[-1].id])
+    assert list(model.generate_ids(prompt, 41, options)) == [drawn.id for drawn in expected]
+    session.reset()
+    session.feed(prompt)
+    first = session.draw(options, told=True)
+    found = [first, *session.stream(first.id, 40, options, told=True)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.id == other.id and one.log_p == pytest.approx(other.log_p, abs=1e-4)
+        assert [p for _, p in one.likely] == pytest.approx([p for _, p in other.likely], abs=1e-4)
+        assert (
+            len({i for i, _ in one.likely} & {i for i, _ in other.likely}) >= 4
+        )  # of two alike either may be fifth
+    assert session.position == len(prompt) + 40
+    session.close()
 
-    prompt = random_ids(model.vocab_size, 6, seed=7)
-    options = SamplingOptions(temperature=1.0, top_k=5, seed=3)
-    expected = list(model.generate_ids(prompt, 20, options))
-    few = Sampler.from_top
-    calls = []
 
-    def every_other(self, logits, ids):
-        calls.append(len(ids))
-        return few(self, logits, ids) if len(calls) % 2 else None
-
-    monkeypatch.setattr(Sampler, "from_top", every_other)
-    assert list(model.generate_ids(prompt, 20, options)) == expected and calls == [64] * 19
-
-
-def test_the_largest_logits_are_those_of_feed(model):
-    ids = random_ids(model.vocab_size, 9, seed=11)
+def test_the_same_tokens_whatever_the_pieces(model):
+    """A draw depends on seed and position, not on how the stream was cut, left and taken up again."""
+    prompt, options = random_ids(model.vocab_size, 5, seed=8).tolist(), SamplingOptions(1.2, top_k=30, seed=9)
+    expected = list(model.generate_ids(prompt, 60, options))
     session = model.session()
-    session.feed(ids[:8])
-    values, found = session.feed_top(int(ids[8]))
-    assert session.position == 9 and session.top == len(values) == 64
+    session.feed(prompt)
+    found = [session.draw(options).id]
+    for count in (1, 2, 7, 30, 19):
+        found += [drawn.id for drawn in session.stream(found[-1], count, options)]
+    assert found == expected
+    session.close()
+
+
+@pytest.mark.parametrize("options", OPTIONS[1::3], ids=str)
+@pytest.mark.parametrize("taken", [1, 3, 20])
+def test_what_nobody_took_is_taken_back(model, options, taken):
+    """A stream left in its middle leaves position and cache as if no more had been computed."""
+    prompt = random_ids(model.vocab_size, 9, seed=12).tolist()
+    expected = list(model.generate_ids(prompt, 60, options))
+    session = model.session()
+    session.feed(prompt)
+    first = session.draw(options).id
+    stream = session.stream(first, 59, options)
+    found = [first, *(next(stream).id for _ in range(taken))]
+    assert session.position == len(prompt) + taken
+    with pytest.raises(WorkbenchError, match="between the steps of `stream`"):
+        session.feed([1])
+    with pytest.raises(WorkbenchError, match="between the steps of `stream`"):
+        session.back(1)
+    stream.close()
+    assert session.position == len(prompt) + taken and found == expected[: taken + 1]
+    logits = session.feed(found[-1:])
+    whole = model.forward([*prompt, *found]).logits[-1]
+    assert np.abs(logits - whole).max() <= 1e-5 * np.abs(whole).max()
     session.back(1)
-    assert session.position == 8
-    logits = session.feed(ids[8:])
-    order = np.argsort(-logits, kind="stable")[:64]
-    assert np.array_equal(found, order) and np.array_equal(values, logits[order])
-    with pytest.raises(WorkbenchError, match="10 tokens cannot be taken back of the 9"):
-        session.back(10)
-    session.back(9)
-    session.feed(ids)
-    assert np.abs(session.feed_top(1)[0]).max() > 0
+    rest = [drawn.id for drawn in session.stream(found[-1], 20, options)]
+    assert found + rest == expected[: taken + 21]
+    session.close()
+
+
+def test_streams_side_by_side(model):
+    """Two streams and another user of the device in turns; one is dropped, one ends with its session."""
+    prompts = [random_ids(model.vocab_size, count, seed=count).tolist() for count in (4, 11)]
+    expected = [list(model.generate_ids(prompt, 30, OPTIONS[3])) for prompt in prompts]
+    streams = [model.generate_ids(prompt, 30, OPTIONS[3]) for prompt in prompts]
+    found = [[], []]
+    for _ in range(30):
+        for stream, tokens in zip(streams, found, strict=True):
+            tokens.append(next(stream))
+        model.score(prompts[1])
+    assert found == expected
+    session = model.session()
+    session.feed(prompts[0])
+    stream = session.stream(1, 50)
+    next(stream)
+    session.close()
+    with pytest.raises(WorkbenchError, match="closed"):
+        list(stream)
+    for _ in range(20):  # many that nobody exhausts: their readbacks are used again
+        next(model.generate_ids(prompts[0], 30))
+    if model.backend == "wgpu":
+        assert len(model.executor.readbacks) <= 6
+
+
+def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
+    """The device stops after two groups, however many tokens were asked for."""
+    if model.backend != "wgpu":
+        pytest.skip("the references never run ahead")
+    sent, send = [], streaming._send
+    monkeypatch.setattr(streaming, "_send", lambda *given: sent.append(given[-1]) or send(*given))
+    tokens = model.generate_ids(random_ids(model.vocab_size, 4), 100)
+    taken = 0
+    for _ in tokens:
+        taken += 1
+        assert sum(sent) <= 100 and sum(sent[:-3]) <= taken  # one group being handed out, two ahead
+    assert taken == 100 and sum(sent) == 99
+    sent.clear()
+    with contextlib.closing(model.session()) as session:
+        session.feed([1, 2])
+        for at, _ in enumerate(session.stream(3, 50, ahead=False)):
+            assert sum(sent) <= at + sent[-1]  # nothing runs while this is looked at
+    assert sum(sent) == 50
+
+
+def test_a_process_may_end_while_the_device_runs_ahead(checkpoint, open_promised):
+    open_promised()  # skips where there is no adapter
+    script = """
+        import sys, workbench
+        from workbench.runtime.sampling import SamplingOptions
+        model = workbench.load(sys.argv[1], backend="wgpu", max_tokens=128)
+        streams = [model.generate_ids([1, 2, 3], 100, SamplingOptions(1.0, seed=seed)) for seed in range(4)]
+        print([next(stream) for stream in streams for _ in range(4)])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(checkpoint)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.split()) == 16
+
+
+def test_why_a_stream_ended(model):
+    prompt = random_ids(model.vocab_size, 100, seed=2).tolist()
+    short, long = model.generate_ids(prompt, 5), model.generate_ids(prompt, 500)
+    assert short.finish_reason is None
+    assert (len(list(short)), short.finish_reason) == (5, "length")
+    assert (len(list(long)), long.finish_reason) == (29, "context")
+    exact = model.generate_ids(prompt, 29)
+    assert (len(list(exact)), exact.finish_reason) == (29, "length")
+    assert list(model.generate_ids(prompt, 0)) == []
+    for wrong in (-1, 2.5, None, True, "7"):
+        with pytest.raises(WorkbenchError, match="max_new_tokens"):
+            model.generate_ids(prompt, wrong)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_logits_that_are_not_finite_end_a_stream(model, monkeypatch, told):
+    """NaN in the cache, as a broken weight would leave it."""
+    session = model.session()
+    session.feed(random_ids(model.vocab_size, 6))
+    cache = session._cache
+    if model.backend == "wgpu":
+        values = np.full(cache.buffers["layers.0.kv"].size // 4, np.nan, np.float32)
+        model.executor.device.write(cache.buffers["layers.0.kv"], values)
+    else:
+        cache.tensors["layers.0.kv"] = torch.full_like(cache.tensors["layers.0.kv"], float("nan"))
+    with pytest.raises(WorkbenchError, match="are not finite"):
+        list(session.stream(1, 4, SamplingOptions(temperature=1.0), told=told))
     session.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 
@@ -70,16 +71,18 @@ def test_a_head_in_ranges_of_whole_groups_only(stackable_plans):
 
 def test_the_largest_logits_come_from_groups_of_the_product(stackable_plans):
     """Logits stay, for the groups of winners are looked through; not where somebody else may change them."""
-    plan = before(stackable_plans["top"])
+    plan = before(stackable_plans["told"])
     assert end(plan, ["logits"]) == plan
     fused = end(plan)
-    product, reduce = fused.calls[-2:]
-    assert kernels(fused)[-2:] == ["norm_linear_max[f32]", "top_k_reduce"]
-    assert fused.calls[:-2] == plan.calls[:-2] and product.inputs == plan.calls[-2].inputs
+    rest = [call.op for call in plan.calls[-4:]]
+    assert rest == ["sample", "exp_sums", "tell", "advance"] and fused.calls[-4:] == plan.calls[-4:]
+    product, reduce = fused.calls[-6:-4]
+    assert kernels(fused)[-6:-4] == ["norm_linear_max[f32]", "top_k_reduce"]
+    assert fused.calls[:-6] == plan.calls[:-6] and product.inputs == plan.calls[-6].inputs
     assert product.outputs["y"] == reduce.inputs["x"] == "logits" in fused.buffers
-    assert reduce.outputs == plan.calls[-1].outputs and reduce.params == {"k": 64, "group": 32}
+    assert reduce.outputs == plan.calls[-5].outputs and reduce.params == {"k": 5, "group": 32}
     assert end(plan, ranges=lambda name: [(0, 48), (48, 131)]) == plan
-    plain = stackable_plans["top"]  # its norm is no part of the product
+    plain = stackable_plans["told"]  # its norm is no part of the product
     assert end(plain) == plain
 
 
@@ -99,6 +102,12 @@ def test_one_token_has_one_row(stackable_plans):
     assert any(step.kernel.name == "last_row" for step in lower(plan, SIZES, Adapter(), 128 << 20).steps)
 
 
+def told(model, prompt, count, options):
+    with contextlib.closing(model.session()) as session:
+        session.feed(prompt)
+        return list(session.stream(session.draw(options).id, count, options, told=True))
+
+
 @pytest.mark.parametrize("fmt, is_cpu", [("float", True), ("float", False), ("int4", True), ("int2", False)])
 def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path, monkeypatch, fmt, is_cpu):
     from workbench.convert.convert import convert
@@ -115,7 +124,7 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
     fused = model_on(checkpoint, open_promised)
     tokens = list(fused.generate_ids(prompt, 60))
     options = SamplingOptions(temperature=1.0, top_k=20, seed=1)
-    drawn = list(fused.generate_ids(prompt, 40, options))
+    drawn = told(fused, prompt, 40, options)
     plan = fused.plan("greedy")
     assert (
         lower(plan, {**SIZES, "tokens": 1}, device.adapter, 128 << 20).steps[-2].kernel.op == "argmax_reduce"
@@ -130,9 +139,9 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
         for module in (lowering, wgpu_executor):
             patch.setattr(module, "row_ranges", in_three)
         assert list(split.generate_ids(prompt, 60)) == tokens
-        assert list(split.generate_ids(prompt, 40, options)) == drawn
+        assert told(split, prompt, 40, options) == drawn
     plain = model_on(checkpoint, open_promised)
     others = [rule for rule in RULES if rule not in (ONLY_ROW, *ARGMAX, *TOP_K)]
     monkeypatch.setattr(lowering, "rewrite", functools.partial(lowering.rewrite, rules=others))
     assert list(plain.generate_ids(prompt, 60)) == tokens
-    assert list(plain.generate_ids(prompt, 40, options)) == drawn
+    assert [d.id for d in told(plain, prompt, 40, options)] == [d.id for d in drawn]

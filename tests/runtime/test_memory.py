@@ -13,6 +13,7 @@ from workbench.models import checkpoint as checkpoints
 from workbench.models.source import open_source
 from workbench.runtime.device import Device, find_adapter
 from workbench.runtime.info import forecast
+from workbench.runtime.sampling import SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
@@ -49,7 +50,8 @@ def test_forecast_is_what_is_allocated(folder, open_promised, cache):
     session.feed(ids)
     session.greedy(5)
     session.back(1)
-    session.feed_top(1)
+    for told in (False, True):
+        next(session.stream(1, 1, SamplingOptions(temperature=1.0), told=told))
     assert device.allocated == expected.weights + expected.cache + expected.generation
     held = model.executor.uploaded()
     assert held["activations"] == expected.generation

@@ -119,7 +119,10 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
 def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monkeypatch):
     """Measured for real: the LM head with what each keeps of the logits, and what looks through that."""
     monkeypatch.setattr(search, "MOST_COMBINATIONS", 1)  # what differs in one tunable, and no more
-    heads = {"greedy": ("norm_argmax[f32]", "argmax_reduce"), "top": ("norm_linear_max[f32]", "top_k_reduce")}
+    heads = {
+        "greedy": ("norm_argmax[f32]", "argmax_reduce"),
+        "told": ("norm_linear_max[f32]", "top_k_reduce"),
+    }
     names = [name for each in heads.values() for name in each]
     report = tune(checkpoint, kernels=names, tokens=[1], max_tokens=32, rounds=3)
     measured = {each.planned.case.kernel for each in report.outcomes if each.entry}
@@ -128,7 +131,7 @@ def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monk
     session = model.session()
     session.feed([1, 2, 3])
     session.greedy(3)
-    session.feed_top(4)
+    next(session.stream(4, 1, told=True))
     for head, kernels in heads.items():
         steps = model.executor._ready[head, 1, 32, ()].plan.steps
         reasons = {step.kernel.name: step.reason for step in steps}

@@ -245,7 +245,33 @@ def test_a_spent_budget_begins_nothing(device, registered, no_clock, tmp_path):
     )
     assert [each.status for each in report.outcomes] == [NOT_REACHED]
     assert any("not reached within the budget" in note for note in report.notes())
-    assert seen == [(0, 1), (1, 1)] and not list(tmp_path.iterdir())
+    assert seen == [(0, 1), (0, 1)] and not list(tmp_path.iterdir())
+
+
+def test_progress_counts_what_was_measured(device, registered, tmp_path, monkeypatch):
+    """A budget that ends after one of five cases ends at two of five where one is remembered from before."""
+    cases = [replace(CASE, sizes={"tokens": 2, "width": 512 + 64 * i}) for i in range(5)]
+    store = Store(tmp_path, machine_facts(device))
+    tune_cases([PlannedCase(cases[4], {})], device, store, rounds=3)
+    began, measure, seen = [], tuning.measure_case, []
+
+    def spending(case, device, **options):
+        began.append(case)
+        return measure(case, device, **options | {"deadline": None if len(began) == 1 else 0.0})
+
+    monkeypatch.setattr(tuning, "measure_case", spending)
+    report = tune_cases(
+        [PlannedCase(case, {}) for case in cases],
+        device,
+        store,
+        budget=1000,
+        rounds=3,
+        progress=lambda done, total, doing: seen.append((done, total)),
+    )
+    statuses = [each.status for each in report.outcomes]
+    assert statuses == [MEASURED, NOT_REACHED, NOT_REACHED, NOT_REACHED, REMEMBERED]
+    assert seen == [(0, 5), *[(1, 5)] * 4, (2, 5)]
+    assert any("3 of 5 cases were not reached" in note for note in report.notes())
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(device, registered, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from workbench.errors import CacheFullError, SessionBusyError, WorkbenchError
 from workbench.runtime import torch_executor
+from workbench.runtime.sampling import SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
@@ -16,7 +17,8 @@ SHAPE = SHAPES[5]
 CAPACITY = 24
 USES = {
     "feed": lambda session: session.feed([1]),
-    "feed_top": lambda session: session.feed_top(1),
+    "stream": lambda session: next(session.stream(1, 1)),
+    "draw": lambda session: session.draw(SamplingOptions()),
     "feed_all": lambda session: next(session.feed_all([1])),
     "greedy": lambda session: session.greedy(1),
     "greedy_after": lambda session: session.greedy_after(1, 1),
@@ -137,7 +139,7 @@ def test_executors_keep_to_their_caches(model):
     with pytest.raises(CacheFullError, match="2 tokens from position 3 do not fit into a cache of 4"):
         executor.run("last", np.array([1, 2]), cache)
     with pytest.raises(CacheFullError):
-        executor.greedy(1, 2, cache)
+        next(executor.stream("greedy", 1, 2, cache))
     assert cache.position == 3
     executor.free_cache(cache)
     with pytest.raises(WorkbenchError, match="given back"):

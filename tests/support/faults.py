@@ -14,21 +14,24 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 #: Functions of `os` that change names: what they do is there, or is not.
 RENAMES, REMOVALS = ("replace", "rename"), ("unlink", "rmdir")
-_RANDOM = re.compile(r"\d+-[0-9a-f]{8}(?=\.part)|(?<=partial-)[0-9a-f]{8}|(?<=replaced-)[0-9a-f]{8}")
+_RANDOM = re.compile(r"[0-9a-f]{8}(?=\.part)|(?<=partial-)[0-9a-f]{8}|(?<=replaced-)[0-9a-f]{8}")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.preload"])
 SECONDS = 120
 
 
 class Faults:
-    """folder: of the notes on points where a child was killed; the command's own files lie elsewhere."""
+    """folder: of the notes on points where a child was killed; the command's own files lie elsewhere. repeats: of files
+    that are written again and again, so many writings are points."""
 
-    def __init__(self, folder: Path, functions: Sequence[str] = RENAMES + REMOVALS) -> None:
+    def __init__(self, folder: Path, functions: Sequence[str] = RENAMES + REMOVALS, repeats: int = 1) -> None:
+        self.repeats = repeats
         self.notes = folder / "points.txt"
         self.notes.touch()
         self.functions = tuple(functions)
@@ -47,7 +50,7 @@ class Faults:
         arguments = [str(each) for each in argv]
         while True:
             before = len(self.points)
-            status = run_child(_watched, str(self.notes), self.functions, run or command, arguments)
+            status = run_child(_watched, self, run or command, arguments)
             if status == 0:
                 return self.points
             assert status == -signal.SIGKILL, f"status {status} after {self.points}"
@@ -79,25 +82,32 @@ def command(*argv: str) -> None:
             sys.exit(status)
 
 
-def _watched(notes: str, functions: Sequence[str], run: Callable, argv: Sequence[str]) -> None:
-    """In the child: run, and be killed in front of the first point that `notes` does not know."""
+def _watched(faults: Faults, run: Callable, argv: Sequence[str]) -> None:
+    """In the child: run, and be killed in front of the first point at which none was killed before.
+
+    A file that was written once in this run is a further point when it is written again, up to `repeats`.
+    """
     from workbench.files import folders
+
+    written: Counter = Counter()
 
     def stop_before(name: str, real: Callable) -> Callable:
         def stopped(*paths: object, **options: object) -> object:
             # Of two names the new one tells what is done; temporary folders differ from run to run.
             target = os.fsdecode(os.fspath(paths[-1] if len(paths) > 1 else paths[0]))
             point = f"{name} {_RANDOM.sub('*', '/'.join(Path(target).parts[-2:]))}"
-            with open(notes, "r+") as known:
-                if point not in known.read().splitlines():
+            with open(faults.notes, "r+") as known:
+                killed = known.read().splitlines().count(point)
+                if killed < (faults.repeats if written[point] else 1):
                     known.write(point + "\n")
                     known.flush()
                     os.kill(os.getpid(), signal.SIGKILL)
+            written[point] += 1
             return real(*paths, **options)
 
         return stopped
 
-    for name in functions:
+    for name in faults.functions:
         setattr(os, name, stop_before(name, getattr(os, name)))
     folders.exchange = stop_before("exchange", folders.exchange)
     run(*argv)

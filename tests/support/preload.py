@@ -1,12 +1,18 @@
-"""What children of the fault injector's server need: imported once, before it forks them. Nothing here may start a
+"""What children of the fault injector's server need: imported once, before it forks them. Nothing of it may start a
 thread, or compute with torch."""
 
-import matplotlib.backends.backend_agg  # noqa: F401
-import transformers.models.auto.tokenization_auto  # noqa: F401
-from transformers import AutoTokenizer  # noqa: F401
+from importlib import import_module
 
-import workbench.allocate.sensitivity
-import workbench.cli
-import workbench.convert.layerwise
-import workbench.sweep.jobs
-import workbench.sweep.spec  # noqa: F401
+import transformers
+
+MODULES = """
+matplotlib.backends.backend_agg numpy.random PIL.ImageOps safetensors.torch
+transformers.image_utils transformers.models.auto.tokenization_auto transformers.models.llama.modeling_llama
+workbench.allocate.joint workbench.allocate.plots workbench.cli workbench.convert.layerwise workbench.runtime.model
+workbench.quantizers.awq workbench.quantizers.gptq workbench.quantizers.grid workbench.quantizers.trained
+workbench.sweep.jobs workbench.sweep.spec workbench.sweep.table
+"""
+for name in MODULES.split():
+    import_module(name)
+# Names that transformers imports when they are first asked for.
+LAZY = transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast

@@ -98,6 +98,14 @@ def test_results_of_other_commands_are_read(undisturbed, tmp_path):
     assert (bench.format, bench.quantizer, bench.decode, bench.ppl) == ("int4", "rtn", 50, result["ppl"])
 
 
+def test_figures_that_are_far_off_are_short(result):
+    off = dataclasses.replace(result.rows[1], ppl=2.5e7, ppl_se=1.25e5, change=3.4e8, change_se=2e6)
+    broken = dataclasses.replace(off, ppl=None, ppl_se=None, change=None, change_se=None)
+    shown = Table((result.rows[0], off, broken))
+    assert "| 2.500e+07 ± 1.250e+05 | +3.400e+08 ± 2.0e+06 |" in re.sub(" +", " ", shown.markdown())
+    assert "beyond 1e308" in shown.markdown() and r"2.500 \cdot 10^{7}" in shown.format("latex")
+
+
 def test_precisions_are_named_where_one_is_not_f32(result):
     assert {(row.activations, row.cache) for row in result.rows} == {("f32", "f32")}
     assert {row.baseline_activations for row in result.rows[1:]} == {"f32"}

@@ -346,6 +346,12 @@ def _row_cases() -> Iterator[Case]:
     yield from cases_of("softmax", "row", 14, **common)
     yield from cases_of("argmax", "row", 14, **{**common, "y_dtype": ("f32",)})
     yield from cases_of("target_log_likelihood", "row", 14, **{**common, "y_dtype": ("f32",)})
+    plain = {**common, "y_dtype": ("f32",)}
+    yield from cases_of("divergence", "row", 14, apart=(0.0, 1e-3, 0.1, 3.0), **plain)
+    yield from cases_of("log_probabilities", "row", 14, k=(1, 5, 40), counted=(0, 3, 40), **plain)
+    yield from cases_of(
+        "tail_priorities", "elements", 14, k=(1, 4, 64), strata=(1, 3, 64), **{**plain, "subgroups": (False,)}
+    )
     groups = {"tokens": common["tokens"], "groups": (1, *WIDTHS, 1000), "y_dtype": ("f32",)}
     yield from cases_of("argmax_reduce", "row", 14, **groups)
     largest = {**common, "k": (1, 2, 5, 40, 64), "y_dtype": ("f32",)}
@@ -353,6 +359,43 @@ def _row_cases() -> Iterator[Case]:
     yield from cases_of("top_k_reduce", "knockout", 14, group=(8, 16, 32), **largest)
     hidden = {"hidden": common["width"], "eps": (1e-5, 1e-6)}
     yield from cases_of("rms_norm", "row", 14, tokens=common["tokens"], x_dtype=TYPES, **hidden)
+
+
+FILTERS = (
+    {"temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.0, "repetition_penalty": 1.7},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.8, "top_k": 0, "top_p": 0.9},
+    {"temperature": 1.2, "top_k": 3, "top_p": 1.0, "step": 0.5},
+    {"temperature": 2.0, "top_k": 40, "top_p": 0.7, "min_p": 0.02, "step": 1.0},
+    {"temperature": 1.5, "top_k": 0, "top_p": 0.0},
+    {"temperature": 30.0, "top_k": 0, "top_p": 0.3, "repetition_penalty": 0.4},
+    {"temperature": 1e6, "top_k": 20, "top_p": 0.5, "step": 0.25},
+    {"temperature": 1e-37, "top_k": 5, "top_p": 0.9, "masked": 3},
+    {"temperature": 1.0, "min_p": 0.1, "repetition_penalty": 1.3, "masked": 60},
+)
+
+
+def _sampling_cases() -> Iterator[Case]:
+    common = {
+        "width": (1, 5, 31, 257, 1000, 4001),
+        "filters": FILTERS,
+        "position": (0, 1, 500, 2**31 - 2),
+        "seen": (0, 1, 50),
+        "y_dtype": ("f32",),
+        "subgroups": (False,),
+    }
+    parts = {**common, "parts": (1, 2, 7, 32)}
+    yield from cases_of("sample", "radix", 14, **common)
+    stateless = {name: values for name, values in parts.items() if name != "position"}
+    yield from cases_of("sample_first", "radix", 11, **stateless)
+    yield from cases_of("sample_tally", "radix", 22, round=(1, 2, 3, 4, 5, 6, 7), **stateless)
+    yield from cases_of("sample_sums", "radix", 11, **stateless)
+    yield from cases_of("sample_draw", "radix", 11, **parts)
+    widths = {"width": common["width"], "parts": parts["parts"], "y_dtype": ("f32",)}
+    yield from cases_of("exp_sums", "parts", 8, **widths)
+    steps = {"steps": (1, 6), "step": (0, 2, 5, 9), "k": (1, 5), "subgroups": (False,)}
+    yield from cases_of("tell", "one", 6, **{**widths, **steps})
 
 
 def _cache_cases() -> Iterator[Case]:
@@ -457,6 +500,7 @@ def all_cases() -> list[Case]:
     makers = (
         _elementwise_cases,
         _row_cases,
+        _sampling_cases,
         _cache_cases,
         _weight_cases,
         _linear_cases,

@@ -43,7 +43,7 @@ def row(*numbers: float) -> torch.Tensor:
 @pytest.mark.parametrize("variant", ["gemv_f16", "batch_f16"])
 def test_f16_arithmetic_stays_in_range(device_with, bits, symmetric, variant):
     """Pieces of 16,368 everywhere and with one 65,504 each, tiny ones, and the zero-points farthest from a format's."""
-    kernel, device = wgsl_kernels.get(f"linear_int{bits}"), device_with(True)
+    kernel, device = wgsl_kernels.get(f"linear[int{bits}]"), device_with(True)
     if not device.adapter.f16:
         pytest.skip(f"{device.name} has no shader-f16")
     arguments = kernel.inputs(rows=40, columns=128, block=32, symmetric=symmetric, tokens=5, x_dtype="f16")

@@ -1,7 +1,7 @@
-"""Pictures of every widget, light and dark, for the documentation: `python -m tests.widgets.screenshots [NAME...]`.
+"""Pictures of every widget for the documentation, light and dark: `python -m tests.widgets.screenshots [NAME...]`.
 
-They are taken of the real widgets over the embedded model, in headless Chromium with JupyterLab's colours, and stored
-as docs/widgets/NAME-light.png and NAME-dark.png.
+They are taken where people see the widgets: of outputs in a real JupyterLab with a real kernel, over the embedded
+model, in the light and the dark theme, and stored as docs/widgets/NAME-light.png and NAME-dark.png.
 """
 
 from __future__ import annotations
@@ -12,106 +12,112 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-from eval.texts import encode, load_text
 from tests.conftest import REPOSITORY
 from tests.support.chromium import launched
-from tests.widgets.bridge import Bridge, bridged
-from workbench.allocate.sensitivity import sensitivity
-from workbench.assets import calibration_text, demo_model_path, evaluation_text
-from workbench.commands.embedded import convert_embedded
-from workbench.convert.options import parse_format
-from workbench.models.source import open_source
-from workbench.models.tokenizer import load_tokenizer
-from workbench.sweep.sweep import Sweep
-from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
+from tests.widgets.front_end import opened, served
 
 FOLDER = REPOSITORY / "docs" / "widgets"
-DONE = "document.querySelector('.wb').dataset.state === 'done'"
-COLOURS = 256
+#: Of the page: cells are then about 1,050 wide.
+WIDTH = 1400
+THEME = """theme => jupyterapp.commands.execute("apputils:change-theme", { theme })"""
+
+SETUP = """
+from pathlib import Path
+from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from workbench.commands.embedded import convert_embedded
+from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
+DIR = demo_model_path()
+INT4 = convert_embedded(Path("models"), ["int4"])["int4"]"""
+
+GENERATOR = """
+Generator({"f16": DIR, "int4": INT4}, temperature=0.7, seed=3, max_new_tokens=90)"""
 
 
-def generator(int4: Path) -> Generator:
-    models = {"f16": demo_model_path(), "int4": int4}
-    return Generator(models, temperature=0.7, seed=3, max_new_tokens=90)
+def state(section, wanted: str = "done", seconds: float = 240) -> None:
+    """Wait for a widget's state."""
+    section.and_(section.page.locator(f"[data-state='{wanted}']")).wait_for(timeout=1000 * seconds)
 
 
-def write(bridge: Bridge) -> None:
-    page = bridge.page
-    page.get_by_role("button", name="Generate").click()
-    bridge.until(DONE, 120)
-    flip = page.locator("[data-lane='1'] .wb-flip").first
+def write(section) -> None:
+    section.get_by_role("button", name="Generate").click()
+    state(section)
+    flip = section.locator("[data-lane='1'] .wb-flip").first
     flip.hover()
     flip.click()
 
 
-def explorer(int4: Path) -> QuantizationExplorer:
-    tensor = "model.layers.3.mlp.down_proj.weight"
-    return QuantizationExplorer(demo_model_path(), tensor, b={"bits": 2, "block": 64, "quantizer": "grid"})
+EXPLORER = """
+sides = {"a": {"bits": 2, "block": 64, "quantizer": "grid"}, "b": {"bits": 2, "block": 64, "quantizer": "gptq"}}
+QuantizationExplorer(DIR, "model.layers.3.mlp.down_proj.weight", **sides)"""
 
 
-def look(bridge: Bridge) -> None:
-    bridge.until(DONE, 120)
-    bridge.widget.wait()
-    bridge.pump()
+def look(section) -> None:
+    section.locator("[data-side='b'] [data-fact='output SQNR']").wait_for(timeout=240_000)
+    state(section)
+    section.locator(".wb-mapped button[title$=' dB']").nth(56).wait_for()
 
 
-def model_card(int4: Path) -> ModelCard:
-    return ModelCard(int4)
+MODEL_CARD = """
+ModelCard(INT4)"""
 
 
-def measure(bridge: Bridge) -> None:
-    bridge.page.get_by_role("button", name="Measure").click()
-    bridge.until(DONE, 120)
-    bridge.page.locator(".wb-dispatch").nth(30).hover()
+def measure(section) -> None:
+    section.get_by_role("button", name="Measure").click()
+    state(section)
+    section.locator(".wb-dispatch").nth(30).hover()
 
 
-def precision_map(int4: Path) -> PrecisionMap:
-    source = open_source(demo_model_path())
-    tokenizer = load_tokenizer(source.tokenizer_path)
-    calibration, held_out = (
-        encode(tokenizer, load_text(path), "disjoint-256", separator="<|endoftext|>")
-        for path in (calibration_text(), evaluation_text())
-    )
-    formats = [parse_format(name) for name in ("f16", "int8", "int4/32", "int4", "int4/256", "int2")]
-    costs = sensitivity(source, calibration, "disjoint-256", formats=formats, quantizer="grid", max_windows=4)
-    return PrecisionMap(costs, source, held_out=held_out, scheme="disjoint-256", windows=8, bits=3)
+PRECISION_MAP = """
+from eval.texts import encode, load_text
+from workbench.allocate.sensitivity import sensitivity
+from workbench.convert.options import parse_format
+from workbench.models.source import open_source
+from workbench.models.tokenizer import load_tokenizer
+source = open_source(DIR)
+calibration, held_out = (
+    encode(load_tokenizer(source.tokenizer_path), load_text(path), "disjoint-256", separator="<|endoftext|>")
+    for path in (calibration_text(), evaluation_text())
+)
+formats = [parse_format(name) for name in ("f16", "int8", "int4/32", "int4", "int4/256", "int2")]
+costs = sensitivity(source, calibration, "disjoint-256", formats=formats, quantizer="grid", max_windows=4)
+m = PrecisionMap(costs, source, held_out=held_out, protocol="disjoint-256", max_windows=8, bits=3)
+for fmt in (None, "int4", "int2"):
+    m.measure(fmt)
+    m.wait()
+m.pin("layers.0.mlp.gate_up", "int4")
+m.measure()
+m.wait()
+m"""
 
 
-def allocate(bridge: Bridge) -> None:
-    page, widget = bridge.page, bridge.widget
-    for fmt in (None, "int4", "int2"):
-        widget.measure(fmt)
-        widget.wait()
-    widget.pin("layers.0.mlp.gate_up", "int4/128")
-    widget.measure()
-    widget.wait()
-    bridge.until("document.querySelectorAll('.wb-mark-measured').length === 12")
-    page.get_by_role("button", name="layers.0.mlp.gate_up: ").click()
-    bridge.until("document.querySelectorAll('.wb-panel [type=radio]').length === 7")
+def allocate(section) -> None:
+    section.locator(".wb-mark-measured").nth(11).wait_for(state="attached")
+    section.get_by_role("button", name="layers.0.mlp.gate_up: ").click()
+    section.locator(".wb-panel [type=radio]").nth(6).wait_for()
 
 
-def kernel_lab(int4: Path) -> KernelLab:
-    return KernelLab("linear[int4]", variants=["gemv", "batch", "broadcast"])
+KERNEL_LAB = """
+KernelLab("linear[int4]")"""
 
 
-def edit_a_kernel(bridge: Bridge) -> None:
-    page = bridge.page
-    page.get_by_role("button", name="Compare").click()
-    bridge.until(DONE, 120)
-    page.get_by_label("rows_per_team").select_option("4")
-    page.get_by_role("button", name="Run as a new version").click()
-    bridge.until("document.querySelector('.wb').dataset.versions === '1'", 60)
-    bridge.until(DONE, 120)
-    text = page.locator(".wb-editor textarea")
-    text.fill(text.input_value().replace("y_type(sum_of", "y_type(0.5 * row + sum_of"))
-    page.get_by_role("button", name="Run as a new version").click()
-    bridge.until("document.querySelector('.wb').dataset.versions === '2'", 60)
-    bridge.until(DONE, 120)
-    page.get_by_role("button", name="v1", exact=True).click()
+def edit_a_kernel(section) -> None:
+    section.get_by_role("button", name="Compare").click()
+    state(section)
+    section.get_by_label("rows_per_team").select_option("4")
+    for version in ("v1", "v2"):
+        section.get_by_role("button", name="Run as a new version").click()
+        section.locator(f"tr[data-row={version}]").wait_for(timeout=240_000)
+        state(section)
+        text = section.locator(".wb-editor textarea")
+        if version == "v1":
+            text.fill(text.input_value().replace("y_type(sum_of", "y_type(0.5 * row + sum_of"))
+    section.get_by_role("button", name="v1", exact=True).click()
 
 
-SWEEP = """
+SWEEP_BOARD = '''
+Path("blocks.toml").write_text("""
 [sweep]
+output = "blocks"
 max_windows = 8
 [texts.stories]
 file = "embedded"
@@ -125,60 +131,62 @@ protocol = "disjoint-512"
 model = "embedded"
 format = "int4"
 protocol = "disjoint-1024"
-"""
+""")
+board = SweepBoard("blocks.toml", processes=2)
+board'''
 
 
-def sweep_board(int4: Path) -> SweepBoard:
-    spec = int4.parent / "blocks.toml"
-    spec.write_text(SWEEP)
-    return SweepBoard(Sweep.read(spec, output=int4.parent / "sweep"), processes=2)
+def run_half(section) -> None:
+    section.get_by_role("button", name="Start").click()
+    section.locator("tr[data-status=done]").nth(6).wait_for(timeout=300_000)
+    section.locator("tr[data-status=running]").nth(1).wait_for(timeout=60_000)
+    section.locator("tr[data-status=failed]").last.click()
+    section.locator(".wb-picked").wait_for()
 
 
-def run_half(bridge: Bridge) -> None:
-    bridge.page.get_by_role("button", name="Start").click()
-    running = "document.querySelectorAll('tr[data-status=running]').length"
-    bridge.until(f"document.querySelectorAll('tr[data-status=done]').length > 6 && {running} > 1", 300)
-    bridge.page.locator("tr[data-status=failed]").last.click()
-    bridge.until("document.querySelectorAll('.wb-picked').length === 1")
-
-
-WIDGETS: dict[str, tuple[Callable, Callable, int]] = {
-    "generator": (generator, write, 1000),
-    "explorer": (explorer, look, 1100),
-    "kernel-lab": (kernel_lab, edit_a_kernel, 1160),
-    "model-card": (model_card, measure, 1040),
-    "precision-map": (precision_map, allocate, 1100),
-    "sweep-board": (sweep_board, run_half, 1040),
+WIDGETS: dict[str, tuple[str, Callable]] = {
+    "generator": (GENERATOR, write),
+    "explorer": (EXPLORER, look),
+    "model-card": (MODEL_CARD, measure),
+    "precision-map": (PRECISION_MAP, allocate),
+    "kernel-lab": (KERNEL_LAB, edit_a_kernel),
+    "sweep-board": (SWEEP_BOARD, run_half),
 }
 
 
 def stored(picture: bytes, path: Path) -> None:
-    """As a PNG of few colours: a third of the size, and no difference to be seen in flat pictures."""
+    """In all its colours: a palette would take small marks of a colour of their own for others."""
     from PIL import Image
 
-    small = Image.open(BytesIO(picture)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    small.save(path, optimize=True)
+    Image.open(BytesIO(picture)).convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:
     wanted = sys.argv[1:] or list(WIDGETS)
-    with tempfile.TemporaryDirectory() as folder, launched() as browser:
-        int4 = convert_embedded(Path(folder), ["int4"])["int4"]
-        for name in wanted:
-            make, prepare, width = WIDGETS[name]
-            widget = make(int4)
-            with bridged(browser, widget, Path(folder), width) as bridge:
-                bridge.theme("light")
-                prepare(bridge)
-                for theme in ("light", "dark"):
-                    bridge.theme(theme)
-                    path = FOLDER / f"{name}-{theme}.png"
-                    stored(bridge.page.locator(".wb").screenshot(), path)
-                    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size // 1024} KiB")
-            widget.close()
-            if isinstance(widget, SweepBoard):  # its workers write into the folder
-                widget.wait()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder), [SETUP, *(WIDGETS[name][0] for name in wanted)]) as server,
+        launched() as browser,
+        opened(browser, server) as notebook,
+    ):
+        page = notebook.page
+        page.set_viewport_size({"width": WIDTH, "height": 1900})  # pictures show what is in sight
+        notebook.run_and_wait(1)
+        for index, name in enumerate(wanted, 2):
+            notebook.run(index)
+            section = notebook.cell(index).locator(".wb")
+            section.wait_for(timeout=600_000)
+            WIDGETS[name][1](section)
+            for theme in ("light", "dark"):
+                page.evaluate(THEME, f"JupyterLab {theme.capitalize()}")
+                page.locator(f"body[data-jp-theme-light={str(theme == 'light').lower()}]").wait_for(
+                    state="attached"
+                )
+                path = FOLDER / f"{name}-{theme}.png"
+                stored(section.screenshot(animations="disabled"), path)
+                print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size // 1024} KiB", flush=True)
+            page.evaluate(THEME, "JupyterLab Light")
 
 
 if __name__ == "__main__":

@@ -104,3 +104,28 @@ def test_matrices_of_a_checkpoint(int4):
         Matrices(int4)
     with pytest.raises(WorkbenchError, match="this mapping"):
         Matrices({"vector": np.zeros(3)})
+
+
+@pytest.mark.parametrize("granularity", ["block", "channel", "tensor"])
+def test_a_block_that_is_filled_in_part_has_the_rms_of_its_own_weights(granularity):
+    """40 columns in blocks of 32, or in a row that is padded to 64: the padding is no weight."""
+    weights = np.random.default_rng(6).standard_normal((16, 40), np.float32)
+    weights[5, 32:] *= 0.01  # a last block with an SQNR that is worst of all
+    weights[5, 35] = 0.5
+    size = {"block_size": 32} if granularity == "block" else {}
+    format = WeightFormat("int2", granularity=granularity, **size)
+    found = explore(weights, format)
+    worst = found.worst(found.signal.size)
+    assert len(worst) == found.signal.size
+    for block in worst:
+        values = weights[block.row, 32 * block.block :][: 32 if granularity == "block" else 40].astype(
+            np.float64
+        )
+        assert block.crest == pytest.approx(np.abs(values).max() / np.sqrt(np.mean(values**2)), rel=1e-5)
+    error = weight_error(weights, format)
+    steps = np.repeat(np.broadcast_to(error.tensor.planes["scales"], found.signal.shape), 64, 1)
+    steps = (
+        steps[:, :40] if granularity != "block" else np.repeat(error.tensor.planes["scales"], 32, 1)[:, :40]
+    )
+    noise = np.sum(steps.astype(np.float64) ** 2 / 12)
+    assert error.predicted_db == pytest.approx(10 * np.log10(np.sum(weights.astype(np.float64) ** 2) / noise))

@@ -67,7 +67,9 @@ def test_a_sample_says_so_until_all_rows_are_counted(shown, large, monkeypatch):
         assert widget.a.facts()["from"] == "all rows" == fact(page, "a", "from")
         # A page draws what came last: counting waits until the sample has been seen.
         seen = threading.Event()
-        monkeypatch.setattr(explorer, "explore", lambda *given: seen.wait(60) and explore(*given))
+        monkeypatch.setattr(
+            explorer, "explore", lambda *given, **more: seen.wait(60) and explore(*given, **more)
+        )
         page.get_by_label("bits").first.press("ArrowRight")
         bridge.until(drawn("int8/128 rtn sampled"))
         assert fact(page, "a", "from") == "128 of 2,048 rows" and "±" in fact(page, "a", "SQNR")

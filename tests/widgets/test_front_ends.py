@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.chromium import page_of
 from tests.widgets.front_end import NAME, opened, served
+from tests.widgets.looks import looks_alone_as_together
 from workbench.runtime.device import adapter_missing
 
 pytestmark = [pytest.mark.browser, pytest.mark.notebook]
@@ -53,7 +54,7 @@ from eval.texts import encode, load_text
 from workbench.assets import calibration_text
 from workbench.models.tokenizer import load_tokenizer
 tokens = encode(load_tokenizer(demo_model_path()), load_text(calibration_text()), "disjoint-8")
-options = {"scheme": "disjoint-8", "formats": ["int4", "int2"], "windows": 2, "bits": 3}
+options = {"protocol": "disjoint-8", "formats": ["int4", "int2"], "max_windows": 2, "bits": 3}
 m = PrecisionMap(None, demo_model_path(), calibration=tokens, **options)
 m""",
     """
@@ -190,6 +191,7 @@ def test_jupyterlab(browser, server, tmp_path):
         chosen = allocate(notebook)
         edit_a_kernel(notebook)
         sweep(notebook, busy=True)
+        looks_alone_as_together(notebook.page)
         notebook.run_and_wait(STATE)
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000

@@ -11,11 +11,15 @@ import pytest
 
 from eval.texts import encode, load_text
 from tests.widgets.conftest import HOSTILE
+from tests.widgets.looks import WRONG
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.groups import Group
+from workbench.allocate.joint import Joint
+from workbench.allocate.measured import Measured
 from workbench.allocate.sensitivity import sensitivity
 from workbench.allocate.table import SensitivityTable
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from workbench.bench.speed import Rate, Speed
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.models.source import open_source
@@ -194,7 +198,7 @@ def test_the_same_error_twice_does_not_stop_the_slider(shown, costs):
 
 
 def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
-    widget = PrecisionMap(costs, source, held_out=texts[1], scheme=SCHEME, windows=3, bits=4)
+    widget = PrecisionMap(costs, source, held_out=texts[1], protocol=SCHEME, max_windows=3, bits=4)
     with shown(widget, 1100) as bridge:
         page = bridge.page
         bridge.until(drawn(widget))
@@ -242,8 +246,8 @@ def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
 
 def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source, texts, tmp_path):
     path = tmp_path / "costs.json"
-    options = {"scheme": SCHEME, "formats": FORMATS, "path": path, "bits": 4, "pins": {GATE: "int4"}}
-    widget = PrecisionMap(None, source, calibration=texts[0], windows=3, **options)
+    options = {"protocol": SCHEME, "formats": FORMATS, "path": path, "bits": 4, "pins": {GATE: "int4"}}
+    widget = PrecisionMap(None, source, calibration=texts[0], max_windows=3, **options)
     assert "No sensitivities" in widget.static_html()
     with pytest.raises(WorkbenchError, match="no sensitivities yet"):
         _ = widget.allocation
@@ -261,7 +265,8 @@ def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source,
         page.evaluate("""() => {
           window.said = [];
           const status = document.querySelector(".wb [role=status]");
-          new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+          new MutationObserver((seen) => seen.forEach((each) => each.addedNodes.forEach((node) =>
+            window.said.push(node.textContent)))).observe(status, { childList: true });
         }""")
         page.get_by_role("button", name="Measure sensitivities").click()
         bridge.until(f"document.querySelector('.wb').textContent.includes('(3 windows)') && {IDLE}", 120)
@@ -351,3 +356,56 @@ def test_hostile_names_stay_text(shown):
 )
 def test_errors_have_two_digits(value, se, text):
     assert error_bar(value, se) == text
+
+
+def test_what_does_not_fit_the_model_is_cut_and_said(shown, costs, source, texts):
+    least = costs.pareto().nbytes[0]
+    widget = PrecisionMap(costs, source, held_out=texts[1], protocol="disjoint-4096", bits=0.5)
+    assert widget.budget == least == widget.allocation.nbytes
+    assert widget.note == (
+        "disjoint-512 in place of disjoint-4096: the model's context is 512 tokens; "
+        f"{8 * least / costs.weights:.3f} bits a weight in place of 0.5 bits a weight: less cannot be had here"
+    )
+    with shown(widget, 1100) as bridge:
+        bridge.until(drawn(widget))
+        assert bridge.page.get_by_role("note").inner_text() == widget.note
+    assert "in place of 0.5 bits" in widget.static_html()
+    pins = dict.fromkeys((group.name for group in costs.groups), "int4")
+    pinned = PrecisionMap(costs, budget=1000, pins=pins)
+    assert (
+        pinned.budget == costs.pareto().uniform(FORMATS[1]).nbytes
+        and "in place of 1,000 bytes" in pinned.note
+    )
+    assert PrecisionMap(costs, source, protocol=SCHEME, bits=3).note == ""
+    with pytest.raises(WorkbenchError, match="smallest allocation has"):  # asked for later, it is an error
+        widget.choose(bits=0.5)
+
+
+def test_nothing_of_six_formats_is_cut_as_wide_as_jupyterlab_gives_it(shown, source, texts):
+    layers = [f"layers.{layer}.{kind}" for layer in range(8) for kind in ("attn.q_k_v", "mlp.gate_up")]
+    groups = tuple(Group(name, {f"{name}.weight": (512, 768)}) for name in ("embedding", *layers))
+    formats = tuple(map(parse_format, ("f16", "int8", "int4/32", "int4", "int4/256", "int2")))
+    random = np.random.default_rng(0)
+    sums = random.random((len(groups), 6, 4)) * np.array([0, 1e-5, 1e-3, 2e-3, 2e-3, 1])[:, None]
+    table = SensitivityTable(groups, formats, sums, np.full(4, 255), 0, {"quantizer": "rtn"}, {})
+    widget = PrecisionMap(table, source, held_out=texts[1], bits=3)
+    nll = random.random(400) * 4
+    speed = Speed(Rate(64, (0.1,)), Rate(32, (0.17, 0.2, 0.31)), None, "wgpu", "a device", True, None)
+    for fmt in (formats[0], formats[3]):
+        joint = Joint(
+            0.01 * random.random(400), nll + 0.01 * random.random(400), nll, np.repeat(np.arange(4), 100)
+        )
+        found = widget.front.uniform(fmt).with_joint("a text", joint.figures())
+        widget._measured.append(Measured(found, "a text", joint, speed))
+    with shown(widget, 934) as bridge:
+        bridge.until(drawn(widget))
+        page = bridge.page
+        assert page.locator(".wb-compared button", has_text="its size").count() == 6
+        assert page.locator(".wb-compared button", has_text="measure").count() == 4
+        assert page.evaluate(WRONG, "precision_map") == []
+        page.evaluate("document.getElementById('there').style.width = '600px'")  # then the table scrolls
+        scrolls = (
+            "(e => e.scrollWidth > e.clientWidth + 50)(document.querySelector('.wb-compared').parentElement)"
+        )
+        assert page.evaluate(scrolls)
+        assert page.evaluate(WRONG, "precision_map") == []

@@ -14,10 +14,11 @@ from workbench.allocate.joint import Joint, measure_joint
 from workbench.allocate.meter import Progress
 from workbench.allocate.requantized import Requantized
 from workbench.bench.speed import Speed, measure_speed
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
 from workbench.runtime.model import load
 
-#: Tokens fed before the decoded ones, tokens decoded, and how often.
+#: Tokens fed before the decoded ones (fewer where the model's context is shorter), tokens decoded, and how often.
 PROMPT, DECODED, REPETITIONS = 64, 32, 5
 TEXT = "text"
 
@@ -92,7 +93,8 @@ def measure(
     text = (tokens.text or {}).get("name", TEXT)
     found = None
     if speed:
-        prompt = [int(token) for token in tokens.ids[:PROMPT]]
+        room = LlamaConfig.parse(source.config).context_length - DECODED
+        prompt = [int(token) for token in tokens.ids[: max(1, min(PROMPT, room))]]
         requantized = Requantized(source, allocation.formats, allocation.quantizer, made)
         model = load(requantized, max_tokens=len(prompt) + DECODED)
         found = measure_speed(model, prompt, decode_tokens=DECODED, repetitions=REPETITIONS)

@@ -83,7 +83,8 @@ class Pareto:
         """Indices of at most so many points of the front, at equal ratios of bytes, both ends among them."""
         wanted = np.geomspace(self.nbytes[0], self.nbytes[-1], points)
         wanted[0], wanted[-1] = self.nbytes[0], self.nbytes[-1]
-        return np.unique(np.searchsorted(self.nbytes, wanted))
+        # Rounding may bring a point in between beyond the last one, where all groups are pinned and there is but one.
+        return np.unique(np.minimum(np.searchsorted(self.nbytes, wanted), len(self) - 1))
 
     def uniform(self, fmt: WeightFormat) -> Allocation:
         """One format for every group, to compare with. Raises WorkbenchError if it was not measured."""

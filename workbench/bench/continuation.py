@@ -6,7 +6,9 @@ A `Run` is computed step by step, so that whoever shows it can show it growing a
 
 from __future__ import annotations
 
+import contextlib
 import html
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,33 +19,32 @@ import numpy as np
 from eval.statistics import divergence
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.tokenizer import tokenizer_hash
-from workbench.runtime.sampling import Sampler, SamplingOptions, softmax
+from workbench.runtime.sampling import Drawn, SamplingOptions, softmax
 from workbench.runtime.textstream import Detokenizer
 
 from .speed import computes_on_cpu
-from .tokens import Continuation, Names, Token, facts, spelled, strength
+from .tokens import Continuation, Names, Token, facts, probability, spelled, strength
 
-#: About how long a greedy run lasts: what a run gives after a stop is computed for nothing.
-RUN_S, LONGEST_RUN = 0.25, 16
 #: Tokens between two looks at whether to stop while a prompt is read.
 CPU_PIECE, GPU_PIECE = 64, 1024
 
 
 class _Writer:
-    """One model at work on one continuation."""
+    """One model at work on one continuation. ahead: the device may run ahead of what is taken, which is fastest, but
+    would be counted as the time of another model that is at work in turns with it."""
 
     def __init__(
-        self, label: str, model: Any, ids: Sequence[int], count: int, options: SamplingOptions, logits: bool
+        self, label: str, model: Any, ids: Sequence[int], count: int, options: SamplingOptions, ahead: bool
     ):
         self.model, self.names = model, Names(model.tokenizer)
         self.found = Continuation(label, model.device_name)
         self._detokenizer = Detokenizer(model.tokenizer, ids)
-        self._ids, self._count, self._options = list(ids), count, options
-        self._steps = self._with_logits() if logits or not options.greedy else self._in_runs()
+        self._ids, self._count, self._options, self._ahead = list(ids), count, options, ahead
+        self._steps = self._written()
 
     def step(self, stopped: Callable[[], bool]) -> bool:
-        """One piece of work, which may give several tokens or none; False when there is nothing more to do. What a
-        piece gives after a stop is not taken."""
+        """One piece of work, which may give a token or none; False when there is nothing more to do. What a piece gives
+        after a stop is not taken."""
         began = time.perf_counter()
         batch = next(self._steps, None)
         took = time.perf_counter() - began
@@ -55,11 +56,11 @@ class _Writer:
             return False
         if found.tokens or not batch:
             found.rest_s += took
-        for token, logits in batch:
+        for drawn in batch:
             if not found.tokens:
                 found.first_s, found.rest_s = found.rest_s + took, 0.0
-            found.tokens.append(self._described(token, logits))
-            if token in self.model.eos_ids:
+            found.tokens.append(self._described(drawn))
+            if drawn.id in self.model.eos_ids:
                 found.reason = "end of text"
                 return False
         return True
@@ -73,68 +74,38 @@ class _Writer:
             last = self.found.tokens[-1]
             self.found.tokens[-1] = replace(last, text=last.text + rest)
 
-    def _described(self, token: int, logits: np.ndarray | None) -> Token:
-        text = self._detokenizer.push(token)
-        if logits is None:
-            return Token(token, text, self.names(token))
-        return Token(token, text, self.names(token), float(softmax(logits)[token]), self.names.likely(logits))
+    def _described(self, drawn: Drawn) -> Token:
+        text, names = self._detokenizer.push(drawn.id), self.names
+        return Token(drawn.id, text, names(drawn.id), math.exp(drawn.log_p), names.alternatives(drawn.likely))
 
-    def _fed(self, session: Any) -> Iterator[np.ndarray | None]:
-        """Feed the prompt; None between two pieces, then the logits [vocab] after it."""
+    def _fed(self, session: Any) -> Iterator[bool]:
+        """Feed the prompt, piece by piece; whether it is read."""
         piece = CPU_PIECE if computes_on_cpu(self.model) else GPU_PIECE
         for start in range(0, len(self._ids), piece):
-            logits = session.feed(self._ids[start : start + piece])
-            yield logits if start + piece >= len(self._ids) else None
+            session.feed(self._ids[start : start + piece])
+            yield start + piece >= len(self._ids)
 
-    def _room(self, session: Any) -> int:
-        room = session.capacity - session.position + 1
-        if room < self._count:
-            self._count = room
-            self.found.reason = "cache full"
-        return self._count
-
-    def _with_logits(self) -> Iterator[list[tuple[int, np.ndarray]]]:
-        session, sampler = self.model.session(), Sampler(self._options)
-        try:
-            for logits in self._fed(session):
-                if logits is None:
+    def _written(self) -> Iterator[list[Drawn]]:
+        """Tokens as the executor gives them, with how likely they were; nothing while the prompt is read."""
+        with contextlib.closing(self.model.session()) as session:
+            for read in self._fed(session):
+                if not read:
                     yield []
-            count, produced = self._room(session), 1
-            token = sampler(logits)
-            yield [(token, logits)]
-            while produced < count:
-                logits = session.feed([token])
-                token, produced = sampler(logits), produced + 1
-                yield [(token, logits)]
-        finally:
-            session.close()
-
-    def _in_runs(self) -> Iterator[list[tuple[int, None]]]:
-        """Greedy tokens as fast as the executor gives them; their logits never leave the device."""
-        session = self.model.session()
-        try:
-            for logits in self._fed(session):
-                if logits is None:
-                    yield []
-            count, token = self._room(session), int(logits.argmax())
-            yield [(token, None)]
-            produced, run = 1, 1
-            while produced < count:
-                began = time.perf_counter()
-                tokens = session.greedy_after(token, min(run, count - produced))
-                rate = len(tokens) / (time.perf_counter() - began)
-                token, produced = tokens[-1], produced + len(tokens)
-                run = max(1, min(2 * run, LONGEST_RUN, int(RUN_S * rate)))
-                yield [(each, None) for each in tokens]
-        finally:
-            session.close()
+            if session.room < self._count:
+                self._count, self.found.reason = session.room, "cache full"
+            first = session.draw(self._options, told=True)
+            yield [first]
+            if self._count > 1:
+                rest = session.stream(first.id, self._count - 1, self._options, told=True, ahead=self._ahead)
+                for drawn in rest:
+                    yield [drawn]
 
 
 class Run:
     """One prompt through one model or two. Made ready by `__init__`, computed by `write` and then `measure`.
 
-    models: label -> Model; two must share their tokenizer. `continuations` grow meanwhile. Two models take turns,
-    each with a random stream of its own from the same seed. Raises `WorkbenchError` for models that cannot be
+    models: label -> Model; two must share their tokenizer. `continuations` grow meanwhile. Two models take turns, with
+    the same random numbers at the same places of their texts. Raises `WorkbenchError` for models that cannot be
     compared, and `PromptTooLongError`.
     """
 
@@ -158,9 +129,9 @@ class Run:
                 f"the prompt's {len(self.prompt_ids)} tokens do not fit into a cache of {room}; load the model with a "
                 "larger max_tokens"
             )
-        both = bool(others)
+        alone = not others
         self._writers = [
-            _Writer(label, model, self.prompt_ids, max_new_tokens, self.sampling, logits=both)
+            _Writer(label, model, self.prompt_ids, max_new_tokens, self.sampling, ahead=alone)
             for label, model in self.models.items()
         ]
 
@@ -266,12 +237,13 @@ class Run:
     def _html(self, found: Continuation) -> str:
         words = [f"<span style='opacity:0.6'>{spelled(self.prompt)}</span>"]
         for at, token in enumerate(found.tokens):
-            style = f"background:rgba(217,72,15,{0.6 * strength(token):.2f})"
+            style = f"background:rgba(217,72,15,{0.6 * strength(found.tokens, at):.2f})"
             if token.flip:
                 style += ";text-decoration:underline"
             if at == self.parted:
                 style += ";border-left:3px solid"
-            says = "" if token.probability is None else f" title='{token.probability:.1%}'"
+            p = probability(found.tokens, at)
+            says = "" if p is None else f" title='{p:.1%}'"
             words.append(f"<bdi style='{style}'{says}>{spelled(token.text)}</bdi>")
         return "".join(words)
 

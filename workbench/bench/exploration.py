@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from workbench.formats.spec import WeightFormat
+from workbench.quantizers import NEEDS
 from workbench.quantizers.blocks import in_blocks, row_chunks
 from workbench.quantizers.suited import suited
 
-from .weight_error import WeightError, weight_error
+from .weight_error import FROM_HESSIAN, WeightError, filled, weight_error
 
 #: Weights of a first look, and of a piece of the whole.
 SAMPLE, PIECE = 1 << 17, 1 << 18
@@ -41,7 +42,8 @@ class Exploration:
     """What quantizing does to the rows that were looked at, of a matrix of `shape`.
 
     rows: int [n], ascending. signal, noise: sum of w^2 and of (w - w_hat)^2 of each block, f32 [n, blocks]. peak:
-    largest |w| of each block. scales, zeros: of each block, f32 [n, blocks].
+    largest |w| of each block. scales, zeros: of each block, f32 [n, blocks]. hessian: E[x x^T] of the inputs, where it
+    is known; then output_signal and output_noise are E[(w x)^2] and E[((w - w_hat) x)^2] of each row, f64 [n].
     """
 
     name: str
@@ -54,6 +56,9 @@ class Exploration:
     peak: np.ndarray = field(repr=False)
     scales: np.ndarray = field(repr=False)
     zeros: np.ndarray = field(repr=False)
+    hessian: np.ndarray | None = field(repr=False, default=None)
+    output_signal: np.ndarray | None = field(repr=False, default=None)
+    output_noise: np.ndarray | None = field(repr=False, default=None)
 
     @property
     def sampled(self) -> bool:
@@ -70,10 +75,23 @@ class Exploration:
 
     @cached_property
     def sqnr_se(self) -> float:
-        """Standard error of `sqnr_db` for the whole matrix, rows taken as the sampled units: the ratio estimator's
-        linearisation (Cochran 1977, eq. 6.13) with the finite population correction, in dB. 0 for all rows."""
-        n, rows = len(self.rows), self.shape[0]
+        """Standard error of `sqnr_db` for the whole matrix, in dB. 0 for all rows."""
         noise, signal = (plane.sum(1, dtype=np.float64) for plane in (self.noise, self.signal))
+        return self._standard_error(signal, noise)
+
+    @cached_property
+    def output_db(self) -> tuple[float, float] | None:
+        """10 log10(E|W x|^2 / E|(W - W_hat) x|^2) over the rows looked at and the calibration inputs, and its standard
+        error for the whole matrix, in dB; None where the inputs are not known."""
+        if self.output_noise is None:
+            return None
+        value = float(decibels(self.output_signal.sum(), self.output_noise.sum()))
+        return value, self._standard_error(self.output_signal, self.output_noise)
+
+    def _standard_error(self, signal: np.ndarray, noise: np.ndarray) -> float:
+        """Of sum(noise) / sum(signal) in dB, rows taken as the sampled units: the ratio estimator's linearisation
+        (Cochran 1977, eq. 6.13) with the finite population correction."""
+        n, rows = len(self.rows), self.shape[0]
         if n < 2 or noise.sum() == 0 or not self.sampled:
             return 0.0
         ratio = noise.sum() / signal.sum()
@@ -112,16 +130,22 @@ class Exploration:
     def levels(self, weights: np.ndarray, row: int, column: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The block with the weight at (row, column): its index, its weights, and every value that its format has
         for them. weights: the whole matrix that was explored."""
-        block = column // self.format.block(self.shape[1])
+        size = self.format.block(self.shape[1])
+        block = column // size
+        at = int(np.searchsorted(self.rows, row))
         if self.format.granularity == "tensor":
+            at = 0  # one scale for all rows
+        if at < len(self.rows) and (self.rows[at] == row or self.format.granularity == "tensor"):
             low, high = self.format.q_range
-            return block, weights[row], self.scales[0, 0] * (np.arange(low, high + 1) - self.zeros[0, 0])
-        return block, *weight_error(weights[row : row + 1], self.format, self.quantizer).block(0, block)
+            levels = self.scales[at, block] * (np.arange(low, high + 1) - self.zeros[at, block])
+            return block, weights[row, block * size : (block + 1) * size], levels
+        one = weight_error(weights[row : row + 1], self.format, self.quantizer, hessian=self.hessian)
+        return block, *one.block(0, block)
 
     def _block(self, at: int) -> Block:
         place = np.unravel_index(at, self.signal.shape)
-        size = self.format.block(self.shape[1])
-        rms = float(np.sqrt(self.signal[place] / size))
+        weights = filled(self.format, self.shape[1])[place[1]]
+        rms = float(np.sqrt(self.signal[place] / weights))
         return Block(
             int(self.rows[place[0]]),
             int(place[1]),
@@ -133,15 +157,17 @@ class Exploration:
 
     def facts(self) -> dict[str, str]:
         """What there is to say about the whole, ready to print."""
-        sqnr = f"{self.sqnr_db:.2f} dB"
-        if self.sampled:
-            sqnr = f"{self.sqnr_db:.2f} ± {self.sqnr_se:.2f} dB"
+
+        def ratio(value: float, error: float) -> str:
+            return f"{value:.2f} ± {error:.2f} dB" if self.sampled else f"{value:.2f} dB"
+
         rows = f"{len(self.rows):,} of {self.shape[0]:,} rows" if self.sampled else "all rows"
         size = self.bits_per_weight * self.shape[0] * self.shape[1] / 8
         return {
             "format": str(self.format),
             "quantizer": self.quantizer,
-            "SQNR": sqnr,
+            "SQNR": ratio(self.sqnr_db, self.sqnr_se),
+            **({"output SQNR": ratio(*self.output_db)} if self.output_db else {}),
             "from": rows,
             "bits a weight": f"{self.bits_per_weight:.3f}",
             "size": f"{size / 1024:,.0f} KiB",
@@ -227,13 +253,16 @@ def first_look(
     format: WeightFormat,
     quantizer: str = "rtn",
     name: str = "weights",
+    *,
     count: int = SAMPLE,
+    hessian: np.ndarray | None = None,
 ) -> Exploration:
-    """An `Exploration` of a sample of rows. weights: float32 [rows, columns]. Raises what `weight_error` raises."""
+    """An `Exploration` of a sample of rows. weights: float32 [rows, columns]. hessian: E[x x^T] of the inputs [columns,
+    columns], where known. Raises what `weight_error` raises."""
     rows = sample_rows(weights, format, count)
     format, _ = suited(format, [weights[rows]])
-    planes = _planes(weight_error(weights[rows], format, quantizer))
-    return _joined(name, format, quantizer, weights.shape, [(rows, planes)])
+    planes = _planes(weight_error(weights[rows], format, quantizer, hessian=hessian), hessian)
+    return _joined(name, format, quantizer, weights.shape, hessian, [(rows, planes)])
 
 
 def explore(
@@ -242,42 +271,52 @@ def explore(
     quantizer: str = "rtn",
     name: str = "weights",
     progress: Callable[[float], bool] = lambda share: True,
+    *,
+    hessian: np.ndarray | None = None,
 ) -> Exploration | None:
     """An `Exploration` of every row. progress: told the share that is done between two pieces of rows; None is
-    returned once it gives False. Raises what `weight_error` raises."""
+    returned once it gives False. hessian, errors: as in `first_look`."""
     format, _ = suited(format, [weights])  # as a conversion stores the whole matrix
     found = []
-    for rows in _pieces(weights, format):
+    for rows in _pieces(weights, format, quantizer):
         if not progress(int(rows[0]) / weights.shape[0]):
             return None
-        error = weight_error(weights[rows[0] : rows[-1] + 1], format, quantizer)
-        found.append((rows, _planes(error)))
-    return _joined(name, format, quantizer, weights.shape, found)
+        error = weight_error(weights[rows[0] : rows[-1] + 1], format, quantizer, hessian=hessian)
+        found.append((rows, _planes(error, hessian)))
+    return _joined(name, format, quantizer, weights.shape, hessian, found)
 
 
-def _pieces(weights: np.ndarray, format: WeightFormat) -> Iterator[np.ndarray]:
+def _pieces(weights: np.ndarray, format: WeightFormat, quantizer: str) -> Iterator[np.ndarray]:
     """Ranges of rows that quantizers treat alike whether together or apart."""
     rows, columns = weights.shape
     size = rows * columns if format.granularity == "tensor" else PIECE
+    if NEEDS[quantizer] & FROM_HESSIAN:
+        size = max(size, columns * columns)  # each piece factorises the Hessian anew
     for part in row_chunks(rows, columns, size):
         yield np.arange(part.start, part.stop)
 
 
-def _planes(error: WeightError) -> dict[str, np.ndarray]:
+def _planes(error: WeightError, hessian: np.ndarray | None) -> dict[str, np.ndarray]:
     format = error.format
-    blocks = in_blocks(error.weights, format)
-    wrong = in_blocks(error.weights - error.restored, format)
+    missing = error.weights - error.restored
+    blocks, wrong = in_blocks(error.weights, format), in_blocks(missing, format)
     shape = blocks.shape[:2]
-    return {
+    planes = {
         "signal": np.einsum("rbk,rbk->rb", blocks, blocks),
         "noise": np.einsum("rbk,rbk->rb", wrong, wrong),
         "peak": np.maximum(blocks.max(-1), -blocks.min(-1)),
         "scales": np.broadcast_to(error.tensor.planes["scales"].astype(np.float32), shape),
         "zeros": np.broadcast_to(error.tensor.zero_points(), shape),
     }
+    if hessian is not None:
+        for plane, each in (("output_signal", error.weights), ("output_noise", missing)):
+            planes[plane] = ((each @ hessian) * each).sum(1, dtype=np.float64)
+    return planes
 
 
-def _joined(name: str, format: WeightFormat, quantizer: str, shape: tuple, found: list) -> Exploration:
+def _joined(
+    name: str, format: WeightFormat, quantizer: str, shape: tuple, hessian: np.ndarray | None, found: list
+) -> Exploration:
     rows = np.concatenate([rows for rows, _ in found])
     whole = {key: np.concatenate([planes[key] for _, planes in found]) for key in found[0][1]}
-    return Exploration(name, format, quantizer, tuple(shape), rows, **whole)
+    return Exploration(name, format, quantizer, tuple(shape), rows, **whole, hessian=hessian)

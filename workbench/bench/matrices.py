@@ -28,6 +28,7 @@ class Place:
 class Matrices:
     """Float matrices [rows, columns] of a checkpoint (path, hub id, or opened) or of a mapping name -> array.
 
+    `source` is the opened checkpoint, None for a mapping.
     Raises `WorkbenchError` where there is none: weights that are already quantized have lost what is asked about.
     """
 
@@ -35,13 +36,13 @@ class Matrices:
         if hasattr(source, "source"):  # a loaded Model
             source = source.source
         self._arrays = source if isinstance(source, Mapping) else None
-        self._source = None
+        self.source = None
         if self._arrays is None:
-            self._source = open_source(source)
+            self.source = open_source(source)
         self.places = {place.name: place for place in self._find()}
         self._last: tuple[str, np.ndarray] | None = None
         if not self.places:
-            where = self._source.path if self._source is not None else "this mapping"
+            where = self.source.path if self.source is not None else "this mapping"
             raise WorkbenchError(
                 f"{where} has no float matrices; give the checkpoint that was quantized, or a dict of arrays"
             )
@@ -50,7 +51,7 @@ class Matrices:
         if self._arrays is not None:
             shapes = {name: np.shape(array) for name, array in self._arrays.items()}
         else:
-            described = {name: self._source.describe(name) for name in self._source.names()}
+            described = {name: self.source.describe(name) for name in self.source.names()}
             shapes = {name: shape for name, (shape, format) in described.items() if not format.is_quantized}
         return [_place(name, shape) for name, shape in shapes.items() if len(shape) == 2 and 0 not in shape]
 
@@ -66,7 +67,7 @@ class Matrices:
             if self._arrays is not None:
                 found = np.asarray(self._arrays[name], np.float32)
             else:
-                found = self._source.tensor(name).dequantize()
+                found = self.source.tensor(name).dequantize()
             self._last = name, found
         return self._last[1]
 
@@ -76,7 +77,7 @@ class Matrices:
         if self._arrays is not None:
             part = np.asarray(self._arrays[self._checked(name)])
         else:
-            tensor = next(self._source.parts(self._checked(name)))[1]
+            tensor = next(self.source.parts(self._checked(name)))[1]
             part = tensor.planes["values"]
         rows = max(1, min(len(part), count // part.shape[1]))
         picked = part[((np.arange(rows) + 0.5) * len(part) / rows).astype(np.int64)]

@@ -8,8 +8,11 @@ from typing import Any
 
 from .measure import Measurement
 
-#: Distinguishable with the common colour deficiencies (Okabe and Ito 2008).
-COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: The first are distinguishable with the common colour deficiencies (Okabe and Ito 2008); more for more things.
+COLOURS = (
+    *("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#6A3D9A", "#7A3B1D", "#B3123F", "#C423D8", "#7A7F87"),
+)
 
 
 def perplexity_vs_size(measurement: Measurement) -> Any:

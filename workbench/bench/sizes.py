@@ -53,14 +53,15 @@ def own_sizes(kernel: Kernel) -> dict[str, Any]:
     bound = {n: value for n, value in sizes_of(kernel, kernel.inputs()).items() if _is_number(value)}
     if format_of(kernel) and "columns" in found:
         bound = {name: value for name, value in bound.items() if name == "block"}
-    return {n: value for n, value in bound.items() if _takes(kernel, n, value)} | found
+    return {n: value for n, value in bound.items() if takes(kernel, n, value)} | found
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _takes(kernel: Kernel, name: str, value: Any) -> bool:
+def takes(kernel: Kernel, name: str, value: Any) -> bool:
+    """Whether `Kernel.inputs` makes something of an argument; tried with the kernel's own sizes for all others."""
     try:
         kernel.inputs(**{name: value})
     except (TypeError, KernelUsageError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.report import LONG, plus_minus, ppl_text
 from eval.result import PerplexityResult
+from workbench.assets import demo_model_path
 
 from .measure import Measurement, Row
 from .speed import Rate
@@ -114,6 +115,7 @@ def notes(measurement: Measurement) -> str:
         f"n = {result.tokens_scored:,} tokens scored, {whole} {result.windows} windows of protocol "
         f"`{result.protocol.name}` on {source}{digest}{separator}.",
     ]
+    lines += embedded_note(result.provenance)
     if measurement.no_adapter:
         lines.append(
             f"No WebGPU adapter: {measurement.no_adapter}. Every figure is of the PyTorch references; "
@@ -147,6 +149,16 @@ def notes(measurement: Measurement) -> str:
 
 def _device(measurement: Measurement) -> str:
     return measurement.row(measurement.baseline).result.provenance.get("device", "an unknown device")
+
+
+def embedded_note(provenance: dict) -> list[str]:
+    """What is to be said of figures of the model that comes with the project; nothing of those of others."""
+    if provenance.get("model") != demo_model_path().name:
+        return []
+    return [
+        "Of the embedded model (7.3M parameters, children's stories): these figures prove the code, and say nothing of "
+        "other models."
+    ]
 
 
 def versions_text(provenance: dict) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import html
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from workbench.models.llama import LIKELY
 from workbench.runtime.sampling import softmax
 
-#: The most likely tokens that are kept beside each token.
-ALTERNATIVES = 5
+#: The most likely tokens that are kept beside each token: those that come with it.
+ALTERNATIVES = LIKELY
+#: A byte of a token that is no whole character, as it is spelled.
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Alternative:
 @dataclass(frozen=True)
 class Token:
     """One generated token. text: what it adds to the text, empty inside a character or for a special token; name: its
-    own spelling. probability: the writing model's at temperature 1, without filters; None until it is measured.
+    own spelling, bytes that are no whole character as <0xE6>. probability: the writing model's at temperature 1,
+    without filters; None until it is measured.
 
     With two models, on this text up to here: kl is KL(first || second) in nats, likely the other model's most likely
     tokens, flip whether the two differ in the most likely one. None, or empty, until measured.
@@ -84,19 +91,33 @@ class Continuation:
 
 
 class Names:
-    """Spellings of token ids by themselves, with the space that decoding strips at the start of a text."""
+    """Spellings of token ids by themselves, with the space that decoding strips at the start of a text.
+
+    Tokenizers over bytes (GPT-2's, and SentencePiece's for what it does not know) cut characters into tokens: bytes
+    that are no whole character are spelled <0xE6>.
+    """
 
     def __init__(self, tokenizer: Any):
         self._tokenizer, self._known = tokenizer, {}
+        self._bytes = _byte_alphabet(tokenizer)
 
     def __call__(self, token: int) -> str:
         if token not in self._known:
-            text = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-            piece = str(self._tokenizer.convert_ids_to_tokens(token))
-            if piece.startswith("\u2581") and not text.startswith(" "):
-                text = " " + text
-            self._known[token] = piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
+            self._known[token] = self._spelled(token)
         return self._known[token]
+
+    def _spelled(self, token: int) -> str:
+        piece = str(self._tokenizer.convert_ids_to_tokens(token))
+        if (
+            self._bytes
+            and token not in self._tokenizer.added_tokens_decoder
+            and set(piece) <= set(self._bytes)
+        ):
+            return spelled_bytes(bytes(self._bytes[character] for character in piece))
+        text = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        if piece.startswith("\u2581") and not text.startswith(" "):
+            text = " " + text
+        return piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
 
     def likely(self, logits: np.ndarray) -> tuple[Alternative, ...]:
         """The most likely tokens for logits [vocab], best first."""
@@ -104,6 +125,48 @@ class Names:
         best = np.argpartition(-p, min(ALTERNATIVES, p.size - 1))[:ALTERNATIVES]
         best = best[np.argsort(-p[best], kind="stable")]
         return tuple(Alternative(int(i), self(int(i)), float(p[i])) for i in best)
+
+    def alternatives(self, likely: Sequence[tuple[int, float]]) -> tuple[Alternative, ...]:
+        """The same, of (id, ln p)."""
+        return tuple(Alternative(i, self(i), math.exp(log_p)) for i, log_p in likely)
+
+
+def _byte_alphabet(tokenizer: Any) -> dict[str, int]:
+    """The byte that each character of a token stands for, where tokens are spelled like GPT-2's; else nothing."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if decoder is None or b'"ByteLevel"' not in decoder.__getstate__():
+        return {}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+def spelled_bytes(data: bytes) -> str:
+    """UTF-8 as text; bytes that belong to no whole character as <0xE6>."""
+    text = data.decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in text)
+
+
+def character(tokens: Sequence[Token], at: int) -> range:
+    """The places of the tokens that write one text together with the token at `at`: several where a character is spread
+    over them, of which only the last one has the text; else `at` alone."""
+
+    def inside(place: int) -> bool:
+        return not tokens[place].text and _BYTE.search(tokens[place].name) is not None
+
+    first, last = at, at
+    while first > 0 and inside(first - 1):
+        first -= 1
+    while last + 1 < len(tokens) and inside(last):
+        last += 1
+    return range(first, last + 1)
+
+
+def probability(tokens: Sequence[Token], at: int) -> float | None:
+    """Of the whole `character` that the token at `at` belongs to: the product of its tokens' probabilities. None until
+    all are measured."""
+    found = [tokens[place].probability for place in character(tokens, at)]
+    return None if None in found else math.prod(found)
 
 
 def facts(found: Continuation) -> list[str]:
@@ -121,12 +184,14 @@ def facts(found: Continuation) -> list[str]:
     return said
 
 
-def strength(token: Token) -> float:
-    """How strongly a token is coloured, 0 to 1: by KL from 0.001 to 1 nat on a logarithmic scale where two models were
-    compared, else by -ln p up to 5 nats."""
-    if token.kl is not None:
-        return min(1.0, max(0.0, 1 + float(np.log10(token.kl + 1e-12)) / 3))
-    return 0.0 if token.probability is None else min(1.0, -float(np.log(max(token.probability, 1e-9))) / 5)
+def strength(tokens: Sequence[Token], at: int) -> float:
+    """How strongly the text of the token at `at` is coloured, 0 to 1: by KL from 0.001 to 1 nat on a logarithmic scale
+    where two models were compared, else by -ln p up to 5 nats; both of the whole `character`."""
+    divergences = [tokens[place].kl for place in character(tokens, at)]
+    if None not in divergences:
+        return min(1.0, max(0.0, 1 + math.log10(sum(divergences) + 1e-12) / 3))
+    p = probability(tokens, at)
+    return 0.0 if p is None else min(1.0, -math.log(max(p, 1e-9)) / 5)
 
 
 def spelled(text: str) -> str:

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, quantized_tensor
-from workbench.quantizers import QUANTIZERS
+from workbench.quantizers import NEEDS, QUANTIZERS
 from workbench.quantizers.blocks import in_blocks
+
+#: What a quantizer may need beside the weights that follows from the second moments of the inputs.
+FROM_HESSIAN = frozenset({"importance", "hessian"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,11 @@ class WeightError:
     @property
     def predicted_db(self) -> float:
         """The SQNR if errors were uniform over a step: noise s^2 / 12 a weight (Bennett 1948)."""
-        noise = np.mean(self.tensor.planes["scales"].astype(np.float64) ** 2) / 12 * self.weights.size
+        rows, columns = self.weights.shape
+        steps = np.broadcast_to(
+            self.tensor.planes["scales"].astype(np.float64), (rows, self.format.blocks(columns))
+        )
+        noise = (steps**2 / 12 @ filled(self.format, columns)).sum()
         return float(_decibels(_power(self.weights), noise))
 
     @property
@@ -62,15 +70,36 @@ class WeightError:
 
 
 def weight_error(
-    weights: np.ndarray, format: WeightFormat, quantizer: str = "rtn", name: str = "weights"
+    weights: np.ndarray,
+    format: WeightFormat,
+    quantizer: str = "rtn",
+    name: str = "weights",
+    hessian: np.ndarray | None = None,
 ) -> WeightError:
     """Quantize float weights [rows, columns], pack them, and read them back.
 
-    Raises `KeyError` for an unknown quantizer, `ValueError` for weights or formats that it does not take.
+    hessian: E[x x^T] of the matrix's inputs [columns, columns], for quantizers that learn from it. Raises `KeyError`
+    for an unknown quantizer, `WorkbenchError` for one that needs more than it is given, `ValueError` for weights or
+    formats that it does not take.
     """
     weights = np.asarray(weights, np.float32)
-    tensor = quantized_tensor(name, weights.shape, format, *QUANTIZERS[quantizer](weights, format))
+    quantize = QUANTIZERS[quantizer]
+    known = FROM_HESSIAN if hessian is not None else frozenset()
+    if missing := NEEDS[quantizer] - known:
+        able = ", ".join(each for each in QUANTIZERS if NEEDS[each] <= known)
+        raise WorkbenchError(
+            f"{quantizer} needs {' and '.join(sorted(missing))} of the calibration inputs beside the weights; "
+            f"allowed without: {able}"
+        )
+    given = {each: hessian if each == "hessian" else np.diagonal(hessian) for each in NEEDS[quantizer]}
+    tensor = quantized_tensor(name, weights.shape, format, *quantize(weights, format, **given))
     return WeightError(quantizer, weights, tensor, tensor.dequantize())
+
+
+def filled(format: WeightFormat, columns: int) -> np.ndarray:
+    """How many weights of a row of `columns` each of its blocks holds, int64 [blocks]: the last one may be padded."""
+    size = format.block(columns)
+    return np.minimum(size, columns - size * np.arange(format.blocks(columns)))
 
 
 def _power(values: np.ndarray) -> float:

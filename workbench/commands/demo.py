@@ -1,4 +1,4 @@
-"""Quantize the embedded model to INT8, INT4 and INT2 and measure each: a table, a plot and a story."""
+"""Quantize the model that comes with the project to INT8, INT4 and INT2, measure each, and tell a story."""
 
 from __future__ import annotations
 

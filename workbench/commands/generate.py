@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="default 0: off")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1: off")
     parser.add_argument("--min-p", type=float, default=0.0, metavar="P", help="default 0: off")
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="divide positive logits of tokens that have occurred, multiply negative ones; default 1: off",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default 0)")
     parser.add_argument(
         "--stop",
@@ -40,7 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Checked before the model is loaded: a wrong option should not cost a minute.
     sampling = SamplingOptions(
-        arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.min_p,
+        arguments.seed,
+        arguments.repetition_penalty,
     )
     prompt = utf8.read_stream(sys.stdin, "the prompt") if arguments.prompt == "-" else arguments.prompt
 
@@ -63,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=sampling.top_p,
         min_p=sampling.min_p,
         seed=sampling.seed,
+        repetition_penalty=sampling.repetition_penalty,
         stop=tuple(arguments.stop),
         chat=arguments.chat,
     )
@@ -73,4 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    sys.stdout.flush()
+    if pieces.finish_reason == "context" and not arguments.quiet:
+        print(
+            f"stopped at the end of the context: {model.max_tokens} tokens, the prompt's among them; "
+            "--max-tokens sets another",
+            file=sys.stderr,
+        )
     return 0

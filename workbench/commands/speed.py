@@ -40,6 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
+    parser.add_argument(
+        "--against",
+        metavar="FORMAT_OR_MODEL",
+        help="instead, how long windows take to score against a baseline: with --like random weights of the same shape "
+        "in this format, else another model",
+    )
+    parser.add_argument("--windows", type=positive, default=8, metavar="N", help="with --against, default 8")
+    parser.add_argument(
+        "--window-tokens", type=positive, default=2048, metavar="N", help="with --against, default 2048"
+    )
     parser.add_argument("--json", metavar="FILE", help="where samples and provenance go")
     parser.add_argument(
         "--trace",
@@ -73,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
     else:
         source = open_source(arguments.model)
+    if arguments.against:
+        return run_against(arguments, source)
     rows = [
         measured(
             source,
@@ -94,4 +106,35 @@ def run(arguments: argparse.Namespace) -> int:
         profiles = [(f"{row.model}, {row.dtype} activations", row.profile) for row in rows]
         save_trace(arguments.trace, profiles, rows[0].record)
         print(*(row.profile.notes() for row in rows), sep="\n")
+    return 0
+
+
+def run_against(arguments: argparse.Namespace, source) -> int:
+    """The time to score windows against a baseline."""
+    from workbench.bench.records import write_json
+    from workbench.bench.scoring_speed import measure_scoring
+    from workbench.bench.synthetic import RandomSource, shape_config
+    from workbench.convert.options import parse_format
+    from workbench.models.source import open_source
+
+    if arguments.like:
+        name = f"{arguments.like} in {arguments.against}"
+        baseline = RandomSource(name, shape_config(arguments.like), parse_format(arguments.against), seed=1)
+    else:
+        baseline = open_source(arguments.against)
+    rows = [
+        measure_scoring(
+            source,
+            baseline,
+            backend=arguments.backend,
+            dtype=dtype,
+            cache=arguments.cache,
+            windows=arguments.windows,
+            tokens=arguments.window_tokens,
+        )
+        for dtype in arguments.dtype
+    ]
+    print("\n".join(map(str, rows)))
+    if arguments.json:
+        write_json(Path(arguments.json), [row.to_json() for row in rows])
     return 0

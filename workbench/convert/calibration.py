@@ -15,6 +15,8 @@ from workbench.errors import WorkbenchError
 
 #: Runs of so many tokens are told apart; a text with a smaller share of different ones says the same over and over.
 RUN, MONOTONOUS = 8, 0.1
+#: Tokens of a text that are looked at for that.
+LOOKED_AT = 1 << 18
 #: Tokens to judge a calibrated conversion by, at most.
 CHECK_TOKENS = 512
 #: Texts that come with the project, by the names that users type.
@@ -99,7 +101,7 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
     ids = every[np.sort(order[:count])]
     spare = order[count:] if count < available else order
     check = every[spare[: max(1, CHECK_TOKENS // length)], :CHECK_TOKENS]
-    notes += _monotony(ids, tokens.bos)
+    notes += _monotony(tokens.ids[:LOOKED_AT], tokens.bos)
     record = {
         "text": text.to_json(),
         "separator": tokens.separator,
@@ -116,18 +118,18 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
 
 
 def _monotony(ids: np.ndarray, bos: int | None) -> list[str]:
-    """A note if the windows ids [n, T] say the same over and over. A BOS apart, all tokens may even be alike."""
-    rest = ids[ids != bos] if bos is not None else ids.reshape(-1)
+    """A note if the tokens ids [T] say the same over and over. A BOS apart, they may even be all alike."""
+    rest = ids[ids != bos] if bos is not None else ids
     if not rest.size:
         said = f"all {ids.size:,} tokens are BOS"
     elif (rest == rest[0]).all():
         said = f"all {rest.size:,} tokens are alike (id {int(rest[0])})"
     else:
-        runs = np.lib.stride_tricks.sliding_window_view(ids, min(RUN, ids.shape[1]), axis=1)
-        weights = np.random.default_rng(0).integers(1, 1 << 62, runs.shape[2], np.int64)
-        hashes = (runs * weights).sum(2)  # wraps around, which is as good
+        runs = np.lib.stride_tricks.sliding_window_view(ids, min(RUN, len(ids)))
+        weights = np.random.default_rng(0).integers(1, 1 << 62, runs.shape[1], np.int64)
+        hashes = runs @ weights  # wraps around, which is as good
         distinct = len(np.unique(hashes))
         if distinct >= MONOTONOUS * hashes.size:
             return []
-        said = f"its tokens repeat themselves ({distinct:,} different runs of {runs.shape[2]} among {hashes.size:,})"
+        said = f"its tokens repeat themselves ({distinct:,} different runs of {runs.shape[1]} among {hashes.size:,})"
     return [f"calibration text: {said}; what a quantizer learns from it holds for no other text"]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from workbench.errors import WorkbenchError
-from workbench.files.folders import lock, unlock
+from workbench.files.locks import lock, unlock
 from workbench.files.reading import require_regular
 from workbench.files.writing import os_error, storing, written_whole
 from workbench.formats.spec import WeightFormat
@@ -48,8 +48,6 @@ class WorkFolder:
                 self._lock = lock(self.path)
             except BlockingIOError:
                 raise WorkbenchError(f"{self.path}: another conversion with this output is running") from None
-        for ruin in self.path.glob(".*.part"):  # of a run that was killed while it wrote
-            ruin.unlink(missing_ok=True)
         self.records: list[dict[str, Any]] = []
         self._where: dict[str, tuple[int, WeightFormat, tuple[int, ...]]] = {}
         while self._read(len(self.records)):
@@ -126,5 +124,7 @@ class WorkFolder:
         """The folder stays if this was interrupted; it goes where nothing of it is needed any more, where the same
         input would fail again, and where it would keep a disk full."""
         if kind is None or not self.done or issubclass(kind, WorkbenchError):
+            # Without its first stage it is no beginning of anything, should this be killed before the rest is gone.
+            self._file("stage", 0).unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
         unlock(self._lock)

@@ -6,7 +6,6 @@ can tell what a killed one left behind, and removes it.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import glob
@@ -14,41 +13,14 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.files.locks import alone_in, lock, sweep, unlock
 from workbench.files.writing import flush, storing
-
-try:
-    import fcntl
-except ImportError:  # Windows: processes are then not kept apart, and nothing is swept away
-    fcntl = None
 
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 #: What `exchange` fails with where system or file system cannot do it.
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
-
-
-def lock(folder: Path) -> int | None:
-    """Hold a folder for this process until the handle is closed, or the process ends. Raises BlockingIOError where
-    another one holds it; None where there are no such locks."""
-    if fcntl is None:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle
-    except BlockingIOError:
-        os.close(handle)
-        raise
-    except OSError:  # a network file system without locks
-        os.close(handle)
-        return None
-
-
-def unlock(handle: int | None) -> None:
-    if handle is not None:
-        os.close(handle)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -76,7 +48,7 @@ class Partial:
         self.target = target
         with storing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(target.parent):
+            with alone_in(target.parent):
                 _sweep(target)
                 self.path = self._sibling("partial")
                 self.path.mkdir()
@@ -125,33 +97,10 @@ class Partial:
         self._lock = None
 
 
-@contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """One process at a time makes and sweeps partial folders: one that is not locked yet is not taken for a ruin."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _sweep(target: Path) -> None:
     """Remove what killed processes left of a target; put back what it was, if it was only moved away."""
-    name = glob.escape(f".{target.name}.")
-    for moved in sorted(target.parent.glob(f"{name}replaced-????????")):
+    for moved in sorted(target.parent.glob(f"{glob.escape(f'.{target.name}.replaced-')}????????")):
         if not os.path.lexists(target):
             os.rename(moved, target)
-    if fcntl is None:
-        return
     for what in ("partial", "replaced"):
-        for ruin in target.parent.glob(f"{name}{what}-????????"):
-            with contextlib.suppress(OSError):
-                handle = lock(ruin)
-                if handle is not None:
-                    shutil.rmtree(ruin, ignore_errors=True)
-                    unlock(handle)
+        sweep(target.parent, f".{target.name}.{what}-", "????????")

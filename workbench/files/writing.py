@@ -5,7 +5,7 @@
 
 At `path` is always the old file or the new one. Where anything goes wrong, the disk being full included, what was
 written is removed and the old file stays. A process that is killed leaves the file of the other name, hidden
-(`.NAME.....part`); it can be deleted.
+(`.NAME.....part`), and the next one that writes `path` removes it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import StorageError
+from workbench.files.locks import alone_in, lock, sweep, unlock
 from workbench.files.reading import is_regular
 
 _ELSEWHERE = "name another place"
@@ -34,6 +35,8 @@ _WHY = {
     errno.ENOTDIR: f"a part of the path is a file, not a folder; {_ELSEWHERE}",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+#: The end of a temporary name, in which the `?` are random.
+_PART = "????????.part"
 _IN_TEXT = re.compile(r"os error (\d+)")
 
 
@@ -74,7 +77,12 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
         real = Path(os.path.realpath(path))
         is_regular(real)  # what is there may be replaced if it is a file, and not if it is /dev/null
         real.parent.mkdir(parents=True, exist_ok=True)
-        partial = real.parent / f".{real.name[:60]}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        prefix = f".{real.name[:60]}."
+        with alone_in(real.parent):
+            sweep(real.parent, prefix, _PART)
+            partial = real.parent / f"{prefix}{secrets.token_hex(4)}.part"
+            partial.touch(exist_ok=False)
+            held = lock(partial)
         try:
             yield partial
             if durable:
@@ -84,6 +92,8 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+        finally:
+            unlock(held)
         if durable:
             flush(real.parent)
 
@@ -91,19 +101,18 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
 def flush(path: Path) -> None:
     """Wait until the disk has what was written to a file, or the names in a folder."""
     folder = path.is_dir()
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not folder:  # of folders some file systems know no fsync
-            raise
-    finally:
-        os.close(handle)
+    # Some systems do not open folders, and some file systems know no fsync of them.
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a file whole or not at all. Raises StorageError."""
-    with written_whole(path, durable=durable) as partial, partial.open("xb") as file:
+    with written_whole(path, durable=durable) as partial, partial.open("wb") as file:
         file.write(data)
 
 

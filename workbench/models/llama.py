@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from wgsl_kernels.drawing import WORDS, seen_words
+from wgsl_kernels.sample import parts_of_row
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama_config import LlamaConfig
@@ -18,12 +20,12 @@ from workbench.plan.plan import Plan
 from workbench.plan.types import Int8Cache
 
 #: What a plan ends with. "all": logits of every token. "last": of the last real token. "score": log-likelihood of
-#: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input. "top":
-#: the `TOP` largest logits of the last real token and their ids.
-HEADS = ("all", "last", "score", "greedy", "top")
+#: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input. "draw":
+#: likewise, the successor drawn as options say. "told": likewise, with ln p of it and of the `LIKELY` likeliest tokens.
+HEADS = ("all", "last", "score", "greedy", "draw", "told")
 
-#: So many logits are enough for samplers with a smaller top-k.
-TOP = 64
+#: So many of the likeliest tokens are told beside one that was drawn.
+LIKELY = 5
 
 #: What the inputs of linear layers are stored as.
 ACTIVATIONS = ("f32", "f16", "int8")
@@ -182,6 +184,38 @@ class _LlamaBuilder:
         logits = self.plan.buffer("logits", (rows, c.vocab_size), "f32", "activation")
         return self.apply_linear(weight, x, logits, {})
 
+    def advance(self, token: str) -> list[str]:
+        self.plan.buffer("history", ("steps",), "u32", "input")
+        moved = {"ids": "ids", "history": "history", "state": "state"}
+        self.plan.call("advance", {"token": token, **moved}, moved)
+        return ["history"]
+
+    def drawn(self, logits: str, *, told: bool) -> Plan:
+        """A token drawn from logits [1, vocab], and how likely it and others were."""
+        plan, width = self.plan, self.config.vocab_size
+        count, parts = min(LIKELY, width), parts_of_row(width)
+        if told:
+            values = plan.buffer("likely_logits", (1, count), "f32", "activation")
+            likely = plan.buffer("likely", (1, count), "u32", "activation")
+            plan.call("top_k", {"x": logits}, {"values": values, "indices": likely}, k=count)
+        plan.buffer("options", (WORDS,), "u32", "input")
+        plan.buffer("seen", (seen_words(width),), "u32", "input")
+        token = plan.buffer("token", (1,), "u32", "activation")
+        inputs = {"x": logits, "seen": "seen", "options": "options", "state": "state"}
+        plan.call("sample", inputs, {"token": token, "seen": "seen"})
+        if not told:
+            return plan.finish(self.advance(token))
+        sums = {
+            port: plan.buffer(f"sums.{port}", (parts,), "f32", "activation") for port in ("largest", "total")
+        }
+        plan.call("exp_sums", {"x": logits}, sums, parts=parts)
+        plan.buffer("told", ("steps", count + 1), "f32", "input")
+        plan.buffer("told_ids", ("steps", count), "u32", "input")
+        record = {"told": "told", "told_ids": "told_ids"}
+        inputs = {"x": logits, "token": token, "likely": likely, **sums, "state": "state", **record}
+        plan.call("tell", inputs, record)
+        return plan.finish([*self.advance(token), *record])
+
     def build(self, head: str) -> Plan:
         c, plan = self.config, self.plan
         plan.buffer("ids", ("tokens",), "u32", "input")
@@ -193,19 +227,16 @@ class _LlamaBuilder:
         for index in range(c.layers):
             x = self.decoder_layer(index, x)
         x = self.norm("model.norm.weight", x, "final")
-        if head in ("last", "top"):
+        one_row = head in ("last", "draw", "told")
+        if one_row:
             row = plan.buffer("last", (1, c.hidden_size), self.act, "activation")
             plan.call("last_row", {"x": x, "state": "state"}, {"y": row})
             x = row
-        logits = self.logits(x, one_row=head in ("last", "top"))
+        logits = self.logits(x, one_row=one_row)
         if head in ("all", "last"):
             return plan.finish(["logits"])
-        if head == "top":
-            count = min(TOP, c.vocab_size)
-            values = plan.buffer("top_logits", (1, count), "f32", "activation")
-            ids = plan.buffer("top_ids", (1, count), "u32", "activation")
-            plan.call("top_k", {"x": logits}, {"values": values, "indices": ids}, k=count)
-            return plan.finish(["top_logits", "top_ids"])
+        if one_row:
+            return self.drawn(logits, told=head == "told")
         top = plan.buffer("top1", ("tokens",), "u32", "activation")
         plan.call("argmax", {"x": logits}, {"index": top})
         if head == "score":
@@ -213,10 +244,7 @@ class _LlamaBuilder:
             likelihood = plan.buffer("log_likelihood", ("tokens",), "f32", "activation")
             plan.call("target_log_likelihood", {"x": logits, "targets": "targets"}, {"y": likelihood})
             return plan.finish(["log_likelihood", "top1"])
-        plan.buffer("history", ("steps",), "u32", "input")
-        moved = {"ids": "ids", "history": "history", "state": "state"}
-        plan.call("advance", {"token": top, **moved}, moved)
-        return plan.finish(["history"])
+        return plan.finish(self.advance(top))
 
 
 def cache_type(activations: str) -> str:

@@ -185,7 +185,7 @@ class Device:
         the device costs more than they do. Raises `DeviceLostError`."""
         sizes = [-(-count * np.dtype(dtype).itemsize // 4) * 4 for _, dtype, count in wanted]
         total = sum(sizes)
-        if len(wanted) == 1 or total > READ_TOGETHER or 0 in sizes:
+        if len(wanted) < 2 or total > READ_TOGETHER or 0 in sizes:
             return [self.read(*each) for each in wanted]
         offsets = np.cumsum([0, *sizes])
         with self.errors():

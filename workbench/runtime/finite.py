@@ -17,20 +17,14 @@ from .edits import Edits
 
 #: Activations of one more run of a step at most, bytes as f32; more are read in several runs.
 PASS_BYTES = 64 << 20
-#: What kernels that look for a largest number begin with: NaN is larger than nothing, so it is also what they end with.
-LOWEST = np.float32(-3.4028234e38)
 #: The token that an argmax on the device makes of logits that are all NaN.
 TOKEN_OF_NAN = 0
 F16_MAX = 65504.0
 
 
-def is_finite(name: str, values: np.ndarray) -> bool:
-    """Whether a plan's result is made of finite numbers. name: the result's; integers are."""
-    if values.dtype.kind != "f":
-        return True
-    if name == "top_logits" and values.size and values.flat[0] <= LOWEST:
-        return False
-    return bool(np.isfinite(values).all())
+def is_finite(values: np.ndarray) -> bool:
+    """Whether a plan's result is made of finite numbers; integers are."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def require_finite(
@@ -45,7 +39,7 @@ def require_finite(
     """Raises `NonFiniteError` unless the results of the step that has just run over `ids` are finite; the cache's
     position is then what it was before the step."""
     plan = executor.plan(head)
-    wrong = next((name for name in plan.results if not is_finite(name, results[name])), None)
+    wrong = next((name for name in plan.results if not is_finite(results[name])), None)
     if wrong is None:
         return
     start = cache.position = cache.position - len(ids)

@@ -90,6 +90,10 @@ class ModelInfo:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
+#: What steps of generation end with: one token in, the next one out.
+GENERATING = ("greedy", "draw", "told")
+
+
 def _sizes(tokens: int, capacity: int) -> dict[str, int]:
     return {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": STEPS}
 
@@ -120,17 +124,19 @@ def forecast(
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
-    for head in ("last", "greedy", "top", "score"):
+    for head in ("last", *GENERATING, "score"):
         plan = build_plan(config, source.describe, head=head, activations=activations, cache=cache)
-        counts = (1,) if head in ("greedy", "top") else chunks
+        counts = (1,) if head in GENERATING else chunks
         lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
     plan = lowered["last"][0].plan
     sizes = _sizes(1, capacity)
-    inputs = 2 * aligned(4 * chunks[0]) + aligned(4 * STEPS) + aligned(16)  # ids and targets, history, state
+    written = {b.name: b for head in ("told", "score") for b in lowered[head][0].plan.buffers.values()}
+    longest = _sizes(chunks[0], capacity)
+    inputs = sum(aligned(buffer_bytes(b, longest)) for b in written.values() if b.kind in ("input", "state"))
     return Forecast(
         weights=weight_bytes(plan) + aligned(kind_bytes(plan, "constant", sizes)),
         cache=sum(aligned(n) for b in plan.of_kind("cache") for n in plane_bytes(b, sizes).values()) + inputs,
-        generation=arena_bytes(lowered["last"] + lowered["greedy"] + lowered["top"]),
+        generation=arena_bytes([plan for head in ("last", *GENERATING) for plan in lowered[head]]),
         scoring=arena_bytes(lowered["score"]),
     )
 

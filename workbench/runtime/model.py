@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +20,10 @@ from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 from .choices import choose
 from .edits import Edits, refuse_inside
 from .host_memory import out_of_memory
-from .sampling import Sampler, SamplingOptions
+from .sampling import SamplingOptions, as_integer, shown
 from .session import Session, check_ids, run_chunks
+from .textstream import Stream, stream_text
 
-#: Greedy tokens asked of the device at a time while streaming.
-GREEDY_RUN = 8
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
 #: for by itself.
 SCRATCH = 512
@@ -45,6 +45,13 @@ class Scores:
     nll: np.ndarray
     top1: np.ndarray
     logits: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, steps: Sequence[Mapping[str, np.ndarray]]) -> Scores:
+        """From the results of the steps of a sequence."""
+        found = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+        nll, top1 = -found["log_likelihood"].astype(np.float64), found["top1"].astype(np.int64)
+        return cls(nll, top1, found.get("logits"))
 
 
 class Model:
@@ -152,13 +159,9 @@ class Model:
         keep = ("logits",) if logits else ()
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
-            steps = run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit)
-            joined = _joined(steps, ("log_likelihood", "top1", *keep), len(array) - 1)
-        return Scores(
-            -joined["log_likelihood"].astype(np.float64),
-            joined["top1"].astype(np.int64),
-            joined.get("logits"),
-        )
+            with out_of_memory(f"scores of {len(array) - 1} tokens"):
+                steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
+                return Scores.joined(steps)
 
     def generate(
         self,
@@ -172,18 +175,21 @@ class Model:
         stop: Sequence[str] = (),
         chat: bool = False,
         edit: Edits | None = None,
-    ) -> Iterator[str]:
+        repetition_penalty: float = 1.0,
+    ) -> Stream:
         """Pieces of text that continue `prompt`, as they come; ends at EOS, a stop string, or a full cache.
 
-        chat: put the prompt into the tokenizer's chat template. edit: functions that change activations in flight, as
-        in `forward`. Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
+        The stream's `finish_reason` says which, when it has ended. Options: see `SamplingOptions`. chat: put the prompt
+        into the tokenizer's chat template. edit: functions that change activations in flight, as in `forward`.
+        Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
-        from .textstream import stream_text
-
-        options = SamplingOptions(temperature, top_k, top_p, min_p, seed)
+        options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
+        stops = (stop,) if isinstance(stop, str) else stop
+        if not isinstance(stops, Sequence) or not all(isinstance(each, str) for each in stops):
+            raise WorkbenchError(f"stop = {stop!r}; allowed: a text or a sequence of texts")
         ids = self.encode_prompt(prompt, chat)
         tokens = self.generate_ids(ids, max_new_tokens, options, edit)
-        return stream_text(self.tokenizer, tokens, stop=stop, eos_ids=self.eos_ids, prompt_ids=ids)
+        return stream_text(self.tokenizer, tokens, stop=stops, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
         """Token ids of a prompt, at least one.
@@ -209,23 +215,30 @@ class Model:
         max_new_tokens: int,
         options: SamplingOptions | None = None,
         edit: Edits | None = None,
-    ) -> Iterator[int]:
+    ) -> Stream:
         """Token ids that continue `ids`, up to `max_new_tokens` or until the cache is full; EOS does not stop it.
 
-        edit: functions that change activations in flight, as in `forward`, of the prompt and of every token.
+        The stream's `finish_reason` is "length" or "context" when it has ended. edit: functions that change activations
+        in flight, as in `forward`, of the prompt and of every token.
         """
-        options = options or SamplingOptions()
-        session = self.session(edit)
-        try:
-            logits = session.feed(ids)
-            count = min(max_new_tokens, session.capacity - session.position + 1)
-            yield from (
-                _greedy(session, logits, count)
-                if options.greedy
-                else _sampled(session, logits, count, options)
-            )
-        finally:
-            session.close()
+        count = as_integer(max_new_tokens)
+        if count is None or count < 0:
+            raise WorkbenchError(f"max_new_tokens = {shown(max_new_tokens)}; allowed: an integer >= 0")
+        return Stream(self._continued(ids, count, options or SamplingOptions(), edit))
+
+    def _continued(
+        self, ids: Sequence[int], wanted: int, options: SamplingOptions, edit: Edits | None
+    ) -> Generator[int, None, str]:
+        with contextlib.closing(self.session(edit)) as session:
+            session.feed(ids)
+            count = min(wanted, session.room)
+            if count > 0:
+                token = session.draw(options).id
+                yield token
+            if count > 1:
+                for drawn in session.stream(token, count - 1, options):
+                    yield drawn.id
+        return "length" if count == wanted else "context"
 
     def describe_provenance(self) -> dict:
         """Model, adapter and versions: what a number needs beside it to be repeated."""
@@ -238,40 +251,9 @@ def _joined(steps: Iterable[dict], names: Sequence[str], tokens: int) -> dict[st
     """Results of all steps, one array a name."""
     with out_of_memory(f"{', '.join(names)} of {tokens} tokens"):
         found = list(steps)
+        if len(found) == 1:  # logits of a real vocabulary are not copied for nothing
+            return {name: found[0][name] for name in names}
         return {name: np.concatenate([step[name] for step in found]) for name in names}
-
-
-def _greedy(session: Session, logits: np.ndarray, count: int) -> Iterator[int]:
-    token = int(logits.argmax())
-    produced = 1
-    if count > 0:
-        yield token
-    run = 1  # the first tokens come one by one, so that the stream starts at once
-    while produced < count:
-        tokens = session.greedy_after(token, min(run, count - produced))
-        yield from tokens
-        token, produced = tokens[-1], produced + len(tokens)
-        run = min(2 * run, GREEDY_RUN)
-
-
-def _sampled(session: Session, logits: np.ndarray, count: int, options: SamplingOptions) -> Iterator[int]:
-    sampler = Sampler(options)
-    if count > 0:
-        token = sampler(logits)
-        yield token
-    for _ in range(count - 1):
-        token = _next(session, sampler, token)
-        yield token
-
-
-def _next(session: Session, sampler: Sampler, token: int) -> int:
-    """Feed a token and draw its successor; where top-k leaves few, only the largest logits leave the device."""
-    if sampler.enough(session.top) and not session.edited:
-        found = sampler.from_top(*session.feed_top(token))
-        if found is not None:
-            return found
-        session.back(1)
-    return sampler(session.feed([token]))
 
 
 def load(

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import atexit
+import threading
 from collections.abc import Sequence
 
 import wgpu
@@ -14,6 +16,8 @@ from wgpu.backends.wgpu_native import _api
 from wgpu.backends.wgpu_native._ffi import ffi, lib
 
 NO_RUNTIME_CHECKS = 0
+#: Seconds until a device that has done its work and gives no answer counts as lost.
+ANSWER_S = 30
 
 
 def shader_module(
@@ -80,3 +84,98 @@ class Recorder:
 def timestamp_period(device: wgpu.GPUDevice) -> float:
     """Nanoseconds of one tick of a timestamp query; wgpu-py hands out raw ticks."""
     return float(lib.wgpuQueueGetTimestampPeriod(device.queue._internal))
+
+
+#: Of buffers that are being mapped: handle -> what is to be told. Kept until the device has answered.
+_waiting: dict = {}
+
+
+@ffi.callback("void(WGPUMapAsyncStatus, WGPUStringView, void *, void *)")
+def _answered(
+    status, message, handle, _unused, waiting=_waiting, cast=ffi.cast, text=_api.from_c_string_view
+):
+    # The device may answer when the interpreter has taken this module apart: all that is needed comes as a default.
+    readback = waiting.pop(int(cast("intptr_t", handle)))
+    readback.status, readback.message = int(status), text(message)
+    readback.answered.set()
+
+
+@atexit.register
+def _finish() -> None:
+    """Let devices end what nobody waits for any more: drivers crash in a process that ends under their work."""
+    for readback in list(_waiting.values()):
+        if not readback.arrived:
+            lib.wgpuDevicePoll(readback._device._internal, True, ffi.NULL)
+
+
+class Readback:
+    """A buffer that a submit leaves small results in, to be waited for while later submits are already on the device.
+
+    wgpu-py's own `map_async` wakes a thread that waits for everything that was submitted; this waits for one submit by
+    its index. Fill it with `copy`, hand the encoder to `submit`, then `wait` for the bytes; after that it may be used
+    again. One that is no longer wanted is kept until it has `arrived`, and then cleared.
+    """
+
+    def __init__(self, device: wgpu.GPUDevice, size: int):
+        self._device, self.size = device, size
+        usage = wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.MAP_READ
+        self.buffer = device.create_buffer(size=size, usage=usage)
+        self.status: int | None = None
+        self.message = ""
+        self.answered = threading.Event()
+        self._index = ffi.new("WGPUSubmissionIndex *")
+        self._filled = 0
+
+    def copy(self, encoder: wgpu.GPUCommandEncoder, source: wgpu.GPUBuffer, offset: int, nbytes: int) -> None:
+        """Append bytes of a buffer, whole words, to what is read back."""
+        encoder.copy_buffer_to_buffer(source, offset, self.buffer, self._filled, nbytes)
+        self._filled += nbytes
+
+    def submit(self, encoder: wgpu.GPUCommandEncoder) -> None:
+        """Submit the encoder's commands and ask for the copied bytes."""
+        finished = encoder.finish()  # its handle lives as long as it does
+        commands = ffi.new("WGPUCommandBuffer[]", [finished._internal])
+        queue = self._device.queue._internal
+        self._index[0] = _api.libf.wgpuQueueSubmitForIndex(queue, 1, commands)
+        self.status = None
+        self.answered.clear()
+        handle = id(self)
+        _waiting[handle] = self
+        info = _api.new_struct(
+            "WGPUBufferMapCallbackInfo",
+            mode=lib.WGPUCallbackMode_AllowProcessEvents,
+            callback=_answered,
+            userdata1=ffi.cast("void *", handle),
+        )
+        _api.libf.wgpuBufferMapAsync(self.buffer._internal, lib.WGPUMapMode_Read, 0, self._filled, info)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the device has answered."""
+        return self.answered.is_set()
+
+    def poll(self) -> bool:
+        """Look whether the device has answered, without waiting."""
+        _api.libf.wgpuDevicePoll(self._device._internal, False, ffi.NULL)
+        return self.arrived
+
+    def wait(self) -> bytes:
+        """The copied bytes, as soon as their submit is done. Raises `RuntimeError` where the device is lost."""
+        poll = _api.libf.wgpuDevicePoll
+        poll(self._device._internal, True, self._index)
+        if not self.arrived:  # an answer may come with a later poll, or be on its way in another thread's
+            poll(self._device._internal, True, ffi.NULL)
+            self.answered.wait(ANSWER_S)
+        if self.status != lib.WGPUMapAsyncStatus_Success:
+            raise RuntimeError(f"a readback failed: {self.message or 'the device does not answer'}")
+        start = lib.wgpuBufferGetConstMappedRange(self.buffer._internal, 0, self._filled)
+        data = bytes(ffi.buffer(start, self._filled))
+        self.clear()
+        return data
+
+    def clear(self) -> None:
+        """Make ready to be used again; what has arrived is forgotten."""
+        if self.status == lib.WGPUMapAsyncStatus_Success:
+            lib.wgpuBufferUnmap(self.buffer._internal)
+        self.status, self._filled = None, 0
+        self.answered.clear()

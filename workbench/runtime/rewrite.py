@@ -7,6 +7,7 @@ so a rule holds only where nobody else reads it and nobody asked for it by name.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -189,7 +190,7 @@ class _Rewriting:
             shapes = _shapes(replace(self.plan, buffers=buffers), draft, self.library)
             for operand, symbol in fresh.items():
                 shape, dtype = shapes[operand]
-                names[symbol] = f"{beside}.{operand}"
+                names[symbol] = next(name for name in _names(f"{beside}.{operand}") if name not in buffers)
                 self.buffers[names[symbol]] = Buffer(names[symbol], shape, Plain(dtype), "activation")
         outputs = {operand: names[symbol] for operand, symbol in node.outputs.items()}
         return Call(node.op, inputs, outputs, values)
@@ -205,6 +206,12 @@ class _Rewriting:
             ]
         kept = {name: buffer for name, buffer in self.plan.buffers.items() if name not in self.dropped}
         return replace(self.plan, calls=tuple(calls), buffers={**kept, **self.buffers})
+
+
+def _names(first: str) -> Iterator[str]:
+    yield first
+    for number in itertools.count(2):
+        yield f"{first}.{number}"
 
 
 def _shapes(plan: Plan, call: Call, library: Library) -> dict[str, tuple[tuple[int | str, ...], str]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from wgsl_kernels.drawing import make_seen
 from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError, WorkbenchError
-from workbench.models.llama import TOP
 
 from .edits import Edits, check_edits
 from .finite import TOKEN_OF_NAN, require_finite
+from .sampling import Drawn, Sampler, SamplingOptions
 from .turns import Turns, alone
 
 
@@ -62,12 +64,22 @@ def run_chunks(
         start += count
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Tokens that came back together, and the one that was fed before them."""
+
+    before: int
+    drawn: Sequence[Drawn]
+
+
 class Session:
     """Keys and values of one sequence, made by `Model.session`. Its memory goes with `close`, or with the session.
 
     edit: functions that change activations of every step in flight (`workbench.runtime.edits`). A step whose edit
     raises leaves the session as it was before the call. One call at a time: another, from an edit, from another thread
-    or between the steps of an iterator, raises `SessionBusyError`; `close` alone may come between an iterator's steps.
+    or between the steps of an iterator (`feed_all`, `stream`), raises `SessionBusyError`; `close` alone may come
+    between an iterator's steps. Logits that are not finite are a `NonFiniteError` that names the first activation that
+    is not.
     """
 
     def __init__(self, executor, vocab_size: int, capacity: int, edit: Edits | None = None):
@@ -75,6 +87,7 @@ class Session:
         self._edit = {name: edit[name] for name in check_edits(executor.plan("last"), edit)}
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
+        self._ids: list[int] = []  # those in the cache
         self._turns = Turns()
         # the cache is released with the session, not when Python gets around to its cycles
         self._free = weakref.finalize(self, executor.free_cache, self._cache)
@@ -91,24 +104,19 @@ class Session:
         return self._cache.capacity
 
     @property
-    def top(self) -> int:
-        """How many logits `feed_top` returns."""
-        return min(TOP, self._vocab_size)
-
-    @property
-    def edited(self) -> bool:
-        """Whether activations are changed in flight."""
-        return bool(self._edit)
+    def room(self) -> int:
+        """How many tokens can follow what was fed: the last of them needs no place in the cache."""
+        return self.capacity - self.position + 1
 
     @alone
     def reset(self) -> None:
         """Forget everything; the cache stays allocated."""
-        self._cache.position = 0
-        self._logits = None
+        self._require(0)
+        self._move(0)
 
     def close(self) -> None:
-        """Give the cache's memory back; the session cannot be used afterwards. Raises `SessionBusyError` in the middle
-        of a step."""
+        """Give the cache's memory back; the session cannot be used afterwards, nor what it still hands out. Raises
+        `SessionBusyError` in the middle of a step."""
         with self._turns.last():
             self._free()
 
@@ -124,28 +132,17 @@ class Session:
         with self._moving():
             for results in run_chunks(self._executor, "last", array, self._cache, edit=self._edit):
                 logits = results["logits"][0]
+            self._ids += array.tolist()
         self._logits = logits
         return logits
 
     @alone
-    def feed_top(self, token: int) -> tuple[np.ndarray, np.ndarray]:
-        """Append a token; returns the `top` largest logits after it and their ids, f32 and integers [top]: largest
-        first, of equals the lowest id first. Raises as `feed` does.
-        """
-        array = check_ids([token], self._vocab_size)
-        self._require(1)
-        with self._moving():
-            [results] = run_chunks(self._executor, "top", array, self._cache, edit=self._edit)
-        self._logits = None
-        return results["top_logits"][0], results["top_ids"][0]
-
-    @alone
     def back(self, count: int) -> None:
         """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer."""
+        self._require(0)
         if not 0 <= count <= self.position:
             raise WorkbenchError(f"{count} tokens cannot be taken back of the {self.position} in the cache")
-        self._cache.position -= count
-        self._logits = None
+        self._move(self.position - count)
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
         """Append tokens; yields the logits [n, vocab] after each of them, a step of n tokens at a time.
@@ -157,13 +154,39 @@ class Session:
         array = check_ids(ids, self._vocab_size)
         with self._turns.of("feed_all") as turn:
             self._require(len(array))
-            self._logits, left = None, len(array)
+            self._logits, fed = None, 0
             for results in run_chunks(self._executor, "all", array, self._cache, edit=self._edit):
+                logits = results["logits"]
+                self._ids += array[fed : fed + len(logits)].tolist()
+                fed += len(logits)
                 with turn.paused():
-                    yield results["logits"]
-                left -= len(results["logits"])
-                if left:
+                    yield logits
+                if fed < len(array):
                     self._require_open()
+
+    def stream(
+        self,
+        token: int,
+        count: int,
+        options: SamplingOptions | None = None,
+        *,
+        told: bool = False,
+        ahead: bool = True,
+    ) -> Iterator[Drawn]:
+        """Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then.
+
+        options: how they are chosen, greedily by default; the repetition penalty is for all that was fed. told: with
+        ln p of each and of the likeliest. On a device later steps run while earlier tokens are on their way; what is
+        not taken from the iterator is not in the cache, and no trace of it is left. ahead: False if nothing may run
+        while nobody waits for it, so that the time of models that work in turns is their own. Raises as `feed` does,
+        before anything is computed. The session is busy from the first token taken until the iterator has ended, or is
+        closed or forgotten.
+        """
+        (token,) = check_ids([token], self._vocab_size)
+        if count < 1:
+            raise WorkbenchError(f"at least one token can be asked for, not {count}")
+        self._require(count)
+        return self._streamed(int(token), count, options or SamplingOptions(), told, ahead)
 
     @alone
     def greedy(self, count: int) -> list[int]:
@@ -182,53 +205,154 @@ class Session:
     def greedy_after(self, token: int, count: int) -> list[int]:
         """Feed `token` and return the `count` greedy tokens after it; all but the last are in the cache then."""
         (token,) = check_ids([token], self._vocab_size)
+        if count < 1:
+            raise WorkbenchError(f"at least one token can be asked for, not {count}")
         self._require(count)
-        tokens = self._greedy_after(int(token), count)
-        self._logits = None
-        return tokens
+        return self._greedy_after(int(token), count)
 
     def _greedy_after(self, token: int, count: int) -> list[int]:
         with self._moving():
-            if self._edit:  # step by step, since Python has its say in each
-                return self._greedy_steps(token, count)
-            tokens = [int(t) for t in self._executor.greedy(token, count, self._cache)]
-            if tokens[-1] == TOKEN_OF_NAN:
-                self._require_finite_run([token, *tokens])
-            return tokens
+            groups = self._groups(token, count, SamplingOptions(), False, True)
+            return [drawn.id for group in groups for drawn in self._taken(group)]
 
-    def _require_finite_run(self, tokens: list[int]) -> None:
-        """Raises `NonFiniteError` if a greedy run has ended in NaN. It hands out no logits, but a cache that holds NaN
-        gives nothing else from there on, and so one token until the end; what gave it is run again."""
+    @alone
+    def draw(self, options: SamplingOptions, *, told: bool = False) -> Drawn:
+        """A token that may follow what was fed last; it is not fed. Raises `WorkbenchError` if nothing was."""
+        if self._logits is None:
+            raise WorkbenchError("feed a prompt before asking for its continuation")
+        return Sampler(options).drawn(self._logits, self.position, self._ids, told=told)
+
+    # ---- streams ---------------------------------------------------------------------------------------------
+
+    def _streamed(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[Drawn]:
+        with self._turns.of("stream") as turn:
+            self._require(count)  # once more: this begins when the first token is taken
+            with contextlib.closing(self._groups(token, count, options, told, ahead)) as groups:
+                for group in groups:
+                    for drawn in self._taken(group):
+                        with turn.paused():
+                            yield drawn
+                        self._require_open()
+
+    def _groups(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[_Group]:
+        """The tokens after `token`, as many at a time as come back together. Whoever takes one moves the position."""
+        self._logits = None
+        while count:
+            doubtful = None
+            with contextlib.closing(self._source(token, count, options, told, ahead)) as source:
+                for drawn in source:
+                    group = _Group(token, drawn)
+                    token, count = drawn[-1].id, count - len(drawn)
+                    if token == TOKEN_OF_NAN and options.plain and not (told or self._edit):
+                        doubtful = group  # nothing may run meanwhile
+                        break
+                    yield group
+            if doubtful is not None:
+                self._require_finite(doubtful)
+                yield doubtful
+
+    def _source(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[list[Drawn]]:
+        if self._edit:
+            return self._step_by_step(token, count, options, told)
+        return self._recorded(token, count, options, told, ahead)
+
+    def _taken(self, group: _Group) -> Iterator[Drawn]:
+        token = group.before
+        for drawn in group.drawn:
+            self._require_open()
+            self._cache.position += 1
+            self._ids.append(token)
+            token = drawn.id
+            yield drawn
+
+    def _recorded(
+        self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
+    ) -> Iterator[list[Drawn]]:
+        """Steps that Python has no say in."""
+        if options.plain and not told:
+            yield from self._executor.stream("greedy", token, count, self._cache, ahead=ahead)
+            return
+        seen = make_seen(self._vocab_size, [*self._ids, token])
+        head = "told" if told else "draw"
+        source = self._executor.stream(head, token, count, self._cache, options.words(), seen, ahead=ahead)
+        given = 0
         try:
-            self._cache.position -= 1
-            list(run_chunks(self._executor, "last", np.array(tokens[-2:-1]), self._cache))
-        except NonFiniteError:
-            self._cache.position -= len(tokens) - 2
-            self._greedy_steps(tokens[0], len(tokens) - 1)  # raises where it began
+            for group in source:
+                yield group
+                given, token = given + len(group), group[-1].id
+        except GeneratorExit:  # looked for first: when the interpreter ends, the name below is gone
+            raise
+        except NonFiniteError:  # it knows where, and not what: the same steps once more, one by one
+            position, held = self.position, len(self._ids)
+            try:
+                for group in self._step_by_step(token, count - given, options, told):
+                    list(self._taken(_Group(token, group)))
+                    token = group[-1].id
+            finally:
+                self._cache.position = position
+                del self._ids[held:]
             raise
 
-    def _greedy_steps(self, token: int, count: int) -> list[int]:
-        tokens = [token]
+    def _step_by_step(
+        self, token: int, count: int, options: SamplingOptions, told: bool
+    ) -> Iterator[list[Drawn]]:
+        """Python has its say in each step: the device's draw is made here."""
+        sampler = Sampler(options)
         for _ in range(count):
-            [step] = run_chunks(self._executor, "last", np.array(tokens[-1:]), self._cache, edit=self._edit)
-            tokens.append(int(step["logits"][0].argmax()))
-        return tokens[1:]
+            position = self.position
+            [step] = run_chunks(self._executor, "last", np.array([token]), self._cache, edit=self._edit)
+            self._cache.position = position  # whoever takes tokens moves it
+            drawn = sampler.drawn(step["logits"][0], position + 1, [*self._ids, token], told=told)
+            token = drawn.id
+            yield [drawn]
+
+    def _require_finite(self, group: _Group) -> None:
+        """Raises `NonFiniteError` if a greedy group has ended in NaN. It hands out no logits, but a cache that holds
+        NaN gives nothing else from there on, and so one token until the end; what gave it is run again."""
+        fed, position = [group.before, *(drawn.id for drawn in group.drawn[:-1])], self.position
+        try:
+            self._cache.position = position + len(fed) - 1
+            list(run_chunks(self._executor, "last", np.array(fed[-1:]), self._cache))
+        except NonFiniteError:
+            self._cache.position = position
+            for token in fed:
+                list(
+                    run_chunks(self._executor, "last", np.array([token]), self._cache)
+                )  # raises where it began
+            raise
+        finally:
+            self._cache.position = position
+
+    # ---- state -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _moving(self) -> Iterator[None]:
         """Steps of which all are kept, or none: an error puts the position back."""
-        position = self._cache.position
+        position, logits = self._cache.position, self._logits
         try:
             yield
         except BaseException:
-            self._cache.position = position
+            self._move(position)
+            self._logits = logits
             raise
+
+    def _move(self, position: int) -> None:
+        self._cache.position = position
+        self._logits = None
+        del self._ids[position:]
 
     def _require_open(self) -> None:
         if not self._free.alive:
             raise WorkbenchError("this session is closed; make a new one")
 
     def _require(self, count: int) -> None:
+        """Room for so many tokens in an open session."""
         self._require_open()
         room = self.capacity - self.position
         if count <= room:

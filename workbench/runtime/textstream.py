@@ -9,7 +9,7 @@ of the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from workbench.utf8 import checked
@@ -101,23 +101,54 @@ class StopStrings:
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
 
 
+class Stream(Iterator[Any]):
+    """What is generated, as it comes, and why it ended.
+
+    finish_reason: None while more may come; then "length" (as many tokens as were asked for), "context" (the cache is
+    full), "eos" (an end-of-text token came) or "stop" (a stop string did). `close` ends it early, and computes nothing
+    more.
+    """
+
+    def __init__(self, items: Generator[Any, None, str]):
+        self._items = items
+        self.finish_reason: str | None = None
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._items)
+        except StopIteration as end:
+            self.finish_reason = self.finish_reason or end.value
+            raise StopIteration from None
+
+    def close(self) -> None:
+        self._items.close()
+
+
 def stream_text(
     tokenizer: Any,
     tokens: Iterable[int],
     stop: Sequence[str] = (),
     eos_ids: Iterable[int] = (),
     prompt_ids: Sequence[int] = (),
-) -> Iterator[str]:
+) -> Stream:
     """Non-empty text pieces for token ids that follow `prompt_ids`.
 
     Ends with the tokens, at a token of `eos_ids` (not given out) or before a stop string; then `tokens` is
-    closed where it can be, so that no further token is computed. The generator returns why: "tokens", "eos"
-    or the stop string.
+    closed where it can be, so that no further token is computed.
     """
-    ends = frozenset(eos_ids)
+    return Stream(_pieces(tokenizer, tokens, stop, frozenset(eos_ids), prompt_ids))
+
+
+def _pieces(
+    tokenizer: Any,
+    tokens: Iterable[int],
+    stop: Sequence[str],
+    ends: frozenset[int],
+    prompt_ids: Sequence[int],
+) -> Generator[str, None, str]:
     detokenizer = Detokenizer(tokenizer, prompt_ids)
     stops = StopStrings(stop)
-    reason = "tokens"
+    reason = None
     try:
         for token in tokens:
             if int(token) in ends:
@@ -126,14 +157,14 @@ def stream_text(
             if piece := stops.push(detokenizer.push(token)):
                 yield piece
             if stops.stopped is not None:
-                return stops.stopped
+                return "stop"
     finally:
         if hasattr(tokens, "close"):
             tokens.close()
     if piece := stops.push(detokenizer.finish()):
         yield piece
     if stops.stopped is not None:
-        return stops.stopped
+        return "stop"
     if piece := stops.finish():
         yield piece
-    return reason
+    return reason or getattr(tokens, "finish_reason", None) or "length"

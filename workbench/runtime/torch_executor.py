@@ -7,13 +7,15 @@ a dense model costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from workbench.errors import NonFiniteError
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.bind import kernel_of
@@ -23,9 +25,12 @@ from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .host_memory import out_of_memory
 from .plans import Plans
+from .rows import HostRows
+from .sampling import Drawn
 from .weights import matrix_parts, vector
 
-PREFILL = 512  # tokens of one step at most
+#: Tokens of one step at most.
+PREFILL, COMPACT_PREFILL = 512, 128
 NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
@@ -50,7 +55,11 @@ class TorchExecutor:
         activations: str = "f32",
         cache: str | None = None,
         compute=torch.float32,
+        compact: bool = False,
     ):
+        """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
+        the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models."""
+        self.compact = compact
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
         self.cache = cache or cache_type(activations)
         self.plan = Plans(source, config, activations, self.cache)
@@ -72,7 +81,7 @@ class TorchExecutor:
 
     def chunk(self, remaining: int) -> int:
         """How many of the remaining tokens the next step takes."""
-        return min(remaining, PREFILL)
+        return min(remaining, COMPACT_PREFILL if self.compact else PREFILL)
 
     def run(
         self,
@@ -82,16 +91,18 @@ class TorchExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
-    ) -> dict[str, np.ndarray]:
+        hold: Iterable[str] = (),
+    ) -> dict[str, np.ndarray | HostRows]:
         """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
 
         edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`,
-        `CacheFullError` and `OutOfMemoryError`, with the position as it was.
+        `CacheFullError` and `OutOfMemoryError`, with the position as it was. hold: activations that are handed out as
+        rows for kernels.
         """
         refuse_inside(self)
         cache.require(len(ids))
         with out_of_memory(f"a step of {len(ids)} tokens with a cache of {cache.capacity} positions"):
-            return self._run(self.plan(head), ids, cache, targets, keep, edit)
+            return self._run(self.plan(head), ids, cache, targets, keep, edit, hold)
 
     def _run(
         self,
@@ -101,9 +112,11 @@ class TorchExecutor:
         targets: np.ndarray | None,
         keep: Iterable[str],
         edit: Edits | None,
-    ) -> dict[str, np.ndarray]:
-        keep = plan.check_names(keep)
-        wanted = {*plan.results, *keep}
+        hold: Iterable[str],
+    ) -> dict[str, np.ndarray | HostRows]:
+        keep, hold = plan.check_names(keep), plan.check_names(hold)
+        results = {*plan.results, *keep}
+        wanted = {*results, *hold}
         env = self.inputs(ids, cache)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
@@ -117,13 +130,20 @@ class TorchExecutor:
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
         cache.position += len(ids)
-        return {name: env[name].numpy().copy() for name in wanted}
+        found = {name: env[name].numpy().copy() for name in results}
+        return found | {name: HostRows(env[name]) for name in hold}
 
-    def inputs(self, ids: np.ndarray, cache: TorchCache) -> dict[str, torch.Tensor]:
-        """What a step over `ids` at the cache's position starts with: buffer name -> tensor."""
+    def holding(self) -> contextlib.AbstractContextManager:
+        """Nothing overwrites rows in memory."""
+        return contextlib.nullcontext()
+
+    def inputs(
+        self, ids: np.ndarray, cache: TorchCache, position: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What a step over `ids` at a position, by default the cache's, starts with: buffer name -> tensor."""
         return {
             "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
-            "state": make_state(cache.position, len(ids)),
+            "state": make_state(cache.position if position is None else position, len(ids)),
             "rope_table": self._rope_table(cache.capacity),
         }
 
@@ -154,13 +174,42 @@ class TorchExecutor:
                             if plane not in keep:
                                 env.pop(plane, None)
 
-    def greedy(self, first: int, count: int, cache: TorchCache) -> np.ndarray:
-        """The `count` greedy successors of token `first`, which is the next input."""
+    def stream(
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: TorchCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
+    ) -> Iterator[list[Drawn]]:
+        """The `count` tokens that follow token `first`, which is the next input, one at a time.
+
+        As `workbench.runtime.streaming.stream`: the cache's position stays where it is. Nothing runs ahead here.
+        """
         cache.require(count)
-        tokens = [first]
-        for _ in range(count):
-            tokens.append(int(self.run("last", np.array(tokens[-1:]), cache)["logits"][0].argmax()))
-        return np.array(tokens[1:])
+        plan, token, start = self.plan(head), first, cache.position
+        made = {b.name: b for b in plan.of_kind("input")}
+        marks = None if seen is None else torch.from_numpy(seen.view(np.int32))
+        for position in range(start, start + count):
+            refuse_inside(self)
+            env = self.inputs(np.array([token]), cache, position) | {"options": options, "seen": marks}
+            for name in {"history", "told", "told_ids"} & set(made):
+                env[name] = torch.zeros(
+                    made[name].resolved({"steps": 1}), dtype=TORCH_TYPES[made[name].dtype]
+                )
+            self.advance(plan, env, cache, range(len(plan.calls)), keep=plan.results)
+            token = int(env["history"][0])
+            if head != "greedy" and marks[-1]:
+                raise NonFiniteError(f"sampling: the logits are not finite at position {position + 1}")
+            if head == "told":
+                log_p, *likely = env["told"][0].tolist()
+                ids = env["told_ids"][0].tolist()
+                yield [Drawn(token, log_p, tuple(zip(ids, likely, strict=True)))]
+            else:
+                yield [Drawn(token)]
 
     def _execute(
         self, plan: Plan, call: Call, env: dict, cache: TorchCache, weights: Mapping[str, torch.Tensor]
@@ -185,10 +234,15 @@ class TorchExecutor:
         for name in call.outputs.values():
             buffer = plan.buffers[name]
             for plane, _, dtype in buffer.planes().values():
+                tensor = next(outputs)
                 if buffer.kind == "cache":
-                    cache.tensors[plane] = next(outputs)
+                    cache.tensors[plane] = tensor
+                elif name in plan.results and tensor.dtype == torch.float64:
+                    env[plane] = (
+                        tensor  # a sum over a vocabulary, which no kernel reads: f32 would only lose digits
+                    )
                 else:
-                    env[plane] = self._round(next(outputs), dtype)
+                    env[plane] = self._round(tensor, dtype)
 
     def _as_called(self, plan: Plan, call: Call):
         """Kernel, port -> (buffer, its plane) of what it reads, and parameters; found once a call."""
@@ -248,8 +302,11 @@ class TorchExecutor:
                 }
                 parts.append(kernel.prepare(**tensors, **given))
             dense = parts[0] if len(parts) == 1 else torch.cat(parts)
-            self._weights[key] = dense[:, : matrix.shape[1]].to(self.compute).contiguous()
-        return self._weights[key]
+            kept = self.compute
+            if self.compact and not matrix.format.is_quantized:
+                kept = TORCH_TYPES.get(matrix.format.dtype, torch.bfloat16)
+            self._weights[key] = dense[:, : matrix.shape[1]].to(kept).contiguous()
+        return self._weights[key].to(self.compute)
 
     def _plane(self, plane: str, array: np.ndarray, dtype: str) -> torch.Tensor:
         array = np.array(array)  # a private, writable copy of the memory map

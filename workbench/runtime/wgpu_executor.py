@@ -9,6 +9,7 @@ ends behind each of them, and goes on when Python has put the replacement there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +22,22 @@ from workbench.plan.plan import Buffer, plane_name, resolve
 
 from .cache import Cache
 from .device import Device
+from .device_rows import NUMPY, DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .lowering import Choice, DevicePlan, by_rows, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
+from .sampling import Drawn
+from .streaming import Readbacks, readback_bytes, stream
 from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
-#: Greedy steps between two readbacks.
+#: Steps of one readback at most, when tokens are generated.
 STEPS = 16
-NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
+#: Inputs that kernels read as uniforms.
+UNIFORM = ("state", "options")
 
 
 def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
@@ -47,6 +52,7 @@ class WgpuCache(Cache):
     def __init__(self, capacity: int):
         super().__init__(capacity)
         self.buffers: dict[str, object] = {}
+        self.seen_words = 0
         self.recorders: dict[
             tuple, tuple[int, Recorder]
         ] = {}  # with the arena's generation they were bound to
@@ -85,6 +91,7 @@ class WgpuExecutor:
         self._arena: list = []
         self._generation = 0
         self._tables: dict[int, object] = {}
+        self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
 
     @property
     def device_name(self) -> str:
@@ -97,13 +104,20 @@ class WgpuExecutor:
             for buffer in self.plan("all").of_kind("cache"):
                 for plane, size in plane_bytes(buffer, {"sequences": 1, "capacity": capacity}).items():
                     cache.buffers[plane] = self.device.buffer(size, label=plane)
-            for name, words in (("ids", self.chunks[0]), ("targets", self.chunks[0]), ("history", STEPS)):
-                cache.buffers[name] = self.device.buffer(4 * words, label=name)
-            cache.buffers["state"] = self.device.buffer(16, uniform=True, label="state")
+            sizes = {"tokens": self.chunks[0], "steps": STEPS}
+            for name, buffer in self.inputs().items():
+                words = int(np.prod(buffer.resolved(sizes)))
+                cache.buffers[name] = self.device.buffer(4 * words, uniform=name in UNIFORM, label=name)
+            cache.seen_words = self.inputs()["seen"].shape[0]
         except Exception:
             self.free_cache(cache)
             raise
         return cache
+
+    def inputs(self) -> dict[str, Buffer]:
+        """What steps read and write beside activations and the cache, by name: one set a cache."""
+        plans = (self.plan("score"), self.plan("told"))
+        return {b.name: b for plan in plans for kind in ("input", "state") for b in plan.of_kind(kind)}
 
     def free_cache(self, cache: WgpuCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -126,20 +140,18 @@ class WgpuExecutor:
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
-    ) -> dict[str, np.ndarray]:
+        hold: Iterable[str] = (),
+    ) -> dict[str, np.ndarray | DeviceRows]:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
         Returns the plan's results and the kept activations, without padding rows. edit: functions that change
         activations in flight (`workbench.runtime.edits`); raises `EditError` and `CacheFullError`, with the position as
-        it was.
+        it was. hold: activations that are handed out as rows where they are, until the next step (`holding`).
         """
         cache.require(len(ids))
-        keep = self.plan(head).check_names(keep)
+        keep, hold = self.plan(head).check_names(keep), self.plan(head).check_names(hold)
         edited = check_edits(self.plan(head), edit)
-        untouched = (
-            *keep,
-            *(name for name in edited if name not in keep),
-        )  # neither fused away nor overwritten
+        untouched = tuple(dict.fromkeys((*keep, *edited, *hold)))  # neither fused away nor overwritten
         valid = len(ids)
         size = min(chunk for chunk in self.chunks if chunk >= valid)
         with self.device.lock:
@@ -153,26 +165,23 @@ class WgpuExecutor:
                 self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
             results = dict(zip(names, self._read(ready, names, valid), strict=True))
+            results |= {name: self._rows(ready, name, valid) for name in hold}
         cache.position += valid
         return results
 
-    def greedy(self, first: int, count: int, cache: WgpuCache) -> np.ndarray:
-        """The `count` greedy successors of token `first`, which is the next input; read back every `STEPS` tokens."""
-        cache.require(count)
-        found: list[int] = []
-        token = first
-        with self.device.lock:
-            refuse_inside(self)
-            recorder = self.recorder("greedy", 1, cache, ())
-            while len(found) < count:
-                steps = min(STEPS, count - len(found))
-                self.write_inputs(cache, 1, np.array([token]), None)
-                self._submit(recorder, steps, "greedy, 1 token(s)")
-                history = self.device.read(cache.buffers["history"], np.uint32, steps)
-                found += [int(t) for t in history]
-                token = found[-1]
-                cache.position += steps
-        return np.array(found)
+    def stream(
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: WgpuCache,
+        options=None,
+        seen=None,
+        *,
+        ahead: bool = True,
+    ) -> Iterator[list[Drawn]]:
+        """`workbench.runtime.streaming.stream` on this device."""
+        return stream(self, head, first, count, cache, options, seen, ahead=ahead)
 
     # ---- preparing -------------------------------------------------------------------------------------------
 
@@ -378,6 +387,18 @@ class WgpuExecutor:
             wanted.append((source, NUMPY[dtype], int(np.prod(shapes[-1]))))
         arrays = self.device.read_all(wanted)
         return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+    def _rows(self, ready: _Ready, name: str, valid: int) -> DeviceRows:
+        """An activation as rows where it is."""
+        buffer = ready.plan.plan.buffers[name]
+        shape = buffer.resolved(ready.plan.sizes)
+        return DeviceRows(
+            self.device, self._arena[ready.plan.slots[name]], shape, buffer.dtype, min(valid, shape[0])
+        )
+
+    def holding(self) -> AbstractContextManager:
+        """While this is held, no other thread's step overwrites what `run` handed out."""
+        return self.device.lock
 
     def uploaded(self) -> dict[str, int]:
         """Bytes on the device by kind."""

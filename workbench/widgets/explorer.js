@@ -3,6 +3,7 @@ import { axes, choice, colour, css, decimals, field, frame, grouped, h, outline,
 const BITS = [2, 4, 8];
 const BLOCKS = [32, 64, 128, 256, 512, "channel", "tensor"];
 const SIDES = ["a", "b"];
+const HUE = { a: "wb-a", b: "wb-b" }; // written out: rules for classes that a module names come with it
 const KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 function floats(buffer) {
@@ -99,7 +100,7 @@ class Controls {
     this.symmetric = h("input", { type: "checkbox", onchange: () => this.change({ symmetric: this.symmetric.checked }) });
     this.facts = h("dl", { class: "wb-facts" });
     this.element = h("fieldset", { class: `wb-side wb-edge-${side}`, "data-side": side },
-      h("legend", { class: `wb-${side}` }, side.toUpperCase()),
+      h("legend", { class: HUE[side] }, side.toUpperCase()),
       h("div", { class: "wb-row" }, this.bits.field, this.block.field, this.quantizer.field, field("symmetric", this.symmetric, { class: "wb-field wb-check" })),
       this.facts);
   }
@@ -172,7 +173,7 @@ function blockChart(block, side, reach) {
     label: `weights of row ${block.row}, block ${block.block}, and ${block.levels.length} levels`,
   });
   plot.append(s("path", { d: outline(block.counts, [-block.reach, block.reach], x, y, true), class: "wb-plain" }));
-  const levels = s("g", { class: `wb-levels wb-${side}`, "stroke-width": many ? 0.5 : 1.2 });
+  const levels = s("g", { class: `wb-levels ${HUE[side]}`, "stroke-width": many ? 0.5 : 1.2 });
   for (const level of block.levels) levels.append(s("line", { x1: x(level), x2: x(level), y1: inside.bottom, y2: many ? inside.bottom - 12 : inside.top }));
   plot.append(levels);
   return svg;
@@ -187,7 +188,7 @@ function spread(name, looks, { xlabel, label, width = 330, height = 104 }) {
   });
   const top = Math.max(...scaled.flatMap((each) => [...each]), 1e-30);
   const { svg, plot, x, y } = axes({ width, height, x: range, y: [0, top], xlabel, label, yticks: 0, left: 10 });
-  looks.forEach((look, i) => plot.append(s("path", { d: outline(scaled[i], look.ranges[name], x, y, false), class: `wb-line wb-${look.side}` })));
+  looks.forEach((look, i) => plot.append(s("path", { d: outline(scaled[i], look.ranges[name], x, y, false), class: `wb-line ${HUE[look.side]}` })));
   return svg;
 }
 
@@ -200,7 +201,7 @@ function worstTable(look, pick) {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Quantization explorer");
+  const view = frame(model, el, "explorer", "Quantization explorer");
   const looks = {};
   const blocks = {};
   const pick = (place) => view.tell("place", place);
@@ -233,7 +234,7 @@ function render({ model, el }) {
     for (const look of shown) {
       const rows = look.sampled ? `${grouped(look.map[0])} rows of a sample` : "all rows";
       const parts = [
-        h("h4", { class: `wb-${look.side}` }, `${look.side.toUpperCase()} \u00b7 ${look.facts.format}, ${look.facts.quantizer}`),
+        h("h4", { class: HUE[look.side] }, `${look.side.toUpperCase()} \u00b7 ${look.facts.format}, ${look.facts.quantizer}`),
         h("figure", {}, errorMap(look, range, pick), h("figcaption", {}, `error by block; ${rows} down, columns across`)),
       ];
       const block = blocks[look.side];
@@ -273,6 +274,9 @@ function render({ model, el }) {
     share: ({ side, share }) => {
       status.textContent = `counting all rows of ${side.toUpperCase()}: ${Math.round(100 * share)} %; until then figures come from the sampled rows`;
     },
+    calibrated: ({ share }) => {
+      status.textContent = `calibrating, once: running the model over the embedded text for what its matrices are multiplied by: ${Math.round(100 * share)} %`;
+    },
     map: ({ values, settings }) => map.paint(values, settings),
   });
   for (const side of SIDES) view.changed(`settings_${side}`, () => controls[side].waiting || controls[side].show(model.get(`settings_${side}`)));
@@ -289,7 +293,7 @@ function render({ model, el }) {
   view.changed("error", () => model.get("error") && SIDES.forEach((side) => controls[side].answered()));
   view.changed("state", () => {
     view.section.dataset.state = model.get("state");
-    status.textContent = { looking: "looking \u2026", counting: "counting all rows \u2026", done: "" }[model.get("state")] ?? "";
+    status.textContent = { looking: "looking \u2026", calibrating: "calibrating, once \u2026", counting: "counting all rows \u2026", done: "" }[model.get("state")] ?? "";
   });
   view.tell("hello");
   return view.close;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,26 +13,22 @@ import traitlets
 from workbench.bench.exploration import Exploration, explore, first_look, histogram
 from workbench.bench.matrices import Matrices
 from workbench.bench.weight_error import weight_error
+from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.quantizers import QUANTIZERS
+from workbench.quantizers import NEEDS
 
 from .background import Task
 from .base import View, table
+from .explorer_settings import DEFAULTS, check, format_of, given, inputs_of, offered
 
 #: Cells of an error map, bins of a distribution, rows of the list of worst blocks.
 MAP, BINS, WORST = (96, 128), 48, 6
 #: Weights of each matrix that colour the map of the model.
 GLIMPSE = 1 << 16
 SIDES = ("a", "b")
-DEFAULTS = {"bits": 4, "block": 128, "quantizer": "rtn", "symmetric": False}
-
-
-def format_of(settings: dict[str, Any]) -> WeightFormat:
-    """The format of a side's settings: bits 2, 4 or 8; block a size, "channel" or "tensor"; symmetric."""
-    block = settings["block"]
-    kind = {"granularity": block} if isinstance(block, str) else {"block_size": int(block)}
-    return WeightFormat(f"int{settings['bits']}", symmetric=bool(settings["symmetric"]), **kind)
+#: Seconds that a static page waits for its first look.
+STATIC_S = 20
 
 
 class QuantizationExplorer(View):
@@ -41,19 +39,26 @@ class QuantizationExplorer(View):
 
     A change is drawn at once from a sample of rows, and says so, with the sampling error; all rows follow. `a` and `b`
     are the results (`workbench.bench.exploration.Exploration`); `selected` is the block that was picked.
+
+    Quantizers that learn from the inputs of a matrix are offered where these can be had: the unquantized model runs
+    once over the embedded calibration text, on a thread, when the first of them is chosen. From then on every result
+    has the error of the outputs too. An embedding that is only looked up has no inputs, and gets what a conversion
+    gives it (`workbench.convert.methods`). AWQ scales a whole layer and is no quantizer of one matrix.
     """
 
     module = "explorer"
+    options = ("compare",)
 
     tensor = traitlets.Unicode("").tag(sync=True)
     tensors = traitlets.List().tag(sync=True)
-    quantizers = traitlets.List(traitlets.Unicode(), list(QUANTIZERS)).tag(sync=True)
+    #: What can be chosen for this source.
+    quantizers = traitlets.List(traitlets.Unicode()).tag(sync=True)
     settings_a = traitlets.Dict().tag(sync=True)
     settings_b = traitlets.Dict().tag(sync=True)
     compare = traitlets.Bool(False).tag(sync=True)
     #: [row, column] of a weight in the picked block.
     place = traitlets.List(traitlets.Int()).tag(sync=True)
-    #: "looking", "counting" (all rows) or "done"
+    #: "looking", "calibrating" (running the model for its inputs), "counting" (all rows) or "done"
     state = traitlets.Unicode("looking").tag(sync=True)
 
     def __init__(
@@ -62,10 +67,13 @@ class QuantizationExplorer(View):
         tensor: str | None = None,
         a: dict | None = None,
         b: dict | None = None,
-        **traits: Any,
+        **options: Any,
     ) -> None:
+        self.refuse_unknown(options)
         self.matrices = Matrices(source)
+        self._inputs = inputs_of(self.matrices)
         self._found: dict[str, Exploration] = {}
+        self._news = threading.Condition()
         self._map: dict[str, float] = {}
         self._mapped: dict[str, Any] | None = None
         places = self.matrices.places.values()
@@ -80,14 +88,14 @@ class QuantizationExplorer(View):
                 }
                 for p in places
             ],
-            settings_a=DEFAULTS | self._fitted(tensor) | (a or {}),
-            settings_b=DEFAULTS | {"bits": 2} | self._fitted(tensor) | (b or {}),
-            compare=b is not None,
-            **traits,
+            settings_a=DEFAULTS | self._fitted(tensor) | given("a", a),
+            settings_b=DEFAULTS | {"bits": 2} | self._fitted(tensor) | given("b", b),
+            quantizers=offered(self._inputs),
+            **{"compare": b is not None, **options},
         )
         self.matrices.weights(self.tensor)  # raises here, and not on a thread, for a name that is not there
         for side in SIDES:
-            self._check(self._settings(side))
+            check(self._settings(side), self.quantizers)
         self._look()
 
     def _fitted(self, tensor: str | None) -> dict[str, int]:
@@ -111,11 +119,18 @@ class QuantizationExplorer(View):
         return self._result("b")
 
     def _result(self, side: str) -> Exploration:
-        if side not in self._found:
-            self._task.join()
-        if side not in self._found:
+        self._await(side)
+        found = self._found.get(side)
+        if found is None:
             raise WorkbenchError(f"nothing was found: {self.error}")
-        return self._found[side]
+        return found
+
+    def _await(self, side: str, seconds: float = float("inf")) -> None:
+        """Wait until a side has a result, if only of a sample, or nothing is being looked for any more."""
+        end = time.monotonic() + seconds
+        with self._news:
+            while side not in self._found and self._task.alive and time.monotonic() < end:
+                self._news.wait(0.05)  # a task that fails has no news
 
     def wait(self) -> None:
         """Wait until all rows are counted and the map is coloured."""
@@ -155,10 +170,10 @@ class QuantizationExplorer(View):
         b: dict | None = None,
         compare: bool | None = None,
     ) -> None:
-        """What the controls do; settings may be given in part. Raises `WorkbenchError`, `FormatError`, `KeyError`."""
-        wanted = {side: self._settings(side) | new for side, new in (("a", a), ("b", b)) if new}
+        """What the controls do; settings may be given in part. Raises `WorkbenchError`, `FormatError`."""
+        wanted = {side: self._settings(side) | given(side, new) for side, new in (("a", a), ("b", b)) if new}
         for settings in wanted.values():
-            self._check(settings)
+            check(settings, self.quantizers)
         if tensor is not None and tensor != self.tensor:
             self.matrices.weights(tensor)
             self.tensor, self.place = tensor, []
@@ -166,6 +181,7 @@ class QuantizationExplorer(View):
         if compare is not None:
             self.compare = compare
             wanted = {"b": self._settings("b")} | wanted
+        self._task.stop()  # before what it works on goes
         for side, settings in wanted.items():
             setattr(self, f"settings_{side}", settings)
             self._found.pop(side, None)
@@ -198,14 +214,6 @@ class QuantizationExplorer(View):
     def _sides(self) -> tuple[str, ...]:
         return SIDES if self.compare else SIDES[:1]
 
-    @staticmethod
-    def _check(settings: dict[str, Any]) -> None:
-        if unknown := set(settings) - set(DEFAULTS):
-            raise WorkbenchError(f"no setting {sorted(unknown)}; there are {', '.join(DEFAULTS)}")
-        format_of(settings)
-        if settings["quantizer"] not in QUANTIZERS:
-            raise WorkbenchError(f"no quantizer {settings['quantizer']!r}; there are {', '.join(QUANTIZERS)}")
-
     def _look(self) -> None:
         before = self._task
         if before is not None:
@@ -217,20 +225,22 @@ class QuantizationExplorer(View):
         self.state = "done"
 
     def _work(self, stopped: Callable[[], bool]) -> None:
-        name = self.tensor
-        weights = self.matrices.weights(name)
-        for side in self._sides():
-            if side not in self._found and not stopped():
-                settings = self._settings(side)
-                found = first_look(weights, format_of(settings), settings["quantizer"], name)
-                if not stopped():
-                    self._show(side, found)
+        self.state = "looking"
+        weights = self.matrices.weights(self.tensor)
+        self._look_first(weights, [side for side in self._sides() if self._known(side)], stopped)
+        if not all(map(self._known, self._sides())):
+            self.state = "calibrating"
+            if not self._inputs.measure(self._reporter("calibrated", stopped)):
+                return
+            self.state = "looking"
+            self._look_first(weights, self._sides(), stopped)
         for side in self._sides():
             if not stopped() and self._found[side].sampled:
                 self.state = "counting"
-                settings = self._settings(side)
                 found = explore(
-                    weights, format_of(settings), settings["quantizer"], name, self._reporter(side, stopped)
+                    *self._asked(weights, side),
+                    self._reporter("share", stopped, side),
+                    hessian=self._hessian(self.tensor),
                 )
                 if found is not None and not stopped():
                     self._show(side, found)
@@ -238,15 +248,44 @@ class QuantizationExplorer(View):
             self.state = "done"
             self._colour_map(stopped)
 
-    def _reporter(self, side: str, stopped: Callable[[], bool]) -> Callable[[float], bool]:
+    def _known(self, side: str) -> bool:
+        """Whether all is there that the side's quantizer needs."""
+        return not NEEDS[self._settings(side)["quantizer"]] or self._inputs.measured
+
+    def _hessian(self, name: str) -> np.ndarray | None:
+        return None if self._inputs is None else self._inputs.hessian(name)
+
+    def _quantizer(self, name: str, wanted: str) -> str:
+        """What a conversion does to a matrix where `wanted` is asked for."""
+        return wanted if not NEEDS[wanted] or self._hessian(name) is not None else METHODS[wanted].lookup
+
+    def _asked(self, weights: np.ndarray, side: str) -> tuple[np.ndarray, WeightFormat, str, str]:
+        settings = self._settings(side)
+        return weights, format_of(settings), self._quantizer(self.tensor, settings["quantizer"]), self.tensor
+
+    def _look_first(self, weights: np.ndarray, sides: Iterable[str], stopped: Callable[[], bool]) -> None:
+        hessian = self._hessian(self.tensor)
+        for side in sides:
+            before = self._found.get(side)
+            lacking = before is None or (before.output_db is None and hessian is not None)
+            if lacking and not stopped():
+                found = first_look(*self._asked(weights, side), hessian=hessian)
+                if not stopped():
+                    self._show(side, found)
+
+    def _reporter(
+        self, kind: str, stopped: Callable[[], bool], side: str | None = None
+    ) -> Callable[[float], bool]:
         def report(share: float) -> bool:
-            self.tell("share", {"side": side, "share": share})
+            self.tell(kind, {"side": side, "share": share})
             return not stopped()
 
         return report
 
     def _show(self, side: str, found: Exploration) -> None:
-        self._found[side] = found
+        with self._news:
+            self._found[side] = found
+            self._news.notify_all()
         if not self.place:
             [worst, *_] = found.worst(1) or [None]
             if worst is not None:
@@ -264,8 +303,12 @@ class QuantizationExplorer(View):
             if stopped():
                 self._mapped = None
                 return
-            part = self.matrices.glimpse(name, GLIMPSE)
-            self._map[name] = round(weight_error(part, format, settings["quantizer"]).sqnr_db, 2)
+            part, quantizer = (
+                self.matrices.glimpse(name, GLIMPSE),
+                self._quantizer(name, settings["quantizer"]),
+            )
+            found = weight_error(part, format, quantizer, hessian=self._hessian(name))
+            self._map[name] = round(found.sqnr_db, 2)
             if len(self._map) % 8 == 0:
                 self.tell("map", {"values": self._map, "settings": settings})
         self.tell("map", {"values": self._map, "settings": settings})
@@ -313,8 +356,7 @@ class QuantizationExplorer(View):
                 self.tell("block", {"side": side, "reach": reach, "count": count, **place}, [counts, levels])
 
     def static_html(self) -> str:
-        if self._task is not None and "a" not in self._found:
-            self._task.join(20)
+        self._await("a", STATIC_S)
         found = [self._found[side] for side in self._sides() if side in self._found]
         if not found:
             return "<p><em>Nothing was looked at.</em></p>"

@@ -16,11 +16,15 @@ const SAYS = {
   failed: "failed",
 };
 
-/** How strongly a token is coloured, 0 to 1: by -ln p up to 5 nats, or by KL from 0.001 to 1 nat on a log scale. */
-function strength(token, by) {
-  if (by === "probability" && token.p !== undefined) return Math.min(1, -Math.log(Math.max(token.p, 1e-9)) / 5);
-  if (by === "divergence" && token.k !== undefined) return Math.min(1, Math.max(0, 1 + Math.log10(token.k + 1e-12) / 3));
-  return 0;
+/** The product (or sum) of what tokens have; undefined until all have it. */
+const together = (tokens, key, join) => tokens.reduce((all, token) => (all === undefined || token[key] === undefined ? undefined : join(all, token[key])), key === "p" ? 1 : 0);
+const probability = (tokens) => together(tokens, "p", (a, b) => a * b);
+
+/** How strongly tokens of one character are coloured, 0 to 1: by -ln p up to 5 nats, or by KL from 0.001 to 1 nat on a log scale. */
+function strength(tokens, by) {
+  const value = by === "probability" ? probability(tokens) : by === "divergence" ? together(tokens, "k", (a, b) => a + b) : undefined;
+  if (value === undefined) return 0;
+  return by === "probability" ? Math.min(1, -Math.log(Math.max(value, 1e-9)) / 5) : Math.min(1, Math.max(0, 1 + Math.log10(value + 1e-12) / 3));
 }
 
 /** One model's text: a listbox of tokens with one tab stop. */
@@ -78,11 +82,20 @@ class Lane {
     return true;
   }
 
+  /** [first, last] of the tokens of the character that the token at `at` belongs to; `at` twice where it is whole. */
+  character(at) {
+    let last = at;
+    while ((this.tokens[last + 1]?.b ?? 0) > last - at) last += 1;
+    return [last - (this.tokens[last].b ?? 0), last];
+  }
+
   paint(span, token, at, by, parted) {
-    span.style.setProperty("--v", strength(token, by).toFixed(3));
+    const written = this.tokens.slice(at - (token.t ? (token.b ?? 0) : 0), at + 1);
+    span.style.setProperty("--v", strength(written, by).toFixed(3));
     span.classList.toggle("wb-flip", by === "divergence" && token.f === true);
     span.classList.toggle("wb-parted", at === parted);
-    span.setAttribute("aria-label", `${visible(token.n, { name: true })}${token.p === undefined ? "" : `, ${percent(token.p)}`}`);
+    const [name, p] = [written.length > 1 ? token.t : token.n, probability(written)];
+    span.setAttribute("aria-label", `${visible(name, { name: true })}${p === undefined ? "" : `, ${percent(p)}`}`);
   }
 
   repaint(by, parted) {
@@ -128,7 +141,7 @@ function likely(title, side, list, chosen) {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Generator");
+  const view = frame(model, el, "generator", "Generator");
   const labels = model.get("labels");
   const both = labels.length > 1;
   let parted = null;
@@ -161,6 +174,11 @@ function render({ model, el }) {
       if (token.k !== undefined) says.push(`KL ${token.k < 1e-4 ? token.k.toExponential(1) : token.k.toFixed(4)} nats`);
       if (token.f) says.push("the most likely token differs");
       if (token.p === undefined) says.push("not measured yet");
+      const [first, last] = lane.character(at);
+      if (last > first) {
+        const [whole, p] = [lane.tokens[last].t, probability(lane.tokens.slice(first, last + 1))];
+        says.push(`part of ${whole ? visible(whole, { name: true }) : "a character"}, tokens ${first} to ${last}${p === undefined ? "" : `, together ${percent(p)}`}`);
+      }
       const name = h("span", { class: "wb-name" }, h("bdi", {}, visible(token.n, { name: true })));
       const parts = [h("div", { class: "wb-what" }, name, ...says.map((each) => h("span", { class: "wb-note" }, each)))];
       const [own, other] = lane.index ? ["wb-side-b", "wb-side-a"] : ["wb-side-a", "wb-side-b"];

@@ -10,12 +10,13 @@ from typing import Any
 import traitlets
 
 from workbench.bench.continuation import Run, check_models
-from workbench.bench.tokens import Continuation, Token, facts
+from workbench.bench.tokens import Continuation, Token, character, facts
 from workbench.errors import WorkbenchError
+from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
 
 from .background import Task
-from .base import View
+from .base import View, execution
 
 #: Seconds between two messages to the page.
 TICK = 0.05
@@ -26,13 +27,16 @@ class Generator(View):
     """Type a prompt, see it continued; each token tells its probability and what else was likely.
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
-    same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second).
+    same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
+    dtype, cache, max_tokens: as for `workbench.load`, of models that are loaded here. options: as `workbench generate`
+    has them, by the names of the traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.bench.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
     """
 
     module = "generator"
+    options = ("prompt", "chat", "max_new_tokens", *OPTIONS)
 
     prompt = traitlets.Unicode("Once upon a time").tag(sync=True)
     chat = traitlets.Bool(False).tag(sync=True)
@@ -55,9 +59,20 @@ class Generator(View):
     #: [continuation, token] that was clicked, or empty.
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
 
-    def __init__(self, models: Any, **traits: Any) -> None:
+    def __init__(
+        self,
+        models: Any,
+        *,
+        backend: str | None = None,
+        dtype: str | None = None,
+        cache: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.refuse_unknown(options)
+        how = {"backend": backend, "dtype": dtype, "cache": cache, "max_tokens": max_tokens}
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
-        self.models = {str(label): _loaded(model) for label, model in named.items()}
+        self.models = {str(label): _loaded(model, how) for label, model in named.items()}
         first = check_models(self.models)[0]
         self.run: Run | None = None
         super().__init__(
@@ -65,7 +80,7 @@ class Generator(View):
             devices=[model.device_name for model in self.models.values()],
             has_chat=bool(getattr(first.tokenizer, "chat_template", None)),
             limit=min(model.max_tokens for model in self.models.values()),
-            **traits,
+            **options,
         )
         self._task = Task(lambda stopped: self._warm(), self.fail)
 
@@ -75,7 +90,8 @@ class Generator(View):
             session = model.session()
             try:
                 session.feed(model.encode_prompt(self.prompt or " "))
-                session.greedy_after(0, 1)
+                for _ in session.stream(0, 1, told=True):
+                    pass
             finally:
                 session.close()
 
@@ -184,17 +200,19 @@ def _label(model: Any) -> str:
     return model.source.path.name if hasattr(model, "source") else Path(str(model)).name
 
 
-def _loaded(model: Any) -> Any:
-    from workbench.runtime.model import Model, load
-
-    return model if isinstance(model, Model) else load(model)
+def _loaded(model: Any, how: Mapping[str, Any]) -> Model:
+    options = execution("Generator", model, **how)
+    return model if isinstance(model, Model) else load(model, **options)
 
 
 def _packed(found: Continuation, start: int) -> dict[str, Any]:
-    """Tokens from `start` on as the page wants them, with short keys; likely tokens as [name, probability]."""
+    """Tokens from `start` on as the page wants them, with short keys; likely tokens as [name, probability]. b: so many
+    tokens before it are parts of the same character."""
     tokens = []
-    for token in found.tokens[start:]:
+    for at, token in enumerate(found.tokens[start:], start):
         packed: dict[str, Any] = {"t": token.text, "n": token.name, "i": token.id}
+        if before := at - character(found.tokens, at).start:
+            packed["b"] = before
         if token.probability is not None:
             packed["p"] = round(token.probability, 6)
             packed["a"] = [[each.text, round(each.probability, 6)] for each in token.alternatives]

@@ -1,7 +1,9 @@
-import { axes, choice, decimals, field, frame, h, outline, percent, s, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, frame, h, HUES, outline, percent, s, short, visible } from "./shared.js";
 import { Editor, listing, where } from "./code.js";
 
-const hue = (at) => `color:var(--k${at % 7})`;
+const hue = (at) => `color:var(--k${at % HUES})`;
+/** Of marks of that colour: hollow where the colours begin anew. */
+const round = (at, name) => (Math.floor(at / HUES) % 2 ? `${name} wb-hollow` : name);
 const BUSY = { judging: "compiling and checking the new text \u2026", comparing: "timing in turns \u2026", measuring: "measuring what this device reaches at most \u2026" };
 
 // ---- charts
@@ -88,7 +90,7 @@ function roofline(rows, { read, rates }, selection) {
   const first = (row) => (row.name === selection ? 0 : 1);
   for (const row of timed.sort((a, b) => first(a) - first(b))) {
     const [cx, cy] = [px(row.flops / row.bytes), py(row.flops / row.median)];
-    plot.prepend(s("circle", { class: first(row) ? "wb-dot" : "wb-dot wb-picked", style: hue(rows.indexOf(row)), cx, cy, r: first(row) ? 4 : 5.5 }, s("title", {}, `${visible(row.name)}: ${rate(row.flops / row.median)}op/s`)));
+    plot.prepend(s("circle", { class: round(rows.indexOf(row), first(row) ? "wb-dot" : "wb-dot wb-picked"), style: hue(rows.indexOf(row)), cx, cy, r: first(row) ? 4 : 5.5 }, s("title", {}, `${visible(row.name)}: ${rate(row.flops / row.median)}op/s`)));
     if (named.every((other) => Math.abs(other - cy) > 9)) (names.append(s("text", { x: cx + 9, y: cy + 3 }, visible(row.name))), named.push(cy));
   }
   svg.append(names);
@@ -125,7 +127,7 @@ function redraw(element, ...children) {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Kernel lab");
+  const view = frame(model, el, "kernel_lab", "Kernel lab");
   const state = { rows: [], versions: {}, variants: {}, edges: [], read: null, rates: {}, notes: [], families: [] };
   const write = (name, value) => {
     model.set(name, value);
@@ -196,7 +198,7 @@ function render({ model, el }) {
       return h("tr", { "data-row": name, class: name === selection && "wb-here" },
         h("td", {}, check),
         h("td", {}, h("button", { type: "button", class: "wb-link", "aria-pressed": String(name === selection), title: visible(state.variants[name]?.why ?? `from ${version?.base}`), onclick: () => write("selection", name) },
-          h("span", { class: "wb-key", style: hue(at), "aria-hidden": "true" }), visible(name)), row.chosen ? " *" : ""),
+          h("span", { class: round(at, "wb-key"), style: hue(at), "aria-hidden": "true" }), visible(name)), row.chosen ? " *" : ""),
         h("td", { class: ["passed", "not run", "unsupported"].includes(row.status) ? "wb-fine" : "wb-warn" }, row.status),
         h("td", {}, row.errors.length ? short(Number(worst.toPrecision(3))) : "\u2013"),
         h("td", {}, row.errors.length ? decimals(noise, 1) : "\u2013"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +18,9 @@ from workbench.bench.compare import reference_source
 from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
 from workbench.bench.lab import Lab, Version
 from workbench.bench.request import format_of
-from workbench.bench.sizes import families, family_of
+from workbench.bench.sizes import families, family_of, own_sizes, takes
 from workbench.errors import WorkbenchError
+from workbench.runtime.launch import resolve
 
 from .background import Task
 from .base import View, table
@@ -30,9 +32,10 @@ BUSY = ("judging", "comparing", "measuring")
 class KernelLab(View):
     """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
 
-    options and sizes: as for `Lab`. `comparison` is the last run (`workbench.bench.comparison.Comparison`), `versions`
-    the edited texts, `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its
-    figures. Nothing runs before `run()`, `edit()` or a button; then it runs on a thread, and `wait()` waits for it.
+    options: as for `Lab`, sizes of the kernel among them. `comparison` is the last run
+    (`workbench.bench.comparison.Comparison`), `versions` the edited texts, `selected` the result whose row was picked,
+    `data()` the table as a DataFrame, `plot()` its figures. Nothing runs before `run()`, `edit()` or a button; then it
+    runs on a thread, and `wait()` waits for it.
     """
 
     module = "kernel_lab"
@@ -54,9 +57,22 @@ class KernelLab(View):
     state = traitlets.Unicode("idle").tag(sync=True)
 
     def __init__(self, kernel: Lab | Kernel | str = "linear[int4]", **options: Any) -> None:
-        lab = kernel if isinstance(kernel, Lab) else Lab(kernel, **options)
+        layout = {"layout": options.pop("layout")} if "layout" in options else {}
+        lab = self._lab_of(kernel, options)
         self._labs = {lab.kernel.name: lab}
-        super().__init__(**self._traits_of(lab))
+        super().__init__(**self._traits_of(lab), **layout)
+
+    @classmethod
+    def _lab_of(cls, kernel: Lab | Kernel | str, options: Mapping[str, Any]) -> Lab:
+        if isinstance(kernel, Lab):
+            if options:
+                raise WorkbenchError(f"KernelLab: {', '.join(options)} given with a Lab, which has its own")
+            return kernel
+        pair = resolve(kernel)
+        named = [each for each in inspect.signature(Lab).parameters if each not in ("kernel", "sizes")]
+        taken = [name for name, value in options.items() if name not in named and takes(pair, name, value)]
+        cls.refuse_unknown(options, [*named, *own_sizes(pair), *taken])
+        return Lab(pair, **options)
 
     # ---- results ---------------------------------------------------------------------------------------------
 

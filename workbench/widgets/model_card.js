@@ -1,6 +1,4 @@
-import { axes, bytes, decimals, field, frame, h, percent, s, visible } from "./shared.js";
-
-const PALETTE = 7;
+import { axes, bytes, decimals, field, frame, h, HUES, percent, s, visible } from "./shared.js";
 
 function rows(label, head, body) {
   return h("table", { "aria-label": label },
@@ -58,15 +56,15 @@ class Timeline {
     }
     kernels.forEach(({ kernel }, row) => plot.append(s("text", { class: "wb-row-name", x: inside.left - 6, y: inside.top + 18 * row + 12, "text-anchor": "end" }, visible(kernel))));
     this.bars = dispatches.map(([, row], at) => s("rect", {
-      class: `wb-dispatch wb-k${row % PALETTE}`, "data-at": at, x: x(1e3 * spans[at][0]).toFixed(2), y: inside.top + 18 * row + 2,
+      class: `wb-dispatch wb-k${row % HUES}`, "data-at": at, x: x(1e3 * spans[at][0]).toFixed(2), y: inside.top + 18 * row + 2,
       width: Math.max(0.8, x(1e3 * spans[at][1]) - x(0)).toFixed(2), height: 14 }));
     plot.append(...this.bars);
     this.place.replaceChildren(svg);
     this.notes.textContent = notes;
     this.said.textContent = "Point at a dispatch, or walk with the arrow keys; click or Enter selects it for Python. Bands: layers.";
     this.table.replaceChildren(rows("time by kernel", ["kernel", "variant", "dispatches", "ms", "share", "", "GB/s"], kernels.map((k, row) => [
-      h("span", {}, h("span", { class: `wb-key wb-k${row % PALETTE}`, "aria-hidden": "true" }), visible(k.kernel)), k.variant, String(k.count), decimals(1e3 * k.seconds, 3), percent(k.share),
-      h("span", { class: "wb-bar wb-share", "aria-hidden": "true" }, h("span", { class: `wb-k${row % PALETTE}`, style: `width:${(100 * k.share).toFixed(1)}%` })), decimals(k.gb_per_s, 2)])));
+      h("span", {}, h("span", { class: `wb-key wb-k${row % HUES}`, "aria-hidden": "true" }), visible(k.kernel)), k.variant, String(k.count), decimals(1e3 * k.seconds, 3), percent(k.share),
+      h("span", { class: "wb-bar wb-share", "aria-hidden": "true" }, h("span", { class: `wb-k${row % HUES}`, style: `width:${(100 * k.share).toFixed(1)}%` })), decimals(k.gb_per_s, 2)])));
     this.element.hidden = false;
   }
 
@@ -100,7 +98,7 @@ class Timeline {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Model card");
+  const view = frame(model, el, "model_card", "Model card");
   const card = h("div", { class: "wb-card" });
   const timeline = new Timeline((at) => {
     model.set("selection", at);

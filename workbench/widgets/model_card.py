@@ -15,7 +15,7 @@ from workbench.runtime.info import ModelInfo, describe
 from workbench.runtime.model import Model, load
 
 from .background import Task
-from .base import View, table
+from .base import View, execution, table
 
 MIB = 1 << 20
 VARIANTS = ["kernel", "variant", "tokens", "shapes", "because"]
@@ -26,12 +26,15 @@ POSITION = 64
 class ModelCard(View):
     """A Model, or what `workbench.load` takes: then nothing is loaded before a step is measured.
 
+    backend, dtype, cache, max_tokens: as for `workbench.load` and `workbench info`, of a model that is not loaded.
+
     `info` is what `workbench info` prints (`workbench.runtime.info.ModelInfo`), `profile` the measured decode step
     (`workbench.bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the dispatch
     that was picked in it.
     """
 
     module = "model_card"
+    options = ("position",)
 
     #: "idle", "measuring" or "done"
     state = traitlets.Unicode("idle").tag(sync=True)
@@ -40,7 +43,19 @@ class ModelCard(View):
     #: Index of the picked dispatch, -1 for none.
     selection = traitlets.Int(-1).tag(sync=True)
 
-    def __init__(self, model: Any, **traits: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        backend: str | None = None,
+        dtype: str | None = None,
+        cache: str | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.refuse_unknown(options)
+        how = {"backend": backend, "dtype": dtype, "cache": cache, "max_tokens": max_tokens}
+        asked = execution("ModelCard", model, **how)
         self._model = model if isinstance(model, Model) else None
         if self._model is not None:
             self._options = {
@@ -51,11 +66,11 @@ class ModelCard(View):
             }
             self._path = model.source.path
         else:
-            self._options, self._path = {}, model
+            self._options, self._path = asked, model
         self.info: ModelInfo = describe(self._path, **self._options)
         self.profile: StepProfile | None = None
-        traits.setdefault("position", min(POSITION, self.info.config.context_length - 1))
-        super().__init__(**traits)
+        options.setdefault("position", min(POSITION, self.info.config.context_length - 1))
+        super().__init__(**options)
 
     def measure(self) -> None:
         """Measure a decode step on a thread; `wait()` for it. Loads the model if that has not happened."""

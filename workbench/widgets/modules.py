@@ -4,6 +4,10 @@ Front ends load a widget's module from a blob, where relative imports lead nowhe
 `./shared.js` and other files beside it like any ES module (and runs so from a folder), is handed out with what it uses
 of them written in front of it, and without comments and indentation: the whole of it travels with each widget, and may
 be saved with it.
+
+All style sheets of a page are in force together. So each is nested in a block for its own widget, `[data-wb="NAME"]`,
+which is what `frame` writes on the section: there `.wb` is that section, and everything else is below it. A rule then
+outweighs what it did alone by one class, and all of them alike.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ _LAST = re.compile(r";(?=})")
 #: A rule of shared.css and its selectors; rules are not nested there.
 _RULE = re.compile(r"([^{}]+)\{[^{}]*\}")
 _CLASS = re.compile(r"\.(wb-[\w-]+)")
+#: The section itself, in a selector.
+_SECTION = re.compile(r"\.wb(?![\w-])")
 
 
 def _read(name: str) -> str:
@@ -78,4 +84,5 @@ def style(name: str) -> str:
         if all(re.search(rf"{found}(?![\w-])", module) for found in _CLASS.findall(rule[1]))
     )
     both = used + (_COMMENT.sub("", own.read_text(encoding="utf-8")) if own.is_file() else "")
-    return _LAST.sub("", _BESIDE.sub(lambda found: found[1] or "", both))
+    small = _LAST.sub("", _BESIDE.sub(lambda found: found[1] or "", both))
+    return f'[data-wb="{name}"]{{{_SECTION.sub(".wb&", small)}}}'

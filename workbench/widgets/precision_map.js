@@ -7,7 +7,7 @@ const HINT = "Dashed: the whole model. Arrow keys walk, Enter picks a group (by 
 
 const paint = (f) => `background: color-mix(in srgb, ${f.colour} ${f.depth}%, #fff)`;
 const cells = (texts) => texts.map((text) => h("td", {}, typeof text === "string" ? visible(text) : text));
-const rows = (label, head, body) => h("table", { "aria-label": label }, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, body));
+const rows = (label, head, body, name) => h("table", { "aria-label": label, class: name }, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, body));
 
 /** New contents; what had the focus has it again. */
 function refill(place, ...nodes) {
@@ -131,7 +131,7 @@ function chart(made, curve, size, common) {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Precision map");
+  const view = frame(model, el, "precision_map", "Precision map");
   const name = fresh("pin");
   let table, grid, front, now, [waiting, next] = [false, null];
   const inUnit = (bytes) => (model.get("unit") === "MB" ? bytes / MB : (8 * bytes) / table.weights);
@@ -174,7 +174,8 @@ function render({ model, el }) {
     h("p", { class: "wb-note" }, "Line and squares: predicted, the sum of what groups cost alone; the line is the best around the pins. Dots: measured with all groups at once, \u00b1 standard error (tokens/s: slowest to fastest run); dotted: what the prediction missed; level: the float model. Differences of KL are paired token by token. Click or drag in a chart to move the budget."),
     compared, about,
     h("div", { class: "wb-row wb-inline" }, field("allocation as", file), button("Save", () => view.tell("save", { path: file.value })), saved));
-  view.section.append(h("div", { class: "wb-row wb-inline" }, costs, measure, stop, bar, status), view.alert, body);
+  const noted = h("p", { class: "wb-note", role: "note" });
+  view.section.append(h("div", { class: "wb-row wb-inline" }, costs, measure, stop, bar, status), view.alert, noted, body);
 
   const drag = (event) => {
     const svg = event.target.closest("svg");
@@ -204,9 +205,13 @@ function render({ model, el }) {
 
   function drawRows() {
     const busy = model.get("state") !== "idle";
-    refill(compared, rows("chosen, one format everywhere, and what was measured", [...table.head, ""], now.rows.map(({ role, bytes, format, texts, found }) => h("tr", { class: role === "chosen" ? "wb-now" : "" }, cells(texts), h("td", {},
-      role === "chosen" ? null : button("its size", () => view.tell("choose", { budget: bytes }), { class: "wb-small", "aria-label": `budget of ${visible(texts[0])}` }),
-      role === "uniform" && !found && model.get("able").includes("measure") ? button("measure", () => view.tell("measure", { format }), { class: "wb-small", "aria-label": `measure ${visible(texts[0])}`, disabled: busy }) : null)))));
+    refill(compared, rows("chosen, one format everywhere, and what was measured", [...table.head, ""], now.rows.map(({ role, bytes, format, texts, found }) => {
+      // Where the measured figure would stand, the button that gets it.
+      const missing = role === "uniform" && !found && model.get("able").includes("measure");
+      const measured = missing && button("measure", () => view.tell("measure", { format }), { class: "wb-small", "aria-label": `measure ${visible(texts[0])}`, disabled: busy });
+      return h("tr", { class: role === "chosen" ? "wb-now" : "" }, cells(texts.map((text, at) => (missing && table.head[at] === "measured KL" ? measured : text))), h("td", {},
+        role === "chosen" ? null : button("its size", () => view.tell("choose", { budget: bytes }), { class: "wb-small", "aria-label": `budget of ${visible(texts[0])}` })));
+    }), "wb-compared"));
   }
 
   const number = () => (exact.value = Number(inUnit(model.get("budget")).toPrecision(4)));
@@ -262,6 +267,7 @@ function render({ model, el }) {
   };
   view.changed("state", buttons);
   view.changed("able", buttons);
+  view.changed("note", () => (noted.hidden = !(noted.textContent = visible(model.get("note")))));
   view.changed("unit", () => {
     unit.select.value = model.get("unit");
     if (now) number();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import traitlets
 
+from eval.protocols import Protocol
 from eval.texts import Tokens
 from workbench.allocate import plots
 from workbench.allocate.allocation import Allocation, Assignment
@@ -19,17 +21,21 @@ from workbench.allocate.comparison import Row, compare, same
 from workbench.allocate.groups import place
 from workbench.allocate.measured import Measured, measure
 from workbench.allocate.pareto import Pareto
+from workbench.allocate.requantized import QUANTIZERS_OF_ONE_MATRIX
 from workbench.allocate.sensitivity import sensitivity
 from workbench.allocate.table import SensitivityTable
+from workbench.bench.fitting import fitted_protocol
 from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.models.llama_config import LlamaConfig
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
 
 from .background import Task, meter
 from .base import View
+from .precision_budget import beginning, in_bytes
 from .precision_content import choice_content, panel_content, static_html, table_content
 
 WINDOWS = 8
@@ -43,14 +49,16 @@ class PrecisionMap(View):
     costs: a `SensitivityTable` or the file of one; without it they are measured here, on `calibration`, and kept in
     `path`. source: the unquantized checkpoint (folder, hub id or opened), which is needed to measure anything.
     calibration, held_out: `Tokens` of `eval.texts.encode`; allocations are measured on held_out, or on calibration
-    where there is no other text. scheme and windows hold for all measurements; formats and quantizer for the costs.
-    bits or budget (bytes of all weights): what to begin with. pins: group -> format.
+    where there is no other text. protocol and max_windows hold for all measurements, the protocol's windows being no
+    longer than the model's context; formats and quantizer for the costs. bits or budget (bytes of all weights): what to
+    begin with, at least the smallest that there is. pins: group -> format. `note` says what was not as asked.
 
     `allocation` is the chosen one (`workbench.allocate.allocation.Allocation`), `front` the best for every budget,
     `measured` what was measured as a whole, `selected` the assignments of the groups that were picked.
     """
 
     module = "precision_map"
+    options = ("unit", "selection")
 
     #: Bytes of all weights.
     budget = traitlets.Int(0).tag(sync=True)
@@ -62,6 +70,8 @@ class PrecisionMap(View):
     selection = traitlets.List(traitlets.Unicode()).tag(sync=True)
     #: "idle", "costs" (measuring sensitivities) or "measuring" (an allocation)
     state = traitlets.Unicode("idle").tag(sync=True)
+    #: What is not as it was asked for: it did not fit the model.
+    note = traitlets.Unicode("").tag(sync=True)
     #: What can be measured here: "costs", "measure".
     able = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
@@ -72,21 +82,30 @@ class PrecisionMap(View):
         *,
         calibration: Tokens | None = None,
         held_out: Tokens | None = None,
-        scheme: str = "disjoint-512",
+        protocol: str | Protocol = "disjoint-512",
         formats: Sequence[Format] | None = None,
         quantizer: str = "rtn",
-        windows: int = WINDOWS,
+        max_windows: int = WINDOWS,
         path: str | Path | None = None,
         bits: float | None = None,
         budget: int | None = None,
         pins: Mapping[str, Format] | None = None,
-        **traits: Any,
+        **options: Any,
     ) -> None:
+        self.refuse_unknown(options)
         if costs is None and (source is None or calibration is None):
             raise WorkbenchError("PrecisionMap: give costs, or source and calibration to measure them on")
+        if quantizer not in QUANTIZERS_OF_ONE_MATRIX:
+            raise WorkbenchError(
+                f"PrecisionMap: quantizer = {quantizer!r}; allowed: {', '.join(QUANTIZERS_OF_ONE_MATRIX)}"
+            )
+        if isinstance(max_windows, bool) or not isinstance(max_windows, int) or max_windows < 1:
+            raise WorkbenchError(
+                f"PrecisionMap: max_windows = {max_windows!r}; allowed: an integer of at least 1"
+            )
         self.source = None if source is None else open_source(source)
         self._text, self._calibration = held_out or calibration, calibration
-        self._scheme, self._windows = scheme, windows
+        self._protocol, self._windows, self._fitted = protocol, max_windows, ""
         self._options = {
             "formats": [_format(f) for f in formats] if formats else None,
             "quantizer": quantizer,
@@ -99,7 +118,11 @@ class PrecisionMap(View):
         self._chosen: Allocation | None = None
         self._measured: list[Measured] = []
         self._lock = threading.RLock()  # a measurement may bring a new table while the slider moves
-        super().__init__(**traits)
+        super().__init__(**options)
+        if self.source is not None:
+            context = LlamaConfig.parse(self.source.config).context_length
+            self._protocol, self.note = fitted_protocol(protocol, context)
+            self._fitted = self.note
         if costs is not None:
             self._take(costs if isinstance(costs, SensitivityTable) else SensitivityTable.load(costs))
         else:
@@ -187,15 +210,14 @@ class PrecisionMap(View):
         """
         with self._lock:
             front = self._front_with(pins)
-            if bits is not None:
-                budget = int(bits * self.costs.weights // 8)
-            elif budget is None:
+            if bits is None and budget is None:
                 budget = max(self.budget, int(front.nbytes[0]))
+            budget = in_bytes(self.costs, bits, budget)
             self._chosen = front.at(budget)
             anew, self.front = front is not self.front, front
             measured = {name: self.costs.option(fmt, name) for name, fmt in front.pins.items()}
             self.pins = {name: str(self.costs.formats[f]) for name, f in measured.items()}
-            self.budget, self.error = int(budget), ""
+            self.budget, self.error = budget, ""
             if anew:
                 self._tell_front()
             self._tell_choice()
@@ -220,15 +242,16 @@ class PrecisionMap(View):
     def _take(self, costs: SensitivityTable) -> None:
         """Choose by a new table; what was asked for before is asked for again."""
         with self._lock:
-            asked = {"budget": self.budget, "pins": dict(self.pins)} if self.front else self._wanted
-            first = {name: value for name, value in asked.items() if value is not None}
-            if not {"bits", "budget"} & set(first):
-                first["budget"] = _middle(costs)
+            asked = {"budget": self.budget, "pins": dict(self.pins)} if self.front else dict(self._wanted)
             self.costs, self.front = costs, None
+            front = self._front_with(asked.pop("pins"))
+            budget, note = beginning(front, **asked)
+            self.front, self.note = front, "; ".join(filter(None, (self._fitted, note)))
             able = {"costs": self._calibration and not self._whole, "measure": self._text}
             self.able = [name for name, can in able.items() if can and self.source is not None]
             self._tell_table()
-            self.choose(**first)
+            self._tell_front()
+            self.choose(budget=budget)
 
     # ---- measuring -------------------------------------------------------------------------------------------
 
@@ -278,7 +301,7 @@ class PrecisionMap(View):
             self._path = Path(self._folder.name) / "sensitivity.json"
         options = {"max_windows": self._windows, "path": self._path, **self._options}
         options |= {"progress": self._meter(stopped), "so_far": self._take}
-        costs = sensitivity(self.source, self._calibration, self._scheme, **options)
+        costs = sensitivity(self.source, self._calibration, self._protocol, **options)
         self._whole = True
         self._take(costs)
         if not stopped():
@@ -286,7 +309,7 @@ class PrecisionMap(View):
 
     def _measure(self, chosen: Allocation, stopped: Callable[[], bool]) -> None:
         options = {"max_windows": self._windows, "progress": self._meter(stopped)}
-        found = measure(self.source, chosen, self._text, self._scheme, **options)
+        found = measure(self.source, chosen, self._text, self._protocol, **options)
         if not stopped():
             with self._lock:
                 others = [each for each in self._measured if not same(each.allocation, chosen)]
@@ -358,14 +381,9 @@ class PrecisionMap(View):
     def static_html(self) -> str:
         if self._chosen is None:
             return "<p><em>No sensitivities were measured.</em></p>"
-        return static_html(self.costs, self.compared(), self.pins)
+        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        return note + static_html(self.costs, self.compared(), self.pins)
 
 
 def _format(fmt: Format) -> WeightFormat:
     return fmt if isinstance(fmt, WeightFormat) else parse_format(fmt)
-
-
-def _middle(costs: SensitivityTable) -> int:
-    """Between the smallest and the next larger tier, where mixtures matter most: the mean of the two least sizes."""
-    sizes = sorted(costs.nbytes.sum(0) + costs.vector_bytes)
-    return int(sum(sizes[:2]) // len(sizes[:2]))

@@ -46,10 +46,10 @@ export function visible(text, { name = false } = {}) {
   return name ? seen.replace(/^ +| +$/g, (spaces) => "\u2423".repeat(spaces.length)) : seen;
 }
 
-/** A view's frame in `el`: the section, an alert for errors, and `on(trait, action)`; all undone by `close()`. */
-export function frame(model, el, label) {
+/** A view's frame in `el`: the section, an alert for errors, and `on(trait, action)`; all undone by `close()`. widget: the module's name, below which its style sheet holds. */
+export function frame(model, el, widget, label) {
   const alert = h("p", { class: "wb-alert", role: "alert", hidden: true });
-  const section = h("section", { class: "wb", "aria-label": label });
+  const section = h("section", { class: "wb", "data-wb": widget, "aria-label": label });
   const undo = [];
   const on = (event, action) => {
     model.on(event, action);
@@ -81,6 +81,9 @@ export function frame(model, el, label) {
     },
   };
 }
+
+/** So many colours --k0, --k1, ... tell things apart that stand side by side. */
+export const HUES = 12;
 
 let count = 0;
 

@@ -173,7 +173,7 @@ class Board {
 }
 
 function render({ model, el }) {
-  const view = frame(model, el, "Sweep board");
+  const view = frame(model, el, "sweep_board", "Sweep board");
   const set = (name, to) => {
     model.set(name, to);
     model.save_changes();

@@ -53,6 +53,7 @@ class SweepBoard(View):
     """
 
     module = "sweep_board"
+    options = ("order", "search", "only", "selection")
 
     #: "idle", "running", "stopping", "stopped", "done", "failed", "elsewhere" or "lost" (see `Followed.lost`)
     state = traitlets.Unicode("idle").tag(sync=True)
@@ -75,7 +76,7 @@ class SweepBoard(View):
         *,
         processes: int | None = None,
         scheduler: str | None = None,
-        **traits: Any,
+        **options: Any,
     ) -> None:
         self._scheduler = scheduler
         self._run: Task | None = None
@@ -87,12 +88,13 @@ class SweepBoard(View):
         self._rows: dict[str, dict[str, Any]] = {}
         self._columns: list[dict[str, Any]] = []
         self._forget = _nothing
+        self.refuse_unknown(options)
         self.sweep = opened(source)
         self._forget = self._observe()
         super().__init__(
             processes=processes or max(1, (os.cpu_count() or 1) // 2),
             cluster=scheduler is not None,
-            **traits,
+            **options,
         )
         self._push()
         self._task = Task(self._watch, self.fail)

@@ -18,7 +18,7 @@ PLACES = ("row_offset", "out_rows")
 #: A table that is looked up counts as having at most so many rows: the others are not read.
 LOOKED_UP_ROWS = 4096
 #: What plans of one token, and of more, may end with; of the first is counted how often it dispatches a case.
-DECODING, PREFILL = ("greedy", "top", "last", "score"), ("last", "score")
+DECODING, PREFILL = ("greedy", "told", "draw", "last", "score"), ("last", "score")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,10 @@ class Report:
             if each.detail != ONE_WAY
         ]
         if missed := sum(each.status == NOT_REACHED for each in self.outcomes):
-            lines.append(f"{missed} cases were not reached within the budget; the same command goes on there")
+            lines.append(
+                f"{missed} of {len(self.outcomes)} cases were not reached within the budget; the same command goes on "
+                "there"
+            )
         where = f"remembered in {self.path}" if self.path else "remembered nowhere"
         return [*lines, f"{self.device}, {self.seconds:.0f} s; {where}"]
 

@@ -37,7 +37,7 @@ from .tuned import Tuned
 #: What needs so many times the fastest's time, and more than so many seconds, is not raced: its samples would take
 #: longest and tell least.
 HOPELESS, LONG = 8.0, 0.1
-#: (cases done, cases in all, what comes next)
+#: (cases done, cases in all, what comes next); a case that the budget leaves out is not done.
 Progress = Callable[[int, int, str], None]
 
 
@@ -149,9 +149,14 @@ def tune_cases(
     deadline = None if budget is None else began + budget
     known = Tuned.of(store)
     outcomes: list[Outcome] = []
-    for done, each in enumerate(planned):
+
+    def tell(doing: str) -> None:
         if progress:
-            progress(done, len(planned), f"{each.case.kernel} {each.case.shape}, {each.case.tokens} token(s)")
+            done = sum(each.status != NOT_REACHED for each in outcomes)
+            progress(done, len(planned), doing)
+
+    for each in planned:
+        tell(f"{each.case.kernel} {each.case.shape}, {each.case.tokens} token(s)")
         kernel = wgsl_kernels.get(each.case.kernel)
         entry = None if force else known.entry(kernel, each.case.sizes, each.case.types, device.adapter)
         if entry is not None:
@@ -169,8 +174,7 @@ def tune_cases(
                 except OSError as error:  # what was measured is still worth a table
                     warn(f"{store.path} cannot be written ({error}); nothing more is remembered")
                     store = None
-    if progress:
-        progress(len(planned), len(planned), "")
+    tell("")
     return Report(
         tuple(outcomes),
         device=device.name,

@@ -1,0 +1,154 @@
+"""Scoring one window with one or several models, and comparing them with a baseline.
+
+Where all models lie on one device (or all run as references), their logits stay there and kernels compare them:
+`workbench.runtime.side_by_side`. Anything else that scores and gives logits is compared on the host, in f64 by numpy,
+and with it the others. Both ways give the same figures to 1e-6 of their size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval import statistics
+from eval.protocols import Window
+from eval.statistics import Divergence
+from eval.top_logits import StoredBaseline, TopLogits, seeds
+from workbench.errors import WorkbenchError
+from workbench.runtime.side_by_side import share_memory, side_by_side
+
+#: The name of a model, its scores of a window, and the seconds that they took.
+Scored = tuple[str, Divergence, float]
+
+
+class Scoring:
+    """Scores windows with `models` by name, one of which may be the `baseline` of the others; or `stored` is.
+
+    keep: the model whose distributions are kept, and top_k how many likeliest tokens a place; `top` has those of the
+    windows so far.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Any],
+        baseline: str | None = None,
+        stored: StoredBaseline | None = None,
+        keep: str | None = None,
+        top_k: int = 0,
+    ) -> None:
+        self._models, self._baseline, self._stored = models, baseline, stored
+        self._keep, self._top_k = keep, top_k
+        #: The baseline runs first in each window; alone it is scored like any other.
+        self.order = [name for name in models if name == baseline]
+        self.order += [name for name in models if name != baseline]
+        self.top: list[TopLogits] = []
+
+    def window(self, index: int, window: Window, place: slice) -> Iterator[Scored]:
+        """The scores of each model in order. place: of the window among all scored tokens."""
+        if self._stored is not None:
+            for name in self.order:
+                yield self._against_stored(name, window, place)
+        elif self._keep is None and (self._baseline is None or len(self._models) == 1):
+            for name in self.order:
+                yield self._alone(name, window)
+        elif share_memory(list(self._models.values())):
+            yield from self._on_device(index, window)
+        else:
+            yield from self._on_host(index, window)
+
+    def _alone(self, name: str, window: Window) -> Scored:
+        """Of a model that is compared with nothing: no matrix of logits leaves the device."""
+        began = time.perf_counter()
+        scores = self._models[name].score(window.ids)
+        if not len(scores.nll) == len(scores.top1) == len(window.ids) - 1:
+            raise WorkbenchError(
+                f"score() of {len(window.ids)} tokens gave {len(scores.nll)} nll and {len(scores.top1)} top1; "
+                f"expected {len(window.ids) - 1} of each"
+            )
+        return name, _own(scores.nll, scores.top1, window), time.perf_counter() - began
+
+    def _against_stored(self, name: str, window: Window, place: slice) -> Scored:
+        began = time.perf_counter()
+        model, first = self._models[name], window.first_scored - 1
+        asked = self._stored.top.rows(place).asked()
+        if share_memory([model]):
+            ids = np.zeros((len(window.ids) - 1, asked["ids"].shape[1]), np.uint32)
+            ids[first:] = asked["ids"]
+
+            def look(rows: Sequence, targets: np.ndarray, places: slice) -> Mapping[str, np.ndarray]:
+                return rows[0].apply("log_probabilities", ids=ids[places], counted=asked["counted"])
+
+            found = side_by_side([model], window.ids, look)
+            nll, top1 = found.scores[0].nll[first:], found.scores[0].top1[first:]
+            kept = {key: values[first:] for key, values in found.looked.items()}
+        else:
+            from workbench.runtime.rows import HostRows  # and torch with it
+
+            logits = _logits(model, window)
+            nll, top1 = statistics.target_nll(logits, window.targets), logits.argmax(1)
+            kept = HostRows(logits).apply("log_probabilities", **asked)
+        part = self._stored.divergence(place, nll, top1, kept["y"], kept["beyond"])
+        return name, part, time.perf_counter() - began
+
+    def _on_device(self, index: int, window: Window) -> Iterator[Scored]:
+        first = window.first_scored - 1
+        others = self.order[1:] if self._baseline is not None else []
+        drawn = seeds(index, window.scored)
+
+        def look(rows: Sequence, targets: np.ndarray, places: slice) -> dict[str, np.ndarray]:
+            found = {}
+            for name, each in zip(others, rows[1:], strict=True):
+                pair = each.apply("divergence", baseline=rows[0], targets=targets)
+                found |= {f"{name}\0{key}": values for key, values in pair.items()}
+            if self._keep is not None and places.stop > first:
+                # of places before the first that is scored nothing is kept
+                given = np.zeros(places.stop - places.start, np.uint32)
+                skipped = max(first - places.start, 0)
+                given[skipped:] = drawn[places.start + skipped - first : places.stop - first]
+                top = TopLogits.of_rows(rows[0], self._top_k, given)
+                tops.append(top.rows(slice(skipped, None)))
+            return found
+
+        tops: list[TopLogits] = []
+        found = side_by_side([self._models[name] for name in self.order], window.ids, look)
+        if tops:
+            self.top.append(TopLogits.join(tops))
+        base = _own(found.scores[0].nll, found.scores[0].top1, window)
+        yield self.order[0], base, found.seconds[0]
+        for at, name in enumerate(others, 1):
+            change, kl = (
+                found.looked[f"{name}\0{key}"][first:].astype(np.float64) for key in ("change", "kl")
+            )
+            # the difference of two likelihoods is exacter than either
+            part = Divergence(base.nll - change, base.nll, kl, found.scores[at].top1[first:], base.top1)
+            yield name, part, found.seconds[at] + found.look_seconds / len(others)
+
+    def _on_host(self, index: int, window: Window) -> Iterator[Scored]:
+        """Logits of the baseline and of one model at a time are held."""
+        for name in self.order:
+            began = time.perf_counter()
+            logits = _logits(self._models[name], window)
+            if name == self.order[0]:
+                baseline = logits
+                nll, top1 = statistics.target_nll(logits, window.targets), logits.argmax(1)
+                part = Divergence(nll, nll, np.zeros(0), top1, top1)  # its own stand in for the baseline's
+                if self._keep is not None:
+                    self.top.append(TopLogits.of(logits, self._top_k, seed=index))
+            else:
+                part = statistics.divergence(logits, baseline, window.targets)
+            yield name, part, time.perf_counter() - began
+
+
+def _own(nll: np.ndarray, top1: np.ndarray, window: Window) -> Divergence:
+    """Scores of a model at all places, for those that are scored; its own stand in for the baseline's."""
+    places = slice(window.first_scored - 1, None)
+    nll, top1 = np.asarray(nll, np.float64)[places], np.asarray(top1, np.int64)[places]
+    return Divergence(nll, nll, np.zeros(0), top1, top1)
+
+
+def _logits(model: Any, window: Window) -> np.ndarray:
+    """f32 [scored, vocab]: the logits that predict the window's targets."""
+    return model.forward(window.ids[:-1]).logits[window.first_scored - 1 :]
