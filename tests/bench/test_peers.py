@@ -51,7 +51,7 @@ def test_pytorch_takes_part_in_the_same_rounds(adapter):
     assert again.peers == found.peers or str(again) == str(found)
 
 
-@pytest.mark.parametrize("name", [f"{stem}_{fmt}" for stem in ("linear", "linear_a8") for fmt in FORMATS])
+@pytest.mark.parametrize("name", [f"linear[{fmt}{more}]" for more in ("", ", a8") for fmt in FORMATS])
 def test_peers_are_given_the_layer_of_the_kernel(name):
     """y = x W^T with what a peer is given is what the kernel's reference gives."""
     found = layer(name, tokens=2, block=64)

@@ -18,12 +18,22 @@ from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 
 TOKENS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, CAPACITY = 3, 4, 2, 16, 64, 96, 40
 #: Parameters that compositions have, and what where-conditions would give.
-PARAMS = {"eps": 1e-5, "scale": HEAD_DIM**-0.5, "k": 5, "splits": 3, "group": 16, "kv_heads": KV_HEADS}
+PARAMS = {
+    "eps": 1e-5,
+    "scale": HEAD_DIM**-0.5,
+    "k": 5,
+    "splits": 3,
+    "group": 16,
+    "kv_heads": KV_HEADS,
+    "parts": 3,
+}
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
 def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
     """f64 tensors for the operands of a composition, matrices dequantized."""
+    if rule.name == "sample_in_parts":
+        return {name: library().get("sample").inputs(seed=seed)[name] for name in inputs}
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
