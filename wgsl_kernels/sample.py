@@ -185,9 +185,10 @@ def sample_first(x, seen, options, parts):
     chosen = Options(options)
     found, part = drawing.keys(x[0], seen, chosen), _part_of(x.shape[1], parts)
     best = torch.zeros(parts, dtype=torch.int64).scatter_reduce_(0, part, found, "amax")
+    counted = torch.full_like(found, int(_is_on(0, chosen, len(found))))
     return (
         _words(best),
-        _binned(found >> 24, torch.ones_like(found), part, parts),
+        _binned(found >> 24, counted, part, parts),
         _as_cut(0, chosen.top_k, 0, 0),
     )
 

@@ -59,10 +59,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   workgroupBarrier();
   let best = atomicLoad(&top);
   var lowest = 0u;
-  if ((options.flags & GREEDY) == 0u) {
-    if (options.top_k > 0u && options.top_k < WIDTH) { lowest = threshold(best, 0u, false, thread); }
-    if ((options.flags & NUCLEUS) != 0u) { lowest = threshold(best, lowest, true, thread); }
-  }
+  if (is_on(0u)) { lowest = threshold(best, 0u, false, thread); }
+  if (is_on(4u)) { lowest = threshold(best, lowest, true, thread); }
   sum_run(0u, WIDTH, best, lowest, thread);
   workgroupBarrier();
   if (thread == 0u) {

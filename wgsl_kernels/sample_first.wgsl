@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   for (var i = id.x * length + thread; i < min(id.x * length + length, WIDTH); i += WORKGROUP) {
     let key = key_of(i);
     mine = max(mine, key);
-    atomicAdd(&bins[key >> 24u], 1u);
+    if (is_on(0u)) { atomicAdd(&bins[key >> 24u], 1u); }
   }
   atomicMax(&top, mine);
   workgroupBarrier();

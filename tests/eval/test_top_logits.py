@@ -111,13 +111,13 @@ def test_a_real_vocabulary_loses_little(apart):
     """49,152 tokens with a heavy tail: mean, median and p90 of KL 1e-4 to 0.4, whose top 64 alone give far less."""
     generator = np.random.default_rng(0)
     size, places = 49152, 96
-    base = 2.5 * generator.standard_normal((places, size)) - 1.1 * np.log(np.arange(1, size + 1))
+    base = 2.5 * generator.standard_normal((places, size)) - 1.5 * np.log(np.arange(1, size + 1))
     base = (base * np.exp(0.3 * generator.standard_normal((places, 1)))).astype(np.float32)
     spread = apart * np.exp(0.5 * generator.standard_normal((places, 1)))
     other = (base + spread * generator.standard_normal((places, size))).astype(np.float32)
     whole = divergence(other, base, np.zeros(places, int)).kl
     found, bound, variance = TopLogits.of(base).kl(other)
-    assert bound.mean() < 0.9 * whole.mean()
+    assert bound.mean() < 0.75 * whole.mean()
     assert found.mean() == pytest.approx(whole.mean(), rel=0.01)
     assert np.median(found) == pytest.approx(np.median(whole), rel=0.02)
     assert np.quantile(found, 0.9) == pytest.approx(np.quantile(whole, 0.9), rel=0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter, deque
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,11 @@ from eval.store import kind_of
 from eval.top_logits import KIND, StoredBaseline
 from tests.support.faults import RENAMES, Faults, command, run_child
 from tests.sweep.conftest import figures, materials  # noqa: F401 (a fixture)
+from tests.sweep.inline import Inline
 
 
 def ran(*argv: object) -> None:
     assert run_child(command, *map(str, argv)) == 0
-
-
-class Inline:
-    """An executor in this process, so that workers' commit points are this process's."""
-
-    slots = 1
-
-    def __init__(self) -> None:
-        self._events: deque = deque()
-
-    def submit(self, job: dict[str, Any], *, gpu: bool) -> None:
-        from workbench.sweep.executor import Event
-        from workbench.sweep.jobs import run_job
-
-        self._events.append(Event(job["key"], "started", "here"))
-        self._events.append(Event(job["key"], "done", run_job(job)))
-
-    def next_event(self, timeout: float):
-        return self._events.popleft() if self._events else None
-
-    def close(self) -> None:
-        pass
 
 
 def sweep_here(spec: str, output: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -14,21 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.support.disk import small_files
 from workbench.errors import StorageError
 from workbench.files import folders
 from workbench.files.folders import Partial
 from workbench.files.writing import os_error, storing, write_bytes, write_json, write_text, written_whole
-
-
-@contextlib.contextmanager
-def small_files(most: int):
-    """No file may grow beyond so many bytes: what a full disk does, without one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_written_is_there_and_nothing_else(tmp_path):

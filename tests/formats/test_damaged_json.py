@@ -65,6 +65,7 @@ CROWDED = {
     "brackets alone": (b"", b"[", 30_000_000, b""),
     "quotes alone": (b"", b'"', 30_000_000, b""),
     "escaped quotes": (b'"', b'\\"', 15_000_000, b""),
+    "escapes": (b'{"a": "', b"\\ud83d\\ude00", 2_600_000, b'"}'),
     "a string without end": (b'["', "\N{GRINNING FACE}".encode(), 7_000_000, b""),
 }
 # In a process of its own, whose largest memory is then this manifest's: MiB beyond the file's size, and seconds.

@@ -250,6 +250,33 @@ def test_what_nobody_took_is_taken_back(model, options, taken):
     session.close()
 
 
+def test_nobody_else_moves_a_session_that_is_being_read(model):
+    ids = random_ids(model.vocab_size, 60, seed=6)
+    session = model.session()
+    reading = session.feed_all(ids)
+    first = next(reading)
+    calls = (
+        lambda: session.feed([1]),
+        lambda: session.back(1),
+        session.reset,
+        lambda: session.greedy_after(1, 2),
+        lambda: next(session.stream(1, 2)),
+        lambda: next(session.feed_all([1])),
+    )
+    for call in calls:
+        with pytest.raises(WorkbenchError, match="in the middle of `feed_all`"):
+            call()
+    assert session.position == len(first)
+    rest = list(reading)
+    expected = model.forward(ids).logits
+    assert np.abs(np.concatenate([first, *rest]) - expected).max() <= 1e-5 * np.abs(expected).max()
+    later = session.stream(1, model.max_tokens - session.position)  # begins when its first token is taken
+    session.feed([1])
+    with pytest.raises(WorkbenchError, match="more do not fit"):
+        next(later)
+    session.close()
+
+
 def test_streams_side_by_side(model):
     """Two streams and another user of the device in turns; one is dropped, one ends with its session."""
     prompts = [random_ids(model.vocab_size, count, seed=count).tolist() for count in (4, 11)]

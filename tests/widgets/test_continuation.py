@@ -93,6 +93,8 @@ def test_bad_input_is_refused(model, hostile):
         Run({"a": model, "b": model, "c": model}, PROMPT)
     with pytest.raises(WorkbenchError, match="max_new_tokens"):
         Run({"a": model}, PROMPT, max_new_tokens=0)
+    with pytest.raises(WorkbenchError, match="max_new_tokens = None"):
+        Run({"a": model}, PROMPT, max_new_tokens=None)
     with pytest.raises(WorkbenchError, match="chat template"):
         Run({"a": model}, PROMPT, chat=True)
     with pytest.raises(PromptTooLongError):

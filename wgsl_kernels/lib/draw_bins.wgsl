@@ -56,3 +56,9 @@ fn nucleus() -> vec2<u32> {
 fn is_within(key: u32, prefix: u32, shift: u32) -> bool {
   return ((key ^ prefix) & select(EVERY << ((shift + 8u) & 31u), 0u, shift == 24u)) == 0u;
 }
+// Rounds 0 to 3 search for top-k's threshold, 4 to 7 for top-p's.
+fn is_on(round: u32) -> bool {
+  if ((options.flags & GREEDY) != 0u) { return false; }
+  if (round < 4u) { return options.top_k > 0u && options.top_k < WIDTH; }
+  return (options.flags & NUCLEUS) != 0u;
+}

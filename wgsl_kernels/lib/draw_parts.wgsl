@@ -10,12 +10,6 @@ fn best_of_parts() -> u32 {
 }
 fn part_start(part: u32) -> u32 { return min(part * ((WIDTH + PARTS - 1u) / PARTS), WIDTH); }
 
-// Rounds 0 to 3 search for top-k's threshold, 4 to 7 for top-p's.
-fn is_on(round: u32) -> bool {
-  if ((options.flags & GREEDY) != 0u) { return false; }
-  if (round < 4u) { return options.top_k > 0u && options.top_k < WIDTH; }
-  return (options.flags & NUCLEUS) != 0u;
-}
 fn shift_of(round: u32) -> u32 { return 24u - 8u * (round % 4u); }
 
 fn gather_bins(thread: u32) {

@@ -44,7 +44,10 @@ class Meter:
             self._bar = tqdm(total=1.0, desc=self._text, bar_format=form, smoothing=0)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._ahead.clear()  # what rounding left of it
+            self.tell()
         if self._bar is not None:
             self._bar.close()
 

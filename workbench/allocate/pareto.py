@@ -27,8 +27,10 @@ class Pareto:
     """
 
     def __init__(self, table: SensitivityTable, pins: Mapping[str, WeightFormat] | None = None):
-        self.table, self.pins = table, dict(pins or {})
-        self._allowed = table.allowed(self.pins)
+        self.table = table
+        self._allowed = table.allowed(pins or {})
+        #: As the table calls their formats.
+        self.pins = {name: table.formats[table.option(fmt, name)] for name, fmt in (pins or {}).items()}
         self._front = pareto_front(
             *(
                 [each[g, options].tolist() for g, options in enumerate(self._allowed)]

@@ -19,7 +19,7 @@ import numpy as np
 from eval.statistics import divergence
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.tokenizer import tokenizer_hash
-from workbench.runtime.sampling import Drawn, SamplingOptions, softmax
+from workbench.runtime.sampling import Drawn, SamplingOptions, as_integer, shown, softmax
 from workbench.runtime.textstream import Detokenizer
 
 from .speed import computes_on_cpu
@@ -119,8 +119,9 @@ class Run:
         chat: bool = False,
     ):
         self.models, self.prompt, self.sampling = dict(models), prompt, sampling or SamplingOptions()
-        if max_new_tokens < 1:
-            raise WorkbenchError(f"max_new_tokens is at least 1, not {max_new_tokens}")
+        count = as_integer(max_new_tokens)
+        if count is None or count < 1:
+            raise WorkbenchError(f"max_new_tokens = {shown(max_new_tokens)}; allowed: an integer >= 1")
         first, *others = check_models(self.models)
         self.prompt_ids = first.encode_prompt(prompt, chat)
         room = min(model.max_tokens for model in self.models.values())
@@ -131,7 +132,7 @@ class Run:
             )
         alone = not others
         self._writers = [
-            _Writer(label, model, self.prompt_ids, max_new_tokens, self.sampling, ahead=alone)
+            _Writer(label, model, self.prompt_ids, count, self.sampling, ahead=alone)
             for label, model in self.models.items()
         ]
 

@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-baseline",
         metavar="FILE",
-        help="keep the baseline's logits (without --baseline: the model's) for later runs: the --top-k largest "
-        "of each token, and the probability of the rest",
+        help="keep the baseline's distributions (without --baseline: the model's) for later runs: the --top-k "
+        "likeliest tokens of each place and a sample of the rest, 6 to 9 kB a token",
     )
     parser.add_argument("--top-k", type=positive, default=64, metavar="K", help="default 64")
     parser.add_argument(

@@ -8,10 +8,8 @@ since fused kernels read them together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from workbench.convert.decoder import GROUPS
 from workbench.formats.reader import StoredModel
@@ -49,7 +47,7 @@ def suited(source: Checkpoint | StoredModel, asked: Mapping[str, WeightFormat]) 
         reach = Reach(fmt)
         for name in names:
             if reach.matters and _may_not_suit(source, name, fmt):
-                reach.add(_values(source, name))
+                _look(reach, source, name)
         if (why := reach.why) is not None:
             others = "" if len(names) == 1 else f" ({', '.join(names)} together)"
             for name in names:
@@ -73,8 +71,13 @@ def _group(name: str) -> str:
     return name
 
 
-def _values(source: Checkpoint | StoredModel, name: str) -> Iterator[np.ndarray]:
-    return (part.dequantize() for _, part in source.parts(name))
+def _look(reach: Reach, source: Checkpoint | StoredModel, name: str) -> None:
+    if reach.format.granularity == "tensor" and reach.format.is_quantized:  # one scale for all rows
+        reach.add(part.dequantize() for _, part in source.parts(name))
+        return
+    for _, part in source.parts(name):
+        if not reach.passes(part):
+            reach.add([part.dequantize()])
 
 
 def _may_not_suit(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> bool:

@@ -45,7 +45,8 @@ class WorkFolder:
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock = lock(self.path)
+                (self.path / "lock").touch()
+                self._lock = lock(self.path / "lock")
             except BlockingIOError:
                 raise WorkbenchError(f"{self.path}: another conversion with this output is running") from None
         self.records: list[dict[str, Any]] = []

@@ -48,8 +48,11 @@ class Partial:
         self.target = target
         with storing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with alone_in(target.parent):
-                _sweep(target)
+            with alone_in(target.parent) as alone:
+                _put_back(target)
+                if alone:
+                    for what in ("partial", "replaced"):
+                        sweep(target.parent, f".{target.name}.{what}-", "????????")
                 self.path = self._sibling("partial")
                 self.path.mkdir()
                 self._lock = lock(self.path)
@@ -97,10 +100,8 @@ class Partial:
         self._lock = None
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed processes left of a target; put back what it was, if it was only moved away."""
+def _put_back(target: Path) -> None:
+    """What a killed process had moved away and not replaced."""
     for moved in sorted(target.parent.glob(f"{glob.escape(f'.{target.name}.replaced-')}????????")):
         if not os.path.lexists(target):
             os.rename(moved, target)
-    for what in ("partial", "replaced"):
-        sweep(target.parent, f".{target.name}.{what}-", "????????")

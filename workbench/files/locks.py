@@ -9,6 +9,7 @@ import contextlib
 import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ try:
     import fcntl
 except ImportError:  # Windows: processes are then not kept apart, and what killed ones left stays
     fcntl = None
+
+#: How often, and how many seconds apart, a folder is asked for that another process holds.
+_TRIES, _PAUSE = 100, 0.01
 
 
 def lock(path: Path) -> int | None:
@@ -43,16 +47,22 @@ def unlock(handle: int | None) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time makes and sweeps temporary names in a folder: what is not locked yet is no ruin."""
+def alone_in(folder: Path) -> Iterator[bool]:
+    """One process at a time makes and sweeps temporary names in a folder: what is not locked yet is no ruin.
+
+    Gives whether this one is alone. It does not wait long: then nothing is swept, and all else goes on.
+    """
     handle = None
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    for _ in range(_TRIES):
+        try:
+            handle = lock(folder)
+            break
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        except OSError:  # a folder that may be written, but not read
+            break
     try:
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle is not None
     finally:
         unlock(handle)
 

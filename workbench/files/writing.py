@@ -78,8 +78,9 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
         is_regular(real)  # what is there may be replaced if it is a file, and not if it is /dev/null
         real.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{real.name[:60]}."
-        with alone_in(real.parent):
-            sweep(real.parent, prefix, _PART)
+        with alone_in(real.parent) as alone:
+            if alone:
+                sweep(real.parent, prefix, _PART)
             partial = real.parent / f"{prefix}{secrets.token_hex(4)}.part"
             partial.touch(exist_ok=False)
             held = lock(partial)

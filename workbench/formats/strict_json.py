@@ -16,6 +16,8 @@ from workbench.formats.errors import FormatError
 MOST_CONTAINERS, MOST_COMMAS, MOST_LEVELS = 400_000, 700_000, 200
 #: Marks of strings, before anything else is counted.
 _MOST_QUOTES = 4_000_000
+#: Backslashes in strings: between two escapes the parser makes a string of its own.
+_MOST_ESCAPES = 400_000
 #: A string, or the beginning of one that does not end.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
@@ -27,6 +29,8 @@ def check_size(data: bytes) -> None:
     """`FormatError` if the text would make more values, or nest them deeper, than any file of ours. Never slow."""
     if data.count(b'"') > _MOST_QUOTES:
         raise FormatError(f"holds more than {_MOST_QUOTES // 2} strings", field="(whole file)")
+    if data.count(b"\\") > _MOST_ESCAPES:
+        raise FormatError(f"holds more than {_MOST_ESCAPES} escapes", field="(whole file)")
     marks = _STRING.sub(b"", data)
     for most, found, what in (
         (MOST_CONTAINERS, marks.count(b"{") + marks.count(b"["), "objects and lists"),

@@ -13,9 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
+from workbench.formats.tensor import WeightTensor
 from workbench.quantizers import rtn
-from workbench.quantizers.blocks import LARGEST_SCALE, SMALLEST_SCALE
+from workbench.quantizers.blocks import LARGEST_SCALE, SMALLEST_SCALE, in_blocks
 
 #: Weights of an f16 matrix are looked at in the blocks of this format.
 _OF_F16 = WeightFormat("int8", block_size=DEFAULT_BLOCK["int8"], symmetric=True)
@@ -38,6 +40,23 @@ class Reach:
     def matters(self) -> bool:
         """Whether the format stores anything in f16."""
         return self.format.dtype == "f16" or (self.format.is_quantized and self.format.scale_dtype == "f16")
+
+    def passes(self, part: WeightTensor) -> bool:
+        """Whether rows of an f16 or bf16 matrix are seen to suit f16 from their bits: each block all zero, or its
+        largest |weight| so large that the scale cannot be too small, and not too large. False says nothing."""
+        form = self.format if self.format.is_quantized else _OF_F16
+        if part.format.dtype not in ("f16", "bf16") or form.granularity == "tensor":
+            return False
+        low, high = form.q_range
+        least = SMALLEST * (high - low) if self.format.is_quantized else SMALLEST
+        bounds = np.array([least, LARGEST], np.float32)
+        ends = to_bf16(bounds) if part.format.dtype == "bf16" else bounds.astype(np.float16).view(np.uint16)
+        # Without their sign, the bits of floats are in the order of the floats.
+        largest = in_blocks(part.planes["values"].view(np.uint16) & np.uint16(0x7FFF), form).max(2)
+        if ((largest <= ends[0]) & (largest > 0)).any() or (largest >= ends[1]).any():
+            return False
+        self.blocks += largest.size
+        return True
 
     def add(self, parts: Iterable[np.ndarray]) -> None:
         """A matrix in ranges of its rows, f32 [rows, columns]. NaN does not count."""

@@ -37,7 +37,8 @@ def commit() -> dict:
         if Path(top) != root:
             return {}
         head = run(["git", "rev-parse", "HEAD"]).stdout.strip()
-        dirty = bool(run(["git", "status", "--porcelain"]).stdout.strip())
+        # Without the lock that git takes to note what it found: killed (a file size limit) it would leave it behind.
+        dirty = bool(run(["git", "--no-optional-locks", "status", "--porcelain"]).stdout.strip())
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"commit": head, "dirty": dirty}

@@ -215,8 +215,7 @@ class PrecisionMap(View):
             budget = in_bytes(self.costs, bits, budget)
             self._chosen = front.at(budget)
             anew, self.front = front is not self.front, front
-            measured = {name: self.costs.option(fmt, name) for name, fmt in front.pins.items()}
-            self.pins = {name: str(self.costs.formats[f]) for name, f in measured.items()}
+            self.pins = {name: str(fmt) for name, fmt in front.pins.items()}
             self.budget, self.error = budget, ""
             if anew:
                 self._tell_front()
