@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wgsl_kernels.sample import BIN_WORDS, ROUNDS, parts_of_row
+from wgsl_kernels.layout import parts_of_row
+from wgsl_kernels.sample import BIN_WORDS, ROUNDS
 from workbench.plan.plan import Buffer, Call, Plan
 
 from .rewriter import Rewriter
