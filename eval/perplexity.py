@@ -28,7 +28,6 @@ from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, protocol
 from eval.report import ppl_text
 from eval.result import PerplexityResult
-from eval.scoring import Scoring
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
@@ -164,6 +163,8 @@ def perplexities(
         stored = stored.require(
             scheme, windows, tokens.sha256, tokens.tokenizer_sha256, models[first].vocab_size
         )
+
+    from eval.scoring import Scoring  # and torch with it
 
     scoring = Scoring(
         models,

@@ -16,11 +16,10 @@ import math
 import numpy as np
 import torch
 
+from .layout import OPTION_WORDS
 from .pair import Port
 
-#: Words of the options, in the order of `Options` in lib/draw.wgsl.
-WORDS = 12
-OPTIONS = Port((WORDS,), "u32", uniform=True)
+OPTIONS = Port((OPTION_WORDS,), "u32", uniform=True)
 GREEDY, NUCLEUS = 1, 2
 
 #: Bits of the weight of the best token.
@@ -74,7 +73,7 @@ def make_options(
     repetition_penalty: float = 1.0,
     seed: int = 0,
 ) -> torch.Tensor:
-    """The options as words, int32 [WORDS]."""
+    """The options as words, int32 [OPTION_WORDS]."""
     greedy = is_greedy(temperature)
     scale = 0.0 if greedy else normal(math.log2(math.e) / temperature)
     # no product overflows below it, and every weight above it is 0
@@ -83,7 +82,7 @@ def make_options(
     flags = (GREEDY if greedy else 0) | (NUCLEUS if top_p < 1 else 0)
     integers = (seed & WORD, seed >> 32 & WORD, flags, min(top_k, WORD), min(round(top_p * 2**32), WORD))
     floats = (scale, cutoff, farthest, repetition_penalty, 1 / repetition_penalty)
-    words = np.zeros(WORDS, np.uint32)
+    words = np.zeros(OPTION_WORDS, np.uint32)
     words[:5] = integers
     words[5:10] = np.array(floats, np.float32).view(np.uint32)
     return torch.from_numpy(words.view(np.int32))
@@ -99,19 +98,6 @@ class Options:
         self.greedy, self.nucleus = bool(integers[2] & GREEDY), bool(integers[2] & NUCLEUS)
         self.top_k, self.top_p = int(integers[3]), int(integers[4])
         self.scale, self.cutoff, self.farthest, self.penalty, self.inverse = (float(v) for v in floats[5:10])
-
-
-def seen_words(width: int) -> int:
-    """Words of the set of seen tokens: a bit a token, and a last one that tells of unusable logits."""
-    return -(-width // 32) + 1
-
-
-def make_seen(width: int, ids) -> np.ndarray:
-    """The set of seen tokens, u32 [seen_words(width)]."""
-    words = np.zeros(seen_words(width), np.uint32)
-    ids = np.unique(np.asarray(ids, dtype=np.int64))
-    np.bitwise_or.at(words, ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
-    return words
 
 
 def _is_seen(seen: torch.Tensor, width: int) -> torch.Tensor:

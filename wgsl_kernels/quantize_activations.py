@@ -53,7 +53,9 @@ def quantized_tolerance(x: torch.Tensor, scales: torch.Tensor, block: int, strid
 
 def _tolerance(arguments, expected) -> dict:
     x, scales = arguments["x"].double(), expected["scales"].double()
-    quants, off = quantized_tolerance(x, scales, arguments["block"], arguments.get("stride", 1))
+    quants, off = quantized_tolerance(
+        x, scales, arguments.get("block", INT8_BLOCK), arguments.get("stride", 1)
+    )
     return {"quants": quants, "scales": off}
 
 

@@ -17,9 +17,10 @@ import torch
 
 from . import drawing
 from .composition import Facts, Match, rule
-from .drawing import OPTIONS, WORD, Options, make_options, make_seen
+from .drawing import OPTIONS, WORD, Options, make_options
+from .layout import make_seen, parts_of_row
 from .numerics import random_tensor
-from .pair import Cost, Port, Variant, ceil_div, kernel
+from .pair import Cost, Port, Variant, kernel
 from .reduce import lanes_default
 from .rope import STATE, make_state
 
@@ -34,13 +35,6 @@ BINS = Port(("parts", BIN_WORDS), "u32")
 CUT = Port((5,), "u32")
 #: Rounds of the search after which the sums are complete: four digits for top-k, four for top-p.
 ROUNDS = 8
-#: Numbers of a row that one workgroup goes through, and how many parts it has at most: every workgroup adds them up.
-PART, MOST_PARTS = 4096, 32
-
-
-def parts_of_row(width: int) -> int:
-    """How many parts a row of so many numbers is taken in."""
-    return min(ceil_div(width, PART), MOST_PARTS)
 
 
 def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[str, Variant]:
@@ -112,7 +106,7 @@ def _marked(seen: torch.Tensor, token: int, unusable: bool) -> torch.Tensor:
 def sample(x, seen, options, state):
     """The token [1] drawn from logits x [1, width], which joins the `seen` ones.
 
-    options: the words of `drawing.make_options`. seen: `drawing.make_seen`. state[0] + state[1] tokens stand before it.
+    options: the words of `drawing.make_options`. seen: `layout.make_seen`. state[0] + state[1] tokens stand before it.
     """
     chosen = Options(options)
     mass = drawing.survivors(x[0], seen, chosen)

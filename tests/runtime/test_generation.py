@@ -264,7 +264,7 @@ def test_nobody_else_moves_a_session_that_is_being_read(model):
         lambda: next(session.feed_all([1])),
     )
     for call in calls:
-        with pytest.raises(WorkbenchError, match="in the middle of `feed_all`"):
+        with pytest.raises(WorkbenchError, match="between the steps of `feed_all`"):
             call()
     assert session.position == len(first)
     rest = list(reading)

@@ -8,7 +8,8 @@ import torch
 
 import wgsl_kernels
 from wgsl_kernels import drawing
-from wgsl_kernels.sample import ROUNDS, parts_of_row
+from wgsl_kernels.layout import make_seen, parts_of_row
+from wgsl_kernels.sample import ROUNDS
 from workbench.errors import WorkbenchError
 from workbench.runtime.launch import run_kernel
 from workbench.runtime.sampling import Sampler, SamplingOptions, filter_logits, softmax
@@ -96,7 +97,7 @@ DRAWN = [
 def test_draws_follow_the_filtered_distribution(options):
     """100,000 draws: chi-square, with the seed fixed; and none of what was filtered."""
     logits = 2 * np.random.default_rng(1).normal(size=40).astype(np.float32)
-    words, seen = drawing.Options(options.words()), drawing.make_seen(40, SEEN)
+    words, seen = drawing.Options(options.words()), make_seen(40, SEEN)
     mass = drawing.survivors(torch.from_numpy(logits), torch.from_numpy(seen.view(np.int32)), words)
     total = mass.cumsum(0).numpy()
     draws = 100_000
@@ -141,7 +142,7 @@ def test_the_device_draws_what_the_reference_draws(open_promised, options, width
     """Draw for draw: the kernel for small vocabularies, and the same in parts, at the size of a real one."""
     generator = torch.Generator().manual_seed(width)
     x = 3 * torch.randn(1, width, generator=generator)
-    seen = torch.from_numpy(drawing.make_seen(width, [1, 5, 99]).view(np.int32))
+    seen = torch.from_numpy(make_seen(width, [1, 5, 99]).view(np.int32))
     row = {"x": x, "seen": seen, "options": options.words()}
     device = open_promised()
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from wgsl_kernels.drawing import WORDS, seen_words
-from wgsl_kernels.sample import parts_of_row
+from wgsl_kernels.layout import OPTION_WORDS, parts_of_row, seen_words
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama_config import LlamaConfig
@@ -198,7 +197,7 @@ class _LlamaBuilder:
             values = plan.buffer("likely_logits", (1, count), "f32", "activation")
             likely = plan.buffer("likely", (1, count), "u32", "activation")
             plan.call("top_k", {"x": logits}, {"values": values, "indices": likely}, k=count)
-        plan.buffer("options", (WORDS,), "u32", "input")
+        plan.buffer("options", (OPTION_WORDS,), "u32", "input")
         plan.buffer("seen", (seen_words(width),), "u32", "input")
         token = plan.buffer("token", (1,), "u32", "activation")
         inputs = {"x": logits, "seen": "seen", "options": "options", "state": "state"}

@@ -35,13 +35,14 @@ class DeviceRows:
         with self.device.lock, ExitStack() as undo, ExitStack() as kept:
             buffers, shapes, types = {}, {}, {}
             for name, value in given.items():
-                buffers[name], shapes[name], types[name] = self._bound(pair.reads[name], value, undo)
+                bound = self._bound(pair.reads[name], value, undo, f"{kernel}.{name}")
+                buffers[name], shapes[name], types[name] = bound
             types |= {name: port.dtype for name, port in pair.writes.items()}
             types = {name: types[name] for name in pair.ports}
             compiled = compile_kernel(self.device, pair, {**pair.bind_sizes(shapes), **params}, types)
             made = {name: pair.output_shape(name, compiled.context.sizes) for name in pair.writes}
             for name, shape in made.items():
-                buffers[name] = self.device.buffer(4 * int(np.prod(shape)))
+                buffers[name] = self.device.buffer(4 * int(np.prod(shape)), label=f"{kernel}.{name}")
                 (kept if name in stay else undo).callback(self.device.release, buffers[name])
             self._dispatch(compiled, buffers)
             read = [name for name in made if name not in stay]
@@ -68,13 +69,13 @@ class DeviceRows:
         """Give the buffer of rows that stayed back."""
         self.device.release(self.buffer)
 
-    def _bound(self, port, value, undo: ExitStack) -> tuple:
+    def _bound(self, port, value, undo: ExitStack, label: str) -> tuple:
         """Buffer, shape and type of an input; what is uploaded is given back by `undo`."""
         if isinstance(value, DeviceRows):
             return value.buffer, value._padded, value.dtype
         padded = np.zeros((self._padded[0], *value.shape[1:]), NUMPY[port.dtype])
         padded[: len(value)] = value
-        buffer = self.device.buffer(padded.nbytes)
+        buffer = self.device.buffer(padded.nbytes, label=label)
         undo.callback(self.device.release, buffer)
         self.device.write(buffer, padded)
         return buffer, padded.shape, port.dtype
@@ -83,7 +84,7 @@ class DeviceRows:
         with self.device.errors():
             group = compiled.bind(self.device, buffers)
             encoder = self.device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass()
+            compute = encoder.begin_compute_pass(label=compiled.label)
             compute.set_pipeline(compiled.pipeline)
             compute.set_bind_group(0, group)
             compute.dispatch_workgroups(*compiled.grid)

@@ -119,7 +119,7 @@ class Readback:
     def __init__(self, device: wgpu.GPUDevice, size: int):
         self._device, self.size = device, size
         usage = wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.MAP_READ
-        self.buffer = device.create_buffer(size=size, usage=usage)
+        self.buffer = device.create_buffer(label="results read back", size=size, usage=usage)
         self.status: int | None = None
         self.message = ""
         self.answered = threading.Event()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from wgsl_kernels import drawing
+from wgsl_kernels.layout import make_seen
 from workbench.errors import WorkbenchError
 from workbench.models.llama import LIKELY
 
@@ -144,7 +145,7 @@ def _row(logits) -> torch.Tensor:
 
 
 def _mask(width: int, seen: Iterable[int]) -> torch.Tensor:
-    return torch.from_numpy(drawing.make_seen(width, list(seen)).view(np.int32))
+    return torch.from_numpy(make_seen(width, list(seen)).view(np.int32))
 
 
 class Sampler:

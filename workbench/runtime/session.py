@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wgsl_kernels.drawing import make_seen
+from wgsl_kernels.layout import make_seen
 from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError, WorkbenchError
 
 from .edits import Edits, check_edits

@@ -138,7 +138,7 @@ def _send(executor: Any, head: str, cache: Any, position: int, steps: int) -> Re
         device.write(cache.buffers["state"], np.array([position, 1, 0, 0], dtype=np.uint32))
         for step in range(steps):
             encoder = device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass()
+            compute = encoder.begin_compute_pass(label=f"{head}, 1 token(s)")
             recorder.encode(compute)
             compute.end()
             if step + 1 < steps:
