@@ -49,6 +49,7 @@ def empty_rooms(tmp_path) -> Path:
     rooms = [
         "errors",
         "files",
+        "utf8",
         "formats",
         "plan",
         "quantizers",

@@ -28,6 +28,11 @@ from workbench.sweep.store import Store
 from workbench.sweep.sweep import Sweep
 
 
+def to_rounding(value):
+    """A worker's PyTorch has other threads than this process, and takes sums in another order."""
+    return pytest.approx(value, rel=1e-12) if isinstance(value, float | dict) else value
+
+
 def test_cells_hold_what_a_direct_evaluation_gives(undisturbed, materials, tmp_path):
     assert [s.cell.format for s in undisturbed.cells] == [
         "as it is", "int8/32", "int8/channel", "int4/32", "int4/channel", "int2/32"
@@ -41,9 +46,9 @@ def test_cells_hold_what_a_direct_evaluation_gives(undisturbed, materials, tmp_p
     wanted = perplexity(models[0], text, f"disjoint-{WINDOW}", baseline=models[1], max_windows=100).to_json()
     record = next(s.record for s in undisturbed.cells if s.cell.format == "int4/32")
     for name in ("ppl", "ppl_se", "tokens_sha256", "tokens_scored", "unrecorded"):
-        assert record["result"][name] == wanted[name]
+        assert record["result"][name] == to_rounding(wanted[name])
     for name in ("ppl", "ln_ratio", "ln_ratio_se_clustered", "kl", "kl_se", "same_top1"):
-        assert record["result"]["baseline"][name] == wanted["baseline"][name]
+        assert record["result"]["baseline"][name] == to_rounding(wanted["baseline"][name])
     stored = workbench.load(tmp_path / "int4", backend="torch").source
     assert record["formats"] == {"int4/32": 16, "f32": 5}
     assert record["file_bytes"] == sum(f.stat().st_size for f in (tmp_path / "int4").glob("*.wgpu"))
