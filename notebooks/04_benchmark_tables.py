@@ -158,8 +158,9 @@ for name in ("format", "quantizer", "ppl", "change", "change_se", "kl", "device"
 #
 # A result is a file whose name is a hash of everything that decides it: checkpoint, text, protocol, options, the
 # project's code, versions of numpy and torch. So a file that is edited and run again keeps what is there and runs
-# what is new. Below, one more quantizer, and a mistake: a protocol whose windows are longer than the model's context.
-# A cell that fails fails alone, says why, and is tried again next time.
+# what is new. Below, one more quantizer, and another protocol; at first with a mistake: windows longer than the model's
+# context. What a sweep asks for is checked before its first cell runs. What fails later, in a cell, fails alone, says
+# why, and is tried again next time.
 
 # %%
 MORE = """
@@ -172,21 +173,25 @@ protocol = "{protocol}"
 [[include]]
 model = "{model}"
 format = "int8"
-protocol = "disjoint-{longer}"    # the mistake
+protocol = "{other}"
 """
-spec.write_text((SPEC + MORE).format(**values, longer=2 * study.config.context_length))
+spec.write_text((SPEC + MORE).format(**values, other=f"disjoint-{2 * study.config.context_length}"))
+try:
+    Sweep.read(spec, output=RESULTS / "blocks")
+except SweepError as error:
+    print(error)
+
+# %%
+spec.write_text((SPEC + MORE).format(**values, other=study.protocol("disjoint-256")))
 more = SweepBoard(Sweep.read(spec, output=RESULTS / "blocks"), processes=2)
-more.only = ["done", "failed"]
 shown = display(more, display_id=True)
 more.start()
 more.wait()
 shown.update(more)
 
 # %%
-new = more.data().query("status != 'done' or quantizer == 'hqq'")
+new = more.data().query("quantizer == 'hqq' or protocol != @PROTOCOL")
 print(new[["format", "quantizer", "protocol", "status", "ppl"]].to_string(index=False))
-for message in dict.fromkeys(new.error[new.error != ""]):
-    print("\n" + message)
 
 # %% [markdown]
 # `workbench sweep blocks.toml` is the same on a terminal, with `--scheduler` on a Dask cluster, and it may be killed at
