@@ -390,7 +390,7 @@ def test_nothing_of_six_formats_is_cut_as_wide_as_jupyterlab_gives_it(shown, sou
     table = SensitivityTable(groups, formats, sums, np.full(4, 255), 0, {"quantizer": "rtn"}, {})
     widget = PrecisionMap(table, source, held_out=texts[1], bits=3)
     nll = random.random(400) * 4
-    speed = Speed(Rate(64, (0.1,)), Rate(32, (0.17, 0.2, 0.31)), None, "wgpu", "a device", True, None)
+    speed = Speed(Rate(64, (0.1,)), Rate(32, (0.17, 0.2, 0.31)), None, "wgpu", "a device", True, None, 0.3)
     for fmt in (formats[0], formats[3]):
         joint = Joint(
             0.01 * random.random(400), nll + 0.01 * random.random(400), nll, np.repeat(np.arange(4), 100)

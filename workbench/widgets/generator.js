@@ -6,6 +6,7 @@ const NUMBERS = [
   ["top_k", "top-k (0: off)", { min: 0, step: 1 }],
   ["top_p", "top-p (1: off)", { min: 0, max: 1, step: 0.01 }],
   ["min_p", "min-p (0: off)", { min: 0, max: 0.99, step: 0.01 }],
+  ["repetition_penalty", "repetition (1: off)", { min: 0.1, max: 5, step: 0.05 }],
   ["seed", "seed", { min: 0, step: 1 }],
 ];
 const RUNNING = new Set(["running", "measuring"]);

@@ -20,7 +20,7 @@ from .base import View, execution
 
 #: Seconds between two messages to the page.
 TICK = 0.05
-OPTIONS = ("temperature", "top_k", "top_p", "min_p", "seed")
+OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
 class Generator(View):
@@ -28,8 +28,8 @@ class Generator(View):
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
     same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
-    dtype, cache, max_tokens: as for `workbench.load`, of models that are loaded here. options: as `workbench generate`
-    has them, by the names of the traits.
+    dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. options: as `workbench
+    generate` has them, by the names of the traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.bench.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
@@ -45,6 +45,7 @@ class Generator(View):
     top_k = traitlets.Int(0, min=0).tag(sync=True)
     top_p = traitlets.Float(1.0, min=0.0, max=1.0).tag(sync=True)
     min_p = traitlets.Float(0.0, min=0.0, max=1.0).tag(sync=True)
+    repetition_penalty = traitlets.Float(1.0, min=0.0).tag(sync=True)
     seed = traitlets.Int(0, min=0).tag(sync=True)
     #: "idle", "running", "measuring", "done", "stopped" or "failed"
     state = traitlets.Unicode("idle").tag(sync=True)
@@ -67,10 +68,17 @@ class Generator(View):
         dtype: str | None = None,
         cache: str | None = None,
         max_tokens: int | None = None,
+        adapter: str | int | None = None,
         **options: Any,
     ) -> None:
         self.refuse_unknown(options)
-        how = {"backend": backend, "dtype": dtype, "cache": cache, "max_tokens": max_tokens}
+        how = {
+            "backend": backend,
+            "dtype": dtype,
+            "cache": cache,
+            "max_tokens": max_tokens,
+            "adapter": adapter,
+        }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
         self.models = {str(label): _loaded(model, how) for label, model in named.items()}
         first = check_models(self.models)[0]

@@ -26,7 +26,8 @@ POSITION = 64
 class ModelCard(View):
     """A Model, or what `workbench.load` takes: then nothing is loaded before a step is measured.
 
-    backend, dtype, cache, max_tokens: as for `workbench.load` and `workbench info`, of a model that is not loaded.
+    backend, dtype, cache, max_tokens, adapter: as for `workbench.load` and `workbench info`, of a model that is not
+    loaded.
 
     `info` is what `workbench info` prints (`workbench.runtime.info.ModelInfo`), `profile` the measured decode step
     (`workbench.bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the dispatch
@@ -51,10 +52,17 @@ class ModelCard(View):
         dtype: str | None = None,
         cache: str | None = None,
         max_tokens: int | None = None,
+        adapter: str | int | None = None,
         **options: Any,
     ) -> None:
         self.refuse_unknown(options)
-        how = {"backend": backend, "dtype": dtype, "cache": cache, "max_tokens": max_tokens}
+        how = {
+            "backend": backend,
+            "dtype": dtype,
+            "cache": cache,
+            "max_tokens": max_tokens,
+            "adapter": adapter,
+        }
         asked = execution("ModelCard", model, **how)
         self._model = model if isinstance(model, Model) else None
         if self._model is not None:
@@ -63,6 +71,7 @@ class ModelCard(View):
                 "dtype": model.executor.activations,
                 "max_tokens": model.max_tokens,
                 "cache": model.executor.cache,
+                "adapter": model.executor.device.info["device"] if model.backend == "wgpu" else None,
             }
             self._path = model.source.path
         else:
