@@ -424,7 +424,7 @@ by_library = replace(
 )
 thread_a_row = {name: Variant("", a_row_each, text=lab.text(name)) for name in ("wgsl", *lab.chosen[1:])}
 my_int4 = kernel(
-    name="my_int4", variants={**thread_a_row, "by hand": by_hand, "by library": by_library}, **PARTS
+    op="my_int4", variants={**thread_a_row, "by hand": by_hand, "by library": by_library}, **PARTS
 )(my_int4.reference)
 
 lab = Lab("my_int4", rounds=5)
