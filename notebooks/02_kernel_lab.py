@@ -23,7 +23,8 @@
 # 3. writes a new operation in a cell, an INT4 matrix-vector product: first wrong, then right
 # 4. makes it faster in steps, each of them measured beside the one before
 # 5. does the same in `KernelLab`, by mouse and keyboard
-# 6. says what to change for an operation of your own
+# 6. runs an edited kernel inside a whole model
+# 7. says what to change for an operation of your own
 #
 # It runs on a GPU or on a software adapter. **Where the label says CPU, software computes: the order of the steps
 # below may differ from a GPU's**, and the text says where it does. Times on a machine that does other things as well
@@ -38,8 +39,10 @@ from IPython.display import display
 
 import wgsl_kernels
 import workbench
+from eval.texts import load_text
 from wgsl_kernels import Cost, Port, Variant, kernel
 from wgsl_kernels.reduce import lanes_default, reduction
+from workbench.assets import demo_model_path, evaluation_text
 from workbench.bench.lab import Lab
 from workbench.bench.notebook import table
 from workbench.bench.records import write_json
@@ -527,7 +530,26 @@ write_json(RESULTS / "comparison.json", lab.comparison.to_json())
 lab.plot("timing").save(RESULTS / "timing.svg")
 
 # %% [markdown]
-# ## 6. Your own operation
+# ## 6. Inside a whole model
+#
+# A kernel that is faster alone need not make a model faster. A version that passed runs inside a model that asks for
+# it, and nowhere else: with it and without it take turns, and the perplexity says whether the numbers are still the
+# same. The model is the embedded one, whose matrices are f16; the lines at the end say where the version runs.
+
+# %%
+edited = Lab("linear[f16]", variants=["gemv"], rows=256, columns=768, rounds=3)
+edited.edit(edited.text("gemv"), "gemv", tunables={"rows_per_team": 4}, name="four rows a team")
+print(
+    edited.in_model(
+        demo_model_path(), text=load_text(evaluation_text()), protocol="disjoint-256", max_windows=2
+    )
+)
+
+# %% [markdown]
+# `workbench.load(MODEL, library=edited.library())` is such a model, for everything that models are used for. On a GPU
+# fused kernels take the place of some products: `Lab("norm_gate_up[int4]")` is how to edit one of those.
+#
+# ## 7. Your own operation
 #
 # Copy the cell of section 3 and change, in this order:
 #

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
-from .pair import Kernel, KernelUsageError, Variant
+from .pair import REGISTRY, Context, Kernel, KernelUsageError, Variant
 
 
 class Library:
@@ -62,21 +62,40 @@ class Library:
     def _by_form(self) -> dict[tuple[str, frozenset], Kernel]:
         return {(kernel.op, frozenset(kernel.form.items())): kernel for kernel in self}
 
+    def changed(self) -> dict[str, dict[str, Variant]]:
+        """By pair, the variants that are not what is registered: what `with_variant` and `with_kernels` put in."""
+        found = {}
+        for kernel in self:
+            registered = REGISTRY.get(kernel.name)
+            if kernel is not registered:
+                there = registered.variants if registered else {}
+                found[kernel.name] = {
+                    name: each for name, each in kernel.variants.items() if each is not there.get(name)
+                }
+        return found
+
     def with_kernels(self, *kernels: Kernel) -> Library:
         """This library with pairs added, or in place of those of the same names."""
         return Library({**self._kernels, **{kernel.name: kernel for kernel in kernels}}.values())
 
-    def with_variant(self, kernel: str, name: str, variant: Variant) -> Library:
+    def with_variant(
+        self, kernel: str, name: str, variant: Variant, *, instead_of: str | None = None
+    ) -> Library:
         """This library with a variant of a pair added or replaced, which is then the one that is used.
 
-        kernel: name of the pair. Raises `KernelUsageError` for an unknown one.
+        kernel: name of the pair. instead_of: a variant of the pair, so that the new one is used only where that one
+        would be; by default wherever the new one can run. Raises `KernelUsageError` for an unknown pair or variant.
         """
         pair = self.get(kernel)
-        edited = replace(
-            pair,
-            variants={**pair.variants, name: variant},
-            prefer=lambda context: (
-                pair.choose(context) if variant.refuse(context) else (name, "put into this library")
-            ),
-        )
-        return self.with_kernels(edited)
+        if instead_of is not None and instead_of not in pair.variants:
+            raise KernelUsageError(
+                f"{kernel} has no variant {instead_of!r}; it has {', '.join(pair.variants)}"
+            )
+
+        def prefer(context: Context) -> tuple[str, str]:
+            usual = pair.choose(context)
+            if variant.refuse(context) or instead_of not in (None, usual[0]):
+                return usual
+            return name, "put into this library" + (f" instead of {instead_of}" if instead_of else "")
+
+        return self.with_kernels(replace(pair, variants={**pair.variants, name: variant}, prefer=prefer))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wgsl_kernels.library import Library
 from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
@@ -80,10 +81,11 @@ class WgpuExecutor:
         activations: str = "f32",
         cache: str | None = None,
         tuned: Choice | None = None,
+        library: Library | None = None,
     ):
         self.source, self.config, self.device, self.activations = source, config, device, activations
         self.cache = cache or cache_type(activations)
-        self.tuned = tuned
+        self.tuned, self.library = tuned, library
         self.chunks = chunk_sizes(config, device.binding_bytes)
         self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
@@ -201,9 +203,14 @@ class WgpuExecutor:
         self.recorder(head, size, cache, keep)
         return self._ready[head, size, cache.capacity, keep].plan
 
-    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
+    def lowered(self, head: str, size: int, capacity: int, keep: tuple[str, ...] = ()) -> DevicePlan:
+        """A plan of `size` tokens for this device, before anything of it is compiled."""
         sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
-        plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep, self.tuned)
+        adapter, most = self.device.adapter, self.device.binding_bytes
+        return lower(self.plan(head), sizes, adapter, most, keep, self.tuned, self.library)
+
+    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
+        plan = self.lowered(head, size, capacity, keep)
         compiled = [
             compile_kernel(self.device, s.kernel, s.sizes, s.types, s.variant, s.tunables) for s in plan.steps
         ]
