@@ -274,7 +274,7 @@ def test_hostile_strings_stay_text(shown):
     evil = "\n".join(f"// {text}" for text in HOSTILE)
     variant = dataclasses.replace(add.variants["elements"], text=f"{evil}\n{body}", why=HOSTILE[0])
     kernel = dataclasses.replace(
-        add, name=HOSTILE[0], variants={HOSTILE[1]: variant}, cost=lambda sizes: Cost(1, 1, 1)
+        add, op=HOSTILE[0], variants={HOSTILE[1]: variant}, cost=lambda sizes: Cost(1, 1, 1)
     )
     widget = KernelLab(Lab(kernel, rounds=1))
     with shown(widget) as bridge:
