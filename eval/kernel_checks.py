@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-import wgsl_kernels
 from eval.report import Table, finite, ran
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.errors import ProtocolError
-from workbench.plan.plan import Call
+from workbench.plan.bind import bind
+from workbench.plan.count import buffer_bytes
+from workbench.plan.plan import Buffer, Call, plane_name, resolve
 from workbench.runtime.session import check_ids
-from workbench.runtime.stacks import Stack
 from workbench.runtime.weights import matrix_parts, vector
 
 #: What calls of one pass read and wrote at most, in bytes; more is kept in several passes.
@@ -159,7 +159,7 @@ class _Step:
         self._executor, self._cache, self._ids, self._start = executor, cache, ids, cache.position
         size = min(chunk for chunk in executor.chunks if chunk >= len(ids))
         lowered = executor.device_plan("all", size, cache, ())
-        self._plan = lowered.plan
+        self._plan, self._sizes = lowered.plan, lowered.sizes
         self._variants = {output: s.variant for s in lowered.steps for output in s.call.outputs.values()}
         semantic = executor.plan("all").buffers
         self._known = {name for name in self._plan.buffers if name in semantic}
@@ -167,17 +167,20 @@ class _Step:
             name for call in self._plan.calls if not self._readable(call) for name in call.outputs.values()
         ]
 
-    def _activations(self, call: Call) -> list[str]:
-        names = (*call.inputs.values(), *call.outputs.values())
-        return [name for name in names if self._plan.buffers[name].kind == "activation"]
+    def _activations(self, call: Call) -> list[Buffer]:
+        found = (self._plan.buffers[name] for name in (*call.inputs.values(), *call.outputs.values()))
+        return [buffer for buffer in found if buffer.kind == "activation"]
+
+    def _planes(self, call: Call) -> list[str]:
+        return [own for buffer in self._activations(call) for own, _, _ in buffer.planes().values()]
 
     def _readable(self, call: Call) -> bool:
-        return self._known.issuperset(self._activations(call))
+        return self._known.issuperset(buffer.name for buffer in self._activations(call))
 
     def checks(self) -> Iterator[KernelCheck]:
         before = self._caches()
         for calls in self._passes():
-            keep = tuple(dict.fromkeys(name for call in calls for name in self._activations(call)))
+            keep = tuple(dict.fromkeys(name for call in calls for name in self._planes(call)))
             self._cache.position = self._start
             kept = self._executor.run("all", self._ids, self._cache, keep=keep)
             after = self._caches()
@@ -189,10 +192,8 @@ class _Step:
         group: list[Call] = []
         size = 0
         for call in filter(self._readable, self._plan.calls):
-            shapes = [self._plan.buffers[name].shape for name in self._activations(call)]
-            need = sum(
-                4 * int(np.prod([d if isinstance(d, int) else len(self._ids) for d in s])) for s in shapes
-            )
+            sizes = {"tokens": len(self._ids)}
+            need = sum(buffer_bytes(buffer, sizes) for buffer in self._activations(call))
             if group and size + need > PASS_BYTES:
                 yield group
                 group, size = [], 0
@@ -207,28 +208,34 @@ class _Step:
         types = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
         found = {}
         for buffer in self._executor.plan("all").of_kind("cache"):
-            shape = buffer.resolved(sizes)
-            place = self._cache.buffers[buffer.name], types[buffer.dtype], int(np.prod(shape))
-            found[buffer.name] = self._executor.device.read(*place).reshape(shape)
+            for own, shape, dtype in buffer.planes().values():
+                shape = resolve(shape, sizes)
+                place = self._cache.buffers[own], types[dtype], int(np.prod(shape))
+                found[own] = self._executor.device.read(*place).reshape(shape)
         return found
 
     def _judged(
         self, call: Call, found: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
     ) -> Iterator[KernelCheck]:
-        kernel = wgsl_kernels.get(call.kernel)
-        arguments: dict[str, Any] = dict(call.params)
+        bound = bind(self._plan, call, self._sizes)
+        kernel, arguments = bound.kernel, dict(bound.params)
         written = set(call.outputs.values())
-        for port, name in call.inputs.items():
-            source = before if name in written and name in before else found
-            arguments[port] = _tensor(source[name]) if name in source else self._given(name)
+        for port in kernel.reads:
+            if port not in bound.ports:
+                continue
+            name, plane = bound.ports[port]
+            own = plane_name(name, plane)
+            source = before if name in written and own in before else found
+            arguments[port] = _tensor(source[own]) if own in source else self._given(name, plane)
         variant = self._variants[next(iter(call.outputs.values()))]
-        for port, (expected, bound) in Expectation(kernel, arguments).of(variant).items():
-            got = _tensor(found[call.outputs[port]])
-            error = judge(port, comparable(kernel, port, got), expected, widen(expected, bound, got.dtype))
+        for port, (expected, allowed) in Expectation(kernel, arguments).of(variant).items():
+            own = plane_name(*bound.ports[port])
+            got = _tensor(found[own])
+            error = judge(port, comparable(kernel, port, got), expected, widen(expected, allowed, got.dtype))
             rms = float(expected.square().mean().sqrt())
             yield KernelCheck(
-                call.outputs[port],
-                call.kernel,
+                own,
+                kernel.name,
                 variant,
                 error.elements,
                 error.off,
@@ -237,7 +244,7 @@ class _Step:
                 error.elements - error.ratios[0] if kernel.writes[port].packed else None,
             )
 
-    def _given(self, name: str) -> torch.Tensor:
+    def _given(self, name: str, plane: str) -> torch.Tensor:
         """What no call of the plan writes: ids, state, tables and weights."""
         config = self._executor.config
         if name == "ids":
@@ -247,12 +254,10 @@ class _Step:
         if name == "rope_table":
             frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
             return torch.from_numpy(rope_table(frequencies, self._cache.capacity))
-        weight, _, plane = name.rpartition(".")
-        if weight not in self._plan.weights:
-            return torch.from_numpy(np.array(vector(self._executor.source, name)))
-        found = self._plan.weights[weight]
-        members = found.members if isinstance(found, Stack) else (found,)
-        parts = [p[plane] for m in members for _, p in matrix_parts(self._executor.source, m.tensor)]
+        found = self._plan.buffers[name]
+        if not found.is_matrix:
+            return torch.from_numpy(np.array(vector(self._executor.source, found.tensor)))
+        parts = [p[plane] for tensor in found.tensors for _, p in matrix_parts(self._executor.source, tensor)]
         array = (
             parts[0] if found.format.granularity == "tensor" and plane != "quants" else np.concatenate(parts)
         )

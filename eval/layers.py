@@ -23,6 +23,7 @@ import numpy as np
 from eval.report import Table, finite
 from workbench.errors import ProtocolError
 from workbench.models.llama import cache_type
+from workbench.plan.types import Int8Rows
 from workbench.runtime.activations import float_activations, passes
 
 F16_MAX = 65504.0
@@ -161,9 +162,9 @@ def common_quants(model: Any, reference: Any) -> dict[str, tuple[int, int]]:
     found = []
     for each in (model, reference):
         plan = each.plan("all")
-        calls = [call for call in plan.calls if call.kernel == "quantize_activations"]
-        names = {call.outputs["quants"]: call.params.get("stride", 1) for call in calls}
-        found.append({name: (4 * plan.buffers[name].shape[1], stride) for name, stride in names.items()})
+        rows = [buffer for buffer in plan.of_kind("activation") if isinstance(buffer.type, Int8Rows)]
+        words = {buffer.planes()["quants"][0]: buffer for buffer in rows}
+        found.append({n: (4 * b.planes()["quants"][1][1], b.type.stride) for n, b in words.items()})
     return {name: one for name, one in found[0].items() if found[1].get(name) == one}
 
 
@@ -190,7 +191,7 @@ def compare_layers(
         for name in group:
             values = (_numbers(each[name], quants.get(name)) for each in kept)
             layers.append(LayerDifference.of(name, common[name][0], *values))
-    written = [name for call in model.plan("all").calls for name in call.outputs.values()]
+    written = list(model.plan("all").arrays)
     layers.sort(key=lambda layer: written.index(layer.name))
     return LayerDifferences(
         tuple(layers),

@@ -192,7 +192,9 @@ def layer_waterfall(
         (
             c
             for c in plan.calls
-            if c.kernel.startswith("linear") and c.inputs.get("values") == f"{weight}.values"
+            if c.op == "linear"
+            and c.inputs["weight"] == weight
+            and not plan.buffers[weight].format.is_quantized
         ),
         None,
     )
@@ -219,6 +221,8 @@ def run_linear(tensor: WeightTensor, x: np.ndarray, activations: str) -> np.ndar
     """y f32 [n, rows] of the WGSL kernel that a plan would call, on the packed bytes of a quantized tensor."""
     import torch
 
+    from wgsl_kernels import library
+    from wgsl_kernels.layout import A8
     from workbench.runtime.launch import run_kernel
     from workbench.runtime.weights import device_planes
 
@@ -233,9 +237,9 @@ def run_linear(tensor: WeightTensor, x: np.ndarray, activations: str) -> np.ndar
     if activations == "int8":
         words, scales = _int8(x, form)
         arguments |= {"x": words, "x_scales": scales, "columns": columns}
-        return run_kernel(f"linear_a8_{form.dtype}", arguments)["y"].numpy()
+        return run_kernel(library().kernel("linear", {"weight": form.dtype, "x": A8}), arguments)["y"].numpy()
     arguments["x"] = torch.from_numpy(np.array(x, np.float16 if activations == "f16" else np.float32))
-    return run_kernel(f"linear_{form.dtype}", arguments)["y"].numpy()
+    return run_kernel(library().kernel("linear", {"weight": form.dtype}), arguments)["y"].numpy()
 
 
 def _int8(x: np.ndarray, format: WeightFormat) -> tuple[Any, Any]:

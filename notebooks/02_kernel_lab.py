@@ -23,7 +23,8 @@
 # 3. writes a new operation in a cell, an INT4 matrix-vector product: first wrong, then right
 # 4. makes it faster in steps, each of them measured beside the one before
 # 5. does the same in `KernelLab`, by mouse and keyboard
-# 6. says what to change for an operation of your own
+# 6. runs an edited kernel inside a whole model
+# 7. says what to change for an operation of your own
 #
 # It runs on a GPU or on a software adapter. **Where the label says CPU, software computes: the order of the steps
 # below may differ from a GPU's**, and the text says where it does. Times on a machine that does other things as well
@@ -38,8 +39,10 @@ from IPython.display import display
 
 import wgsl_kernels
 import workbench
+from eval.texts import load_text
 from wgsl_kernels import Cost, Port, Variant, kernel
 from wgsl_kernels.reduce import lanes_default, reduction
+from workbench.assets import demo_model_path, evaluation_text
 from workbench.bench.lab import Lab
 from workbench.bench.notebook import table
 from workbench.bench.records import write_json
@@ -52,7 +55,7 @@ ROWS = COLUMNS = 1024
 # %% [markdown]
 # ## 1. One operation, several kernels
 #
-# `linear_int4` multiplies by weights of four bits, in blocks of 128 columns with a scale and a zero-point each. Its
+# `linear[int4]` multiplies by weights of four bits, in blocks of 128 columns with a scale and a zero-point each. Its
 # variants differ in who computes what: `gemv` gives a few rows to a team of threads, `batch` reads the weights once
 # for several tokens, `broadcast` is for adapters with 8 lanes a subgroup, `tile` for prompts. Each is checked against
 # the reference in f64 on the same random inputs; those that pass are timed in turns, round by round, so that a busy
@@ -60,7 +63,7 @@ ROWS = COLUMNS = 1024
 
 # %%
 one_token = workbench.compare(
-    "linear_int4", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
+    "linear[int4]", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
 )
 print(one_token)
 
@@ -76,7 +79,7 @@ display(one_token.plot("timing"))
 rows = []
 for tokens in (1, 4, 16):
     found = workbench.compare(
-        "linear_int4",
+        "linear[int4]",
         variants=["gemv", "batch", "broadcast"],
         rounds=3,
         **{"tokens": tokens, "rows": 512, "columns": 512, "block": 128},
@@ -261,7 +264,7 @@ print(version.diff())
 # That is the pair to go on with. Running the decorator again replaces it.
 
 # %%
-my_int4 = kernel(name="my_int4", wgsl=RIGHT, grid=a_row_each, **PARTS)(my_int4.reference)
+my_int4 = kernel(op="my_int4", wgsl=RIGHT, grid=a_row_each, **PARTS)(my_int4.reference)
 lab = Lab("my_int4", rounds=5)
 comparison = lab.run()
 
@@ -424,7 +427,7 @@ by_library = replace(
 )
 thread_a_row = {name: Variant("", a_row_each, text=lab.text(name)) for name in ("wgsl", *lab.chosen[1:])}
 my_int4 = kernel(
-    name="my_int4", variants={**thread_a_row, "by hand": by_hand, "by library": by_library}, **PARTS
+    op="my_int4", variants={**thread_a_row, "by hand": by_hand, "by library": by_library}, **PARTS
 )(my_int4.reference)
 
 lab = Lab("my_int4", rounds=5)
@@ -467,7 +470,9 @@ for count in (2, 4, 16):
         time=False,
     )
 lab.run(["by library", "2 rows", "4 rows", "16 rows"])
-library = workbench.compare("linear_int4", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5)
+library = workbench.compare(
+    "linear[int4]", variants=["gemv"], rows=ROWS, columns=COLUMNS, block=128, rounds=5
+)
 gemv = library["gemv"]
 rows_of_gemv = gemv.tunables["teams"] * gemv.tunables["rows_per_team"]
 named = [(each.variant, each.tunables["rows_per_group"], each.timing) for each in lab.comparison.results]
@@ -487,7 +492,7 @@ display(lab.plot("roofline"))
 
 # %% [markdown]
 # What remains to the roof? The library's head comments say what was found to matter there, kernel by kernel: loads of
-# 16 bytes, several of them in flight before anything is computed, integer dot products (`linear_a8_int4`) because
+# 16 bytes, several of them in flight before anything is computed, integer dot products (`linear[int4, a8]`) because
 # unpacking to floats costs more than reading. `docs/kernels.md` has the measurements.
 #
 # ## 5. The same, in a widget
@@ -525,7 +530,26 @@ write_json(RESULTS / "comparison.json", lab.comparison.to_json())
 lab.plot("timing").save(RESULTS / "timing.svg")
 
 # %% [markdown]
-# ## 6. Your own operation
+# ## 6. Inside a whole model
+#
+# A kernel that is faster alone need not make a model faster. A version that passed runs inside a model that asks for
+# it, and nowhere else: with it and without it take turns, and the perplexity says whether the numbers are still the
+# same. The model is the embedded one, whose matrices are f16; the lines at the end say where the version runs.
+
+# %%
+edited = Lab("linear[f16]", variants=["gemv"], rows=256, columns=768, rounds=3)
+edited.edit(edited.text("gemv"), "gemv", tunables={"rows_per_team": 4}, name="four rows a team")
+print(
+    edited.in_model(
+        demo_model_path(), text=load_text(evaluation_text()), protocol="disjoint-256", max_windows=2
+    )
+)
+
+# %% [markdown]
+# `workbench.load(MODEL, library=edited.library())` is such a model, for everything that models are used for. On a GPU
+# fused kernels take the place of some products: `Lab("norm_gate_up[int4]")` is how to edit one of those.
+#
+# ## 7. Your own operation
 #
 # Copy the cell of section 3 and change, in this order:
 #

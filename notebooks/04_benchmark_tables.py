@@ -295,7 +295,7 @@ def row_rms_with(body: str, element: str = "x_type") -> None:
 
 row_rms_with(IN_MEMORY)
 request = Request(
-    kernels=["linear_int4", "row_rms"],
+    kernels=["linear[int4]", "row_rms"],
     shapes=[(1024, 1024)],
     sizes={"rows": 1024, "columns": 1024},
     variants=["gemv", "batch", "broadcast", "wgsl"],

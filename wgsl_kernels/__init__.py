@@ -12,6 +12,7 @@ import importlib
 import warnings
 from importlib import metadata
 
+from .library import Library
 from .pair import (
     REGISTRY,
     Adapter,
@@ -59,11 +60,13 @@ __all__ = [
     "Cost",
     "Kernel",
     "KernelUsageError",
+    "Library",
     "Port",
     "Variant",
     "forget",
     "get",
     "kernel",
+    "library",
     "names",
     "register",
 ]
@@ -88,11 +91,16 @@ def load_packages() -> dict[str, str]:
     return failed
 
 
-def names() -> list[str]:
-    """Names of all registered kernels, sorted."""
+def library() -> Library:
+    """What is registered now: this package's pairs, installed packages' and those of a notebook's cells."""
     load_library()
     load_packages()
-    return sorted(REGISTRY)
+    return Library(REGISTRY.values())
+
+
+def names() -> list[str]:
+    """Names of all registered kernels, sorted."""
+    return library().names()
 
 
 def get(name: str) -> Kernel:

@@ -80,6 +80,7 @@ def gelu(x, tanh=False):
     reads={"a": Port(ROWS), "b": Port(ROWS)},
     writes={"y": Port(ROWS)},
     variants=_variant("add"),
+    commutes=("a", "b"),
     make_inputs=_maker("a", "b"),
     tolerance=_add_tolerance,
     cost=_cost(2, 1),

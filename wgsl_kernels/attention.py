@@ -1,15 +1,18 @@
 """Causal attention with grouped queries over the key/value cache, for prefill and decode.
 
-`attention` reads a cache in f32 or f16, `attention_kv8` one in INT8 (kv8.py). They share their WGSL: what a cache is
+`attention` reads a cache in f32 or f16, `attention[kv8]` one in INT8 (kv8.py). They share their WGSL: what a cache is
 made of comes as a library file.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from .kv8 import CACHE8, SCALES8, dequantized, random_cache
 from .kv_append import CACHE
+from .layout import KV8
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
@@ -129,7 +132,7 @@ def attention(q, kv, state, scale):
 # ---- over a cache in INT8 ----------------------------------------------------------------------------------------
 
 #: What kernels that read an INT8 cache bind after their queries.
-READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": Port(SCALES8.shape, SCALES8.dtype, binding=5)}
+READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": replace(SCALES8, binding=5)}
 
 
 def inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
@@ -176,6 +179,8 @@ def _cost8(s) -> Cost:
 
 
 @kernel(
+    op="attention",
+    form={"kv": KV8},
     reads={"q": Port(("tokens", "width")), **READS8},
     writes={"y": Port(("tokens", "width"), binding=3)},
     params={"scale": float, "head_dim": int},

@@ -1,8 +1,8 @@
 """Decode attention in two steps: `attention_split` over parts of the cache, `attention_reduce` over the parts.
 
 A single token has one row of queries: a workgroup a head leaves a GPU idle. Splitting the cache fills it
-(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes. `attention_split_kv8` reads a cache
-in INT8.
+(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes, over a cache of floats
+or of INT8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import replace
 import torch
 
 from .attention import READS8, as_float, attention, cache_bytes8, inputs8, seen_cache
+from .composition import Facts, Match, rule
 from .kv_append import CACHE
+from .layout import KV8, cache_words
+from .linear import FEW_TOKENS
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .rope import STATE
@@ -155,6 +158,8 @@ def _split_cost8(s) -> Cost:
 
 
 @kernel(
+    op="attention_split",
+    form={"kv": KV8},
     reads={"q": Port(("tokens", "width")), **READS8},
     writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
     params={"scale": float, "splits": int, "head_dim": int},
@@ -227,3 +232,29 @@ def attention_reduce(sums, stats):
     weights = (largest - largest.amax(-1, keepdim=True)).exp()
     y = (weights.unsqueeze(-1) * sums).sum(2) / (weights * totals).sum(-1, keepdim=True)
     return y.flatten(1)
+
+
+def _whole(p, q, kv, state, *, scale):
+    """Attention of few tokens, over parts of the cache."""
+    return p.attention(q=q, kv=kv, state=state, scale=scale)
+
+
+def _parts(p, q, kv, state, *, scale, splits):
+    sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits)
+    return p.attention_reduce(sums=sums, stats=stats)
+
+
+def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
+    """Where an adapter has idle units for parts, and `attention_split` can run."""
+    splits = splits_for(facts.capacity)
+    if facts.tokens > FEW_TOKENS or facts.adapter.is_cpu or splits < 2:
+        return False
+    pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
+    head_dim = match.shape("kv")[4]
+    sizes = {"head_dim": head_dim} | ({"words": cache_words(head_dim)} if pair is attention_split_kv8 else {})
+    if pair.variants["teams"].refuse(pair.specialise("teams", sizes, {}, facts.adapter)):
+        return False
+    return {"splits": splits}
+
+
+SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where)

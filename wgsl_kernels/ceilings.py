@@ -65,7 +65,7 @@ def _sweep(workgroup: int, loads: int) -> Variant:
 
 
 READ_SWEEP = Kernel(
-    name="read_sweep",
+    op="read_sweep",
     reference=_sums,
     reads={"x": Port(("elements",), "u32")},
     writes={"sums": Port(("threads",), "u32")},
@@ -82,7 +82,7 @@ READ_SWEEP = Kernel(
 )
 
 COPY = Kernel(
-    name="copy",
+    op="copy",
     reference=_copy,
     reads={"x": Port(("elements",), "u32")},
     writes={"y": Port(("elements",), "u32")},
@@ -119,7 +119,7 @@ def _multiply_adds(x, factors, steps):
 
 def _multiply_add(name: str, dtype: torch.dtype, port: str) -> Kernel:
     return Kernel(
-        name=name,
+        op=name,
         reference=_multiply_adds,
         reads={"x": Port(("threads",), port), "factors": Port((2,), port)},
         writes={"y": Port(("threads",), "f32")},
@@ -161,7 +161,7 @@ def _dot_products(x, factor, steps):
 FMA_F32 = _multiply_add("fma_f32", torch.float32, "f32")
 FMA_F16 = _multiply_add("fma_f16", torch.float16, "float")
 DP4A = Kernel(
-    name="dp4a",
+    op="dp4a",
     reference=_dot_products,
     reads={"x": Port(("threads",), "u32"), "factor": Port((1,), "u32")},
     writes={"y": Port(("threads",), "u32")},

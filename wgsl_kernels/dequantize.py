@@ -1,4 +1,4 @@
-"""Dequantization of a whole weight: `dequantize_f32` ... `dequantize_int2`, y = scale * (quant - zero)."""
+"""Dequantization of a whole weight: `dequantize[f32]` ... `dequantize[int2]`, y = scale * (quant - zero)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def dequantize(fmt: str) -> Kernel:
 
     return register(
         Kernel(
-            name=f"dequantize_{fmt}",
+            op="dequantize",
+            form={"weight": fmt},
             reference=partial(_reference, fmt),
             reads=weight_ports(fmt),
             writes={"y": Port(("rows", "columns"), "f32", binding=4)},

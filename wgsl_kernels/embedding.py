@@ -1,4 +1,4 @@
-"""Embedding lookup from every weight format: `embedding_f32` ... `embedding_int2`."""
+"""Embedding lookup from every weight format: `embedding[f32]` ... `embedding[int2]`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def embedding(fmt: str) -> Kernel:
 
     return register(
         Kernel(
-            name=f"embedding_{fmt}",
+            op="embedding",
+            form={"weight": fmt},
             reference=_reference,
             reads={"ids": Port(("tokens",), "u32"), **weight_ports(fmt)},
             writes={"y": Port(("tokens", "columns"), binding=4)},

@@ -13,11 +13,13 @@ cannot write by halves, to save 2 of 132 bytes (heads of 128).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from .layout import cache_words
+from .kv_append import kv_append
+from .layout import KV8, cache_words
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Kernel, Port, Variant, register
 from .quantize_activations import near_half
@@ -25,9 +27,9 @@ from .reduce import lanes_default, reduction
 from .rope import STATE, make_state
 
 #: Sequences, keys or values, heads of keys and values, positions, words of four dimensions.
-CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32", packed=8)
+CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32", packed=8, of="kv", plane="quants")
 #: One scale a row of `CACHE8`.
-SCALES8 = Port(("sequences", 2, "kv_heads", "capacity"), "f32")
+SCALES8 = Port(("sequences", 2, "kv_heads", "capacity"), "f32", of="kv", plane="scales")
 
 
 def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +103,7 @@ def _append(k, v, kv, kv_scales, state, head_dim):
 
 
 def _append_rows(rows, kv, kv_scales, state, head_dim):
-    """`kv8_append` of rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values."""
+    """`kv_append[kv8]` of rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values."""
     return _append(*rows.chunk(2, dim=-1), kv, kv_scales, state, head_dim)
 
 
@@ -131,16 +133,21 @@ def _append_cost(s: Mapping) -> Cost:
     )
 
 
-def _append_kernel(name: str, reference, new: dict[str, Port], derive) -> Kernel:
+def _rows_as_values(rows, kv, state):
+    return kv_append.reference(*rows.chunk(2, dim=-1), kv, state)
+
+
+def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> Kernel:
     """The pair that takes keys and values as two arrays, or as one."""
     return register(
         Kernel(
-            name=name,
+            op=op,
+            form={"kv": KV8},
             reference=reference,
             reads={
                 **new,
-                "kv": Port(CACHE8.shape, CACHE8.dtype, binding=2),
-                "kv_scales": Port(SCALES8.shape, SCALES8.dtype, binding=3),
+                "kv": replace(CACHE8, binding=2),
+                "kv_scales": replace(SCALES8, binding=3),
                 "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=4),
             },
             writes={"kv": CACHE8, "kv_scales": SCALES8},
@@ -168,19 +175,22 @@ def _append_kernel(name: str, reference, new: dict[str, Port], derive) -> Kernel
             tolerance=_append_tolerance,
             cost=_append_cost,
             derive=derive,
+            values=values,
         )
     )
 
 
 kv8_append = _append_kernel(
-    "kv8_append",
+    "kv_append",
     _append,
     {"k": Port(("tokens", "width"), binding=0), "v": Port(("tokens", "width"), binding=1)},
     lambda s: {},
+    kv_append.reference,
 )
 kv8_append_rows = _append_kernel(
-    "kv8_append_rows",
+    "kv_append_rows",
     _append_rows,
     {"rows": Port(("tokens", "both"), binding=0)},
     lambda s: {"width": s["kv_heads"] * s["head_dim"]} if {"kv_heads", "head_dim"} <= set(s) else {},
+    _rows_as_values,
 )

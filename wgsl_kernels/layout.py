@@ -8,6 +8,8 @@ import numpy as np
 FLOAT_GROUP = 32
 #: Columns of INT8 activations that share a scale.
 INT8_BLOCK = 32
+#: What activations in INT8, and a key/value cache in INT8, are called in the forms of kernels.
+A8, KV8 = "a8", "kv8"
 #: Order of INT8 activation words by weight format: how far apart the columns lie that one mask picks from a word.
 INT8_STRIDES = {"int8": 1, "int4": 2, "int2": 4}
 

@@ -1,4 +1,4 @@
-"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear_f32` ... `linear_int2`.
+"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear[f32]` ... `linear[int2]`.
 
 Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
 many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from . import halves
+from .composition import rule
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
@@ -279,7 +280,8 @@ def linear(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"linear_{fmt}",
+            op="linear",
+            form={"weight": fmt},
             reference=linear_reference,
             reads={
                 "x": Port(("tokens", "columns")),
@@ -303,3 +305,20 @@ def linear(fmt: str) -> Kernel:
 
 for _format in WEIGHT_FORMATS:
     linear(_format)
+
+
+def _sum_behind(p, x, weight, residual, bias=None):
+    """A linear layer and the sum behind it."""
+    return p.add(a=residual, b=p.linear(x=x, weight=weight, bias=bias))
+
+
+def _with_residual(p, x, weight, residual, bias=None):
+    return p.linear(x=x, weight=weight, bias=bias, residual=residual)
+
+
+LINEAR_SUM = rule(
+    _sum_behind,
+    _with_residual,
+    name="linear_sum",
+    where=lambda facts, match: match.label("residual") == "f32",
+)

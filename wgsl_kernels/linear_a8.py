@@ -1,4 +1,4 @@
-"""Linear layers with INT8 activations and integer weights: `linear_a8_int8`, `linear_a8_int4`, `linear_a8_int2`.
+"""Linear layers with INT8 activations and integer weights: `linear[int8, a8]`, `linear[int4, a8]`, `linear[int2, a8]`.
 
 Activations come from `quantize_activations` in blocks of 32, in the order (`stride`) that the weight format unpacks
 to. Products are integer dot products of four (DP4A), exact; only scales are floats. What this costs in accuracy is
@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from .layout import INT8_BLOCK, INT8_STRIDES
+from .layout import A8, INT8_BLOCK, INT8_STRIDES
 from .linear import (
     BATCH,
     batch,
@@ -123,14 +123,15 @@ def linear_a8(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"linear_a8_{fmt}",
+            op="linear",
+            form={"weight": fmt, "x": A8},
             reference=partial(_reference, fmt),
             reads={
-                "x": Port(("tokens", "x_words"), "u32"),
+                "x": Port(("tokens", "x_words"), "u32", of="x", plane="quants"),
                 **weight_ports(fmt),
                 "bias": Port(("rows",), "f32", optional=True, binding=4),
                 "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
-                "x_scales": Port(("tokens", "x_groups"), "f32", binding=7),
+                "x_scales": Port(("tokens", "x_groups"), "f32", binding=7, of="x", plane="scales"),
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},

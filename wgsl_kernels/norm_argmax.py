@@ -14,15 +14,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from .composition import Facts, Match, Rule, rule
 from .judge import doubles
-from .layout import INT8_STRIDES
 from .logits import argmax
-from .norm_linear import norm_linear  # noqa: F401  the pairs that these are made from
-from .norm_linear_a8 import norm_linear_a8  # noqa: F401
+from .norm_linear import NORM_LINEAR
+from .norm_linear_a8 import NORM_LINEAR_A8
 from .numerics import random_tensor
-from .pair import REGISTRY, Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
+from .pair import Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
 from .reduce import lanes_default, reduction
-from .weights import WEIGHT_FORMATS
 
 GROUPS = ("tokens", "groups")
 PARTS = {"largest": Port(GROUPS, "f32", binding=6), "index": Port(GROUPS, "u32", binding=8)}
@@ -122,19 +121,14 @@ def grouped(gemv: Variant, logits: str, why: str) -> Variant:
     )
 
 
-#: What products are called behind "norm_linear_": a weight format, or that with INT8 activations.
-PRODUCTS = (*WEIGHT_FORMATS, *(f"a8_{fmt}" for fmt in INT8_STRIDES))
-
-
-def norm_argmax(kind: str) -> Kernel:
-    """The pair for one of `PRODUCTS`: `norm_linear` but for what is kept of its result."""
-    product = REGISTRY[f"norm_linear_{kind}"]
+def norm_argmax(product: Kernel, op: str) -> Kernel:
+    """The pair for a `norm_linear`: the same but for what is kept of its result."""
     why = "few tokens: logits stay in registers, and a number for each group of rows is left"
     params = {name: kind for name, kind in product.params.items() if name != "out_rows"}
     return register(
         replace(
             product,
-            name=f"norm_argmax_{kind}",
+            op=op,
             reference=partial(_reference, product),
             writes=PARTS,
             params={**params, "group": int},
@@ -147,8 +141,9 @@ def norm_argmax(kind: str) -> Kernel:
     )
 
 
-for _kind in PRODUCTS:
-    norm_argmax(_kind)
+#: Each with the product that it is made from.
+NORM_ARGMAX = [(product, norm_argmax(product, "norm_argmax")) for product in NORM_LINEAR.values()]
+NORM_ARGMAX_A8 = [(product, norm_argmax(product, "norm_argmax_a8")) for product in NORM_LINEAR_A8.values()]
 
 
 def _group_inputs(seed=0, tokens=1, groups=64, y_dtype="f32") -> dict:
@@ -176,3 +171,26 @@ def _group_inputs(seed=0, tokens=1, groups=64, y_dtype="f32") -> dict:
 def argmax_reduce(largest, index):
     """Of groups' largest numbers [tokens, groups] the largest; its index [tokens], of equals the first."""
     return index.gather(-1, argmax.reference(largest).long().unsqueeze(-1)).squeeze(-1)
+
+
+def whole_groups(facts: Facts, match: Match) -> bool | dict[str, int]:
+    """Where no group of rows would lie in two bindings; how many rows a group has."""
+    group = group_for(facts.adapter)
+    if any(first % group for first, _ in match.ranges("weight")):
+        return False
+    return {"group": group}
+
+
+def _greedy(product: str, grouped_product: str) -> Rule:
+    def end(p, x, norm, weight, *, eps):
+        """The largest logit, of a product behind a norm."""
+        return p.argmax(x=getattr(p, product)(x=x, norm=norm, weight=weight, eps=eps))
+
+    def by_groups(p, x, norm, weight, *, eps, group):
+        largest, index = getattr(p, grouped_product)(x=x, norm=norm, weight=weight, eps=eps, group=group)
+        return p.argmax_reduce(largest=largest, index=index)
+
+    return rule(end, by_groups, name=grouped_product, where=whole_groups)
+
+
+ARGMAX = (_greedy("norm_linear", "norm_argmax"), _greedy("norm_linear_a8", "norm_argmax_a8"))

@@ -10,18 +10,20 @@ the composition of the references it replaces.
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 
 import torch
 
-from .activations import silu_mul
+from .composition import Facts, Match, composed, fusion
 from .kv_append import CACHE, kv_append
-from .linear import gemv_defaults, gemv_tunables, linear_reference
+from .layout import KV8
+from .linear import FEW_TOKENS, gemv_defaults, gemv_tunables
 from .numerics import EPS32, TORCH_TYPES, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import team_reduction, whole_subgroups
 from .rms_norm import rms_norm
-from .rope import STATE, inverse_frequencies, make_state, rope, rope_table
+from .rope import STATE, inverse_frequencies, make_state, rope_table
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -36,6 +38,13 @@ from .weights import (
     weight_ports,
     weight_sizes,
 )
+
+
+def behind_a_norm(facts: Facts, match: Match) -> bool:
+    """Where a norm goes into the products that read it: on a GPU a batch of tokens is better served by `batch`."""
+    few = facts.tokens == 1 or (facts.adapter.is_cpu and facts.tokens <= FEW_TOKENS)
+    return few and match.shape("x")[1] % 4 == 0
+
 
 X = Port(("tokens", "columns"))
 NORM = Port(("columns",), "f32", binding=7)
@@ -122,11 +131,22 @@ def _shared(fmt: str) -> dict:
 # ---- norm, linear ------------------------------------------------------------------------------------------------
 
 
-def _linear_reference(x, weight, norm, eps, row_offset=0, out_rows=None, **_):
-    """y = rms_norm(x) W^T, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
-    return linear_reference(
-        rms_norm.reference(x, norm, eps), weight, row_offset=row_offset, out_rows=out_rows
-    )
+@fusion(where=behind_a_norm)
+def norm_linear(p, x, norm, weight, *, eps):
+    """y = rms_norm(x) W^T."""
+    return p.linear(x=p.rms_norm(x=x, weight=norm, eps=eps), weight=weight)
+
+
+def in_place(reference):
+    """A reference whose y stands at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+
+    @functools.wraps(reference)
+    def placed_reference(row_offset=0, out_rows=None, **given):
+        y = reference(**given)
+        after = 0 if out_rows is None else out_rows - row_offset - y.shape[-1]
+        return torch.nn.functional.pad(y, (row_offset if out_rows is not None else 0, after))
+
+    return placed_reference
 
 
 def linear_inputs(
@@ -143,12 +163,13 @@ def placed(bound, arguments, expected) -> dict:
     return {"y": torch.nn.functional.pad(bound, (before, after))}
 
 
-def norm_linear(fmt: str) -> Kernel:
+def norm_linear_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"norm_linear_{fmt}",
-            reference=_linear_reference,
+            op="norm_linear",
+            form={"weight": fmt},
+            reference=in_place(composed(norm_linear)),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
@@ -164,15 +185,20 @@ def norm_linear(fmt: str) -> Kernel:
 # ---- norm, gate, up, their product -------------------------------------------------------------------------------
 
 
-def gate_up(normed, weight):
-    """silu(n G^T) * (n U^T); G and U are the upper and the lower half of the weight's rows."""
-    gate, up = linear_reference(normed, weight).chunk(2, dim=-1)
-    return silu_mul.reference(gate, up)
+def gated(p, normed, gate, up):
+    """silu(n G^T) * (n U^T)."""
+    return p.silu_mul(gate=p.linear(x=normed, weight=gate), up=p.linear(x=normed, weight=up))
 
 
-def _gate_up_reference(x, weight, norm, eps, **_):
-    """y = silu(n G^T) * (n U^T), n = rms_norm(x); G and U are the upper and the lower half of the weight's rows."""
-    return gate_up(rms_norm.reference(x, norm, eps), weight)
+@fusion(stack=("gate", "up"), where=behind_a_norm)
+def norm_gate_up(p, x, norm, gate, up, *, eps):
+    """y = silu(n G^T) * (n U^T), n = rms_norm(x)."""
+    return gated(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up)
+
+
+def halves_of(weight, **_) -> list[int]:
+    """Rows of gate and of up."""
+    return [weight.shape[0] // 2] * 2
 
 
 def gate_up_inputs(
@@ -199,12 +225,13 @@ def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     return {"y": silu_product_bound(normed, weight, _product_bound(fmt, arguments))}
 
 
-def norm_gate_up(fmt: str) -> Kernel:
+def norm_gate_up_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"norm_gate_up_{fmt}",
-            reference=_gate_up_reference,
+            op="norm_gate_up",
+            form={"weight": fmt},
+            reference=composed(norm_gate_up, rows=halves_of),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "width"), binding=6)},
             params={**quant_params(fmt), "eps": float},
@@ -222,18 +249,27 @@ def norm_gate_up(fmt: str) -> Kernel:
 # ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
 
 
-def _qkv_reference(x, weight, norm, table, kv, state, eps, **_):
+def turned_and_appended(p, normed, q, k, v, table, kv, state):
+    """Queries, turned, and the cache with the step's keys, turned, and values."""
+    queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
+    queries, keys = (p.rope(x=each, table=table, state=state) for each in (queries, keys))
+    return queries, p.kv_append(k=keys, v=values, kv=kv, state=state)
+
+
+def _float_cache(facts: Facts, match: Match) -> bool:
+    return match.label("kv") != KV8 and behind_a_norm(facts, match)
+
+
+@fusion(stack=("q", "k", "v"), where=_float_cache)
+def norm_qkv(p, x, norm, q, k, v, table, kv, state, *, eps):
     """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
-    return qkv(rms_norm.reference(x, norm, eps), weight, table, kv, state)
+    return turned_and_appended(p, p.rms_norm(x=x, weight=norm, eps=eps), q, k, v, table, kv, state)
 
 
-def qkv(normed, weight, table, kv, state):
-    """q turned and the cache appended to, from normalised rows; the weight's rows are those of q, k and v."""
-    kv_width = kv.shape[2] * kv.shape[4]
-    y = linear_reference(normed, weight)
-    q, k, v = y.split([y.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
-    q, k = (rope.reference(each, table, state) for each in (q, k))
-    return q, kv_append.reference(k, v, kv, state)
+def qkv_rows(weight, kv, **_) -> list[int]:
+    """Rows of q, k and v: the cache says how many heads keys and values have."""
+    width = kv.shape[2] * kv.shape[4]
+    return [weight.shape[0] - 2 * width, width, width]
 
 
 def qkv_inputs(
@@ -296,13 +332,14 @@ def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
     return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
 
 
-def norm_qkv(fmt: str) -> Kernel:
+def norm_qkv_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     reads, writes = qkv_ports(fmt)
     return register(
         Kernel(
-            name=f"norm_qkv_{fmt}",
-            reference=_qkv_reference,
+            op="norm_qkv",
+            form={"weight": fmt},
+            reference=composed(norm_qkv, rows=qkv_rows),
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
@@ -324,7 +361,7 @@ def norm_qkv(fmt: str) -> Kernel:
     )
 
 
-for _format in WEIGHT_FORMATS:
-    norm_linear(_format)
-    norm_gate_up(_format)
-    norm_qkv(_format)
+#: The pairs by weight format; others are made from them.
+NORM_LINEAR = {fmt: norm_linear_pair(fmt) for fmt in WEIGHT_FORMATS}
+NORM_GATE_UP = {fmt: norm_gate_up_pair(fmt) for fmt in WEIGHT_FORMATS}
+NORM_QKV = {fmt: norm_qkv_pair(fmt) for fmt in WEIGHT_FORMATS}

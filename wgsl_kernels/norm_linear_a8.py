@@ -3,7 +3,7 @@
     norm_linear_a8        rms_norm, quantize_activations, linear_a8
     norm_qkv_a8           rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k), kv_append
     norm_gate_up_a8       rms_norm, quantize_activations, linear_a8 (gate, up), silu_mul, quantize_activations
-    attention_reduce_a8   attention_reduce, quantize_activations
+    attention_reduce[a8]  attention_reduce, quantize_activations
 
 The first three stand once a weight format; weights of the second and third are stacked as in `norm_linear`. Each
 reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the
@@ -17,29 +17,34 @@ from functools import partial
 
 import torch
 
+from .activations import silu_mul
 from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance
-from .layout import INT8_BLOCK, INT8_STRIDES
+from .composition import Facts, Match, composed, fusion
+from .layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from .linear import gemv_defaults, gemv_tunables, linear_reference
-from .linear_a8 import dequantize_activations, integer_pieces
+from .linear_a8 import integer_pieces
 from .norm_linear import (
     NORM,
     X,
-    gate_up,
     gate_up_inputs,
+    gated,
+    halves_of,
+    in_place,
     linear_inputs,
     placed,
     product_bound,
-    qkv,
     qkv_derive,
     qkv_inputs,
     qkv_ports,
+    qkv_rows,
     qkv_tolerance,
     refuse_columns,
     silu_product_bound,
+    turned_and_appended,
     weight_parts,
 )
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
-from .quantize_activations import near_half, quantize_activations, quantized_tolerance
+from .quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
 from .reduce import team_reduction
 from .rms_norm import rms_norm
 from .weights import dense, quant_params, weight_ports, weight_sizes
@@ -90,11 +95,15 @@ def _library(fmt: str, context: Context) -> tuple[str, ...]:
     )
 
 
-def _rounded(fmt: str, x, norm, eps) -> torch.Tensor:
+def normed_in_int8(x, norm, eps) -> torch.Tensor:
     """rms_norm(x) as INT8 and back."""
-    normed = rms_norm.reference(x, norm, eps)
-    words, scales = quantize_activations.reference(normed, INT8_BLOCK, stride=INT8_STRIDES[fmt])
-    return dequantize_activations(fmt, words, scales, x.shape[1])
+    return rounded(rms_norm.reference(x, norm, eps))
+
+
+def quantized_behind_a_norm(facts: Facts, match: Match) -> bool:
+    """One token on a GPU: a CPU would quantize a row once for every few rows of weights."""
+    columns = match.shape("x")[1]
+    return facts.tokens == 1 and not facts.adapter.is_cpu and columns % 4 == 0 and row_fits(columns)
 
 
 def _product_bound(fmt: str, arguments) -> torch.Tensor:
@@ -126,17 +135,19 @@ def _shared(fmt: str) -> dict:
 # ---- norm, linear ------------------------------------------------------------------------------------------------
 
 
-def _linear_reference(fmt: str, x, weight, norm, eps, row_offset=0, out_rows=None, **_):
-    """As `norm_linear`, over normalised rows that were rounded to INT8."""
-    return linear_reference(_rounded(fmt, x, norm, eps), weight, row_offset=row_offset, out_rows=out_rows)
+@fusion(where=quantized_behind_a_norm)
+def norm_linear_a8(p, x, norm, weight, *, eps):
+    """As `norm_linear`, over normalised rows that are rounded to INT8."""
+    return p.linear(x=p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps)), weight=weight)
 
 
-def norm_linear_a8(fmt: str) -> Kernel:
+def norm_linear_a8_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"norm_linear_a8_{fmt}",
-            reference=partial(_linear_reference, fmt),
+            op="norm_linear_a8",
+            form={"weight": fmt},
+            reference=in_place(composed(norm_linear_a8)),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
@@ -167,18 +178,25 @@ def norm_linear_a8(fmt: str) -> Kernel:
 # ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
 
 
-def _qkv_reference(fmt: str, x, weight, norm, table, kv, state, eps, **_):
-    """As `norm_qkv`, over normalised rows that were rounded to INT8."""
-    return qkv(_rounded(fmt, x, norm, eps), weight, table, kv, state)
+def _float_cache(facts: Facts, match: Match) -> bool:
+    return match.label("kv") != KV8 and quantized_behind_a_norm(facts, match)
 
 
-def norm_qkv_a8(fmt: str) -> Kernel:
+@fusion(stack=("q", "k", "v"), where=_float_cache)
+def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps):
+    """As `norm_qkv`, over normalised rows that are rounded to INT8."""
+    normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
+    return turned_and_appended(p, normed, q, k, v, table, kv, state)
+
+
+def norm_qkv_a8_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     reads, writes = qkv_ports(fmt)
     return register(
         Kernel(
-            name=f"norm_qkv_a8_{fmt}",
-            reference=partial(_qkv_reference, fmt),
+            op="norm_qkv_a8",
+            form={"weight": fmt},
+            reference=composed(norm_qkv_a8, rows=qkv_rows),
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
@@ -207,10 +225,15 @@ def norm_qkv_a8(fmt: str) -> Kernel:
 # ---- norm, gate, up, their product, quantized --------------------------------------------------------------------
 
 
-def _gate_up_reference(fmt: str, x, weight, norm, eps, y_stride, **_):
-    """Words [tokens, y_words] and scales [tokens, y_blocks] of silu(n G^T) * (n U^T), n = rms_norm(x) as INT8."""
-    y = gate_up(_rounded(fmt, x, norm, eps), weight)
-    return quantize_activations.reference(y, INT8_BLOCK, stride=y_stride)
+@fusion(stack=("gate", "up"), where=quantized_behind_a_norm)
+def norm_gate_up_a8(p, x, norm, gate, up, *, eps):
+    """silu(n G^T) * (n U^T) in INT8, n = rms_norm(x) as INT8."""
+    normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
+    return p.quantize_activations(x=gated(p, normed, gate, up))
+
+
+def _words(y, y_stride):
+    return quantize_activations.reference(y, stride=y_stride)
 
 
 def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dict:
@@ -221,9 +244,9 @@ def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dic
 
 def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
-    normed = _rounded(fmt, arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    normed = normed_in_int8(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
     error = silu_product_bound(normed, weight, _product_bound(fmt, arguments))
-    y = gate_up(normed, weight)
+    y = silu_mul.reference(*linear_reference(normed, weight).chunk(2, dim=-1))
     stride = arguments["y_stride"]
     quants, scales = quantized_tolerance(y, expected["y_scales"].double(), INT8_BLOCK, stride, error)
     return {"y": quants, "y_scales": scales}
@@ -249,16 +272,17 @@ def _gate_up_derive(fmt: str, s) -> dict:
     return found
 
 
-def norm_gate_up_a8(fmt: str) -> Kernel:
+def norm_gate_up_a8_pair(fmt: str) -> Kernel:
     """The pair for one weight format."""
     return register(
         Kernel(
-            name=f"norm_gate_up_a8_{fmt}",
-            reference=partial(_gate_up_reference, fmt),
+            op="norm_gate_up_a8",
+            form={"weight": fmt, "y": A8},
+            reference=composed(norm_gate_up_a8, rows=halves_of, quantize=_words),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={
-                "y": Port(WORDS, "u32", binding=6, packed=8),
-                "y_scales": Port(SCALES, "f32", binding=4),
+                "y": Port(WORDS, "u32", binding=6, packed=8, of="y", plane="quants"),
+                "y_scales": Port(SCALES, "f32", binding=4, of="y", plane="scales"),
             },
             params={**quant_params(fmt), "eps": float, "y_stride": int},
             variants={
@@ -292,8 +316,13 @@ def _reduce_tolerance(arguments, expected) -> dict:
 
 
 @kernel(
+    op="attention_reduce",
     reads=dict(attention_reduce.reads),
-    writes={"y": Port(WORDS, "u32", packed=8), "y_scales": Port(SCALES, "f32")},
+    writes={
+        "y": Port(WORDS, "u32", packed=8, of="y", plane="quants"),
+        "y_scales": Port(SCALES, "f32", of="y", plane="scales"),
+    },
+    form={"y": A8},
     params={"stride": int},
     derive=lambda s: (
         {
@@ -326,7 +355,17 @@ def attention_reduce_a8(sums, stats, stride):
     return quantize_activations.reference(attention_reduce.reference(sums, stats), INT8_BLOCK, stride=stride)
 
 
-for _format in INT8_STRIDES:
-    norm_linear_a8(_format)
-    norm_qkv_a8(_format)
-    norm_gate_up_a8(_format)
+def _whole_heads(facts: Facts, match: Match) -> bool:
+    return facts.tokens == 1 and not facts.adapter.is_cpu and match.shape("sums")[3] % INT8_BLOCK == 0
+
+
+@fusion(op="attention_reduce", where=_whole_heads)
+def reduce_in_int8(p, sums, stats):
+    """What `attention_reduce` gives, in INT8."""
+    return p.quantize_activations(x=p.attention_reduce(sums=sums, stats=stats))
+
+
+#: The pairs by weight format; others are made from them.
+NORM_LINEAR_A8 = {fmt: norm_linear_a8_pair(fmt) for fmt in INT8_STRIDES}
+NORM_QKV_A8 = {fmt: norm_qkv_a8_pair(fmt) for fmt in INT8_STRIDES}
+NORM_GATE_UP_A8 = {fmt: norm_gate_up_a8_pair(fmt) for fmt in INT8_STRIDES}

@@ -3,7 +3,7 @@
     norm_qkv_rows     rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k)
     norm_qkv_rows_a8  rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k)
 
-They leave keys and values side by side in f32, and the append stays a call of its own, `kv8_append_rows`: a scale needs
+They leave keys and values side by side in f32, and the append stays a call of its own, `kv_append_rows`: a scale needs
 the largest number of a whole head, whose rows several workgroups compute (one workgroup a head would leave most of a
 GPU idle), and with zero-points the two planes of the cache would make nine storage buffers, where browsers promise
 eight.
@@ -15,15 +15,15 @@ from dataclasses import replace
 
 import torch
 
-from .layout import INT8_STRIDES
-from .norm_linear import norm_qkv  # noqa: F401  both modules register what these are made from
-from .norm_linear_a8 import norm_qkv_a8  # noqa: F401
-from .pair import REGISTRY, Context, Kernel, Port, register
+from .composition import Facts, Match, Rule, Where, rule
+from .layout import KV8
+from .norm_linear import NORM_QKV, behind_a_norm, norm_qkv
+from .norm_linear_a8 import NORM_QKV_A8, norm_qkv_a8, quantized_behind_a_norm
+from .pair import Context, Kernel, Port, register
 from .rope import make_state
-from .weights import WEIGHT_FORMATS
 
 
-def norm_qkv_rows(whole: Kernel) -> Kernel:
+def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
     """The pair `whole`, a `norm_qkv` of some format, but for where keys and values go."""
     gemv = whole.variants["gemv"]
 
@@ -59,7 +59,7 @@ def norm_qkv_rows(whole: Kernel) -> Kernel:
     return register(
         replace(
             whole,
-            name=whole.name.replace("norm_qkv", "norm_qkv_rows"),
+            op=op,
             reference=reference,
             reads={name: port for name, port in whole.reads.items() if name != "kv"},
             writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
@@ -78,7 +78,34 @@ def _rows_of(cache: torch.Tensor, first: int) -> torch.Tensor:
     return cache[0, :, :, first:].permute(2, 0, 1, 3).flatten(1)
 
 
-for _format in WEIGHT_FORMATS:
-    norm_qkv_rows(REGISTRY[f"norm_qkv_{_format}"])
-for _format in INT8_STRIDES:
-    norm_qkv_rows(REGISTRY[f"norm_qkv_a8_{_format}"])
+for _whole in NORM_QKV.values():
+    norm_qkv_rows(_whole, "norm_qkv_rows")
+for _whole in NORM_QKV_A8.values():
+    norm_qkv_rows(_whole, "norm_qkv_rows_a8")
+
+
+def _over_int8(where: Where) -> Where:
+    """Where a `norm_qkv` could stand but for its cache, which is INT8."""
+
+    def holds(facts: Facts, match: Match) -> bool | dict[str, int]:
+        return match.label("kv") == KV8 and where(facts, match) and {"kv_heads": match.shape("kv")[2]}
+
+    return holds
+
+
+def _rule(whole: Rule, op: str, where: Where) -> Rule:
+    def rows_and_append(p, x, norm, q, k, v, table, kv, state, *, eps, kv_heads):
+        """The product gives rows of keys and values, which their append quantizes head by head."""
+        weight = "+".join((q, k, v))
+        queries, rows = getattr(p, op)(
+            x=x, norm=norm, weight=weight, table=table, state=state, eps=eps, kv_heads=kv_heads
+        )
+        return queries, p.kv_append_rows(rows=rows, kv=kv, state=state)
+
+    return rule(whole.before, rows_and_append, name=op, stack=whole.stack, where=_over_int8(where))
+
+
+QKV_ROWS = (
+    _rule(norm_qkv, "norm_qkv_rows", behind_a_norm),
+    _rule(norm_qkv_a8, "norm_qkv_rows_a8", quantized_behind_a_norm),
+)

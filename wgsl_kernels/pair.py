@@ -32,7 +32,9 @@ class Port:
     decides between f32 and f16 and the WGSL says `<port>_type`; or "scale", the same without a WGSL type, since a
     library file reads it. uniform: bound as a uniform buffer. optional: may be left out; the header then has a
     function with the neutral value instead of a binding. binding: its number, by default its place in the order.
-    packed: where words hold several signed numbers, the bits of each; they are then compared one by one.
+    packed: where words hold several signed numbers, the bits of each; they are then compared one by one. of: the value
+    that this is one plane of, where an operand takes several buffers (the quants of `weight`); plane: which, by
+    default the port's own name.
     """
 
     shape: tuple[str | int, ...]
@@ -41,6 +43,8 @@ class Port:
     optional: bool = False
     binding: int | None = None
     packed: int = 0
+    of: str = ""
+    plane: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class Variant:
 class Kernel:
     """A pair. See the module's docstring; `kernel` below makes one from a reference function.
 
+    op: what it computes, as plans say it. form: of operands that are more than plain numbers, what they are stored as
+    (operand -> the label of its type); of one op there is a kernel for each form. Operands are ports, or several ports
+    that name the same `of`.
+    values: the reference on what operands stand for rather than on their planes, where that differs. commutes: two
+    inputs that may change places.
     prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
     reference overwrite in place. derive: sizes
@@ -115,7 +124,7 @@ class Kernel:
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
     """
 
-    name: str
+    op: str
     reference: Callable
     reads: Mapping[str, Port]
     writes: Mapping[str, Port]
@@ -123,12 +132,37 @@ class Kernel:
     make_inputs: Callable[..., dict]
     tolerance: Callable[..., dict]
     cost: Callable[[Mapping[str, int]], Cost]
+    form: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, type] = field(default_factory=dict)
     prepare: Callable | None = None
     prepared_ports: tuple[str, ...] = ()
     updates: Mapping[str, str] = field(default_factory=dict)
     derive: Callable[[Mapping], Mapping] = lambda sizes: {}
     prefer: Callable[[Context], tuple[str, str]] | None = None
+    values: Callable | None = None
+    commutes: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """ "linear[int4, a8]": the op, and what its operands are stored as."""
+        return f"{self.op}[{', '.join(self.form.values())}]" if self.form else self.op
+
+    def operands(self) -> dict[str, dict[str, str]]:
+        """Operand -> its planes' ports by the planes' names; of plain numbers the one plane is ""."""
+        found: dict[str, dict[str, str]] = {}
+        for name, port in {**self.reads, **self.writes}.items():
+            found.setdefault(port.of or name, {})[(port.plane or name) if port.of else ""] = name
+        return found
+
+    def params_of(self, operand: str, facts: Mapping) -> dict:
+        """Parameters that follow from the type of an operand: `<operand>_<fact>` or `<fact>`, where there is one."""
+        found = {}
+        for fact, value in facts.items():
+            for name in (f"{operand}_{fact}", fact):
+                if name in self.params:
+                    found[name] = value
+                    break
+        return found
 
     @property
     def ports(self) -> dict[str, Port]:
@@ -272,13 +306,13 @@ def kernel(
     *,
     reads: Mapping[str, Port],
     writes: Mapping[str, Port],
-    name: str | None = None,
+    op: str | None = None,
     variants: Mapping[str, Variant] | None = None,
     wgsl: str | None = None,
     grid: Callable[[Context], tuple[int, int, int]] | None = None,
     **parts,
 ) -> Callable[[Callable], Kernel]:
-    """Decorator: the function is the reference, its name the kernel's name unless `name` is given.
+    """Decorator: the function is the reference, its name the kernel's op unless `op` is given.
 
     variants, or `wgsl` and `grid` for a single one, named "wgsl". The other parts are those of `Kernel`; make_inputs,
     tolerance and cost have defaults (see defaults.py). Raises `KernelUsageError` as `register` does.
@@ -294,8 +328,9 @@ def kernel(
             from .defaults import defaults_of  # it stands on this module
 
             given = {**defaults_of(reference, reads, writes, parts.get("params", {})), **parts}
-        called = name or reference.__name__
-        return register(Kernel(called, reference, dict(reads), dict(writes), dict(variants), **given))
+        return register(
+            Kernel(op or reference.__name__, reference, dict(reads), dict(writes), dict(variants), **given)
+        )
 
     return make
 

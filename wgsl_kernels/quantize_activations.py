@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .layout import A8, INT8_BLOCK
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Port, Variant, ceil_div, kernel
 from .weights import unpack
@@ -52,7 +53,9 @@ def quantized_tolerance(x: torch.Tensor, scales: torch.Tensor, block: int, strid
 
 def _tolerance(arguments, expected) -> dict:
     x, scales = arguments["x"].double(), expected["scales"].double()
-    quants, off = quantized_tolerance(x, scales, arguments["block"], arguments.get("stride", 1))
+    quants, off = quantized_tolerance(
+        x, scales, arguments.get("block", INT8_BLOCK), arguments.get("stride", 1)
+    )
     return {"quants": quants, "scales": off}
 
 
@@ -61,12 +64,20 @@ def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
     return q.unflatten(1, (-1, 4, stride)).transpose(2, 3).flatten(1)
 
 
+def _derive(s) -> dict:
+    block = s.get("block", INT8_BLOCK)
+    blocks = ceil_div(s["width"], block)
+    return {"static_scale": 0.0, "stride": 1, "block": block, "words": blocks * block // 4, "blocks": blocks}
+
+
 @kernel(
     reads={"x": Port(("tokens", "width"))},
     writes={
-        "quants": Port(("tokens", "words"), "u32", packed=8),
-        "scales": Port(("tokens", "blocks"), "f32"),
+        "quants": Port(("tokens", "words"), "u32", packed=8, of="y"),
+        "scales": Port(("tokens", "blocks"), "f32", of="y"),
     },
+    form={"y": A8},
+    values=lambda **given: rounded(**given),
     params={"block": int, "static_scale": float, "stride": int},
     variants={
         "blocks": Variant(
@@ -78,14 +89,9 @@ def _ordered(q: torch.Tensor, stride: int) -> torch.Tensor:
     make_inputs=_make_inputs,
     tolerance=_tolerance,
     cost=lambda s: Cost(4 * s["tokens"] * s["width"], s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]),
-    derive=lambda s: {
-        "static_scale": 0.0,
-        "stride": 1,
-        "words": ceil_div(s["width"], s["block"]) * s["block"] // 4,
-        "blocks": ceil_div(s["width"], s["block"]),
-    },
+    derive=_derive,
 )
-def quantize_activations(x, block, static_scale=0.0, stride=1):
+def quantize_activations(x, block=INT8_BLOCK, static_scale=0.0, stride=1):
     """x [tokens, width] -> words of four INT8 [tokens, padded width / 4] and scales [tokens, blocks].
 
     q = clamp(round(x / scale), -127, 127); scale = max |x| / 127 of each block, or `static_scale` where it is > 0.
@@ -105,6 +111,13 @@ def quantize_activations(x, block, static_scale=0.0, stride=1):
     lanes = (q & 255).view(tokens, -1, 4) << torch.tensor([0, 8, 16, 24])
     words = lanes.sum(-1)
     return torch.where(words > 2**31 - 1, words - 2**32, words).to(torch.int32), scales
+
+
+def rounded(x, block=INT8_BLOCK, static_scale=0.0) -> torch.Tensor:
+    """x [tokens, width] in INT8 and back, in its own type."""
+    words, scales = quantize_activations.reference(x, block, static_scale)
+    q = unpack_activations(words).to(scales.dtype).unflatten(1, (-1, block))
+    return (q * scales.unsqueeze(-1)).flatten(1)[:, : x.shape[1]]
 
 
 def unpack_activations(words: torch.Tensor, stride: int = 1) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .composition import rule
 from .numerics import random_tensor
 from .pair import Cost, Port, Variant, ceil_div, kernel
 from .rope import STATE, make_state
@@ -70,3 +71,11 @@ def advance(token, ids, history, state):
     state[0] += 1
     state[3] += 1
     return ids, history, state
+
+
+def _last(p, x, state):
+    """Of one token the last row is the only one."""
+    return p.last_row(x=x, state=state)
+
+
+ONLY_ROW = rule(_last, lambda p, x, state: x, name="only_row", where=lambda facts, match: facts.tokens == 1)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from . import drawing
+from .composition import Facts, Match, rule
 from .drawing import OPTIONS, WORD, Options, make_options
-from .layout import make_seen
+from .layout import make_seen, parts_of_row
 from .numerics import random_tensor
 from .pair import Cost, Port, Variant, kernel
 from .reduce import lanes_default
@@ -272,3 +273,29 @@ def sample_draw(x, seen, options, state, best, sums, lowest):
     word = 0 if chosen.greedy else drawing.random_word(chosen.seed, int(state[0] + state[1]))
     token = drawing.choose(mass, word)
     return _words([token]), _marked(seen, token, drawing.unusable(int(_plain(best).max())))
+
+
+#: A single workgroup is as fast for so many parts.
+FEW_PARTS = 2
+
+
+def _at_once(p, x, seen, options, state):
+    """A token drawn from a row that one workgroup would take long for."""
+    return p.sample(x=x, seen=seen, options=options, state=state)
+
+
+def _in_parts(p, x, seen, options, state, *, parts):
+    row = {"x": x, "seen": seen, "options": options}
+    best, bins, cut = p.sample_first(**row, parts=parts)
+    for _ in range(1, ROUNDS):
+        bins, cut = p.sample_tally(**row, best=best, bins_before=bins, cut=cut)
+    sums, lowest = p.sample_sums(**row, best=best, bins_before=bins, cut=cut)
+    return p.sample_draw(**row, state=state, best=best, sums=sums, lowest=lowest)
+
+
+def _many_parts(facts: Facts, match: Match) -> bool | dict[str, int]:
+    parts = parts_of_row(match.shape("x")[1])
+    return parts > FEW_PARTS and {"parts": parts}
+
+
+SAMPLE_IN_PARTS = rule(_at_once, _in_parts, name="sample_in_parts", where=_many_parts)

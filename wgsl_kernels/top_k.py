@@ -14,10 +14,20 @@ from functools import partial
 
 import torch
 
+from .composition import Facts, Match, Rule, rule
 from .judge import doubles
-from .norm_argmax import GROUPS, PARTS, PRODUCTS, grouped, largest_of, parts_of
+from .norm_argmax import (
+    GROUPS,
+    NORM_ARGMAX,
+    NORM_ARGMAX_A8,
+    PARTS,
+    grouped,
+    largest_of,
+    parts_of,
+    whole_groups,
+)
 from .numerics import random_tensor
-from .pair import REGISTRY, Cost, Kernel, Port, Variant, ceil_div, kernel, register
+from .pair import Cost, Kernel, Port, Variant, ceil_div, kernel, register
 from .reduce import lanes_within, reduction, too_many_turns
 
 ROWS = ("tokens", "width")
@@ -156,14 +166,13 @@ def _max_cost(parts: Kernel, s) -> Cost:
     return Cost(cost.read, cost.written + 4 * s["tokens"] * s["rows"], cost.flops)
 
 
-def norm_linear_max(kind: str) -> Kernel:
-    """The pair for one of `PRODUCTS`: `norm_argmax` with the logits."""
-    product, parts = REGISTRY[f"norm_linear_{kind}"], REGISTRY[f"norm_argmax_{kind}"]
+def norm_linear_max(product: Kernel, parts: Kernel, op: str) -> Kernel:
+    """The pair for a `norm_linear` and its `norm_argmax`: the latter with the logits."""
     why = "few tokens: the largest of each group of rows comes with the product"
     return register(
         replace(
             parts,
-            name=f"norm_linear_max_{kind}",
+            op=op,
             reference=partial(_max_reference, product),
             writes={"y": Port(("tokens", "out_rows"), "f32", binding=9), **PARTS},
             params={**parts.params, "out_rows": int},
@@ -175,5 +184,27 @@ def norm_linear_max(kind: str) -> Kernel:
     )
 
 
-for _kind in PRODUCTS:
-    norm_linear_max(_kind)
+for _product, _parts in NORM_ARGMAX:
+    norm_linear_max(_product, _parts, "norm_linear_max")
+for _product, _parts in NORM_ARGMAX_A8:
+    norm_linear_max(_product, _parts, "norm_linear_max_a8")
+
+
+def _top(product: str, with_largest: str) -> Rule:
+    def end(p, x, norm, weight, *, eps, k):
+        """Logits behind a norm, and the largest of them."""
+        logits = getattr(p, product)(x=x, norm=norm, weight=weight, eps=eps)
+        return logits, *p.top_k(x=logits, k=k)
+
+    def by_groups(p, x, norm, weight, *, eps, k, group):
+        logits, largest, index = getattr(p, with_largest)(x=x, norm=norm, weight=weight, eps=eps, group=group)
+        return logits, *p.top_k_reduce(x=logits, largest=largest, index=index, k=k, group=group)
+
+    def unedited(facts: Facts, match: Match) -> bool | dict[str, int]:
+        # whoever changes the logits would leave the largest of groups as they were
+        return not match.kept(f"{product}.0.y") and whole_groups(facts, match)
+
+    return rule(end, by_groups, name=with_largest, where=unedited)
+
+
+TOP_K = (_top("norm_linear", "norm_linear_max"), _top("norm_linear_a8", "norm_linear_max_a8"))

@@ -29,11 +29,11 @@ def is_quantized(fmt: str) -> bool:
 def weight_ports(fmt: str) -> dict[str, Port]:
     """Bindings 1, 2 and 3 of every kernel that reads weights; names of shapes are the kernel's own business."""
     if not is_quantized(fmt):
-        return {"values": Port(("rows", "padded"), fmt, binding=1)}
+        return {"values": Port(("rows", "padded"), fmt, binding=1, of="weight")}
     return {
-        "quants": Port(("rows", "words"), "u32", binding=1),
-        "scales": Port(("scale_rows", "scale_blocks"), "scale", binding=2),
-        "zeros": Port(("scale_rows", "scale_blocks"), "i8", optional=True, binding=3),
+        "quants": Port(("rows", "words"), "u32", binding=1, of="weight"),
+        "scales": Port(("scale_rows", "scale_blocks"), "scale", binding=2, of="weight"),
+        "zeros": Port(("scale_rows", "scale_blocks"), "i8", optional=True, binding=3, of="weight"),
     }
 
 

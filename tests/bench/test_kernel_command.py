@@ -50,7 +50,9 @@ def test_a_sweep_that_leaves_something_out_is_wrong(adapter):
 
 def test_the_command(adapter, tmp_path, capsys, small_ceilings):
     path = tmp_path / "kernels.json"
-    options = "--kernel linear_int4 linear_a8_int4 add --shape 32x64 --variants gemv elements --repetitions 2"
+    options = (
+        "--kernel linear[int4] linear[int4,a8] add --shape 32x64 --variants gemv elements --repetitions 2"
+    )
     assert main(["bench", "kernels", *options.split(), "--compare", "torch", "--json", str(path)]) == 0
     said = capsys.readouterr()
     assert "32x64, block 128" in said.out and "share of reads" in said.out and "share of compute" in said.out
@@ -60,7 +62,7 @@ def test_the_command(adapter, tmp_path, capsys, small_ceilings):
     assert stored["requested"]["shapes"] == [[32, 64]] and stored["requested"]["peers"] == ["torch"]
     rows = stored["rows"]
     ours = {row["kernel"] for row in rows}
-    assert {"read_sweep", "copy", "fma_f32", "dp4a", "linear_int4", "linear_a8_int4", "add"} <= ours
+    assert {"read_sweep", "copy", "fma_f32", "dp4a", "linear[int4]", "linear[int4, a8]", "add"} <= ours
     needed = {"kernel", "variant", "peer", "status", "metric", "value", "label", "seed", "wgsl_sha256"}
     needed |= {"reference_sha256", "sizes", "tunables", "device"}
     provenance = {"adapter", "versions", "kernels_sha256"}
@@ -69,27 +71,27 @@ def test_the_command(adapter, tmp_path, capsys, small_ceilings):
     assert shapes == {(32, 64)}
     times = [row for row in rows if row["metric"] == "time"]
     assert all(row["clock"] and "gpu_mhz" in row and len(row["samples"]) == 2 for row in times)
-    assert {row["kernel"] for row in times if row["peer"]} == {"linear_int4"}
+    assert {row["kernel"] for row in times if row["peer"]} == {"linear[int4]"}
     for metric in ("read share", "compute share"):
         assert min(row["value"] for row in rows if row["metric"] == metric) > 0
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_json_takes_the_place_of_text(adapter, capsys, small_ceilings):
-    options = "--kernel linear_int4 linear_f16 --format int4/32 int4/64 --shape 8x64 --variants gemv"
+    options = "--kernel linear[int4] linear[f16] --format int4/32 int4/64 --shape 8x64 --variants gemv"
     assert main(["bench", "kernels", *options.split(), "--repetitions", "1", "--json"]) == 0
     stored = json.loads(capsys.readouterr().out)
     linear = [row for row in stored["rows"] if row["kernel"].startswith("linear")]
     assert {(row["kernel"], row["sizes"]["block"]) for row in linear} == {
-        ("linear_int4", 32),
-        ("linear_int4", 64),
+        ("linear[int4]", 32),
+        ("linear[int4]", 64),
     }
 
 
 def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceilings, capsys):
     if not open_device().adapter.f16:
         pytest.skip("no shader-f16")
-    options = "--kernel linear_int4 linear_a8_int4 --dtype f16 --shape 8x64 --variants gemv gemv_f16"
+    options = "--kernel linear[int4] linear[int4,a8] --dtype f16 --shape 8x64 --variants gemv gemv_f16"
     path = tmp_path / "f16.json"
     assert main(["bench", "kernels", *options.split(), "--repetitions", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -99,9 +101,9 @@ def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceiling
         if row["metric"] == "status" and row["kernel"].startswith("linear")
     }
     assert status == {
-        ("linear_int4", "gemv", "f16"): "passed",
-        ("linear_int4", "gemv_f16", "f16"): "passed",
-        ("linear_a8_int4", "gemv", "u32"): "passed",
+        ("linear[int4]", "gemv", "f16"): "passed",
+        ("linear[int4]", "gemv_f16", "f16"): "passed",
+        ("linear[int4, a8]", "gemv", "u32"): "passed",
     }
     assert "8x64, block 128, x f16" in capsys.readouterr().out
 
@@ -143,13 +145,13 @@ def test_a_format_chooses_kernels_and_blocks():
     request = Request(formats=[("int4", 32), ("int2", None)], sizes={"seed": 3})
     found = [(pair.name, sizes["block"]) for pair, sizes in request.calls([(64, 64)])]
     assert found == [
-        ("linear_int4", 32),
-        ("linear_int2", 256),
-        ("linear_a8_int4", 32),
-        ("linear_a8_int2", 256),
+        ("linear[int4]", 32),
+        ("linear[int2]", 256),
+        ("linear[int4, a8]", 32),
+        ("linear[int2, a8]", 256),
     ]
     assert all(sizes["seed"] == 3 for _, sizes in request.calls([(64, 64)]))
-    assert [pair.name for pair, _ in Request(formats=[("bf16", None)]).calls([(8, 8)])] == ["linear_bf16"]
+    assert [pair.name for pair, _ in Request(formats=[("bf16", None)]).calls([(8, 8)])] == ["linear[bf16]"]
     with pytest.raises(WorkbenchError, match="none of add"):
         list(Request(kernels=["add"], formats=[("f16", None)]).calls([(8, 8)]))
 
@@ -164,14 +166,14 @@ def measured():
     sizes = {"rows": 20, "columns": 96, "block": 32}
     rates = {"f32 FMA": 1e10, "DP4A": 3e10}
     return workbench.compare(
-        "linear_int4", variants=["gemv"], rounds=5, read_ceiling=1e9, compute_ceilings=rates, **sizes
+        "linear[int4]", variants=["gemv"], rounds=5, read_ceiling=1e9, compute_ceilings=rates, **sizes
     )
 
 
 def test_the_roofline_has_a_point_for_each(measured):
     picture = roofline([measured])
     labels = [line.get_label() for line in picture.axes[0].lines]
-    assert "linear_int4 20x96, block 32" in labels and picture.png().startswith(b"\x89PNG")
+    assert "linear[int4] 20x96, block 32" in labels and picture.png().startswith(b"\x89PNG")
     assert measured.compute_share(measured["gemv"]) == pytest.approx(measured["gemv"].gflop_per_s / 10)
     with pytest.raises(ValueError, match="no comparison has a time"):
         roofline([])
@@ -201,7 +203,7 @@ def test_differences_beyond_the_noise(measured):
     (change,) = found.changes
     assert (change.metric, change.variant) == ("time", "gemv")
     assert change.ratio == pytest.approx(1.1 * high / low) and change.chance == pytest.approx(2 / 252)
-    assert found.unchanged == same.unchanged - 1 and "linear_int4" in str(found) and "0.8%" in str(found)
+    assert found.unchanged == same.unchanged - 1 and "linear[int4]" in str(found) and "0.8%" in str(found)
     # So few samples need a gap that is wider than their ranges.
     few = copy.deepcopy(before)
     for row in few["rows"]:
@@ -227,7 +229,11 @@ def test_differences_of_the_configuration_come_first(measured):
     after["rows"] = [row for row in after["rows"] if row["metric"] not in ("bandwidth", "time")]
     found = compare_records(before, after)
     what = [each.what for each in found.configuration]
-    assert what == ["host.cpus", "provenance.versions.wgpu", "linear_int4 20x96, block 32, gemv: wgsl_sha256"]
+    assert what == [
+        "host.cpus",
+        "provenance.versions.wgpu",
+        "linear[int4] 20x96, block 32, gemv: wgsl_sha256",
+    ]
     metrics = [(each.metric, each.after) for each in found.changes]
     assert metrics[0] == ("status", "wrong numbers") and metrics[1][0] == "error.max_abs of y"
     assert any(name.endswith("time") for name in found.only_before) and found.only_after == ()
@@ -255,7 +261,7 @@ def test_the_compare_command(measured, tmp_path, capsys):
 
 
 def test_every_linear_kernel_has_a_format():
-    from workbench.bench.request import ALL_LINEAR, format_of
+    from workbench.bench.request import format_of
 
-    assert all(format_of(wgsl_kernels.get(name)) for name in ALL_LINEAR)
+    assert all(map(format_of, wgsl_kernels.library().of("linear")))
     assert format_of(wgsl_kernels.get("rms_norm")) is None

@@ -21,7 +21,7 @@ from workbench.runtime.timing import TIMESTAMPS, WALL, Timing
 SMALL = {"tokens": 2, "rows": 20, "columns": 96, "block": 32}
 
 
-def edited(edit, variant="gemv", name="linear_int4"):
+def edited(edit, variant="gemv", name="linear[int4]"):
     """A kernel with one variant's WGSL edited, the way a user's cell would."""
     kernel = wgsl_kernels.get(name)
     changed = dataclasses.replace(kernel.variants[variant], text=edit(kernel.variants[variant].body()))
@@ -35,7 +35,7 @@ def halved(text: str) -> str:
 
 
 def test_what_passes_has_errors_and_a_time(adapter):
-    found = workbench.compare("linear_int4", seed=3, variants=["gemv", "tile"], rounds=2, **SMALL)
+    found = workbench.compare("linear[int4]", seed=3, variants=["gemv", "tile"], rounds=2, **SMALL)
     assert [(r.variant, r.status) for r in found.results] == [("gemv", "passed"), ("tile", "passed")]
     gemv = found["gemv"]
     assert gemv.chosen and not found["tile"].chosen
@@ -44,7 +44,7 @@ def test_what_passes_has_errors_and_a_time(adapter):
     assert 0 < errors.rms <= errors.max_abs < 1e-5 and errors.worst <= 1 and errors.sqnr > 100
     assert len(gemv.timing.samples) == 2 and min(gemv.timing.samples) > 0
     sizes = {"tokens": 2, "rows": 20, "columns": 96, "block": 32}
-    assert gemv.bytes == wgsl_kernels.get("linear_int4").cost(sizes).bytes and gemv.flops == 2 * 2 * 20 * 96
+    assert gemv.bytes == wgsl_kernels.get("linear[int4]").cost(sizes).bytes and gemv.flops == 2 * 2 * 20 * 96
     assert gemv.gb_per_s == pytest.approx(gemv.bytes / gemv.timing.median / 1e9)
     assert "const ROWS: u32 = 20u;" in gemv.wgsl and "F.linear" in found.reference_source
     assert found.fastest in found.results and found.provenance["adapter"]["device"]
@@ -62,7 +62,7 @@ def test_the_clock_can_be_the_wall(adapter):
 
 
 def test_copies_of_the_weights_take_turns(adapter):
-    found = workbench.compare("linear_int4", variants=["gemv"], rounds=1, copies=3, **SMALL)
+    found = workbench.compare("linear[int4]", variants=["gemv"], rounds=1, copies=3, **SMALL)
     # Of 20 rows: 48 bytes of quants and 3 blocks with 3 bytes each.
     assert (found.copies, found.rotated_bytes) == (3, 3 * 20 * (48 + 9))
     assert found["gemv"].timing.dispatches % 3 == 0 and "3 copies of the weights in turns" in str(found)
@@ -85,13 +85,13 @@ def test_wrong_numbers_have_statistics_but_no_time(adapter):
 def test_broken_wgsl_is_a_compile_error_without_a_time(adapter):
     found = workbench.compare(edited(lambda text: text + "\nfn broken( {"), rounds=1, **SMALL)
     assert found["gemv"].status == "compile error" and found["gemv"].timing is None
-    assert "linear_int4/gemv" in found["gemv"].detail and found["gemv"].errors == ()
+    assert "linear[int4]/gemv" in found["gemv"].detail and found["gemv"].errors == ()
     assert found["tile"].status == "passed" and found["tile"].timing is not None
 
 
 def test_what_a_device_lacks_is_unsupported(adapter):
     device = open_device(subgroups=False)
-    found = workbench.compare("linear_f32", device=device, rounds=0, tokens=8)
+    found = workbench.compare("linear[f32]", device=device, rounds=0, tokens=8)
     assert found["broadcast"].status == "unsupported" and "subgroup" in found["broadcast"].detail
     assert found["gemv"].status == "passed" and found["gemv"].timing is None
     without_f16 = open_device(f16=False)
@@ -102,7 +102,7 @@ def test_what_a_device_lacks_is_unsupported(adapter):
 def pair_of(text: str, grid=(1, 1, 1), shape=("n",)) -> wgsl_kernels.Kernel:
     """y = 2 x of 64 numbers, as a user might write it."""
     return wgsl_kernels.Kernel(
-        name="double",
+        op="double",
         reference=lambda x: 2 * x,
         reads={"x": Port(("n",), "f32")},
         writes={"y": Port(shape, "f32")},
@@ -149,7 +149,7 @@ def test_names_that_are_not_there():
         wgsl_kernels.KernelUsageError,
         match="no variant 'fast'; it has gemv, batch, tile, broadcast, gemv_f16",
     ):
-        workbench.compare("linear_int4", variants=["fast"])
+        workbench.compare("linear[int4]", variants=["fast"])
     with pytest.raises(wgsl_kernels.KernelUsageError, match=r"add has no parameter \['depth'\]"):
         workbench.compare("add", depth=3)
     with pytest.raises(wgsl_kernels.KernelUsageError, match=r"rms_norm: .*'depth'"):
@@ -171,7 +171,7 @@ def test_json_gives_the_same_comparison_back(adapter):
         )
 
     nan = edited(spoiled)
-    for kernel in ("linear_int4", edited(halved), nan):
+    for kernel in ("linear[int4]", edited(halved), nan):
         found = workbench.compare(kernel, variants=["gemv"], rounds=1, read_ceiling=1e9, **SMALL)
         text = json.dumps(found.to_json(), allow_nan=False)
         again = Comparison.from_json(json.loads(text))

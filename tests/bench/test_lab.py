@@ -14,7 +14,7 @@ from wgsl_kernels import KernelUsageError
 from wgsl_kernels.judge import RATIO_EDGES
 from workbench.bench.comparison import Comparison
 from workbench.bench.lab import Lab
-from workbench.bench.sizes import family_of, formats_of, own_sizes, worthwhile
+from workbench.bench.sizes import families, family_of, own_sizes, worthwhile
 from workbench.runtime.messages import Place, places
 
 SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32}
@@ -22,13 +22,13 @@ SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32}
 
 @pytest.fixture
 def lab(adapter) -> Lab:
-    return Lab("linear_int4", variants=["gemv", "batch"], rounds=3, **SMALL)
+    return Lab("linear[int4]", variants=["gemv", "batch"], rounds=3, **SMALL)
 
 
 def test_versions_are_judged_timed_and_kept(lab):
     text = lab.text("gemv")
     assert lab.comparison is None and "nothing has run" in str(lab)
-    assert repr(lab) == "<Lab of linear_int4: gemv, batch, tile, broadcast, gemv_f16, batch_f16>"
+    assert repr(lab) == "<Lab of linear[int4]: gemv, batch, tile, broadcast, gemv_f16, batch_f16>"
     lab.run()
     assert [r.variant for r in lab.comparison.results] == ["gemv", "batch"]
     wrong = lab.edit(halved(text), "gemv")
@@ -56,7 +56,7 @@ def test_versions_are_judged_timed_and_kept(lab):
     # A version is a variant of an ordinary pair, so everything else takes it.
     inputs = lab.kernel.inputs(**SMALL)
     mine = workbench.run_kernel(lab.pair, inputs, variant="v2")["y"]
-    assert mine.equal(workbench.run_kernel("linear_int4", inputs, variant="gemv")["y"])
+    assert mine.equal(workbench.run_kernel("linear[int4]", inputs, variant="gemv")["y"])
 
 
 def test_compile_errors_are_told_in_lines_of_the_edited_file(lab):
@@ -118,7 +118,7 @@ def test_what_there_is_not_is_named(lab):
         with pytest.raises(KernelUsageError, match=says):
             wrong()
     with pytest.raises(KernelUsageError, match="'depth'"):
-        Lab("linear_int4", depth=3).run()
+        Lab("linear[int4]", depth=3).run()
     with pytest.raises(KeyError, match="no version is named 'v9'; there are none"):
         _ = lab["v9"]
     with pytest.raises(ValueError, match="nothing has run"):
@@ -158,7 +158,9 @@ def test_versions_of_a_version_share_its_tunables_but_those_that_are_given(lab):
 
 def test_nothing_chosen_leaves_the_last_comparison(lab):
     before = lab.run(["gemv"])
-    with pytest.raises(KernelUsageError, match="nothing is chosen to compare; linear_int4 has gemv, batch"):
+    with pytest.raises(
+        KernelUsageError, match=r"nothing is chosen to compare; linear\[int4\] has gemv, batch"
+    ):
         lab.run([])
     assert lab.comparison is before and lab.chosen == ["gemv"]
 
@@ -203,7 +205,7 @@ def test_figures(lab, monkeypatch, tmp_path):
         for ending, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
             picture.save(tmp_path / f"a.{ending}")
             assert (tmp_path / f"a.{ending}").read_bytes().startswith(magic)
-        assert "linear_int4, 40x96, block 32" in picture.figure.get_suptitle()
+        assert "linear[int4], 40x96, block 32" in picture.figure.get_suptitle()
     axes = lab.plot("timing").axes[0]
     rows = {line.get_marker(): line for line in axes.lines}
     assert (
@@ -232,12 +234,14 @@ def test_every_kernel_has_sizes_that_it_takes():
         assert own and None not in own.values()
         kernel.inputs(**own)  # raises for one that it does not take
         assert set(worthwhile(kernel, is_cpu=True)) == set(own)
-    assert own_sizes(wgsl_kernels.get("linear_a8_int8")).keys() == {"tokens", "rows", "columns", "block"}
+    assert own_sizes(wgsl_kernels.get("linear[int8, a8]")).keys() == {"tokens", "rows", "columns", "block"}
     assert {"heads", "capacity", "splits"} <= own_sizes(wgsl_kernels.get("attention_split")).keys()
-    assert worthwhile(wgsl_kernels.get("linear_int2"), False) == {
+    assert worthwhile(wgsl_kernels.get("linear[int2]"), False) == {
         **{"tokens": 1, "rows": 4096, "columns": 4096, "block": 256}
     }
     assert worthwhile(wgsl_kernels.get("rms_norm"), True, {"hidden": 7})["hidden"] == 7
-    assert family_of(wgsl_kernels.get("norm_qkv_bf16")) == "norm_qkv"
-    assert formats_of("linear_a8", names) == ["int8", "int4", "int2"] and formats_of("rope", names) == []
+    assert family_of(wgsl_kernels.get("norm_qkv[bf16]")) == "norm_qkv"
+    found = families(wgsl_kernels.library())
+    assert found["linear[a8]"] == {fmt: f"linear[{fmt}, a8]" for fmt in ("int8", "int4", "int2")}
+    assert found["rope"] == {"": "rope"}
     assert own_sizes(pair_of("")) == {"n": 64}

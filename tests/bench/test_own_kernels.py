@@ -79,7 +79,7 @@ def test_a_copy_of_a_pair_of_the_library_is_ones_own(adapter):
     import dataclasses
 
     theirs = wgsl_kernels.get("add")
-    mine = wgsl_kernels.register(dataclasses.replace(theirs, name="my_add"))
+    mine = wgsl_kernels.register(dataclasses.replace(theirs, op="my_add"))
     try:
         assert wgsl_kernels.get("my_add") is mine
         wgsl_kernels.register(dataclasses.replace(mine, variants=dict(mine.variants)))

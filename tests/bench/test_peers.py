@@ -33,7 +33,7 @@ def layer(name: str, **options):
 
 def test_pytorch_takes_part_in_the_same_rounds(adapter):
     found = workbench.compare(
-        "linear_int4", variants=["gemv"], rounds=2, peers=["torch"], rows=32, columns=256, block=128
+        "linear[int4]", variants=["gemv"], rounds=2, peers=["torch"], rows=32, columns=256, block=128
     )
     names = [peer.variant for peer in found.peers]
     assert [name.split(" (")[0] for name in names] == ["torch bf16", "torch int4 tinygemm"]
@@ -51,7 +51,7 @@ def test_pytorch_takes_part_in_the_same_rounds(adapter):
     assert again.peers == found.peers or str(again) == str(found)
 
 
-@pytest.mark.parametrize("name", [f"{stem}_{fmt}" for stem in ("linear", "linear_a8") for fmt in FORMATS])
+@pytest.mark.parametrize("name", [f"linear[{fmt}{more}]" for more in ("", ", a8") for fmt in FORMATS])
 def test_peers_are_given_the_layer_of_the_kernel(name):
     """y = x W^T with what a peer is given is what the kernel's reference gives."""
     found = layer(name, tokens=2, block=64)
@@ -64,7 +64,7 @@ def test_peers_are_given_the_layer_of_the_kernel(name):
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_onnx_planes_hold_the_same_weights(fmt, symmetric):
     """Unpacked as MatMulNBits documents it: unsigned, lowest bits first, scale * (q - zero) a block."""
-    found = layer(f"linear_{fmt}", block=64, symmetric=symmetric)
+    found = layer(f"linear[{fmt}]", block=64, symmetric=symmetric)
     bits = found.bits
     for block in (32, 64):
         planes = nbits_planes(found, block, "f32")
@@ -87,7 +87,7 @@ def test_onnx_planes_hold_the_same_weights(fmt, symmetric):
 
 def test_a_wrong_peer_has_no_time(adapter, monkeypatch):
     monkeypatch.setattr(_Chain, "result", lambda self: 2 * self._steps[0]())
-    found = workbench.compare("linear_int2", variants=["gemv"], rounds=1, peers=["torch"], block=64)
+    found = workbench.compare("linear[int2]", variants=["gemv"], rounds=1, peers=["torch"], block=64)
     (peer,) = found.peers
     assert (peer.status, peer.timing) == ("wrong numbers", None) and "0.0 dB, less than 25" in peer.detail
     assert found["gemv"].timing is not None
@@ -132,7 +132,7 @@ def test_a_peer_that_fails_while_it_is_timed_ends_alone(error, status):
 def test_a_missing_package_is_unsupported(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with ExitStack() as stack:
-        ((result, candidate),) = open_peers(["onnxruntime"], layer("linear_int4", block=32), "", True, stack)
+        ((result, candidate),) = open_peers(["onnxruntime"], layer("linear[int4]", block=32), "", True, stack)
     assert (result.status, candidate) == (
         "unsupported",
         None,
@@ -164,7 +164,13 @@ def swiftshader(adapter, onnxruntime_webgpu, monkeypatch):
 @pytest.mark.parametrize(("fmt", "block"), [("int8", 32), ("int4", 64)])
 def test_onnxruntime_computes_the_layer(swiftshader, fmt, block):
     found = workbench.compare(
-        f"linear_{fmt}", variants=["gemv"], rounds=1, peers=["onnxruntime"], rows=64, columns=128, block=block
+        f"linear[{fmt}]",
+        variants=["gemv"],
+        rounds=1,
+        peers=["onnxruntime"],
+        rows=64,
+        columns=128,
+        block=block,
     )
     kinds = [(32, "f16"), (32, "f32"), (64, "f32")][: 2 + (block == 64)]
     names = [f"onnxruntime MatMulNBits {fmt[3:]} bit, block {size}, {kind}" for size, kind in kinds]
@@ -181,7 +187,7 @@ def test_onnxruntime_that_finds_no_adapter_is_unsupported(onnxruntime_webgpu, mo
     for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         monkeypatch.setenv(name, str(tmp_path / "none.json"))
     with ExitStack() as stack:
-        found = open_peers(["onnxruntime"], layer("linear_int8", block=32), "", True, stack)
+        found = open_peers(["onnxruntime"], layer("linear[int8]", block=32), "", True, stack)
     assert len(found) == 2
     for result, candidate in found:
         assert (result.status, candidate) == ("unsupported", None) and "adapter" in result.detail
@@ -210,5 +216,5 @@ def test_children(tmp_path):
 
 def test_torch_threads_stay(adapter):
     before = torch.get_num_threads()
-    workbench.compare("linear_f16", variants=["gemv"], rounds=1, peers=["torch"])
+    workbench.compare("linear[f16]", variants=["gemv"], rounds=1, peers=["torch"])
     assert torch.get_num_threads() == before

@@ -89,7 +89,7 @@ def test_a_slow_step_is_timed_less_often():
 
 
 def profile(**more) -> StepProfile:
-    dispatch = Dispatch("embedded", "embedding_f16", "rows", "default: the only variant", 0.0, 1e-3, 5e6)
+    dispatch = Dispatch("embedded", "embedding[f16]", "rows", "default: the only variant", 0.0, 1e-3, 5e6)
     other = Dispatch("layers.0.attn.context", "attention", "online", "tuned", 1.5e-3, 2e-3, None)
     return StepProfile((dispatch, other), 2.3e-3, 64, TIMESTAMPS, 5, "NVIDIA H200", False, **more)
 

@@ -47,7 +47,7 @@ def test_backends_differ_and_their_kernels_agree(folder, adapter):
     found = check_kernels(model, ids)
     assert found.within and found.unjudged == () and found.worst <= 1, str(found)
     outputs = {check.output for check in found.checks}
-    assert {"embedded", "layers.7.mlp.hidden.int8_2", "layers.7.kv", "logits"} <= outputs
+    assert {"embedded", "layers.7.mlp.hidden.int8_2.quants", "layers.7.kv", "logits"} <= outputs
     own = [check for check in found.checks if check.differing is not None]
     assert sum(check.differing for check in own) < 1e-4 * sum(check.elements for check in own)
     assert max(check.relative for check in found.checks if check.differing is None) < 1e-5
@@ -58,10 +58,10 @@ def test_backends_differ_and_their_kernels_agree(folder, adapter):
 @pytest.mark.parametrize(
     ("options", "kernel"),
     [
-        ({"dtype": "int8"}, "norm_gate_up_a8_int4"),
-        ({"dtype": "f32"}, "norm_gate_up_int4"),
-        ({"dtype": "f32", "cache": "int8"}, "attention_kv8"),
-        ({"dtype": "f16"}, "norm_gate_up_int4"),
+        ({"dtype": "int8"}, "norm_gate_up_a8[int4, a8]"),
+        ({"dtype": "f32"}, "norm_gate_up[int4]"),
+        ({"dtype": "f32", "cache": "int8"}, "attention[kv8]"),
+        ({"dtype": "f16"}, "norm_gate_up[int4]"),
     ],
     ids=str,
 )

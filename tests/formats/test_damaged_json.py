@@ -118,7 +118,7 @@ def test_the_largest_model_there_is_has_a_manifest_that_is_read():
         "parts": [{"rows": [0, 1], "planes": planes}],
     }
     call = {
-        "kernel": "linear_int4",
+        "kernel": "linear[int4]",
         "inputs": {"x": "a", "w": "b"},
         "outputs": {"y": "c"},
         "params": {"n": 8192},

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-import wgsl_kernels
 from wgsl_kernels.pair import ELEMENT_BYTES
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama import HEADS, build_plan
 from workbench.models.llama_config import LlamaConfig
+from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
-from workbench.plan.count import buffer_bytes, call_sizes, kind_bytes, step_cost
+from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
 from workbench.plan.plan import Plan, PlanError
 
 CONFIG = {
@@ -96,7 +96,7 @@ def test_json_round_trip(fmt, head):
 def test_printing_reads_like_the_calls():
     lines = str(plan_of(FORMATS[3], "score")).splitlines()
     assert len(lines) == 1 + 2 * 16 + 4
-    assert lines[0].startswith("embedding_int4(ids=ids, quants=embedding.quants, scales=embedding.scales")
+    assert lines[0] == "embedding(ids=ids, weight=embedding) -> embedded"
     norm = "model.layers.0.input_layernorm.weight"
     assert lines[1] == f"rms_norm(x=embedded, weight={norm}, eps=1e-05) -> layers.0.attn.input"
     assert "attention(q=layers.1.attn.q_rotated, kv=layers.1.kv, state=state, scale=" in str(lines)
@@ -106,7 +106,7 @@ def test_printing_reads_like_the_calls():
 def test_tied_embeddings_are_one_matrix():
     tied, untied = plan_of(tie_word_embeddings=True), plan_of()
     assert "lm_head" in untied.weights and "lm_head" not in tied.weights
-    assert tied.calls[-1].inputs["values"] == "embedding.values"
+    assert tied.calls[-1].inputs["weight"] == "embedding"
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
@@ -160,12 +160,14 @@ def test_every_call_fits_its_kernel(fmt, cache, head):
     sizes = {**SIZES, "tokens": 1} if head == "greedy" else SIZES
     plan = plan_of(fmt, head, cache=cache, attention_bias=True, mlp_bias=True)
     for call in plan.calls:
-        kernel = wgsl_kernels.get(call.kernel)
-        call_sizes(plan, call, sizes)
-        assert set(call.params) <= set(kernel.params)
-        assert set(kernel.writes) == set(call.outputs)
-        for port, name in {**call.inputs, **call.outputs}.items():
-            wanted, dtype = kernel.ports[port].dtype, plan.buffers[name].dtype
+        bound = bind(plan, call, sizes)
+        kernel = bound.kernel
+        kernel.complete(bound.sizes())
+        assert set(bound.params) <= set(kernel.params)
+        assert {kernel.writes[port].of or port for port in kernel.writes} == set(call.outputs)
+        assert {n for n, port in kernel.ports.items() if not port.optional} <= set(bound.types)
+        for port, dtype in bound.types.items():
+            wanted = kernel.ports[port].dtype
             assert dtype in {"float": ("f32", "f16"), "scale": ("f32", "f16")}.get(wanted, (wanted,))
 
 
@@ -194,7 +196,7 @@ def test_the_cache_has_a_type_of_its_own(activations):
         None: ({act}, act, 2 * 24 * ELEMENT_BYTES[act]),
         "f32": ({"f32"}, "f32", 2 * 24 * 4),
         "f16": ({"f16"}, "f16", 2 * 24 * 2),
-        "int8": ({"u32", "f32"}, "f32", 2 * (32 + 4)),  # heads of 24 padded to 32 bytes, and a scale
+        "int8": ({"kv8"}, "f32", 2 * (32 + 4)),  # heads of 24 padded to 32 bytes, and a scale
     }
     for cache, (stored, keys, head_bytes) in cases.items():
         plan = plan_of(FORMATS[3], activations=activations, cache=cache)
@@ -235,7 +237,7 @@ def _without(key):
         _without("buffers"),
         _without("version"),
         _without("results"),
-        lambda data: data.update(version=2),
+        lambda data: data.update(version=1),
         lambda data: data.update(calls=None),
         lambda data: data["calls"].pop(0),
         lambda data: data["calls"][3].pop("params"),
@@ -243,7 +245,9 @@ def _without(key):
         lambda data: data["calls"][3]["inputs"].update(x="nothing"),
         lambda data: data["buffers"][0].update(kind="secret"),
         lambda data: data["buffers"].pop(),
-        lambda data: data["weights"][0]["format"].update(dtype="int5"),
+        lambda data: next(b for b in data["buffers"] if "tensors" in b)["type"].update(dtype="int5"),
+        lambda data: data["buffers"][0].update(type="a8/32/3"),
+        lambda data: data["buffers"][0].update(type="f64"),
         lambda data: data["results"].append("nothing"),
     ],
 )

@@ -14,22 +14,20 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
-from workbench.runtime.fusion import fuse
 from workbench.runtime.lowering import lower
-from workbench.runtime.stacks import find_stacks
 
 from .models import Shape, model_on, random_ids, write_random
+from .rewriting import GPU, kernels, rewritten
 
-GPU = Adapter(subgroups=True, subgroup_size=32)
 #: Every plane of every matrix is a multiple of 256 bytes, in blocks of 32 and 64, so that matrices are stacked.
 SHAPE = Shape("stackable", 256, 192, 4, 2, 32)
 LAYER = [
-    "norm_qkv_a8_int4",
+    "norm_qkv_a8[int4]",
     "attention_split",
-    "attention_reduce_a8",
-    "linear_a8_int4",
-    "norm_gate_up_a8_int4",
-    "linear_a8_int4",
+    "attention_reduce[a8]",
+    "linear[int4, a8]",
+    "norm_gate_up_a8[int4, a8]",
+    "linear[int4, a8]",
 ]
 
 
@@ -51,37 +49,28 @@ def plan(folder):
     return build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", activations="int8")
 
 
-def fused(plan, keep=(), adapter=GPU, tokens=1, capacity=1024):
-    stacks = find_stacks(plan, 128 << 20)
-    return fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
-
-
-def kernels(plan) -> list[str]:
-    return [call.kernel for call in plan.calls]
+def fused(plan, keep=(), adapter=GPU, tokens=1):
+    return rewritten(plan, keep, adapter=adapter, tokens=tokens, capacity=1024)
 
 
 def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
-    found = fused(plan)
-    found.check()
-    tail = ["norm_linear_a8_int4", "argmax", "advance"]
-    assert kernels(found) == ["embedding_int4", *LAYER * SHAPE.layers, *tail]
+    tail = ["norm_argmax_a8[int4]", "argmax_reduce", "advance"]
+    assert kernels(fused(plan)) == ["embedding[int4]", *LAYER * SHAPE.layers, *tail]
     sizes = {"tokens": 1, "capacity": 1024, "sequences": 1, "steps": 16}
-    lowered = [step.call.kernel for step in lower(plan, sizes, GPU, 128 << 20).steps]
-    assert lowered[-3:] == ["norm_argmax_a8_int4", "argmax_reduce", "advance"]
+    assert [step.kernel.name for step in lower(plan, sizes, GPU, 128 << 20).steps] == kernels(fused(plan))
 
 
 @pytest.mark.parametrize(
     ("name", "stays", "goes"),
     [
-        ("layers.0.attn.input", "norm_qkv_a8_int4", "norm_gate_up_a8_int4"),
-        ("layers.0.attn.input.int8_2", "norm_qkv_a8_int4", "norm_gate_up_a8_int4"),
-        ("layers.0.mlp.hidden", "norm_gate_up_a8_int4", "norm_qkv_a8_int4"),
-        ("layers.0.attn.context", "attention_reduce_a8", "norm_qkv_a8_int4"),
+        ("layers.0.attn.input", "norm_qkv_a8[int4]", "norm_gate_up_a8[int4, a8]"),
+        ("layers.0.attn.input.int8_2", "norm_qkv_a8[int4]", "norm_gate_up_a8[int4, a8]"),
+        ("layers.0.mlp.hidden", "norm_gate_up_a8[int4, a8]", "norm_qkv_a8[int4]"),
+        ("layers.0.attn.context", "attention_reduce[a8]", "norm_qkv_a8[int4]"),
     ],
 )
 def test_what_is_kept_is_computed_as_the_plan_says(plan, name, stays, goes):
     found = fused(plan, [name])
-    found.check()
     assert name in found.buffers
     assert kernels(found).count(stays) == SHAPE.layers - 1
     assert kernels(found).count(goes) == SHAPE.layers
@@ -97,7 +86,7 @@ def test_what_is_kept_is_computed_as_the_plan_says(plan, name, stays, goes):
     ],
 )
 def test_only_where_it_pays(plan, adapter, tokens, expected):
-    assert kernels(fused(plan, adapter=adapter, tokens=tokens)).count("norm_gate_up_a8_int4") == expected
+    assert kernels(fused(plan, adapter=adapter, tokens=tokens)).count("norm_gate_up_a8[int4, a8]") == expected
 
 
 @pytest.mark.parametrize("fmt", ["int8", "int4", "int2"])
@@ -117,11 +106,11 @@ def test_decoding_fused_computes_what_the_plan_unfused_does(
         found = np.stack([session.feed([int(token)]) for token in ids])
         steps = model.executor.device_plan("last", 1, session._cache, ()).steps
         session.close()
-        return found, {step.call.kernel for step in steps}
+        return found, {step.kernel.name for step in steps}
 
     plain, unfused = decode(is_cpu=True)
     found, used = decode(is_cpu=False)
-    wanted = {f"norm_qkv_a8_{fmt}", f"norm_gate_up_a8_{fmt}", "attention_reduce_a8"}
+    wanted = {f"norm_qkv_a8[{fmt}]", f"norm_gate_up_a8[{fmt}, a8]", "attention_reduce[a8]"}
     assert wanted <= used and not wanted & unfused
     off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
     assert np.median(off) < 1e-5 and off.max() < 0.05

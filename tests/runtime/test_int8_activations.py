@@ -32,7 +32,7 @@ def ids(folder):
 
 def test_both_executors_agree_and_stay_close_to_f32(folder, ids):
     quantized = {b: workbench.load(folder, backend=b, dtype="int8") for b in ("wgpu", "torch")}
-    assert any(call.kernel.startswith("linear_a8") for call in quantized["wgpu"].plan().calls)
+    assert any(call.op == "quantize_activations" for call in quantized["wgpu"].plan().calls)
     nll = {backend: model.score(ids).nll for backend, model in quantized.items()}
     plain = workbench.load(folder, backend="torch").score(ids).nll
     # A quant on the edge between two values may fall to either side, and all that follows from it is then rounded
@@ -45,11 +45,12 @@ def test_both_executors_agree_and_stay_close_to_f32(folder, ids):
 
 def test_a_quantized_activation_is_the_activation_rounded(folder, ids):
     model = workbench.load(folder, backend="wgpu", dtype="int8")
-    call = next(c for c in model.plan().calls if c.kernel == "quantize_activations")
-    names = [call.inputs["x"], call.outputs["quants"], call.outputs["scales"]]
+    call = next(c for c in model.plan().calls if c.op == "quantize_activations")
+    rows = model.plan().buffers[call.outputs["y"]]
+    names = [call.inputs["x"], f"{rows.name}.quants", f"{rows.name}.scales"]
     kept = model.forward(ids, keep=names).kept
     x, words, scales = (kept[name] for name in names)
-    quants = unpack_activations(torch.from_numpy(words.view(np.int32).copy()), call.params["stride"]).numpy()
+    quants = unpack_activations(torch.from_numpy(words.view(np.int32).copy()), rows.type.stride).numpy()
     restored = (quants.reshape(len(ids), -1, 32) * scales[:, :, None]).reshape(len(ids), -1)
     step = np.repeat(scales, 32, axis=1)
     assert (np.abs(restored - x) <= 0.501 * step).all()

@@ -82,10 +82,10 @@ def test_what_is_stored_is_what_was_rounded(ids, open_promised):
     ours, theirs = (model.executor.new_cache(128) for model in (device, reference))
     device.executor.run("all", ids[:count], ours)
     kept = reference.executor.run("all", ids[:count], theirs, keep=names)
-    shape = tuple(theirs.tensors["layers.0.kv"].shape)
-    words = device.executor.device.read(ours.buffers["layers.0.kv"], np.uint32).reshape(shape)
-    scales = device.executor.device.read(ours.buffers["layers.0.kv_scales"], np.float32).reshape(shape[:-1])
-    stored = theirs.tensors["layers.0.kv"].contiguous().view(torch.int8).numpy().astype(int)
+    shape = tuple(theirs.tensors["layers.0.kv.quants"].shape)
+    words = device.executor.device.read(ours.buffers["layers.0.kv.quants"], np.uint32).reshape(shape)
+    scales = device.executor.device.read(ours.buffers["layers.0.kv.scales"], np.float32).reshape(shape[:-1])
+    stored = theirs.tensors["layers.0.kv.quants"].contiguous().view(torch.int8).numpy().astype(int)
     away = np.abs(words.view(np.int8).astype(int) - stored)
     assert away.max() <= 1 and (away > 0).mean() < 1e-3
     assert not words[..., count:, :].any() and not scales[..., count:].any()
@@ -141,13 +141,13 @@ def test_device_plans_of_a_gpu_and_of_a_cpu_agree(int4, open_promised, monkeypat
         with closing(model.session()) as session:
             found = np.stack([session.feed([int(token)]) for token in ids])
             steps = model.executor.device_plan("last", 1, session._cache, ()).steps
-        return found, [step.call.kernel for step in steps]
+        return found, [step.kernel.name for step in steps]
 
     plain, whole = decode(is_cpu=True)
     found, split = decode(is_cpu=False)
-    front = "norm_qkv_rows_a8_int4" if dtype == "int8" else "norm_qkv_rows_int4"
-    assert split.count(front) == split.count("kv8_append_rows") == STACKED.layers
-    assert "attention_split_kv8" in split and "attention_kv8" in whole
+    front = "norm_qkv_rows_a8[int4]" if dtype == "int8" else "norm_qkv_rows[int4]"
+    assert split.count(front) == split.count("kv_append_rows[kv8]") == STACKED.layers
+    assert "attention_split[kv8]" in split and "attention[kv8]" in whole
     off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
     assert np.median(off) < 1e-5 and off.max() < 0.05
 
@@ -162,9 +162,9 @@ def test_decoding_fused_and_split(checkpoint, open_promised, monkeypatch):
     plain = reference_on(checkpoint).forward(ids).logits
     session = model.session()
     found = np.stack([session.feed([int(token)]) for token in ids])
-    recorded = [s.call.kernel for s in model.executor.device_plan("last", 1, session._cache, ()).steps]
+    recorded = [s.kernel.name for s in model.executor.device_plan("last", 1, session._cache, ()).steps]
     session.close()
-    assert "attention_split_kv8" in recorded
+    assert "attention_split[kv8]" in recorded
     assert rms(found - expected) < 0.5 * rms(expected - plain)
 
 

@@ -51,4 +51,4 @@ def test_pipelines_buffers_and_passes_carry_labels(model, monkeypatch):
     ]
     ready = model.executor._ready["greedy", 1, plain.capacity, ()]
     for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
-        assert compiled.pipeline.label == f"{step.call.kernel}/{step.variant}" == compiled.label
+        assert compiled.pipeline.label == f"{step.kernel.name}/{step.variant}" == compiled.label

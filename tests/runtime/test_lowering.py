@@ -9,17 +9,18 @@ import pytest
 
 import wgsl_kernels
 from wgsl_kernels import Adapter
+from wgsl_kernels.attention_split import SPLIT_ATTENTION
+from wgsl_kernels.linear import LINEAR_SUM
 from workbench.errors import OutOfMemoryError
 from workbench.models.llama import HEADS, build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import open_source
-from workbench.plan.count import buffer_bytes
+from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError
-from workbench.runtime.fusion import fuse, fuse_norms, fuse_sums, split_attention
-from workbench.runtime.lowering import assign, lower, row_ranges
-from workbench.runtime.stacks import find_stacks, weight_name
+from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
 
 from .models import SHAPES, STACKABLE, check_parity, model_on, random_ids, reference_on, write_random
+from .rewriting import GPU, kernels, rewritten, stacks_of
 
 SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
 #: One name in every part of a layer; fusion would remove those that end with `.out` of attention and feed-forward.
@@ -104,7 +105,7 @@ def test_unknown_names_are_refused_with_near_ones(checkpoint, open_promised, nam
 @pytest.mark.parametrize("head", HEADS)
 def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
     plan = plans[head]
-    fused = fuse_sums(plan)
+    fused = rewritten(plan, rules=[LINEAR_SUM])
     before = {name: call for call in plan.calls for name in call.outputs.values()}
     with_residual = [call for call in fused.calls if "residual" in call.inputs]
     assert len(with_residual) == 2 * SHAPE.layers
@@ -112,26 +113,26 @@ def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
         total = before[call.outputs["y"]]
         (name,) = set(total.inputs.values()) - {call.inputs["residual"]}
         linear = before[name]
-        assert total.kernel == "add" and linear.kernel == call.kernel and linear.params == call.params
+        assert total.op == "add" and linear.op == call.op and linear.params == call.params
         assert {**linear.inputs, "residual": call.inputs["residual"]} == call.inputs
         assert name not in fused.buffers
-    assert not any(call.kernel == "add" for call in fused.calls)
+    assert not any(call.op == "add" for call in fused.calls)
     untouched = [call for call in fused.calls if call not in with_residual]
     assert untouched == [call for call in plan.calls if call in untouched]
     fused.check()
 
 
 def test_kept_names_are_not_fused_away(plans):
-    fused = fuse_sums(plans["all"], ["layers.0.attn.out"])
+    fused = rewritten(plans["all"], ["layers.0.attn.out"], rules=[LINEAR_SUM])
     assert "layers.0.attn.out" in fused.buffers and "layers.1.attn.out" not in fused.buffers
-    assert sum(call.kernel == "add" for call in fused.calls) == 1
+    assert sum(call.op == "add" for call in fused.calls) == 1
     fused.check()
 
 
 def test_a_fused_call_computes_what_it_replaces():
     """The reference of a linear layer with residual against that of the layer, then of the sum."""
     for fmt in ("f32", "bf16", "int4"):
-        linear = wgsl_kernels.get(f"linear_{fmt}")
+        linear = wgsl_kernels.get(f"linear[{fmt}]")
         arguments = linear.inputs(seed=3, tokens=5, rows=24, columns=64, bias=True, residual=True)
         fused = linear.run_reference(arguments)["y"]
         residual = arguments.pop("residual")
@@ -141,57 +142,41 @@ def test_a_fused_call_computes_what_it_replaces():
 
 def test_a_layer_of_a_decode_step_is_five_dispatches(stackable_plans):
     plan = stackable_plans["greedy"]
-    stacks = find_stacks(plan, 128 << 20)
-    assert [len(stack.members) for stack in stacks.values()] == [3, 2] * STACKABLE.layers
-    fused = fuse(plan, (), tokens=1, capacity=64, adapter=Adapter(), stacks=stacks)
-    layer = ["norm_qkv_f32", "attention", "linear_f32", "norm_gate_up_f32", "linear_f32"]
-    assert [call.kernel for call in fused.calls] == [
-        "embedding_f32",
-        *layer * STACKABLE.layers,
-        "norm_linear_f32",
-        "argmax",
-        "advance",
-    ]
-    fused.check()
+    assert sorted(len(stack.members) for stack in stacks_of(plan)) == sorted([3, 2] * STACKABLE.layers)
+    fused = rewritten(plan, adapter=Adapter())
+    layer = ["norm_qkv[f32]", "attention", "linear[f32]", "norm_gate_up[f32]", "linear[f32]"]
+    end = ["norm_argmax[f32]", "argmax_reduce", "advance"]
+    assert kernels(fused) == ["embedding[f32]", *layer * STACKABLE.layers, *end]
 
 
 def test_an_int8_cache_adds_a_dispatch(stackable):
     """Its append is a call of its own, and all of it fits what browsers promise; splitting takes one more."""
     source = open_source(stackable)
     plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", cache="int8")
-    gpu = Adapter(subgroups=True, subgroup_size=32)
-    stacks = find_stacks(plan, 128 << 20)
-    fused = fuse(plan, (), tokens=1, capacity=1024, adapter=gpu, stacks=stacks)
-    layer = ["norm_qkv_rows_f32", "kv8_append_rows", "attention_split_kv8", "attention_reduce"]
-    layer += ["linear_f32", "norm_gate_up_f32", "linear_f32"]
-    assert [call.kernel for call in fused.calls][1:-3] == layer * STACKABLE.layers
-    fused.check()
-    kept = fuse_norms(plan, stacks, ["layers.0.attn.k_rotated"])
-    kernels = [call.kernel for call in kept.calls]
-    assert kernels.count("norm_qkv_rows_f32") == STACKABLE.layers - 1 and "kv8_append" in kernels
-    kept.check()
+    fused = rewritten(plan, capacity=1024)
+    layer = ["norm_qkv_rows[f32]", "kv_append_rows[kv8]", "attention_split[kv8]", "attention_reduce"]
+    layer += ["linear[f32]", "norm_gate_up[f32]", "linear[f32]"]
+    assert kernels(fused)[1:-3] == layer * STACKABLE.layers
+    kept = kernels(rewritten(plan, ["layers.0.attn.k_rotated"]))
+    assert kept.count("norm_qkv_rows[f32]") == STACKABLE.layers - 1 and "kv_append[kv8]" in kept
 
 
 @pytest.mark.parametrize("name", ["layers.0.attn.q", "layers.0.attn.k_rotated", "layers.0.attn.input"])
 def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
     plan = stackable_plans["all"]
-    fused = fuse_norms(plan, find_stacks(plan, 128 << 20), [name])
-    kernels = [call.kernel for call in fused.calls]
-    assert name in fused.buffers and kernels.count("norm_qkv_f32") == STACKABLE.layers - 1
-    assert kernels.count("norm_gate_up_f32") == STACKABLE.layers
-    fused.check()
+    fused = rewritten(plan, [name])
+    assert name in fused.buffers and kernels(fused).count("norm_qkv[f32]") == STACKABLE.layers - 1
+    assert kernels(fused).count("norm_gate_up[f32]") == STACKABLE.layers
 
 
 def test_no_stack_where_its_members_could_not_be_bound_alone(stackable_plans):
     plan = stackable_plans["all"]
     buffers = dict(plan.buffers)
-    name = "layers.0.attn.k_proj.values"
-    buffers[name] = dataclasses.replace(buffers[name], shape=(buffers[name].shape[0] - 1, 33))
-    odd = find_stacks(dataclasses.replace(plan, buffers=buffers), 128 << 20)
-    assert not any("layers.0.attn" in stack for stack in odd) and any(
-        "layers.0.mlp" in stack for stack in odd
-    )
-    assert find_stacks(plan, 1024) == {}
+    for name in ("layers.0.attn.q_proj", "layers.0.attn.k_proj", "layers.0.attn.v_proj"):
+        buffers[name] = dataclasses.replace(buffers[name], shape=(buffers[name].shape[0] - 1, 24))
+    odd = [stack.name for stack in stacks_of(dataclasses.replace(plan, buffers=buffers))]
+    assert not any("layers.0.attn" in name for name in odd) and any("layers.0.mlp" in name for name in odd)
+    assert stacks_of(plan, 1024) == []
 
 
 @pytest.mark.parametrize(
@@ -212,19 +197,22 @@ def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open
     convert(stackable, tmp_path / "model", ConvertOptions(parse_format("int4/32"), overrides=overrides))
     source = open_source(tmp_path / "model")
     plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="all")
-    assert [len(stack.members) for stack in find_stacks(plan, 128 << 20).values()] == [2] * STACKABLE.layers
+    assert [len(stack.members) for stack in stacks_of(plan)] == [2] * STACKABLE.layers
     ids = random_ids(STACKABLE.vocab, 1)
     found = model_on(tmp_path / "model", open_promised).forward(ids).logits
     check_parity(found, reference_on(tmp_path / "model").forward(ids).logits)
 
 
 def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
-    gpu = Adapter(subgroups=True, subgroup_size=32)
     plan = stackable_plans["greedy"]
-    assert split_attention(plan, 32, gpu) == plan == split_attention(plan, 8192, Adapter(is_cpu=True))
-    assert split_attention(plan, 8192, Adapter()) == plan  # no subgroups
-    kernels = [call.kernel for call in split_attention(plan, 8192, gpu).calls]
-    assert "attention" not in kernels and kernels.count("attention_split") == STACKABLE.layers
+
+    def split(capacity: int, adapter: Adapter):
+        return rewritten(plan, adapter=adapter, capacity=capacity, rules=[SPLIT_ATTENTION])
+
+    assert split(32, GPU) == plan == split(8192, Adapter(is_cpu=True))
+    assert split(8192, Adapter()) == plan  # no subgroups
+    found = kernels(split(8192, GPU))
+    assert "attention" not in found and found.count("attention_split") == STACKABLE.layers
 
 
 @pytest.fixture
@@ -251,7 +239,7 @@ def decoded(stackable, open_promised, tmp_path, monkeypatch):
         steps = model.executor.device_plan("last", 1, session._cache, ()).steps
         session.close()
         expected = reference_on(checkpoint, dtype=dtype).forward(ids).logits
-        return found, expected, {step.call.kernel: step.variant for step in steps}
+        return found, expected, {step.kernel.op: step.variant for step in steps}
 
     return decode
 
@@ -266,8 +254,7 @@ def test_decoding_fused_and_split_computes_what_the_references_do(decoded, fmt):
 def test_decoding_in_f16_arithmetic_rounds_and_no_more(decoded, fmt):
     """Integer weights meet f16 activations in f16; norms read the residual stream, which is f32."""
     found, expected, used = decoded(fmt, "f16")
-    mine = next(variant for kernel, variant in used.items() if kernel.startswith("linear_"))
-    assert mine == ("gemv_f16" if fmt in ("int4", "int2") else "gemv")
+    assert used["linear"] == ("gemv_f16" if fmt in ("int4", "int2") else "gemv")
     check_parity(found, expected, 1e-2)
 
 
@@ -281,9 +268,13 @@ def interpret(plan, slots, keep) -> int:
     """
     holds: dict[int, str] = {}
     held: dict[int, set] = {}
+
+    def planes(names) -> list[str]:
+        found = [plan.buffers[name] for name in names]
+        return [own for b in found if b.kind == "activation" for own, _, _ in b.planes().values()]
+
     for call in plan.calls:
-        reads = [name for name in call.inputs.values() if plan.buffers[name].kind == "activation"]
-        writes = [name for name in call.outputs.values() if plan.buffers[name].kind == "activation"]
+        reads, writes = planes(call.inputs.values()), planes(call.outputs.values())
         for name in reads:
             assert holds[slots[name]] == name, f"{call} reads {name}, but {holds[slots[name]]} lies there"
         for name in writes:
@@ -302,18 +293,15 @@ def interpret(plan, slots, keep) -> int:
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_no_activation_is_read_after_its_buffer_was_reused(stackable_plans, head, keep, tokens):
     sizes = {**SIZES, "tokens": tokens, "capacity": 1024}
-    gpu = Adapter(subgroups=True, subgroup_size=32)
-    stacks = find_stacks(stackable_plans[head], 128 << 20)
-    fused = fuse(stackable_plans[head], keep, tokens=tokens, capacity=1024, adapter=gpu, stacks=stacks)
-    assert tokens > 1 or any(call.kernel == "attention_reduce" for call in fused.calls)
+    fused = rewritten(stackable_plans[head], keep, tokens=tokens, capacity=1024)
+    assert tokens > 1 or any(call.op == "attention_reduce" for call in fused.calls)
     for plan in (stackable_plans[head], fused):
         slots, slot_bytes = assign(plan, sizes, keep)
         reused = interpret(plan, slots, keep)
         assert reused > 0
-        for name, slot in slots.items():
-            assert buffer_bytes(plan.buffers[name], sizes) <= slot_bytes[slot]
-        activations = {b.name for b in plan.of_kind("activation")}
-        assert activations == set(slots)
+        needed = {own: n for b in plan.of_kind("activation") for own, n in plane_bytes(b, sizes).items()}
+        assert needed.keys() == slots.keys()
+        assert all(need <= slot_bytes[slots[own]] for own, need in needed.items())
 
 
 def test_the_interpreter_sees_a_wrong_assignment(plans):
@@ -335,9 +323,8 @@ def test_reuse_saves_memory(plans):
 
 @pytest.mark.parametrize("limit", [1540, 4096, 5000, 33_000, 1 << 20])
 def test_ranges_cover_all_rows_once_and_fit(plans, limit):
-    plan = plans["all"]
-    for name, weight in plan.weights.items():
-        ranges = row_ranges(plan, name, limit)
+    for weight in plans["all"].weights.values():
+        ranges = row_ranges(weight, limit)
         rows, columns = weight.shape
         row_bytes = -(-columns // 32) * 32 * 4
         assert [row for first, stop in ranges for row in range(first, stop)] == list(range(rows))
@@ -347,7 +334,7 @@ def test_ranges_cover_all_rows_once_and_fit(plans, limit):
 
 def test_a_row_that_fits_no_binding_is_refused(plans):
     with pytest.raises(OutOfMemoryError, match="four rows of embedding"):
-        row_ranges(plans["all"], "embedding", 100)
+        row_ranges(plans["all"].buffers["embedding"], 100)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +361,8 @@ def test_splitting_rows_changes_nothing(
     monkeypatch.setattr(device, "binding_bytes", limit)
     model = model_on(checkpoint, open_promised, max_tokens=count)
     lowered = lower(model.plan("all"), {**SIZES, "tokens": count}, device.adapter, limit)
-    ranges = [step.rows for step in lowered.steps if weight_name(step.call) == "embedding"]
+    read = [(matrix_of(lowered.plan, step.call), step.rows) for step in lowered.steps]
+    ranges = [rows for matrix, rows in read if matrix is not None and matrix.name == "embedding"]
     assert len(set(ranges)) > 1 and len(ranges) == 2 * len(set(ranges))
     logits = model.forward(ids).logits
     assert np.abs(logits - whole).max() <= 2e-6 * np.abs(whole).max()

@@ -49,10 +49,10 @@ def test_lowering_takes_large_rows_in_parts(checkpoint):
     sizes = {"tokens": 1, "capacity": 64, "sequences": 1, "steps": 16}
     lowered = lower(plan, sizes, Adapter(), 128 << 20)
     lowered.plan.check()
-    kernels = [step.call.kernel for step in lowered.steps][-4 - (ROUNDS - 1) :]
+    kernels = [step.kernel.op for step in lowered.steps][-4 - (ROUNDS - 1) :]
     assert kernels == [
         "sample_first",
         *["sample_tally"] * (ROUNDS - 1),
         *("sample_sums", "sample_draw", "advance"),
     ]
-    assert [call.kernel for call in plan.calls[-2:]] == ["sample", "advance"]
+    assert [call.op for call in plan.calls[-2:]] == ["sample", "advance"]

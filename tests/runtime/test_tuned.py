@@ -52,9 +52,9 @@ def remember(store: Store, device, model, *, reverse: bool = False) -> int:
     ready = model.executor._ready["last", 1, model.max_tokens, ()]
     entries = {}
     for step in ready.plan.steps:
-        if not step.call.kernel.startswith("linear"):
+        if step.kernel.op != "linear":
             continue
-        kernel = wgsl_kernels.get(step.call.kernel)
+        kernel = step.kernel
         case = case_of(kernel, step.sizes, step.types)
         found = candidates(kernel, case.sizes, case.types, device.adapter)
         assert (step.variant, step.tunables) == (found[0].variant, {})
@@ -100,7 +100,7 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
     found = after.session().feed(ids)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     steps = after.executor._ready["last", 1, 32, ()].plan.steps
-    linear = [step for step in steps if step.call.kernel.startswith("linear")]
+    linear = [step for step in steps if step.kernel.op == "linear"]
     assert linear and all(step.variant == "gemv" and step.tunables for step in linear)
     assert all("100.0% faster than the default" in step.reason for step in linear)
     compiled = after.executor._ready["last", 1, 32, ()].compiled
@@ -108,7 +108,7 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
         assert step.tunables.items() <= each.context.sizes.items()
     assert kernels_choice(after)[0] == f"{count} measured choices"
     used = after.describe_provenance()["tuned"]
-    assert {each["kernel"] for each in used} == {"linear_f32"} and json.dumps(used)
+    assert {each["kernel"] for each in used} == {"linear[f32]"} and json.dumps(used)
 
     info = describe(checkpoint, backend="wgpu", max_tokens=32)
     tuned = {what: why for what, why in info.variants.items() if why.startswith("tuned: ")}
@@ -119,7 +119,10 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
 def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monkeypatch):
     """Measured for real: the LM head with what each keeps of the logits, and what looks through that."""
     monkeypatch.setattr(search, "MOST_COMBINATIONS", 1)  # what differs in one tunable, and no more
-    heads = {"greedy": ("norm_argmax_f32", "argmax_reduce"), "told": ("norm_linear_max_f32", "top_k_reduce")}
+    heads = {
+        "greedy": ("norm_argmax[f32]", "argmax_reduce"),
+        "told": ("norm_linear_max[f32]", "top_k_reduce"),
+    }
     names = [name for each in heads.values() for name in each]
     report = tune(checkpoint, kernels=names, tokens=[1], max_tokens=32, rounds=3)
     measured = {each.planned.case.kernel for each in report.outcomes if each.entry}
@@ -131,7 +134,7 @@ def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monk
     next(session.stream(4, 1, told=True))
     for head, kernels in heads.items():
         steps = model.executor._ready[head, 1, 32, ()].plan.steps
-        reasons = {step.call.kernel: step.reason for step in steps}
+        reasons = {step.kernel.name: step.reason for step in steps}
         assert all("measured" in reasons[name] or "tuned" in reasons[name] for name in kernels), reasons
     told = {
         kernel
@@ -143,7 +146,7 @@ def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monk
 
 def test_info_says_default_and_why_without_a_file(checkpoint, cache):
     info = describe(checkpoint, backend="wgpu", max_tokens=32)
-    assert {kernel for kernel, _, _ in info.variants} >= {"linear_f32", "attention"}
+    assert {kernel for kernel, _, _ in info.variants} >= {"linear[f32]", "attention"}
     assert all(why.startswith("default: ") for why in info.variants.values())
 
 
@@ -223,8 +226,8 @@ def test_the_command_measures_remembers_and_remembers(tmp_path, cache, capsys, o
         (["--format", "int5"], "int5"),
         (["--format", "int4", "--tokens", "7"], "no step has 7 tokens"),
         (
-            ["--format", "int4", "--kernel", "linear_f16"],
-            "runs no kernel 'linear_f16'; it runs advance, argmax",
+            ["--format", "int4", "--kernel", "linear[f16]"],
+            "runs no kernel 'linear[f16]'; it runs advance, argmax",
         ),
         (["--format", "int4", "--rounds", "1"], "rounds are at least 3"),
     ],

@@ -25,7 +25,7 @@ from .models import LLAMA3_8B
 from .planted import CASE, FAST, planted, variant
 
 GEMV = Case(
-    "linear_int4",
+    "linear[int4]",
     {
         "tokens": 1,
         "columns": 64,
@@ -107,12 +107,8 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
         binding_bytes=device.binding_bytes,
         steps=16,
     )
-    assert {each.case.kernel.partition("_")[0] for each in planned} >= {
-        "linear",
-        "attention",
-        "rms",
-        "embedding",
-    }
+    ops = {wgsl_kernels.get(each.case.kernel).op for each in planned}
+    assert ops >= {"linear", "attention", "rms_norm", "embedding"}
     for each in planned:
         kernel = wgsl_kernels.get(each.case.kernel)
         if len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) > 1:
@@ -148,8 +144,8 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
         steps=16,
     )
     mine = [each.case for each in planned if "kv8" in each.case.kernel or "qkv_rows" in each.case.kernel]
-    kernels = {"attention_kv8", "kv8_append", "kv8_append_rows", "norm_qkv_rows_int8"}
-    split = set() if device.adapter.is_cpu else {"attention_split_kv8"}
+    kernels = {"attention[kv8]", "kv_append[kv8]", "kv_append_rows[kv8]", "norm_qkv_rows[int8]"}
+    split = set() if device.adapter.is_cpu else {"attention_split[kv8]"}
     assert {case.kernel for case in mine} == kernels | split
     for case in mine:
         first, *_ = candidates(wgsl_kernels.get(case.kernel), case.sizes, case.types, device.adapter)
@@ -158,12 +154,12 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
 
 
 def test_inputs_of_other_sizes_are_noticed():
-    with pytest.raises(CannotMakeError, match="linear_int4: no random inputs"):
-        make_arguments(wgsl_kernels.get("linear_int4"), replace(GEMV, sizes={**GEMV.sizes, "words": 9}))
+    with pytest.raises(CannotMakeError, match=r"linear\[int4\]: no random inputs"):
+        make_arguments(wgsl_kernels.get("linear[int4]"), replace(GEMV, sizes={**GEMV.sizes, "words": 9}))
 
 
 def test_every_variant_of_a_linear_layer_passes(device):
-    found = candidates(wgsl_kernels.get("linear_int4"), GEMV.sizes, GEMV.types, device.adapter)
+    found = candidates(wgsl_kernels.get("linear[int4]"), GEMV.sizes, GEMV.types, device.adapter)
     assert len({(each.variant, *each.tunables.values()) for each in found}) == len(found) > 10
     variants = {each.variant: each for each in reversed(found)}.values()  # compiling them all takes long
     with Trial(device, GEMV) as made:
@@ -175,7 +171,7 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
     monkeypatch.setattr(sampling, "MOST_WEIGHTS", 1000)
     rows = 700
     case = Case(
-        "linear_f32",
+        "linear[f32]",
         {"tokens": 2, "columns": 32, "rows": rows, "padded": 32},
         {"x": "f32", "values": "f32", "y": "f32"},
     )
@@ -183,7 +179,7 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
         name: Variant("planted", grid=lambda c: (-(-c["rows"] // 64), c["tokens"], 1), text=LINEAR % extra)
         for name, extra in (("right", ""), ("wrong", "if (id.x == ROWS - 1u) { sum += 1.0; }"))
     }
-    kernel = replace(wgsl_kernels.get("linear_f32"), variants=variants, prefer=None)
+    kernel = replace(wgsl_kernels.get("linear[f32]"), variants=variants, prefer=None)
     chosen = sample(kernel, make_arguments(kernel, case)).rows
     assert len(chosen) == len(chosen.unique()) == sampling.SAMPLED_ROWS < rows
     assert chosen[0] == 0 and chosen[-1] == rows - 1 and bool((chosen.diff() > 0).all())
@@ -193,7 +189,7 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
         assert "wrong numbers: 2 of 1024 of y" in made.check(wrong).wrong
 
 
-@pytest.mark.parametrize("name", ["norm_argmax_int4", "norm_linear_max_int4"])
+@pytest.mark.parametrize("name", ["norm_argmax[int4]", "norm_linear_max[int4]"])
 def test_of_a_large_matrix_some_groups_are_compared(device, monkeypatch, name):
     """Numbers of rows are those of the whole matrix; the last group, which is short, is among them."""
     monkeypatch.setattr(sampling, "MOST_WEIGHTS", 1000)
@@ -244,13 +240,14 @@ def test_a_model_of_8b_parameters_is_planned_without_weights(device):
         steps=16,
     )
     uses = {(each.case.kernel, each.case.shape): each.uses for each in planned if each.case.tokens == 1}
-    assert uses["norm_gate_up_int4", "28672x4096, block 128"] == {1: 32}  # gate and up of 32 layers
+    assert uses["norm_gate_up[int4]", "28672x4096, block 128"] == {1: 32}  # gate and up of 32 layers
     head = {kernel: found for (kernel, shape), found in uses.items() if shape.startswith("128256x4096")}
     used = [tokens for found in head.values() for tokens, count in found.items() if count == 1]
     assert set(used) == {1, 4, 16, 64, 256}  # the last token's, with the norm in front of it or without
     # Greedy decoding keeps a number a group, top-k sampling the logits too, and only scoring runs the head alone.
     assert (
-        head["norm_argmax_int4"] == {1: 1} and head["norm_linear_max_int4"] == {} == head["norm_linear_int4"]
+        head["norm_argmax[int4]"] == {1: 1}
+        and head["norm_linear_max[int4]"] == {} == head["norm_linear[int4]"]
     )
     assert planned[0].case.kernel.startswith(("attention", "linear", "norm"))  # most bytes first
     tokens = [each.case.tokens for each in planned]
@@ -259,7 +256,7 @@ def test_a_model_of_8b_parameters_is_planned_without_weights(device):
 
 
 def test_a_shape_class_forgets_what_does_not_matter():
-    kernel = wgsl_kernels.get("linear_int4")
+    kernel = wgsl_kernels.get("linear[int4]")
     whole = case_of(kernel, {**GEMV.sizes, "row_offset": 40, "out_rows": 80}, GEMV.types)
     assert whole == GEMV
     attention = wgsl_kernels.get("attention")

@@ -96,7 +96,7 @@ class Case:
         if "out_rows" in arguments:
             mask[:, : self.options["before"]] = False
             mask[:, self.options["before"] + self.options["rows"] :] = False
-        if self.kernel.startswith("embedding"):
+        if self.pair().op == "embedding":
             row = arguments["ids"] - arguments["row_offset"]
             mask &= ((row >= 0) & (row < self.options["rows"])).unsqueeze(-1)
         return mask
@@ -187,7 +187,7 @@ def _linear_cases() -> Iterator[Case]:
     }
     columns = (5, 31, 96, 172, 352, 896)
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
-        name = f"linear_{fmt}"
+        name = f"linear[{fmt}]"
         for variant in wgsl_kernels.get(name).variants:
             teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
             deal = _team_cases if teams else partial(cases_of, count=9)
@@ -211,7 +211,7 @@ def _integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     tokens = {"gemv": (1, 2, 3, 4, 7), "batch": (1, 2, 3, 9, 16, 17), "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
-        name = f"linear_a8_{fmt}"
+        name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:
             teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
             deal = _team_cases if teams else partial(cases_of, count=9)
@@ -244,8 +244,8 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _team_cases(f"norm_linear_{fmt}", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
-        for name in (f"norm_argmax_{fmt}", f"norm_linear_max_{fmt}"):
+        yield from _team_cases(f"norm_linear[{fmt}]", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        for name in (f"norm_argmax[{fmt}]", f"norm_linear_max[{fmt}]"):
             yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
             yield from cases_of(  # groups as lowering makes them, with what suits the adapter
                 name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
@@ -255,9 +255,9 @@ def _fused_cases() -> Iterator[Case]:
             yield from cases_of(
                 name, "gemv", 4, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
             )
-        yield from _team_cases(f"norm_gate_up_{fmt}", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(f"norm_gate_up[{fmt}]", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         yield from _team_cases(
-            f"norm_qkv_{fmt}",
+            f"norm_qkv[{fmt}]",
             heads=heads,
             place=places,
             sequence=sequences,
@@ -266,7 +266,7 @@ def _fused_cases() -> Iterator[Case]:
             **common,
         )
         yield from _team_cases(
-            f"norm_qkv_rows_{fmt}",
+            f"norm_qkv_rows[{fmt}]",
             heads=heads,
             place=places,
             sequence=sequences,
@@ -286,15 +286,15 @@ def _integer_fused_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
-        yield from _team_cases(f"norm_linear_a8_{fmt}", **rows)
-        for name in (f"norm_argmax_a8_{fmt}", f"norm_linear_max_a8_{fmt}"):
+        yield from _team_cases(f"norm_linear_a8[{fmt}]", **rows)
+        for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from _team_cases(name, group=(128,), **rows)
-        yield from _team_cases(f"norm_qkv_a8_{fmt}", heads=heads, place=places, kv_dtype=TYPES, **common)
-        yield from _team_cases(f"norm_qkv_rows_a8_{fmt}", heads=heads, place=places, **common)
+        yield from _team_cases(f"norm_qkv_a8[{fmt}]", heads=heads, place=places, kv_dtype=TYPES, **common)
+        yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, place=places, **common)
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
-        yield from _team_cases(f"norm_gate_up_a8_{fmt}", **{**shapes, "y_dtype": ("f32",)})
+        yield from _team_cases(f"norm_gate_up_a8[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
-        "attention_reduce_a8",
+        "attention_reduce[a8]",
         "heads",
         6,
         tokens=(1, 2, 5),
@@ -312,9 +312,9 @@ def _weight_cases() -> Iterator[Case]:
         columns = (5, 31, 64, 96, 172, 352, 576, 896)
         rows = (1, 3, 33, 50, 123, 130)
         options = {"rows": rows, "columns": columns, "subgroups": (False,), **_weight_options(fmt)}
-        yield from cases_of(f"dequantize_{fmt}", "octets", 8, **{**options, "y_dtype": ("f32",)})
+        yield from cases_of(f"dequantize[{fmt}]", "octets", 8, **{**options, "y_dtype": ("f32",)})
         yield from cases_of(
-            f"embedding_{fmt}", "rows", 9, tokens=(1, 3, 9, 70), row_offset=(0, 0, 40), **options
+            f"embedding[{fmt}]", "rows", 9, tokens=(1, 3, 9, 70), row_offset=(0, 0, 40), **options
         )
 
 
@@ -328,7 +328,7 @@ def _elementwise_cases() -> Iterator[Case]:
         {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
     )
     blocks = {"words": words, "static_scale": (0.0, 0.0, 0.01, 0.05)}
-    yield from cases_of("quantize_activations", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
+    yield from cases_of("quantize_activations[a8]", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(
         "advance",
         "one",
@@ -429,7 +429,7 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
-    for cache, more in (("", {"kv_dtype": TYPES}), ("_kv8", {})):
+    for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
         for variant in wgsl_kernels.get(f"attention{cache}").variants:
             yield from cases_of(
                 f"attention{cache}",
@@ -479,7 +479,7 @@ def _cache_cases() -> Iterator[Case]:
         y_dtype=("f32",),
         subgroups=(False,),
     )
-    for kernel in ("kv8_append", "kv8_append_rows"):
+    for kernel in ("kv_append[kv8]", "kv_append_rows[kv8]"):
         yield from cases_of(
             kernel,
             "heads",

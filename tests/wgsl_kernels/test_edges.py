@@ -43,7 +43,7 @@ def row(*numbers: float) -> torch.Tensor:
 @pytest.mark.parametrize("variant", ["gemv_f16", "batch_f16"])
 def test_f16_arithmetic_stays_in_range(device_with, bits, symmetric, variant):
     """Pieces of 16,368 everywhere and with one 65,504 each, tiny ones, and the zero-points farthest from a format's."""
-    kernel, device = wgsl_kernels.get(f"linear_int{bits}"), device_with(True)
+    kernel, device = wgsl_kernels.get(f"linear[int{bits}]"), device_with(True)
     if not device.adapter.f16:
         pytest.skip(f"{device.name} has no shader-f16")
     arguments = kernel.inputs(rows=40, columns=128, block=32, symmetric=symmetric, tokens=5, x_dtype="f16")
@@ -125,7 +125,7 @@ def test_argmax_in_the_product_takes_the_first_of_equals(device_with, subgroups,
     """Rows alike give the same logits, in one group, in its turns, or in several."""
     weight = torch.linspace(-1, 0.5, 300).repeat(64, 1).T.contiguous()
     weight[list(best)] = 0.75
-    kernel, device = wgsl_kernels.get("norm_argmax_f32"), device_with(subgroups)
+    kernel, device = wgsl_kernels.get("norm_argmax[f32]"), device_with(subgroups)
     arguments = {
         "x": torch.ones(2, 64),
         "values": weight,
@@ -141,7 +141,7 @@ def test_argmax_in_the_product_takes_the_first_of_equals(device_with, subgroups,
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["norm_argmax_int4", "norm_linear_max_int4"])
+@pytest.mark.parametrize("name", ["norm_argmax[int4]", "norm_linear_max[int4]"])
 def test_groups_of_a_range_of_rows_go_to_their_places(device_with, subgroups, name):
     kernel, device = wgsl_kernels.get(name), device_with(subgroups)
     whole = kernel.inputs(seed=2, tokens=2, rows=200, columns=64, block=32, group=32)
@@ -216,14 +216,14 @@ def test_softmax_of_large_logits(check, subgroups):
 
 
 def lanes(words: torch.Tensor) -> list[list[int]]:
-    return comparable(wgsl_kernels.get("quantize_activations"), "quants", words).int().tolist()
+    return comparable(wgsl_kernels.get("quantize_activations[a8]"), "quants", words).int().tolist()
 
 
 def test_quantized_zeros_are_zero(check):
     x = torch.zeros(2, 64)
     x[0, :32] = -0.0
     x[1, 40] = 1e-20  # a block whose largest number is tiny
-    out = check("quantize_activations", {"x": x, "block": 32, "static_scale": 0.0})
+    out = check("quantize_activations[a8]", {"x": x, "block": 32, "static_scale": 0.0})
     assert out["scales"][0].tolist() == [0.0, 0.0]
     assert lanes(out["quants"])[0] == [0] * 64
     assert lanes(out["quants"])[1][40] == 127
@@ -231,16 +231,16 @@ def test_quantized_zeros_are_zero(check):
 
 def test_quantized_large_numbers_reach_127(check):
     x = torch.linspace(-1e4, 1e4, 128).view(1, 128)
-    out = check("quantize_activations", {"x": x, "block": 128, "static_scale": 0.0})
+    out = check("quantize_activations[a8]", {"x": x, "block": 128, "static_scale": 0.0})
     assert lanes(out["quants"])[0][0] == -127 and lanes(out["quants"])[0][-1] == 127
     x = torch.tensor([[3e37, -3e37, 1e37, 0.0]])  # WGSL promises nothing of divisors beyond 2^126, 8.5e37
-    out = check("quantize_activations", {"x": x, "block": 4, "static_scale": 0.0})
+    out = check("quantize_activations[a8]", {"x": x, "block": 4, "static_scale": 0.0})
     assert lanes(out["quants"]) == [[127, -127, 42, 0]]
 
 
 def test_a_static_scale_clamps_and_rounds_halves_to_even(check):
     x = row(0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -127.5, 1e4, -1e4, 0.0)
-    out = check("quantize_activations", {"x": x, "block": 4, "static_scale": 1.0})
+    out = check("quantize_activations[a8]", {"x": x, "block": 4, "static_scale": 1.0})
     assert lanes(out["quants"]) == [[0, 2, 2, 0, -2, -2, 126, 127, -127, 127, -127, 0]]
 
 
@@ -272,7 +272,7 @@ def test_linear_with_extreme_quants(check):
             "scale_stride": 1,
             "zero_unit": 1.0,
         }
-        check(f"linear_{fmt}", arguments)
+        check(f"linear[{fmt}]", arguments)
 
 
 @pytest.mark.parametrize("valid", [0, 1, 3, 99])
@@ -287,7 +287,7 @@ def test_kv_append_stops_at_the_end_of_the_cache_and_at_the_valid_tokens(device_
     assert int((kv != 7.0).any(-1).sum()) == 2 * 2 * count
 
 
-@pytest.mark.parametrize("name", ["kv8_append", "kv8_append_rows"])
+@pytest.mark.parametrize("name", ["kv_append[kv8]", "kv_append_rows[kv8]"])
 @pytest.mark.parametrize("valid", [0, 1, 3, 99])
 def test_kv8_append_stops_at_the_end_of_the_cache_and_at_the_valid_tokens(check, name, valid):
     arguments = wgsl_kernels.get(name).inputs(
@@ -306,11 +306,11 @@ def test_kv8_append_of_zeros_large_numbers_and_halves(check, subgroups):
     k[1] = row(65504.0, -65504.0, 1.0, 0.0, 32752.0, -0.0, 600.0, -600.0)
     k[2] = row(127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5)
     k[3] = row(1e30, -1e30, 5e29, 1e20, 0.0, 1e28, -1e28, 0.0)
-    arguments = wgsl_kernels.get("kv8_append").inputs(
+    arguments = wgsl_kernels.get("kv_append[kv8]").inputs(
         tokens=4, kv_heads=1, head_dim=8, capacity=9, position=4
     )
     arguments |= {"k": k, "v": -k}
-    after = check("kv8_append", arguments, subgroups=subgroups)
+    after = check("kv_append[kv8]", arguments, subgroups=subgroups)
     quants = after["kv"][1].contiguous().view(torch.int8)[:, 0, 4:8]
     assert quants[0, 0].tolist() == [0] * 16 and after["kv_scales"][1, 0, 0, 4] == 0
     assert quants[0, 1].tolist() == [127, -127, 0, 0, 64, 0, 1, -1] + [0] * 8
@@ -323,11 +323,11 @@ def test_kv8_append_of_zeros_large_numbers_and_halves(check, subgroups):
 @pytest.mark.parametrize("tokens", [1, 9])
 def test_attention_kv8_does_not_see_what_lies_behind(check, subgroups, tokens):
     """What another sequence left after the last position, be it without a number, changes nothing."""
-    kernel = wgsl_kernels.get("attention_kv8")
+    kernel = wgsl_kernels.get("attention[kv8]")
     arguments = kernel.inputs(
         seed=4, tokens=tokens, heads=2, kv_heads=1, head_dim=24, position=40, capacity=100
     )
-    expected = check("attention_kv8", arguments, subgroups=subgroups)["y"]
+    expected = check("attention[kv8]", arguments, subgroups=subgroups)["y"]
     arguments["kv_scales"][:, :, :, 40 + tokens :] = float("inf")
     arguments["kv"][:, :, :, 40 + tokens :] = 0x7F7F7F7F
-    assert torch.equal(check("attention_kv8", arguments, subgroups=subgroups)["y"], expected)
+    assert torch.equal(check("attention[kv8]", arguments, subgroups=subgroups)["y"], expected)

@@ -159,13 +159,13 @@ def test_wrong_calls_are_named():
     case = next(c for c in all_cases() if c.kernel == "rms_norm")
     with pytest.raises(KernelUsageError, match=r"workgroup=7 where .*128, 8, 16"):
         wgsl_kernels.get("rms_norm").specialise("row", {"hidden": 4}, {}, Adapter(), {"workgroup": 7})
-    linear = next(c for c in all_cases() if (c.kernel, c.variant) == ("linear_int4", "broadcast"))
+    linear = next(c for c in all_cases() if (c.kernel, c.variant) == ("linear[int4]", "broadcast"))
     with pytest.raises(KernelUsageError, match="subgroups of exactly 8 lanes"):
         linear.pair().choose(linear.context(Adapter()), "broadcast")
     assert case.context(Adapter())["workgroup"] in case.pair().variants["row"].tunables["workgroup"]
 
 
-@pytest.mark.parametrize("name", ["attention_split", "attention_split_kv8"])
+@pytest.mark.parametrize("name", ["attention_split", "attention_split[kv8]"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("lanes", [8, 32])
 def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lanes):
@@ -173,7 +173,7 @@ def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lane
     kernel = wgsl_kernels.get(name)
     variant, adapter = kernel.variants["teams"], Adapter(subgroups=True, subgroup_size=lanes)
     sizes = {"width": 4 * head_dim, "kv_heads": 2, "head_dim": head_dim, "splits": 4, "tokens": 1}
-    if name.endswith("kv8"):  # a thread loads 16 dimensions: no more lanes than that takes
+    if name.endswith("[kv8]"):  # a thread loads 16 dimensions: no more lanes than that takes
         sizes["words"] = cache_words(head_dim)
         assert kernel.specialise("teams", sizes, {}, adapter)["lanes"] == min(head_dim // 16, lanes)
     allowed = 0
@@ -187,7 +187,7 @@ def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lane
     assert variant.refuse(kernel.specialise("teams", sizes, {}, adapter)) is None
 
 
-@pytest.mark.parametrize("name", [n for n in wgsl_kernels.names() if n.startswith("linear_")])
+@pytest.mark.parametrize("name", [pair.name for pair in wgsl_kernels.library().of("linear")])
 @pytest.mark.parametrize("x", ["f32", "f16"])
 @pytest.mark.parametrize("tokens", [1, 3, 16, 64])
 @pytest.mark.parametrize("columns", [36, 64])
@@ -207,7 +207,7 @@ def test_what_is_preferred_is_there_and_runs(name, x, tokens, columns):
 
 
 def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):
-    kernel = wgsl_kernels.get("linear_f32")
+    kernel = wgsl_kernels.get("linear[f32]")
     arguments = kernel.inputs(tokens=1, rows=8, columns=64)
     with pytest.raises(KernelUsageError, match="8 teams in 96 threads"):
         run_kernel(
@@ -219,7 +219,7 @@ def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):
         )
 
 
-@pytest.mark.parametrize("cache", ["", "_kv8"])
+@pytest.mark.parametrize("cache", ["", "[kv8]"])
 @pytest.mark.parametrize("head_dim", [8, 64, 128, 256])
 def test_attention_fits_the_promised_workgroup_memory(cache, head_dim):
     """Its arrays and those of the reduction, counted from the WGSL."""
@@ -230,7 +230,7 @@ def test_attention_fits_the_promised_workgroup_memory(cache, head_dim):
         assert 16 * quads + 4 * workgroup + 16 * groups * quads + 16 * workgroup <= 16384
 
 
-@pytest.mark.parametrize("name", [n for n in wgsl_kernels.names() if "linear" in n or n.startswith("norm_")])
+@pytest.mark.parametrize("name", [pair.name for pair in wgsl_kernels.library() if "weight" in pair.form])
 @pytest.mark.parametrize(("rows", "columns"), [(4096, 4096), (28672, 4096), (4096, 14336)])
 def test_no_adapter_is_given_tunables_that_it_refuses(name, rows, columns):
     """Matrices of an 8B Llama: defaults run wherever the variant does at all."""

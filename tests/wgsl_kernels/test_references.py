@@ -118,7 +118,7 @@ def test_an_int8_cache_holds_what_pytorch_quantizes(head_dim):
     )
     assert torch.equal(scales, x.abs().amax(-1) / 127)
 
-    kernel = wgsl_kernels.get("attention_kv8")
+    kernel = wgsl_kernels.get("attention[kv8]")
     arguments = kernel.inputs(seed=1, tokens=5, heads=4, kv_heads=2, head_dim=head_dim, position=9)
     cache = dequantized(arguments["kv"], arguments["kv_scales"], head_dim, torch.float32)
     plain = {name: arguments[name] for name in ("q", "state", "scale")}
@@ -187,7 +187,7 @@ def test_kernels_and_files_mean_the_same_weights(fmt, options, device_with):
     tensor = random_weight(fmt, rows, columns, options)
     stored = torch.from_numpy(tensor.dequantize())
     arguments = {**planes_of(tensor), "columns": columns}
-    kernel = wgsl_kernels.get(f"dequantize_{fmt}")
+    kernel = wgsl_kernels.get(f"dequantize[{fmt}]")
     assert torch.equal(kernel.run_reference(arguments)["y"], stored)
     written = run_kernel(kernel, arguments, device=device_with(False))["y"]
     if options.get("scale_dtype") == "f32":  # two roundings: scale * q and -scale * zero
@@ -196,12 +196,12 @@ def test_kernels_and_files_mean_the_same_weights(fmt, options, device_with):
         assert torch.equal(written, stored)
 
     ids = torch.tensor([6, 0, 3], dtype=torch.int32)
-    embedding = wgsl_kernels.get(f"embedding_{fmt}")
+    embedding = wgsl_kernels.get(f"embedding[{fmt}]")
     got = embedding.run_reference({**arguments, "ids": ids, "row_offset": 0})["y"]
     assert torch.equal(got, stored[ids.long()])
 
     x = torch.randn(3, columns, generator=torch.Generator().manual_seed(1))
     bias = torch.linspace(-1, 1, rows)
-    linear = wgsl_kernels.get(f"linear_{fmt}")
+    linear = wgsl_kernels.get(f"linear[{fmt}]")
     got = linear.run_reference({**planes_of(tensor), "x": x, "bias": bias})["y"]
     torch.testing.assert_close(got, F.linear(x, stored, bias), atol=1e-5, rtol=1e-5)

@@ -97,7 +97,7 @@ def allocate(section) -> None:
 
 
 KERNEL_LAB = """
-KernelLab("linear_int4")"""
+KernelLab("linear[int4]")"""
 
 
 def edit_a_kernel(section) -> None:

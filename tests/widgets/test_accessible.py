@@ -63,7 +63,7 @@ def precision(int4):
 
 
 def lab(int4):
-    return KernelLab("linear_int4", variants=["gemv"], rows=64, columns=64, rounds=3)
+    return KernelLab("linear[int4]", variants=["gemv"], rows=64, columns=64, rounds=3)
 
 
 def board(int4):

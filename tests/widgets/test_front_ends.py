@@ -61,7 +61,7 @@ m""",
 import json
 from ipywidgets import Widget
 print("state", len(json.dumps(Widget.get_manager_state())))""",
-    "k = KernelLab('linear_int4', variants=['gemv'], rows=256, columns=256, rounds=3); k",
+    "k = KernelLab('linear[int4]', variants=['gemv'], rows=256, columns=256, rounds=3); k",
 ]
 GENERATOR, BUSY, PICKED, EXPLORER, CARD, BOARD, ROWS, MAP, STATE, LAB = range(1, 11)
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 SMALL = {"tokens": 1, "rows": 40, "columns": 96, "block": 32, "rounds": 2}
 EDITOR = ".wb-editor textarea"
 RUN = "Run as a new version"
-VARIANTS = len(wgsl_kernels.get("linear_int4").variants)
+VARIANTS = len(wgsl_kernels.get("linear[int4]").variants)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def cells(page, name: str) -> list[str]:
 
 
 def test_compares_and_says_what_the_result_says(shown):
-    with shown(KernelLab("linear_int4", variants=["gemv", "batch"], **SMALL), 1160) as bridge:
+    with shown(KernelLab("linear[int4]", variants=["gemv", "batch"], **SMALL), 1160) as bridge:
         page, widget = bridge.page, bridge.widget
         bridge.until(rows(VARIANTS))
         with pytest.raises(WorkbenchError, match="nothing has run"):
@@ -73,19 +73,21 @@ def test_compares_and_says_what_the_result_says(shown):
         assert widget.selected is found["tile"]
         assert page.evaluate("document.activeElement.textContent") == "tile"  # drawn anew, and focused again
         assert page.get_by_role("img", name="errors of tile").count() == 1
-        assert wgsl_kernels.get("linear_int4").variants["tile"].why in page.locator(".wb-detail").inner_text()
+        assert (
+            wgsl_kernels.get("linear[int4]").variants["tile"].why in page.locator(".wb-detail").inner_text()
+        )
         with page.expect_download() as saved:
             page.get_by_role("button", name="SVG").click()
             bridge.until("true")
             for _ in range(100):
                 bridge.pump()
                 page.wait_for_timeout(20)
-        assert saved.value.suggested_filename == "linear_int4-timing.svg"
+        assert saved.value.suggested_filename == "linear[int4]-timing.svg"
         assert saved.value.path().read_bytes().startswith(b"<?xml")
 
 
 def test_edits_fail_and_pass_and_stay_side_by_side(shown):
-    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL), 1160) as bridge:
+    with shown(KernelLab("linear[int4]", variants=["gemv"], **SMALL), 1160) as bridge:
         page, widget = bridge.page, bridge.widget
         text = page.locator(EDITOR)
         original = widget.lab.text("gemv")
@@ -175,10 +177,10 @@ def test_kernels_change_and_keep_their_versions(shown):
         assert "names no operations" not in page.locator(".wb").inner_text()
         page.get_by_label("kernel", exact=True).select_option("linear")
         bridge.until(rows(VARIANTS))
-        assert (widget.kernel, widget.versions, widget.state) == ("linear_int4", (), "idle")
+        assert (widget.kernel, widget.versions, widget.state) == ("linear[int4]", (), "idle")
         page.get_by_label("weights", exact=True).select_option("int8")
         bridge.until("document.querySelector('select[aria-label=weights]').value === 'int8'")
-        assert widget.kernel == "linear_int8" and widget.sizes["block"] == 128
+        assert widget.kernel == "linear[int8]" and widget.sizes["block"] == 128
         page.get_by_label("block", exact=True).fill("33")
         page.get_by_role("button", name="Compare").click()
         bridge.until("!document.querySelector('[role=alert]').hidden")
@@ -200,7 +202,7 @@ def test_a_kernel_without_operations_has_no_roofline(shown):
 
 
 def test_edits_from_python_are_what_the_page_shows(shown):
-    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL)) as bridge:
+    with shown(KernelLab("linear[int4]", variants=["gemv"], **SMALL)) as bridge:
         page, widget = bridge.page, bridge.widget
         bridge.until(rows(VARIANTS))
         text = widget.lab.text("batch")
@@ -222,7 +224,7 @@ def test_edits_from_python_are_what_the_page_shows(shown):
 
 
 def test_what_cannot_run_leaves_the_table(shown):
-    with shown(KernelLab("linear_int4", variants=["gemv"], **SMALL)) as bridge:
+    with shown(KernelLab("linear[int4]", variants=["gemv"], **SMALL)) as bridge:
         page, widget = bridge.page, bridge.widget
         widget.run()
         found = widget.wait()
@@ -251,7 +253,7 @@ def test_stop_leaves_the_next_run_its_turn(shown):
         "columns": 512,
         "rounds": 5,
     }  # a few seconds on a software adapter
-    with shown(KernelLab("linear_int4", variants=["tile", "gemv"], **sizes)) as bridge:
+    with shown(KernelLab("linear[int4]", variants=["tile", "gemv"], **sizes)) as bridge:
         page, widget = bridge.page, bridge.widget
         bridge.until(rows(VARIANTS))
         page.get_by_role("button", name="Compare").click()
@@ -272,7 +274,7 @@ def test_hostile_strings_stay_text(shown):
     evil = "\n".join(f"// {text}" for text in HOSTILE)
     variant = dataclasses.replace(add.variants["elements"], text=f"{evil}\n{body}", why=HOSTILE[0])
     kernel = dataclasses.replace(
-        add, name=HOSTILE[0], variants={HOSTILE[1]: variant}, cost=lambda sizes: Cost(1, 1, 1)
+        add, op=HOSTILE[0], variants={HOSTILE[1]: variant}, cost=lambda sizes: Cost(1, 1, 1)
     )
     widget = KernelLab(Lab(kernel, rounds=1))
     with shown(widget) as bridge:

@@ -23,7 +23,7 @@ MISSPELT = {
     QuantizationExplorer: (NOWHERE, "compair", "compare"),
     ModelCard: (NOWHERE, "positions", "position"),
     PrecisionMap: (NOWHERE, "protocoll", "protocol"),
-    KernelLab: ("linear_int4", "rowz", "rows"),
+    KernelLab: ("linear[int4]", "rowz", "rows"),
     SweepBoard: (NOWHERE, "process", "processes"),
 }
 
@@ -98,7 +98,7 @@ def test_wrong_values_are_refused(model):
     with pytest.raises(WorkbenchError, match="backend given with a model that is loaded already"):
         ModelCard(model, backend="torch")
     with pytest.raises(WorkbenchError, match="rows given with a Lab"):
-        KernelLab(Lab("linear_int4", rows=64, columns=64), rows=32)
+        KernelLab(Lab("linear[int4]", rows=64, columns=64), rows=32)
     with pytest.raises(WorkbenchError, match="quantizer = 'gptq'; allowed: rtn, grid, hqq"):
         PrecisionMap(NOWHERE, quantizer="gptq")
     with pytest.raises(WorkbenchError, match="max_windows = 0; allowed"):

@@ -21,7 +21,6 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
-from workbench.runtime.stacks import weight_name
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 #: With no matrix larger than this (weights), threads wait for each other longer than they compute.
@@ -67,7 +66,7 @@ class Branches:
         self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
-            first.setdefault(weight_name(call), index)
+            first.setdefault(call.inputs.get("weight"), index)
         #: The call that reads each group first.
         self.starts = [min(first[self._names[tensor]] for tensor in group.tensors) for group in groups]
 

@@ -17,7 +17,6 @@ from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Plan
-from workbench.runtime.stacks import weight_name
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
@@ -55,16 +54,17 @@ def unquantized_plan(source) -> Plan:
 def fused_groups(plan: Plan) -> list[Group]:
     """The groups in the order in which the plan first reads them; every matrix is in one of them."""
     members: dict[str, list[str]] = {}
+    weights = plan.weights
     placed: set[str] = set()
     for call in plan.calls:
-        matrix = weight_name(call)
-        if matrix is None or matrix in placed:
+        matrix = call.inputs.get("weight")
+        if matrix not in weights or matrix in placed:
             continue
         read = call.inputs.get("x", call.inputs.get("ids"))
         members.setdefault(read, []).append(matrix)
         placed.add(matrix)
     return [
-        Group(_common_name(names), {plan.weights[name].tensor: plan.weights[name].shape for name in names})
+        Group(_common_name(names), {weights[name].tensor: weights[name].shape for name in names})
         for names in members.values()
     ]
 
@@ -77,8 +77,7 @@ def place(group: str) -> tuple[str, int | None]:
 
 def vector_bytes(plan: Plan) -> int:
     """Bytes of norms and biases, which stay f32 in every allocation."""
-    planes = tuple(f"{name}." for name in plan.weights)
-    return sum(buffer_bytes(b, {}) for b in plan.of_kind("weight") if not b.name.startswith(planes))
+    return sum(buffer_bytes(b, {}) for b in plan.of_kind("weight") if not b.is_matrix)
 
 
 def _common_name(names: list[str]) -> str:

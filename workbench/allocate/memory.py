@@ -17,9 +17,9 @@ from workbench.allocate.table import SensitivityTable
 from workbench.convert.suited import suited
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import build_plan, plan_name
+from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
-from workbench.plan.count import buffer_bytes
+from workbench.plan.count import plane_bytes
 from workbench.runtime.choices import DEFAULT_MAX_TOKENS
 from workbench.runtime.device import adapter_missing, aligned, open_device
 from workbench.runtime.info import Forecast, forecast
@@ -132,9 +132,8 @@ def device_bytes(table: SensitivityTable, source) -> np.ndarray:
         }
         plan = build_plan(config, Requantized(source, formats).describe)
         for g, group in enumerate(table.groups):
-            planes = tuple(f"{plan_name(tensor)}." for tensor in group.tensors)
-            buffers = [buffer for buffer in plan.of_kind("weight") if buffer.name.startswith(planes)]
-            held[g, f] = sum(aligned(buffer_bytes(buffer, {})) for buffer in buffers)
+            buffers = [buffer for buffer in plan.of_kind("weight") if buffer.tensor in group.tensors]
+            held[g, f] = sum(aligned(n) for buffer in buffers for n in plane_bytes(buffer, {}).values())
     return held
 
 

@@ -1,9 +1,10 @@
 """Versions of a kernel's WGSL beside the variants it came from: written, judged, timed in the same rounds, kept.
 
-    lab = Lab("linear_int4", rows=1024, columns=1024)
+    lab = Lab("linear[int4]", rows=1024, columns=1024)
     lab.run()                                   # the library's variants
     lab.edit(text, base="gemv")                 # a version: judged at once, and timed beside the others if it passes
     print(lab)
+    print(lab.in_model("runs/demo/models/int4", text=text))     # the last that passed, inside a model
 
 A version is a variant whose WGSL text was changed: it keeps the grid, the tunables and the library files of its base.
 All that `run` compares takes its turns in the same rounds, so that ratios of times may be read sample by sample.
@@ -16,9 +17,10 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wgsl_kernels import Kernel, KernelUsageError, Variant
+import wgsl_kernels
+from wgsl_kernels import Kernel, KernelUsageError, Library, Variant
 from workbench.runtime.device import Device, open_device
 from workbench.runtime.launch import resolve
 
@@ -28,6 +30,9 @@ from .comparison import PASSED, Comparison, VariantResult
 from .plots import Picture
 from .request import typed
 from .sizes import worthwhile
+
+if TYPE_CHECKING:
+    from .in_model import InModel
 
 #: Seconds that one call of a version may take.
 BUDGET = 10.0
@@ -214,6 +219,37 @@ class Lab:
         if self._comparison is not None:
             left = tuple(each for each in self._comparison.results if each.variant != name)
             self._comparison = replace(self._comparison, results=left)
+
+    def library(self, name: str | None = None, *, everywhere: bool = False) -> Library:
+        """The registered kernels with one version in the place of its base, for `workbench.load`.
+
+        name: default, the last version that passed. everywhere: also where another variant would be used. Raises
+        `KernelUsageError` for one that did not pass, or where there is none.
+        """
+        if name is None:
+            name = next((each.name for each in reversed(self.versions) if each.status == PASSED), None)
+            if name is None:
+                raise KernelUsageError(f"no version of {self.kernel.name} has passed; edit() makes one")
+        self._check([name])
+        version = self._versions.get(name)
+        if version is None:
+            raise KernelUsageError(
+                f"{name!r} is a variant of {self.kernel.name}, and no version that was edited"
+            )
+        if version.status != PASSED:
+            raise KernelUsageError(f"{name} of {self.kernel.name} has not passed: {version.status}")
+        variant = version.variant(self.kernel.variants[version.base])
+        library = wgsl_kernels.library().with_kernels(self.kernel)
+        base = None if everywhere else version.base
+        return library.with_variant(self.kernel.name, name, variant, instead_of=base)
+
+    def in_model(
+        self, model: Any, name: str | None = None, *, everywhere: bool = False, **options: Any
+    ) -> InModel:
+        """What a version does to a whole model's speed and perplexity: `workbench.bench.in_model.in_model`."""
+        from .in_model import in_model
+
+        return in_model(model, self.library(name, everywhere=everywhere), **options)
 
     def measure_ceilings(self) -> Ceilings:
         """What this device reaches at most: measured once in this process (`workbench.bench.ceilings`)."""

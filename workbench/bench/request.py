@@ -15,14 +15,8 @@ from workbench.errors import WorkbenchError
 from .compare import ROUNDS
 from .comparison import plain
 
-KERNELS = (
-    *(f"linear_{fmt}" for fmt in ("f16", "int8", "int4", "int2")),
-    *(f"linear_a8_{fmt}" for fmt in ("int8", "int4", "int2")),
-)
-ALL_LINEAR = (
-    *(f"linear_{fmt}" for fmt in WEIGHT_FORMATS),
-    *(f"linear_a8_{fmt}" for fmt in ("int8", "int4", "int2")),
-)
+#: Formats of weights whose linear layers are measured unless kernels or formats are asked for.
+FORMATS = (("f16", None), ("int8", None), ("int4", None), ("int2", None))
 #: Matrices of an 8B Llama (attention output, gate and up, down, LM head), and what a CPU does in a minute.
 GPU_SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096))
 CPU_SHAPES = ((256, 256), (1024, 1024))
@@ -63,8 +57,8 @@ def parse_size(text: str) -> tuple[str, int]:
 
 
 def format_of(kernel: Kernel) -> str | None:
-    """The format of the weights that a kernel reads, by the end of its name; None where it reads none."""
-    return next((fmt for fmt in WEIGHT_FORMATS if kernel.name.endswith(f"_{fmt}")), None)
+    """The format of the weights that a kernel reads; None where it reads none."""
+    return kernel.form.get("weight")
 
 
 def sizes_for(
@@ -122,13 +116,15 @@ class Request:
 
     def calls(self, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[Kernel, dict[str, Any]]]:
         """Kernels and the sizes of their inputs; raises WorkbenchError for a name that is not there."""
-        names = self.kernels or (KERNELS if not self.formats else ALL_LINEAR)
+        names = self.kernels or ("linear",)
+        formats = self.formats or (None if self.kernels else FORMATS)
         try:
-            pairs = [wgsl_kernels.get(name) for name in names]
+            library = wgsl_kernels.library()
+            pairs = [pair for name in names for pair in library.select(name)]
         except KernelUsageError as error:
             raise WorkbenchError(str(error)) from error
-        if self.formats and not any(format_of(pair) in dict(self.formats) for pair in pairs):
-            asked = ", ".join(name for name, _ in self.formats)
+        if formats and not any(format_of(pair) in dict(formats) for pair in pairs):
+            asked = ", ".join(name for name, _ in formats)
             raise WorkbenchError(f"none of {', '.join(names)} reads weights in {asked}")
         known = {name for pair in pairs for name in pair.variants}
         if unknown := set(self.variants or ()) - known:
@@ -136,7 +132,7 @@ class Request:
                 f"no variant is named {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}"
             )
         for pair in pairs:
-            blocks = [b for name, b in self.formats or [(format_of(pair), None)] if name == format_of(pair)]
+            blocks = [b for name, b in formats or [(format_of(pair), None)] if name == format_of(pair)]
             for block in blocks:
                 for sizes in sizes_for(pair, self.tokens, shapes, block or self.block, self.sizes):
                     if self.variants is None or set(self.variants) & set(pair.variants):

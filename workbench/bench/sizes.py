@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from wgsl_kernels import Kernel, KernelUsageError
@@ -26,14 +27,18 @@ CPU = {
 
 
 def family_of(kernel: Kernel) -> str:
-    """The name without the format of the weights: `linear` of `linear_int4`."""
-    fmt = format_of(kernel)
-    return kernel.name.removesuffix(f"_{fmt}") if fmt else kernel.name
+    """The name without the format of the weights: "linear" of "linear[int4]", "linear[a8]" of "linear[int4, a8]"."""
+    return replace(kernel, form={name: label for name, label in kernel.form.items() if name != "weight"}).name
 
 
-def formats_of(family: str, names: list[str]) -> list[str]:
-    """Formats of weights for which `names` has a kernel of this family."""
-    return [fmt for fmt in WEIGHT_FORMATS if f"{family}_{fmt}" in names]
+def families(kernels: Iterable[Kernel]) -> dict[str, dict[str, str]]:
+    """Family -> format of the weights -> name of the kernel; "" for kernels that read no weights."""
+    found: dict[str, dict[str, str]] = {}
+    for kernel in sorted(
+        kernels, key=lambda each: (family_of(each), WEIGHT_FORMATS.index(format_of(each) or "f32"))
+    ):
+        found.setdefault(family_of(kernel), {})[format_of(kernel) or ""] = kernel.name
+    return found
 
 
 def own_sizes(kernel: Kernel) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-import wgsl_kernels
 from workbench.errors import WorkbenchError
 from workbench.runtime.frequency import frequency_of
 from workbench.runtime.timing import TIMESTAMPS, Stopwatch
@@ -182,11 +181,10 @@ def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepPr
         executor.free_cache(cache)
     dispatches = []
     for step, output, start, took in zip(plan.steps, outputs, times.starts, times.seconds, strict=True):
-        kernel = wgsl_kernels.get(step.call.kernel)
-        sizes = kernel.complete(step.sizes)
-        bytes_ = None if "capacity" in sizes else float(kernel.cost(sizes).bytes)
+        sizes = step.kernel.complete(step.sizes)
+        bytes_ = None if "capacity" in sizes else float(step.kernel.cost(sizes).bytes)
         dispatches.append(
-            Dispatch(output, step.call.kernel, step.variant, step.reason, float(start), float(took), bytes_)
+            Dispatch(output, step.kernel.name, step.variant, step.reason, float(start), float(took), bytes_)
         )
     return StepProfile(
         tuple(dispatches),

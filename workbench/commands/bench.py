@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     kernels = parser.add_argument_group("kernels")
     kernels.add_argument(
-        "--kernel", nargs="+", metavar="NAME", help="such as linear_int4 (default: linear layers)"
+        "--kernel", nargs="+", metavar="NAME", help="such as linear[int4] (default: linear layers)"
     )
     kernels.add_argument(
         "--shape",

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps of so many tokens (default: all that prompts are cut into, and one)",
     )
     parser.add_argument(
-        "--kernel", nargs="+", metavar="NAME", help="such as linear_int4 (default: all that the model runs)"
+        "--kernel", nargs="+", metavar="NAME", help="such as linear[int4] (default: all that the model runs)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of activations (default f32)")
     add_cache(parser)

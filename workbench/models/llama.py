@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from wgsl_kernels.layout import OPTION_WORDS, cache_words, parts_of_row, seen_words
+from wgsl_kernels.layout import OPTION_WORDS, parts_of_row, seen_words
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.llama_config import LlamaConfig
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.plan import Plan
+from workbench.plan.types import Int8Cache
 
 #: What a plan ends with. "all": logits of every token. "last": of the last real token. "score": log-likelihood of
 #: given targets and the argmax, every token. "greedy": one token in, its successor into the next step's input. "draw":
@@ -93,9 +94,8 @@ class _LlamaBuilder:
     def apply_linear(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
         """y = x W^T, with x as integers where the model's activations and the weight are."""
         if self.integer_inputs and self.plan.format(weight).is_quantized:
-            self.plan.call_with_integer_input("linear_a8", weight, x, inputs, {"y": y})
-        else:
-            self.plan.call_with_weight("linear", weight, {"x": x, **inputs}, {"y": y})
+            x = self.plan.as_int8(x, weight)
+        self.plan.call("linear", {"x": x, "weight": weight, **inputs}, {"y": y})
         return y
 
     def add(self, a: str, b: str, out: str) -> str:
@@ -136,22 +136,13 @@ class _LlamaBuilder:
     def cached_attention(self, layer: str, q: str, k: str, v: str) -> str:
         """Keys and values into the layer's cache, and what the queries find there."""
         c, plan = self.config, self.plan
-        rows = ("sequences", 2, c.kv_heads, "capacity")
-        if self.cache == "int8":
-            params = {"head_dim": c.head_dim}
-            cache = {
-                "kv": plan.buffer(f"{layer}.kv", (*rows, cache_words(c.head_dim)), "u32", "cache"),
-                "kv_scales": plan.buffer(f"{layer}.kv_scales", rows, "f32", "cache"),
-            }
-            append, attend = "kv8_append", "attention_kv8"
-        else:
-            params = {}
-            cache = {"kv": plan.buffer(f"{layer}.kv", (*rows, c.head_dim), self.cache, "cache")}
-            append, attend = "kv_append", "attention"
-        plan.call(append, {"k": k, "v": v, **cache, "state": "state"}, cache, **params)
+        kind = Int8Cache() if self.cache == "int8" else self.cache
+        shape = ("sequences", 2, c.kv_heads, "capacity", c.head_dim)
+        kv = plan.buffer(f"{layer}.kv", shape, kind, "cache")
+        plan.call("kv_append", {"k": k, "v": v, "kv": kv, "state": "state"}, {"kv": kv})
         context = self.rows(f"{layer}.attn.context", c.heads * c.head_dim, self.act)
-        inputs = {"q": q, **cache, "state": "state"}
-        plan.call(attend, inputs, {"y": context}, scale=c.head_dim**-0.5, **params)
+        inputs = {"q": q, "kv": kv, "state": "state"}
+        plan.call("attention", inputs, {"y": context}, scale=c.head_dim**-0.5)
         return context
 
     def mlp(self, layer: str, tensor: str, x: str) -> str:
@@ -231,7 +222,7 @@ class _LlamaBuilder:
         plan.buffer("rope_table", ("capacity", c.head_dim), "f32", "constant")
         embedding = self.matrix("model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
         x = self.rows("embedded", c.hidden_size)
-        plan.call_with_weight("embedding", embedding, {"ids": "ids"}, {"y": x}, columns=c.hidden_size)
+        plan.call("embedding", {"ids": "ids", "weight": embedding}, {"y": x})
         for index in range(c.layers):
             x = self.decoder_layer(index, x)
         x = self.norm("model.norm.weight", x, "final")

@@ -9,25 +9,26 @@ from dataclasses import dataclass
 import wgsl_kernels
 from wgsl_kernels.pair import ELEMENT_BYTES
 
-from .plan import Buffer, Call, Plan
+from .bind import bind
+from .plan import Buffer, Plan, resolve
+
+
+def plane_bytes(buffer: Buffer, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each plane of a buffer, by the plane's name, for given `tokens` and `capacity`."""
+    return {
+        own: math.prod(resolve(shape, sizes)) * ELEMENT_BYTES[dtype]
+        for own, shape, dtype in buffer.planes().values()
+    }
 
 
 def buffer_bytes(buffer: Buffer, sizes: Mapping[str, int]) -> int:
-    """Bytes of a buffer for given `tokens` and `capacity`."""
-    return math.prod(buffer.resolved(sizes)) * ELEMENT_BYTES[buffer.dtype]
+    """Bytes of a buffer, all its planes together, for given `tokens` and `capacity`."""
+    return sum(plane_bytes(buffer, sizes).values())
 
 
 def kind_bytes(plan: Plan, kind: str, sizes: Mapping[str, int]) -> int:
     """Bytes of all buffers of a kind, without reuse."""
     return sum(buffer_bytes(b, sizes) for b in plan.of_kind(kind))
-
-
-def call_sizes(plan: Plan, call: Call, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Shape names of the call's kernel, and its parameters."""
-    kernel = wgsl_kernels.get(call.kernel)
-    bound = {**call.inputs, **call.outputs}
-    shapes = {port: plan.buffers[name].resolved(sizes) for port, name in bound.items()}
-    return kernel.complete({**kernel.bind_sizes(shapes), **call.params})
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class StepCost:
 
 def step_cost(plan: Plan, sizes: Mapping[str, int]) -> StepCost:
     """The cost models of all calls together; attention over a cache that holds `sizes["capacity"]` positions."""
-    costs = [wgsl_kernels.get(c.kernel).cost(call_sizes(plan, c, sizes)) for c in plan.calls]
+    library, costs = wgsl_kernels.library(), []
+    for call in plan.calls:
+        bound = bind(plan, call, sizes, library)
+        costs.append(bound.kernel.cost(bound.kernel.complete(bound.sizes())))
     read = {
         name
         for call in plan.calls
         for name in call.inputs.values()
-        if plan.buffers[name].kind == "weight" and not call.kernel.startswith("embedding")
+        if plan.buffers[name].kind == "weight" and call.op != "embedding"
     }
     weights = sum(buffer_bytes(plan.buffers[name], sizes) for name in read)
     return StepCost(len(plan.calls), sum(c.bytes for c in costs), weights, sum(c.flops for c in costs))

@@ -1,18 +1,22 @@
-"""A semantic plan: a straight-line program of kernel calls over named buffers.
+"""A semantic plan: a straight-line program of calls of ops over named buffers.
 
 A plan is the same on every machine. Dimensions that a run decides are names: `tokens` (of one step) and `capacity`
-(positions in the key/value cache). It can be printed, saved as JSON beside the weights, counted (`count.py`), run by
-the references (`workbench.runtime.torch_executor`) or lowered for a device (`workbench.runtime.lowering`).
+(positions in the key/value cache). A call names an op; which kernel computes it follows from the types of the buffers
+it touches (`bind.py`). A plan can be printed, saved as JSON, counted (`count.py`), run by the references
+(`workbench.runtime.torch_executor`) or lowered for a device (`workbench.runtime.lowering`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+
+from . import types
+from .types import Matrix, Type
 
 KINDS = ("weight", "constant", "input", "state", "cache", "activation")
 
@@ -23,51 +27,82 @@ class PlanError(WorkbenchError):
 
 @dataclass(frozen=True)
 class Buffer:
-    """A named array. kind: one of `KINDS`. dtype: an element type of `wgsl_kernels.pair.ELEMENT_BYTES`."""
+    """A named value. kind: one of `KINDS`. tensors: of a weight, the checkpoint's tensors that its rows come from."""
 
     name: str
     shape: tuple[int | str, ...]
-    dtype: str
+    type: Type
     kind: str
+    tensors: tuple[str, ...] = ()
 
     def resolved(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with names replaced by numbers."""
-        return tuple(sizes[d] if isinstance(d, str) else d for d in self.shape)
+        return resolve(self.shape, sizes)
+
+    @property
+    def dtype(self) -> str:
+        """Element type of plain numbers; what forms of kernels call any other type."""
+        return self.type.label or self.type.dtype
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a matrix of the checkpoint, in one of the formats of weights."""
+        return isinstance(self.type, Matrix)
+
+    @property
+    def format(self) -> WeightFormat:
+        """Of a matrix."""
+        return self.type.format
+
+    @property
+    def tensor(self) -> str:
+        """Name in the checkpoint, of a weight that is one tensor."""
+        (name,) = self.tensors
+        return name
+
+    def planes(self) -> dict[str, tuple[str, tuple[int | str, ...], str]]:
+        """Plane -> its own name, shape and element type: the arrays that this value is on a device."""
+        found = self.type.planes(self.shape)
+        return {plane: (plane_name(self.name, plane), *each) for plane, each in found.items()}
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A matrix of the checkpoint: `tensor` is its name there; its planes are buffers `<name>.<plane>`."""
+def plane_name(buffer: str, plane: str) -> str:
+    """What a plane of a buffer is called; of plain numbers the only one has the buffer's name."""
+    return f"{buffer}.{plane}" if plane else buffer
 
-    name: str
-    tensor: str
-    shape: tuple[int, int]
-    format: WeightFormat
+
+def resolve(shape: Iterable[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with names replaced by numbers."""
+    return tuple(sizes[d] if isinstance(d, str) else d for d in shape)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: buffers by port, parameters by name."""
+    """One call of an op: buffers by operand, parameters by name."""
 
-    kernel: str
+    op: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     params: Mapping[str, int | float | bool] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        inputs = ", ".join(f"{port}={name}" for port, name in self.inputs.items())
+        inputs = ", ".join(f"{operand}={name}" for operand, name in self.inputs.items())
         params = "".join(f", {name}={value}" for name, value in self.params.items())
-        return f"{self.kernel}({inputs}{params}) -> {', '.join(self.outputs.values())}"
+        return f"{self.op}({inputs}{params}) -> {', '.join(self.outputs.values())}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module's docstring. results: what a run hands back, buffer names. weights: matrices by name."""
+    """See the module's docstring. results: what a run hands back, buffer names."""
 
     buffers: Mapping[str, Buffer]
     calls: tuple[Call, ...]
-    weights: Mapping[str, Weight]
     results: tuple[str, ...]
+
+    @property
+    def weights(self) -> dict[str, Buffer]:
+        """The matrices, by name."""
+        return {name: buffer for name, buffer in self.buffers.items() if buffer.is_matrix}
 
     def __str__(self) -> str:
         return "\n".join(str(call) for call in self.calls)
@@ -86,27 +121,37 @@ class Plan:
         for call in self.calls:
             for name in (*call.inputs.values(), *call.outputs.values()):
                 if name not in self.buffers:
-                    raise PlanError(f"{call.kernel} uses {name!r}, which no one declared")
+                    raise PlanError(f"{call.op} uses {name!r}, which no one declared")
             for port, name in call.inputs.items():
                 if name not in written:
-                    raise PlanError(f"{call.kernel}.{port} reads {name!r} before it is written")
+                    raise PlanError(f"{call.op}.{port} reads {name!r} before it is written")
             written.update(call.outputs.values())
         for name in self.results:
             if name not in written:
                 raise PlanError(f"the result {name!r} is never written")
 
+    @cached_property
+    def arrays(self) -> dict[str, tuple[Buffer, tuple[int | str, ...], str]]:
+        """The planes of all activations by their own names: the buffer, the plane's shape and element type."""
+        return {
+            own: (buffer, shape, dtype)
+            for buffer in self.of_kind("activation")
+            for own, shape, dtype in buffer.planes().values()
+        }
+
     def check_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The names, if each is an activation of this plan; raises `PlanError` with near matches."""
+        """The names, if each is an activation of this plan, or one of the planes of an activation that has several.
+
+        Raises `PlanError` with near matches.
+        """
         names = tuple(names)
         for name in names:
-            if name not in self.buffers or self.buffers[name].kind != "activation":
+            if name not in self.arrays:
                 import difflib
 
-                near = difflib.get_close_matches(
-                    name, [b.name for b in self.of_kind("activation")], n=4, cutoff=0.3
-                )
+                near = difflib.get_close_matches(name, list(self.arrays), n=4, cutoff=0.3)
                 kind = self.buffers[name].kind if name in self.buffers else "weight"
-                other = f" ({name!r} is of kind {kind!r})" if name in {**self.buffers, **self.weights} else ""
+                other = f" ({name!r} is of kind {kind!r})" if name in self.buffers else ""
                 raise PlanError(
                     f"the plan has no activation {name!r}; near it: {', '.join(near) or 'none'}{other}"
                 )
@@ -115,19 +160,14 @@ class Plan:
     def to_json(self) -> dict:
         """JSON values; `from_json` is the inverse."""
         return {
-            "version": 1,
-            "buffers": [dataclasses.asdict(b) | {"shape": list(b.shape)} for b in self.buffers.values()],
-            "weights": [
-                {"name": w.name, "tensor": w.tensor, "shape": list(w.shape), "format": w.format.to_json()}
-                for w in self.weights.values()
+            "version": 2,
+            "buffers": [
+                {"name": b.name, "shape": list(b.shape), "type": types.to_json(b.type), "kind": b.kind}
+                | ({"tensors": list(b.tensors)} if b.tensors else {})
+                for b in self.buffers.values()
             ],
             "calls": [
-                {
-                    "kernel": c.kernel,
-                    "inputs": dict(c.inputs),
-                    "outputs": dict(c.outputs),
-                    "params": dict(c.params),
-                }
+                {"op": c.op, "inputs": dict(c.inputs), "outputs": dict(c.outputs), "params": dict(c.params)}
                 for c in self.calls
             ],
             "results": list(self.results),
@@ -137,24 +177,23 @@ class Plan:
     def from_json(cls, data: Mapping) -> Plan:
         """Raises `PlanError` where the data is not a plan."""
         try:
-            if data["version"] != 1:
-                raise PlanError(f"version {data['version']!r} is not known; 1 is")
-            buffers = [Buffer(b["name"], tuple(b["shape"]), b["dtype"], b["kind"]) for b in data["buffers"]]
-            weights = [
-                Weight(w["name"], w["tensor"], tuple(w["shape"]), WeightFormat.from_json(w["format"]))
-                for w in data["weights"]
+            if data["version"] != 2:
+                raise PlanError(f"version {data['version']!r} is not known; 2 is")
+            buffers = [
+                Buffer(
+                    b["name"],
+                    tuple(b["shape"]),
+                    types.from_json(b["type"]),
+                    b["kind"],
+                    tuple(b.get("tensors", ())),
+                )
+                for b in data["buffers"]
             ]
             calls = [
-                Call(c["kernel"], dict(c["inputs"]), dict(c["outputs"]), dict(c["params"]))
-                for c in data["calls"]
+                Call(c["op"], dict(c["inputs"]), dict(c["outputs"]), dict(c["params"])) for c in data["calls"]
             ]
-            plan = cls(
-                {b.name: b for b in buffers},
-                tuple(calls),
-                {w.name: w for w in weights},
-                tuple(data["results"]),
-            )
+            plan = cls({b.name: b for b in buffers}, tuple(calls), tuple(data["results"]))
             plan.check()
-        except (KeyError, TypeError, ValueError) as error:  # ValueError: also a format that is none
+        except (KeyError, TypeError, ValueError) as error:  # ValueError: also a type or format that is none
             raise PlanError(f"this is not a plan: {error!r}") from error
         return plan

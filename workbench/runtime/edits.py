@@ -34,9 +34,9 @@ def check_edits(plan: Plan, edits: Edits | None) -> tuple[str, ...]:
     """The names to edit; raises `PlanError` for one that is no float activation, `EditError` for no function."""
     names = plan.check_names(edits or ())
     for name in names:
-        dtype = plan.buffers[name].dtype
-        if dtype not in ("f32", "f16"):
-            raise PlanError(f"{name!r} holds {dtype}; edits change activations of f32 or f16")
+        buffer = plan.arrays[name][0]
+        if buffer.dtype not in ("f32", "f16"):
+            raise PlanError(f"{name!r} holds {buffer.dtype}; edits change activations of f32 or f16")
         if len(plan.buffers[name].shape) != 2:
             raise PlanError(
                 f"{name!r} has shape {plan.buffers[name].shape}; edits change rows of [tokens, width]"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import wgsl_kernels
 from wgsl_kernels import Adapter
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 from workbench.models.source import notes_of, open_source
-from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
+from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
 from workbench.plan.plan import Plan
 
 from .choices import choose
@@ -109,7 +109,7 @@ def arena_bytes(plans: list[DevicePlan]) -> int:
 
 
 def weight_bytes(plan: Plan) -> int:
-    return sum(aligned(buffer_bytes(buffer, {})) for buffer in plan.of_kind("weight"))
+    return sum(aligned(size) for b in plan.of_kind("weight") for size in plane_bytes(b, {}).values())
 
 
 def forecast(
@@ -135,7 +135,7 @@ def forecast(
     inputs = sum(aligned(buffer_bytes(b, longest)) for b in written.values() if b.kind in ("input", "state"))
     return Forecast(
         weights=weight_bytes(plan) + aligned(kind_bytes(plan, "constant", sizes)),
-        cache=sum(aligned(buffer_bytes(b, sizes)) for b in plan.of_kind("cache")) + inputs,
+        cache=sum(aligned(n) for b in plan.of_kind("cache") for n in plane_bytes(b, sizes).values()) + inputs,
         generation=arena_bytes([plan for head in ("last", *GENERATING) for plan in lowered[head]]),
         scoring=arena_bytes(lowered["score"]),
     )
@@ -151,9 +151,9 @@ def torch_forecast(
         for head in ("last", "score")
     }
     plan = plans["last"]
-    planes = tuple(f"{name}." for name in plan.weights)
-    matrices = 4 * sum(rows * columns for rows, columns in (w.shape for w in plan.weights.values()))
-    vectors = sum(buffer_bytes(b, step) for b in plan.of_kind("weight") if not b.name.startswith(planes))
+    weights = plan.of_kind("weight")
+    matrices = 4 * sum(math.prod(b.shape) for b in weights if b.is_matrix)
+    vectors = sum(buffer_bytes(b, step) for b in weights if not b.is_matrix)
     live = {head: sum(assign(each, step, ())[1]) for head, each in plans.items()}
     return Forecast(
         weights=matrices + vectors + kind_bytes(plan, "constant", step),
@@ -173,7 +173,7 @@ def chosen_variants(
         plan = decode if tokens == 1 else prefill
         lowered = lower(plan, _sizes(tokens, capacity), device.adapter, device.binding_bytes, tuned=tuned)
         for step in lowered.steps:
-            kernel = wgsl_kernels.get(step.call.kernel)
+            kernel = step.kernel
             measured = not step.reason.startswith("default: ")
             if not measured and (tokens not in (1, max(counts)) or len(kernel.variants) == 1):
                 continue

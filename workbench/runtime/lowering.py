@@ -8,32 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 import wgsl_kernels
-from wgsl_kernels import Adapter, Context, Kernel
+from wgsl_kernels import Adapter, Context, Kernel, Library
+from wgsl_kernels.composition import Facts
 from workbench.errors import OutOfMemoryError
-from workbench.plan.count import buffer_bytes
-from workbench.plan.plan import Call, Plan
+from workbench.plan.bind import bind
+from workbench.plan.count import plane_bytes
+from workbench.plan.plan import Buffer, Call, Plan
 
-from .fusion import fuse
-from .head_fusion import drop_last_row, fuse_argmax, fuse_top_k
-from .sampling_parts import split_sampling
-from .stacks import PLANES, Stack, find_stacks, weight_name
-
-#: Ports whose arrays are cut where a step computes a range of its weight's rows.
-BY_ROWS = (*PLANES, "bias")
+from .rewrite import rewrite, stacked_together
+from .stacks import Stack, stackable
 
 
 @dataclass(frozen=True)
 class Step:
-    """One dispatch: the call it came from, with a variant, sizes and types; rows is the range of its weight.
+    """One dispatch: the call it came from, its kernel with a variant, sizes and types; rows is the range of its weight.
 
-    tunables: those that measurement chose; the variant's defaults are used for the others.
+    ports: port -> (buffer, plane of it), all that the kernel reads and writes. tunables: those that measurement chose;
+    the variant's defaults are used for the others.
     """
 
     call: Call
+    kernel: Kernel
+    ports: Mapping[str, tuple[str, str]]
     variant: str
     reason: str
     sizes: Mapping[str, int]
@@ -54,7 +53,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """steps in order; slots: activation -> arena buffer; slot_bytes: size of each arena buffer.
+    """steps in order; slots: plane of an activation -> arena buffer; slot_bytes: size of each arena buffer.
 
     stacks: matrices that lie row under row on the device, whether or not this plan's calls read them together.
     """
@@ -67,58 +66,74 @@ class DevicePlan:
     stacks: Mapping[str, Stack] = field(default_factory=dict)
 
 
-def row_ranges(plan: Plan, weight: str, binding_bytes: int) -> list[tuple[int, int]]:
+def row_ranges(matrix: Buffer, binding_bytes: int) -> list[tuple[int, int]]:
     """Ranges of rows such that no plane of a range exceeds a binding; multiples of 4 rows, for packed planes.
 
     Raises `OutOfMemoryError` if four rows do not fit.
     """
-    rows = plan.weights[weight].shape[0]
-    widest = 0
-    for name, buffer in plan.buffers.items():
-        if name.rsplit(".", 1)[0] == weight and buffer.kind == "weight" and buffer.shape[0] == rows:
-            widest = max(widest, buffer_bytes(buffer, {}) // rows)
+    rows = matrix.shape[0]
+    widest = max(
+        size // rows
+        for size, (_, shape, _) in zip(
+            plane_bytes(matrix, {}).values(), matrix.planes().values(), strict=True
+        )
+        if shape[0] == rows
+    )
     most = binding_bytes // widest
     if most >= rows:
         return [(0, rows)]
     most -= most % 4
     if most == 0:
         raise OutOfMemoryError(
-            f"four rows of {weight} ({widest} bytes each) exceed a binding of {binding_bytes} bytes"
+            f"four rows of {matrix.name} ({widest} bytes each) exceed a binding of {binding_bytes} bytes"
         )
     return [(first, min(first + most, rows)) for first in range(0, rows, most)]
 
 
+def matrix_of(plan: Plan, call: Call) -> Buffer | None:
+    """The matrix that a call reads, if any."""
+    name = call.inputs.get("weight")
+    return plan.buffers[name] if name is not None and plan.buffers[name].is_matrix else None
+
+
 def _step(
-    plan: Plan, call: Call, sizes: Mapping[str, int], adapter: Adapter, rows, tuned: Choice | None
+    plan: Plan,
+    call: Call,
+    sizes: Mapping[str, int],
+    adapter: Adapter,
+    rows: tuple[int, int] | None,
+    tuned: Choice | None,
+    library: Library,
 ) -> Step:
-    kernel = wgsl_kernels.get(call.kernel)
-    bound = {**call.inputs, **call.outputs}
-    params = dict(call.params)
-    shapes = {port: plan.buffers[name].resolved(sizes) for port, name in bound.items()}
+    bound = bind(plan, call, sizes, library)
+    kernel, shapes, params = bound.kernel, dict(bound.shapes), dict(bound.params)
     if rows is not None:
         first, stop = rows
-        whole = plan.weights[weight_name(call)].shape[0]
-        for port in BY_ROWS:
-            if port in shapes and shapes[port][0] == whole:
+        whole = matrix_of(plan, call).shape[0]
+        for port in shapes:
+            if by_rows(kernel, port) and shapes[port][0] == whole:
                 shapes[port] = (stop - first, *shapes[port][1:])
         params["row_offset"] = first
     local = {**kernel.bind_sizes(shapes), **params}
-    types = {}
-    for port in kernel.ports:
-        if port in bound:
-            types[port] = plan.buffers[bound[port]].dtype
-    picked = tuned.pick(kernel, local, types, adapter) if tuned is not None else None
+    picked = tuned.pick(kernel, local, bound.types, adapter) if tuned is not None else None
     if picked is not None:
-        return Step(call, picked.variant, picked.reason, local, types, rows, picked.tunables)
-    variant, reason = kernel.choose(Context(kernel.complete(local), types, adapter))
-    return Step(call, variant, f"default: {reason}", local, types, rows)
+        variant, reason, tunables = picked.variant, picked.reason, picked.tunables
+    else:
+        variant, why = kernel.choose(Context(kernel.complete(local), bound.types, adapter))
+        reason, tunables = f"default: {why}", {}
+    return Step(call, kernel, bound.ports, variant, reason, local, bound.types, rows, tunables)
+
+
+def by_rows(kernel: Kernel, port: str) -> bool:
+    """Whether a port's array is cut where a step computes a range of its weight's rows."""
+    return port == "bias" or kernel.ports[port].of == "weight"
 
 
 def assign(
     plan: Plan, sizes: Mapping[str, int], keep: Iterable[str]
 ) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Arena buffers for activations: a buffer is free again after its last reader. Whole buffers are reused, since
-    two ranges of one cannot be read and written in one dispatch."""
+    """Arena buffers for the planes of activations: a buffer is free again after its last reader. Whole buffers are
+    reused, since two ranges of one cannot be read and written in one dispatch."""
     protected = {*keep, *plan.results}
     last = {}
     for index, call in enumerate(plan.calls):
@@ -127,24 +142,27 @@ def assign(
     slots: dict[str, int] = {}
     sizes_of: list[int] = []
     free: list[int] = []
+    held: dict[str, list[int]] = {}
     for index, call in enumerate(plan.calls):
         for name in call.outputs.values():
             buffer = plan.buffers[name]
-            if buffer.kind != "activation" or name in slots:
+            if buffer.kind != "activation" or name in held:
                 continue
-            need = buffer_bytes(buffer, sizes)
-            candidates = [] if name in protected else sorted(free, key=lambda s: abs(sizes_of[s] - need))
-            if candidates:
-                slot = candidates[0]
-                free.remove(slot)
-                sizes_of[slot] = max(sizes_of[slot], need)
-            else:
-                slot = len(sizes_of)
-                sizes_of.append(need)
-            slots[name] = slot
-        for name in {*call.inputs.values(), *call.outputs.values()}:
-            if name in slots and last[name] == index and name not in protected:
-                free.append(slots[name])
+            held[name] = []
+            for plane, need in plane_bytes(buffer, sizes).items():
+                candidates = [] if name in protected else sorted(free, key=lambda s: abs(sizes_of[s] - need))
+                if candidates:
+                    slot = candidates[0]
+                    free.remove(slot)
+                    sizes_of[slot] = max(sizes_of[slot], need)
+                else:
+                    slot = len(sizes_of)
+                    sizes_of.append(need)
+                slots[plane] = slot
+                held[name].append(slot)
+        for name in dict.fromkeys((*call.inputs.values(), *call.outputs.values())):
+            if name in held and last[name] == index and name not in protected:
+                free += held[name]
     return slots, tuple(sizes_of)
 
 
@@ -155,28 +173,30 @@ def lower(
     binding_bytes: int,
     keep: Iterable[str] = (),
     tuned: Choice | None = None,
+    library: Library | None = None,
 ) -> DevicePlan:
     """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names.
 
-    tuned: measured choices of variants and tunables; without them every kernel's own preference holds.
+    tuned: measured choices of variants and tunables; without them every kernel's own preference holds. library: of
+    kernels, by default all that are registered.
     """
-    keep = plan.check_names(keep)
-    stacks = find_stacks(plan, binding_bytes)
-    tokens, capacity = sizes["tokens"], sizes["capacity"]
-    if tokens == 1:
-        plan = drop_last_row(plan, keep)
-    plan = fuse(plan, keep, tokens=tokens, capacity=capacity, adapter=adapter, stacks=stacks)
-    for rule in (fuse_argmax, fuse_top_k):
-        plan = rule(
-            plan, keep, adapter=adapter, ranges=partial(row_ranges, plan, binding_bytes=binding_bytes)
-        )
-    plan = split_sampling(plan, keep)
+    library = library or wgsl_kernels.library()
+    keep = [plan.arrays[name][0].name for name in plan.check_names(keep)]
+    stacks = stackable(stacked_together(plan, library), binding_bytes)
+    plan = rewrite(
+        plan,
+        Facts(sizes["tokens"], sizes["capacity"], adapter),
+        keep=keep,
+        stacks=stacks,
+        ranges=lambda name: row_ranges(plan.buffers[name], binding_bytes),
+        library=library,
+    )
     steps = []
     for call in plan.calls:
-        weight = weight_name(call)
-        ranges = row_ranges(plan, weight, binding_bytes) if weight else [None]
+        matrix = matrix_of(plan, call)
+        ranges = row_ranges(matrix, binding_bytes) if matrix else [None]
         if len(ranges) == 1:
             ranges = [None]
-        steps += [_step(plan, call, sizes, adapter, rows, tuned) for rows in ranges]
+        steps += [_step(plan, call, sizes, adapter, rows, tuned, library) for rows in ranges]
     slots, slot_bytes = assign(plan, sizes, keep)
-    return DevicePlan(plan, tuple(steps), slots, slot_bytes, dict(sizes), stacks)
+    return DevicePlan(plan, tuple(steps), slots, slot_bytes, dict(sizes), {s.name: s for s in stacks})

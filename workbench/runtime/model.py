@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from wgsl_kernels.library import Library
 from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.chat import chat_ids
@@ -263,6 +264,7 @@ def load(
     max_tokens: int | None = None,
     cache: str | None = None,
     adapter: str | int | None = None,
+    library: Library | None = None,
 ) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
@@ -273,12 +275,19 @@ def load(
     "f32", "f16" or "int8" (one scale a position and head); by default f16 where activations are, else f32. adapter: a
     part of its name, or its place in the list of `workbench adapters`; by default what `WORKBENCH_ADAPTER` says, else
     the most powerful. What `workbench tune` has measured on this adapter is used, and nothing is measured here.
-    Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`.
+    library: of kernels, where some are others than those that are registered (`wgsl_kernels.library().with_variant`,
+    `Lab.library`); `choices` then says where they run.
+    Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
+    `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source = open_source(path_or_hub_id)
     config = LlamaConfig.parse(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
     chosen.reasons.extend(notes_of(source, config))
+    if library is not None and chosen.backend != "wgpu":
+        raise WorkbenchError(
+            "library holds WGSL kernels, and backend torch runs their references; allowed: wgpu"
+        )
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
@@ -292,6 +301,19 @@ def load(
         def make_executor():
             device = open_device(adapter)
             tuned = chosen.tuned if device is chosen.device else open_tuned(device)
-            return WgpuExecutor(source, config, device, activations=chosen.dtype, cache=cache, tuned=tuned)
+            return WgpuExecutor(
+                source,
+                config,
+                device,
+                activations=chosen.dtype,
+                cache=cache,
+                tuned=tuned,
+                library=library,
+            )
 
-    return Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
+    model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
+    if library is not None:
+        from .own_kernels import where_used
+
+        chosen.reasons.extend(where_used(model.executor, library, chosen.max_tokens))
+    return model

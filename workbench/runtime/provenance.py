@@ -11,6 +11,8 @@ from pathlib import Path
 
 from wgsl_kernels.pair import FOLDER
 
+from . import own_kernels
+
 PACKAGES = ("wgpu", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
@@ -92,4 +94,6 @@ def provenance(model) -> dict:
         record["adapter"] = adapter_facts(device)
         if executor.tuned is not None:
             record["tuned"] = executor.tuned.used()
+        if executor.library is not None:
+            record["own_kernels"] = own_kernels.record(executor.library)
     return record

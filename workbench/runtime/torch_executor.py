@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import torch
 
-import wgsl_kernels
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
 from workbench.errors import NonFiniteError
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
-from workbench.plan.plan import Call, Plan
+from workbench.plan.bind import kernel_of
+from workbench.plan.plan import Buffer, Call, Plan, resolve
 
 from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
@@ -27,7 +27,6 @@ from .host_memory import out_of_memory
 from .plans import Plans
 from .rows import HostRows
 from .sampling import Drawn
-from .stacks import weight_name
 from .weights import matrix_parts, vector
 
 #: Tokens of one step at most.
@@ -66,6 +65,7 @@ class TorchExecutor:
         self.plan = Plans(source, config, activations, self.cache)
         self._weights: dict[tuple, torch.Tensor] = {}
         self._tables: dict[int, torch.Tensor] = {}
+        self._called: dict[int, tuple] = {}
 
     @property
     def device_name(self) -> str:
@@ -169,8 +169,10 @@ class TorchExecutor:
                 call = plan.calls[index]
                 self._execute(plan, call, env, cache, weights or {})
                 for name in call.inputs.values():
-                    if last_use[name] == index and name not in keep:
-                        env.pop(name, None)
+                    if last_use[name] == index:
+                        for plane, _, _ in plan.buffers[name].planes().values():
+                            if plane not in keep:
+                                env.pop(plane, None)
 
     def stream(
         self,
@@ -212,32 +214,50 @@ class TorchExecutor:
     def _execute(
         self, plan: Plan, call: Call, env: dict, cache: TorchCache, weights: Mapping[str, torch.Tensor]
     ) -> None:
-        kernel = wgsl_kernels.get(call.kernel)
-        arguments = dict(call.params)
-        for port, name in call.inputs.items():
-            if plan.buffers[name].kind == "weight":
+        kernel, planes, params = self._as_called(plan, call)
+        arguments = dict(params)
+        for port, (name, plane) in planes.items():
+            kind = plan.buffers[name].kind
+            if kind == "weight":
                 if port not in kernel.prepared_ports:
-                    arguments[port] = self._vector(name)
-            elif plan.buffers[name].kind == "cache":
-                arguments[port] = self._cache_tensor(plan, name, cache)
+                    arguments[port] = self._vector(plan.buffers[name])
+            elif kind == "cache":
+                arguments[port] = self._cache_tensor(plan, name, plane, cache)
             else:
-                arguments[port] = env[name]
+                arguments[port] = env[plane]
         if kernel.prepare is not None:
-            name = weight_name(call)
-            given = weights.get(name)
-            arguments["weight"] = self._prepared(plan, kernel, call, name) if given is None else given
+            matrix = plan.buffers[call.inputs["weight"]]
+            given = weights.get(matrix.name)
+            arguments["weight"] = self._prepared(kernel, params, matrix) if given is None else given
         result = kernel.reference(**arguments)
-        outputs = result if isinstance(result, tuple) else (result,)
-        for name, tensor in zip(call.outputs.values(), outputs, strict=True):
+        outputs = iter(result if isinstance(result, tuple) else (result,))
+        for name in call.outputs.values():
             buffer = plan.buffers[name]
-            if buffer.kind == "cache":
-                cache.tensors[name] = tensor
-            elif name in plan.results and tensor.dtype == torch.float64:
-                env[name] = (
-                    tensor  # a sum over a vocabulary, which no kernel reads: f32 would only lose digits
-                )
-            else:
-                env[name] = self._round(tensor, buffer.dtype)
+            for plane, _, dtype in buffer.planes().values():
+                tensor = next(outputs)
+                if buffer.kind == "cache":
+                    cache.tensors[plane] = tensor
+                elif name in plan.results and tensor.dtype == torch.float64:
+                    env[plane] = (
+                        tensor  # a sum over a vocabulary, which no kernel reads: f32 would only lose digits
+                    )
+                else:
+                    env[plane] = self._round(tensor, dtype)
+
+    def _as_called(self, plan: Plan, call: Call):
+        """Kernel, port -> (buffer, its plane) of what it reads, and parameters; found once a call."""
+        key = id(call)
+        if key not in self._called:
+            kernel = kernel_of(plan, call)
+            operands, planes, params = kernel.operands(), {}, {}
+            for operand, name in {**call.outputs, **call.inputs}.items():
+                buffer = plan.buffers[name]
+                params |= kernel.params_of(operand, buffer.type.params(buffer.shape))
+                if operand in call.inputs:
+                    for plane, (own, _, _) in buffer.planes().items():
+                        planes[operands[operand][plane]] = (name, own)
+            self._called[key] = (call, (kernel, planes, {**params, **call.params}))
+        return self._called[key][1]
 
     def _round(self, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
         """Round to the storage type and come back to the computing type."""
@@ -247,16 +267,15 @@ class TorchExecutor:
             return tensor.double()
         return tensor.to(TORCH_TYPES[dtype]).to(self.compute)
 
-    def _cache_tensor(self, plan: Plan, name: str, cache: TorchCache) -> torch.Tensor:
-        if name not in cache.tensors:
-            buffer = plan.buffers[name]
-            dtype = TORCH_TYPES[buffer.dtype]
-            if self.compute == torch.float64 and dtype.is_floating_point:
-                dtype = self.compute
-            cache.tensors[name] = torch.zeros(
-                buffer.resolved({"sequences": 1, "capacity": cache.capacity}), dtype=dtype
-            )
-        return cache.tensors[name]
+    def _cache_tensor(self, plan: Plan, name: str, plane: str, cache: TorchCache) -> torch.Tensor:
+        if plane not in cache.tensors:
+            sizes = {"sequences": 1, "capacity": cache.capacity}
+            for own, shape, element in plan.buffers[name].planes().values():
+                dtype = TORCH_TYPES[element]
+                if self.compute == torch.float64 and dtype.is_floating_point:
+                    dtype = self.compute
+                cache.tensors[own] = torch.zeros(resolve(shape, sizes), dtype=dtype)
+        return cache.tensors[plane]
 
     def _rope_table(self, positions: int) -> torch.Tensor:
         if positions not in self._tables:  # by positions, as two threads may work on caches of two sizes
@@ -265,28 +284,29 @@ class TorchExecutor:
             self._tables[positions] = torch.from_numpy(table).to(self.compute)
         return self._tables[positions]
 
-    def _vector(self, name: str) -> torch.Tensor:
+    def _vector(self, buffer: Buffer) -> torch.Tensor:
+        name = buffer.tensor
         if (name,) not in self._weights:
             self._weights[(name,)] = torch.from_numpy(vector(self.source, name)).to(self.compute)
         return self._weights[(name,)]
 
-    def _prepared(self, plan: Plan, kernel, call: Call, name: str) -> torch.Tensor:
-        """The dequantized matrix `name` of a call, computed once."""
-        if (name, "dense") not in self._weights:
-            weight = plan.weights[name]
-            params = {n: v for n, v in call.params.items() if n in kernel.params}
+    def _prepared(self, kernel, params: Mapping, matrix: Buffer) -> torch.Tensor:
+        """A dequantized matrix, computed once."""
+        key = (matrix.name, "dense")
+        if key not in self._weights:
+            given = {n: v for n, v in params.items() if n in kernel.params}
             parts = []
-            for _, planes in matrix_parts(self.source, weight.tensor):
+            for _, planes in matrix_parts(self.source, matrix.tensor):
                 tensors = {
-                    plane: self._plane(plane, array, weight.format.dtype) for plane, array in planes.items()
+                    plane: self._plane(plane, array, matrix.format.dtype) for plane, array in planes.items()
                 }
-                parts.append(kernel.prepare(**tensors, **params))
+                parts.append(kernel.prepare(**tensors, **given))
             dense = parts[0] if len(parts) == 1 else torch.cat(parts)
             kept = self.compute
-            if self.compact and not weight.format.is_quantized:
-                kept = TORCH_TYPES.get(weight.format.dtype, torch.bfloat16)
-            self._weights[(name, "dense")] = dense[:, : weight.shape[1]].to(kept).contiguous()
-        return self._weights[(name, "dense")].to(self.compute)
+            if self.compact and not matrix.format.is_quantized:
+                kept = TORCH_TYPES.get(matrix.format.dtype, torch.bfloat16)
+            self._weights[key] = dense[:, : matrix.shape[1]].to(kept).contiguous()
+        return self._weights[key].to(self.compute)
 
     def _plane(self, plane: str, array: np.ndarray, dtype: str) -> torch.Tensor:
         array = np.array(array)  # a private, writable copy of the memory map

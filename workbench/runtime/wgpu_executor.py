@@ -14,22 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import wgsl_kernels
+from wgsl_kernels.library import Library
 from wgsl_kernels.rope import inverse_frequencies, rope_table
 from workbench.models.llama import cache_type
 from workbench.models.llama_config import LlamaConfig
-from workbench.plan.plan import Buffer, Weight
+from workbench.plan.count import plane_bytes
+from workbench.plan.plan import Buffer, plane_name, resolve
 
 from .cache import Cache
 from .device import Device
 from .device_rows import NUMPY, DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
-from .lowering import BY_ROWS, Choice, DevicePlan, lower, row_ranges
+from .lowering import Choice, DevicePlan, by_rows, lower, row_ranges
 from .native import Recorder
 from .pipelines import compile_kernel
 from .plans import Plans
 from .sampling import Drawn
-from .stacks import Stack
 from .streaming import Readbacks, readback_bytes, stream
 from .weights import matrix_parts, vector
 
@@ -81,10 +81,11 @@ class WgpuExecutor:
         activations: str = "f32",
         cache: str | None = None,
         tuned: Choice | None = None,
+        library: Library | None = None,
     ):
         self.source, self.config, self.device, self.activations = source, config, device, activations
         self.cache = cache or cache_type(activations)
-        self.tuned = tuned
+        self.tuned, self.library = tuned, library
         self.chunks = chunk_sizes(config, device.binding_bytes)
         self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
@@ -103,9 +104,8 @@ class WgpuExecutor:
         cache = WgpuCache(capacity)
         try:
             for buffer in self.plan("all").of_kind("cache"):
-                count = int(np.prod(buffer.resolved({"sequences": 1, "capacity": capacity})))
-                nbytes = count * NUMPY[buffer.dtype]().itemsize
-                cache.buffers[buffer.name] = self.device.buffer(nbytes, label=buffer.name)
+                for plane, size in plane_bytes(buffer, {"sequences": 1, "capacity": capacity}).items():
+                    cache.buffers[plane] = self.device.buffer(size, label=plane)
             sizes = {"tokens": self.chunks[0], "steps": STEPS}
             for name, buffer in self.inputs().items():
                 words = int(np.prod(buffer.resolved(sizes)))
@@ -203,14 +203,16 @@ class WgpuExecutor:
         self.recorder(head, size, cache, keep)
         return self._ready[head, size, cache.capacity, keep].plan
 
-    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
+    def lowered(self, head: str, size: int, capacity: int, keep: tuple[str, ...] = ()) -> DevicePlan:
+        """A plan of `size` tokens for this device, before anything of it is compiled."""
         sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
-        plan = lower(self.plan(head), sizes, self.device.adapter, self.device.binding_bytes, keep, self.tuned)
+        adapter, most = self.device.adapter, self.device.binding_bytes
+        return lower(self.plan(head), sizes, adapter, most, keep, self.tuned, self.library)
+
+    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
+        plan = self.lowered(head, size, capacity, keep)
         compiled = [
-            compile_kernel(
-                self.device, wgsl_kernels.get(s.call.kernel), s.sizes, s.types, s.variant, s.tunables
-            )
-            for s in plan.steps
+            compile_kernel(self.device, s.kernel, s.sizes, s.types, s.variant, s.tunables) for s in plan.steps
         ]
         self._grow_arena(plan.slot_bytes)
         return _Ready(plan, compiled)
@@ -233,25 +235,28 @@ class WgpuExecutor:
     def _bind(self, ready: _Ready, cache: WgpuCache) -> Recorder:
         calls = []
         for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
-            bound = {**step.call.inputs, **step.call.outputs}
             buffers = {
-                port: self._buffer(ready, bound[port], step.rows if port in BY_ROWS else None, cache)
+                port: self._buffer(
+                    ready, step.ports[port], step.rows if by_rows(step.kernel, port) else None, cache
+                )
                 for port in step.types
             }
             calls.append((compiled.pipeline, compiled.bind(self.device, buffers), compiled.grid))
         return Recorder(calls)
 
-    def _buffer(self, ready: _Ready, name: str, rows, cache: WgpuCache):
-        if name in ready.plan.slots:
-            return self._arena[ready.plan.slots[name]]
-        if name in cache.buffers:
-            return cache.buffers[name]
-        if name == "rope_table":
+    def _buffer(self, ready: _Ready, port: tuple[str, str], rows, cache: WgpuCache):
+        """The buffer behind a plane, or the part of one: (buffer, offset, bytes)."""
+        name, plane = port
+        own, buffer = plane_name(name, plane), ready.plan.plan.buffers[name]
+        if own in ready.plan.slots:
+            return self._arena[ready.plan.slots[own]]
+        if own in cache.buffers:
+            return cache.buffers[own]
+        if buffer.kind == "constant":
             return self._rope_table(cache.capacity)
-        weight, _, plane = name.rpartition(".")
-        if weight in ready.plan.plan.weights:
-            return self._weight(ready.plan, weight, plane, rows)
-        return self._vector(name, rows)
+        return (
+            self._weight(ready.plan, buffer, plane, rows) if buffer.is_matrix else self._vector(buffer, rows)
+        )
 
     def _rope_table(self, positions: int):
         if positions not in self._tables:
@@ -269,59 +274,58 @@ class WgpuExecutor:
             raise
         return buffer
 
-    def _vector(self, name: str, rows):
-        key = (name, rows)
+    def _vector(self, buffer: Buffer, rows):
+        key = (buffer.name, rows)
         if key not in self._weights:
-            values = vector(self.source, name)
-            self._weights[key] = self._upload(values if rows is None else values[rows[0] : rows[1]], name)
+            values = vector(self.source, buffer.tensor)
+            self._weights[key] = self._upload(
+                values if rows is None else values[rows[0] : rows[1]], buffer.name
+            )
         return self._weights[key]
 
-    def _weight(self, plan: DevicePlan, name: str, plane: str, rows):
+    def _weight(self, plan: DevicePlan, matrix: Buffer, plane: str, rows):
         """The buffer of a plane, or the part of a stack's buffer: (buffer, offset, bytes)."""
         for stack in plan.stacks.values():
             first = 0
             for member in stack.members:
-                if member.name == name:
-                    whole = self._weight(plan, stack.name, plane, None)
-                    row_bytes = whole.size // stack.shape[0]
+                if member.name == matrix.name:
+                    whole = self._weight(plan, stack.buffer, plane, None)
+                    row_bytes = whole.size // stack.buffer.shape[0]
                     return whole, first * row_bytes, member.shape[0] * row_bytes
                 first += member.shape[0]
-        if (name, plane, rows) not in self._weights:
-            self._upload_matrix(plan, name)
-        return self._weights[name, plane, rows]
+        if (matrix.name, plane, rows) not in self._weights:
+            self._upload_matrix(matrix)
+        return self._weights[matrix.name, plane, rows]
 
-    def _upload_matrix(self, plan: DevicePlan, name: str) -> None:
+    def _upload_matrix(self, matrix: Buffer) -> None:
         """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part.
 
         All of them or, on an error, none.
         """
         made: dict[tuple, object] = {}
         try:
-            self._upload_planes(plan, name, made)
+            self._upload_planes(matrix, made)
         except Exception:
             for buffer in made.values():
                 self.device.release(buffer)
             raise
         self._weights |= made
 
-    def _upload_planes(self, plan: DevicePlan, name: str, made: dict[tuple, object]) -> None:
-        weight = plan.stacks.get(name) or plan.plan.weights[name]
-        ranges = [(0, weight.shape[0])]
-        if name not in plan.stacks:
-            ranges = row_ranges(plan.plan, name, self.device.binding_bytes)
+    def _upload_planes(self, matrix: Buffer, made: dict[tuple, object]) -> None:
+        ranges = row_ranges(matrix, self.device.binding_bytes)
         keys = [None] if len(ranges) == 1 else ranges
         gathered: dict[
             tuple, np.ndarray
         ] = {}  # planes whose rows are not whole words are put together here first
-        for first, planes in self._parts(weight):
+        for first, planes in self._parts(matrix):
             for plane, array in planes.items():
-                one_for_all = weight.format.granularity == "tensor" and plane in ("scales", "zeros")
+                one_for_all = matrix.format.granularity == "tensor" and plane in ("scales", "zeros")
                 row_bytes = array.nbytes // array.shape[0]
                 for key, (start, stop) in zip(keys, ranges, strict=True):
-                    at = (name, plane, key)
+                    at = (matrix.name, plane, key)
                     if at not in made:
                         nbytes = (1 if one_for_all else stop - start) * row_bytes
-                        made[at] = self.device.buffer(nbytes, label=f"{name}.{plane}")
+                        made[at] = self.device.buffer(nbytes, label=plane_name(matrix.name, plane))
                         if row_bytes % 4 and not one_for_all:
                             gathered[at] = np.empty((stop - start, *array.shape[1:]), array.dtype)
                     low, high = max(start, first), min(stop, first + array.shape[0])
@@ -335,13 +339,13 @@ class WgpuExecutor:
         for at, array in gathered.items():
             self.device.write(made[at], array)
 
-    def _parts(self, weight: Weight) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(first row, planes) of each part of a matrix, or of those of a stack one after the other."""
+    def _parts(self, matrix: Buffer) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(first row, planes) of each part of a matrix, tensor by tensor, row under row."""
         above = 0
-        for member in weight.members if isinstance(weight, Stack) else (weight,):
-            for first, planes in matrix_parts(self.source, member.tensor):
+        for tensor in matrix.tensors:
+            for first, planes in matrix_parts(self.source, tensor):
                 yield above + first, planes
-            above += member.shape[0]
+            above += self.source.describe(tensor)[0][0]
 
     # ---- running ---------------------------------------------------------------------------------------------
 
@@ -383,11 +387,11 @@ class WgpuExecutor:
         """Activations by name, without padding rows."""
         shapes, wanted = [], []
         for name in names:
-            buffer = ready.plan.plan.buffers[name]
-            rows, *rest = buffer.resolved(ready.plan.sizes)
-            shapes.append((min(valid, rows) if buffer.shape[0] == "tokens" else rows, *rest))
+            _, shape, dtype = ready.plan.plan.arrays[name]
+            rows, *rest = resolve(shape, ready.plan.sizes)
+            shapes.append((min(valid, rows) if shape[0] == "tokens" else rows, *rest))
             source = self._arena[ready.plan.slots[name]]
-            wanted.append((source, NUMPY[buffer.dtype], int(np.prod(shapes[-1]))))
+            wanted.append((source, NUMPY[dtype], int(np.prod(shapes[-1]))))
         arrays = self.device.read_all(wanted)
         return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
 

@@ -168,11 +168,9 @@ function render({ model, el }) {
 
   function drawControls() {
     const [family, format] = [state.family ?? "", state.format];
-    const formats = state.families.find(([name]) => name === family)?.[1] ?? [];
-    const named = (f, fmt) => {
-      const own = state.families.find(([name]) => name === f)?.[1] ?? [];
-      return own.length ? `${f}_${own.includes(fmt) ? fmt : own.includes("int4") ? "int4" : own[0]}` : f;
-    };
+    const of = (name) => state.families.find(([each]) => each === name)?.[1] ?? {}; // format -> kernel
+    const formats = Object.keys(of(family)).filter(Boolean);
+    const named = (f, fmt) => of(f)[fmt] ?? of(f).int4 ?? Object.values(of(f))[0] ?? f;
     const choose = (kernel) => view.tell("choose", { kernel });
     const kernels = choice("kernel", state.families.map(([name]) => name), family, (value) => choose(named(value, format)));
     const weights = formats.length > 0 && choice("weights", formats, format, (value) => choose(named(family, value))).field;

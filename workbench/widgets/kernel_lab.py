@@ -18,7 +18,7 @@ from workbench.bench.compare import reference_source
 from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
 from workbench.bench.lab import Lab, Version
 from workbench.bench.request import format_of
-from workbench.bench.sizes import family_of, formats_of, own_sizes, takes
+from workbench.bench.sizes import families, family_of, own_sizes, takes
 from workbench.errors import WorkbenchError
 from workbench.runtime.launch import resolve
 
@@ -56,7 +56,7 @@ class KernelLab(View):
     #: "idle", "judging" (a new text), "comparing", "measuring" (the ceilings), "done" or "stopped"
     state = traitlets.Unicode("idle").tag(sync=True)
 
-    def __init__(self, kernel: Lab | Kernel | str = "linear_int4", **options: Any) -> None:
+    def __init__(self, kernel: Lab | Kernel | str = "linear[int4]", **options: Any) -> None:
         layout = {"layout": options.pop("layout")} if "layout" in options else {}
         lab = self._lab_of(kernel, options)
         self._labs = {lab.kernel.name: lab}
@@ -185,10 +185,8 @@ class KernelLab(View):
         Task(lambda stopped: self._tell_figure(kind, ending), self.fail)
 
     def hear_hello(self, content: dict, buffers: list) -> None:
-        names = wgsl_kernels.names()
-        pairs = [wgsl_kernels.get(name) for name in names]
-        families = {family_of(pair): None for pair in [*pairs, self.lab.kernel]}
-        self.tell("catalogue", {"families": [[each, formats_of(each, names)] for each in sorted(families)]})
+        library = wgsl_kernels.library().with_kernels(self.lab.kernel)
+        self.tell("catalogue", {"families": list(families(library).items())})
         self._tell_kernel()
         self._tell_results()
 

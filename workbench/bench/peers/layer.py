@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from wgsl_kernels import Kernel
+from wgsl_kernels.layout import A8
 from wgsl_kernels.linear_a8 import dequantize_activations
 from wgsl_kernels.weights import BITS, dequantize_planes, is_quantized
-
-NAME = re.compile(r"linear_(?P<integer>a8_)?(?P<format>f32|f16|bf16|int8|int4|int2)")
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,10 @@ class Layer:
 
 def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor) -> Layer | None:
     """The layer that a call of a linear kernel computes; None for other kernels and for parts of a layer."""
-    match = NAME.fullmatch(kernel.name)
-    if match is None or {"bias", "residual", "out_rows"} & set(arguments):
+    if kernel.op != "linear" or {"bias", "residual", "out_rows"} & set(arguments):
         return None
-    fmt = match["format"]
-    if match["integer"]:
+    fmt = kernel.form["weight"]
+    if kernel.form.get("x") == A8:
         columns = arguments["columns"]
         x = dequantize_activations(fmt, arguments["x"], arguments["x_scales"], columns)
     else:

@@ -101,7 +101,7 @@ def planned_cases(
         for head in heads:
             plan = build_plan(config, describe, head=head, activations=activations, cache=cache)
             for step in lower(plan, sizes, adapter, binding_bytes).steps:
-                case = case_of(wgsl_kernels.get(step.call.kernel), step.sizes, step.types)
+                case = case_of(step.kernel, step.sizes, step.types)
                 _, uses = found.setdefault(case.name, (case, {}))
                 turn.setdefault(case.name, at)
                 if head == heads[0]:

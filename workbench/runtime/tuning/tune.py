@@ -87,9 +87,10 @@ def tune(
     )
     if kernels is not None:
         there = sorted({each.case.kernel for each in planned})
-        if unknown := [name for name in kernels if name not in there]:
+        asked = {name: {pair.name for pair in _select(name)} for name in kernels}
+        if unknown := [name for name, pairs in asked.items() if not pairs.intersection(there)]:
             raise WorkbenchError(f"this model runs no kernel {unknown[0]!r}; it runs {', '.join(there)}")
-        planned = [each for each in planned if each.case.kernel in kernels]
+        planned = [each for each in planned if each.case.kernel in set().union(*asked.values())]
     return tune_cases(
         planned,
         device,
@@ -123,6 +124,13 @@ def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig
     source = open_source(model, verify=False)
     config = LlamaConfig.parse(source.config)
     return config, source.describe if fmt is None else describe_as(source.describe, fmt)
+
+
+def _select(name: str) -> list[Kernel]:
+    try:
+        return wgsl_kernels.library().select(name)
+    except KernelUsageError:
+        return []
 
 
 def tune_cases(

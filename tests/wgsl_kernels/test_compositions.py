@@ -1,0 +1,109 @@
+"""Rules of rewriting: both compositions of each compute the same, and each says what it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from wgsl_kernels import library
+from wgsl_kernels.composition import Rule, form_of, record
+from wgsl_kernels.fusions import RULES
+from wgsl_kernels.layout import INT8_BLOCK
+from wgsl_kernels.norm_linear_a8 import norm_gate_up_a8, reduce_in_int8
+from wgsl_kernels.numerics import random_tensor
+from wgsl_kernels.quantize_activations import quantize_activations
+from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+
+TOKENS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, CAPACITY = 3, 4, 2, 16, 64, 96, 40
+#: Parameters that compositions have, and what where-conditions would give.
+PARAMS = {
+    "eps": 1e-5,
+    "scale": HEAD_DIM**-0.5,
+    "k": 5,
+    "splits": 3,
+    "group": 16,
+    "kv_heads": KV_HEADS,
+    "parts": 3,
+}
+ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
+
+
+def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
+    """f64 tensors for the operands of a composition, matrices dequantized."""
+    if rule.name == "sample_in_parts":
+        return {name: library().get("sample").inputs(seed=seed)[name] for name in inputs}
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return random_tensor(generator, shape).double()
+
+    table = torch.from_numpy(rope_table(inverse_frequencies(HEAD_DIM, 10000.0), CAPACITY)).double()
+    made = {
+        "x": normal(TOKENS, HIDDEN),
+        "norm": 1 + normal(HIDDEN) / 4,
+        "weight": normal(WIDTH, HIDDEN) / 8,
+        "bias": normal(WIDTH),
+        "residual": normal(TOKENS, WIDTH),
+        "table": table,
+        "state": make_state(5, TOKENS),
+        "kv": normal(1, 2, KV_HEADS, CAPACITY, HEAD_DIM),
+        "sums": normal(TOKENS, HEADS, 3, HEAD_DIM),
+        "stats": normal(TOKENS, HEADS, 3, 2).abs() + 0.5,
+    }
+    for name in rule.stack:
+        made[name] = normal(ROWS[name], HIDDEN) / 8
+    if inputs[0] == "q" and "kv" in inputs and not rule.stack:
+        made["q"] = normal(TOKENS, HEADS * HEAD_DIM)
+    if rule.name == "only_row":
+        made |= {"x": normal(1, HIDDEN), "state": make_state(5, 1)}
+    return {name: made[name] for name in inputs}
+
+
+def run(composition, values: Mapping, stack: tuple[str, ...]) -> tuple:
+    given = {name: value.clone() for name, value in values.items()}
+    given |= {name: PARAMS[name] for name in composition.params}
+    if stack:
+        given["+".join(stack)] = torch.cat([values[name] for name in stack])
+    return composition.run(given)
+
+
+@pytest.mark.parametrize(
+    "rule", [r for r in RULES if r not in (reduce_in_int8, norm_gate_up_a8)], ids=lambda rule: rule.name
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_after_computes_what_before_does(rule, seed):
+    for before, after in rule.forms():
+        values = values_for(rule, before.inputs, seed)
+        for one, other in zip(run(before, values, ()), run(after, values, rule.stack), strict=True):
+            if one.dtype.is_floating_point:
+                torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+            else:
+                assert torch.equal(other.long(), one.long())
+
+
+def test_what_is_quantized_where_it_is_made():
+    """Pairs whose result is INT8 give the words of the quantization that they replace."""
+    pair = library().get("attention_reduce[a8]")
+    arguments = pair.inputs(seed=4, head_dim=32, stride=2)
+    words, scales = pair.run_reference(arguments).values()
+    whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
+    expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
+    assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
+
+
+def test_a_composition_prints_as_its_calls():
+    text = str(record(next(rule for rule in RULES if rule.name == "norm_gate_up").before))
+    assert text.splitlines()[0] == "rms_norm.0.y = rms_norm(x=x, weight=norm, eps=eps)"
+    assert text.splitlines()[-1] == "return silu_mul.3.y"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_rules_say_what_they_are_of_and_end_in_ops_that_are_there(rule):
+    assert rule.summary.endswith(".")
+    for before, after in rule.forms():
+        assert len(before.results) == len(after.results)
+        assert all(form_of(node.op) for node in (*before.nodes, *after.nodes))
+        made = {symbol for node in after.nodes for symbol in node.outputs.values()}
+        assert set(after.results) <= made | set(after.inputs)

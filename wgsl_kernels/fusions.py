@@ -1,0 +1,31 @@
+"""The rules by which plans are rewritten, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from .attention_split import SPLIT_ATTENTION
+from .composition import Rule
+from .linear import LINEAR_SUM
+from .norm_argmax import ARGMAX
+from .norm_linear import norm_gate_up, norm_linear, norm_qkv
+from .norm_linear_a8 import norm_gate_up_a8, norm_linear_a8, norm_qkv_a8, reduce_in_int8
+from .norm_qkv_rows import QKV_ROWS
+from .rows import ONLY_ROW
+from .sample import SAMPLE_IN_PARTS
+from .top_k import TOP_K
+
+RULES: tuple[Rule, ...] = (
+    ONLY_ROW,
+    LINEAR_SUM,
+    norm_qkv,
+    norm_gate_up,
+    norm_linear,
+    SPLIT_ATTENTION,
+    norm_qkv_a8,
+    norm_gate_up_a8,
+    norm_linear_a8,
+    *QKV_ROWS,
+    reduce_in_int8,
+    *ARGMAX,
+    *TOP_K,
+    SAMPLE_IN_PARTS,
+)
