@@ -22,7 +22,7 @@ import torch
 
 from eval.report import Table, finite, ran
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
-from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from wgsl_kernels.rope import make_state
 from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes
@@ -246,15 +246,13 @@ class _Step:
 
     def _given(self, name: str, plane: str) -> torch.Tensor:
         """What no call of the plan writes: ids, state, tables and weights."""
-        config = self._executor.config
         if name == "ids":
             return torch.from_numpy(self._ids.astype(np.int32))
         if name == "state":
             return make_state(self._start, len(self._ids))
-        if name == "rope_table":
-            frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-            return torch.from_numpy(rope_table(frequencies, self._cache.capacity))
         found = self._plan.buffers[name]
+        if found.initial is not None:
+            return torch.from_numpy(found.initial.values(found.resolved({"capacity": self._cache.capacity})))
         if not found.is_matrix:
             return torch.from_numpy(np.array(vector(self._executor.source, found.tensor)))
         parts = [p[plane] for tensor in found.tensors for _, p in matrix_parts(self._executor.source, tensor)]

@@ -22,7 +22,7 @@ import numpy as np
 
 from eval.report import Table, finite
 from workbench.errors import ProtocolError
-from workbench.models.llama import cache_type
+from workbench.models.blocks import cache_type
 from workbench.plan.types import Int8Rows
 from workbench.runtime.activations import float_activations, passes
 

@@ -37,7 +37,7 @@ from workbench.errors import NoAdapterError, ProtocolError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.quantizers.blocks import row_chunks
 
@@ -270,5 +270,5 @@ def _kernels(source: Any, dtype: str) -> Any:
 def _model(source: Any, make: Any) -> Any:
     from workbench.runtime.model import Model
 
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     return Model(source, config, lambda: make(config), [], config.context_length)

@@ -1,4 +1,4 @@
-"""A workbench for studying quantized Llama models on WebGPU.
+"""A workbench for studying quantized language models on WebGPU.
 
 Names are resolved on first use, so that `import workbench` stays fast: torch, wgpu and transformers load only
 when something that needs them is touched.

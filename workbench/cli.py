@@ -169,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; imports nothing heavy."""
     parser = argparse.ArgumentParser(
         prog="workbench",
-        description="Quantize Llama models, run them through WebGPU kernels, measure the loss.",
+        description="Quantize language models, run them through WebGPU kernels, measure the loss.",
     )
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -10,6 +10,7 @@ from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.models.families import architecture_of
 from workbench.runtime.device import adapter_missing
 from workbench.runtime.info import describe
 
@@ -33,9 +34,11 @@ def test_the_highest_tier_that_fits_is_taken(checkpoints):
 def test_other_formats_of_some_matrices_are_counted(checkpoints):
     source = checkpoints["untied"]
 
+    model = architecture_of(source.config)
+
     def kept(fmt):
         options = ConvertOptions(fmt, embedding=WeightFormat("f32"))
-        return {name: options.choose(name, source.describe(name)[0], False)[0] for name in source.names()}
+        return {name: options.choose(name, source.describe(name)[0], model)[0] for name in source.names()}
 
     plain, with_float = fit_memory(source, 1 << 40), fit_memory(source, 1 << 40, choose=kept)
     assert plain.format == with_float.format == WeightFormat("f16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ NAMES = ["f16", "int8", "int4/32", "int4", "int4/256", "int2"]
 def narrow(tmp_path):
     """A study of a model with a context of 96 and rows of 64: of its configuration alone."""
     study = Study(demo_model_path(), "s", tmp_path)
-    study.config = study.config.__class__(**{**vars(study.config), "context_length": 96})
+    study.config = replace(study.config, context_length=96)
     study.narrowest = 64
     return study
 

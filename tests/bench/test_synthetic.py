@@ -12,7 +12,7 @@ from workbench.bench.synthetic import SHAPES, RandomSource, shape_config
 from workbench.cli import main
 from workbench.convert.options import parse_format
 from workbench.errors import UnsupportedModelError, WorkbenchError
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.runtime.device import adapter_missing
 from workbench.runtime.model import load
 
@@ -59,7 +59,7 @@ def test_long_matrices_come_in_parts():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_published_shapes_have_the_parameters_that_their_names_say(name):
-    config = LlamaConfig.parse(shape_config(name))
+    config = architecture_of(shape_config(name))
     width, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     layer = config.hidden_size * (2 * width + 2 * kv + 3 * config.intermediate_size)
     heads = 1 if config.tied_embeddings else 2

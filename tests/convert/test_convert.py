@@ -12,12 +12,13 @@ import torch
 
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench.convert.convert import convert
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.models import checkpoint as checkpoint_module
 from workbench.models.checkpoint import Checkpoint
+from workbench.models.families.dense import EMBEDDING, LM_HEAD
 from workbench.models.source import open_source
 from workbench.quantizers import QUANTIZERS
 

@@ -10,8 +10,10 @@ from tests.convert.conftest import SMALL
 from tests.models.checkpoints import random_state
 from workbench.convert import capture as capture_module
 from workbench.convert.capture import capture, run_layer
-from workbench.convert.decoder import GROUPS, Decoder, normalised
-from workbench.models.llama_config import LlamaConfig
+from workbench.convert.decoder import Decoder
+from workbench.formats.spec import WeightFormat
+from workbench.models.families import architecture_of
+from workbench.models.specs import described_in
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -27,42 +29,49 @@ CASES = {
 }
 
 
+#: What linear layers of a layer read -> those layers.
+READS = {
+    "attn.input": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.context": ("self_attn.o_proj",),
+    "mlp.input": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.hidden": ("mlp.down_proj",),
+}
+
+
+def decoder_of(config: dict, length: int) -> Decoder:
+    model = architecture_of(config)
+    return Decoder(model, described_in(model.tensors(), WeightFormat("f32")), length)
+
+
 def reference(config: dict):
-    """transformers' model with random weights, f32, and the weights of each layer by name within it."""
+    """transformers' model with random weights, f32, and its state."""
     from transformers import LlamaConfig as Config
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM(Config(**config)).eval()
     state = random_state(config)
     model.load_state_dict(state)
-    layers = [
-        {n.removeprefix(p): v for n, v in state.items() if n.startswith(p)}
-        for p in (f"model.layers.{i}." for i in range(config["num_hidden_layers"]))
-    ]
-    return model, layers, state
+    return model, state
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_layers_agree_with_transformers(changes):
     config = SMALL | changes
-    model, layers, state = reference(config)
+    model, state = reference(config)
     ids = torch.from_numpy(np.random.default_rng(1).integers(0, 259, (3, 20)))
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True, use_cache=False).hidden_states
-    decoder = Decoder(LlamaConfig.parse(config), 32)
-    hidden = expected[0].clone()
-    for index, weights in enumerate(layers):
-        hidden = run_layer(decoder, weights, hidden, "cpu", into=hidden)
-        got = (
-            hidden
-            if index < len(layers) - 1
-            else normalised(decoder.config, hidden, state["model.norm.weight"])
-        )
+    decoder = decoder_of(config, 32)
+    hidden = decoder.embedded(state, expected[0].clone())
+    for index, layer in enumerate(decoder.layers):
+        assert set(layer.tensors) == {n for n in state if n.startswith(f"model.layers.{index}.")}
+        hidden = run_layer(decoder, index, state, hidden, "cpu", into=hidden)
+        got = hidden if index < len(decoder.layers) - 1 else decoder.final(state, hidden)
         torch.testing.assert_close(got, expected[index + 1], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_agree_with_transformers():
-    model, layers, _ = reference(SMALL)
+    model, state = reference(SMALL)
     ids = torch.from_numpy(np.random.default_rng(2).integers(0, 259, (2, 12)))
     captured = []
     layer = model.model.layers[0]
@@ -71,29 +80,31 @@ def test_gradients_agree_with_transformers():
     model.model(inputs_embeds=embedded, use_cache=False)
     handle.remove()
     captured[0].square().mean().backward()
-    weights = {name: value.clone().requires_grad_() for name, value in layers[0].items()}
-    Decoder(LlamaConfig.parse(SMALL), 12)(weights, embedded).square().mean().backward()
+    weights = {name: value.clone().requires_grad_() for name, value in state.items()}
+    decoder_of(SMALL, 12).layer(0, weights, embedded).square().mean().backward()
     for name, parameter in layer.named_parameters():
-        torch.testing.assert_close(weights[name].grad, parameter.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            weights[f"model.layers.0.{name}"].grad, parameter.grad, rtol=1e-3, atol=1e-6
+        )
 
 
 def test_moments_are_those_of_the_inputs_of_each_linear_layer(monkeypatch):
     monkeypatch.setattr(capture_module, "BATCH_TOKENS", 40)  # two windows at a time, then one
     monkeypatch.setattr(capture_module, "SAMPLES", 50)
-    model, layers, _ = reference(SMALL)
+    model, state = reference(SMALL)
     hidden = torch.randn(5, 20, 48, generator=torch.Generator().manual_seed(3))
     seen: dict[str, torch.Tensor] = {}
-    for group, linears in GROUPS.items():
+    for read, linears in READS.items():
         for linear in linears:
 
-            def hook(module, args, name=f"{group}/{linear}"):
+            def hook(module, args, name=f"layers.0.{read}/{linear}"):
                 seen[name] = args[0].reshape(-1, args[0].shape[-1]).double()
 
             model.model.layers[0].get_submodule(linear).register_forward_pre_hook(hook)
     with torch.no_grad():
         model.model(inputs_embeds=hidden, use_cache=False)
-    found = capture(Decoder(LlamaConfig.parse(SMALL), 20), layers[0], hidden, "cpu", seed=0)
-    assert set(found) == set(GROUPS)
+    found = capture(decoder_of(SMALL, 20), 0, state, hidden, "cpu", seed=0)
+    assert set(found) == {f"layers.0.{read}" for read in READS}
     for name, x in seen.items():
         moments = found[name.split("/")[0]]
         hessian = (x.T @ x / len(x)).float()

@@ -11,11 +11,12 @@ import torch
 from tests.convert.conftest import small_checkpoint
 from workbench.convert.convert import convert
 from workbench.convert.methods import METHODS
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.models.checkpoint import Checkpoint
+from workbench.models.families.dense import EMBEDDING, LM_HEAD
 from workbench.quantizers import QUANTIZERS
 
 INT4 = WeightFormat("int4", block_size=32)
@@ -188,6 +189,7 @@ def test_weights_beyond_the_format_are_named(calibration, tmp_path):
     state["model.layers.1.mlp.up_proj.weight"][3, 4:6] = torch.tensor([3e38, -3e38])  # a range beyond f32
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        CheckpointError, match=r"layer 1: tensor 'mlp.down_proj.weight' cannot be int2/32.*hessian.* is nan"
+        CheckpointError,
+        match=r"layer 1: tensor 'model.layers.1.mlp.down_proj.weight' cannot be int2/32.*hessian.* is nan",
     ):
         convert(source, tmp_path / "out", ConvertOptions(INT2, quantizer="gptq", calibration=calibration))

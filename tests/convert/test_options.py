@@ -7,10 +7,13 @@ import itertools
 
 import pytest
 
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions, parse_format
+from tests.models.checkpoints import CONFIG
+from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
+from workbench.models.families import architecture_of
+from workbench.models.families.dense import EMBEDDING, LM_HEAD
 
 INT4, INT8, F16, F32 = (WeightFormat(name) for name in ("int4", "int8", "f16", "f32"))
 SYMMETRIC = WeightFormat("int8", symmetric=True)
@@ -42,8 +45,11 @@ def test_combinations_that_are_not_allowed_are_refused_by_the_format(text):
         parse_format(text)
 
 
+MODEL = architecture_of(CONFIG)
+
+
 def choose(options: ConvertOptions, name: str, shape=(8, 8), tied=False) -> WeightFormat:
-    return options.choose(name, shape, tied)[0]
+    return options.choose(name, shape, architecture_of(CONFIG | {"tie_word_embeddings": tied}))[0]
 
 
 def test_choice_of_formats():
@@ -72,16 +78,16 @@ def test_patterns_mean_names_of_the_plan_too():
         reason="it is enough",
         reasons={"embedding": "few rows"},
     )
-    choose = functools.partial(options.choose, shape=(8, 8), tied=False)
+    choose = functools.partial(options.choose, shape=(8, 8), model=MODEL)
     assert choose(LINEAR) == (INT8, "override 'layers.*.mlp.up_proj'")
     assert choose(EMBEDDING) == (F16, "few rows")
     assert choose("model.layers.3.mlp.down_proj.weight") == (F32, "override '*.mlp.*'")
     assert choose("model.layers.3.self_attn.o_proj.weight") == (INT4, "it is enough")
-    options.check_overrides([LINEAR, EMBEDDING])
+    options.check_overrides([LINEAR, EMBEDDING], MODEL)
     with pytest.raises(
         WorkbenchError, match=r"'embedding' matches no matrix; .* or 'layers\.3\.mlp\.up_proj'"
     ):
-        options.check_overrides([LINEAR])
+        options.check_overrides([LINEAR], MODEL)
 
 
 def test_options_are_checked():
@@ -90,7 +96,7 @@ def test_options_are_checked():
     with pytest.raises(WorkbenchError, match="layout = 'rows'; allowed: planar, interleaved"):
         ConvertOptions(INT4, layout="rows")
     with pytest.raises(WorkbenchError, match=r"'\*.mpl.\*' matches no matrix"):
-        ConvertOptions(INT4, overrides={"*.mpl.*": F16}).check_overrides([LINEAR])
+        ConvertOptions(INT4, overrides={"*.mpl.*": F16}).check_overrides([LINEAR], MODEL)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from workbench.allocate.memory import fit_memory
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.layer import suited_again
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import CheckpointError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
+from workbench.models.families.dense import EMBEDDING, LM_HEAD
 from workbench.models.source import open_source
 from workbench.quantizers import rtn
 from workbench.quantizers.blocks import in_blocks
@@ -165,14 +166,16 @@ def test_a_layer_is_suited_group_by_group():
         name: WeightFormat("int8") if value.ndim == 2 else WeightFormat("f32")
         for name, value in state.items()
     }
+    together = [[name for name in state if part in name] for part in ("self_attn", "gate", "down")]
+    together[1].append("mlp.up_proj.weight")
     state["mlp.up_proj.weight"] = state["mlp.up_proj.weight"] / 1e5
-    again = suited_again(state, formats)
+    again = suited_again(together, state, formats)
     assert {n for n, fmt in again.items() if str(fmt).endswith("/f32")} == {
         "mlp.gate_proj.weight",
         "mlp.up_proj.weight",
     }
     formats["mlp.gate_proj.weight"] = WeightFormat("f16")  # not read together any more
-    assert suited_again(state, formats)["mlp.gate_proj.weight"] == WeightFormat("f16")
+    assert suited_again(together, state, formats)["mlp.gate_proj.weight"] == WeightFormat("f16")
 
 
 @pytest.mark.parametrize("factor", [1e7, 1e-6])

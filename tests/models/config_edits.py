@@ -22,7 +22,7 @@ import torch
 import workbench
 from tests.models.checkpoints import random_state, write_checkpoint
 from workbench.errors import WorkbenchError
-from workbench.models.llama_config import LLAMA_KEYS
+from workbench.models.families.llama import Llama
 from workbench.models.pretrained_keys import PRETRAINED_KEYS
 
 IDS = [1, 5, 9, 40, 22, 17, 3, 60, 33, 2, 11, 50]
@@ -138,8 +138,8 @@ OTHERS = (
         "é",
     ),
 )
-NAMES = tuple(key.name for key in (*LLAMA_KEYS, *PRETRAINED_KEYS))
-IMPORTANT = (*(key.name for key in LLAMA_KEYS), "is_causal", "eos_token_id", "quantization_config", "dtype")
+NAMES = tuple(key.name for key in (*Llama.keys, *PRETRAINED_KEYS))
+IMPORTANT = (*(key.name for key in Llama.keys), "is_causal", "eos_token_id", "quantization_config", "dtype")
 ROPE_KEYS = (
     *("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
     *(

@@ -10,8 +10,8 @@ import pytest
 from wgsl_kernels.pair import ELEMENT_BYTES
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import HEADS, build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.endings import HEADS
+from workbench.models.families import architecture_of
 from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
@@ -74,8 +74,7 @@ def describe_as(fmt: WeightFormat, **changes):
 
 
 def plan_of(fmt=FORMATS[0], head="all", activations="f32", cache=None, **config) -> Plan:
-    return build_plan(
-        LlamaConfig.parse({**CONFIG, **config}),
+    return architecture_of({**CONFIG, **config}).build(
         describe_as(fmt),
         head=head,
         activations=activations,
@@ -283,7 +282,7 @@ def test_names_and_near_names():
 )
 def test_tensors_of_other_shapes_are_refused(name, shape):
     with pytest.raises(UnsupportedModelError, match=f"{name} has shape .*{shape[0]}.* asks for"):
-        build_plan(LlamaConfig.parse(CONFIG), describe_as(FORMATS[0], **{name: shape}))
+        architecture_of(CONFIG).build(describe_as(FORMATS[0], **{name: shape}))
 
 
 def test_heads_and_activations_are_checked():

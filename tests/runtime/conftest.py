@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.models.llama import HEADS, build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.endings import HEADS
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 
 from .models import STACKABLE, write_random
@@ -45,5 +45,5 @@ def stackable(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stackable_plans(stackable):
     source = open_source(stackable)
-    config = LlamaConfig.parse(source.config)
-    return {head: build_plan(config, source.describe, head=head) for head in HEADS}
+    config = architecture_of(source.config)
+    return {head: config.build(source.describe, head=head) for head in HEADS}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.runtime.model import Model
 from workbench.runtime.torch_executor import TorchExecutor
@@ -24,6 +24,7 @@ LLAMA3 = {
 }
 #: Of a config.json.
 LLAMA3_8B = {
+    "model_type": "llama",
     "vocab_size": 128256,
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -115,7 +116,7 @@ def model_on(
 ) -> Model:
     """A model whose device comes from `open_device()`, called again when a device is lost."""
     source = open_source(path)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     return Model(
         source,
         config,
@@ -135,7 +136,7 @@ def reference_on(
 ) -> Model:
     """A model that runs the references; with f64 the oracle."""
     source = open_source(path)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     return Model(
         source,
         config,

@@ -10,7 +10,7 @@ import pytest
 import workbench
 from workbench import cli
 from workbench.errors import NoAdapterError, WorkbenchError
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.runtime import device as devices
 from workbench.runtime.adapters import VARIABLE, find_adapter, list_adapters
 from workbench.runtime.choices import choose
@@ -18,7 +18,7 @@ from workbench.runtime.device import Device, adapter_missing, open_device
 
 from .models import LLAMA3_8B, SHAPES, write_random
 
-CONFIG = LlamaConfig.parse(LLAMA3_8B)
+CONFIG = architecture_of(LLAMA3_8B)
 ABSENT = "no such adapter"
 
 

@@ -262,7 +262,7 @@ def test_buffers_must_fit_a_binding(own_devices):
 
 
 def test_steps_fit_a_binding():
-    from workbench.models.llama_config import LlamaConfig
+    from workbench.models.families import architecture_of
 
     config = {
         "vocab_size": 300_000,
@@ -271,10 +271,10 @@ def test_steps_fit_a_binding():
         "num_hidden_layers": 1,
         "num_attention_heads": 8,
     }
-    assert wgpu_executor.chunk_sizes(LlamaConfig.parse(config), 128 << 20)[0] == 64
-    assert wgpu_executor.chunk_sizes(LlamaConfig.parse(config), 1 << 10) == (1,)
+    assert wgpu_executor.chunk_sizes(architecture_of(config), 128 << 20)[0] == 64
+    assert wgpu_executor.chunk_sizes(architecture_of(config), 1 << 10) == (1,)
     config["vocab_size"] = 128_256
-    assert wgpu_executor.chunk_sizes(LlamaConfig.parse(config), 128 << 20) == wgpu_executor.CHUNKS
+    assert wgpu_executor.chunk_sizes(architecture_of(config), 128 << 20) == wgpu_executor.CHUNKS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Vulkan's drivers can be hidden on Linux")

@@ -11,8 +11,7 @@ from wgsl_kernels import Adapter
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.runtime.lowering import lower
 
@@ -46,7 +45,7 @@ def folder(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(folder):
     source = open_source(folder)
-    return build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", activations="int8")
+    return architecture_of(source.config).build(source.describe, head="greedy", activations="int8")
 
 
 def fused(plan, keep=(), adapter=GPU, tokens=1):

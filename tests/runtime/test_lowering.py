@@ -12,8 +12,8 @@ from wgsl_kernels import Adapter
 from wgsl_kernels.attention_split import SPLIT_ATTENTION
 from wgsl_kernels.linear import LINEAR_SUM
 from workbench.errors import OutOfMemoryError
-from workbench.models.llama import HEADS, build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.endings import HEADS
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError
@@ -55,8 +55,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plans(checkpoint):
     source = open_source(checkpoint)
-    config = LlamaConfig.parse(source.config)
-    return {head: build_plan(config, source.describe, head=head) for head in HEADS}
+    config = architecture_of(source.config)
+    return {head: config.build(source.describe, head=head) for head in HEADS}
 
 
 # ---- what comes out is what the references compute ---------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_a_layer_of_a_decode_step_is_five_dispatches(stackable_plans):
 def test_an_int8_cache_adds_a_dispatch(stackable):
     """Its append is a call of its own, and all of it fits what browsers promise; splitting takes one more."""
     source = open_source(stackable)
-    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="greedy", cache="int8")
+    plan = architecture_of(source.config).build(source.describe, head="greedy", cache="int8")
     fused = rewritten(plan, capacity=1024)
     layer = ["norm_qkv_rows[f32]", "kv_append_rows[kv8]", "attention_split[kv8]", "attention_reduce"]
     layer += ["linear[f32]", "norm_gate_up[f32]", "linear[f32]"]
@@ -196,7 +196,7 @@ def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open
     overrides = {f"*.self_attn.{name}.weight": parse_format(text) for name, text in formats.items()}
     convert(stackable, tmp_path / "model", ConvertOptions(parse_format("int4/32"), overrides=overrides))
     source = open_source(tmp_path / "model")
-    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="all")
+    plan = architecture_of(source.config).build(source.describe, head="all")
     assert [len(stack.members) for stack in stacks_of(plan)] == [2] * STACKABLE.layers
     ids = random_ids(STACKABLE.vocab, 1)
     found = model_on(tmp_path / "model", open_promised).forward(ids).logits

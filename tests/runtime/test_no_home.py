@@ -77,10 +77,10 @@ def test_a_home_that_cannot_be_written_says_so_once(unwritable, open_promised):
 
 def test_the_choices_say_it_too(homeless, open_promised, tmp_path):
     open_promised()  # skips where there is no adapter
-    from workbench.models.llama_config import LlamaConfig
+    from workbench.models.families import architecture_of
     from workbench.models.source import open_source
 
-    config = LlamaConfig.parse(open_source(write_random(tmp_path / "model", SHAPES[0])).config)
+    config = architecture_of(open_source(write_random(tmp_path / "model", SHAPES[0])).config)
     with pytest.warns(store.TuningFileWarning):
         chosen = choose(config, "wgpu", "f32", 16)
     said = {what: why for what, _, why in chosen.reasons}

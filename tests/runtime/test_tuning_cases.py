@@ -11,9 +11,9 @@ import wgsl_kernels
 from wgsl_kernels import Variant
 from wgsl_kernels.judge import expectation
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import ACTIVATIONS
-from workbench.models.llama_config import LlamaConfig
-from workbench.models.shapes import describe_by_config
+from workbench.models.blocks import ACTIVATIONS
+from workbench.models.families import architecture_of
+from workbench.models.specs import described_in
 from workbench.runtime.launch import port_types, sizes_of
 from workbench.runtime.tuning import sampling
 from workbench.runtime.tuning.candidates import MOST_COMBINATIONS, candidates, digest
@@ -86,7 +86,7 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
     shape = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "head_dim": 32}
     if not fused:
         shape = {"hidden_size": 72, "intermediate_size": 172, "num_attention_heads": 6, "head_dim": 16}
-    config = LlamaConfig.parse(
+    config = architecture_of(
         {
             **shape,
             "vocab_size": 131,
@@ -99,7 +99,7 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
     form = WeightFormat(fmt) if isinstance(fmt, str) else WeightFormat(*fmt)
     planned = planned_cases(
         config,
-        describe_by_config(config, form),
+        described_in(config.tensors(), form),
         (16, 1),
         activations=dtype,
         capacity=50,
@@ -120,7 +120,7 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
     """As the device plans of a prompt and of a step dispatch them; a step is tuned like any other."""
     if dtype == "f16" and not device.adapter.f16:
         pytest.skip("the adapter has no shader-f16")
-    config = LlamaConfig.parse(
+    config = architecture_of(
         {
             "hidden_size": 128,
             "intermediate_size": 192,
@@ -134,7 +134,7 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
     )
     planned = planned_cases(
         config,
-        describe_by_config(config, WeightFormat("int8", block_size=32)),
+        described_in(config.tensors(), WeightFormat("int8", block_size=32)),
         (16, 1),
         activations=dtype,
         cache="int8",
@@ -228,10 +228,10 @@ def test_a_variant_with_many_tunables_is_searched_in_part(device):
 
 
 def test_a_model_of_8b_parameters_is_planned_without_weights(device):
-    config = LlamaConfig.parse(LLAMA3_8B)
+    config = architecture_of(LLAMA3_8B)
     planned = planned_cases(
         config,
-        describe_by_config(config, WeightFormat("int4")),
+        described_in(config.tensors(), WeightFormat("int4")),
         (256, 64, 16, 4, 1),
         activations="f32",
         capacity=8192,

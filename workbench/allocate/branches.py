@@ -18,7 +18,7 @@ from workbench.allocate.groups import Group
 from workbench.allocate.meter import Meter
 from workbench.allocate.requantized import Requantized
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.plan.count import step_cost
 from workbench.plan.plan import Plan
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
@@ -41,7 +41,7 @@ class Branches:
         stored: Sequence[Sequence[WeightFormat]],
         quantizer: str,
     ):
-        config = LlamaConfig.parse(source.config)
+        config = architecture_of(source.config)
         self.executor = TorchExecutor(source, config)
         self.plan: Plan = self.executor.plan("all")
         self.groups, self._stored = groups, stored

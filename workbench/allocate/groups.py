@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import plane_specs
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.plan.count import buffer_bytes
+from workbench.plan.inputs import read_together
 from workbench.plan.plan import Plan
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
@@ -48,24 +48,15 @@ class Group:
 
 def unquantized_plan(source) -> Plan:
     """The plan of a source in its own formats, with logits of every token and f32 activations."""
-    return build_plan(LlamaConfig.parse(source.config), source.describe)
+    return architecture_of(source.config).build(source.describe)
 
 
 def fused_groups(plan: Plan) -> list[Group]:
     """The groups in the order in which the plan first reads them; every matrix is in one of them."""
-    members: dict[str, list[str]] = {}
     weights = plan.weights
-    placed: set[str] = set()
-    for call in plan.calls:
-        matrix = call.inputs.get("weight")
-        if matrix not in weights or matrix in placed:
-            continue
-        read = call.inputs.get("x", call.inputs.get("ids"))
-        members.setdefault(read, []).append(matrix)
-        placed.add(matrix)
     return [
         Group(_common_name(names), {weights[name].tensor: weights[name].shape for name in names})
-        for names in members.values()
+        for names in read_together(plan).values()
     ]
 
 

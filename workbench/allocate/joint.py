@@ -24,7 +24,7 @@ from workbench.allocate.sensitivity import checked_windows
 from workbench.bench.measure import reference_threads
 from workbench.convert.suited import suited
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.plan.plan import Plan
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
@@ -82,7 +82,7 @@ def measure_joint(
     packed matrices are kept (as in `Requantized`), for those who need them afterwards. Errors as in `sensitivity`.
     """
     scheme = protocol(scheme)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     windows = checked_windows(scheme.windows(tokens.ids, bos=tokens.bos)[:max_windows], config.vocab_size)
     made = {} if made is None else made
     executor = TorchExecutor(source, config)

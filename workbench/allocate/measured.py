@@ -14,7 +14,7 @@ from workbench.allocate.joint import Joint, measure_joint
 from workbench.allocate.meter import Progress
 from workbench.allocate.requantized import Requantized
 from workbench.bench.speed import Speed, measure_speed
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.runtime.model import load
 
@@ -93,7 +93,7 @@ def measure(
     text = (tokens.text or {}).get("name", TEXT)
     found = None
     if speed:
-        room = LlamaConfig.parse(source.config).context_length - DECODED
+        room = architecture_of(source.config).context_length - DECODED
         prompt = [int(token) for token in tokens.ids[: max(1, min(PROMPT, room))]]
         requantized = Requantized(source, allocation.formats, allocation.quantizer, made)
         model = load(requantized, max_tokens=len(prompt) + DECODED)

@@ -17,8 +17,7 @@ from workbench.allocate.table import SensitivityTable
 from workbench.convert.suited import suited
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.plan.count import plane_bytes
 from workbench.runtime.choices import DEFAULT_MAX_TOKENS
 from workbench.runtime.device import adapter_missing, aligned, open_device
@@ -52,7 +51,7 @@ def expect(
     source, formats: Mapping[str, WeightFormat], max_tokens: int | None = None, activations: str = "f32"
 ) -> tuple[Forecast, int]:
     """The forecast of a source with its matrices in `formats`, and the positions of the cache counted in it."""
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     capacity = max_tokens or min(config.context_length, DEFAULT_MAX_TOKENS)
     if adapter_missing() is None:
         device = open_device()
@@ -122,7 +121,7 @@ def fit_allocation(
 
 def device_bytes(table: SensitivityTable, source) -> np.ndarray:
     """int64 [groups, formats]: what a device holds of each group in each format, rows and buffers padded."""
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     held = np.zeros((len(table.groups), len(table.formats)), np.int64)
     for f in range(len(table.formats)):
         formats = {
@@ -130,7 +129,7 @@ def device_bytes(table: SensitivityTable, source) -> np.ndarray:
             for group, stored in zip(table.groups, table.stored, strict=True)
             for tensor in group.tensors
         }
-        plan = build_plan(config, Requantized(source, formats).describe)
+        plan = config.build(Requantized(source, formats).describe)
         for g, group in enumerate(table.groups):
             buffers = [buffer for buffer in plan.of_kind("weight") if buffer.tensor in group.tensors]
             held[g, f] = sum(aligned(n) for buffer in buffers for n in plane_bytes(buffer, {}).values())

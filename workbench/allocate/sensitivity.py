@@ -24,7 +24,7 @@ from workbench.bench.measure import reference_threads
 from workbench.convert.suited import suited
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.runtime.provenance import commit, versions
 from workbench.runtime.session import check_ids
@@ -102,7 +102,7 @@ def sensitivity(
 
 
 def _windows(source, tokens: Tokens, scheme: Protocol, most: int | None) -> list[Window]:
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     if scheme.length > config.context_length:
         raise ProtocolError(
             f"protocol {scheme.name!r} has windows of {scheme.length} tokens, more than the model's context "

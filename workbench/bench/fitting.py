@@ -17,12 +17,11 @@ from eval.protocols import Protocol, protocol
 from workbench.errors import ProtocolError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 
 from .measure import Settings
 
-EMBEDDING = "model.embed_tokens.weight"
 #: Bytes of a weight file that tell it from others: so many pieces of it, evenly spaced.
 PIECES, PIECE = 32, 1 << 16
 
@@ -50,7 +49,7 @@ class Study:
 
     def __init__(self, checkpoint: Any, name: str, runs: str | Path = "runs"):
         self.source = open_source(checkpoint)
-        self.config = LlamaConfig.parse(self.source.config)
+        self.config = architecture_of(self.source.config)
         self.folder = Path(runs) / name / f"{_label(checkpoint, self.source)}-{fingerprint(self.source)[:8]}"
         self.notes: list[str] = []
 
@@ -108,7 +107,7 @@ class Study:
     @property
     def dtype(self) -> str:
         """What the embedding is stored as, and in most checkpoints everything: "f16", "bf16", "f32"."""
-        return str(self.source.describe(EMBEDDING)[1])
+        return str(self.source.describe(self.config.embedding)[1])
 
     @property
     def middle_layer(self) -> int:

@@ -20,8 +20,8 @@ from workbench.files.reading import read_text
 from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
-from workbench.models.llama_config import LlamaConfig
-from workbench.models.shapes import describe_by_config
+from workbench.models.families import architecture_of
+from workbench.models.specs import described_in
 
 #: Sizes of published models. Context and rotary embedding are those of Llama 3: they do not matter to speed.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def shape_config(name: str) -> dict[str, Any]:
 class RandomSource:
     """What a stored model offers to an executor, made up. format: of every matrix; norms are 1, biases too.
 
-    config: as in `config.json`. seed: of the weights. Raises `UnsupportedModelError` for what is no Llama.
+    config: as in `config.json`. seed: of the weights. Raises `UnsupportedModelError` for a family that is not known.
     """
 
     tokenizer_path = None
@@ -79,7 +79,7 @@ class RandomSource:
     def __init__(self, name: str, config: Mapping[str, Any], format: WeightFormat, seed: int = 0):
         self.path, self.config = Path(name), dict(config)
         #: Shape and format of a tensor by name.
-        self.describe = describe_by_config(LlamaConfig.parse(config), format)
+        self.describe = described_in(architecture_of(config).tensors(), format)
         generator = np.random.default_rng(seed)
         self._bits = generator.integers(0, 2**32, POOL_BYTES // 4, dtype=np.uint32)
         self._normal = generator.standard_normal(POOL_BYTES // 4, dtype=np.float32)

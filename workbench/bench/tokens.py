@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.models.llama import LIKELY
+from workbench.models.endings import LIKELY
 from workbench.runtime.sampling import softmax
 
 #: The most likely tokens that are kept beside each token: those that come with it.

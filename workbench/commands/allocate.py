@@ -92,12 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from workbench.allocate.joint import measure_joint
     from workbench.allocate.sensitivity import sensitivity
-    from workbench.models.llama_config import LlamaConfig
+    from workbench.models.families import architecture_of
     from workbench.models.source import open_source
     from workbench.models.tokenizer import load_tokenizer
 
     source = open_source(arguments.model)
-    asked, scheme = scheme, scheme.within(LlamaConfig.parse(source.config).context_length)
+    asked, scheme = scheme, scheme.within(architecture_of(source.config).context_length)
     if scheme.length != asked.length:
         print(f"{asked}: {scheme} instead, the model's context", file=sys.stderr)
     tokenizer = load_tokenizer(source.tokenizer_path)

@@ -40,18 +40,18 @@ def fitted_options(arguments: argparse.Namespace, given: dict[str, Any], common:
     from workbench.allocate.groups import unquantized_plan
     from workbench.allocate.memory import fit_memory
     from workbench.convert.options import ConvertOptions
-    from workbench.models.llama_config import LlamaConfig
+    from workbench.models.families import architecture_of
     from workbench.models.source import open_source
 
     _refuse(arguments, list(given), "--fit-memory", "tiers have their default blocks")
     source = open_source(arguments.model)
-    tied = LlamaConfig.parse(source.config).tied_embeddings
+    model = architecture_of(source.config)
     shapes = {weight.tensor: weight.shape for weight in unquantized_plan(source).weights.values()}
 
     def formats(tier) -> dict:
         options = ConvertOptions(tier, **common)
-        options.check_overrides(shapes)
-        return {name: options.choose(name, shape, tied)[0] for name, shape in shapes.items()}
+        options.check_overrides(shapes, model)
+        return {name: options.choose(name, shape, model)[0] for name, shape in shapes.items()}
 
     fit = fit_memory(source, arguments.fit_memory, max_tokens=arguments.max_tokens, choose=formats)
     print(f"{fit.format}: {fit.reason}", file=sys.stderr)

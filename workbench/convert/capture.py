@@ -80,13 +80,18 @@ def batches(hidden: torch.Tensor) -> Iterator[slice]:
 
 
 def run_layer(
-    decoder: Decoder, weights: Weights, hidden: torch.Tensor, device: str | torch.device, into=None
+    decoder: Decoder,
+    index: int,
+    weights: Weights,
+    hidden: torch.Tensor,
+    device: str | torch.device,
+    into=None,
 ) -> torch.Tensor:
     """hidden [n, T, hidden_size] on the CPU through a layer, batch by batch; `into` may be `hidden` itself."""
     into = torch.empty_like(hidden) if into is None else into
     with torch.no_grad():
         for part in batches(hidden):
-            into[part] = decoder(weights, hidden[part].to(device)).cpu()
+            into[part] = decoder.layer(index, weights, hidden[part].to(device)).cpu()
     return into
 
 
@@ -97,21 +102,27 @@ def sample_indices(tokens: int, seed: int) -> torch.Tensor:
 
 
 def capture(
-    decoder: Decoder, weights: Weights, hidden: torch.Tensor, device: str | torch.device, seed: int
+    decoder: Decoder,
+    index: int,
+    weights: Weights,
+    hidden: torch.Tensor,
+    device: str | torch.device,
+    seed: int,
 ) -> dict[str, Moments]:
-    """The moments of every group of linear layers of a decoder layer that is given `hidden` [n, T, hidden_size]."""
+    """The moments of everything that linear layers of a decoder layer read, by its name in the plan; the layer is given
+    `hidden` [n, T, hidden_size]."""
     found: dict[str, _Sums] = {}
     chosen = sample_indices(hidden.shape[0] * hidden.shape[1], seed)
 
-    def tap(group: str, x: torch.Tensor) -> None:
-        if group not in found:
-            found[group] = _Sums(x.shape[-1], chosen, device)
-        found[group].add(x)
+    def tap(read: str, x: torch.Tensor) -> None:
+        if read not in found:
+            found[read] = _Sums(x.shape[-1], chosen, device)
+        found[read].add(x)
 
     with torch.no_grad():
         for part in batches(hidden):
-            decoder(weights, hidden[part].to(device), tap)
-    return {group: sums.moments() for group, sums in found.items()}
+            decoder.layer(index, weights, hidden[part].to(device), tap)
+    return {read: sums.moments() for read, sums in found.items()}
 
 
 def capture_rows(

@@ -17,13 +17,12 @@ import torch
 
 from eval.statistics import divergence, mean_se
 from workbench.convert.capture import run_layer
-from workbench.convert.decoder import Decoder, Weights, normalised
+from workbench.convert.decoder import Decoder, Weights
 from workbench.convert.lookup import ROWS, looked_up, row_parts
-from workbench.convert.options import EMBEDDING, LM_HEAD
 from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
 from workbench.quantizers import rtn
 
 #: The three models, by the names of their hidden states among the streams of a conversion.
@@ -74,7 +73,7 @@ class Check:
     def __init__(
         self,
         source: Any,
-        config: LlamaConfig,
+        config: Architecture,
         formats: Mapping[str, WeightFormat],
         device: str,
         ids: np.ndarray,
@@ -82,36 +81,44 @@ class Check:
         """formats: of every tensor; ids int64 [n, T]: the windows."""
         self._source, self._config, self._formats, self._device = source, config, formats, device
         self._ids = ids
-        self._decoder = Decoder(config, ids.shape[1], device)
-        self._head = EMBEDDING if config.tied_embeddings else LM_HEAD
+        self._decoder = Decoder(config, source.describe, ids.shape[1], device)
 
     def embedded(self, stored: WeightTensor) -> Streams:
         """The rows of the embedding that the windows look up, f32 [n, T, hidden]."""
-        fmt = self._formats[EMBEDDING]
-        rounded = convert_tensor(self._source, EMBEDDING, fmt, quantizer_on("rtn", self._device))
+        name = self._config.embedding
+        rounded = convert_tensor(self._source, name, self._formats[name], quantizer_on("rtn", self._device))
+        parts = {
+            FLOAT: self._source.parts(name),
+            STORED: row_parts(stored),
+            NEAREST: row_parts(rounded),
+        }
+        width = self._config.hidden_size
         return {
-            FLOAT: looked_up(self._source.parts(EMBEDDING), self._ids, self._config.hidden_size),
-            STORED: looked_up(row_parts(stored), self._ids, self._config.hidden_size),
-            NEAREST: looked_up(row_parts(rounded), self._ids, self._config.hidden_size),
+            model: self._decoder.embedded({}, looked_up(each, self._ids, width))
+            for model, each in parts.items()
         }
 
-    def layer(self, prefix: str, weights: Weights, stored: Weights, streams: Streams) -> Streams:
-        """The hidden states behind a layer. weights: unquantized; stored: restored; by name within the layer."""
-        rounded = {name: nearest(each, self._formats[prefix + name]) for name, each in weights.items()}
+    def layer(self, index: int, weights: Weights, stored: Weights, streams: Streams) -> Streams:
+        """The hidden states behind a layer. weights: unquantized; stored: restored."""
+        rounded = {name: nearest(each, self._formats[name]) for name, each in weights.items()}
         models = {FLOAT: weights, STORED: stored, NEAREST: rounded}
-        return {name: run_layer(self._decoder, models[name], streams[name], self._device) for name in models}
+        return {
+            name: run_layer(self._decoder, index, models[name], streams[name], self._device)
+            for name in models
+        }
 
-    def verdict(self, quantizer: str, streams: Streams, norm: torch.Tensor, stored: WeightTensor) -> Verdict:
-        """norm: weight of the final norm. stored: the LM head, or the embedding that it is tied to."""
+    def verdict(self, quantizer: str, streams: Streams, final: Weights, stored: WeightTensor) -> Verdict:
+        """final: weights between the last layer and the LM head. stored: the LM head, or the embedding that it is tied
+        to."""
         logits: dict[str, list[np.ndarray]] = {FLOAT: [], STORED: [], NEAREST: []}
         hidden = {
-            name: normalised(self._config, streams[name].to(self._device), norm).flatten(0, -2)
-            for name in logits
+            name: self._decoder.final(final, streams[name].to(self._device)).flatten(0, -2) for name in logits
         }
         with torch.no_grad():
             for rows in self._head_rows(stored):
                 for name, weights in zip(logits, rows, strict=True):
-                    logits[name].append((hidden[name] @ weights.T).cpu().numpy())
+                    products = (hidden[name] @ weights.T)[None]
+                    logits[name].append(self._decoder.logits(products)[0].cpu().numpy())
         whole = {name: np.concatenate(parts, 1) for name, parts in logits.items()}
         unread = np.zeros(len(whole[FLOAT]), np.int64)  # only the KL is asked for
         kl, plain = (divergence(whole[name], whole[FLOAT], unread).kl for name in (STORED, NEAREST))
@@ -121,9 +128,10 @@ class Check:
 
     def _head_rows(self, stored: WeightTensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Ranges of rows of the LM head, in the order of the models."""
-        fmt = self._formats[self._head]
+        head = self._config.lm_head
+        fmt = self._formats[head]
         whole = fmt.is_quantized and fmt.granularity == "tensor"  # one scale over all rows
-        parts = [(0, self._source.tensor(self._head))] if whole else self._source.parts(self._head)
+        parts = [(0, self._source.tensor(head))] if whole else self._source.parts(head)
         for start, part in parts:
             values = torch.from_numpy(part.dequantize()).to(self._device)
             rounded = nearest(values, fmt)

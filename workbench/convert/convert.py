@@ -29,9 +29,9 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import ModelWriter, check_target
+from workbench.models.architecture import Architecture
 from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.plan import Plan
@@ -60,7 +60,7 @@ def convert(
 ) -> ConversionSummary:
     """Convert a checkpoint (folder, hub id or opened) into the folder `output`.
 
-    `progress` shows a bar on stderr. Raises UnsupportedModelError if it is no Llama, CheckpointError naming
+    `progress` shows a bar on stderr. Raises UnsupportedModelError for an unknown family, CheckpointError naming
     the tensor for weights that are missing, not finite or not representable, WorkbenchError for options that
     do not fit the model, or for an output that exists.
     """
@@ -70,10 +70,10 @@ def convert(
     output = Path(output)
     if output.exists() and output.resolve() == Path(source.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     stored, skipped, of_source = _select(source, config)
-    asked = {name: options.choose(name, shape, config.tied_embeddings) for name, shape in stored.items()}
-    options.check_overrides(name for name, shape in stored.items() if len(shape) == 2)
+    asked = {name: options.choose(name, shape, config) for name, shape in stored.items()}
+    options.check_overrides((name for name, shape in stored.items() if len(shape) == 2), config)
     _plan(source, config, stored, {name: fmt for name, (fmt, _) in asked.items()})  # before anything is read
     way = _streamed if options.calibration is None else _calibrated
     nbytes, formats = 0, {}
@@ -189,7 +189,7 @@ def _widened(wanted: WeightFormat, stored: WeightFormat) -> str:
 
 
 def _plan(
-    source, config: LlamaConfig, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]
+    source, config: Architecture, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]
 ) -> Plan:
     """The semantic plan of the stored model; building it also finds tensors that are missing or misshapen."""
 
@@ -198,11 +198,11 @@ def _plan(
             raise CheckpointError(f"{source.path}: tensor {name!r} is missing; config.json asks for it")
         return shapes[name], replace(formats[name], order="low-first")
 
-    return build_plan(config, describe)
+    return config.build(describe)
 
 
 def _select(
-    source: Checkpoint | StoredModel, config: LlamaConfig
+    source: Checkpoint | StoredModel, config: Architecture
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], tuple[str, ...]]:
     """Shapes of the tensors to store: those that the model reads; the reasons for those left out; what else of the
     source does not count."""

@@ -1,7 +1,8 @@
-"""A decoder layer of a Llama as a function of its weights, in torch: run for calibration, differentiated in training.
+"""Stages of a model's plan as functions of its weights, in torch: run for calibration, differentiated in training.
 
-Tensors are named as in a checkpoint, within the layer: `self_attn.q_proj.weight`, `input_layernorm.weight`. The
-parts are the references of the kernel library; attention, which there reads a cache, is torch's own.
+Any architecture's plan will do. Windows are run side by side, and from the beginning: attention, which elsewhere reads
+a cache, is torch's own here, over the window; everything else is the references of the kernel library. Weights are
+f32 tensors by their names in the checkpoint.
 """
 
 from __future__ import annotations
@@ -12,76 +13,145 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from wgsl_kernels.activations import silu_mul
-from wgsl_kernels.rms_norm import rms_norm
-from wgsl_kernels.rope import inverse_frequencies, rope_table
-from workbench.models.llama_config import LlamaConfig
-
-#: Input of linear layers, named as the plan names it -> the linear layers that read it.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "attn.input": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attn.context": ("self_attn.o_proj",),
-    "mlp.input": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.hidden": ("mlp.down_proj",),
-}
+import wgsl_kernels
+from workbench.models.architecture import Architecture
+from workbench.models.specs import Describe
+from workbench.plan.plan import Call
+from workbench.plan.stages import Stage, stages
 
 Weights = Mapping[str, torch.Tensor]
-#: Called as tap(group, x) with the inputs of each group of linear layers, x [n, T, K].
+#: Called as tap(name, x) with what linear layers read, once each: the activation's name and x [n, T, K].
 Tap = Callable[[str, torch.Tensor], None]
-
-
-def normalised(config: LlamaConfig, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Root mean square normalisation of hidden [..., hidden_size]."""
-    return rms_norm.reference(hidden, weight, config.norm_eps)
+#: What a call makes of the buffers so far: the values of its outputs, by name.
+_Env = dict[str, torch.Tensor]
 
 
 class Decoder:
-    """Runs decoder layers on sequences that begin at position 0."""
+    """Runs stages of a model on windows of at most `length` tokens that begin at position 0."""
 
-    def __init__(self, config: LlamaConfig, length: int, device: str | torch.device = "cpu"):
-        self.config = config
-        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        table = torch.from_numpy(rope_table(frequencies, length)).to(device)
-        self._cos, self._sin = table[:, None].chunk(2, dim=-1)  # [length, 1, head_dim / 2]
-
-    def __call__(self, weights: Weights, hidden: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
-        """hidden [n, T, hidden_size] -> the same shape; T is at most the `length` given."""
-        tap = tap or (lambda group, x: None)
-        x = normalised(self.config, hidden, weights["input_layernorm.weight"])
-        tap("attn.input", x)
-        context = self._attention(weights, x)
-        tap("attn.context", context)
-        hidden = hidden + _linear(weights, "self_attn.o_proj", context)
-        x = normalised(self.config, hidden, weights["post_attention_layernorm.weight"])
-        tap("mlp.input", x)
-        gate, up = (_linear(weights, f"mlp.{part}_proj", x) for part in ("gate", "up"))
-        x = silu_mul.reference(gate, up)
-        tap("mlp.hidden", x)
-        return hidden + _linear(weights, "mlp.down_proj", x)
-
-    def _attention(self, weights: Weights, x: torch.Tensor) -> torch.Tensor:
-        n, length, _ = x.shape
-        q, k, v = (
-            _linear(weights, f"self_attn.{part}_proj", x).view(n, length, heads, self.config.head_dim)
-            for part, heads in zip(
-                "qkv", (self.config.heads, self.config.kv_heads, self.config.kv_heads), strict=True
-            )
+    def __init__(
+        self,
+        architecture: Architecture,
+        describe: Describe,
+        length: int,
+        device: str | torch.device = "cpu",
+    ):
+        self.plan = architecture.build(describe)
+        self.architecture = architecture
+        self.first, *self.layers, self.last = stages(self.plan)
+        self._constants = {
+            b.name: torch.from_numpy(b.initial.values(b.resolved({"capacity": length}))).to(device)
+            for b in self.plan.of_kind("constant")
+        }
+        head = self.plan.buffers
+        self._head = next(
+            index
+            for index, call in enumerate(self.last.calls)
+            if call.op == "linear" and head[call.inputs["weight"]].tensors == (architecture.lm_head,)
         )
-        q, k, v = (each.transpose(1, 2) for each in (self._rotated(q), self._rotated(k), v))
-        grouped = self.config.heads != self.config.kv_heads
-        with _repeatable(x):
-            context = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-        return context.transpose(1, 2).reshape(n, length, -1)
 
-    def _rotated(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of x [n, T, heads, head_dim], in the half-split form of `wgsl_kernels.rope`."""
-        cos, sin = self._cos[: x.shape[1]], self._sin[: x.shape[1]]
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    @property
+    def head_input(self) -> str:
+        """The activation that the LM head reads."""
+        return self.last.calls[self._head].inputs["x"]
+
+    def embedded(self, weights: Weights, rows: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads. rows [n, T, hidden]: those of the embedding that the tokens look up."""
+        lookup, *calls = self.first.calls
+        return self._run(calls, weights, {lookup.outputs["y"]: rows}, None)[self.first.writes]
+
+    def layer(
+        self, index: int, weights: Weights, hidden: torch.Tensor, tap: Tap | None = None
+    ) -> torch.Tensor:
+        """The residual stream [n, T, hidden] behind a layer."""
+        stage: Stage = self.layers[index]
+        return self._run(stage.calls, weights, {stage.reads: hidden}, tap)[stage.writes]
+
+    def final(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+        """What the LM head reads, [n, T, hidden]."""
+        calls = self.last.calls[: self._head]
+        return self._run(calls, weights, {self.last.reads: hidden}, None)[self.head_input]
+
+    def logits(self, products: torch.Tensor) -> torch.Tensor:
+        """Logits from products [n, T, rows] of the head's inputs with some rows of the LM head."""
+        head, *calls = self.last.calls[self._head :]
+        return self._run(calls, {}, {head.outputs["y"]: products}, None)[self.last.writes]
+
+    def final_tensors(self) -> list[str]:
+        """Vectors and matrices that `final` reads."""
+        read = [name for call in self.last.calls[: self._head] for name in call.inputs.values()]
+        return [tensor for name in read for tensor in self.plan.buffers[name].tensors]
+
+    # ---- calls -------------------------------------------------------------------------------------------------
+
+    def _run(self, calls, weights: Weights, env: _Env, tap: Tap | None) -> _Env:
+        tapped: set[str] = set()
+        for call in calls:
+            if tap is not None and call.op == "linear" and call.inputs["x"] not in tapped:
+                tapped.add(call.inputs["x"])
+                tap(call.inputs["x"], env[call.inputs["x"]])
+            self._execute(call, weights, env)
+        return env
+
+    def _value(self, name: str, weights: Weights, env: _Env) -> torch.Tensor:
+        if name in env:
+            return env[name]
+        if name in self._constants:
+            return self._constants[name]
+        return weights[self.plan.buffers[name].tensor]
+
+    def _execute(self, call: Call, weights: Weights, env: _Env) -> None:
+        if call.op == "kv_append":  # the window itself is the cache
+            env[call.outputs["kv"]] = env[call.inputs["k"]], env[call.inputs["v"]]
+            return
+        given = {
+            operand: self._value(name, weights, env)
+            for operand, name in call.inputs.items()
+            if operand != "state"
+        }
+        (output,) = call.outputs.values()
+        if call.op == "linear":
+            env[output] = F.linear(given["x"], given["weight"], given.get("bias"))
+        elif call.op == "rope":
+            env[output] = _rotated(given["x"], given["table"])
+        elif call.op == "attention":
+            kv_heads = self.plan.buffers[call.inputs["kv"]].shape[2]
+            env[output] = _attended(given["q"], *given["kv"], kv_heads, **call.params)
+        elif "state" in call.inputs:
+            raise NotImplementedError(f"{call.op} depends on positions, and is not known for windows")
+        else:
+            env[output] = _by_rows(call, given)
 
 
-def _linear(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
-    return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The reference of an op that takes rows [tokens, ...], on [n, T, ...]."""
+    rows = {name: each.flatten(0, 1) if each.ndim == 3 else each for name, each in given.items()}
+    found = wgsl_kernels.library().kernel(call.op, {}).reference(**rows, **call.params)
+    n, length, _ = next(each for each in given.values() if each.ndim == 3).shape
+    return found.view(n, length, *found.shape[1:])
+
+
+def _rotated(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of x [n, T, width], in the half-split form of `wgsl_kernels.rope`."""
+    n, length, width = x.shape
+    cos, sin = table[:length, None].chunk(2, dim=-1)  # [T, 1, head_dim / 2]
+    a, b = x.view(n, length, width // table.shape[1], table.shape[1]).chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).view(n, length, width)
+
+
+def _attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv_heads: int, *, scale: float
+) -> torch.Tensor:
+    """`wgsl_kernels.attention` over windows: q [n, T, width], k and v [n, T, kv_heads * head_dim]."""
+    n, length, width = q.shape
+    head_dim = k.shape[-1] // kv_heads
+    heads = width // head_dim
+    q, k, v = (each.view(n, length, -1, head_dim).transpose(1, 2) for each in (q, k, v))
+    with _repeatable(q):
+        context = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=heads != kv_heads
+        )
+    return context.transpose(1, 2).reshape(n, length, width)
 
 
 def _repeatable(x: torch.Tensor):

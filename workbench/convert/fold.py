@@ -1,9 +1,9 @@
 """AWQ's scales folded into a decoder layer (Lin et al. 2023): the same function, with weights that round better.
 
 A linear layer y = W x keeps its outputs if its inputs are divided by s > 0 and its columns multiplied by it:
-y = (W diag(s)) (x / s). The division is done by whatever makes x: the weight of the norm before q/k/v and before
-gate/up, the rows of v_proj for o_proj (attention only mixes values of a channel; not with grouped queries, where one
-row of v_proj feeds several columns), and the rows of up_proj for down_proj.
+y = (W diag(s)) (x / s). The division is done by whatever makes x: the weight of a norm, the rows of v_proj for o_proj
+(attention only mixes values of a channel; not with grouped queries, where one row of v_proj feeds several columns), the
+rows of up_proj for down_proj. What that is follows from the plan.
 """
 
 from __future__ import annotations
@@ -13,51 +13,71 @@ from collections.abc import Callable, Mapping
 import torch
 
 from workbench.convert.capture import Moments
-from workbench.convert.decoder import GROUPS
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.plan.inputs import read_together, readers, writer
+from workbench.plan.plan import Call, Plan
 
-#: Group -> what makes its inputs: a norm, or the rows (and bias) of a linear layer.
-SOURCES = {
-    "attn.input": "input_layernorm",
-    "attn.context": "self_attn.v_proj",
-    "mlp.input": "post_attention_layernorm",
-    "mlp.hidden": "mlp.up_proj",
-}
+#: Gated units y = act(gate) * up: y scales with up.
+GATED = ("silu_mul", "gelu_mul")
 
 #: search(matrices of a group [N_i, K], their format, moments of their inputs) -> scales [K] > 0
 Search = Callable[[list[torch.Tensor], WeightFormat, Moments], torch.Tensor]
 
 
 def fold_layer(
-    config: LlamaConfig,
+    plan: Plan,
     weights: Mapping[str, torch.Tensor],
     formats: Mapping[str, WeightFormat],
     moments: Mapping[str, Moments],
     search: Search,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Moments], dict[str, str]]:
-    """A layer's weights with scales folded in, the moments of its new inputs, and why a group was left as it is.
+    """A layer's weights with scales folded in, the moments of its new inputs, and why an input was left as it is.
 
-    weights: float32 by name within the layer; formats: of its matrices. A group is scaled if all its matrices are
-    quantized, in one format.
+    weights: float32 by name in the checkpoint, of one layer; formats: of its matrices; moments: by the name of the
+    input, of the layer's inputs alone. An input is scaled if all matrices that read it are quantized, in one format.
     """
     folded, moved, left = dict(weights), dict(moments), {}
-    for group, linears in GROUPS.items():
-        names = [f"{linear}.weight" for linear in linears]
+    together = read_together(plan)
+    for read in moments:
+        names = [plan.buffers[matrix].tensor for matrix in together[read]]
         kinds = {formats[name] for name in names}
         if len(kinds) != 1 or not (kind := kinds.pop()).is_quantized:
-            left[group] = "its matrices are not all quantized in one format"
+            left[read] = "its matrices are not all quantized in one format"
             continue
-        if group == "attn.context" and config.heads != config.kv_heads:
-            left[group] = "grouped queries: a row of v_proj feeds several columns of o_proj"
+        source = scaled_by(plan, read)
+        if isinstance(source, str):
+            left[read] = source
             continue
-        scales = search([folded[name] for name in names], kind, moments[group])
+        scales = search([folded[name] for name in names], kind, moments[read])
         for name in names:
             folded[name] = folded[name] * scales
-        source = SOURCES[group]
-        weight = folded[f"{source}.weight"]
-        folded[f"{source}.weight"] = weight / (scales if weight.ndim == 1 else scales[:, None])
-        if f"{source}.bias" in folded:
-            folded[f"{source}.bias"] = folded[f"{source}.bias"] / scales
-        moved[group] = moments[group].divided(scales)
+        for name in source:
+            weight = folded[name]
+            folded[name] = weight / (scales if weight.ndim == 1 else scales[:, None])
+        moved[read] = moments[read].divided(scales)
     return folded, moved, left
+
+
+def scaled_by(plan: Plan, read: str) -> list[str] | str:
+    """Tensors of the checkpoint whose rows scale an activation, channel by channel; in words, why there are none."""
+    if any(call.op != "linear" for call in readers(plan, read)):
+        return "something else than linear layers reads their input too"
+    call = writer(plan, read)
+    if call is not None and call.op == "rms_norm":
+        return [plan.buffers[call.inputs["weight"]].tensor]
+    if call is not None and call.op in GATED:
+        return _rows_of(plan, writer(plan, call.inputs["up"]))
+    if call is not None and call.op == "attention":
+        append = writer(plan, call.inputs["kv"])
+        value = append.inputs["v"]
+        if plan.buffers[value].shape != plan.buffers[read].shape:
+            return "grouped queries: a row of v_proj feeds several columns of o_proj"
+        return _rows_of(plan, writer(plan, value))
+    return "nothing in front of them can take scales"
+
+
+def _rows_of(plan: Plan, call: Call | None) -> list[str] | str:
+    """Weight and bias of a linear layer."""
+    if call is None or call.op != "linear":
+        return "nothing in front of them can take scales"
+    return [plan.buffers[call.inputs[port]].tensor for port in ("weight", "bias") if port in call.inputs]

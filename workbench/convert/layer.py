@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from workbench.convert.capture import Moments
-from workbench.convert.decoder import GROUPS, Decoder
+from workbench.convert.decoder import Decoder
 from workbench.convert.fold import fold_layer
 from workbench.convert.methods import Method
 from workbench.convert.rounding import MatrixErrors, Rounding
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
+from workbench.plan.inputs import read_together
 from workbench.quantizers.blocks import Quantized
 from workbench.quantizers.suited import suited
 
 
 def suited_again(
-    weights: Mapping[str, torch.Tensor], formats: Mapping[str, WeightFormat]
+    together: Iterable[Sequence[str]],
+    weights: Mapping[str, torch.Tensor],
+    formats: Mapping[str, WeightFormat],
 ) -> dict[str, WeightFormat]:
-    """The formats of a layer's matrices whose weights have changed: what f16 no longer holds becomes f32."""
+    """The formats of a layer's matrices whose weights have changed: what f16 no longer holds becomes f32.
+
+    together: names of the matrices that read one input.
+    """
     changed = dict(formats)
-    for linears in GROUPS.values():
-        names = [f"{linear}.weight" for linear in linears]
+    for names in together:
         for fmt in {formats[name] for name in names}:
             alike = [name for name in names if formats[name] == fmt]
             kept, _ = suited(fmt, [weights[name].cpu().numpy() for name in alike])
@@ -35,7 +40,7 @@ def suited_again(
 
 @dataclass(frozen=True)
 class LayerResult:
-    """tensors: as they are stored, by name within the layer. record: JSON values by the same names."""
+    """tensors: as they are stored, by name. record: JSON values by the same names."""
 
     tensors: dict[str, WeightTensor]
     record: dict[str, dict[str, Any]]
@@ -44,6 +49,7 @@ class LayerResult:
 def quantize_layer(
     method: Method,
     decoder: Decoder,
+    index: int,
     weights: Mapping[str, torch.Tensor],
     formats: Mapping[str, WeightFormat],
     moments: Mapping[str, Moments],
@@ -53,11 +59,14 @@ def quantize_layer(
 ) -> LayerResult:
     """One decoder layer by one method.
 
-    weights: float32 on `device` by name within the layer; formats: of all of them; moments: of each group's inputs.
+    index: of the layer. weights: float32 on `device` by name in the checkpoint; formats: of all of them; moments: of
+    what its linear layers read, by its name in the plan.
     train: of methods that train; called as train(weights, formats, forward, initial=...) with what is quantized.
     Raises ValueError or FormatError for weights that a format cannot hold.
     """
     left: dict[str, str] = {}
+    reads = read_together(decoder.plan)
+    together = {read: [decoder.plan.buffers[m].tensor for m in reads[read]] for read in moments}
     if method.folds:
         from workbench.quantizers.awq import search_scale
 
@@ -71,27 +80,27 @@ def quantize_layer(
             )
             return torch.as_tensor(found, dtype=torch.float32, device=device)
 
-        weights, moments, left = fold_layer(decoder.config, weights, formats, moments, search)
-        formats = suited_again(weights, formats)
-    of_group = {f"{linear}.weight": group for group, linears in GROUPS.items() for linear in linears}
+        weights, moments, left = fold_layer(decoder.plan, weights, formats, moments, search)
+        formats = suited_again(together.values(), weights, formats)
+    read_by = {name: read for read, names in together.items() for name in names}
     rounded: dict[str, Quantized] = {}
     record: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         if formats[name].is_quantized:
-            rounding = Rounding(method.rounding, moments[of_group[name]], device)
+            rounding = Rounding(method.rounding, moments[read_by[name]], device)
             try:
                 rounded[name] = rounding(weight.cpu().numpy(), formats[name])
             except ValueError as error:
                 raise ValueError(f"tensor {name!r} cannot be {formats[name]}: {error}") from error
             record[name] = rounding.record()
-            if why := left.get(of_group[name]):
+            if why := left.get(read_by[name]):
                 record[name]["not_scaled"] = why
     if method.trains and rounded:
         rest = {name: weight for name, weight in weights.items() if name not in rounded}
         rounded = train(
             {name: weights[name].cpu().numpy() for name in rounded},
             {name: formats[name] for name in rounded},
-            lambda trained, hidden: decoder({**rest, **trained}, hidden),
+            lambda trained, hidden: decoder.layer(index, {**rest, **trained}, hidden),
             initial=rounded,
         )
     tensors = {}
@@ -101,7 +110,7 @@ def quantize_layer(
         else:
             tensors[name] = float_tensor(name, weight.cpu().numpy(), formats[name].dtype)
         if name in rounded and method.trains:
-            errors = MatrixErrors(moments[of_group[name]])
+            errors = MatrixErrors(moments[read_by[name]])
             errors.add(weight, torch.from_numpy(tensors[name].dequantize()).to(weight.device))
             record[name] |= {"quantizer": "trained", **errors.to_json()}
     return LayerResult(tensors, record)

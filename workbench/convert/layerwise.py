@@ -25,11 +25,11 @@ import torch
 from workbench.convert.calibration import Calibration
 from workbench.convert.capture import Moments, capture, capture_rows, run_layer
 from workbench.convert.check import Check
-from workbench.convert.decoder import Decoder, normalised
+from workbench.convert.decoder import Decoder, Weights
 from workbench.convert.layer import quantize_layer
 from workbench.convert.lookup import looked_up, row_parts
 from workbench.convert.methods import METHODS
-from workbench.convert.options import EMBEDDING, LM_HEAD, ConvertOptions
+from workbench.convert.options import ConvertOptions
 from workbench.convert.rounding import Rounding
 from workbench.convert.tensors import convert_tensor
 from workbench.convert.work import WorkFolder
@@ -37,12 +37,11 @@ from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
+from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
-from workbench.models.llama_config import LlamaConfig
 from workbench.runtime.provenance import versions
 from workbench.runtime.session import check_ids
 
-FINAL_NORM = "model.norm.weight"
 #: What the record of the last stage says of the whole, beside its tensors.
 CHECK = "(check)"
 Streams = dict[str, torch.Tensor]
@@ -54,7 +53,7 @@ class Layerwise:
     """The stages of one conversion. formats: of every tensor to store; device: as torch names it."""
 
     source: Any
-    config: LlamaConfig
+    config: Architecture
     formats: Mapping[str, WeightFormat]
     options: ConvertOptions
     calibration: Calibration
@@ -64,7 +63,8 @@ class Layerwise:
         self.device = self.options.device
         self.seed = self.calibration.record["seed"]
         try:
-            self.decoder = Decoder(self.config, self.calibration.ids.shape[1], self.device)
+            length = self.calibration.ids.shape[1]
+            self.decoder = Decoder(self.config, self.source.describe, length, self.device)
         except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
             raise WorkbenchError(
                 f"convert: device = {self.device!r}: {str(error).splitlines()[0]}"
@@ -117,15 +117,15 @@ class Layerwise:
     # --- stages
 
     def embedding(self) -> tuple[list[WeightTensor], Record, Streams]:
-        fmt = self.formats[EMBEDDING]
-        unquantized = self._looked_up(self.source.parts(EMBEDDING))
-        tied = self.config.tied_embeddings and fmt.is_quantized
+        name = self.config.embedding
+        unquantized = self._embedded(self.source.parts(name))
+        tied = self.config.tied_embeddings and self.formats[name].is_quantized
         moments = self._tied_moments(unquantized.clone()) if tied else None
-        stored, record = self._matrix(EMBEDDING, moments)
+        stored, record = self._matrix(name, moments)
         streams = self.check.embedded(stored) if self.check else {}
         if self.options.calibration_inputs == "float":
             return [stored], record, {**streams, "hidden": unquantized}
-        streams["hidden"] = self._looked_up(row_parts(stored))
+        streams["hidden"] = self._embedded(row_parts(stored))
         if self.method.trains:
             streams["unquantized"] = unquantized
         return [stored], record, streams
@@ -133,17 +133,15 @@ class Layerwise:
     def layer(
         self, index: int, streams: Streams, say: Callable[[str], None]
     ) -> tuple[list[WeightTensor], Record, Streams]:
-        prefix = f"model.layers.{index}."
-        names = [name for name in self.formats if name.startswith(prefix)]
-        weights = {name.removeprefix(prefix): self._float(name) for name in names}
-        formats = {name.removeprefix(prefix): self.formats[name] for name in names}
+        weights = self._layer_weights(index)
+        formats = {name: self.formats[name] for name in weights}
         hidden, chained = streams["hidden"], self.options.calibration_inputs == "quantized"
-        moments = capture(self.decoder, weights, hidden, self.device, self.seed)
+        moments = capture(self.decoder, index, weights, hidden, self.device, self.seed)
         unquantized = streams.get("unquantized", hidden)
         # What the unquantized layer makes of its own inputs, and what training aims at.
         targets = None
         if self.method.trains or not chained:
-            targets = run_layer(self.decoder, weights, unquantized, self.device)
+            targets = run_layer(self.decoder, index, weights, unquantized, self.device)
         train = None
         if self.method.trains:
             from workbench.quantizers.trained import train as training
@@ -162,22 +160,25 @@ class Layerwise:
             )
         try:
             result = quantize_layer(
-                self.method, self.decoder, weights, formats, moments, device=self.device, train=train
+                self.method,
+                self.decoder,
+                index,
+                weights,
+                formats,
+                moments,
+                device=self.device,
+                train=train,
             )
         except (FormatError, ValueError) as error:
             raise CheckpointError(f"{self.source.path}: layer {index}: {error}") from error
-        tensors = [
-            WeightTensor(prefix + name, each.shape, each.format, each.planes)
-            for name, each in result.tensors.items()
-        ]
-        record = {prefix + name: each for name, each in result.record.items()}
+        tensors, record = list(result.tensors.values()), result.record
         stored = {
             name: torch.from_numpy(each.dequantize()).to(self.device) for name, each in result.tensors.items()
         }
-        after = self.check.layer(prefix, weights, stored, streams) if self.check else {}
+        after = self.check.layer(index, weights, stored, streams) if self.check else {}
         if not chained:
             return tensors, record, {**after, "hidden": targets}
-        after["hidden"] = run_layer(self.decoder, stored, hidden, self.device, into=hidden)
+        after["hidden"] = run_layer(self.decoder, index, stored, hidden, self.device, into=hidden)
         if self.method.trains:
             after["unquantized"] = targets
         return tensors, record, after
@@ -185,20 +186,21 @@ class Layerwise:
     def end(self, streams: Streams, work: WorkFolder) -> tuple[list[WeightTensor], Record, Streams]:
         """Final norm, LM head, and whatever else the checkpoint has; then the check."""
         tensors, record = [], {}
-        done = (EMBEDDING, *(f"model.layers.{index}." for index in range(self.config.layers)))
+        done = {name for stage in (self.decoder.first, *self.decoder.layers) for name in stage.tensors}
+        final = self._final_weights()
         for name, fmt in self.formats.items():
-            if name.startswith(done):
+            if name in done:
                 continue
             moments = None
-            if name == LM_HEAD and fmt.is_quantized:
-                moments = self._head_moments(streams["hidden"], self._float(FINAL_NORM))
+            if name == self.config.lm_head and fmt.is_quantized:
+                moments = self._head_moments(streams["hidden"], final)
             stored, found = self._matrix(name, moments)
             record |= found
             tensors.append(stored)
         if self.check:
-            head = next((each for each in tensors if each.name == LM_HEAD), None) or work.tensor(EMBEDDING)
-            norm = self._float(FINAL_NORM)
-            record[CHECK] = self.check.verdict(self.options.quantizer, streams, norm, head).to_json()
+            name = self.config.lm_head
+            head = next((each for each in tensors if each.name == name), None) or work.tensor(name)
+            record[CHECK] = self.check.verdict(self.options.quantizer, streams, final, head).to_json()
         return tensors, record, {}
 
     # --- parts of stages
@@ -209,30 +211,37 @@ class Layerwise:
         require_finite(self.source.path, name, 0, values)
         return torch.from_numpy(values).to(self.device)
 
+    def _layer_weights(self, index: int) -> dict[str, torch.Tensor]:
+        """Of a decoder layer of the source, by name."""
+        read = set(self.decoder.layers[index].tensors)
+        return {name: self._float(name) for name in self.formats if name in read}
+
+    def _final_weights(self) -> dict[str, torch.Tensor]:
+        """Those between the last layer and the LM head."""
+        return {name: self._float(name) for name in self.decoder.final_tensors()}
+
     def _matrix(self, name: str, moments: Moments | None) -> tuple[WeightTensor, Record]:
         """Embedding or LM head, in ranges of rows; moments None where it is only looked up."""
         rounding = Rounding(self.method.rounding if moments else self.method.lookup, moments, self.device)
         stored = convert_tensor(self.source, name, self.formats[name], rounding)
         return stored, {name: rounding.record()} if stored.format.is_quantized else {}
 
-    def _head_moments(self, hidden: torch.Tensor, norm: torch.Tensor) -> Moments:
+    def _head_moments(self, hidden: torch.Tensor, final: Weights) -> Moments:
         def rows(part: slice) -> torch.Tensor:
-            return normalised(self.config, hidden[part].to(self.device), norm)
+            return self.decoder.final(final, hidden[part].to(self.device))
 
         return capture_rows(rows, hidden, self.config.hidden_size, self.device, self.seed)
 
     def _tied_moments(self, hidden: torch.Tensor) -> Moments:
         """Of both uses of a tied embedding, in the unquantized model. `hidden` is lost."""
         for index in range(self.config.layers):
-            prefix = f"model.layers.{index}."
-            names = [name for name in self.formats if name.startswith(prefix)]
-            weights = {name.removeprefix(prefix): self._float(name) for name in names}
-            run_layer(self.decoder, weights, hidden, self.device, into=hidden)
-        return self._head_moments(hidden, self._float(FINAL_NORM)).with_lookup()
+            run_layer(self.decoder, index, self._layer_weights(index), hidden, self.device, into=hidden)
+        return self._head_moments(hidden, self._final_weights()).with_lookup()
 
-    def _looked_up(self, parts: Iterable[tuple[int, WeightTensor]]) -> torch.Tensor:
-        """Rows of an embedding for the calibration windows, f32 [n, T, hidden_size]."""
-        return looked_up(parts, self.calibration.ids, self.config.hidden_size)
+    def _embedded(self, parts: Iterable[tuple[int, WeightTensor]]) -> torch.Tensor:
+        """What the first layer reads of the calibration windows, f32 [n, T, hidden_size]. parts: of the embedding."""
+        rows = looked_up(parts, self.calibration.ids, self.config.hidden_size)
+        return self.decoder.embedded({}, rows)
 
 
 def work_facts(layerwise: Layerwise, hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import plan_name
-from workbench.models.shapes import EMBEDDING, LM_HEAD
+from workbench.models.architecture import Architecture
 
 LAYOUTS = ("planar", "interleaved")
 CALIBRATION_INPUTS = ("quantized", "float")
@@ -112,33 +111,35 @@ class ConvertOptions:
             **calibrated,
         }
 
-    def choose(self, name: str, shape: tuple[int, ...], tied: bool) -> tuple[WeightFormat, str]:
-        """The format of a tensor, and why."""
+    def choose(self, name: str, shape: tuple[int, ...], model: Architecture) -> tuple[WeightFormat, str]:
+        """The format of a tensor of a model, and why."""
         if len(shape) != 2:
             return WeightFormat("f32"), "one-dimensional: norms and biases stay f32"
         for pattern, each in self.overrides.items():
-            if _matches(name, pattern):
+            if _matches(model, name, pattern):
                 return each, self.reasons.get(pattern, f"override {pattern!r}")
-        if name == EMBEDDING and self.embedding is not None:
+        if name == model.embedding and self.embedding is not None:
             return self.embedding, "asked for the embedding"
-        if self.lm_head is not None and (name == LM_HEAD or (tied and name == EMBEDDING)):
-            return self.lm_head, "asked for the LM head" + (", tied to the embedding" if tied else "")
+        if name == model.lm_head and self.lm_head is not None:
+            return self.lm_head, "asked for the LM head" + (
+                ", tied to the embedding" if model.tied_embeddings else ""
+            )
         return self.format, self.reason
 
-    def check_overrides(self, names: Iterable[str]) -> None:
+    def check_overrides(self, names: Iterable[str], model: Architecture) -> None:
         """Raise WorkbenchError if a pattern matches none of the 2-D weights: it was meant to do something."""
         names = list(names)
         for pattern in self.overrides:
-            if not any(_matches(name, pattern) for name in names):
+            if not any(_matches(model, name, pattern) for name in names):
                 raise WorkbenchError(
                     f"convert: the override {pattern!r} matches no matrix; names look like {names[-1]!r} "
-                    f"or {plan_name(names[-1])!r}"
+                    f"or {model.plan_name(names[-1])!r}"
                 )
 
 
-def _matches(name: str, pattern: str) -> bool:
+def _matches(model: Architecture, name: str, pattern: str) -> bool:
     """Whether a pattern means a matrix, by its name in the checkpoint or in the plan."""
-    return fnmatchcase(name, pattern) or fnmatchcase(plan_name(name), pattern)
+    return fnmatchcase(name, pattern) or fnmatchcase(model.plan_name(name), pattern)
 
 
 def parse_format(text: str) -> WeightFormat:

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from workbench.convert.decoder import GROUPS
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 from workbench.models.checkpoint import Checkpoint
+from workbench.models.families import architecture_of
+from workbench.plan.inputs import read_together
 from workbench.quantizers.suited import Reach
 
 #: Matrices that a note names.
@@ -40,9 +41,9 @@ def suited(source: Checkpoint | StoredModel, asked: Mapping[str, WeightFormat]) 
     asked: formats of vectors and matrices, float or quantized. Raises what reading the source raises.
     """
     chosen = {name: _blocks(source, name, fmt) for name, fmt in asked.items()}
-    together: dict[tuple, list[str]] = {}
+    read, together = _inputs(source), {}
     for name, each in chosen.items():
-        together.setdefault((_group(name), each.format), []).append(name)
+        together.setdefault((read.get(name, name), each.format), []).append(name)
     for (_, fmt), names in together.items():
         reach = Reach(fmt)
         for name in names:
@@ -61,14 +62,15 @@ def _kept(fmt: WeightFormat) -> str:
     return "scales" if fmt.is_quantized else "weights"
 
 
-def _group(name: str) -> str:
-    """What is the same for tensors of a layer that read the same input, and for nothing else."""
-    stem = name.removesuffix(".weight")
-    for group, linears in GROUPS.items():
-        for linear in linears:
-            if stem != name and stem.endswith(f".{linear}"):
-                return stem.removesuffix(linear) + group
-    return name
+def _inputs(source: Checkpoint | StoredModel) -> dict[str, str]:
+    """Matrix of the checkpoint -> what it reads in the plan."""
+    plan = architecture_of(source.config).build(source.describe)
+    return {
+        tensor: read
+        for read, matrices in read_together(plan).items()
+        for matrix in matrices
+        for tensor in plan.buffers[matrix].tensors
+    }
 
 
 def _look(reach: Reach, source: Checkpoint | StoredModel, name: str) -> None:

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.errors import CheckpointError
 from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.contents import Header, check_read, some, unread
+from workbench.models.architecture import Architecture
+from workbench.models.contents import HEAD, Header, check_read, some, unread
+from workbench.models.families import architecture_of
 from workbench.models.finite import require_finite
 from workbench.models.hub import INDEX, WEIGHTS, resolve
 from workbench.models.index_beside import compare_index
-from workbench.models.llama_config import LlamaConfig
-from workbench.models.shapes import EMBEDDING, LM_HEAD, llama_tensors
 
 ADAPTER = "adapter_config.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -71,15 +71,13 @@ class Checkpoint:
         """Open a folder or a hub id: reads config, index and every header; no weights, unless two copies that should
         be equal have to be compared (an LM head beside a tied embedding, shards beside a single file).
 
-        Raises UnsupportedModelError for a configuration, or tensors, that are no Llama's.
+        Raises UnsupportedModelError for a configuration, or tensors, of no family that is known.
         """
         path = resolve(dir_or_hub_id)
         for name in ("config.json", INDEX, WEIGHTS, *TOKENIZER_FILES):
             _is_there(path / name)
         config = read_json(path / "config.json")
-        if "model_type" not in config:  # what a folder holds is not guessed, nor does transformers
-            raise UnsupportedModelError(f"{path / 'config.json'}: model_type is missing; allowed: 'llama'")
-        LlamaConfig.parse(config)
+        architecture_of(config)
         notes: list[str] = []
         if (path / ADAPTER).is_file():
             notes.append(f"without the adapter of {ADAPTER}: merge it into the weights to have it")
@@ -103,18 +101,24 @@ class Checkpoint:
 
     def _select(self, notes: list[str]) -> None:
         """Keep what the model reads; the rest is listed, or refused."""
-        llama = LlamaConfig.parse(self.config)
-        check_read(llama_tensors(llama), self._headers, str(self.path))
-        if llama.tied_embeddings and not self._same(LM_HEAD, EMBEDDING):
+        model = self._checked()
+        if model.tied_embeddings and not self._same(HEAD, model.embedding):
             # As transformers has it: an LM head that is there and differs is used, whatever the configuration says.
             self.config = self.config | {"tie_word_embeddings": False}
-            llama = LlamaConfig.parse(self.config)
-            check_read(llama_tensors(llama), self._headers, str(self.path))
-            notes.append(f"not tied, though tie_word_embeddings is true: {LM_HEAD} differs from {EMBEDDING}")
-        tensors = llama_tensors(llama)
-        self.unread = unread(tensors, self._headers, llama.layers, str(self.path))
+            notes.append(
+                f"not tied, though tie_word_embeddings is true: {HEAD} differs from {model.embedding}"
+            )
+            model = self._checked()
+        tensors = model.tensors()
+        self.unread = unread(model, self._headers, str(self.path))
         self._headers = {name: each for name, each in self._headers.items() if name in tensors}
         self.notes = tuple(notes)
+
+    def _checked(self) -> Architecture:
+        """What the configuration describes, all of whose tensors are there."""
+        model = architecture_of(self.config)
+        check_read(model.tensors(), self._headers, str(self.path))
+        return model
 
     def _same(self, name: str, other: str) -> bool:
         """Whether a tensor is not there, or holds the values of another."""

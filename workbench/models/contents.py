@@ -1,6 +1,6 @@
 """Which tensors of a file are the model's, and what becomes of the others.
 
-A model reads what its configuration asks for (`shapes.llama_tensors`): all of it must be there, in the shape that the
+A model reads what its configuration asks for (`Architecture.tensors`): all of it must be there, in the shape that the
 configuration says. Of what a file holds besides, a part means nothing to the model: buffers that follow from the
 configuration, layers beyond the last, matrices of an adapter, heads of other tasks. That is listed once with its
 reason, and neither used, stored nor counted. The rest says that the file is of another family than its config.json
@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from workbench.errors import CheckpointError, UnsupportedModelError
-from workbench.models.shapes import LM_HEAD, TensorSpec
+from workbench.models.architecture import Architecture
+from workbench.models.specs import TensorSpec
 
 #: (shape, dtype as safetensors names it)
 Header = tuple[tuple[int, ...], str]
@@ -23,6 +24,8 @@ Header = tuple[tuple[int, ...], str]
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _ADAPTER = re.compile(r"(^|[._])lora_")
 _BUFFER = re.compile(r"(rotary_emb\.\w+|masked_bias|attn\.bias|attn\.masked_bias|position_ids)$")
+#: Where an LM head is looked for that a configuration calls tied.
+HEAD = "lm_head.weight"
 _FLOATS = ("F", "BF")  # F8_E4M3, F16, ...
 
 
@@ -41,36 +44,34 @@ def check_read(tensors: Mapping[str, TensorSpec], headers: Mapping[str, Header],
             )
 
 
-def unread(
-    tensors: Mapping[str, TensorSpec], headers: Mapping[str, Header], layers: int, where: str
-) -> dict[str, str]:
+def unread(architecture: Architecture, headers: Mapping[str, Header], where: str) -> dict[str, str]:
     """Tensors of the file that the model does not read, and why each means nothing to it.
 
-    layers: so many the model has. Raises UnsupportedModelError naming those that mean something.
+    Raises UnsupportedModelError naming those that mean something.
     """
-    reasons, foreign = {}, {}
+    tensors, reasons, foreign = architecture.tensors(), {}, {}
     for name, (shape, dtype) in headers.items():
         if name in tensors:
             continue
-        reason = _reason(name, shape, dtype, layers)
+        reason = _reason(name, shape, dtype, architecture)
         if reason is not None:
             reasons[name] = reason
         else:
-            foreign[name] = _foreign(name)
+            foreign[name] = _foreign(name, architecture.family)
     if foreign:
-        first = next(iter(foreign))
+        them = "it" if len(foreign) == 1 else "them"
         raise UnsupportedModelError(
-            f"{where}: {some(foreign)}: no Llama of this config.json reads {'it' if len(foreign) == 1 else 'them'}: "
-            f"{foreign[first]}. Without {'it' if len(foreign) == 1 else 'them'} the numbers would be another model's"
+            f"{where}: {some(foreign)}: no {architecture.family} of this config.json reads {them}: "
+            f"{next(iter(foreign.values()))}. Without {them} the numbers would be another model's"
         )
     return reasons
 
 
-def _reason(name: str, shape: tuple[int, ...], dtype: str, layers: int) -> str | None:
+def _reason(name: str, shape: tuple[int, ...], dtype: str, architecture: Architecture) -> str | None:
     """Why a tensor means nothing to a model that does not read it; None if it may mean something."""
     layer = _LAYER.fullmatch(name)
-    if layer and int(layer[1]) >= layers:
-        return f"layer {layer[1]} of a model that has {layers} by num_hidden_layers"
+    if layer and int(layer[1]) >= architecture.layers:
+        return f"layer {layer[1]} of a model that has {architecture.layers} by num_hidden_layers"
     if _ADAPTER.search(name):
         return "a matrix of an adapter that is not merged"
     if _BUFFER.search(name) and (not name.endswith("attn.bias") or len(shape) > 1):
@@ -79,23 +80,25 @@ def _reason(name: str, shape: tuple[int, ...], dtype: str, layers: int) -> str |
         return f"a buffer of {dtype}: weights are floats"
     if math.prod(shape) <= 1:
         return "a single number or none, no weight"
-    if name == LM_HEAD:
-        return "tied to model.embed_tokens.weight"
+    if name == HEAD and architecture.tied_embeddings:
+        return f"tied to {architecture.embedding}"
     if not name.startswith(("model.", "lm_head.")):
         return "no part of the decoder and its LM head"
     return None
 
 
-def _foreign(name: str) -> str:
+def _foreign(name: str, family: str) -> str:
     if name.endswith(".bias"):
         declares = "mlp_bias" if ".mlp." in name else "attention_bias"
         known = ".self_attn." in name or ".mlp." in name
-        return f"a bias, which {declares} does not declare" if known else "a bias, which Llama has not there"
+        return (
+            f"a bias, which {declares} does not declare" if known else f"a bias, which {family} has not there"
+        )
     if "norm" in name:
-        return "a norm that Llama has not"
+        return f"a norm that {family} has not"
     if "expert" in name or "router" in name or name.endswith(".gate.weight"):
-        return "a mixture of experts, which Llama is not"
-    return "a part that Llama has not"
+        return f"a mixture of experts, which {family} is not"
+    return f"a part that {family} has not"
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:

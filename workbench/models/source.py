@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.formats.reader import StoredModel
+from workbench.models.architecture import Architecture
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
+from workbench.models.families import architecture_of
 from workbench.models.hub import resolve
-from workbench.models.llama_config import LlamaConfig
-from workbench.models.shapes import llama_tensors
 
 
 def open_source(model: Any, *, verify: bool = True) -> Any:
@@ -17,32 +17,31 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
 
     model: a path or a hub id; anything that can `describe` its tensors is opened already, and comes back as it is.
     `verify` is passed to StoredModel.open: whether the checksums of the weights are read through at once.
-    Raises FormatError for a damaged converted model, UnsupportedModelError for a configuration or tensors that are
-    no Llama's, CheckpointError for everything else.
+    Raises FormatError for a damaged converted model, UnsupportedModelError for a configuration or tensors of no family
+    that is known, CheckpointError for everything else.
     """
     if hasattr(model, "describe"):
         return model
     path = resolve(model)
     if (path / "manifest.json").exists():
         stored = StoredModel.open(path, verify=verify)
-        check_contents(stored, LlamaConfig.parse(stored.config))
+        check_contents(stored, architecture_of(stored.config))
         return stored
     return Checkpoint.open(path)
 
 
-def check_contents(stored: StoredModel, config: LlamaConfig) -> dict[str, str]:
+def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:
     """The tensors of a converted model that it does not read, and why; there are some where an earlier version
     stored all that it found.
 
     Raises CheckpointError for what is missing, UnsupportedModelError for what is another family's.
     """
-    tensors = llama_tensors(config)
     headers = {name: (stored.describe(name)[0], "F32") for name in stored.names()}
-    check_read(tensors, headers, str(stored.path))
-    return unread(tensors, headers, config.layers, str(stored.path))
+    check_read(config.tensors(), headers, str(stored.path))
+    return unread(config, headers, str(stored.path))
 
 
-def notes_of(source: Any, config: LlamaConfig) -> list[tuple[str, str, str]]:
+def notes_of(source: Any, config: Architecture) -> list[tuple[str, str, str]]:
     """What of a model's files does not count, as choices (what, chosen, why) beside those of the runtime."""
     notes = [*config.notes, *getattr(source, "notes", ()), *unread_notes(getattr(source, "unread", {}))]
     return [("note", note, "of the model's files") for note in notes]

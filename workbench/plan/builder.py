@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from wgsl_kernels.layout import INT8_STRIDES
 from workbench.formats.spec import WeightFormat
 
+from .constants import RotaryTable
 from .plan import Buffer, Call, Plan, PlanError
 from .types import Int8Rows, Matrix, Plain, Type
 
@@ -25,10 +26,12 @@ class PlanBuilder:
         type: Type | str,
         kind: str,
         tensors: tuple[str, ...] = (),
+        initial: RotaryTable | None = None,
     ) -> str:
         """Declare a buffer; type: a text is an element type. Declaring it again with other properties is a
         `PlanError`."""
-        new = Buffer(name, tuple(shape), Plain(type) if isinstance(type, str) else type, kind, tensors)
+        kept = Plain(type) if isinstance(type, str) else type
+        new = Buffer(name, tuple(shape), kept, kind, tensors, initial)
         if self._buffers.setdefault(name, new) != new:
             raise PlanError(f"buffer {name!r} is declared twice: {self._buffers[name]} and {new}")
         return name
@@ -37,7 +40,7 @@ class PlanBuilder:
         """Declare a matrix [rows, columns] of the checkpoint."""
         return self.buffer(name, shape, Matrix(fmt.fitted(shape[1])), "weight", (tensor,))
 
-    def vector(self, tensor: str, length: int) -> str:
+    def weight_vector(self, tensor: str, length: int) -> str:
         """Declare a one-dimensional f32 weight (a norm, a bias) by its name in the checkpoint."""
         return self.buffer(tensor, (length,), "f32", "weight", (tensor,))
 
@@ -47,6 +50,9 @@ class PlanBuilder:
             if name not in self._buffers:
                 raise PlanError(f"{op} uses {name!r}, which no one declared")
         self._calls.append(Call(op, dict(inputs), dict(outputs), params))
+
+    def shape(self, buffer: str) -> tuple[int | str, ...]:
+        return self._buffers[buffer].shape
 
     def format(self, weight: str) -> WeightFormat:
         return self._buffers[weight].format

@@ -15,9 +15,12 @@ from functools import cached_property
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 
-from . import types
+from . import constants, types
+from .constants import RotaryTable
 from .types import Matrix, Type
 
+#: Of the JSON values of a plan.
+VERSION = 3
 KINDS = ("weight", "constant", "input", "state", "cache", "activation")
 
 
@@ -27,13 +30,15 @@ class PlanError(WorkbenchError):
 
 @dataclass(frozen=True)
 class Buffer:
-    """A named value. kind: one of `KINDS`. tensors: of a weight, the checkpoint's tensors that its rows come from."""
+    """A named value. kind: one of `KINDS`. tensors: of a weight, the checkpoint's tensors that its rows come from.
+    initial: of a constant, what its numbers are."""
 
     name: str
     shape: tuple[int | str, ...]
     type: Type
     kind: str
     tensors: tuple[str, ...] = ()
+    initial: RotaryTable | None = None
 
     def resolved(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with names replaced by numbers."""
@@ -117,6 +122,10 @@ class Plan:
                 raise PlanError(
                     f"buffer {buffer.name!r} is of kind {buffer.kind!r}; allowed: {', '.join(KINDS)}"
                 )
+            if (buffer.kind == "constant") != (buffer.initial is not None):
+                raise PlanError(
+                    f"buffer {buffer.name!r}: constants have numbers to begin with, others have none"
+                )
         written = {b.name for b in self.buffers.values() if b.kind != "activation"}
         for call in self.calls:
             for name in (*call.inputs.values(), *call.outputs.values()):
@@ -160,10 +169,11 @@ class Plan:
     def to_json(self) -> dict:
         """JSON values; `from_json` is the inverse."""
         return {
-            "version": 2,
+            "version": VERSION,
             "buffers": [
                 {"name": b.name, "shape": list(b.shape), "type": types.to_json(b.type), "kind": b.kind}
                 | ({"tensors": list(b.tensors)} if b.tensors else {})
+                | ({"initial": constants.to_json(b.initial)} if b.initial else {})
                 for b in self.buffers.values()
             ],
             "calls": [
@@ -177,8 +187,8 @@ class Plan:
     def from_json(cls, data: Mapping) -> Plan:
         """Raises `PlanError` where the data is not a plan."""
         try:
-            if data["version"] != 2:
-                raise PlanError(f"version {data['version']!r} is not known; 2 is")
+            if data["version"] != VERSION:
+                raise PlanError(f"version {data['version']!r} is not known; {VERSION} is")
             buffers = [
                 Buffer(
                     b["name"],
@@ -186,6 +196,7 @@ class Plan:
                     types.from_json(b["type"]),
                     b["kind"],
                     tuple(b.get("tensors", ())),
+                    constants.from_json(b["initial"]) if "initial" in b else None,
                 )
                 for b in data["buffers"]
             ]

@@ -7,8 +7,8 @@ from numbers import Integral
 from typing import Any
 
 from workbench.errors import NoAdapterError, WorkbenchError
-from workbench.models.llama import ACTIVATIONS, CACHES, cache_type
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
+from workbench.models.blocks import ACTIVATIONS, CACHES, cache_type
 
 #: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
 DEFAULT_MAX_TOKENS = 8192
@@ -32,7 +32,7 @@ class Choices:
 
 
 def choose(
-    config: LlamaConfig,
+    config: Architecture,
     backend: str | None,
     dtype: str,
     max_tokens: int | None,
@@ -132,7 +132,7 @@ def _backend(backend: str | None, adapter: str | int | None) -> tuple[str, str]:
     return "torch", f"{missing}; the PyTorch references run instead"
 
 
-def _max_tokens(config: LlamaConfig, max_tokens: int | None) -> tuple[int, str]:
+def _max_tokens(config: Architecture, max_tokens: int | None) -> tuple[int, str]:
     if max_tokens is None:
         chosen = min(config.context_length, DEFAULT_MAX_TOKENS)
         limit = "the model's context" if chosen == config.context_length else f"the default limit {chosen}"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wgsl_kernels import Adapter
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
+from workbench.models.families import architecture_of
 from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
 from workbench.plan.plan import Plan
@@ -41,7 +41,7 @@ class ModelInfo:
     reason."""
 
     name: str
-    config: LlamaConfig
+    config: Architecture
     formats: Mapping[str, int]  # format -> number of matrices
     device: str
     backend: str
@@ -63,8 +63,7 @@ class ModelInfo:
             f"lowered to {self.dispatches} dispatches" if self.dispatches else "run one by one by PyTorch"
         )
         lines = [
-            f"{self.name}: Llama, {c.layers} layers, hidden {c.hidden_size}, FFN {c.intermediate_size}, "
-            f"{c.heads} heads over {c.kv_heads} of {c.head_dim}, vocabulary {c.vocab_size}, context {c.context_length}",
+            f"{self.name}: {', '.join(c.facts().values())}, vocabulary {c.vocab_size}, context {c.context_length}",
             f"matrices: {formats}",
             "",
             f"one token: {self.calls} calls, {lowered}; reads {self.weight_bytes_per_token / MIB:.2f} MiB of weights "
@@ -114,7 +113,7 @@ def weight_bytes(plan: Plan) -> int:
 
 def forecast(
     source,
-    config: LlamaConfig,
+    config: Architecture,
     activations: str,
     capacity: int,
     adapter: Adapter,
@@ -125,7 +124,7 @@ def forecast(
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
     for head in ("last", *GENERATING, "score"):
-        plan = build_plan(config, source.describe, head=head, activations=activations, cache=cache)
+        plan = config.build(source.describe, head=head, activations=activations, cache=cache)
         counts = (1,) if head in GENERATING else chunks
         lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
     plan = lowered["last"][0].plan
@@ -142,12 +141,12 @@ def forecast(
 
 
 def torch_forecast(
-    source, config: LlamaConfig, activations: str, capacity: int, cache: str | None = None
+    source, config: Architecture, activations: str, capacity: int, cache: str | None = None
 ) -> Forecast:
     """What the torch backend will hold: every matrix dequantized to f32, the cache, one step's live activations."""
     step = _sizes(min(capacity, PREFILL), capacity)
     plans = {
-        head: build_plan(config, source.describe, head=head, activations=activations, cache=cache)
+        head: config.build(source.describe, head=head, activations=activations, cache=cache)
         for head in ("last", "score")
     }
     plan = plans["last"]
@@ -194,12 +193,12 @@ def describe(
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
     source = open_source(path_or_hub_id)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
     dtype = chosen.dtype
     capacity, device = chosen.max_tokens, chosen.device
     decode, prefill = (
-        build_plan(config, source.describe, head=head, activations=dtype, cache=cache)
+        config.build(source.describe, head=head, activations=dtype, cache=cache)
         for head in ("greedy", "last")
     )
     dispatches, variants = None, {}

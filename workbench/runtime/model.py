@@ -13,8 +13,9 @@ import numpy as np
 from wgsl_kernels.library import Library
 from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
@@ -58,7 +59,7 @@ class Scores:
 class Model:
     """Made by `load`. Works on one device at a time; a lost device is replaced at the next call."""
 
-    def __init__(self, source, config: LlamaConfig, make_executor: Callable, choices, max_tokens: int):
+    def __init__(self, source, config: Architecture, make_executor: Callable, choices, max_tokens: int):
         self.source, self.config = source, config
         self.choices: list[tuple[str, str, str]] = choices
         self.max_tokens = max_tokens
@@ -281,7 +282,7 @@ def load(
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source = open_source(path_or_hub_id)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
     chosen.reasons.extend(notes_of(source, config))
     if library is not None and chosen.backend != "wgpu":

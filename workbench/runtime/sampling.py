@@ -18,7 +18,7 @@ import torch
 from wgsl_kernels import drawing
 from wgsl_kernels.layout import make_seen
 from workbench.errors import WorkbenchError
-from workbench.models.llama import LIKELY
+from workbench.models.endings import LIKELY
 
 #: Seeds are the key of the random numbers, 64 bits.
 SEEDS = 1 << 64

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import NonFiniteError
-from workbench.models.llama import LIKELY
+from workbench.models.endings import LIKELY
 
 from .edits import refuse_inside
 from .native import Readback

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from wgsl_kernels.numerics import TORCH_TYPES
-from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from wgsl_kernels.rope import make_state
 from workbench.errors import NonFiniteError
-from workbench.models.llama import cache_type
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
+from workbench.models.blocks import cache_type
 from workbench.plan.bind import kernel_of
 from workbench.plan.plan import Buffer, Call, Plan, resolve
 
@@ -50,7 +50,7 @@ class TorchExecutor:
     def __init__(
         self,
         source,
-        config: LlamaConfig,
+        config: Architecture,
         *,
         activations: str = "f32",
         cache: str | None = None,
@@ -64,7 +64,7 @@ class TorchExecutor:
         self.cache = cache or cache_type(activations)
         self.plan = Plans(source, config, activations, self.cache)
         self._weights: dict[tuple, torch.Tensor] = {}
-        self._tables: dict[int, torch.Tensor] = {}
+        self._constants: dict[tuple[str, int], torch.Tensor] = {}
         self._called: dict[int, tuple] = {}
 
     @property
@@ -144,7 +144,6 @@ class TorchExecutor:
         return {
             "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
             "state": make_state(cache.position if position is None else position, len(ids)),
-            "rope_table": self._rope_table(cache.capacity),
         }
 
     def advance(
@@ -223,6 +222,8 @@ class TorchExecutor:
                     arguments[port] = self._vector(plan.buffers[name])
             elif kind == "cache":
                 arguments[port] = self._cache_tensor(plan, name, plane, cache)
+            elif kind == "constant":
+                arguments[port] = self._constant(plan.buffers[name], cache.capacity)
             else:
                 arguments[port] = env[plane]
         if kernel.prepare is not None:
@@ -277,12 +278,12 @@ class TorchExecutor:
                 cache.tensors[own] = torch.zeros(resolve(shape, sizes), dtype=dtype)
         return cache.tensors[plane]
 
-    def _rope_table(self, positions: int) -> torch.Tensor:
-        if positions not in self._tables:  # by positions, as two threads may work on caches of two sizes
-            c = self.config
-            table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
-            self._tables[positions] = torch.from_numpy(table).to(self.compute)
-        return self._tables[positions]
+    def _constant(self, buffer: Buffer, capacity: int) -> torch.Tensor:
+        key = buffer.name, capacity  # as two threads may work on caches of two sizes
+        if key not in self._constants:
+            values = buffer.initial.values(buffer.resolved({"capacity": capacity}))
+            self._constants[key] = torch.from_numpy(values).to(self.compute)
+        return self._constants[key]
 
     def _vector(self, buffer: Buffer) -> torch.Tensor:
         name = buffer.tensor

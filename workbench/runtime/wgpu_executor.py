@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wgsl_kernels.library import Library
-from wgsl_kernels.rope import inverse_frequencies, rope_table
-from workbench.models.llama import cache_type
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
+from workbench.models.blocks import cache_type
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, plane_name, resolve
 
@@ -41,10 +40,9 @@ STEPS = 16
 UNIFORM = ("state", "options")
 
 
-def chunk_sizes(config: LlamaConfig, binding_bytes: int) -> tuple[int, ...]:
+def chunk_sizes(config: Architecture, binding_bytes: int) -> tuple[int, ...]:
     """Those of `CHUNKS` whose widest activation, in f32, fits into a binding; one token always."""
-    widest = 4 * max(config.vocab_size, config.intermediate_size, config.hidden_size)
-    return tuple(size for size in CHUNKS if size == 1 or size * widest <= binding_bytes)
+    return tuple(size for size in CHUNKS if size == 1 or 4 * size * config.widest <= binding_bytes)
 
 
 class WgpuCache(Cache):
@@ -75,7 +73,7 @@ class WgpuExecutor:
     def __init__(
         self,
         source,
-        config: LlamaConfig,
+        config: Architecture,
         device: Device,
         *,
         activations: str = "f32",
@@ -92,7 +90,7 @@ class WgpuExecutor:
         self._weights: dict[tuple, object] = {}
         self._arena: list = []
         self._generation = 0
-        self._tables: dict[int, object] = {}
+        self._constants: dict[tuple[str, int], object] = {}  # by name and capacity
         self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
 
     @property
@@ -253,17 +251,17 @@ class WgpuExecutor:
         if own in cache.buffers:
             return cache.buffers[own]
         if buffer.kind == "constant":
-            return self._rope_table(cache.capacity)
+            return self._constant(buffer, cache.capacity)
         return (
             self._weight(ready.plan, buffer, plane, rows) if buffer.is_matrix else self._vector(buffer, rows)
         )
 
-    def _rope_table(self, positions: int):
-        if positions not in self._tables:
-            c = self.config
-            table = rope_table(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling), positions)
-            self._tables[positions] = self._upload(table, f"rope_table of {positions} positions")
-        return self._tables[positions]
+    def _constant(self, buffer: Buffer, capacity: int):
+        key = buffer.name, capacity
+        if key not in self._constants:
+            values = buffer.initial.values(buffer.resolved({"capacity": capacity}))
+            self._constants[key] = self._upload(values, f"{buffer.name} of {capacity} positions")
+        return self._constants[key]
 
     def _upload(self, array: np.ndarray, label: str):
         buffer = self.device.buffer(array.nbytes, label=label)

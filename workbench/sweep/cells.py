@@ -20,7 +20,7 @@ from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama import ACTIVATIONS
+from workbench.models.blocks import ACTIVATIONS
 
 BACKENDS = ("torch", "wgpu")
 #: The model that ships with the package, and its held-out text, by this name instead of a path.

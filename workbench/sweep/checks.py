@@ -13,7 +13,7 @@ from eval.texts import Tokens, encode
 from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 
@@ -25,7 +25,7 @@ class _Model:
 
     def __init__(self, path: str) -> None:
         source = open_source(path, verify=False)
-        config = LlamaConfig.parse(source.config)
+        self.architecture = config = architecture_of(source.config)
         self.context_length, self.vocab_size = config.context_length, config.vocab_size
         self.tokenizer = load_tokenizer(source.tokenizer_path)
         self.matrices = [name for name in source.names() if len(source.describe(name)[0]) == 2]
@@ -60,7 +60,7 @@ class Checks:
         if cell.options is not None and (cell.path, repr(cell.options)) not in self._options:
             self._options.add((cell.path, repr(cell.options)))
             options: ConvertOptions = cell.convert_options()
-            options.check_overrides(model.matrices)
+            options.check_overrides(model.matrices, model.architecture)
 
     def _encoded(self, cell: Cell, model: _Model) -> Tokens:
         place = cell.path, cell.text, protocol(cell.protocol).kind

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from eval.report import LONG, ppl_form, ppl_text
-from workbench.models.llama import cache_type
+from workbench.models.blocks import cache_type
 
 from .rows import Row
 

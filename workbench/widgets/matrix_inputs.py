@@ -15,14 +15,12 @@ import torch
 
 from workbench.convert.calibration import CalibrationOptions, load_calibration
 from workbench.convert.capture import Moments, capture, capture_rows, run_layer
-from workbench.convert.decoder import GROUPS, Decoder, normalised
-from workbench.convert.layerwise import FINAL_NORM
-from workbench.convert.options import EMBEDDING, LM_HEAD
+from workbench.convert.decoder import Decoder
 from workbench.errors import WorkbenchError
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.tokenizer import load_tokenizer
+from workbench.plan.inputs import read_together
 
-NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
 #: The embedded text, as much of it as a first look needs.
 TEXT = CalibrationOptions(windows=16, length=512)
 #: Bytes of moments that are kept; a model that needs more is not calibrated here.
@@ -36,7 +34,8 @@ class MatrixInputs:
     """
 
     def __init__(self, source: Any):
-        self.source, self.config = source, LlamaConfig.parse(source.config)
+        self.source, self.config = source, architecture_of(source.config)
+        self._plan = self.config.build(source.describe)
         self._hessians: dict[str, torch.Tensor] = {}
         self._hidden: torch.Tensor | None = None
         self._layer = 0
@@ -44,9 +43,8 @@ class MatrixInputs:
     @property
     def nbytes(self) -> int:
         """Bytes that all moments take."""
-        c = self.config
-        widths = [c.hidden_size, c.heads * c.head_dim, c.hidden_size, c.intermediate_size]
-        return 4 * (c.layers * sum(width * width for width in widths) + c.hidden_size**2)
+        reads = {call.inputs["x"] for call in self._plan.calls if call.op == "linear"}
+        return 4 * sum(self._plan.buffers[name].shape[1] ** 2 for name in reads)
 
     @property
     def measured(self) -> bool:
@@ -67,7 +65,7 @@ class MatrixInputs:
             if self._hidden is None:
                 self._hidden = self._embedded()
             if self._layer < self.config.layers:
-                self._through_layer(f"model.layers.{self._layer}.")
+                self._through_layer(self._layer)
             else:
                 self._at_the_end()
             self._layer += 1
@@ -88,37 +86,31 @@ class MatrixInputs:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self.config, self._ids.shape[1])
+        return Decoder(self.config, self.source.describe, self._ids.shape[1])
 
     def _float(self, name: str) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.source.tensor(name).dequantize()))
 
     def _embedded(self) -> torch.Tensor:
-        return self._float(EMBEDDING)[torch.from_numpy(self._ids)]
+        rows = self._float(self.config.embedding)[torch.from_numpy(self._ids)]
+        return self._decoder.embedded({}, rows)
 
-    def _through_layer(self, prefix: str) -> None:
-        weights = {name: self._float(prefix + name) for name in self._read_by_a_layer()}
-        for group, moments in capture(self._decoder, weights, self._hidden, "cpu", TEXT.seed).items():
-            for linear in GROUPS[group]:
-                self._hessians[f"{prefix}{linear}.weight"] = moments.hessian
-        run_layer(self._decoder, weights, self._hidden, "cpu", into=self._hidden)
-
-    def _read_by_a_layer(self) -> list[str]:
-        """Names within a layer; what else a checkpoint has there changes nothing."""
-        linears = [linear for group in GROUPS.values() for linear in group]
-        biased = {"self_attn": self.config.attention_bias, "mlp": self.config.mlp_bias}
-        biases = [f"{linear}.bias" for linear in linears if biased[linear.partition(".")[0]]]
-        return [*NORMS, *(f"{linear}.weight" for linear in linears), *biases]
+    def _through_layer(self, index: int) -> None:
+        decoder, together = self._decoder, read_together(self._plan)
+        weights = {name: self._float(name) for name in decoder.layers[index].tensors}
+        for read, moments in capture(decoder, index, weights, self._hidden, "cpu", TEXT.seed).items():
+            for matrix in together[read]:
+                self._hessians[self._plan.buffers[matrix].tensor] = moments.hessian
+        run_layer(decoder, index, weights, self._hidden, "cpu", into=self._hidden)
 
     def _at_the_end(self) -> None:
-        norm, hidden = self._float(FINAL_NORM), self._hidden
+        decoder, hidden = self._decoder, self._hidden
+        final = {name: self._float(name) for name in decoder.final_tensors()}
 
         def rows(part: slice) -> torch.Tensor:
-            return normalised(self.config, hidden[part], norm)
+            return decoder.final(final, hidden[part])
 
         moments: Moments = capture_rows(rows, hidden, self.config.hidden_size, "cpu", TEXT.seed)
-        if self.config.tied_embeddings:  # looked up, and multiplied by
-            self._hessians[EMBEDDING] = moments.with_lookup().hessian
-        else:
-            self._hessians[LM_HEAD] = moments.hessian
+        tied = self.config.tied_embeddings  # looked up, and multiplied by
+        self._hessians[self.config.lm_head] = (moments.with_lookup() if tied else moments).hessian
         self._hidden = None

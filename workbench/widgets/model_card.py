@@ -148,8 +148,7 @@ class ModelCard(View):
         return {
             "name": info.name,
             "facts": {
-                "architecture": f"Llama, {c.layers} layers, hidden {c.hidden_size}, FFN {c.intermediate_size}",
-                "attention": f"{c.heads} heads over {c.kv_heads} of {c.head_dim}",
+                **c.facts(),
                 "vocabulary": f"{c.vocab_size:,}",
                 "context": f"{c.context_length:,}",
                 "matrices": formats,

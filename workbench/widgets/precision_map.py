@@ -29,7 +29,7 @@ from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
 
@@ -120,7 +120,7 @@ class PrecisionMap(View):
         self._lock = threading.RLock()  # a measurement may bring a new table while the slider moves
         super().__init__(**options)
         if self.source is not None:
-            context = LlamaConfig.parse(self.source.config).context_length
+            context = architecture_of(self.source.config).context_length
             self._protocol, self.note = fitted_protocol(protocol, context)
             self._fitted = self.note
         if costs is not None:

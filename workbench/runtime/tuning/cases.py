@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Kernel
-from workbench.models.llama import build_plan
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
 
 from ..lowering import lower
 
@@ -77,7 +76,7 @@ class PlannedCase:
 
 
 def planned_cases(
-    config: LlamaConfig,
+    config: Architecture,
     describe: Callable,
     counts: Sequence[int],
     *,
@@ -99,7 +98,7 @@ def planned_cases(
         sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
         heads = DECODING if tokens == 1 else PREFILL
         for head in heads:
-            plan = build_plan(config, describe, head=head, activations=activations, cache=cache)
+            plan = config.build(describe, head=head, activations=activations, cache=cache)
             for step in lower(plan, sizes, adapter, binding_bytes).steps:
                 case = case_of(step.kernel, step.sizes, step.types)
                 _, uses = found.setdefault(case.name, (case, {}))

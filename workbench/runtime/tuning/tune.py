@@ -17,10 +17,11 @@ from workbench.files.reading import read_bytes
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
-from workbench.models.llama_config import LlamaConfig
+from workbench.models.architecture import Architecture
+from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
-from workbench.models.shapes import describe_as, describe_by_config
 from workbench.models.source import open_source
+from workbench.models.specs import describe_as, described_in
 
 from ..choices import choose
 from ..device import Device
@@ -103,7 +104,7 @@ def tune(
     )
 
 
-def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig, Callable]:
+def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[Architecture, Callable]:
     """Configuration and description of the tensors, from the weights' headers or from config.json alone."""
     path = expanded(model)
     if path.is_dir() and not (path / "manifest.json").is_file() and not any(path.glob("*.safetensors")):
@@ -119,10 +120,10 @@ def _described(model: str | Path, fmt: WeightFormat | None) -> tuple[LlamaConfig
             raise WorkbenchError(
                 f"{path} does not say how weights are stored: give a format, such as int4/128"
             )
-        config = LlamaConfig.parse(values)
-        return config, describe_by_config(config, fmt)
+        config = architecture_of(values)
+        return config, described_in(config.tensors(), fmt)
     source = open_source(model, verify=False)
-    config = LlamaConfig.parse(source.config)
+    config = architecture_of(source.config)
     return config, source.describe if fmt is None else describe_as(source.describe, fmt)
 
 

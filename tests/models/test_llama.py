@@ -13,9 +13,8 @@ import transformers
 from tests.models.config_edits import BASE, LLAMA3, Judge, edits
 from wgsl_kernels.rope import inverse_frequencies
 from workbench.errors import UnsupportedModelError
-from workbench.models.llama_config import LLAMA_KEYS, LlamaConfig
+from workbench.models.families.llama import Llama
 from workbench.models.pretrained_keys import PRETRAINED_KEYS
-from workbench.models.shapes import llama_tensors
 
 PUBLISHED = Path(__file__).with_name("published")
 #: Parameters of the published checkpoints.
@@ -58,7 +57,7 @@ def theirs(config: dict) -> np.ndarray:
 
 
 def ours(config: dict) -> np.ndarray:
-    parsed = LlamaConfig.parse(config)
+    parsed = Llama.parse(config)
     return inverse_frequencies(parsed.head_dim, parsed.rope_theta, parsed.rope_scaling)
 
 
@@ -68,8 +67,8 @@ def ours(config: dict) -> np.ndarray:
 @pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.json")))
 def test_published_configurations_are_read(name):
     config = json.loads((PUBLISHED / f"{name}.json").read_text())
-    parsed = LlamaConfig.parse(config)
-    assert sum(math.prod(spec.shape) for spec in llama_tensors(parsed).values()) == PARAMETERS[name]
+    parsed = Llama.parse(config)
+    assert sum(math.prod(spec.shape) for spec in parsed.tensors().values()) == PARAMETERS[name]
     np.testing.assert_allclose(ours(config), theirs(config), rtol=1e-6)
     noted = " ".join(parsed.notes)
     for key in ("max_sequence_length", "is_llama_config", "rope_interleaved"):
@@ -180,7 +179,7 @@ for _ in range(500):
 )
 def test_configurations_that_are_refused(change, message):
     with pytest.raises(UnsupportedModelError, match=f"(?s)^config.json.*({message})"):
-        LlamaConfig.parse({**BASE, **change})
+        Llama.parse({**BASE, **change})
 
 
 def test_what_does_not_count_is_noted():
@@ -190,7 +189,7 @@ def test_what_does_not_count_is_noted():
         "sliding_window": 64,
         "qk_norm": True,
     }
-    notes = "\n".join(LlamaConfig.parse({**BASE, **change}).notes)
+    notes = "\n".join(Llama.parse({**BASE, **change}).notes)
     for part in (
         "rope_parameters does not count",
         "has mscale, which",
@@ -199,12 +198,12 @@ def test_what_does_not_count_is_noted():
     ):
         assert part in notes
     assert "sliding_window 64 cuts nothing" in notes
-    assert LlamaConfig.parse(BASE).notes == ()
+    assert Llama.parse(BASE).notes == ()
 
 
 def test_every_attribute_of_their_class_is_known():
     """A key of one of these names changes transformers' own object: none may pass as a key that nobody reads."""
-    known = {key.name for key in (*LLAMA_KEYS, *PRETRAINED_KEYS)}
+    known = {key.name for key in (*Llama.keys, *PRETRAINED_KEYS)}
     config = transformers.LlamaConfig()
     attributes = {name for name in (*dir(config), *vars(config)) if not name.startswith("__")}
     settings = set(transformers.GenerationConfig._get_default_generation_params())
@@ -213,5 +212,5 @@ def test_every_attribute_of_their_class_is_known():
 
 
 def test_keys_are_declared_once():
-    names = [key.name for key in (*LLAMA_KEYS, *PRETRAINED_KEYS)]
+    names = [key.name for key in (*Llama.keys, *PRETRAINED_KEYS)]
     assert len(names) == len(set(names))

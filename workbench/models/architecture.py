@@ -1,0 +1,118 @@
+"""What all rooms know of a model, whatever its family: sizes, the tensors that it reads, and its plan.
+
+A family is a subclass in a file of its own, found by `model_type` (`families`). Everything else follows from the
+plan that it builds: which matrices read one input and what stands in front of each (`workbench.plan.inputs`), where
+a decoder layer begins and ends (`workbench.plan.stages`), and the numbers of constants.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Self
+
+from workbench.models import endings
+from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
+from workbench.models.endings import HEADS
+from workbench.models.specs import Describe, TensorSpec
+from workbench.plan.plan import Plan
+
+_LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.(\w+)\.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """One model's architecture, as its config.json describes it.
+
+    layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
+    tensors, the same where they are tied. notes: what of the file does not count, and why; for people.
+
+    A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
+    layer to the next.
+    """
+
+    #: What people call the family.
+    family: ClassVar[str]
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    context_length: int
+    embedding: str
+    lm_head: str
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, config: Mapping) -> Self:
+        """The architecture of a config.json. Raises `UnsupportedModelError` naming the key, its value and what is
+        allowed: a key that changes numbers is understood or refused."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, TensorSpec]:
+        """Every tensor that the model reads, by its name in the checkpoint, in order of use."""
+
+    @abstractmethod
+    def embed(self, plan: Blocks) -> str:
+        """Constants, and the rows that the first layer reads, from `ids`."""
+
+    @abstractmethod
+    def layer(self, plan: Blocks, index: int, x: str) -> str:
+        """The residual stream behind a decoder layer."""
+
+    @abstractmethod
+    def final(self, plan: Blocks, x: str) -> str:
+        """The rows that the LM head reads."""
+
+    def logits(self, plan: Blocks, x: str, y: str) -> None:
+        """Writes logits of rows x into the buffer y."""
+        plan.product(plan.matrix(self.lm_head), x, y, {})
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """Kind of fact -> words, such as "attention" -> "32 heads over 8 of 128"; for people."""
+
+    @property
+    def tied_embeddings(self) -> bool:
+        return self.embedding == self.lm_head
+
+    @cached_property
+    def widest(self) -> int:
+        """Columns of the widest activation."""
+        return max(max(spec.shape) for spec in self.tensors().values() if len(spec.shape) == 2)
+
+    def plan_name(self, tensor: str) -> str:
+        """What plans call a matrix of the checkpoint: `model.layers.3.self_attn.q_proj.weight` is
+        `layers.3.attn.q_proj`. The embedding is `embedding`, the LM head `lm_head` unless it is tied; any other name
+        stays as it is."""
+        if match := _LAYER_MATRIX.fullmatch(tensor):
+            layer, part, name = match.groups()
+            return f"{layer}.{part.removeprefix('self_')}.{name}"
+        return {self.lm_head: "lm_head", self.embedding: "embedding"}.get(tensor, tensor)
+
+    def build(
+        self, describe: Describe, *, head: str = "all", activations: str = "f32", cache: str | None = None
+    ) -> Plan:
+        """The plan of the model.
+
+        describe: shape and format of a checkpoint tensor by its name (`source.describe`). head: one of
+        `endings.HEADS`. activations: "f32"; "f16" for the inputs of linear layers and attention; "int8" for the inputs
+        of linear layers with integer weights, in blocks of 32. The residual stream and all outputs of linear layers
+        stay f32. cache: one of `blocks.CACHES`, by default f16 with f16 activations and f32 with others.
+        """
+        if head not in HEADS:
+            raise ValueError(f"head is one of {', '.join(HEADS)}, not {head!r}")
+        if activations not in ACTIVATIONS:
+            raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
+        if cache is not None and cache not in CACHES:
+            raise ValueError(f"the cache is one of {', '.join(CACHES)}, not {cache!r}")
+        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache)
+        plan.inputs()
+        x = self.embed(plan)
+        for index in range(self.layers):
+            x = self.layer(plan, index, x)
+        x = self.final(plan, x)
+        return endings.end(plan, x, self.vocab_size, lambda row, y: self.logits(plan, row, y), head)

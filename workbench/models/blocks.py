@@ -1,0 +1,180 @@
+"""What decoders of several families are built of: norms, linear layers, attention with its cache, gated MLPs.
+
+A block takes what it needs as arguments and knows no family. Shapes come from the list of tensors: a bias, or a norm of
+q and k, is there where its tensor is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from workbench.errors import UnsupportedModelError
+from workbench.formats.spec import WeightFormat
+from workbench.models.specs import Describe, TensorSpec
+from workbench.plan.builder import PlanBuilder
+from workbench.plan.constants import RotaryTable
+from workbench.plan.types import Int8Cache
+
+#: What the inputs of linear layers are stored as.
+ACTIVATIONS = ("f32", "f16", "int8")
+
+#: What the key/value cache is stored as.
+CACHES = ("f32", "f16", "int8")
+
+
+def cache_type(activations: str) -> str:
+    """What the cache is stored as unless asked for: as the inputs of attention."""
+    return "f16" if activations == "f16" else "f32"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of an attention block. eps: of the norms of q and k, where it has them."""
+
+    query: int
+    kv: int
+    dim: int
+    eps: float = 1e-6
+
+    @property
+    def scale(self) -> float:
+        """Of the scores (Vaswani et al. 2017, section 3.2.1)."""
+        return self.dim**-0.5
+
+
+class Blocks(PlanBuilder):
+    """A plan under construction, with the checkpoint's tensors and the types of activations and cache.
+
+    describe: of the tensors; plan_name: what plans call a matrix. activations: of `ACTIVATIONS`; cache: of `CACHES`.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorSpec],
+        describe: Describe,
+        plan_name: Callable[[str], str],
+        activations: str,
+        cache: str | None,
+    ) -> None:
+        super().__init__()
+        self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
+        self.integer_inputs = activations == "int8"
+        self.act = "f32" if self.integer_inputs else activations
+        self.cache = cache or cache_type(activations)
+
+    # ---- buffers -----------------------------------------------------------------------------------------------
+
+    def inputs(self) -> None:
+        """What every step is given: token ids, and the state that says where they stand."""
+        self.buffer("ids", ("tokens",), "u32", "input")
+        self.buffer("state", (4,), "u32", "state")
+
+    def rotary_table(self, name: str, table: RotaryTable) -> str:
+        return self.buffer(name, ("capacity", 2 * len(table.frequencies)), "f32", "constant", initial=table)
+
+    def rows(self, name: str, width: int, dtype: str = "f32") -> str:
+        return self.buffer(name, ("tokens", width), dtype, "activation")
+
+    def _described(self, tensor: str) -> tuple[tuple[int, ...], WeightFormat]:
+        """A tensor's shape and format, if it has the shape that the configuration asks for."""
+        wanted = self.tensors[tensor].shape
+        found, fmt = self.describe(tensor)
+        if tuple(found) != wanted:
+            raise UnsupportedModelError(
+                f"{tensor} has shape {list(found)}, but config.json asks for {list(wanted)}"
+            )
+        return wanted, fmt
+
+    def matrix(self, tensor: str) -> str:
+        return self.weight(self._plan_name(tensor), tensor, *self._described(tensor))
+
+    def vector(self, tensor: str) -> str:
+        """A norm's weight or a bias."""
+        (length,), _ = self._described(tensor)
+        return self.weight_vector(tensor, length)
+
+    # ---- layers ------------------------------------------------------------------------------------------------
+
+    def embedding(self, tensor: str, out: str) -> str:
+        weight = self.matrix(tensor)
+        x = self.rows(out, self.tensors[tensor].shape[1])
+        self.call("embedding", {"ids": "ids", "weight": weight}, {"y": x})
+        return x
+
+    def norm(self, tensor: str, x: str, out: str, eps: float, dtype: str | None = None) -> str:
+        """Root mean square norm of rows; by default as inputs of linear layers, so in the activations' type."""
+        y = self.rows(out, self.tensors[tensor].shape[0], dtype or self.act)
+        self.call("rms_norm", {"x": x, "weight": self.vector(tensor)}, {"y": y}, eps=eps)
+        return y
+
+    def linear(self, tensor: str, x: str, out: str) -> str:
+        """y = x W^T, and + b where the checkpoint has `tensor`.bias."""
+        weight = self.matrix(f"{tensor}.weight")
+        y = self.rows(out, self.tensors[f"{tensor}.weight"].shape[0])
+        bias = f"{tensor}.bias"
+        return self.product(weight, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+
+    def product(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
+        """y = x W^T, with x as integers where the model's activations and the weight are."""
+        if self.integer_inputs and self.format(weight).is_quantized:
+            x = self.as_int8(x, weight)
+        self.call("linear", {"x": x, "weight": weight, **inputs}, {"y": y})
+        return y
+
+    def add(self, a: str, b: str, out: str, **params: float) -> str:
+        """a + b, rows of the residual stream."""
+        _, width = self.shape(a)
+        y = self.rows(out, width)
+        self.call("add", {"a": a, "b": b}, {"y": y}, **params)
+        return y
+
+    def attention(
+        self, layer: str, tensor: str, x: str, heads: Heads, table: str | None, **params: float
+    ) -> str:
+        """Attention over the layer's cache, with q_proj, k_proj, v_proj and o_proj of `tensor`.
+
+        table: of the rotary embedding, None where the layer has none. params: of the op, beside `scale`.
+        """
+        out = {part: self.linear(f"{tensor}.{part}_proj", x, f"{layer}.attn.{part}") for part in "qkv"}
+        # keys are rounded once: where the cache is INT8, they reach it in f32
+        key_type = "f32" if self.cache == "int8" else self.cache
+        for part, dtype in (("q", self.act), ("k", key_type)):
+            out[part] = self._turned(layer, tensor, part, out[part], heads, table, dtype)
+        context = self._context(layer, out, heads, params)
+        return self.linear(f"{tensor}.o_proj", context, f"{layer}.attn.out")
+
+    def _turned(
+        self, layer: str, tensor: str, part: str, x: str, heads: Heads, table: str | None, dtype: str
+    ) -> str:
+        """q or k with its norm by head, where the checkpoint has one, and its rotary embedding."""
+        _, width = self.shape(x)
+        weight = f"{tensor}.{part}_norm.weight"
+        if weight in self.tensors:
+            y = self.rows(f"{layer}.attn.{part}_normed", width, "f32" if table else dtype)
+            self.call("head_norm", {"x": x, "weight": self.vector(weight)}, {"y": y}, eps=heads.eps)
+            x = y
+        if table is not None:
+            y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)
+            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y})
+            x = y
+        return x
+
+    def _context(self, layer: str, rows: Mapping[str, str], heads: Heads, params: Mapping) -> str:
+        """Keys and values into the layer's cache, and what the queries find there."""
+        kind = Int8Cache() if self.cache == "int8" else self.cache
+        shape = ("sequences", 2, heads.kv, "capacity", heads.dim)
+        kv = self.buffer(f"{layer}.kv", shape, kind, "cache")
+        self.call("kv_append", {"k": rows["k"], "v": rows["v"], "kv": kv, "state": "state"}, {"kv": kv})
+        context = self.rows(f"{layer}.attn.context", heads.query * heads.dim, self.act)
+        inputs = {"q": rows["q"], "kv": kv, "state": "state"}
+        self.call("attention", inputs, {"y": context}, **{"scale": heads.scale, **params})
+        return context
+
+    def gated_mlp(self, layer: str, tensor: str, x: str, gate_op: str = "silu_mul") -> str:
+        """down(act(gate(x)) * up(x)), with gate_proj, up_proj and down_proj of `tensor` (Shazeer 2020)."""
+        gate, up = (self.linear(f"{tensor}.{p}_proj", x, f"{layer}.mlp.{p}") for p in ("gate", "up"))
+        _, width = self.shape(gate)
+        hidden = self.rows(f"{layer}.mlp.hidden", width, self.act)
+        self.call(gate_op, {"gate": gate, "up": up}, {"y": hidden})
+        return self.linear(f"{tensor}.down_proj", hidden, f"{layer}.mlp.out")

@@ -1,0 +1,32 @@
+"""The families by `model_type`: the one place that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workbench.errors import UnsupportedModelError
+from workbench.models.architecture import Architecture
+from workbench.models.families.dense import WHERE
+from workbench.models.families.llama import Llama
+from workbench.models.keys import refused
+
+FAMILIES: dict[str, type[Architecture]] = {
+    "llama": Llama,
+}
+
+
+def architecture_of(config: Mapping) -> Architecture:
+    """The architecture of the contents of a config.json.
+
+    Raises `UnsupportedModelError` for a family that is none of `FAMILIES`, and as `Architecture.parse` does.
+    """
+    if "model_type" not in config:  # what a file describes is not guessed, nor does transformers
+        raise UnsupportedModelError(f"{WHERE}: model_type is missing; allowed: {_allowed()}")
+    kind = config["model_type"]
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise refused(WHERE, "model_type", kind, _allowed())
+    return FAMILIES[kind].parse(config)
+
+
+def _allowed() -> str:
+    return ", ".join(map(repr, FAMILIES))

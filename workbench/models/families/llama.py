@@ -1,0 +1,81 @@
+"""Llama 1 to 3.2 and their like (`model_type` "llama").
+
+Every key is understood as transformers 5 understands it, or refused by name; one that its LlamaConfig does not read is
+ignored, with a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.models.families.dense import (
+    ATTENTION_BIAS,
+    HEAD_DIM,
+    SHARED_KEYS,
+    WHERE,
+    Dense,
+    named,
+    require_a_kind_a_layer,
+    require_whole_heads,
+)
+from workbench.models.keys import NULL, TRUTH, Key, integer, list_of, one_of, refused
+
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama(Dense):
+    """A dense decoder with biases by declaration."""
+
+    family = "Llama"
+    keys = (
+        # the second is what the first conversions of Llama 1 were called
+        *named("llama", "LlamaForCausalLM", "LLaMAForCausalLM"),
+        *SHARED_KEYS,
+        HEAD_DIM,
+        ATTENTION_BIAS,
+        Key("mlp_bias", TRUTH, False),
+        Key("sliding_window", integer(0) | NULL, None),
+        Key(
+            "layer_types",
+            list_of(one_of("full_attention", "attention")) | NULL,
+            None,
+            "attention looks at all before",
+        ),
+        Key(
+            "mlp_layer_types",
+            list_of(one_of("dense")) | NULL,
+            None,
+            "every layer has one gated MLP",
+        ),
+    )
+
+    attention_bias: bool
+    mlp_bias: bool
+
+    @classmethod
+    def fields(cls, config: Mapping, read: Mapping[str, Any]) -> dict[str, Any]:
+        require_whole_heads(read)
+        found = super().fields(config, read)
+        window, context = read["sliding_window"], found["context_length"]
+        if window is not None and window < context:
+            raise refused(
+                WHERE,
+                "sliding_window",
+                window,
+                f"null, or from max_position_embeddings {context} on, where it cuts nothing",
+            )
+        require_a_kind_a_layer(read, "layer_types", "mlp_layer_types")
+        if window is not None:
+            found["notes"] = (
+                *found["notes"],
+                f"sliding_window {window} cuts nothing within the context",
+            )
+        return {**found, "attention_bias": read["attention_bias"], "mlp_bias": read["mlp_bias"]}
+
+    def biases(self) -> dict[str, str]:
+        attention = dict.fromkeys(ATTENTION, "attention_bias") if self.attention_bias else {}
+        return attention | (dict.fromkeys(MLP, "mlp_bias") if self.mlp_bias else {})

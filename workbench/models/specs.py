@@ -1,0 +1,43 @@
+"""What a model reads of a checkpoint: tensors by name, their shapes, and descriptions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from workbench.errors import UnsupportedModelError
+from workbench.formats.spec import WeightFormat
+
+VECTOR = WeightFormat("f32")
+#: Describes a tensor of the checkpoint: name -> (shape, format). Raises for one that is missing.
+Describe = Callable[[str], tuple[tuple[int, ...], WeightFormat]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that the model reads. keys: of config.json that decide that it is there, and its shape."""
+
+    shape: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+def described_in(tensors: Mapping[str, TensorSpec], fmt: WeightFormat) -> Describe:
+    """What `source.describe` gives, with every matrix in `fmt`; raises `UnsupportedModelError` for other names."""
+
+    def describe(name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        if name not in tensors:
+            raise UnsupportedModelError(f"a checkpoint of this configuration has no tensor {name!r}")
+        shape = tensors[name].shape
+        return shape, fmt.fitted(shape[1]) if len(shape) == 2 else VECTOR
+
+    return describe
+
+
+def describe_as(describe: Describe, fmt: WeightFormat) -> Describe:
+    """A description of the same tensors with every matrix in `fmt`."""
+
+    def described(name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        shape, stored = describe(name)
+        return tuple(shape), fmt.fitted(shape[1]) if len(shape) == 2 else stored
+
+    return described
