@@ -148,6 +148,10 @@ class Match(Protocol):
     def shape(self, symbol: str) -> tuple[int | str, ...]:
         """Shape of the buffer that a symbol stands for."""
 
+    @property
+    def params(self) -> Mapping[str, int | float]:
+        """Values of the composition's parameters by name."""
+
     def label(self, symbol: str) -> str:
         """What its type is called: an element type, a weight format, "a8" or "kv8"."""
 

@@ -429,16 +429,28 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
+    bounds = (
+        {},
+        {"window": 1},
+        {"window": 7},
+        {"window": 40},
+        {"chunk": 8},
+        {"chunk": 33},
+        {"softcap": 2.0},
+        {"window": 100, "softcap": 50.0},
+        {"window": 12, "chunk": 16},
+    )
     for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
         for variant in wgsl_kernels.get(f"attention{cache}").variants:
             yield from cases_of(
                 f"attention{cache}",
                 variant,
-                10,
+                12,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 heads=heads,
                 place=places,
                 sequence=sequences,
+                bounds=bounds,
                 x_dtype=TYPES,
                 **more,
             )
@@ -450,6 +462,7 @@ def _cache_cases() -> Iterator[Case]:
             heads=heads,
             place=places,
             sequence=sequences,
+            bounds=bounds,
             splits=(1, 2, 3, 7, 16),
             x_dtype=TYPES,
             y_dtype=("f32",),

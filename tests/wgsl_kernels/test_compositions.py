@@ -26,6 +26,9 @@ PARAMS = {
     "group": 16,
     "kv_heads": KV_HEADS,
     "parts": 3,
+    "window": 6,
+    "chunk": 4,
+    "softcap": 3.0,
 }
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
