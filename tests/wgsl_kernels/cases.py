@@ -505,7 +505,12 @@ def _cache_cases() -> Iterator[Case]:
             y_dtype=("f32",),
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
-    yield from cases_of("rope", "pairs", 12, heads=turners, place=places, x_dtype=TYPES, subgroups=(False,))
+    rotations = {"heads": turners, "passed": (0, 2, 4), "place": places, "x_dtype": TYPES}
+    yield from cases_of("rope", "pairs", 12, subgroups=(False,), **rotations)
+    yield from cases_of("head_norm_rope", "heads", 12, **rotations)
+    yield from cases_of(
+        "head_norm", "heads", 12, heads=turners, tokens=(1, 2, 70), weight=(True, False), x_dtype=TYPES
+    )
 
 
 def all_cases() -> list[Case]:
