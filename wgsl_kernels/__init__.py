@@ -36,6 +36,7 @@ MODULES = (
     "dequantize",
     "divergence",
     "embedding",
+    "head_norm",
     "kv8",
     "kv_append",
     "linear",

@@ -65,11 +65,11 @@ def silu_mul(gate, up):
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
     params={"tanh": bool},
+    defaults={"tanh": False},
     variants=_variant("gelu"),
     make_inputs=_maker("x", tanh=False),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),
-    derive=lambda sizes: {"tanh": False},
 )
 def gelu(x, tanh=False):
     """y = x * Phi(x) (Hendrycks and Gimpel 2016); with `tanh` its usual approximation. x [tokens, width]."""

@@ -1,11 +1,12 @@
 """Causal attention with grouped queries over the key/value cache, for prefill and decode.
 
 `attention` reads a cache in f32 or f16, `attention[kv8]` one in INT8 (kv8.py). They share their WGSL: what a cache is
-made of comes as a library file.
+made of comes as a library file, and so does what they see of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,37 @@ from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
 from .rope import STATE, make_state
 
+#: What bounds the positions that a token sees, and scores; a call that says nothing of them has no such bounds.
+BOUNDS = {"window": int, "chunk": int, "softcap": float}
+UNBOUNDED = {"window": 0, "chunk": 0, "softcap": 0.0}
+
+
+def bounds_library(context: Context) -> tuple[str, ...]:
+    """The library files for `BOUNDS`: the first position that a token sees, and what becomes of scores."""
+    sees = "sees_near" if context["window"] or context["chunk"] else "sees_all"
+    return (sees, *(("tanh", "scores_capped") if context["softcap"] else ("scores_plain",)))
+
+
+def first_seen(position: torch.Tensor, window: int, chunk: int) -> torch.Tensor:
+    """The first position that a token at `position` sees: of its window those in its chunk; 0 is no such bound."""
+    first = (position - window + 1).clamp(min=0) if window else torch.zeros_like(position)
+    return torch.maximum(first, position // chunk * chunk) if chunk else first
+
+
+def capped(scores: torch.Tensor, softcap: float) -> torch.Tensor:
+    """softcap * tanh(scores / softcap) (Gemma 2, section 2); 0 leaves scores as they are."""
+    return softcap * (scores / softcap).tanh() if softcap else scores
+
+
+def positions_seen(s: Mapping) -> tuple[float, float]:
+    """How many positions a token attends to on average, and how many of the cache a step reads, at most.
+
+    s: sizes; `seen` is what the cache holds, its whole capacity unless known.
+    """
+    held = s.get("seen", s["capacity"])
+    bound = min((s[name] for name in ("window", "chunk") if s[name]), default=held)
+    return min(held, bound), min(held, bound + s["tokens"] - 1)
+
 
 def _make_inputs(
     seed=0,
@@ -29,6 +61,9 @@ def _make_inputs(
     position=5,
     sequences=2,
     sequence=1,
+    window=0,
+    chunk=0,
+    softcap=0.0,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
@@ -38,14 +73,22 @@ def _make_inputs(
         "kv": random_tensor(generator, (sequences, 2, kv_heads, capacity, head_dim), x_dtype),
         "state": make_state(position, tokens, sequence),
         "scale": head_dim**-0.5,
+        "window": window,
+        "chunk": chunk,
+        "softcap": softcap,
     }
 
 
-def _tolerance(arguments, expected) -> dict:
-    """Scores carry eps * sum |q||k|, which the exponential turns into a relative error of the weights."""
+def score_bound(arguments) -> torch.Tensor:
+    """What a score's error is a few units of: sum |q||k|, and of a cap what tanh is off by."""
     q, kv = arguments["q"].double(), arguments["kv"].double()
-    head_dim = kv.shape[-1]
-    score = q.abs().max() * kv.abs().max() * head_dim * arguments["scale"]
+    largest = q.abs().max() * kv.abs().max() * kv.shape[-1] * arguments["scale"]
+    return largest + 8 * arguments.get("softcap", 0.0)
+
+
+def _tolerance(arguments, expected) -> dict:
+    """The exponential turns errors of scores into relative errors of the weights."""
+    kv, score = arguments["kv"].double(), score_bound(arguments)
     return {
         "y": (8 + 2 * score) * EPS32 * kv.abs().max() * torch.ones_like(expected["y"], dtype=torch.float64)
     }
@@ -53,8 +96,8 @@ def _tolerance(arguments, expected) -> dict:
 
 def _cost(s) -> Cost:
     tokens, width = s["tokens"], s["width"]
-    seen = s.get("seen", s["capacity"])  # positions attended to on average; the cache's size unless known
-    cache = 2 * s["kv_heads"] * s["head_dim"] * seen * 4
+    seen, read = positions_seen(s)
+    cache = 2 * s["kv_heads"] * s["head_dim"] * read * 4
     return Cost(4 * tokens * width + cache, 4 * tokens * width, 4 * tokens * width * seen)
 
 
@@ -71,7 +114,8 @@ def _turns(context: Context, threads: int) -> float:
     """Of each tile of positions: pieces of a key, and of values those that a thread owns, every few positions."""
     pieces = context["head_dim"] / 4
     share = min(pieces, threads)
-    return context["capacity"] / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
+    seen, _ = positions_seen(context.sizes)
+    return seen / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
 
 
 def _variants(cache: str) -> dict[str, Variant]:
@@ -83,7 +127,7 @@ def _variants(cache: str) -> dict[str, Variant]:
             tunables={"workgroup": THREADS},
             defaults=lanes_within(_turns, THREADS),
             refuse=too_many_turns(_turns),
-            library=lambda c: ("state", cache, reduction(c)),
+            library=lambda c: ("state", cache, *bounds_library(c), reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),
         "broadcast": Variant(
@@ -93,7 +137,7 @@ def _variants(cache: str) -> dict[str, Variant]:
                 ceil_div(c["tokens"], 8),
                 1,
             ),
-            library=lambda c: ("state", cache, "outer_4x8"),
+            library=lambda c: ("state", cache, *bounds_library(c), "outer_4x8"),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
@@ -103,18 +147,21 @@ def _variants(cache: str) -> dict[str, Variant]:
 @kernel(
     reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
     writes={"y": Port(("tokens", "width"))},
-    params={"scale": float},
+    params={"scale": float, **BOUNDS},
+    defaults=UNBOUNDED,
     variants=_variants("cache_float"),
     prefer=_prefer,
     make_inputs=_make_inputs,
     tolerance=_tolerance,
     cost=_cost,
 )
-def attention(q, kv, state, scale):
-    """softmax(scale q k^T) v for q [tokens, heads * head_dim]; token t sees positions 0 .. state[0] + t.
+def attention(q, kv, state, scale, window=0, chunk=0, softcap=0.0):
+    """softmax(scale q k^T) v for q [tokens, heads * head_dim]; token t stands at p = state[0] + t and sees 0 .. p.
 
     kv [sequences, 2, kv_heads, capacity, head_dim] holds keys and values; head h reads cache head
-    h // (heads / kv_heads).
+    h // (heads / kv_heads). window: a token sees p - window + 1 .. p only (sliding windows of Mistral, Gemma). chunk:
+    positions q with q // chunk = p // chunk only (Llama 4). softcap: scores s become softcap tanh(s / softcap)
+    (Gemma 2). 0 is no such bound.
     """
     tokens, width = q.shape
     _, _, kv_heads, capacity, head_dim = kv.shape
@@ -123,8 +170,9 @@ def attention(q, kv, state, scale):
     keys, values = kv[sequence].to(q.dtype)[:, :, :count]
     groups = width // head_dim // kv_heads
     queries = q.view(tokens, kv_heads, groups, head_dim).permute(1, 2, 0, 3)
-    scores = torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale
-    visible = torch.arange(count) <= (position + torch.arange(tokens)).clamp(max=capacity - 1).unsqueeze(-1)
+    scores = capped(torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale, softcap)
+    own = (position + torch.arange(tokens)).clamp(max=capacity - 1).unsqueeze(-1)
+    visible = (torch.arange(count) <= own) & (torch.arange(count) >= first_seen(own, window, chunk))
     weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
     return torch.einsum("hgtp,hpd->thgd", weights, values).reshape(tokens, width)
 
@@ -170,11 +218,12 @@ def _tolerance8(arguments, expected) -> dict:
 
 def cache_bytes8(s) -> float:
     """Bytes of keys and values that a step reads of an INT8 cache."""
-    return 2 * s["kv_heads"] * s.get("seen", s["capacity"]) * (4 * s["words"] + 4)
+    _, read = positions_seen(s)
+    return 2 * s["kv_heads"] * read * (4 * s["words"] + 4)
 
 
 def _cost8(s) -> Cost:
-    seen, width = s.get("seen", s["capacity"]), s["tokens"] * s["width"]
+    (seen, _), width = positions_seen(s), s["tokens"] * s["width"]
     return Cost(4 * width + cache_bytes8(s), 4 * width, 4 * width * seen)
 
 
@@ -183,13 +232,14 @@ def _cost8(s) -> Cost:
     form={"kv": KV8},
     reads={"q": Port(("tokens", "width")), **READS8},
     writes={"y": Port(("tokens", "width"), binding=3)},
-    params={"scale": float, "head_dim": int},
+    params={"scale": float, "head_dim": int, **BOUNDS},
+    defaults=UNBOUNDED,
     variants=_variants("cache_kv8"),
     prefer=_prefer,
     make_inputs=inputs8,
     tolerance=_tolerance8,
     cost=_cost8,
 )
-def attention_kv8(q, kv, state, kv_scales, scale, head_dim):
+def attention_kv8(q, kv, state, kv_scales, scale, head_dim, **bounds):
     """`attention` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
-    return attention.reference(q, **seen_cache(q, kv, kv_scales, state, head_dim), scale=scale)
+    return attention.reference(q, **seen_cache(q, kv, kv_scales, state, head_dim), scale=scale, **bounds)

@@ -1,4 +1,5 @@
-// Causal attention over the cache with grouped queries: a workgroup computes one head of one token.
+// Causal attention over the cache with grouped queries: a workgroup computes one head of one token. A library file says
+// from which position on a token sees, another what becomes of scores.
 //
 // Tiles of WORKGROUP positions: each thread scores one position, the softmax runs online (Milakov and Gimelshein
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
@@ -23,7 +24,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let heads = WIDTH / HEAD_DIM;
   let keys = ((state.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(state.position + token + 1u, CAPACITY);  // positions this token sees
+  let count = min(state.position + token + 1u, CAPACITY);  // positions up to this token's
   for (var i = thread; i < ROW_QUADS; i += WORKGROUP) {
     let quad = q[token * WIDTH / 4u + head * QUADS + min(i, QUADS - 1u)];
     query[i] = select(vec4<f32>(), vec4<f32>(quad) * SCALE * PLACES, i < QUADS);
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var largest = -3.0e38;
   var total = 0.0;
   var sums: array<Piece, MINE>;
-  for (var start = 0u; start < count; start += WORKGROUP) {
+  for (var start = first_seen(count - 1u); start < count; start += WORKGROUP) {
     let position = start + thread;
     var score = -3.0e38;
     var value_scale = 0.0;
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         let piece = piece_of(raw_at(keys + position, p));
         for (var i = 0u; i < PIECE; i++) { score += dot(query[p * PIECE + i], piece[i]); }
       }
-      score *= scale_at(keys + position);
+      score = capped(score * scale_at(keys + position));
     }
     let new_largest = max(largest, workgroup_max(score, thread));
     let weight = select(0.0, exp(score - new_largest), position < count);

@@ -26,9 +26,18 @@ fn scales_at(rows: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(scale_at(rows.x), scale_at(rows.y), scale_at(rows.z), scale_at(rows.w));
 }
 
+// The first positions that four tokens see, and those behind the last ones.
+struct Seen { first: vec4<u32>, limit: vec4<u32> }
+fn seen_up_to(positions: vec4<u32>) -> Seen {
+  let own = min(positions, vec4<u32>(CAPACITY - 1u));
+  let first = vec4<u32>(first_seen(own.x), first_seen(own.y), first_seen(own.z), first_seen(own.w));
+  return Seen(first, own + vec4<u32>(1u));
+}
+
 // Scores of one position for four tokens; what a token may not see becomes LOWEST.
-fn masked(scores: vec4<f32>, position: u32, limits: vec4<u32>) -> vec4<f32> {
-  return select(vec4<f32>(LOWEST), scores, vec4<u32>(position) < limits);
+fn masked(scores: vec4<f32>, position: u32, sees: Seen) -> vec4<f32> {
+  let at = vec4<u32>(position);
+  return select(vec4<f32>(LOWEST), capped4(scores), (at >= sees.first) & (at < sees.limit));
 }
 fn largest(m: mat4x4<f32>) -> vec4<f32> { return subgroupMax(max(max(m[0], m[1]), max(m[2], m[3]))); }
 fn total(m: mat4x4<f32>) -> vec4<f32> { return subgroupAdd(m[0] + m[1] + m[2] + m[3]); }
@@ -53,9 +62,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let heads = WIDTH / HEAD_DIM;
   let keys = ((state.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  // positions that tokens 0 to 3 and 4 to 7 of the tile see
-  let sees0 = min(vec4<u32>(state.position + token) + vec4<u32>(1u, 2u, 3u, 4u), vec4<u32>(CAPACITY));
-  let sees4 = min(vec4<u32>(state.position + token) + vec4<u32>(5u, 6u, 7u, 8u), vec4<u32>(CAPACITY));
+  let sees0 = seen_up_to(vec4<u32>(state.position + token) + vec4<u32>(0u, 1u, 2u, 3u));  // tokens 0 to 3 of the tile
+  let sees4 = seen_up_to(vec4<u32>(state.position + token) + vec4<u32>(4u, 5u, 6u, 7u));
   let count = min(state.position + min(token + 8u, TOKENS), CAPACITY);
 
   var sums: Sums;
@@ -63,7 +71,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   var top4 = vec4<f32>(LOWEST);
   var total0 = vec4<f32>();
   var total4 = vec4<f32>();
-  for (var start = 0u; start < count; start += 32u) {
+  // A token that sees nothing yet adds up what others see, until its first score multiplies that by exp(LOWEST - score), 0.
+  for (var start = sees0.first.x; start < count; start += 32u) {
     let own = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
     let visible = min(own, vec4<u32>(count - 1u));
     let rows = vec4<u32>(keys) + visible;

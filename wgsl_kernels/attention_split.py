@@ -11,7 +11,21 @@ from dataclasses import replace
 
 import torch
 
-from .attention import READS8, as_float, attention, cache_bytes8, inputs8, seen_cache
+from .attention import (
+    BOUNDS,
+    READS8,
+    UNBOUNDED,
+    as_float,
+    attention,
+    bounds_library,
+    cache_bytes8,
+    capped,
+    first_seen,
+    inputs8,
+    positions_seen,
+    score_bound,
+    seen_cache,
+)
 from .composition import Facts, Match, rule
 from .kv_append import CACHE
 from .layout import KV8, cache_words
@@ -66,8 +80,7 @@ def _split_inputs(seed=0, splits=4, heads=4, kv_heads=2, position=5, y_dtype="f3
 
 def _split_tolerance(arguments, expected) -> dict:
     """Weights carry the error of their scores, eps * sum |q||k|, relatively."""
-    q, kv = arguments["q"].double(), arguments["kv"].double()
-    score = q.abs().max() * kv.abs().max() * kv.shape[-1] * arguments["scale"]
+    kv, score = arguments["kv"].double(), score_bound(arguments)
     relative = (8 + 4 * score) * EPS32
     total = expected["stats"][..., 1].double()
     bound = relative * kv.abs().max() * total.unsqueeze(-1) + 1e-30
@@ -77,8 +90,8 @@ def _split_tolerance(arguments, expected) -> dict:
 
 
 def _split_cost(s) -> Cost:
-    seen = s.get("seen", s["capacity"])
-    cache = 2 * s["kv_heads"] * s["head_dim"] * seen * 4
+    seen, read = positions_seen(s)
+    cache = 2 * s["kv_heads"] * s["head_dim"] * read * 4
     parts = 4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2)
     return Cost(4 * s["tokens"] * s["width"] + cache, parts, 4 * s["tokens"] * s["width"] * seen)
 
@@ -99,7 +112,7 @@ def _teams(cache: str) -> dict[str, Variant]:
             ),
             tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
             defaults=_defaults,
-            library=lambda c: ("state", cache),
+            library=lambda c: ("state", cache, *bounds_library(c)),
             refuse=_refuse,
             why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
         )
@@ -112,19 +125,21 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
 @kernel(
     reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
     writes={"sums": Port(SUMS, "f32"), "stats": Port(STATS, "f32")},
-    params={"scale": float, "splits": int},
+    params={"scale": float, "splits": int, **BOUNDS},
+    defaults=UNBOUNDED,
     derive=_heads,
     variants=_teams("cache_float"),
     make_inputs=_split_inputs,
     tolerance=_split_tolerance,
     cost=_split_cost,
 )
-def attention_split(q, kv, state, scale, splits):
+def attention_split(q, kv, state, scale, splits, window=0, chunk=0, softcap=0.0):
     """Unnormalised attention of q [tokens, heads * head_dim] over `splits` parts of the positions that a token sees.
 
     sums [tokens, heads, splits, head_dim] = sum_p exp(s_p - m) v_p; stats [tokens, heads, splits, 2] = m = max s_p and
     sum_p exp(s_p - m), over the part's positions p; s_p = scale q k_p. A part without positions has sums 0 and stats
-    (-2^127, 0). Parts have ceil(count / splits) positions, but at least 32.
+    (-2^127, 0). Parts have ceil(count / splits) of the `count` positions that a token sees, but at least 32. window,
+    chunk, softcap: as for `attention`.
     """
     tokens, width = q.shape
     _, _, kv_heads, capacity, head_dim = kv.shape
@@ -135,12 +150,13 @@ def attention_split(q, kv, state, scale, splits):
     stats = torch.zeros(tokens, heads, splits, 2, dtype=q.dtype)
     stats[..., 0] = NONE
     for t in range(tokens):
-        count = min(position + t + 1, capacity)
-        chunk = max(ceil_div(count, splits), LEAST)
+        own = min(position + t, capacity - 1)
+        first = int(first_seen(torch.tensor(own), window, chunk))
+        length = max(ceil_div(own + 1 - first, splits), LEAST)
         query = q[t].view(heads, 1, head_dim)
-        for s in range(ceil_div(count, chunk)):
-            part = slice(s * chunk, min((s + 1) * chunk, count))
-            scores = (query * keys[:, part]).sum(-1) * scale
+        for s, start in enumerate(range(first, own + 1, length)):
+            part = slice(start, min(start + length, own + 1))
+            scores = capped((query * keys[:, part]).sum(-1) * scale, softcap)
             largest = scores.amax(-1, keepdim=True)
             weights = (scores - largest).exp()
             sums[t, :, s] = torch.einsum("hp,hpd->hd", weights, values[:, part])
@@ -162,17 +178,18 @@ def _split_cost8(s) -> Cost:
     form={"kv": KV8},
     reads={"q": Port(("tokens", "width")), **READS8},
     writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
-    params={"scale": float, "splits": int, "head_dim": int},
+    params={"scale": float, "splits": int, "head_dim": int, **BOUNDS},
+    defaults=UNBOUNDED,
     derive=_heads,
     variants=_teams("cache_kv8"),
     make_inputs=lambda seed=0, splits=4, **options: {**inputs8(seed=seed, **options), "splits": splits},
     tolerance=_split_tolerance8,
     cost=_split_cost8,
 )
-def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim):
+def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **bounds):
     """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
     seen = seen_cache(q, kv, kv_scales, state, head_dim)
-    return attention_split.reference(q, **seen, scale=scale, splits=splits)
+    return attention_split.reference(q, **seen, scale=scale, splits=splits, **bounds)
 
 
 def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
@@ -234,19 +251,22 @@ def attention_reduce(sums, stats):
     return y.flatten(1)
 
 
-def _whole(p, q, kv, state, *, scale):
+def _whole(p, q, kv, state, *, scale, window, chunk, softcap):
     """Attention of few tokens, over parts of the cache."""
-    return p.attention(q=q, kv=kv, state=state, scale=scale)
+    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
+    return p.attention(q=q, kv=kv, state=state, scale=scale, **bounds)
 
 
-def _parts(p, q, kv, state, *, scale, splits):
-    sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits)
+def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
+    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
+    sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits, **bounds)
     return p.attention_reduce(sums=sums, stats=stats)
 
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where an adapter has idle units for parts, and `attention_split` can run."""
-    splits = splits_for(facts.capacity)
+    limits = [match.params[name] for name in ("window", "chunk") if match.params[name]]
+    splits = splits_for(min([facts.capacity, *limits]))
     if facts.tokens > FEW_TOKENS or facts.adapter.is_cpu or splits < 2:
         return False
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split

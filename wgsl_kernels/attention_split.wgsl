@@ -73,10 +73,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first_head = kv_head * SHARING + (id.x % FOURS) * 4u;
   let keys = ((state.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(state.position + token + 1u, CAPACITY);  // positions this token sees
-  let chunk = max((count + SPLITS - 1u) / SPLITS, LEAST);
-  let first = min(split * chunk, count);
-  let limit = min(first + chunk, count);
+  let count = min(state.position + token + 1u, CAPACITY);  // positions up to this token's
+  let all_first = first_seen(count - 1u);
+  let part = max((count - all_first + SPLITS - 1u) / SPLITS, LEAST);
+  let first = min(all_first + split * part, count);
+  let limit = min(first + part, count);
 
   let query0 = query_at(token, first_head, lane);
   let query1 = query_at(token, first_head + 1u, lane);
@@ -111,8 +112,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       score_b += vec4<f32>(dot(query0[o], key_b[o]), dot(query1[o], key_b[o]), dot(query2[o], key_b[o]),
                            dot(query3[o], key_b[o]));
     }
-    score_a = select(vec4<f32>(NONE), over_lanes(score_a) * key_scale_a, a < limit);
-    score_b = select(vec4<f32>(NONE), over_lanes(score_b) * key_scale_b, b < limit);
+    score_a = select(vec4<f32>(NONE), capped4(over_lanes(score_a) * key_scale_a), a < limit);
+    score_b = select(vec4<f32>(NONE), capped4(over_lanes(score_b) * key_scale_b), b < limit);
     let new_largest = max(largest, max(score_a, score_b));
     let correction = exp(largest - new_largest);
     let weight_a = select(vec4<f32>(), exp(score_a - new_largest), a < limit);

@@ -71,15 +71,17 @@ class Composition:
     def run(self, values: Mapping[str, Any]) -> tuple:
         """The results, by the references of its ops, on tensors (matrices dequantized) and parameters by name.
 
-        What is stored in INT8 on the way is rounded to it and back.
+        A parameter that is not among the values has the default of the op that takes it. What is stored in INT8 on the
+        way is rounded to it and back.
         """
         found = dict(values)
         for node in self.nodes:
             given = {operand: found[symbol] for operand, symbol in node.inputs.items()}
-            given |= {
-                name: values[value.name] if isinstance(value, Param) else value
+            stated = {
+                name: values.get(value.name) if isinstance(value, Param) else value
                 for name, value in node.params.items()
             }
+            given |= {name: value for name, value in stated.items() if value is not None}
             kernel = form_of(node.op)
             given_back = (kernel.values or kernel.reference)(**given)
             results = given_back if isinstance(given_back, tuple) else (given_back,)
@@ -147,6 +149,10 @@ class Match(Protocol):
 
     def shape(self, symbol: str) -> tuple[int | str, ...]:
         """Shape of the buffer that a symbol stands for."""
+
+    @property
+    def params(self) -> Mapping[str, int | float]:
+        """Values of the composition's parameters by name."""
 
     def label(self, symbol: str) -> str:
         """What its type is called: an element type, a weight format, "a8" or "kv8"."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .attention_split import SPLIT_ATTENTION
 from .composition import Rule
+from .head_norm import head_norm_rope
 from .linear import LINEAR_SUM
 from .norm_argmax import ARGMAX
 from .norm_linear import norm_gate_up, norm_linear, norm_qkv
@@ -16,6 +17,7 @@ from .top_k import TOP_K
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
     LINEAR_SUM,
+    head_norm_rope,
     norm_qkv,
     norm_gate_up,
     norm_linear,

@@ -118,8 +118,9 @@ class Kernel:
     inputs that may change places.
     prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
-    reference overwrite in place. derive: sizes
-    that follow from others (defaults of parameters, constants of a format). prefer: the variant to use in a context
+    reference overwrite in place. defaults: of
+    parameters that a call may leave out, as in the reference's signature. derive: sizes that follow from others
+    (constants of a format). prefer: the variant to use in a context
     unless measurement says otherwise, and the reason.
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
     """
@@ -134,6 +135,7 @@ class Kernel:
     cost: Callable[[Mapping[str, int]], Cost]
     form: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, type] = field(default_factory=dict)
+    defaults: Mapping[str, int | float | bool] = field(default_factory=dict)
     prepare: Callable | None = None
     prepared_ports: tuple[str, ...] = ()
     updates: Mapping[str, str] = field(default_factory=dict)
@@ -179,7 +181,7 @@ class Kernel:
 
     def complete(self, sizes: Mapping) -> dict:
         """Shape names and parameters, with those that follow from them."""
-        return {**self.derive(sizes), **sizes}
+        return {**self.defaults, **self.derive(sizes), **sizes}
 
     def output_shape(self, name: str, sizes: Mapping) -> tuple[int, ...]:
         return tuple(label if isinstance(label, int) else sizes[label] for label in self.writes[name].shape)

@@ -56,46 +56,72 @@ def rope_table(frequencies: np.ndarray, positions: int) -> np.ndarray:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def _make_inputs(
-    seed=0, tokens=3, heads=2, head_dim=16, capacity=32, position=5, x_dtype="f32", y_dtype="f32"
+def rope_inputs(
+    seed=0,
+    tokens=3,
+    heads=2,
+    head_dim=16,
+    passed=0,
+    capacity=32,
+    position=5,
+    x_dtype="f32",
+    y_dtype="f32",
 ) -> dict:
+    """Random x, the table of head_dim - passed dimensions, and a state."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "x": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
-        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim, 10000.0), capacity)),
+        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
         "state": make_state(position, tokens),
+        "passed": passed,
     }
 
 
+def paired(bound: torch.Tensor, rotated: int, head_dim: int) -> torch.Tensor:
+    """For bounds of the entries of x [tokens, width] the sum of those that are turned into each other."""
+    turned, passed = bound.unflatten(-1, (-1, head_dim)).split([rotated, head_dim - rotated], -1)
+    a, b = turned.chunk(2, -1)
+    return torch.cat([a + b, a + b, passed], -1).flatten(-2)
+
+
 def _tolerance(arguments, expected) -> dict:
-    x = arguments["x"].double()
-    half = arguments["table"].shape[1] // 2
-    pairs = x.view(x.shape[0], -1, 2, half).abs()
-    bound = pairs.sum(2, keepdim=True).expand_as(pairs).reshape(x.shape)
-    return {"y": 4 * EPS32 * bound + 1e-30}
+    rotated = arguments["table"].shape[1]
+    pairs = paired(arguments["x"].double().abs(), rotated, rotated + arguments.get("passed", 0))
+    return {"y": 4 * EPS32 * pairs + 1e-30}
 
 
 @kernel(
-    reads={"x": Port(("tokens", "width")), "table": Port(("capacity", "head_dim"), "f32"), "state": STATE},
+    reads={"x": Port(("tokens", "width")), "table": Port(("capacity", "rotated"), "f32"), "state": STATE},
     writes={"y": Port(("tokens", "width"))},
+    params={"passed": int},
+    defaults={"passed": 0},
+    derive=lambda s: {"head_dim": s["rotated"] + s.get("passed", 0)} if "rotated" in s else {},
     variants={
         "pairs": Variant(
             "rope",
-            grid=lambda c: (ceil_div(c["width"] // 2, 64), c["tokens"], 1),
+            grid=lambda c: (
+                ceil_div(c["width"] // c["head_dim"] * (c["rotated"] // 2 + c["passed"]), 64),
+                c["tokens"],
+                1,
+            ),
             library=lambda c: ("state",),
         )
     },
-    make_inputs=_make_inputs,
+    make_inputs=rope_inputs,
     tolerance=_tolerance,
     cost=lambda s: Cost(
         4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]
     ),
 )
-def rope(x, table, state):
-    """Rotate x [tokens, heads * head_dim]: token t stands at position state[0] + t; table [capacity, head_dim]."""
+def rope(x, table, state, passed=0):
+    """Rotate x [tokens, heads * head_dim]: token t stands at position state[0] + t; table [capacity, rotated].
+
+    passed: dimensions at the end of each head that stay as they are (partial rotation), head_dim = rotated + passed.
+    """
     tokens, width = x.shape
-    capacity, head_dim = table.shape
+    capacity, rotated = table.shape
     positions = (int(state[0]) + torch.arange(tokens)).clamp(max=capacity - 1)
     cos, sin = table.to(x.dtype)[positions].unsqueeze(1).chunk(2, dim=-1)
-    a, b = x.view(tokens, width // head_dim, head_dim).chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).reshape(tokens, width)
+    turned, rest = x.view(tokens, -1, rotated + passed).split([rotated, passed], dim=-1)
+    a, b = turned.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).reshape(tokens, width)

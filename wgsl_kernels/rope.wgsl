@@ -1,22 +1,28 @@
-// Rotary embedding, half-split: the pair (i, i + HEAD_DIM / 2) of each head turns by the angle of its position.
-// Cosines and sines come from a table, because WGSL promises sin and cos only to 2^-11 and only near zero.
+// Rotary embedding, half-split: the pair (i, i + ROTATED / 2) of each head turns by the angle of its position; the PASSED
+// dimensions behind the first ROTATED stay as they are. Cosines and sines come from a table, because WGSL promises sin
+// and cos only to 2^-11 and only near zero.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
 @group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<storage, read_write> y: array<y_type>;
 
-const HALF: u32 = HEAD_DIM / 2u;
+const HALF: u32 = ROTATED / 2u;
+const UNITS: u32 = HALF + PASSED;  // what threads take of a head: pairs, then single dimensions
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let token = id.y;
-  let head = id.x / HALF;
-  let i = id.x % HALF;
+  let head = id.x / UNITS;
+  let i = id.x % UNITS;
   if (head * HEAD_DIM >= WIDTH) { return; }
-  let angle = min(state.position + token, CAPACITY - 1u) * HEAD_DIM;
+  let at = token * WIDTH + head * HEAD_DIM + i;
+  if (i >= HALF) {
+    y[at + HALF] = y_type(x[at + HALF]);
+    return;
+  }
+  let angle = min(state.position + token, CAPACITY - 1u) * ROTATED;
   let c = table[angle + i];
   let s = table[angle + HALF + i];
-  let at = token * WIDTH + head * HEAD_DIM + i;
   let a = f32(x[at]);
   let b = f32(x[at + HALF]);
   y[at] = y_type(a * c - b * s);

@@ -15,6 +15,7 @@ from workbench.errors import OutOfMemoryError
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError
 from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
@@ -213,6 +214,23 @@ def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     assert split(8192, Adapter()) == plan  # no subgroups
     found = kernels(split(8192, GPU))
     assert "attention" not in found and found.count("attention_split") == STACKABLE.layers
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+@pytest.mark.parametrize("more", [{}, {"passed": 8}], ids=str)
+def test_heads_are_normalised_where_they_are_turned(tokens, more):
+    builder = PlanBuilder()
+    x = builder.buffer("q", ("tokens", 96), "f32", "input")
+    weight = builder.vector("q_norm.weight", 24)
+    table = builder.buffer("rope_table", ("capacity", 24 - more.get("passed", 0)), "f32", "constant")
+    state = builder.buffer("state", (4,), "u32", "state")
+    normed, turned = (builder.buffer(n, ("tokens", 96), "f32", "activation") for n in ("normed", "turned"))
+    builder.call("head_norm", {"x": x, "weight": weight}, {"y": normed}, eps=1e-6)
+    builder.call("rope", {"x": normed, "table": table, "state": state}, {"y": turned}, **more)
+    plan = builder.finish([turned])
+    fused = rewritten(plan, tokens=tokens)
+    assert kernels(fused) == ["head_norm_rope"] and fused.calls[0].params == {"eps": 1e-6, **more}
+    assert rewritten(plan, ["normed"], tokens=tokens) == plan
 
 
 @pytest.fixture

@@ -429,16 +429,28 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
     )
+    bounds = (
+        {},
+        {"window": 1},
+        {"window": 7},
+        {"window": 40},
+        {"chunk": 8},
+        {"chunk": 33},
+        {"softcap": 2.0},
+        {"window": 100, "softcap": 50.0},
+        {"window": 12, "chunk": 16},
+    )
     for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
         for variant in wgsl_kernels.get(f"attention{cache}").variants:
             yield from cases_of(
                 f"attention{cache}",
                 variant,
-                10,
+                12,
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 heads=heads,
                 place=places,
                 sequence=sequences,
+                bounds=bounds,
                 x_dtype=TYPES,
                 **more,
             )
@@ -450,6 +462,7 @@ def _cache_cases() -> Iterator[Case]:
             heads=heads,
             place=places,
             sequence=sequences,
+            bounds=bounds,
             splits=(1, 2, 3, 7, 16),
             x_dtype=TYPES,
             y_dtype=("f32",),
@@ -492,7 +505,12 @@ def _cache_cases() -> Iterator[Case]:
             y_dtype=("f32",),
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
-    yield from cases_of("rope", "pairs", 12, heads=turners, place=places, x_dtype=TYPES, subgroups=(False,))
+    rotations = {"heads": turners, "passed": (0, 2, 4), "place": places, "x_dtype": TYPES}
+    yield from cases_of("rope", "pairs", 12, subgroups=(False,), **rotations)
+    yield from cases_of("head_norm_rope", "heads", 12, **rotations)
+    yield from cases_of(
+        "head_norm", "heads", 12, heads=turners, tokens=(1, 2, 70), weight=(True, False), x_dtype=TYPES
+    )
 
 
 def all_cases() -> list[Case]:

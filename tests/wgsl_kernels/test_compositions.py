@@ -26,6 +26,10 @@ PARAMS = {
     "group": 16,
     "kv_heads": KV_HEADS,
     "parts": 3,
+    "window": 6,
+    "chunk": 4,
+    "softcap": 3.0,
+    "passed": 0,
 }
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
@@ -56,6 +60,8 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         made[name] = normal(ROWS[name], HIDDEN) / 8
     if inputs[0] == "q" and "kv" in inputs and not rule.stack:
         made["q"] = normal(TOKENS, HEADS * HEAD_DIM)
+    if rule.name == "head_norm_rope":
+        made |= {"x": normal(TOKENS, HEADS * HEAD_DIM), "weight": 1 + normal(HEAD_DIM) / 4}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "state": make_state(5, 1)}
     return {name: made[name] for name in inputs}

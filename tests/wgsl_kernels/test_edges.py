@@ -7,6 +7,7 @@ import torch
 
 import wgsl_kernels
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from wgsl_kernels import KernelUsageError
 from wgsl_kernels.norm_argmax import largest_of
 from workbench.runtime.launch import run_kernel
 
@@ -95,6 +96,26 @@ def test_rms_norm_of_zeros_and_of_large_numbers(check, subgroups):
     large[0, 1::2] = -1e4
     y = check("rms_norm", {"x": large, "weight": weight, "eps": 1e-5}, subgroups=subgroups)["y"]
     assert torch.allclose(y.abs(), torch.ones(1, 96), atol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["head_norm", "head_norm_rope"])
+def test_a_head_of_zeros_and_one_of_large_numbers(check, name, subgroups):
+    """Each head has its own norm, however large its neighbour is."""
+    arguments = wgsl_kernels.get(name).inputs(tokens=1, heads=3, head_dim=40)
+    arguments["x"][0, :40], arguments["x"][0, 40:80] = 0.0, 1e15
+    y = check(name, arguments, subgroups=subgroups)["y"][0].view(3, 40)
+    assert (y[0] == 0).all() and 0.5 < y[1].square().mean().sqrt() < 1.5
+
+
+def test_heads_of_unknown_size_are_refused(check):
+    arguments = wgsl_kernels.get("head_norm").inputs(weight=False)
+    del arguments["head_dim"]
+    with pytest.raises(KernelUsageError, match="without a weight needs the parameter head_dim"):
+        check("head_norm", arguments)
+    arguments = wgsl_kernels.get("head_norm_rope").inputs(head_dim=24, passed=8)
+    with pytest.raises(KernelUsageError, match="heads of 24 where 16 dimensions are rotated and 4 passed"):
+        check("head_norm_rope", {**arguments, "passed": 4})
 
 
 @BOTH

@@ -12,6 +12,9 @@ from transformers.models.llama.modeling_llama import (
     LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
 )
+from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
+from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as apply_partial_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import wgsl_kernels
 from tests.wgsl_kernels.cases import BLOCKS, ZERO_POINTS
@@ -82,6 +85,19 @@ def test_rope_turns_as_transformers_does(scaling):
     torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
 
 
+def test_partial_rotation_is_that_of_transformers():
+    heads, head_dim, passed, tokens, position = 3, 24, 8, 5, 40
+    module = rotary(head_dim - passed, 10000.0, None)
+    x = torch.randn(tokens, heads * head_dim, generator=torch.Generator().manual_seed(6))
+    queries = x.view(1, tokens, heads, head_dim).transpose(1, 2)
+    cos, sin = module(x, torch.arange(position, position + tokens)[None])
+    expected, _ = apply_partial_rotary_pos_emb(queries, queries, cos, sin)
+    table = torch.from_numpy(rope_table(module.inv_freq.numpy(), position + tokens))
+    arguments = {"x": x, "table": table, "state": make_state(position, tokens), "passed": passed}
+    got = wgsl_kernels.get("rope").run_reference(arguments)["y"]
+    torch.testing.assert_close(got, expected.transpose(1, 2).reshape(tokens, -1), atol=2e-6, rtol=2e-6)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("tokens,position", [(1, 0), (1, 40), (9, 0), (9, 31)])
 def test_attention_is_that_of_pytorch(groups, tokens, position):
@@ -132,6 +148,16 @@ def test_rms_norm_is_that_of_transformers():
     module.weight.data = arguments["weight"]
     got = wgsl_kernels.get("rms_norm").run_reference(arguments)["y"]
     torch.testing.assert_close(got, module(arguments["x"]))
+
+
+def test_head_norm_is_that_of_transformers():
+    kernel = wgsl_kernels.get("head_norm")
+    for weight, module in ((True, Qwen3RMSNorm(24, eps=1e-6)), (False, Llama4TextL2Norm(1e-6))):
+        arguments = kernel.inputs(seed=2, tokens=5, heads=3, head_dim=24, weight=weight)
+        if weight:
+            module.weight.data = arguments["weight"]
+        expected = module(arguments["x"].view(5, 3, 24)).view(5, 72)
+        torch.testing.assert_close(kernel.run_reference(arguments)["y"], expected)
 
 
 def random_weight(fmt: str, rows: int, columns: int, options: dict, seed: int = 0) -> WeightTensor:

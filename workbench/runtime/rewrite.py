@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from wgsl_kernels.composition import Composition, Facts, Node, Param, Rule
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.library import Library
+from wgsl_kernels.pair import Kernel
 from workbench.plan.bind import kernel_of
 from workbench.plan.plan import Buffer, Call, Plan
 from workbench.plan.types import Plain
@@ -72,14 +73,18 @@ class Found:
 
 
 def _unify(
-    node: Node, call: Call, names: Mapping[str, str], params: Mapping, commutes
+    node: Node, call: Call, names: Mapping[str, str], params: Mapping, kernel: Kernel
 ) -> Iterator[tuple[dict, dict]]:
-    """What symbols and parameters stand for if `node` is `call`, beyond what is known; for each way to see it so."""
-    if call.op != node.op or set(call.inputs) != set(node.inputs) or set(call.params) != set(node.params):
+    """What symbols and parameters stand for if `node` is `call`, beyond what is known; for each way to see it so.
+
+    kernel: any form of the node's op. Parameters that either leaves out have their defaults.
+    """
+    wanted, stated = {**kernel.defaults, **node.params}, {**kernel.defaults, **call.params}
+    if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
         return
     orders = [call.inputs]
-    if commutes and all(operand in call.inputs for operand in commutes):
-        one, other = commutes
+    if kernel.commutes and all(operand in call.inputs for operand in kernel.commutes):
+        one, other = kernel.commutes
         orders.append({**call.inputs, one: call.inputs[other], other: call.inputs[one]})
     for inputs in orders:
         found, given = dict(names), dict(params)
@@ -88,9 +93,9 @@ def _unify(
             *((symbol, call.outputs[operand]) for operand, symbol in node.outputs.items()),
         ]
         agree = all(found.setdefault(symbol, name) == name for symbol, name in pairs)
-        for name, value in node.params.items():
-            wanted = given.setdefault(value.name, call.params[name]) if isinstance(value, Param) else value
-            agree = agree and wanted == call.params[name]
+        for name, value in wanted.items():
+            meant = given.setdefault(value.name, stated[name]) if isinstance(value, Param) else value
+            agree = agree and meant == stated[name]
         if agree and len(set(found.values())) == len(found):  # two symbols are two buffers
             yield found, given
 
@@ -108,10 +113,10 @@ def matches(plan: Plan, index: Index, before: Composition, anchor: int, library:
         else:
             known = [names[symbol] for symbol in node.inputs.values() if symbol in names]
             places = min((index.readers.get(name, []) for name in known), key=len, default=[])
-        commutes = library.of(node.op)[0].commutes
+        kernel = library.of(node.op)[0]
         for place in places:
             if place not in at:
-                for found, given in _unify(node, index.calls[place], names, params, commutes):
+                for found, given in _unify(node, index.calls[place], names, params, kernel):
                     yield from extend(depth + 1, (*at, place), found, given)
 
     yield from extend(0, (), {}, {})
@@ -182,6 +187,8 @@ class _Rewriting:
             name: params[value.name] if isinstance(value, Param) else value
             for name, value in node.params.items()
         }
+        defaults = self.library.of(node.op)[0].defaults
+        values = {name: value for name, value in values.items() if value != defaults.get(name)}
         fresh = {operand: symbol for operand, symbol in node.outputs.items() if symbol not in names}
         known = {operand: names[symbol] for operand, symbol in node.outputs.items() if symbol in names}
         if fresh:

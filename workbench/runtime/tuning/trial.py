@@ -74,7 +74,7 @@ def _options(kernel: Kernel, case: Case) -> dict:
     if floats:
         options["x_dtype"] = types[floats[0]]
     options["y_dtype"] = _y_type(kernel, case)
-    options |= {port: port in types for port in ("bias", "residual") if port in kernel.reads}
+    options |= {name: name in types for name, port in kernel.reads.items() if port.optional}
     if "scales" in types:
         options["scale_dtype"] = types["scales"]
         options["symmetric"] = "zeros" not in types
@@ -83,8 +83,10 @@ def _options(kernel: Kernel, case: Case) -> dict:
     if "capacity" in sizes:  # half full, one sequence
         options["position"] = max(0, min(sizes["capacity"] // 2, sizes["capacity"] - case.tokens))
         options["sequence"] = 0
-    if "width" in sizes and "head_dim" in sizes:
-        options["heads"] = sizes["width"] // sizes["head_dim"]
+    complete = kernel.complete(sizes)
+    if "width" in complete and "head_dim" in complete:
+        options["head_dim"] = complete["head_dim"]
+        options["heads"] = complete["width"] // complete["head_dim"]
     return options
 
 
