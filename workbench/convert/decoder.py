@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import wgsl_kernels
+from wgsl_kernels.attention import capped, first_seen
 from workbench.models.architecture import Architecture
 from workbench.models.specs import Describe
 from workbench.plan.plan import Call
@@ -113,7 +114,7 @@ class Decoder:
         if call.op == "linear":
             env[output] = F.linear(given["x"], given["weight"], given.get("bias"))
         elif call.op == "rope":
-            env[output] = _rotated(given["x"], given["table"])
+            env[output] = _rotated(**given, **call.params)
         elif call.op == "attention":
             kv_heads = self.plan.buffers[call.inputs["kv"]].shape[2]
             env[output] = _attended(given["q"], *given["kv"], kv_heads, **call.params)
@@ -131,26 +132,46 @@ def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return found.view(n, length, *found.shape[1:])
 
 
-def _rotated(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of x [n, T, width], in the half-split form of `wgsl_kernels.rope`."""
+def _rotated(x: torch.Tensor, table: torch.Tensor, passed: int = 0) -> torch.Tensor:
+    """`wgsl_kernels.rope` of x [n, T, width]."""
     n, length, width = x.shape
-    cos, sin = table[:length, None].chunk(2, dim=-1)  # [T, 1, head_dim / 2]
-    a, b = x.view(n, length, width // table.shape[1], table.shape[1]).chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).view(n, length, width)
+    rotated = table.shape[1]
+    cos, sin = table[:length, None].chunk(2, dim=-1)  # [T, 1, rotated / 2]
+    turned, rest = x.view(n, length, -1, rotated + passed).split([rotated, passed], dim=-1)
+    a, b = turned.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).view(n, length, width)
 
 
 def _attended(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv_heads: int, *, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    kv_heads: int,
+    *,
+    scale: float,
+    window: int = 0,
+    chunk: int = 0,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
     """`wgsl_kernels.attention` over windows: q [n, T, width], k and v [n, T, kv_heads * head_dim]."""
     n, length, width = q.shape
     head_dim = k.shape[-1] // kv_heads
     heads = width // head_dim
     q, k, v = (each.view(n, length, -1, head_dim).transpose(1, 2) for each in (q, k, v))
-    with _repeatable(q):
-        context = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=heads != kv_heads
-        )
+    seen = {"is_causal": True}
+    if window or chunk or softcap:
+        at = torch.arange(length, device=q.device)
+        mask = (at <= at[:, None]) & (at >= first_seen(at, window, chunk)[:, None])
+        seen = {"attn_mask": mask}
+    if softcap:
+        k, v = (each.repeat_interleave(heads // kv_heads, 1) for each in (k, v))
+        scores = capped(scale * q @ k.transpose(-1, -2), softcap)
+        context = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
+    else:
+        with _repeatable(q):
+            context = F.scaled_dot_product_attention(
+                q, k, v, **seen, scale=scale, enable_gqa=heads != kv_heads
+            )
     return context.transpose(1, 2).reshape(n, length, width)
 
 

@@ -156,7 +156,9 @@ class Blocks(PlanBuilder):
             x = y
         if table is not None:
             y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)
-            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y})
+            passed = heads.dim - self.shape(table)[1]
+            partial = {"passed": passed} if passed else {}
+            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y}, **partial)
             x = y
         return x
 

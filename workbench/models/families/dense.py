@@ -52,9 +52,27 @@ SHARED_KEYS = (
     Key("pad_token_id", TOKEN_ID | NULL, None),
     *TOP_KEYS,
 )
-#: Keys of the families whose attention has declared biases, and heads of a declared size.
+#: Keys of some families: heads of a declared size, and biases of attention and MLP.
 HEAD_DIM = Key("head_dim", integer(1) | NULL, None)
 ATTENTION_BIAS = Key("attention_bias", TRUTH, False)
+MLP_BIAS = Key("mlp_bias", TRUTH, False)
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+#: Kinds of attention in `layer_types`.
+FULL, SLIDING = "full_attention", "sliding_attention"
+_WINDOW = integer(1) | NULL
+#: Keys of the families where some layers look back no further than a window.
+WINDOW_KEYS = (
+    Key("use_sliding_window", TRUTH, False),
+    Key("sliding_window", _WINDOW, 4096),
+    Key("layer_types", list_of(one_of(FULL, SLIDING)) | NULL, None),
+)
+
+
+def keys_of(*own: Key) -> tuple[Key, ...]:
+    """The shared keys and a family's own, which take the place of shared ones of the same name."""
+    names = {key.name for key in own}
+    return (*(key for key in SHARED_KEYS if key.name not in names), *own)
 
 
 def named(model_type: str, *architectures: str) -> tuple[Key, Key]:
@@ -214,7 +232,16 @@ class Dense(Architecture):
     def attention(self, plan: Blocks, index: int, x: str) -> str:
         """Of one layer."""
         tensor = f"model.layers.{index}.self_attn"
-        return plan.attention(f"layers.{index}", tensor, x, self.attention_heads, "rope_table")
+        table, bounds = self.table(index), self.bounds(index)
+        return plan.attention(f"layers.{index}", tensor, x, self.attention_heads, table, **bounds)
+
+    def table(self, index: int) -> str | None:
+        """The rotary table of a layer, None where it has none."""
+        return "rope_table"
+
+    def bounds(self, index: int) -> dict[str, float]:
+        """What bounds attention in a layer (`wgsl_kernels.attention.BOUNDS`)."""
+        return {}
 
     def final(self, plan: Blocks, x: str) -> str:
         return plan.norm(FINAL_NORM, x, "final", self.norm_eps)
@@ -242,3 +269,18 @@ def require_a_kind_a_layer(read: Mapping[str, Any], *names: str) -> None:
             raise UnsupportedModelError(
                 f"{WHERE}: {name} has {len(read[name])} entries; allowed: num_hidden_layers {layers}"
             )
+
+
+def windows(read: Mapping[str, Any], default: Iterable[str]) -> tuple[int, ...]:
+    """How far each layer looks back, 0 for all of the context. default: kinds of layers where `layer_types` is null.
+
+    Raises UnsupportedModelError for a layer with a window where there is none.
+    """
+    require_a_kind_a_layer(read, "layer_types")
+    window = read["sliding_window"] if read.get("use_sliding_window", True) else None
+    kinds = read["layer_types"] or list(default)
+    if SLIDING in kinds and window is None:
+        raise refused(WHERE, "sliding_window", window, f"an integer, as layer_types has {SLIDING!r}")
+    if window is not None and window >= read["max_position_embeddings"]:
+        window = 0  # cuts nothing within the context
+    return tuple(window if kind == SLIDING else 0 for kind in kinds)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.models.families.dense import (
+    ATTENTION,
     ATTENTION_BIAS,
     HEAD_DIM,
-    SHARED_KEYS,
+    MLP,
+    MLP_BIAS,
     WHERE,
     Dense,
+    keys_of,
     named,
     require_a_kind_a_layer,
     require_whole_heads,
 )
-from workbench.models.keys import NULL, TRUTH, Key, integer, list_of, one_of, refused
-
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+from workbench.models.keys import NULL, Key, integer, list_of, one_of, refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,12 @@ class Llama(Dense):
     """A dense decoder with biases by declaration."""
 
     family = "Llama"
-    keys = (
+    keys = keys_of(
         # the second is what the first conversions of Llama 1 were called
         *named("llama", "LlamaForCausalLM", "LLaMAForCausalLM"),
-        *SHARED_KEYS,
         HEAD_DIM,
         ATTENTION_BIAS,
-        Key("mlp_bias", TRUTH, False),
+        MLP_BIAS,
         Key("sliding_window", integer(0) | NULL, None),
         Key(
             "layer_types",
