@@ -1,0 +1,85 @@
+"""Random checkpoints of every family, with configurations that exercise what is special to it, and transformers in f64
+as the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.eval.conftest import byte_tokenizer
+
+#: Long enough for windows to cut, and for more than one step.
+LENGTH = 70
+SMALL = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+
+#: Family -> what its configurations say beside `SMALL`; the first is used for all that is not about logits.
+CASES: dict[str, tuple[dict, ...]] = {
+    "qwen3": (
+        {"head_dim": 32, "rms_norm_eps": 1e-2},
+        {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 4},
+        {"head_dim": 24, "use_sliding_window": True, "sliding_window": 7, "layer_types": MIXED},
+        {"head_dim": 8, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    ),
+}
+#: Families whose files hold what a Llama reads, and nothing else.
+LIKE_LLAMA: tuple[str, ...] = ()
+IDS = [(family, index) for family, cases in CASES.items() for index in range(len(cases))]
+
+
+def config_of(family: str, index: int = 0) -> dict:
+    return {"model_type": family, **SMALL, **CASES[family][index]}
+
+
+def write_family(folder: Path, family: str, index: int = 0, seed: int = 0) -> Path:
+    """A checkpoint as transformers saves it: matrices of deviation 1/sqrt(K), norms far from 1, biases of 0.3."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config_of(family, index)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):
+                value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+            elif value.ndim == 1:
+                value.copy_(1.6 * torch.rand(value.shape, generator=generator) + 0.2)
+            else:
+                value.copy_(torch.randn(value.shape, generator=generator) / value.shape[1] ** 0.5)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def oracle_of(folder: Path, dtype=torch.float64):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+
+
+def oracle_logits(folder: Path, ids: np.ndarray) -> np.ndarray:
+    """Logits f64 [tokens, vocab]."""
+    with torch.inference_mode():
+        return oracle_of(folder)(torch.as_tensor(ids)[None]).logits[0].numpy()
