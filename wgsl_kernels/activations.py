@@ -1,4 +1,4 @@
-"""Element by element: SiLU(gate) * up, GELU, addition."""
+"""Element by element: gated units with SiLU and GELU, GELU alone, addition."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
-from .pair import Cost, Port, Variant, ceil_div, kernel
+from .pair import Cost, Kernel, Port, Variant, ceil_div, kernel
 
 ROWS = ("tokens", "width")
 
 
-def _variant(file: str) -> dict[str, Variant]:
-    return {"elements": Variant(file, grid=lambda c: (ceil_div(c["width"], 64), c["tokens"], 1))}
+def _variant(file: str, *library: str) -> dict[str, Variant]:
+    def grid(c):
+        return ceil_div(c["width"], 64), c["tokens"], 1
+
+    return {"elements": Variant(file, grid=grid, library=lambda c: library)}
 
 
 def _maker(*names: str, **params):
@@ -32,8 +35,9 @@ def _cost(inputs: int, flops: int):
     return cost
 
 
-def _silu_tolerance(arguments, expected) -> dict:
-    # exp(-g) has a relative error of (3 + 2|g|) ulp by the WGSL specification
+def _gated_tolerance(arguments, expected) -> dict:
+    # g sigmoid(w) with w = g in SiLU: exp(-w) has a relative error of (3 + 2|w|) ulp by the WGSL specification. In GELU w
+    # is larger, but the result's share of that error is |w| sigmoid(w) sigmoid(-w), below 1/4, with any w.
     gate, up = arguments["gate"].double(), arguments["up"].double()
     return {"y": (12 + 4 * gate.abs()) * EPS32 * (gate * up).abs() + 1e-30}
 
@@ -51,9 +55,9 @@ def _add_tolerance(arguments, expected) -> dict:
 @kernel(
     reads={"gate": Port(ROWS), "up": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=_variant("silu_mul"),
+    variants=_variant("gated_mul", "activate_silu"),
     make_inputs=_maker("gate", "up"),
-    tolerance=_silu_tolerance,
+    tolerance=_gated_tolerance,
     cost=_cost(2, 4),
 )
 def silu_mul(gate, up):
@@ -62,11 +66,29 @@ def silu_mul(gate, up):
 
 
 @kernel(
+    reads={"gate": Port(ROWS), "up": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    variants=_variant("gated_mul", "activate_gelu"),
+    make_inputs=_maker("gate", "up"),
+    tolerance=_gated_tolerance,
+    cost=_cost(2, 9),
+)
+def gelu_mul(gate, up):
+    """y = GELU(gate) * up by GELU's tanh approximation, the gated unit of Gemma's MLP; all [tokens, width]."""
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def activation_file(unit: Kernel) -> str:
+    """The library file with the activation of a gated unit, `silu_mul` or `gelu_mul`."""
+    return f"activate_{unit.op.removesuffix('_mul')}"
+
+
+@kernel(
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
     params={"tanh": bool},
     defaults={"tanh": False},
-    variants=_variant("gelu"),
+    variants=_variant("gelu", "activate_gelu"),
     make_inputs=_maker("x", tanh=False),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),

@@ -74,9 +74,10 @@ def test_gelu_far_from_zero(check, tanh):
     assert y[0, 3].abs() < 1e-2
 
 
-def test_silu_mul_far_from_zero(check):
+@pytest.mark.parametrize("name", ["silu_mul", "gelu_mul"])
+def test_gated_units_far_from_zero(check, name):
     gate = row(0.0, -0.0, 1e4, -1e4, 88.0, -88.0, -89.0, -104.0, 1e30, -1e30, -3e38)
-    y = check("silu_mul", {"gate": gate, "up": torch.full_like(gate, 2.0)})["y"]
+    y = check(name, {"gate": gate, "up": torch.full_like(gate, 2.0)})["y"]
     assert y[0, 2] == 2e4
     assert (y[0, [0, 1, 3, 7, 9, 10]].abs() < 1e-30).all()
 
@@ -84,7 +85,8 @@ def test_silu_mul_far_from_zero(check):
 def test_f16_outputs_keep_large_and_small_numbers(check):
     x = row(1e4, -1e4, 6e4, 1e-5, -1e-7, 0.0, 2049.0, 2051.0)
     check("add", {"a": x, "b": torch.zeros_like(x)}, y_dtype="f16")
-    check("silu_mul", {"gate": x, "up": torch.ones_like(x)}, y_dtype="f16")
+    for name in ("silu_mul", "gelu_mul"):
+        check(name, {"gate": x, "up": torch.ones_like(x)}, y_dtype="f16")
 
 
 @BOTH
