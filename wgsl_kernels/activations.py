@@ -1,4 +1,4 @@
-"""Element by element: gated units with SiLU and GELU, GELU alone, addition."""
+"""Element by element: gated units with SiLU and GELU, GELU alone, addition, multiples, a soft cap."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _cost(inputs: int, flops: int):
 
 
 def _gated_tolerance(arguments, expected) -> dict:
-    # g sigmoid(w) with w = g in SiLU: exp(-w) has a relative error of (3 + 2|w|) ulp by the WGSL specification. In GELU w
-    # is larger, but the result's share of that error is |w| sigmoid(w) sigmoid(-w), below 1/4, with any w.
+    # g sigmoid(w), in SiLU w = g: exp(-w) has a relative error of (3 + 2|w|) ulp by the WGSL specification. In GELU
+    # w is larger, but of that error |w| sigmoid(w) sigmoid(-w) reaches the result, which is below 1/4 for any w.
     gate, up = arguments["gate"].double(), arguments["up"].double()
     return {"y": (12 + 4 * gate.abs()) * EPS32 * (gate * up).abs() + 1e-30}
 
@@ -49,7 +49,13 @@ def _gelu_tolerance(arguments, expected) -> dict:
 
 
 def _add_tolerance(arguments, expected) -> dict:
-    return {"y": 2 * EPS32 * (arguments["a"].double().abs() + arguments["b"].double().abs())}
+    b = arguments.get("factor", 1.0) * arguments["b"].double()
+    return {"y": EPS32 * (2 * arguments["a"].double().abs() + 4 * b.abs())}
+
+
+def _softcap_tolerance(arguments, expected) -> dict:
+    # lib/tanh.wgsl is good to 2^-20
+    return {"y": EPS32 * (16 * arguments["cap"] + 4 * expected["y"].double().abs())}
 
 
 @kernel(
@@ -101,12 +107,42 @@ def gelu(x, tanh=False):
 @kernel(
     reads={"a": Port(ROWS), "b": Port(ROWS)},
     writes={"y": Port(ROWS)},
+    params={"factor": float},
+    defaults={"factor": 1.0},
     variants=_variant("add"),
-    commutes=("a", "b"),
+    commutes=("a", "b"),  # in compositions, which leave the factor out
     make_inputs=_maker("a", "b"),
     tolerance=_add_tolerance,
     cost=_cost(2, 1),
 )
-def add(a, b):
-    """y = a + b; all [tokens, width]."""
-    return a + b
+def add(a, b, factor=1.0):
+    """y = a + factor * b; all [tokens, width]. factor: Granite's of a residual."""
+    return a + factor * b
+
+
+@kernel(
+    reads={"x": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    params={"factor": float},
+    variants=_variant("scale"),
+    make_inputs=_maker("x", factor=1.5),
+    tolerance=lambda arguments, expected: {"y": 2 * EPS32 * expected["y"].double().abs()},
+    cost=_cost(1, 1),
+)
+def scale(x, factor):
+    """y = factor * x [tokens, width], as Gemma and Granite do with embeddings and Granite with logits."""
+    return factor * x
+
+
+@kernel(
+    reads={"x": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    params={"cap": float},
+    variants=_variant("softcap", "tanh"),
+    make_inputs=_maker("x", cap=5.0),
+    tolerance=_softcap_tolerance,
+    cost=_cost(1, 6),
+)
+def softcap(x, cap):
+    """y = cap * tanh(x / cap) for x [tokens, width], the logits of Gemma 2 (Gemma 2, section 2)."""
+    return cap * (x / cap).tanh()

@@ -322,8 +322,13 @@ def _weight_cases() -> Iterator[Case]:
 
 def _elementwise_cases() -> Iterator[Case]:
     common = {"tokens": (1, 2, 3, 9, 33, 70), "width": WIDTHS, "x_dtype": TYPES, "subgroups": (False,)}
-    for kernel in ("silu_mul", "gelu_mul", "add"):
+    for kernel in ("silu_mul", "gelu_mul"):
         yield from cases_of(kernel, "elements", 9, **common)
+    factors = {"factor": (1.0, 0.22, -12.0)}
+    yield from cases_of("scale", "elements", 9, **common, **factors)
+    factors = tuple({"factor": factor} for factor in factors["factor"])
+    yield from cases_of("add", "elements", 9, **common, more=({}, *factors))
+    yield from cases_of("softcap", "elements", 9, **common, cap=(0.5, 30.0, 1000.0))
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
     words = tuple(
