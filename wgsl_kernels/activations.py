@@ -1,4 +1,4 @@
-"""Element by element: SiLU(gate) * up, GELU, addition."""
+"""Element by element: gated units with SiLU and GELU, GELU alone, addition, multiples, a soft cap."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from .numerics import EPS32, random_tensor
-from .pair import Cost, Port, Variant, ceil_div, kernel
+from .pair import Cost, Kernel, Port, Variant, ceil_div, kernel
 
 ROWS = ("tokens", "width")
 
 
-def _variant(file: str) -> dict[str, Variant]:
-    return {"elements": Variant(file, grid=lambda c: (ceil_div(c["width"], 64), c["tokens"], 1))}
+def _variant(file: str, *library: str) -> dict[str, Variant]:
+    def grid(c):
+        return ceil_div(c["width"], 64), c["tokens"], 1
+
+    return {"elements": Variant(file, grid=grid, library=lambda c: library)}
 
 
 def _maker(*names: str, **params):
@@ -32,8 +35,9 @@ def _cost(inputs: int, flops: int):
     return cost
 
 
-def _silu_tolerance(arguments, expected) -> dict:
-    # exp(-g) has a relative error of (3 + 2|g|) ulp by the WGSL specification
+def _gated_tolerance(arguments, expected) -> dict:
+    # g sigmoid(w), in SiLU w = g: exp(-w) has a relative error of (3 + 2|w|) ulp by the WGSL specification. In GELU
+    # w is larger, but of that error |w| sigmoid(w) sigmoid(-w) reaches the result, which is below 1/4 for any w.
     gate, up = arguments["gate"].double(), arguments["up"].double()
     return {"y": (12 + 4 * gate.abs()) * EPS32 * (gate * up).abs() + 1e-30}
 
@@ -45,15 +49,21 @@ def _gelu_tolerance(arguments, expected) -> dict:
 
 
 def _add_tolerance(arguments, expected) -> dict:
-    return {"y": 2 * EPS32 * (arguments["a"].double().abs() + arguments["b"].double().abs())}
+    b = arguments.get("factor", 1.0) * arguments["b"].double()
+    return {"y": EPS32 * (2 * arguments["a"].double().abs() + 4 * b.abs())}
+
+
+def _softcap_tolerance(arguments, expected) -> dict:
+    # lib/tanh.wgsl is good to 2^-20
+    return {"y": EPS32 * (16 * arguments["cap"] + 4 * expected["y"].double().abs())}
 
 
 @kernel(
     reads={"gate": Port(ROWS), "up": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=_variant("silu_mul"),
+    variants=_variant("gated_mul", "activate_silu"),
     make_inputs=_maker("gate", "up"),
-    tolerance=_silu_tolerance,
+    tolerance=_gated_tolerance,
     cost=_cost(2, 4),
 )
 def silu_mul(gate, up):
@@ -62,11 +72,29 @@ def silu_mul(gate, up):
 
 
 @kernel(
+    reads={"gate": Port(ROWS), "up": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    variants=_variant("gated_mul", "activate_gelu"),
+    make_inputs=_maker("gate", "up"),
+    tolerance=_gated_tolerance,
+    cost=_cost(2, 9),
+)
+def gelu_mul(gate, up):
+    """y = GELU(gate) * up by GELU's tanh approximation, the gated unit of Gemma's MLP; all [tokens, width]."""
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def activation_file(unit: Kernel) -> str:
+    """The library file with the activation of a gated unit, `silu_mul` or `gelu_mul`."""
+    return f"activate_{unit.op.removesuffix('_mul')}"
+
+
+@kernel(
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
     params={"tanh": bool},
     defaults={"tanh": False},
-    variants=_variant("gelu"),
+    variants=_variant("gelu", "activate_gelu"),
     make_inputs=_maker("x", tanh=False),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),
@@ -79,12 +107,42 @@ def gelu(x, tanh=False):
 @kernel(
     reads={"a": Port(ROWS), "b": Port(ROWS)},
     writes={"y": Port(ROWS)},
+    params={"factor": float},
+    defaults={"factor": 1.0},
     variants=_variant("add"),
-    commutes=("a", "b"),
+    commutes=("a", "b"),  # in compositions, which leave the factor out
     make_inputs=_maker("a", "b"),
     tolerance=_add_tolerance,
     cost=_cost(2, 1),
 )
-def add(a, b):
-    """y = a + b; all [tokens, width]."""
-    return a + b
+def add(a, b, factor=1.0):
+    """y = a + factor * b; all [tokens, width]. factor: Granite's of a residual."""
+    return a + factor * b
+
+
+@kernel(
+    reads={"x": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    params={"factor": float},
+    variants=_variant("scale"),
+    make_inputs=_maker("x", factor=1.5),
+    tolerance=lambda arguments, expected: {"y": 2 * EPS32 * expected["y"].double().abs()},
+    cost=_cost(1, 1),
+)
+def scale(x, factor):
+    """y = factor * x [tokens, width], as Gemma and Granite do with embeddings and Granite with logits."""
+    return factor * x
+
+
+@kernel(
+    reads={"x": Port(ROWS)},
+    writes={"y": Port(ROWS)},
+    params={"cap": float},
+    variants=_variant("softcap", "tanh"),
+    make_inputs=_maker("x", cap=5.0),
+    tolerance=_softcap_tolerance,
+    cost=_cost(1, 6),
+)
+def softcap(x, cap):
+    """y = cap * tanh(x / cap) for x [tokens, width], the logits of Gemma 2 (Gemma 2, section 2)."""
+    return cap * (x / cap).tanh()

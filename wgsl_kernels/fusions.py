@@ -7,8 +7,14 @@ from .composition import Rule
 from .head_norm import head_norm_rope
 from .linear import LINEAR_SUM
 from .norm_argmax import ARGMAX
-from .norm_linear import norm_gate_up, norm_linear, norm_qkv
-from .norm_linear_a8 import norm_gate_up_a8, norm_linear_a8, norm_qkv_a8, reduce_in_int8
+from .norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from .norm_linear_a8 import (
+    norm_gate_up_a8,
+    norm_gate_up_gelu_a8,
+    norm_linear_a8,
+    norm_qkv_a8,
+    reduce_in_int8,
+)
 from .norm_qkv_rows import QKV_ROWS
 from .rows import ONLY_ROW
 from .sample import SAMPLE_IN_PARTS
@@ -20,10 +26,12 @@ RULES: tuple[Rule, ...] = (
     head_norm_rope,
     norm_qkv,
     norm_gate_up,
+    norm_gate_up_gelu,
     norm_linear,
     SPLIT_ATTENTION,
     norm_qkv_a8,
     norm_gate_up_a8,
+    norm_gate_up_gelu_a8,
     norm_linear_a8,
     *QKV_ROWS,
     reduce_in_int8,

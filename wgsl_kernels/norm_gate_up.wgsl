@@ -1,4 +1,4 @@
-// y[t, u] = silu(g) * v, with g = sum_k rms_norm(x)[t, k] * w[u, k] and v the same of row WIDTH + u: norm, gate, up and
+// y[t, u] = activate(g) * v, with g = sum_k rms_norm(x)[t, k] * w[u, k] and v the same of row WIDTH + u: norm, gate, up and
 // their product in one dispatch for few tokens. A team computes the gate and up rows of ROWS_PER_TEAM / 2 units.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
@@ -16,9 +16,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let team = i / UNITS;
     if (unit < WIDTH) {
       let factor = norm_factor(team);
-      let gate = max(sum_of(team, i % UNITS * 2u) * factor, -88.0);  // as in silu_mul: exp(89) may overflow
+      let gate = sum_of(team, i % UNITS * 2u) * factor;
       let up = sum_of(team, i % UNITS * 2u + 1u) * factor;
-      y[token * WIDTH + unit] = y_type(gate / (1.0 + exp(-gate)) * up);
+      y[token * WIDTH + unit] = y_type(activate(gate) * up);
     }
   }
 }

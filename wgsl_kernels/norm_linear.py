@@ -1,11 +1,12 @@
 """Fused kernels of a decode step that begin with a norm: `norm_linear`, `norm_gate_up` and `norm_qkv`, a format each.
 
-    norm_linear   rms_norm, linear
-    norm_gate_up  rms_norm, linear (gate), linear (up), silu_mul
-    norm_qkv      rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k), kv_append
+    norm_linear        rms_norm, linear
+    norm_gate_up       rms_norm, linear (gate), linear (up), silu_mul
+    norm_gate_up_gelu  rms_norm, linear (gate), linear (up), gelu_mul
+    norm_qkv           rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k), kv_append
 
-The weights of the last two are stacked: rows of gate and up, or of q, k and v, in one set of planes. Each reference is
-the composition of the references it replaces.
+The weights of all but the first are stacked: rows of gate and up, or of q, k and v, in one set of planes. Each
+reference is the composition of the references it replaces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from functools import partial
 
 import torch
 
-from .composition import Facts, Match, composed, fusion
+from .activations import activation_file, gelu_mul, silu_mul
+from .composition import Facts, Match, Rule, composed, fusion
 from .kv_append import CACHE, kv_append
 from .layout import KV8
 from .linear import FEW_TOKENS, gemv_defaults, gemv_tunables
@@ -185,15 +187,21 @@ def norm_linear_pair(fmt: str) -> Kernel:
 # ---- norm, gate, up, their product -------------------------------------------------------------------------------
 
 
-def gated(p, normed, gate, up):
-    """silu(n G^T) * (n U^T)."""
-    return p.silu_mul(gate=p.linear(x=normed, weight=gate), up=p.linear(x=normed, weight=up))
+def gate_and_up(p, normed, gate, up) -> dict:
+    """What a gated unit takes: n G^T and n U^T."""
+    return {"gate": p.linear(x=normed, weight=gate), "up": p.linear(x=normed, weight=up)}
 
 
 @fusion(stack=("gate", "up"), where=behind_a_norm)
 def norm_gate_up(p, x, norm, gate, up, *, eps):
     """y = silu(n G^T) * (n U^T), n = rms_norm(x)."""
-    return gated(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up)
+    return p.silu_mul(**gate_and_up(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up))
+
+
+@fusion(stack=("gate", "up"), where=behind_a_norm)
+def norm_gate_up_gelu(p, x, norm, gate, up, *, eps):
+    """y = gelu(n G^T) * (n U^T), n = rms_norm(x)."""
+    return p.gelu_mul(**gate_and_up(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up))
 
 
 def halves_of(weight, **_) -> list[int]:
@@ -208,34 +216,42 @@ def gate_up_inputs(
     return _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
 
 
-def silu_product_bound(normed, weight, bound) -> torch.Tensor:
-    """Bound of the error of silu(g) * u, f64 [tokens, width], where those of g and u are `bound` [tokens, rows].
+def gated_bound(normed, weight, bound) -> torch.Tensor:
+    """Bound of the error of a(g) * u, f64 [tokens, width], where those of g and u are `bound` [tokens, rows].
 
-    silu has a slope of at most 1.1 and silu(g) <= |g|; exp(-g) a relative error of (3 + 2|g|) ulp.
+    SiLU and GELU a have a slope of at most 1.13 and a(g) <= |g|; their own error is that of `silu_mul` and `gelu_mul`.
     """
     gate, up = (normed @ weight[:, : normed.shape[1]].T).abs().chunk(2, dim=-1)
     gate_error, up_error = bound.chunk(2, dim=-1)
     product = (12 + 4 * gate) * EPS32 * gate * up
-    return 1.1 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30
+    return 1.13 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30
 
 
 def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    return {"y": silu_product_bound(normed, weight, _product_bound(fmt, arguments))}
+    return {"y": gated_bound(normed, weight, _product_bound(fmt, arguments))}
 
 
-def norm_gate_up_pair(fmt: str) -> Kernel:
-    """The pair for one weight format."""
+def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
+    """The pair for one weight format and gated unit, `rule` of its composition."""
     return register(
         Kernel(
-            op="norm_gate_up",
+            op=rule.name,
             form={"weight": fmt},
-            reference=composed(norm_gate_up, rows=halves_of),
+            reference=composed(rule, rows=halves_of),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "width"), binding=6)},
             params={**quant_params(fmt), "eps": float},
-            variants={"gemv": _variant("norm_gate_up", fmt, lambda c: c["width"], rows_per_unit=2)},
+            variants={
+                "gemv": _variant(
+                    "norm_gate_up",
+                    fmt,
+                    lambda c: c["width"],
+                    rows_per_unit=2,
+                    library=(activation_file(unit),),
+                )
+            },
             make_inputs=partial(gate_up_inputs, fmt),
             tolerance=partial(_gate_up_tolerance, fmt),
             derive=lambda s: (
@@ -363,5 +379,7 @@ def norm_qkv_pair(fmt: str) -> Kernel:
 
 #: The pairs by weight format; others are made from them.
 NORM_LINEAR = {fmt: norm_linear_pair(fmt) for fmt in WEIGHT_FORMATS}
-NORM_GATE_UP = {fmt: norm_gate_up_pair(fmt) for fmt in WEIGHT_FORMATS}
 NORM_QKV = {fmt: norm_qkv_pair(fmt) for fmt in WEIGHT_FORMATS}
+for _format in WEIGHT_FORMATS:
+    norm_gate_up_pair(_format, norm_gate_up, silu_mul)
+    norm_gate_up_pair(_format, norm_gate_up_gelu, gelu_mul)

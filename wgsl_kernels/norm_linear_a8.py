@@ -3,11 +3,12 @@
     norm_linear_a8        rms_norm, quantize_activations, linear_a8
     norm_qkv_a8           rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k), kv_append
     norm_gate_up_a8       rms_norm, quantize_activations, linear_a8 (gate, up), silu_mul, quantize_activations
+    norm_gate_up_gelu_a8  rms_norm, quantize_activations, linear_a8 (gate, up), gelu_mul, quantize_activations
     attention_reduce[a8]  attention_reduce, quantize_activations
 
-The first three stand once a weight format; weights of the second and third are stacked as in `norm_linear`. Each
-reference is the composition of the references it replaces. With `linear_a8` and its residual behind attention and the
-MLP, a decoder layer is six dispatches where attention is split.
+All but the last stand once a weight format; weights of q, k and v, and of gate and up, are stacked as in
+`norm_linear`. Each reference is the composition of the references it replaces. With `linear_a8` and its residual
+behind attention and the MLP, a decoder layer is six dispatches where attention is split.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from functools import partial
 
 import torch
 
-from .activations import silu_mul
+from .activations import activation_file, gelu_mul, silu_mul
 from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance
-from .composition import Facts, Match, composed, fusion
+from .composition import Facts, Match, Rule, composed, fusion
 from .layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from .linear import gemv_defaults, gemv_tunables, linear_reference
 from .linear_a8 import integer_pieces
 from .norm_linear import (
     NORM,
     X,
+    gate_and_up,
     gate_up_inputs,
-    gated,
+    gated_bound,
     halves_of,
     in_place,
     linear_inputs,
@@ -39,7 +41,6 @@ from .norm_linear import (
     qkv_rows,
     qkv_tolerance,
     refuse_columns,
-    silu_product_bound,
     turned_and_appended,
     weight_parts,
 )
@@ -229,7 +230,14 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
 def norm_gate_up_a8(p, x, norm, gate, up, *, eps):
     """silu(n G^T) * (n U^T) in INT8, n = rms_norm(x) as INT8."""
     normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
-    return p.quantize_activations(x=gated(p, normed, gate, up))
+    return p.quantize_activations(x=p.silu_mul(**gate_and_up(p, normed, gate, up)))
+
+
+@fusion(stack=("gate", "up"), where=quantized_behind_a_norm)
+def norm_gate_up_gelu_a8(p, x, norm, gate, up, *, eps):
+    """gelu(n G^T) * (n U^T) in INT8, n = rms_norm(x) as INT8."""
+    normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
+    return p.quantize_activations(x=p.gelu_mul(**gate_and_up(p, normed, gate, up)))
 
 
 def _words(y, y_stride):
@@ -242,11 +250,11 @@ def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dic
     return {**gate_up_inputs(fmt, width=width, **options), "y_stride": y_stride}
 
 
-def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
+def _gate_up_tolerance(fmt: str, unit: Kernel, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = normed_in_int8(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    error = silu_product_bound(normed, weight, _product_bound(fmt, arguments))
-    y = silu_mul.reference(*linear_reference(normed, weight).chunk(2, dim=-1))
+    error = gated_bound(normed, weight, _product_bound(fmt, arguments))
+    y = unit.reference(*linear_reference(normed, weight).chunk(2, dim=-1))
     stride = arguments["y_stride"]
     quants, scales = quantized_tolerance(y, expected["y_scales"].double(), INT8_BLOCK, stride, error)
     return {"y": quants, "y_scales": scales}
@@ -272,13 +280,13 @@ def _gate_up_derive(fmt: str, s) -> dict:
     return found
 
 
-def norm_gate_up_a8_pair(fmt: str) -> Kernel:
-    """The pair for one weight format."""
+def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
+    """The pair for one weight format and gated unit, `rule` of its composition."""
     return register(
         Kernel(
-            op="norm_gate_up_a8",
+            op=rule.name,
             form={"weight": fmt, "y": A8},
-            reference=composed(norm_gate_up_a8, rows=halves_of, quantize=_words),
+            reference=composed(rule, rows=halves_of, quantize=_words),
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={
                 "y": Port(WORDS, "u32", binding=6, packed=8, of="y", plane="quants"),
@@ -290,14 +298,14 @@ def norm_gate_up_a8_pair(fmt: str) -> Kernel:
                     "norm_gate_up_a8",
                     grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=partial(_library, fmt),
+                    library=lambda c: (*_library(fmt, c), activation_file(unit)),
                     refuse=_whole_blocks,
                     defaults=gemv_defaults(lambda c: (256, 8, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },
             make_inputs=partial(_gate_up_inputs, fmt),
-            tolerance=partial(_gate_up_tolerance, fmt),
+            tolerance=partial(_gate_up_tolerance, fmt, unit),
             derive=partial(_gate_up_derive, fmt),
             **_shared(fmt),
         )
@@ -368,4 +376,6 @@ def reduce_in_int8(p, sums, stats):
 #: The pairs by weight format; others are made from them.
 NORM_LINEAR_A8 = {fmt: norm_linear_a8_pair(fmt) for fmt in INT8_STRIDES}
 NORM_QKV_A8 = {fmt: norm_qkv_a8_pair(fmt) for fmt in INT8_STRIDES}
-NORM_GATE_UP_A8 = {fmt: norm_gate_up_a8_pair(fmt) for fmt in INT8_STRIDES}
+for _format in INT8_STRIDES:
+    norm_gate_up_a8_pair(_format, norm_gate_up_a8, silu_mul)
+    norm_gate_up_a8_pair(_format, norm_gate_up_gelu_a8, gelu_mul)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import wgsl_kernels
 from wgsl_kernels import Adapter
@@ -44,6 +45,12 @@ def rewritten(
     )
     found.check()
     return found
+
+
+def with_gelu(plan: Plan) -> Plan:
+    """The plan with the gated units of Gemma."""
+    calls = [replace(call, op="gelu_mul") if call.op == "silu_mul" else call for call in plan.calls]
+    return replace(plan, calls=tuple(calls))
 
 
 def kernels(plan: Plan) -> list[str]:

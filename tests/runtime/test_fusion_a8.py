@@ -16,7 +16,7 @@ from workbench.models.source import open_source
 from workbench.runtime.lowering import lower
 
 from .models import Shape, model_on, random_ids, write_random
-from .rewriting import GPU, kernels, rewritten
+from .rewriting import GPU, kernels, rewritten, with_gelu
 
 #: Every plane of every matrix is a multiple of 256 bytes, in blocks of 32 and 64, so that matrices are stacked.
 SHAPE = Shape("stackable", 256, 192, 4, 2, 32)
@@ -57,6 +57,11 @@ def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
     assert kernels(fused(plan)) == ["embedding[int4]", *LAYER * SHAPE.layers, *tail]
     sizes = {"tokens": 1, "capacity": 1024, "sequences": 1, "steps": 16}
     assert [step.kernel.name for step in lower(plan, sizes, GPU, 128 << 20).steps] == kernels(fused(plan))
+
+
+def test_gelu_takes_the_place_of_silu(plan):
+    other = {"norm_gate_up_a8[int4, a8]": "norm_gate_up_gelu_a8[int4, a8]"}
+    assert kernels(fused(with_gelu(plan))) == [other.get(name, name) for name in kernels(fused(plan))]
 
 
 @pytest.mark.parametrize(

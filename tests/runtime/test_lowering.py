@@ -21,7 +21,7 @@ from workbench.plan.plan import PlanError
 from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
 
 from .models import SHAPES, STACKABLE, check_parity, model_on, random_ids, reference_on, write_random
-from .rewriting import GPU, kernels, rewritten, stacks_of
+from .rewriting import GPU, kernels, rewritten, stacks_of, with_gelu
 
 SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
 #: One name in every part of a layer; fusion would remove those that end with `.out` of attention and feed-forward.
@@ -214,6 +214,11 @@ def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     assert split(8192, Adapter()) == plan  # no subgroups
     found = kernels(split(8192, GPU))
     assert "attention" not in found and found.count("attention_split") == STACKABLE.layers
+
+
+def test_gelu_takes_the_place_of_silu(stackable_plans):
+    plan, other = stackable_plans["greedy"], {"norm_gate_up[f32]": "norm_gate_up_gelu[f32]"}
+    assert kernels(rewritten(with_gelu(plan))) == [other.get(name, name) for name in kernels(rewritten(plan))]
 
 
 @pytest.mark.parametrize("tokens", [1, 16])

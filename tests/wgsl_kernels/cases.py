@@ -255,7 +255,8 @@ def _fused_cases() -> Iterator[Case]:
             yield from cases_of(
                 name, "gemv", 4, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
             )
-        yield from _team_cases(f"norm_gate_up[{fmt}]", tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        for name in (f"norm_gate_up[{fmt}]", f"norm_gate_up_gelu[{fmt}]"):
+            yield from _team_cases(name, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
             heads=heads,
@@ -292,7 +293,8 @@ def _integer_fused_cases() -> Iterator[Case]:
         yield from _team_cases(f"norm_qkv_a8[{fmt}]", heads=heads, place=places, kv_dtype=TYPES, **common)
         yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, place=places, **common)
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
-        yield from _team_cases(f"norm_gate_up_a8[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
+        for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
+            yield from _team_cases(f"{op}[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
         "attention_reduce[a8]",
         "heads",
@@ -320,8 +322,13 @@ def _weight_cases() -> Iterator[Case]:
 
 def _elementwise_cases() -> Iterator[Case]:
     common = {"tokens": (1, 2, 3, 9, 33, 70), "width": WIDTHS, "x_dtype": TYPES, "subgroups": (False,)}
-    for kernel in ("silu_mul", "add"):
+    for kernel in ("silu_mul", "gelu_mul"):
         yield from cases_of(kernel, "elements", 9, **common)
+    factors = {"factor": (1.0, 0.22, -12.0)}
+    yield from cases_of("scale", "elements", 9, **common, **factors)
+    factors = tuple({"factor": factor} for factor in factors["factor"])
+    yield from cases_of("add", "elements", 9, **common, more=({}, *factors))
+    yield from cases_of("softcap", "elements", 9, **common, cap=(0.5, 30.0, 1000.0))
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
     words = tuple(

@@ -11,7 +11,7 @@ from wgsl_kernels import library
 from wgsl_kernels.composition import Rule, form_of, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
-from wgsl_kernels.norm_linear_a8 import norm_gate_up_a8, reduce_in_int8
+from wgsl_kernels.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8, reduce_in_int8
 from wgsl_kernels.numerics import random_tensor
 from wgsl_kernels.quantize_activations import quantize_activations
 from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
@@ -31,6 +31,8 @@ PARAMS = {
     "softcap": 3.0,
     "passed": 0,
 }
+#: Rules whose results are words of INT8.
+IN_WORDS = (reduce_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
@@ -75,9 +77,7 @@ def run(composition, values: Mapping, stack: tuple[str, ...]) -> tuple:
     return composition.run(given)
 
 
-@pytest.mark.parametrize(
-    "rule", [r for r in RULES if r not in (reduce_in_int8, norm_gate_up_a8)], ids=lambda rule: rule.name
-)
+@pytest.mark.parametrize("rule", [r for r in RULES if r not in IN_WORDS], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("seed", range(3))
 def test_after_computes_what_before_does(rule, seed):
     for before, after in rule.forms():

@@ -74,17 +74,44 @@ def test_gelu_far_from_zero(check, tanh):
     assert y[0, 3].abs() < 1e-2
 
 
-def test_silu_mul_far_from_zero(check):
+@pytest.mark.parametrize("name", ["silu_mul", "gelu_mul"])
+def test_gated_units_far_from_zero(check, name):
     gate = row(0.0, -0.0, 1e4, -1e4, 88.0, -88.0, -89.0, -104.0, 1e30, -1e30, -3e38)
-    y = check("silu_mul", {"gate": gate, "up": torch.full_like(gate, 2.0)})["y"]
+    y = check(name, {"gate": gate, "up": torch.full_like(gate, 2.0)})["y"]
     assert y[0, 2] == 2e4
     assert (y[0, [0, 1, 3, 7, 9, 10]].abs() < 1e-30).all()
+
+
+def test_softcap_far_from_zero(check):
+    """To the cap and no further, the same to both sides; what is no number still shows."""
+    x = row(0.0, -0.0, 1e-30, 30.0, 1e4, 88.7, 1e30, 3e38)
+    x = torch.cat([x, -x])
+    y = check("softcap", {"x": x, "cap": 30.0})["y"]
+    assert torch.equal(y[1], -y[0]) and (y[0, 4:].abs() == 30.0).sum() == 3 and (y[0, :3].abs() < 1e-4).all()
+    check("softcap", {"x": x, "cap": 1e-3})
+
+
+def test_softcap_hides_no_nan(device_with):
+    x = row(float("nan"), 1.0)
+    y = run_kernel(wgsl_kernels.get("softcap"), {"x": x, "cap": 30.0}, device=device_with(False))["y"]
+    assert y.isnan().tolist() == [[True, False]]
+
+
+@BOTH
+def test_attention_with_capped_scores_far_beyond_the_cap(check, subgroups):
+    kernel = wgsl_kernels.get("attention")
+    arguments = kernel.inputs(seed=3, tokens=9, heads=2, kv_heads=1, head_dim=8, position=70, capacity=100)
+    arguments["q"] = torch.full_like(arguments["q"], 1e15)
+    arguments["softcap"] = 50.0
+    y = check("attention", arguments, subgroups=subgroups)["y"]
+    assert torch.allclose(y, kernel.run_reference(arguments)["y"], atol=1e-4)
 
 
 def test_f16_outputs_keep_large_and_small_numbers(check):
     x = row(1e4, -1e4, 6e4, 1e-5, -1e-7, 0.0, 2049.0, 2051.0)
     check("add", {"a": x, "b": torch.zeros_like(x)}, y_dtype="f16")
-    check("silu_mul", {"gate": x, "up": torch.ones_like(x)}, y_dtype="f16")
+    for name in ("silu_mul", "gelu_mul"):
+        check(name, {"gate": x, "up": torch.ones_like(x)}, y_dtype="f16")
 
 
 @BOTH
