@@ -254,7 +254,7 @@ class _Step:
         if found.initial is not None:
             return torch.from_numpy(found.initial.values(found.resolved({"capacity": self._cache.capacity})))
         if not found.is_matrix:
-            return torch.from_numpy(np.array(vector(self._executor.source, found.tensor)))
+            return torch.from_numpy(np.array(vector(self._executor.source, found)))
         parts = [p[plane] for tensor in found.tensors for _, p in matrix_parts(self._executor.source, tensor)]
         array = (
             parts[0] if found.format.granularity == "tensor" and plane != "quants" else np.concatenate(parts)

@@ -99,7 +99,9 @@ class Decoder:
             return env[name]
         if name in self._constants:
             return self._constants[name]
-        return weights[self.plan.buffers[name].tensor]
+        buffer = self.plan.buffers[name]
+        value = weights[buffer.tensor]
+        return value + buffer.offset if buffer.offset else value
 
     def _execute(self, call: Call, weights: Weights, env: _Env) -> None:
         if call.op == "kv_append":  # the window itself is the cache

@@ -15,7 +15,7 @@ import torch
 from workbench.convert.capture import Moments
 from workbench.formats.spec import WeightFormat
 from workbench.plan.inputs import read_together, readers, writer
-from workbench.plan.plan import Call, Plan
+from workbench.plan.plan import Buffer, Call, Plan
 
 #: Gated units y = act(gate) * up: y scales with up.
 GATED = ("silu_mul", "gelu_mul")
@@ -44,27 +44,28 @@ def fold_layer(
         if len(kinds) != 1 or not (kind := kinds.pop()).is_quantized:
             left[read] = "its matrices are not all quantized in one format"
             continue
-        source = scaled_by(plan, read)
-        if isinstance(source, str):
-            left[read] = source
+        sources = scaled_by(plan, read)
+        if isinstance(sources, str):
+            left[read] = sources
             continue
         scales = search([folded[name] for name in names], kind, moments[read])
         for name in names:
             folded[name] = folded[name] * scales
-        for name in source:
-            weight = folded[name]
-            folded[name] = weight / (scales if weight.ndim == 1 else scales[:, None])
+        for source in sources:
+            weight, offset = folded[source.tensor], source.offset
+            divided = (weight + offset) / (scales if weight.ndim == 1 else scales[:, None])
+            folded[source.tensor] = divided - offset
         moved[read] = moments[read].divided(scales)
     return folded, moved, left
 
 
-def scaled_by(plan: Plan, read: str) -> list[str] | str:
-    """Tensors of the checkpoint whose rows scale an activation, channel by channel; in words, why there are none."""
+def scaled_by(plan: Plan, read: str) -> list[Buffer] | str:
+    """Weights whose rows scale an activation, channel by channel; in words, why there are none."""
     if any(call.op != "linear" for call in readers(plan, read)):
         return "something else than linear layers reads their input too"
     call = writer(plan, read)
     if call is not None and call.op == "rms_norm":
-        return [plan.buffers[call.inputs["weight"]].tensor]
+        return [plan.buffers[call.inputs["weight"]]]
     if call is not None and call.op in GATED:
         return _rows_of(plan, writer(plan, call.inputs["up"]))
     if call is not None and call.op == "attention":
@@ -76,8 +77,8 @@ def scaled_by(plan: Plan, read: str) -> list[str] | str:
     return "nothing in front of them can take scales"
 
 
-def _rows_of(plan: Plan, call: Call | None) -> list[str] | str:
+def _rows_of(plan: Plan, call: Call | None) -> list[Buffer] | str:
     """Weight and bias of a linear layer."""
     if call is None or call.op != "linear":
         return "nothing in front of them can take scales"
-    return [plan.buffers[call.inputs[port]].tensor for port in ("weight", "bias") if port in call.inputs]
+    return [plan.buffers[call.inputs[port]] for port in ("weight", "bias") if port in call.inputs]

@@ -30,12 +30,13 @@ def cache_type(activations: str) -> str:
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of an attention block. eps: of the norms of q and k, where it has them."""
+    """Sizes of an attention block. eps, offset: of the norms of q and k, where it has them."""
 
     query: int
     kv: int
     dim: int
     eps: float = 1e-6
+    offset: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -89,10 +90,10 @@ class Blocks(PlanBuilder):
     def matrix(self, tensor: str) -> str:
         return self.weight(self._plan_name(tensor), tensor, *self._described(tensor))
 
-    def vector(self, tensor: str) -> str:
+    def vector(self, tensor: str, offset: float = 0.0) -> str:
         """A norm's weight or a bias."""
         (length,), _ = self._described(tensor)
-        return self.weight_vector(tensor, length)
+        return self.weight_vector(tensor, length, offset)
 
     # ---- layers ------------------------------------------------------------------------------------------------
 
@@ -102,10 +103,23 @@ class Blocks(PlanBuilder):
         self.call("embedding", {"ids": "ids", "weight": weight}, {"y": x})
         return x
 
-    def norm(self, tensor: str, x: str, out: str, eps: float, dtype: str | None = None) -> str:
-        """Root mean square norm of rows; by default as inputs of linear layers, so in the activations' type."""
+    def norm(
+        self, tensor: str, x: str, out: str, eps: float, *, dtype: str | None = None, offset: float = 0.0
+    ) -> str:
+        """Root mean square norm of rows; by default as inputs of linear layers, so in the activations' type.
+
+        offset: what is added to the weight.
+        """
         y = self.rows(out, self.tensors[tensor].shape[0], dtype or self.act)
-        self.call("rms_norm", {"x": x, "weight": self.vector(tensor)}, {"y": y}, eps=eps)
+        self.call("rms_norm", {"x": x, "weight": self.vector(tensor, offset)}, {"y": y}, eps=eps)
+        return y
+
+    def scaled(self, x: str, factor: float, out: str) -> str:
+        """factor * x, rows of the residual stream; x itself where the factor is 1."""
+        if factor == 1:
+            return x
+        y = self.rows(out, self.shape(x)[1])
+        self.call("scale", {"x": x}, {"y": y}, factor=factor)
         return y
 
     def linear(self, tensor: str, x: str, out: str) -> str:
@@ -122,11 +136,10 @@ class Blocks(PlanBuilder):
         self.call("linear", {"x": x, "weight": weight, **inputs}, {"y": y})
         return y
 
-    def add(self, a: str, b: str, out: str, **params: float) -> str:
-        """a + b, rows of the residual stream."""
-        _, width = self.shape(a)
-        y = self.rows(out, width)
-        self.call("add", {"a": a, "b": b}, {"y": y}, **params)
+    def add(self, a: str, b: str, out: str, factor: float = 1.0) -> str:
+        """a + factor * b, rows of the residual stream."""
+        y = self.rows(out, self.shape(a)[1])
+        self.call("add", {"a": a, "b": b}, {"y": y}, **({} if factor == 1 else {"factor": factor}))
         return y
 
     def attention(
@@ -147,12 +160,14 @@ class Blocks(PlanBuilder):
     def _turned(
         self, layer: str, tensor: str, part: str, x: str, heads: Heads, table: str | None, dtype: str
     ) -> str:
-        """q or k with its norm by head, where the checkpoint has one, and its rotary embedding."""
+        """q or k with its norm, by head or of the whole row, where the checkpoint has one, and its rotary embedding."""
         _, width = self.shape(x)
         weight = f"{tensor}.{part}_norm.weight"
         if weight in self.tensors:
+            op = "rms_norm" if self.tensors[weight].shape == (width,) else "head_norm"
             y = self.rows(f"{layer}.attn.{part}_normed", width, "f32" if table else dtype)
-            self.call("head_norm", {"x": x, "weight": self.vector(weight)}, {"y": y}, eps=heads.eps)
+            inputs = {"x": x, "weight": self.vector(weight, heads.offset)}
+            self.call(op, inputs, {"y": y}, eps=heads.eps)
             x = y
         if table is not None:
             y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)

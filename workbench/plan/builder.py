@@ -27,11 +27,12 @@ class PlanBuilder:
         kind: str,
         tensors: tuple[str, ...] = (),
         initial: RotaryTable | None = None,
+        offset: float = 0.0,
     ) -> str:
         """Declare a buffer; type: a text is an element type. Declaring it again with other properties is a
         `PlanError`."""
         kept = Plain(type) if isinstance(type, str) else type
-        new = Buffer(name, tuple(shape), kept, kind, tensors, initial)
+        new = Buffer(name, tuple(shape), kept, kind, tensors, initial, offset)
         if self._buffers.setdefault(name, new) != new:
             raise PlanError(f"buffer {name!r} is declared twice: {self._buffers[name]} and {new}")
         return name
@@ -40,9 +41,9 @@ class PlanBuilder:
         """Declare a matrix [rows, columns] of the checkpoint."""
         return self.buffer(name, shape, Matrix(fmt.fitted(shape[1])), "weight", (tensor,))
 
-    def weight_vector(self, tensor: str, length: int) -> str:
-        """Declare a one-dimensional f32 weight (a norm, a bias) by its name in the checkpoint."""
-        return self.buffer(tensor, (length,), "f32", "weight", (tensor,))
+    def weight_vector(self, tensor: str, length: int, offset: float = 0.0) -> str:
+        """Declare a one-dimensional f32 weight (a norm, a bias) by its name in the checkpoint; offset: added to it."""
+        return self.buffer(tensor, (length,), "f32", "weight", (tensor,), offset=offset)
 
     def call(self, op: str, inputs: dict[str, str], outputs: dict[str, str], **params) -> None:
         """Append a call over declared buffers."""

@@ -31,7 +31,8 @@ class PlanError(WorkbenchError):
 @dataclass(frozen=True)
 class Buffer:
     """A named value. kind: one of `KINDS`. tensors: of a weight, the checkpoint's tensors that its rows come from.
-    initial: of a constant, what its numbers are."""
+    initial: of a constant, what its numbers are. offset: what is added to a vector of the checkpoint (Gemma stores
+    norms less 1)."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -39,6 +40,7 @@ class Buffer:
     kind: str
     tensors: tuple[str, ...] = ()
     initial: RotaryTable | None = None
+    offset: float = 0.0
 
     def resolved(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with names replaced by numbers."""
@@ -174,6 +176,7 @@ class Plan:
                 {"name": b.name, "shape": list(b.shape), "type": types.to_json(b.type), "kind": b.kind}
                 | ({"tensors": list(b.tensors)} if b.tensors else {})
                 | ({"initial": constants.to_json(b.initial)} if b.initial else {})
+                | ({"offset": b.offset} if b.offset else {})
                 for b in self.buffers.values()
             ],
             "calls": [
@@ -197,6 +200,7 @@ class Plan:
                     b["kind"],
                     tuple(b.get("tensors", ())),
                     constants.from_json(b["initial"]) if "initial" in b else None,
+                    float(b.get("offset", 0.0)),
                 )
                 for b in data["buffers"]
             ]

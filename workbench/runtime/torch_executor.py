@@ -288,7 +288,7 @@ class TorchExecutor:
     def _vector(self, buffer: Buffer) -> torch.Tensor:
         name = buffer.tensor
         if (name,) not in self._weights:
-            self._weights[(name,)] = torch.from_numpy(vector(self.source, name)).to(self.compute)
+            self._weights[(name,)] = torch.from_numpy(vector(self.source, buffer)).to(self.compute)
         return self._weights[(name,)]
 
     def _prepared(self, kernel, params: Mapping, matrix: Buffer) -> torch.Tensor:

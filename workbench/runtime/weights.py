@@ -11,6 +11,7 @@ import numpy as np
 
 from wgsl_kernels.layout import FLOAT_GROUP
 from workbench.formats.tensor import WeightTensor
+from workbench.plan.plan import Buffer
 
 
 def device_planes(tensor: WeightTensor) -> dict[str, np.ndarray]:
@@ -28,6 +29,7 @@ def matrix_parts(source, name: str) -> Iterator[tuple[int, dict[str, np.ndarray]
         yield first, device_planes(tensor)
 
 
-def vector(source, name: str) -> np.ndarray:
-    """A one-dimensional weight in f32."""
-    return source.tensor(name).dequantize()
+def vector(source, buffer: Buffer) -> np.ndarray:
+    """A one-dimensional weight of a plan, in f32."""
+    values = source.tensor(buffer.tensor).dequantize()
+    return values + np.float32(buffer.offset) if buffer.offset else values

@@ -275,7 +275,7 @@ class WgpuExecutor:
     def _vector(self, buffer: Buffer, rows):
         key = (buffer.name, rows)
         if key not in self._weights:
-            values = vector(self.source, buffer.tensor)
+            values = vector(self.source, buffer)
             self._weights[key] = self._upload(
                 values if rows is None else values[rows[0] : rows[1]], buffer.name
             )

@@ -58,15 +58,6 @@ ATTENTION_BIAS = Key("attention_bias", TRUTH, False)
 MLP_BIAS = Key("mlp_bias", TRUTH, False)
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-#: Kinds of attention in `layer_types`.
-FULL, SLIDING = "full_attention", "sliding_attention"
-_WINDOW = integer(1) | NULL
-#: Keys of the families where some layers look back no further than a window.
-WINDOW_KEYS = (
-    Key("use_sliding_window", TRUTH, False),
-    Key("sliding_window", _WINDOW, 4096),
-    Key("layer_types", list_of(one_of(FULL, SLIDING)) | NULL, None),
-)
 
 
 def keys_of(*own: Key) -> tuple[Key, ...]:
@@ -92,12 +83,14 @@ def named(model_type: str, *architectures: str) -> tuple[Key, Key]:
 class Dense(Architecture):
     """A decoder of layers with attention and a gated MLP, a norm before each (Touvron et al. 2023).
 
-    rope_scaling: as `wgsl_kernels.rope.inverse_frequencies` takes it. biases: of the linear layers of a layer that have
-    one, by their names, with the key that declares it.
+    rope_scaling: as `wgsl_kernels.rope.inverse_frequencies` takes it.
     """
 
     #: What the family reads, beside the keys that transformers reads for all of them.
     keys: ClassVar[tuple[Key, ...]]
+    #: What is added to the stored weights of norms, and the op of the MLP's gated unit.
+    norm_offset: ClassVar[float] = 0.0
+    gate_op: ClassVar[str] = "silu_mul"
 
     intermediate_size: int
     heads: int
@@ -214,7 +207,7 @@ class Dense(Architecture):
 
     @property
     def attention_heads(self) -> Heads:
-        return Heads(self.heads, self.kv_heads, self.head_dim, self.norm_eps)
+        return Heads(self.heads, self.kv_heads, self.head_dim, self.norm_eps, self.norm_offset)
 
     def embed(self, plan: Blocks) -> str:
         plan.rotary_table("rope_table", self.rotary)
@@ -222,12 +215,22 @@ class Dense(Architecture):
 
     def layer(self, plan: Blocks, index: int, x: str) -> str:
         layer, tensor = f"layers.{index}", f"model.layers.{index}"
-        normed = plan.norm(f"{tensor}.input_layernorm.weight", x, f"{layer}.attn.input", self.norm_eps)
-        x = plan.add(x, self.attention(plan, index, normed), f"{layer}.attn.residual")
-        normed = plan.norm(
-            f"{tensor}.post_attention_layernorm.weight", x, f"{layer}.mlp.input", self.norm_eps
-        )
-        return plan.add(x, plan.gated_mlp(layer, f"{tensor}.mlp", normed), f"{layer}.out")
+        normed = self.norm(plan, f"{tensor}.input_layernorm.weight", x, f"{layer}.attn.input")
+        x = self.add(plan, x, self.attention(plan, index, normed), f"{layer}.attn.residual")
+        normed = self.norm(plan, f"{tensor}.post_attention_layernorm.weight", x, f"{layer}.mlp.input")
+        return self.add(plan, x, self.mlp(plan, index, normed), f"{layer}.out")
+
+    def norm(self, plan: Blocks, tensor: str, x: str, out: str, dtype: str | None = None) -> str:
+        """Of the residual stream, or what is added to it; dtype: by default that of the inputs of linear layers."""
+        return plan.norm(tensor, x, out, self.norm_eps, dtype=dtype, offset=self.norm_offset)
+
+    def add(self, plan: Blocks, x: str, more: str, out: str) -> str:
+        """The residual stream with what a part of a layer adds."""
+        return plan.add(x, more, out)
+
+    def mlp(self, plan: Blocks, index: int, x: str) -> str:
+        """Of one layer."""
+        return plan.gated_mlp(f"layers.{index}", f"model.layers.{index}.mlp", x, self.gate_op)
 
     def attention(self, plan: Blocks, index: int, x: str) -> str:
         """Of one layer."""
@@ -240,11 +243,11 @@ class Dense(Architecture):
         return "rope_table"
 
     def bounds(self, index: int) -> dict[str, float]:
-        """What bounds attention in a layer (`wgsl_kernels.attention.BOUNDS`)."""
+        """Parameters of a layer's attention: its bounds (`wgsl_kernels.attention.BOUNDS`), or another scale."""
         return {}
 
     def final(self, plan: Blocks, x: str) -> str:
-        return plan.norm(FINAL_NORM, x, "final", self.norm_eps)
+        return self.norm(plan, FINAL_NORM, x, "final")
 
     def facts(self) -> dict[str, str]:
         return {
@@ -252,6 +255,23 @@ class Dense(Architecture):
             f"FFN {self.intermediate_size}",
             "attention": f"{self.heads} heads over {self.kv_heads} of {self.head_dim}",
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Biased(Dense):
+    """A decoder whose linear layers have biases by declaration, of attention, and of the MLP where a key says so."""
+
+    attention_bias: bool
+    mlp_bias: bool = False
+
+    @classmethod
+    def fields(cls, config: Mapping, read: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: read[name] for name in ("attention_bias", "mlp_bias") if name in read}
+        return {**super().fields(config, read), **own}
+
+    def biases(self) -> dict[str, str]:
+        attention = dict.fromkeys(ATTENTION, "attention_bias") if self.attention_bias else {}
+        return attention | (dict.fromkeys(MLP, "mlp_bias") if self.mlp_bias else {})
 
 
 def require_whole_heads(read: Mapping[str, Any]) -> None:
@@ -269,18 +289,3 @@ def require_a_kind_a_layer(read: Mapping[str, Any], *names: str) -> None:
             raise UnsupportedModelError(
                 f"{WHERE}: {name} has {len(read[name])} entries; allowed: num_hidden_layers {layers}"
             )
-
-
-def windows(read: Mapping[str, Any], default: Iterable[str]) -> tuple[int, ...]:
-    """How far each layer looks back, 0 for all of the context. default: kinds of layers where `layer_types` is null.
-
-    Raises UnsupportedModelError for a layer with a window where there is none.
-    """
-    require_a_kind_a_layer(read, "layer_types")
-    window = read["sliding_window"] if read.get("use_sliding_window", True) else None
-    kinds = read["layer_types"] or list(default)
-    if SLIDING in kinds and window is None:
-        raise refused(WHERE, "sliding_window", window, f"an integer, as layer_types has {SLIDING!r}")
-    if window is not None and window >= read["max_position_embeddings"]:
-        window = 0  # cuts nothing within the context
-    return tuple(window if kind == SLIDING else 0 for kind in kinds)

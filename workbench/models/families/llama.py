@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.models.families.dense import (
-    ATTENTION,
     ATTENTION_BIAS,
     HEAD_DIM,
-    MLP,
     MLP_BIAS,
     WHERE,
-    Dense,
+    Biased,
     keys_of,
     named,
     require_a_kind_a_layer,
@@ -27,7 +25,7 @@ from workbench.models.keys import NULL, Key, integer, list_of, one_of, refused
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama(Dense):
+class Llama(Biased):
     """A dense decoder with biases by declaration."""
 
     family = "Llama"
@@ -52,9 +50,6 @@ class Llama(Dense):
         ),
     )
 
-    attention_bias: bool
-    mlp_bias: bool
-
     @classmethod
     def fields(cls, config: Mapping, read: Mapping[str, Any]) -> dict[str, Any]:
         require_whole_heads(read)
@@ -73,8 +68,4 @@ class Llama(Dense):
                 *found["notes"],
                 f"sliding_window {window} cuts nothing within the context",
             )
-        return {**found, "attention_bias": read["attention_bias"], "mlp_bias": read["mlp_bias"]}
-
-    def biases(self) -> dict[str, str]:
-        attention = dict.fromkeys(ATTENTION, "attention_bias") if self.attention_bias else {}
-        return attention | (dict.fromkeys(MLP, "mlp_bias") if self.mlp_bias else {})
+        return found
