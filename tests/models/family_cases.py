@@ -38,6 +38,11 @@ MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 #: Family -> what its configurations say beside `SMALL`; the first is used for all that is not about logits.
 CASES: dict[str, tuple[dict, ...]] = {
+    "mistral": (
+        {"sliding_window": 9, "head_dim": 32},
+        {"sliding_window": 33, "num_key_value_heads": 4, "tie_word_embeddings": True},
+        {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    ),
     "qwen3": (
         {"head_dim": 32, "rms_norm_eps": 1e-2},
         {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 4},
@@ -46,7 +51,7 @@ CASES: dict[str, tuple[dict, ...]] = {
     ),
 }
 #: Families whose files hold what a Llama reads, and nothing else.
-LIKE_LLAMA: tuple[str, ...] = ()
+LIKE_LLAMA = ("mistral",)
 IDS = [(family, index) for family, cases in CASES.items() for index in range(len(cases))]
 
 
