@@ -43,6 +43,12 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"sliding_window": 33, "num_key_value_heads": 4, "tie_word_embeddings": True},
         {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     ),
+    "qwen2": (
+        {},
+        {"tie_word_embeddings": True, "num_key_value_heads": 4, "rope_parameters": LLAMA3},
+        {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2},
+        {"use_sliding_window": True, "sliding_window": 6, "layer_types": MIXED},
+    ),
     "qwen3": (
         {"head_dim": 32, "rms_norm_eps": 1e-2},
         {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 4},

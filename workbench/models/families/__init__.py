@@ -9,12 +9,14 @@ from workbench.models.architecture import Architecture
 from workbench.models.families.dense import WHERE
 from workbench.models.families.llama import Llama
 from workbench.models.families.mistral import Mistral
+from workbench.models.families.qwen2 import Qwen2
 from workbench.models.families.qwen3 import Qwen3
 from workbench.models.keys import refused
 
 FAMILIES: dict[str, type[Architecture]] = {
     "llama": Llama,
     "mistral": Mistral,
+    "qwen2": Qwen2,
     "qwen3": Qwen3,
 }
 
