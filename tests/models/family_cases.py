@@ -55,9 +55,14 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"head_dim": 24, "use_sliding_window": True, "sliding_window": 7, "layer_types": MIXED},
         {"head_dim": 8, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
     ),
+    "smollm3": (
+        {"no_rope_layer_interval": 2},
+        {"no_rope_layers": [0, 1, 0], "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {"no_rope_layer_interval": 3, "use_sliding_window": True, "sliding_window": 8},
+    ),
 }
 #: Families whose files hold what a Llama reads, and nothing else.
-LIKE_LLAMA = ("mistral",)
+LIKE_LLAMA = ("mistral", "smollm3")
 IDS = [(family, index) for family, cases in CASES.items() for index in range(len(cases))]
 
 

@@ -11,6 +11,7 @@ from workbench.models.families.llama import Llama
 from workbench.models.families.mistral import Mistral
 from workbench.models.families.qwen2 import Qwen2
 from workbench.models.families.qwen3 import Qwen3
+from workbench.models.families.smollm3 import SmolLM3
 from workbench.models.keys import refused
 
 FAMILIES: dict[str, type[Architecture]] = {
@@ -18,6 +19,7 @@ FAMILIES: dict[str, type[Architecture]] = {
     "mistral": Mistral,
     "qwen2": Qwen2,
     "qwen3": Qwen3,
+    "smollm3": SmolLM3,
 }
 
 
