@@ -60,9 +60,19 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"no_rope_layers": [0, 1, 0], "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
         {"no_rope_layer_interval": 3, "use_sliding_window": True, "sliding_window": 8},
     ),
+    "granite": (
+        {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+        {"residual_multiplier": 1.7, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {"embedding_multiplier": 0.1, "logits_scaling": 0.3, "num_key_value_heads": 4},
+    ),
 }
 #: Families whose files hold what a Llama reads, and nothing else.
-LIKE_LLAMA = ("mistral", "smollm3")
+LIKE_LLAMA = ("mistral", "smollm3", "granite")
 IDS = [(family, index) for family, cases in CASES.items() for index in range(len(cases))]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from workbench.errors import UnsupportedModelError
 from workbench.models.architecture import Architecture
 from workbench.models.families.dense import WHERE
+from workbench.models.families.granite import Granite
 from workbench.models.families.llama import Llama
 from workbench.models.families.mistral import Mistral
 from workbench.models.families.qwen2 import Qwen2
@@ -20,6 +21,7 @@ FAMILIES: dict[str, type[Architecture]] = {
     "qwen2": Qwen2,
     "qwen3": Qwen3,
     "smollm3": SmolLM3,
+    "granite": Granite,
 }
 
 
