@@ -70,6 +70,11 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"residual_multiplier": 1.7, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
         {"embedding_multiplier": 0.1, "logits_scaling": 0.3, "num_key_value_heads": 4},
     ),
+    "olmo2": (
+        {"rms_norm_eps": 1e-3},
+        {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True},
+        {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
+    ),
 }
 #: Families whose files hold what a Llama reads, and nothing else.
 LIKE_LLAMA = ("mistral", "smollm3", "granite")

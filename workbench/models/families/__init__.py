@@ -10,6 +10,7 @@ from workbench.models.families.dense import WHERE
 from workbench.models.families.granite import Granite
 from workbench.models.families.llama import Llama
 from workbench.models.families.mistral import Mistral
+from workbench.models.families.olmo2 import Olmo2
 from workbench.models.families.qwen2 import Qwen2
 from workbench.models.families.qwen3 import Qwen3
 from workbench.models.families.smollm3 import SmolLM3
@@ -22,6 +23,7 @@ FAMILIES: dict[str, type[Architecture]] = {
     "qwen3": Qwen3,
     "smollm3": SmolLM3,
     "granite": Granite,
+    "olmo2": Olmo2,
 }
 
 
