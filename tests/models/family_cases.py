@@ -75,6 +75,26 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True},
         {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
     ),
+    "gemma2": (
+        {"head_dim": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        {"head_dim": 16, "query_pre_attn_scalar": 6, "tie_word_embeddings": True, "attention_bias": True},
+        {"head_dim": 24, "layer_types": MIXED, "sliding_window": 21, "attn_logit_softcapping": None},
+        {"head_dim": 16, "final_logit_softcapping": None, "num_key_value_heads": 4},
+    ),
+    "gemma3_text": (
+        {"head_dim": 32, "sliding_window": 9, "layer_types": MIXED},
+        {
+            "head_dim": 16,
+            "sliding_window": 12,
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 5,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+        {"head_dim": 24, "sliding_window": 300, "layer_types": MIXED, "final_logit_softcapping": 2.0},
+    ),
 }
 #: Families whose files hold what a Llama reads, and nothing else.
 LIKE_LLAMA = ("mistral", "smollm3", "granite")

@@ -164,7 +164,7 @@ def test_decoder_agrees_with_transformers(folders, family):
 
 @pytest.mark.parametrize(
     ("family", "quantizer"),
-    [*((family, "gptq") for family in CASES), ("olmo2", "awq")],
+    [*((family, "gptq") for family in CASES), ("olmo2", "awq"), ("gemma3_text", "awq")],
 )
 def test_calibrated_quantizers_beat_rounding(folders, family, quantizer, tmp_path):
     folder = folders(family)

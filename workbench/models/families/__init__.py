@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from workbench.errors import UnsupportedModelError
 from workbench.models.architecture import Architecture
 from workbench.models.families.dense import WHERE
+from workbench.models.families.gemma import Gemma2, Gemma3
 from workbench.models.families.granite import Granite
 from workbench.models.families.llama import Llama
 from workbench.models.families.mistral import Mistral
@@ -24,6 +25,8 @@ FAMILIES: dict[str, type[Architecture]] = {
     "smollm3": SmolLM3,
     "granite": Granite,
     "olmo2": Olmo2,
+    "gemma2": Gemma2,
+    "gemma3_text": Gemma3,
 }
 
 
