@@ -46,6 +46,7 @@ MODULES = (
     "norm_linear",
     "norm_linear_a8",
     "norm_qkv_rows",
+    "position_scale",
     "quantize_activations",
     "rms_norm",
     "rope",

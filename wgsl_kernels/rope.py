@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021) in the half-split form of Llama checkpoints, and its angles.
+"""Rotary position embedding (Su et al. 2021), in the half-split form of most checkpoints or interleaved; its angles.
 
 `inverse_frequencies` covers the scalings that Llama models use: default, linear (position interpolation, Chen et
 al. 2023) and llama3 (frequency bands, Llama 3.1). The kernel reads a table of cosines and sines.
@@ -77,24 +77,43 @@ def rope_inputs(
     }
 
 
-def paired(bound: torch.Tensor, rotated: int, head_dim: int) -> torch.Tensor:
+def _make_inputs(interleaved=False, **options) -> dict:
+    return {**rope_inputs(**options), "interleaved": interleaved}
+
+
+def paired(bound: torch.Tensor, rotated: int, head_dim: int, interleaved: bool = False) -> torch.Tensor:
     """For bounds of the entries of x [tokens, width] the sum of those that are turned into each other."""
     turned, passed = bound.unflatten(-1, (-1, head_dim)).split([rotated, head_dim - rotated], -1)
-    a, b = turned.chunk(2, -1)
-    return torch.cat([a + b, a + b, passed], -1).flatten(-2)
+    a, b = pairs_of(turned, interleaved)
+    return torch.cat([joined(a + b, a + b, interleaved), passed], -1).flatten(-2)
+
+
+def pairs_of(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both of each pair of x [..., rotated]: of its halves, or of neighbours."""
+    return (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+
+
+def joined(a: torch.Tensor, b: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """The inverse of `pairs_of`."""
+    return torch.stack([a, b], -1).flatten(-2) if interleaved else torch.cat([a, b], dim=-1)
 
 
 def _tolerance(arguments, expected) -> dict:
     rotated = arguments["table"].shape[1]
-    pairs = paired(arguments["x"].double().abs(), rotated, rotated + arguments.get("passed", 0))
+    pairs = paired(
+        arguments["x"].double().abs(),
+        rotated,
+        rotated + arguments.get("passed", 0),
+        arguments.get("interleaved", False),
+    )
     return {"y": 4 * EPS32 * pairs + 1e-30}
 
 
 @kernel(
     reads={"x": Port(("tokens", "width")), "table": Port(("capacity", "rotated"), "f32"), "state": STATE},
     writes={"y": Port(("tokens", "width"))},
-    params={"passed": int},
-    defaults={"passed": 0},
+    params={"passed": int, "interleaved": bool},
+    defaults={"passed": 0, "interleaved": False},
     derive=lambda s: {"head_dim": s["rotated"] + s.get("passed", 0)} if "rotated" in s else {},
     variants={
         "pairs": Variant(
@@ -107,21 +126,23 @@ def _tolerance(arguments, expected) -> dict:
             library=lambda c: ("state",),
         )
     },
-    make_inputs=rope_inputs,
+    make_inputs=_make_inputs,
     tolerance=_tolerance,
     cost=lambda s: Cost(
         4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]
     ),
 )
-def rope(x, table, state, passed=0):
+def rope(x, table, state, passed=0, interleaved=False):
     """Rotate x [tokens, heads * head_dim]: token t stands at position state[0] + t; table [capacity, rotated].
 
     passed: dimensions at the end of each head that stay as they are (partial rotation), head_dim = rotated + passed.
+    interleaved: pairs are neighbours (2i, 2i + 1), as in Llama 4, instead of (i, i + rotated / 2).
     """
     tokens, width = x.shape
     capacity, rotated = table.shape
     positions = (int(state[0]) + torch.arange(tokens)).clamp(max=capacity - 1)
     cos, sin = table.to(x.dtype)[positions].unsqueeze(1).chunk(2, dim=-1)
     turned, rest = x.view(tokens, -1, rotated + passed).split([rotated, passed], dim=-1)
-    a, b = turned.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).reshape(tokens, width)
+    a, b = pairs_of(turned, interleaved)
+    turned = joined(a * cos - b * sin, b * cos + a * sin, interleaved)
+    return torch.cat([turned, rest], dim=-1).reshape(tokens, width)

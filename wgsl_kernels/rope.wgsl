@@ -1,5 +1,5 @@
-// Rotary embedding, half-split: the pair (i, i + ROTATED / 2) of each head turns by the angle of its position; the PASSED
-// dimensions behind the first ROTATED stay as they are. Cosines and sines come from a table, because WGSL promises sin
+// Rotary embedding: the pair (i, i + ROTATED / 2) of each head turns by the angle of its position, or, INTERLEAVED, the
+// pair (2i, 2i + 1); the PASSED dimensions behind the first ROTATED stay as they are. Cosines and sines come from a table, because WGSL promises sin
 // and cos only to 2^-11 and only near zero.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
@@ -15,16 +15,18 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let head = id.x / UNITS;
   let i = id.x % UNITS;
   if (head * HEAD_DIM >= WIDTH) { return; }
-  let at = token * WIDTH + head * HEAD_DIM + i;
+  let start = token * WIDTH + head * HEAD_DIM;
   if (i >= HALF) {
-    y[at + HALF] = y_type(x[at + HALF]);
+    y[start + i + HALF] = y_type(x[start + i + HALF]);
     return;
   }
+  let first = start + select(i, 2u * i, INTERLEAVED);
+  let second = first + select(HALF, 1u, INTERLEAVED);
   let angle = min(state.position + token, CAPACITY - 1u) * ROTATED;
   let c = table[angle + i];
   let s = table[angle + HALF + i];
-  let a = f32(x[at]);
-  let b = f32(x[at + HALF]);
-  y[at] = y_type(a * c - b * s);
-  y[at + HALF] = y_type(b * c + a * s);
+  let a = f32(x[first]);
+  let b = f32(x[second]);
+  y[first] = y_type(a * c - b * s);
+  y[second] = y_type(b * c + a * s);
 }

@@ -34,6 +34,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+#: Llama 4 without experts.
+DENSE = {"moe_layers": [], "intermediate_size_mlp": 96}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 #: Family -> what its configurations say beside `SMALL`; the first is used for all that is not about logits.
@@ -54,6 +56,31 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 4},
         {"head_dim": 24, "use_sliding_window": True, "sliding_window": 7, "layer_types": MIXED},
         {"head_dim": 8, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    ),
+    "llama4_text": (
+        {
+            "head_dim": 32,
+            **DENSE,
+            "attention_chunk_size": 16,
+            "floor_scale": 8,
+            "no_rope_layer_interval": 2,
+        },
+        {
+            "head_dim": 16,
+            **DENSE,
+            "attention_chunk_size": 40,
+            "no_rope_layers": [0, 1, 0],
+            "floor_scale": 3,
+        },
+        {
+            "head_dim": 24,
+            **DENSE,
+            "use_qk_norm": False,
+            "attn_temperature_tuning": False,
+            "no_rope_layer_interval": 3,
+            "tie_word_embeddings": True,
+            "rope_parameters": LLAMA3,
+        },
     ),
     "smollm3": (
         {"no_rope_layer_interval": 2},

@@ -513,7 +513,19 @@ def _cache_cases() -> Iterator[Case]:
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
     rotations = {"heads": turners, "passed": (0, 2, 4), "place": places, "x_dtype": TYPES}
-    yield from cases_of("rope", "pairs", 12, subgroups=(False,), **rotations)
+    yield from cases_of("rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), **rotations)
+    yield from cases_of(
+        "position_scale",
+        "elements",
+        12,
+        subgroups=(False,),
+        width=WIDTHS,
+        tokens=(1, 3, 70),
+        position=(0, 6, 7, 100),
+        floor=(1.0, 8.0, 8192.0),
+        scale=(0.1, 3.0),
+        x_dtype=TYPES,
+    )
     yield from cases_of("head_norm_rope", "heads", 12, **rotations)
     yield from cases_of(
         "head_norm", "heads", 12, heads=turners, tokens=(1, 2, 70), weight=(True, False), x_dtype=TYPES

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 import wgsl_kernels
 from wgsl_kernels.attention import capped, first_seen
+from wgsl_kernels.position_scale import position_factor
+from wgsl_kernels.rope import joined, pairs_of
 from workbench.models.architecture import Architecture
 from workbench.models.specs import Describe
 from workbench.plan.plan import Call
@@ -120,6 +122,10 @@ class Decoder:
         elif call.op == "attention":
             kv_heads = self.plan.buffers[call.inputs["kv"]].shape[2]
             env[output] = _attended(given["q"], *given["kv"], kv_heads, **call.params)
+        elif call.op == "position_scale":
+            x = given["x"]
+            positions = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)
+            env[output] = x * position_factor(positions, **call.params)[:, None]
         elif "state" in call.inputs:
             raise NotImplementedError(f"{call.op} depends on positions, and is not known for windows")
         else:
@@ -134,14 +140,17 @@ def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return found.view(n, length, *found.shape[1:])
 
 
-def _rotated(x: torch.Tensor, table: torch.Tensor, passed: int = 0) -> torch.Tensor:
+def _rotated(
+    x: torch.Tensor, table: torch.Tensor, passed: int = 0, interleaved: bool = False
+) -> torch.Tensor:
     """`wgsl_kernels.rope` of x [n, T, width]."""
     n, length, width = x.shape
     rotated = table.shape[1]
     cos, sin = table[:length, None].chunk(2, dim=-1)  # [T, 1, rotated / 2]
     turned, rest = x.view(n, length, -1, rotated + passed).split([rotated, passed], dim=-1)
-    a, b = turned.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).view(n, length, width)
+    a, b = pairs_of(turned, interleaved)
+    turned = joined(a * cos - b * sin, b * cos + a * sin, interleaved)
+    return torch.cat([turned, rest], dim=-1).view(n, length, width)
 
 
 def _attended(

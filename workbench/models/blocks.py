@@ -30,13 +30,15 @@ def cache_type(activations: str) -> str:
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of an attention block. eps, offset: of the norms of q and k, where it has them."""
+    """Sizes of an attention block. eps, offset: of the norms of q and k, where it has them. interleaved: the rotary
+    embedding turns neighbours."""
 
     query: int
     kv: int
     dim: int
     eps: float = 1e-6
     offset: float = 0.0
+    interleaved: bool = False
 
     @property
     def scale(self) -> float:
@@ -143,17 +145,28 @@ class Blocks(PlanBuilder):
         return y
 
     def attention(
-        self, layer: str, tensor: str, x: str, heads: Heads, table: str | None, **params: float
+        self,
+        layer: str,
+        tensor: str,
+        x: str,
+        heads: Heads,
+        table: str | None,
+        turned: Callable[[str, str, str], str] | None = None,
+        **params: float,
     ) -> str:
         """Attention over the layer's cache, with q_proj, k_proj, v_proj and o_proj of `tensor`.
 
-        table: of the rotary embedding, None where the layer has none. params: of the op, beside `scale`.
+        table: of the rotary embedding, None where the layer has none. turned: what becomes of q and k behind it, called
+        as turned(part, rows, type). params: of the op, beside `scale`.
         """
         out = {part: self.linear(f"{tensor}.{part}_proj", x, f"{layer}.attn.{part}") for part in "qkv"}
         # keys are rounded once: where the cache is INT8, they reach it in f32
         key_type = "f32" if self.cache == "int8" else self.cache
         for part, dtype in (("q", self.act), ("k", key_type)):
-            out[part] = self._turned(layer, tensor, part, out[part], heads, table, dtype)
+            between = "f32" if turned else dtype
+            out[part] = self._turned(layer, tensor, part, out[part], heads, table, between)
+            if turned is not None:
+                out[part] = turned(part, out[part], dtype)
         context = self._context(layer, out, heads, params)
         return self.linear(f"{tensor}.o_proj", context, f"{layer}.attn.out")
 
@@ -172,8 +185,10 @@ class Blocks(PlanBuilder):
         if table is not None:
             y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)
             passed = heads.dim - self.shape(table)[1]
-            partial = {"passed": passed} if passed else {}
-            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y}, **partial)
+            params = ({"passed": passed} if passed else {}) | (
+                {"interleaved": True} if heads.interleaved else {}
+            )
+            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y}, **params)
             x = y
         return x
 

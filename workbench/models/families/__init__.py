@@ -10,6 +10,7 @@ from workbench.models.families.dense import WHERE
 from workbench.models.families.gemma import Gemma2, Gemma3
 from workbench.models.families.granite import Granite
 from workbench.models.families.llama import Llama
+from workbench.models.families.llama4 import Llama4
 from workbench.models.families.mistral import Mistral
 from workbench.models.families.olmo2 import Olmo2
 from workbench.models.families.qwen2 import Qwen2
@@ -19,6 +20,7 @@ from workbench.models.keys import refused
 
 FAMILIES: dict[str, type[Architecture]] = {
     "llama": Llama,
+    "llama4_text": Llama4,
     "mistral": Mistral,
     "qwen2": Qwen2,
     "qwen3": Qwen3,

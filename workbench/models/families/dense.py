@@ -102,7 +102,9 @@ class Dense(Architecture):
 
     @classmethod
     def parse(cls, config: Mapping) -> Dense:
-        read, unknown = read_keys(config, (*cls.keys, *PRETRAINED_KEYS), WHERE)
+        own = {key.name for key in cls.keys}
+        others = (key for key in PRETRAINED_KEYS if key.name not in own)
+        read, unknown = read_keys(config, (*cls.keys, *others), WHERE)
         fields = cls.fields(config, read)
         notes = list(fields.pop("notes"))
         if unknown:
