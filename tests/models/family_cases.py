@@ -38,6 +38,21 @@ LLAMA3 = {
 DENSE = {"moe_layers": [], "intermediate_size_mlp": 96}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
+
+def longrope(rotated: int, original: int, context: int, part: float = 1.0) -> dict:
+    """LongRoPE with factors far from 1; rotated: channels of a head that are."""
+    pairs = range(rotated // 2)
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1 + 0.1 * pair for pair in pairs],
+        "long_factor": [2 + 0.9 * pair for pair in pairs],
+        "original_max_position_embeddings": original,
+        "factor": context / original,
+        "partial_rotary_factor": part,
+    }
+
+
 #: Family -> what its configurations say beside `SMALL`; the first is used for all that is not about logits.
 CASES: dict[str, tuple[dict, ...]] = {
     "mistral": (
@@ -101,6 +116,11 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"rms_norm_eps": 1e-3},
         {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True},
         {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
+    ),
+    "phi3": (
+        {"sliding_window": 11, "num_key_value_heads": 4},
+        {"hidden_size": 96, "rope_parameters": longrope(24, 16, 128), "original_max_position_embeddings": 16},
+        {"rope_parameters": longrope(12, 96, 128, 0.75), "original_max_position_embeddings": 96},
     ),
     "gemma2": (
         {"head_dim": 32, "sliding_window": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},

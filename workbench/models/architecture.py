@@ -55,6 +55,11 @@ class Architecture(ABC):
     def tensors(self) -> dict[str, TensorSpec]:
         """Every tensor that the model reads, by its name in the checkpoint, in order of use."""
 
+    def stacked(self) -> dict[str, tuple[str, ...]]:
+        """Tensors of a checkpoint that hold the rows of several: name in the file -> names of the parts in `tensors`,
+        one under the other. They are taken apart when the file is opened."""
+        return {}
+
     @abstractmethod
     def embed(self, plan: Blocks) -> str:
         """Constants, and the rows that the first layer reads, from `ids`."""

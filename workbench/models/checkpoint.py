@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
@@ -64,6 +64,9 @@ class Checkpoint:
         self.notes: tuple[str, ...] = ()
         self._files = files  # tensor name -> file name
         self._headers = headers  # tensor name -> (shape, dtype)
+        self._rows: dict[
+            str, tuple[str, int]
+        ] = {}  # part of a stack -> name of the stack, its first row there
         self._hashes: dict[str, str] | None = None
 
     @classmethod
@@ -101,6 +104,7 @@ class Checkpoint:
 
     def _select(self, notes: list[str]) -> None:
         """Keep what the model reads; the rest is listed, or refused."""
+        self._take_apart(architecture_of(self.config))
         model = self._checked()
         if model.tied_embeddings and not self._same(HEAD, model.embedding):
             # As transformers has it: an LM head that is there and differs is used, whatever the configuration says.
@@ -113,6 +117,26 @@ class Checkpoint:
         self.unread = unread(model, self._headers, str(self.path))
         self._headers = {name: each for name, each in self._headers.items() if name in tensors}
         self.notes = tuple(notes)
+
+    def _take_apart(self, model: Architecture) -> None:
+        """Put the parts of stacked tensors in their places. Raises UnsupportedModelError for other numbers of rows."""
+        tensors = model.tensors()
+        for stack, parts in model.stacked().items():
+            if stack not in self._headers:
+                continue
+            (rows, *rest), dtype = self._headers.pop(stack)
+            wanted = sum(tensors[part].shape[0] for part in parts)
+            if rows != wanted:
+                raise UnsupportedModelError(
+                    f"{self.path}: {stack} has {rows} rows, but config.json asks for {wanted} "
+                    f"({', '.join(tensors[parts[0]].keys)})"
+                )
+            file, first = self._files.pop(stack), 0
+            for part in parts:
+                count = tensors[part].shape[0]
+                self._headers[part], self._files[part] = ((count, *rest), dtype), file
+                self._rows[part] = stack, first
+                first += count
 
     def _checked(self) -> Architecture:
         """What the configuration describes, all of whose tensors are there."""
@@ -202,6 +226,11 @@ class Checkpoint:
         return WeightTensor(name, shape, fmt, {"values": values})
 
     def _values(self, file: str, framework: str, name: str, rows: slice | None):
+        if name in self._rows:
+            count = self._headers[name][0][0]
+            name, first = self._rows[name]
+            start, stop = (rows.start, rows.stop) if rows else (0, count)
+            rows = slice(first + start, first + stop)
         # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
         with _open_file(self.path / file, framework) as opened:
             return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]

@@ -14,28 +14,34 @@ from wgsl_kernels.rope import rope_table
 class RotaryTable:
     """Cosines, then sines, of each position's angles: f32 [positions, 2 * frequencies].
 
-    frequencies: angle a position of each pair of channels. factor: what both are multiplied by.
+    frequencies: angle a position of each pair of channels. factor: what both are multiplied by. long, original: other
+    frequencies where there are more positions than `original` (LongRoPE, Ding et al. 2024); none if it is empty.
     """
 
     frequencies: tuple[float, ...]
     factor: float = 1.0
+    long: tuple[float, ...] = ()
+    original: int = 0
 
     def values(self, shape: tuple[int, ...]) -> np.ndarray:
         """The numbers of a buffer of this shape."""
         positions, width = shape
         if width != 2 * len(self.frequencies):
             raise ValueError(f"a table of {len(self.frequencies)} frequencies is not {width} wide")
-        table = rope_table(np.array(self.frequencies, np.float32), positions)
+        frequencies = self.long if self.long and positions > self.original else self.frequencies
+        table = rope_table(np.array(frequencies, np.float32), positions)
         return table if self.factor == 1 else table * np.float32(self.factor)
 
 
 def to_json(initial: RotaryTable) -> dict:
     """A JSON value; `from_json` is the inverse."""
-    return {"kind": "rotary table", "frequencies": list(initial.frequencies), "factor": initial.factor}
+    found = {"kind": "rotary table", "frequencies": list(initial.frequencies), "factor": initial.factor}
+    return found | ({"long": list(initial.long), "original": initial.original} if initial.long else {})
 
 
 def from_json(data: Mapping) -> RotaryTable:
     """Raises `ValueError` for what is no constant."""
     if data["kind"] != "rotary table":
         raise ValueError(f"{data['kind']!r} is no constant; 'rotary table' is")
-    return RotaryTable(tuple(map(float, data["frequencies"])), float(data["factor"]))
+    frequencies, long = (tuple(map(float, data.get(name, ()))) for name in ("frequencies", "long"))
+    return RotaryTable(frequencies, float(data["factor"]), long, int(data.get("original", 0)))

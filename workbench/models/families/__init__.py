@@ -13,6 +13,7 @@ from workbench.models.families.llama import Llama
 from workbench.models.families.llama4 import Llama4
 from workbench.models.families.mistral import Mistral
 from workbench.models.families.olmo2 import Olmo2
+from workbench.models.families.phi3 import Phi3
 from workbench.models.families.qwen2 import Qwen2
 from workbench.models.families.qwen3 import Qwen3
 from workbench.models.families.smollm3 import SmolLM3
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Architecture]] = {
     "smollm3": SmolLM3,
     "granite": Granite,
     "olmo2": Olmo2,
+    "phi3": Phi3,
     "gemma2": Gemma2,
     "gemma3_text": Gemma3,
 }
