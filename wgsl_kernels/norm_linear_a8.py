@@ -184,10 +184,10 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps):
+def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps, passed):
     """As `norm_qkv`, over normalised rows that are rounded to INT8."""
     normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
-    return turned_and_appended(p, normed, q, k, v, table, kv, state)
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
 
 
 def norm_qkv_a8_pair(fmt: str) -> Kernel:
@@ -201,7 +201,8 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float},
+            params={**quant_params(fmt), "eps": float, "passed": int},
+            defaults={"passed": 0},
             variants={
                 "gemv": Variant(
                     "norm_qkv",
