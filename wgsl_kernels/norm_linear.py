@@ -175,10 +175,11 @@ def norm_linear_pair(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
             make_inputs=partial(linear_inputs, fmt),
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
-            derive=lambda s: {"out_rows": s.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
+            derive=lambda s: {"out_rows": s.get("rows"), **weight_sizes(fmt)},
             **_shared(fmt),
         )
     )

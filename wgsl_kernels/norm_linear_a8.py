@@ -152,6 +152,7 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants={
                 "gemv": Variant(
                     "norm_linear",
@@ -167,7 +168,6 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {
                 "out_rows": s.get("rows"),
-                "row_offset": 0,
                 "stride": INT8_STRIDES[fmt],
                 **weight_sizes(fmt),
             },
