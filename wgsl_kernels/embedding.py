@@ -61,6 +61,7 @@ def embedding(fmt: str) -> Kernel:
             reads={"ids": Port(("tokens",), "u32"), **weight_ports(fmt)},
             writes={"y": Port(("tokens", "columns"), binding=4)},
             params={**quant_params(fmt), "columns": int, "row_offset": int},
+            defaults={"row_offset": 0},
             variants={
                 "rows": Variant(
                     "embedding",
@@ -74,7 +75,7 @@ def embedding(fmt: str) -> Kernel:
             cost=cost,
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
-            derive=lambda sizes: {"row_offset": 0, **weight_sizes(fmt)},
+            derive=lambda sizes: weight_sizes(fmt),
         )
     )
 

@@ -13,7 +13,7 @@ from .composition import composed, fusion
 from .numerics import EPS32
 from .pair import Context, Cost, Kernel, KernelUsageError, Port, Variant, kernel, register
 from .reduce import lanes_default, reduction
-from .rope import STATE, paired, rope_inputs
+from .rope import STATE, head_dim_of, paired, rope_inputs
 
 ROWS = Port(("tokens", "width"))
 WEIGHT = Port(("head_dim",), "f32")
@@ -101,15 +101,6 @@ def _rope_inputs(seed=0, head_dim=16, eps=1e-6, **options) -> dict:
     }
 
 
-def _rope_derive(s) -> dict:
-    if {"rotated", "head_dim"} <= set(s) and s["head_dim"] != s["rotated"] + s.get("passed", 0):
-        raise KernelUsageError(
-            f"head_norm_rope: heads of {s['head_dim']} where {s['rotated']} dimensions are rotated and "
-            f"{s.get('passed', 0)} passed"
-        )
-    return {}
-
-
 register(
     Kernel(
         op="head_norm_rope",
@@ -118,7 +109,7 @@ register(
         writes={"y": ROWS},
         params={"eps": float, "passed": int},
         defaults={"passed": 0},
-        derive=_rope_derive,
+        derive=head_dim_of,
         variants=_variant("head_norm_rope", ("state",)),
         make_inputs=_rope_inputs,
         tolerance=_rope_tolerance,

@@ -273,7 +273,7 @@ def _cost(fmt: str, sizes) -> Cost:
 
 
 def _derive(fmt: str, sizes) -> dict:
-    return {"out_rows": sizes.get("rows"), "row_offset": 0, **weight_sizes(fmt)}
+    return {"out_rows": sizes.get("rows"), **weight_sizes(fmt)}
 
 
 def linear(fmt: str) -> Kernel:
@@ -291,6 +291,7 @@ def linear(fmt: str) -> Kernel:
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants=_variants(fmt),
             make_inputs=partial(linear_inputs, fmt),
             tolerance=partial(linear_tolerance, fmt),

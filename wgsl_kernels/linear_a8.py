@@ -135,13 +135,14 @@ def linear_a8(fmt: str) -> Kernel:
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants=_variants(fmt),
             make_inputs=partial(_make_inputs, fmt),
             tolerance=partial(_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
-            derive=lambda sizes: {"out_rows": sizes.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
+            derive=lambda sizes: {"out_rows": sizes.get("rows"), **weight_sizes(fmt)},
             prefer=_prefer,
         )
     )

@@ -25,7 +25,7 @@ from .numerics import EPS32, TORCH_TYPES, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import team_reduction, whole_subgroups
 from .rms_norm import rms_norm
-from .rope import STATE, inverse_frequencies, make_state, rope_table
+from .rope import STATE, head_dim_of, inverse_frequencies, make_state, paired, rope_table
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -175,10 +175,11 @@ def norm_linear_pair(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
             make_inputs=partial(linear_inputs, fmt),
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
-            derive=lambda s: {"out_rows": s.get("rows"), "row_offset": 0, **weight_sizes(fmt)},
+            derive=lambda s: {"out_rows": s.get("rows"), **weight_sizes(fmt)},
             **_shared(fmt),
         )
     )
@@ -265,10 +266,10 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
 # ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
 
 
-def turned_and_appended(p, normed, q, k, v, table, kv, state):
+def turned_and_appended(p, normed, q, k, v, table, kv, state, *, passed):
     """Queries, turned, and the cache with the step's keys, turned, and values."""
     queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
-    queries, keys = (p.rope(x=each, table=table, state=state) for each in (queries, keys))
+    queries, keys = (p.rope(x=each, table=table, state=state, passed=passed) for each in (queries, keys))
     return queries, p.kv_append(k=keys, v=values, kv=kv, state=state)
 
 
@@ -277,9 +278,10 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv(p, x, norm, q, k, v, table, kv, state, *, eps):
+def norm_qkv(p, x, norm, q, k, v, table, kv, state, *, eps, passed):
     """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
-    return turned_and_appended(p, p.rms_norm(x=x, weight=norm, eps=eps), q, k, v, table, kv, state)
+    normed = p.rms_norm(x=x, weight=norm, eps=eps)
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
 
 
 def qkv_rows(weight, kv, **_) -> list[int]:
@@ -295,6 +297,7 @@ def qkv_inputs(
     heads=2,
     kv_heads=1,
     head_dim=16,
+    passed=0,
     columns=64,
     capacity=32,
     position=5,
@@ -310,7 +313,8 @@ def qkv_inputs(
     rows = (heads + 2 * kv_heads) * head_dim
     return {
         **_inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options),
-        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim, 10000.0), capacity)),
+        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
+        "passed": passed,
         "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
         "state": make_state(position, tokens if valid is None else valid, sequence),
     }
@@ -320,19 +324,18 @@ def qkv_tolerance(bound, arguments) -> dict:
     """From the bound of the product, f64 [tokens, rows]. The rotation mixes pairs of rows; q and k have entries up to
     |a| + |b| of a pair's."""
     kv, state = arguments["kv"], arguments["state"]
-    heads_of = kv.shape[4]
-    pairs = bound.unflatten(-1, (-1, 2, heads_of // 2))
-    mixed = (2 * pairs.sum(2, keepdim=True)).expand_as(pairs).flatten(1)
-    kv_width = kv.shape[2] * heads_of
+    mixed = 2 * paired(bound, arguments["table"].shape[1], kv.shape[4])
+    kv_width = kv.shape[2] * kv.shape[4]
     q, k, v = mixed.split([mixed.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
     cache = torch.zeros(kv.shape, dtype=torch.float64)
     return {"q": q, "kv": kv_append.reference(k, v, cache, state)}
 
 
 def qkv_derive(fmt: str, s) -> dict:
-    if not {"rows", "kv_heads", "head_dim"} <= set(s):
-        return weight_sizes(fmt)
-    return {"width": s["rows"] - 2 * s["kv_heads"] * s["head_dim"], **weight_sizes(fmt)}
+    found = {**head_dim_of(s), **weight_sizes(fmt)}
+    if {"rows", "kv_heads"} <= set(s) and "head_dim" in found:
+        found["width"] = s["rows"] - 2 * s["kv_heads"] * found["head_dim"]
+    return found
 
 
 def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
@@ -341,7 +344,7 @@ def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
         "x": X,
         **weight_ports(fmt),
         "norm": NORM,
-        "table": Port(("capacity", "head_dim"), "f32", binding=4),
+        "table": Port(("capacity", "rotated"), "f32", binding=4),
         "kv": Port(CACHE.shape, binding=5),
         "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
     }
@@ -359,7 +362,8 @@ def norm_qkv_pair(fmt: str) -> Kernel:
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float},
+            params={**quant_params(fmt), "eps": float, "passed": int},
+            defaults={"passed": 0},
             variants={
                 "gemv": _variant(
                     "norm_qkv",

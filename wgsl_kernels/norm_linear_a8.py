@@ -152,6 +152,7 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
             reads={"x": X, **weight_ports(fmt), "norm": NORM},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
             variants={
                 "gemv": Variant(
                     "norm_linear",
@@ -167,7 +168,6 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {
                 "out_rows": s.get("rows"),
-                "row_offset": 0,
                 "stride": INT8_STRIDES[fmt],
                 **weight_sizes(fmt),
             },
@@ -184,10 +184,10 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps):
+def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps, passed):
     """As `norm_qkv`, over normalised rows that are rounded to INT8."""
     normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
-    return turned_and_appended(p, normed, q, k, v, table, kv, state)
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
 
 
 def norm_qkv_a8_pair(fmt: str) -> Kernel:
@@ -201,7 +201,8 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float},
+            params={**quant_params(fmt), "eps": float, "passed": int},
+            defaults={"passed": 0},
             variants={
                 "gemv": Variant(
                     "norm_qkv",

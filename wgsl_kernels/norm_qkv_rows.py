@@ -27,14 +27,15 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
     """The pair `whole`, a `norm_qkv` of some format, but for where keys and values go."""
     gemv = whole.variants["gemv"]
 
-    def reference(x, table, state, kv_heads, **given):
+    def reference(x, table, state, kv_heads, passed=0, **given):
         """q [tokens, heads * head_dim] and rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values.
 
         As the pair with the append gives them into a cache with room for the step; q and keys are turned.
         """
         first, tokens = int(state[0]), x.shape[0]
-        cache = torch.zeros(1, 2, kv_heads, first + tokens, table.shape[1], dtype=x.dtype)
-        q, cache = whole.reference(x=x, table=table, state=make_state(first, tokens), kv=cache, **given)
+        cache = torch.zeros(1, 2, kv_heads, first + tokens, table.shape[1] + passed, dtype=x.dtype)
+        given |= {"x": x, "table": table, "state": make_state(first, tokens), "passed": passed}
+        q, cache = whole.reference(**given, kv=cache)
         return q, _rows_of(cache, first)
 
     def library(context: Context) -> tuple[str, ...]:
@@ -46,15 +47,18 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         return {**arguments, "kv_heads": kv_heads}
 
     def tolerance(arguments, expected) -> dict:
-        tokens, head_dim = arguments["x"].shape[0], arguments["table"].shape[1]
+        tokens = arguments["x"].shape[0]
+        head_dim = arguments["table"].shape[1] + arguments.get("passed", 0)
         given = {name: value for name, value in arguments.items() if name != "kv_heads"}
         cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
         bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
         return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
 
     def derive(sizes) -> dict:
-        both = 2 * sizes["kv_heads"] * sizes["head_dim"] if {"kv_heads", "head_dim"} <= set(sizes) else None
-        return {**whole.derive(sizes), **({} if both is None else {"both": both})}
+        found = whole.derive(sizes)
+        if "kv_heads" in sizes and "head_dim" in found:
+            found["both"] = 2 * sizes["kv_heads"] * found["head_dim"]
+        return found
 
     return register(
         replace(
@@ -94,11 +98,18 @@ def _over_int8(where: Where) -> Where:
 
 
 def _rule(whole: Rule, op: str, where: Where) -> Rule:
-    def rows_and_append(p, x, norm, q, k, v, table, kv, state, *, eps, kv_heads):
+    def rows_and_append(p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads):
         """The product gives rows of keys and values, which their append quantizes head by head."""
         weight = "+".join((q, k, v))
         queries, rows = getattr(p, op)(
-            x=x, norm=norm, weight=weight, table=table, state=state, eps=eps, kv_heads=kv_heads
+            x=x,
+            norm=norm,
+            weight=weight,
+            table=table,
+            state=state,
+            eps=eps,
+            passed=passed,
+            kv_heads=kv_heads,
         )
         return queries, p.kv_append_rows(rows=rows, kv=kv, state=state)
 

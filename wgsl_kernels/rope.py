@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .numerics import EPS32, random_tensor
-from .pair import Cost, Port, Variant, ceil_div, kernel
+from .pair import Cost, KernelUsageError, Port, Variant, ceil_div, kernel
 
 STATE = Port((4,), "u32", uniform=True)
 
@@ -54,6 +54,22 @@ def rope_table(frequencies: np.ndarray, positions: int) -> np.ndarray:
     angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies[None, :]
     angles = angles.astype(np.float64)
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def head_dim_of(s: Mapping) -> dict:
+    """Sizes of a call that rotates: head_dim = rotated + passed, once `rotated` is known.
+
+    Raises `KernelUsageError` where another operand has heads of another size.
+    """
+    if "rotated" not in s:
+        return {}
+    passed = s.get("passed", 0)
+    found = s["rotated"] + passed
+    if s.get("head_dim", found) != found:
+        raise KernelUsageError(
+            f"heads of {s['head_dim']} where {s['rotated']} dimensions are rotated and {passed} passed"
+        )
+    return {"head_dim": found}
 
 
 def rope_inputs(
@@ -114,7 +130,7 @@ def _tolerance(arguments, expected) -> dict:
     writes={"y": Port(("tokens", "width"))},
     params={"passed": int, "interleaved": bool},
     defaults={"passed": 0, "interleaved": False},
-    derive=lambda s: {"head_dim": s["rotated"] + s.get("passed", 0)} if "rotated" in s else {},
+    derive=head_dim_of,
     variants={
         "pairs": Variant(
             "rope",

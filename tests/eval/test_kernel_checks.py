@@ -99,7 +99,7 @@ def wrong_silu():
     pair = wgsl_kernels.get("silu_mul")
     name = next(iter(pair.variants))
     body = pair.variants[name].body()
-    text = body.replace("y_type(g", "y_type(1.001 * g")
+    text = body.replace("y_type(activate", "y_type(1.001 * activate")
     assert text != body
     return dataclasses.replace(pair, variants={name: dataclasses.replace(pair.variants[name], text=text)})
 

@@ -15,6 +15,7 @@ from workbench.errors import OutOfMemoryError
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError
@@ -214,6 +215,22 @@ def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     assert split(8192, Adapter()) == plan  # no subgroups
     found = kernels(split(8192, GPU))
     assert "attention" not in found and found.count("attention_split") == STACKABLE.layers
+
+
+@pytest.mark.parametrize("cache, op", [("f32", "norm_qkv"), ("int8", "norm_qkv_rows")])
+def test_rotations_of_a_part_of_each_head_are_fused_too(stackable, cache, op):
+    source = open_source(stackable)
+    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="all", cache=cache)
+    table = dataclasses.replace(plan.buffers["rope_table"], shape=("capacity", STACKABLE.head_dim - 8))
+    calls = [dataclasses.replace(c, params={"passed": 8}) if c.op == "rope" else c for c in plan.calls]
+    partial = dataclasses.replace(plan, buffers={**plan.buffers, "rope_table": table}, calls=tuple(calls))
+    fused = rewritten(partial)
+    assert kernels(fused) == kernels(rewritten(plan))
+    found = [call.params["passed"] for call in fused.calls if call.op == op]
+    assert found == [8] * STACKABLE.layers
+    for call in fused.calls:
+        bound = bind(fused, call, SIZES)
+        bound.kernel.complete(bound.sizes())
 
 
 def test_gelu_takes_the_place_of_silu(stackable_plans):

@@ -26,6 +26,8 @@ ZERO_POINTS = {
     "int4": ({"symmetric": True}, {}, {"zero_frac_bits": 3}),
     "int2": ({"symmetric": True}, {}, {"zero_frac_bits": 5}),
 }
+#: Dimensions of heads that rotations pass, where they take any.
+PASSED = (0, 2, 4)
 BLOCKS = (
     *({"block": size} for size in (32, 64, 128, 256)),
     {"granularity": "channel"},
@@ -260,6 +262,7 @@ def _fused_cases() -> Iterator[Case]:
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
             heads=heads,
+            passed=PASSED,
             place=places,
             sequence=sequences,
             valid=(None, 0, 2),
@@ -269,6 +272,7 @@ def _fused_cases() -> Iterator[Case]:
         yield from _team_cases(
             f"norm_qkv_rows[{fmt}]",
             heads=heads,
+            passed=PASSED,
             place=places,
             sequence=sequences,
             valid=(None, 0, 2),
@@ -290,8 +294,10 @@ def _integer_fused_cases() -> Iterator[Case]:
         yield from _team_cases(f"norm_linear_a8[{fmt}]", **rows)
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from _team_cases(name, group=(128,), **rows)
-        yield from _team_cases(f"norm_qkv_a8[{fmt}]", heads=heads, place=places, kv_dtype=TYPES, **common)
-        yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, place=places, **common)
+        yield from _team_cases(
+            f"norm_qkv_a8[{fmt}]", heads=heads, passed=PASSED, place=places, kv_dtype=TYPES, **common
+        )
+        yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, passed=PASSED, place=places, **common)
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from _team_cases(f"{op}[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
@@ -512,7 +518,7 @@ def _cache_cases() -> Iterator[Case]:
             y_dtype=("f32",),
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
-    rotations = {"heads": turners, "passed": (0, 2, 4), "place": places, "x_dtype": TYPES}
+    rotations = {"heads": turners, "passed": PASSED, "place": places, "x_dtype": TYPES}
     yield from cases_of("rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), **rotations)
     yield from cases_of(
         "position_scale",

@@ -83,7 +83,7 @@ def test_gated_units_far_from_zero(check, name):
 
 
 def test_softcap_far_from_zero(check):
-    """To the cap and no further, the same to both sides; what is no number still shows."""
+    """To the cap and no further, the same to both sides."""
     x = row(0.0, -0.0, 1e-30, 30.0, 1e4, 88.7, 1e30, 3e38)
     x = torch.cat([x, -x])
     y = check("softcap", {"x": x, "cap": 30.0})["y"]
@@ -91,9 +91,10 @@ def test_softcap_far_from_zero(check):
     check("softcap", {"x": x, "cap": 1e-3})
 
 
-def test_softcap_hides_no_nan(device_with):
+@pytest.mark.parametrize("name, params", [("softcap", {"cap": 30.0}), ("gelu", {"tanh": True})])
+def test_what_is_no_number_stays_none(device_with, name, params):
     x = row(float("nan"), 1.0)
-    y = run_kernel(wgsl_kernels.get("softcap"), {"x": x, "cap": 30.0}, device=device_with(False))["y"]
+    y = run_kernel(wgsl_kernels.get(name), {"x": x, **params}, device=device_with(False))["y"]
     assert y.isnan().tolist() == [[True, False]]
 
 

@@ -2,5 +2,5 @@
 // from zero too, where 1 + tanh u has lost its digits.
 fn activate(v: f32) -> f32 {
   let c = clamp(v, -10.0, 10.0);  // beyond, the result is 0 or v to f32, and exp(89) may overflow
-  return max(v, -10.0) / (1.0 + exp(-1.5957691216 * (c + 0.044715 * c * c * c)));
+  return select(v, -10.0, v < -10.0) / (1.0 + exp(-1.5957691216 * (c + 0.044715 * c * c * c)));
 }
