@@ -40,7 +40,7 @@ real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
 	@.ci/setup vulkan
 	@$(FETCH)
 	@$(PY) -m workbench.cli demo --model $(MODEL) --formats int8 int4/64 int2/64 $(REAL_TEXT) \
-	--protocol disjoint-2048 --tokens 4096 --repetitions 2 --output runs/real $(ARGS)
+	--protocol disjoint-512 --tokens 2048 --repetitions 2 --output runs/real $(ARGS)
 
 test: $(PACKAGES)  ## the tests
 	@.ci/setup vulkan browser tint

