@@ -1,4 +1,5 @@
 # Everything starts from a clean clone: each target sets up what it needs, once.
+#   MODEL      another model than the embedded one, for demo and real, as in: make demo MODEL=smollm2-135m
 #   ARGS       further arguments of the command behind the target, as in: make test ARGS="-k formats"
 #   PYTHON     the interpreter to build .venv with (default: the newest of 3.11 to 3.14 that can make one)
 SHELL := /bin/bash
@@ -11,8 +12,13 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Real checkpoints and texts for measurements; tests that need them are skipped without them.
 export WORKBENCH_SHARED ?= $(abspath ../shared)
 
+# Names of the catalogue are fetched; a folder or a hub id has a slash.
+FETCH = $(if $(findstring /,$(MODEL)),,$(PY) -m workbench.cli fetch $(MODEL))
+# WikiText-2, which the hub has as well.
+REAL_TEXT := $(or $(addprefix --text ,$(wildcard $(WORKBENCH_SHARED)/data/wiki.test.raw)),--dataset wikitext2)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab bench lint
+.PHONY: help setup demo real test lab bench lint
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -26,7 +32,15 @@ setup: $(PACKAGES)  ## all set-up of the other targets and nothing else
 
 demo: $(PACKAGES)  ## the guided tour on the embedded model
 	@.ci/setup vulkan
-	@$(PY) -m workbench.cli demo $(ARGS)
+	@$(if $(MODEL),$(FETCH))
+	@$(PY) -m workbench.cli demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+real: MODEL ?= smollm2-135m
+real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
+	@.ci/setup vulkan
+	@$(FETCH)
+	@$(PY) -m workbench.cli demo --model $(MODEL) --formats int8 int4/64 int2/64 $(REAL_TEXT) \
+	--protocol disjoint-512 --tokens 2048 --repetitions 2 --output runs/real $(ARGS)
 
 test: $(PACKAGES)  ## the tests
 	@.ci/setup vulkan browser tint

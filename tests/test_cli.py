@@ -32,6 +32,8 @@ HEAVY = {
     "distributed",
 }
 COMMANDS = [
+    "fetch",
+    "models",
     "quantize",
     "allocate",
     "generate",

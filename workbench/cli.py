@@ -22,9 +22,11 @@ from workbench.commands import (
     allocate,
     bench,
     demo,
+    fetch,
     generate,
     info,
     lm_eval,
+    models,
     perplexity,
     quantize,
     quantizers,
@@ -47,6 +49,8 @@ from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
 
 COMMANDS = (
+    fetch,
+    models,
     quantize,
     quantizers,
     allocate,

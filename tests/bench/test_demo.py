@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -12,14 +13,18 @@ from io import StringIO
 import jsonschema
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import REPOSITORY
+from tests.eval.conftest import byte_tokenizer
 from tests.support.vulkan import without_vulkan
-from workbench.assets import evaluation_text
+from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.bench import demo
 from workbench.bench.measure import AGREEMENT, Measurement, Settings
 from workbench.bench.records import SCHEMA
 from workbench.bench.table import markdown
+from workbench.cli import main
+from workbench.models.tokenizer import load_tokenizer
 
 NAMES = ["f16", "int8", "int4", "int2"]
 #: Windows and prompts that one size of step serves, since compiling is what takes long here.
@@ -150,6 +155,46 @@ def test_a_row_that_fails_its_check_has_no_time(toured):
     found = dict(zip(head, line, strict=True))
     assert [value for name, value in found.items() if "tokens/s" in name] == ["–"] * 2
     assert "- int4: no times: WGSL and references differ." in table
+
+
+def test_another_model_and_text(adapter, tmp_path, capsys):
+    """By the command, with the unquantized model named as its weights are stored."""
+    source = tmp_path / "bf16"
+    shutil.copytree(demo_model_path(), source)
+    weights = load_file(source / "model.safetensors")
+    save_file({name: each.bfloat16() for name, each in weights.items()}, source / "model.safetensors")
+    (tmp_path / "text.txt").write_text(evaluation_text().read_text("utf-8")[:1500], "utf-8")
+    arguments = [
+        "--model",
+        source,
+        "--text",
+        tmp_path / "text.txt",
+        "--protocol",
+        "disjoint-64",
+        "--tokens",
+        "64",
+    ]
+    options = ["--formats", "int4/64", "--repetitions", "1", "--output", tmp_path / "out"]
+    assert main(["demo", *map(str, [*arguments, *options])]) == 0
+    rows = cells(capsys.readouterr().out.strip())[2:]
+    assert [row[0] for row in rows] == ["bf16", "int4/64"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["baseline"] == "bf16" and results["settings"]["scheme"] == "disjoint-64"
+    assert results["rows"][1]["perplexity"]["wgpu"]["text"]["name"] == "text.txt"
+    assert "embedded model" not in (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert (
+        main(["demo", "--model", "smollm2-13b"]) == 2 and "no folder 'smollm2-13b'" in capsys.readouterr().err
+    )
+
+
+def test_stories_are_one_text_for_tokenizers_without_a_bos(tmp_path):
+    folder = tmp_path / "model"
+    byte_tokenizer(bos=False).save_pretrained(folder)
+    plain = demo.evaluation_tokens(folder, "disjoint-64")
+    text = load_tokenizer(folder).decode(plain.ids)
+    assert plain.bos_policy == "none" and STORY_SEPARATOR not in text and "\n\n" in text
+    apart = demo.evaluation_tokens(demo_model_path(), "disjoint-64")
+    assert apart.bos_policy == "before each document"
 
 
 def test_without_an_adapter_the_references_run_alone_and_say_so(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench.errors import CheckpointError
+from workbench.models.checkpoint import Checkpoint
 from workbench.models.hub import resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -34,18 +35,38 @@ except CheckpointError as error:
 """
 
 
+FETCH = """
+import json, sys
+from pathlib import Path
+from workbench.errors import CheckpointError
+from workbench.models.catalogue import Published
+from workbench.models.fetch import fetch
+try:
+    found = fetch(Published("tiny", "owner/tiny", "MIT", 10**6), Path(sys.argv[1]), ("hub",))
+    print(json.dumps(found))
+except CheckpointError as error:
+    print("CheckpointError", error)
+"""
+
+
 @dataclass
 class Hub:
-    """A hub with the one repository owner/tiny, which has `files`; `asked` are the names it gave out."""
+    """A hub with the one repository owner/tiny, which has `files`; `asked` are the names it gave out, `wrong` those of
+    which it tells another hash, `closed` those whose licence is to be accepted first."""
 
     address: str
     cache: Path
     files: Path
     asked: list[str]
+    wrong: set[str]
+    closed: set[str]
 
     def open(self, name: str) -> str:
+        return self.run(OPEN, name)
+
+    def run(self, script: str, argument: str) -> str:
         environment = os.environ | {"HF_ENDPOINT": self.address, "HF_HOME": str(self.cache)}
-        command = [sys.executable, "-c", OPEN, name]
+        command = [sys.executable, "-c", script, argument]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -56,6 +77,17 @@ def hub(tmp_path):
     files = tmp_path / "repository"
     files.mkdir()
     asked: list[str] = []
+    wrong: set[str] = set()
+    closed: set[str] = set()
+
+    def sibling(name: str) -> dict:
+        """As the hub tells of a file: weights by the sha256 of their storage, others by their git object."""
+        data = (files / name).read_bytes() + (b"!" if name in wrong else b"")
+        told = {"rfilename": name, "size": len(data)}
+        if name.endswith(".safetensors"):
+            lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            return told | {"blobId": "0" * 40, "lfs": lfs}
+        return told | {"blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
 
     class Handler(BaseHTTPRequestHandler):
         def respond(self, body: bool) -> None:
@@ -63,8 +95,8 @@ def hub(tmp_path):
             prefix = "/api/models/owner/tiny"
             names = sorted(p.name for p in files.iterdir())
             headers, status, content = {}, 200, b""
-            if path in (f"{prefix}/revision/main", f"{prefix}/revision/{COMMIT}", f"{prefix}/revision/v1"):
-                siblings = [{"rfilename": name} for name in names]
+            if path in (prefix, *(f"{prefix}/revision/{name}" for name in ("main", COMMIT, "v1"))):
+                siblings = [sibling(name) for name in names]
                 content = json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": siblings}).encode()
             elif path.startswith(f"{prefix}/tree/"):
                 entries = [
@@ -72,6 +104,11 @@ def hub(tmp_path):
                     for n in names
                 ]
                 content = json.dumps(entries).encode()
+            elif Path(path).name in closed:
+                status, headers = (
+                    401,
+                    {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"},
+                )
             elif path.startswith(f"/owner/tiny/resolve/{COMMIT}/") and (name := Path(path).name) in names:
                 content = (files / name).read_bytes()
                 asked.append(name)
@@ -103,7 +140,7 @@ def hub(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield Hub(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", files, asked)
+    yield Hub(f"http://127.0.0.1:{server.server_port}", tmp_path / "cache", files, asked, wrong, closed)
     server.shutdown()
     server.server_close()
 
@@ -144,6 +181,36 @@ def test_a_repository_of_pickles_is_refused_without_fetching_them(hub):
 def test_an_unknown_repository_names_both_places(hub):
     said = hub.open("owner/other")
     assert said.startswith("CheckpointError no folder 'owner/other' here, and the hub does not give")
+
+
+def test_a_fetched_repository_is_compared_with_the_hashes_of_the_hub(hub, tmp_path):
+    write_checkpoint(hub.files, random_state(CONFIG), CONFIG, shards=2)
+    (hub.files / "pytorch_model.bin").write_bytes(b"not wanted")
+    folder = tmp_path / "models" / "tiny"
+    found = json.loads(hub.run(FETCH, str(folder)))
+    assert (found["source"], found["revision"], found["licence"]) == ("hub", COMMIT, "MIT")
+    wanted = {"config.json", "model.safetensors.index.json"}
+    wanted |= {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    assert set(found["files"]) == wanted
+    assert {path.name for path in folder.iterdir()} == {*wanted, "provenance.json"}
+    assert Checkpoint.open(folder).names()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_another_hash_leaves_nothing(hub, tmp_path, name):
+    write_checkpoint(hub.files, random_state(CONFIG), CONFIG)
+    hub.wrong.add(name)
+    said = hub.run(FETCH, str(tmp_path / "models" / "tiny"))
+    assert f"tiny was not fetched. From the hub: owner/tiny: {name} came damaged" in said
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_licence_that_was_not_accepted_is_named(hub, tmp_path):
+    write_checkpoint(hub.files, random_state(CONFIG), CONFIG)
+    hub.closed.add("model.safetensors")
+    for said in (hub.open("owner/tiny"), hub.run(FETCH, str(tmp_path / "tiny"))):
+        assert "accept its licence at https://huggingface.co/owner/tiny, then: hf auth login" in said
+    assert not (tmp_path / "tiny").exists()
 
 
 LOCAL = [

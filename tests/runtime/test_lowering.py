@@ -220,7 +220,7 @@ def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
 @pytest.mark.parametrize("cache, op", [("f32", "norm_qkv"), ("int8", "norm_qkv_rows")])
 def test_rotations_of_a_part_of_each_head_are_fused_too(stackable, cache, op):
     source = open_source(stackable)
-    plan = build_plan(LlamaConfig.parse(source.config), source.describe, head="all", cache=cache)
+    plan = architecture_of(source.config).build(source.describe, head="all", cache=cache)
     table = dataclasses.replace(plan.buffers["rope_table"], shape=("capacity", STACKABLE.head_dim - 8))
     calls = [dataclasses.replace(c, params={"passed": 8}) if c.op == "rope" else c for c in plan.calls]
     partial = dataclasses.replace(plan, buffers={**plan.buffers, "rope_table": table}, calls=tuple(calls))

@@ -31,7 +31,7 @@ pwd.getpwuid = nobody
 @pytest.fixture
 def homeless(monkeypatch):
     """This process, as a user without a home directory."""
-    for name in ("HOME", "XDG_CACHE_HOME", "WORKBENCH_TUNING"):
+    for name in ("HOME", "XDG_CACHE_HOME", "WORKBENCH_CACHE", "WORKBENCH_TUNING"):
         monkeypatch.delenv(name, raising=False)
 
     def nobody(uid):
@@ -44,7 +44,7 @@ def homeless(monkeypatch):
 @pytest.fixture
 def unwritable(monkeypatch, tmp_path):
     """A home that is there and cannot be written, whoever runs the tests."""
-    for name in ("XDG_CACHE_HOME", "WORKBENCH_TUNING"):
+    for name in ("XDG_CACHE_HOME", "WORKBENCH_CACHE", "WORKBENCH_TUNING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(paths.os, "access", lambda path, mode: Path(path) != tmp_path)
@@ -118,7 +118,7 @@ def test_downloads_get_a_folder_of_their_own(homeless, monkeypatch, tmp_path):
 def test_a_command_runs_without_a_home(tmp_path):
     """In a process of its own, and nothing is left in the folder where it runs."""
     script = NAMELESS + "from workbench.cli import main\nsys.exit(main(sys.argv[1:]))"
-    gone = ("HOME", "XDG_CACHE_HOME", "WORKBENCH_TUNING", "HF_HOME", "MPLCONFIGDIR")
+    gone = ("HOME", "XDG_CACHE_HOME", "WORKBENCH_CACHE", "WORKBENCH_TUNING", "HF_HOME", "MPLCONFIGDIR")
     environment = {name: value for name, value in os.environ.items() if name not in gone}
     arguments = ["generate", "--model", str(demo_model_path()), "--prompt", "Once", "--max-new-tokens", "3"]
     done = subprocess.run(

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from workbench import cli
-from workbench.errors import SweepError
+from workbench.errors import SweepError, WorkbenchError
 from workbench.sweep.spec import read_spec
 from workbench.sweep.sweep import Sweep
 
@@ -83,6 +83,16 @@ def test_paths_are_relative_to_the_file_and_nothing_else(folder, monkeypatch, tm
             os.symlink(folder / ("tiny" if name.startswith("owner") else "prose.txt"), elsewhere / name)
         with pytest.raises(SweepError, match=name):
             Sweep.read(written(folder, changed((old, new))))
+
+
+def test_a_model_of_the_catalogue(folder, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(folder / "cache"))
+    spec = written(folder, changed(('path = "tiny"', 'path = "smollm2-135m"')))
+    with pytest.raises(WorkbenchError, match="workbench fetch smollm2-135m"):
+        Sweep.read(spec)
+    (folder / "cache" / "models").mkdir(parents=True)
+    os.symlink(folder / "tiny", folder / "cache" / "models" / "smollm2-135m")
+    assert "smollm2-135m" in {each.cell.model for each in Sweep.read(spec).cells}
 
 
 WRONG = {

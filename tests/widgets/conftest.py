@@ -12,7 +12,7 @@ from tests.support.chromium import launched
 from tests.support.threads import one_torch_thread
 from tests.widgets.bridge import bridged
 from workbench.assets import demo_model_path
-from workbench.commands.embedded import convert_embedded
+from workbench.commands.conversions import convert_each
 from workbench.runtime.device import adapter_missing
 from workbench.runtime.model import Model, load
 
@@ -56,7 +56,7 @@ def shown(browser, tmp_path):
 @pytest.fixture(scope="session")
 def int4(tmp_path_factory) -> Path:
     """The embedded model in INT4."""
-    return convert_embedded(tmp_path_factory.mktemp("embedded"), ["int4"])["int4"]
+    return convert_each(demo_model_path(), tmp_path_factory.mktemp("embedded"), ["int4"])["int4"]
 
 
 @pytest.fixture(scope="session")

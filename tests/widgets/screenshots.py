@@ -24,10 +24,10 @@ THEME = """theme => jupyterapp.commands.execute("apputils:change-theme", { theme
 SETUP = """
 from pathlib import Path
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
-from workbench.commands.embedded import convert_embedded
+from workbench.commands.conversions import convert_each
 from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 DIR = demo_model_path()
-INT4 = convert_embedded(Path("models"), ["int4"])["int4"]"""
+INT4 = convert_each(demo_model_path(), Path("models"), ["int4"])["int4"]"""
 
 GENERATOR = """
 Generator({"f16": DIR, "int4": INT4}, temperature=0.7, seed=3, max_new_tokens=90)"""

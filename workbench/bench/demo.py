@@ -1,4 +1,4 @@
-"""The guided tour on the embedded model: measure its conversions, show a table and a plot, tell a story."""
+"""The guided tour: measure conversions of a model, show a table and a plot, tell a story."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import workbench
+from eval.documents import split_documents
 from eval.protocols import protocol
-from eval.texts import Tokens, encode, load_text
+from eval.texts import Text, Tokens, encode, load_text
 from workbench.assets import STORY_SEPARATOR, evaluation_text
 from workbench.files.writing import write_text
-from workbench.models.tokenizer import load_tokenizer
+from workbench.models.tokenizer import load_tokenizer, prepends_bos
 
 from .console import Console
 from .measure import Measurement, Settings, measure
 from .records import save
 
 BASELINE = "f16"
-STORYTELLER = "int4"
 STORY = {"prompt": "Once upon a time", "max_new_tokens": 220, "temperature": 0.7, "top_p": 0.95, "seed": 3}
 
 
 def evaluation_tokens(model: Path, scheme: str) -> Tokens:
-    """The embedded evaluation text, tokenized by a model's tokenizer, one BOS a story."""
-    return encode(load_tokenizer(model), load_text(evaluation_text()), scheme, separator=STORY_SEPARATOR)
+    """The embedded evaluation text by a model's tokenizer: one BOS a story where it prepends one, else as one text."""
+    tokenizer, text = load_tokenizer(model), load_text(evaluation_text())
+    if prepends_bos(tokenizer):
+        return encode(tokenizer, text, scheme, separator=STORY_SEPARATOR)
+    stories = split_documents(text.content, STORY_SEPARATOR)
+    return encode(tokenizer, replace(text, content="\n\n".join(stories)), scheme)
 
 
 def windows_for(settings: Settings, tokens: int | None) -> Settings:
@@ -41,23 +45,29 @@ def run(
     models: Mapping[str, Path],
     *,
     output: str | Path = "runs/demo",
+    text: Text | None = None,
     tokens: int | None = 12_000,
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> Measurement:
-    """Measure `models` (folders by name; "f16" is the unquantized one, "int4" tells the story) and save it all.
+    """Measure `models` (folders by name, the unquantized one first; one in INT4 tells the story) and save it all.
 
-    tokens: about as many are scored, in whole windows; None for the whole text. Writes table.md, results.json,
-    perplexity_vs_size.png and story.txt into `output`; prints table and story on stdout.
+    text: None for the embedded one. tokens: about as many are scored, in whole windows; None for all. Writes table.md,
+    results.json, perplexity_vs_size.png and story.txt into `output`; prints table and story on stdout.
     """
     console, settings, folder = console or Console(), settings or Settings(), Path(output)
-    text = evaluation_tokens(models[BASELINE], settings.scheme)
+    baseline = next(iter(models))
+    if text is None:
+        encoded = evaluation_tokens(models[baseline], settings.scheme)
+    else:
+        encoded = encode(load_tokenizer(models[baseline]), text, settings.scheme)
     settings = windows_for(settings, tokens)
-    measurement = measure(models, BASELINE, text, settings, progress=console)
+    measurement = measure(models, baseline, encoded, settings, progress=console)
     table = save(measurement, folder, story=STORY)
     print(f"\n{table}", flush=True)
     console.say(f"saved: {folder / 'table.md'}, results.json and perplexity_vs_size.png beside it")
-    tell_story(models[STORYTELLER], folder, console)
+    storyteller = next((name for name in models if name.startswith("int4")), baseline)
+    tell_story(models[storyteller], folder, console)
     console.say(f"done; everything is in {folder}")
     return measurement
 

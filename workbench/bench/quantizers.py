@@ -19,7 +19,7 @@ from eval.texts import Tokens
 from workbench.files.writing import write_json, write_text
 
 from .measure import Progress, Settings, bits_per_weight, change_percent, reference_threads
-from .table import change_text, divergence_text, embedded_note, markdown_table, share_text, versions_text
+from .table import change_text, divergence_text, markdown_table, model_note, share_text, versions_text
 
 BASELINE = "f16"
 
@@ -128,7 +128,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
         "references. Changes, KL and same top-1 are paired with the unquantized model, token by token; ± is one "
         f"standard error, tokens taken as independent. {versions_text(baseline.provenance)}"
     )
-    parts += embedded_note(baseline.provenance)
+    parts += model_note(baseline.provenance)
     return "\n\n".join(parts) + "\n"
 
 

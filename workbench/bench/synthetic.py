@@ -20,46 +20,29 @@ from workbench.files.reading import read_text
 from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
+from workbench.models.catalogue import catalogue
 from workbench.models.families import architecture_of
 from workbench.models.specs import described_in
 
-#: Sizes of published models. Context and rotary embedding are those of Llama 3: they do not matter to speed.
-SHAPES: dict[str, dict[str, Any]] = {
-    name: {
-        "model_type": "llama",
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": 128 if hidden != 2048 else 64,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "tie_word_embeddings": tied,
-    }
-    for name, vocab, hidden, ffn, layers, heads, kv_heads, tied in (
-        ("llama-3.2-1b", 128256, 2048, 8192, 16, 32, 8, True),
-        ("llama-3.2-3b", 128256, 3072, 8192, 28, 24, 8, True),
-        ("llama-2-7b", 32000, 4096, 11008, 32, 32, 32, False),
-        ("llama-3-8b", 128256, 4096, 14336, 32, 32, 8, False),
-    )
-}
 #: Bytes of random numbers that repeat, and of a part that is handed out at once.
 POOL_BYTES, PART_BYTES = 8 << 20, 64 << 20
 #: Standard deviation of integers that take all values equally often.
 SPREAD = {bits: math.sqrt((4**bits - 1) / 12) for bits in (8, 4, 2)}
 
 
+def shapes() -> list[str]:
+    """Names of the catalogue whose configurations it knows."""
+    return [name for name, entry in catalogue().items() if entry.config is not None]
+
+
 def shape_config(name: str) -> dict[str, Any]:
-    """The configuration of a name in `SHAPES` or of a path to a `config.json`. Raises `WorkbenchError`."""
-    if name in SHAPES:
-        return dict(SHAPES[name])
+    """The configuration of a name in `shapes()` or of a path to a `config.json`. Raises `WorkbenchError`."""
+    if name in shapes():
+        return dict(catalogue()[name].config)
     try:
         found = json.loads(read_text(name))
     except (OSError, ValueError) as error:
-        known = ", ".join(SHAPES)
+        known = ", ".join(shapes())
         raise WorkbenchError(
             f"{name!r} is no shape; allowed are {known}, or the path of a config.json ({error})"
         ) from error

@@ -115,7 +115,7 @@ def notes(measurement: Measurement) -> str:
         f"n = {result.tokens_scored:,} tokens scored, {whole} {result.windows} windows of protocol "
         f"`{result.protocol.name}` on {source}{digest}{separator}.",
     ]
-    lines += embedded_note(result.provenance)
+    lines += model_note(result.provenance)
     if measurement.no_adapter:
         lines.append(
             f"No WebGPU adapter: {measurement.no_adapter}. Every figure is of the PyTorch references; "
@@ -151,10 +151,11 @@ def _device(measurement: Measurement) -> str:
     return measurement.row(measurement.baseline).result.provenance.get("device", "an unknown device")
 
 
-def embedded_note(provenance: dict) -> list[str]:
-    """What is to be said of figures of the model that comes with the project; nothing of those of others."""
+def model_note(provenance: dict) -> list[str]:
+    """What is to be said of figures of the model that comes with the project, or of a fetched, dequantized one."""
     if provenance.get("model") != demo_model_path().name:
-        return []
+        fetched = provenance.get("source", {}).get("fetched", {})
+        return [fetched["note"]] if "note" in fetched else []
     return [
         "Of the embedded model (7.3M parameters, children's stories): these figures prove the code, and say nothing of "
         "other models."

@@ -106,18 +106,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_models(arguments: argparse.Namespace, repetitions: int) -> int:
+    from workbench.assets import demo_model_path
     from workbench.bench import suite
     from workbench.bench.console import Console
-    from workbench.commands.embedded import convert_embedded
+    from workbench.commands.conversions import convert_each
 
     console = Console()
     folder = Path(arguments.output) / "models"
     if arguments.what == "encoding":
-        model = convert_embedded(folder, ["int4"])["int4"]
+        model = convert_each(demo_model_path(), folder, ["int4"])["int4"]
         suite.encoding(model, output=arguments.output, console=console)
         return 0
     console.say(f"quantizing the embedded model to {', '.join(arguments.formats)} ({arguments.quantizer})")
-    models = convert_embedded(folder, arguments.formats, arguments.quantizer)
+    models = convert_each(demo_model_path(), folder, arguments.formats, arguments.quantizer)
     suite.run(
         models,
         output=arguments.output,

@@ -26,6 +26,8 @@ def utf8_text(value: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+#: What a model may be given as.
+MODEL_HELP = "converted model or checkpoint, or a name that `workbench models` lists"
 #: Of activations (`workbench.runtime.choices` says what auto stands for), and of keys and values in the cache.
 DTYPES = ("f32", "f16", "int8", "auto")
 CACHES = ("f32", "f16", "int8")
@@ -41,9 +43,7 @@ def size(text: str) -> int:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="DIR_OR_HUB_ID", help="converted model or checkpoint"
-    )
+    parser.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
 
 
 def add_execution(parser: argparse.ArgumentParser) -> None:

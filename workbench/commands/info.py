@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import add_execution
+from workbench.commands.common import MODEL_HELP, add_execution
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="DIR_OR_HUB_ID", help="converted model or checkpoint")
+    parser.add_argument("model", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
     add_execution(parser)
 
 

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-dir",
         required=True,
         metavar="DIR_OR_HUB_ID",
-        help="checkpoint: a folder with config.json and safetensors, or owner/name[@revision] on the hub",
+        help="checkpoint: a folder with config.json and safetensors, owner/name[@revision] on the hub, or a name that "
+        "`workbench models` lists",
     )
     parser.add_argument("--output", "--output-dir", required=True, metavar="DIR", help="folder to make")
     precision = parser.add_mutually_exclusive_group(required=True)

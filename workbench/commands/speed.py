@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
+from workbench.commands.common import DTYPES, MODEL_HELP, add_adapter, add_cache, positive
 from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="DIR_OR_HUB_ID", help="converted model or checkpoint")
+    parser.add_argument("model", nargs="?", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
     parser.add_argument(
         "--like",
         metavar="SHAPE",
-        help="instead of a model, random weights in the shape of llama-3.2-1b, llama-3.2-3b, llama-2-7b, llama-3-8b, "
-        "or of a config.json",
+        help="instead of a model, random weights in the shape of one of `workbench models`, or of a config.json",
     )
     parser.add_argument(
         "--format", metavar="FORMAT", help="with --like: of every matrix, such as int4 or int4/64"

@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from workbench.errors import StorageError
 from workbench.files.locks import alone_in, lock, sweep, unlock
 from workbench.files.writing import flush, storing
 
@@ -42,9 +43,10 @@ class Partial:
     """A folder beside `target` to fill; then `put_in_place`, or `remove`. Raises StorageError, which names `target`.
 
     First removes what killed processes left of the same target, and puts back what one of them had moved away.
+    exclusive: refuse where another process is filling one of the same target.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, exclusive: bool = False) -> None:
         self.target = target
         with storing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +55,10 @@ class Partial:
                 if alone:
                     for what in ("partial", "replaced"):
                         sweep(target.parent, f".{target.name}.{what}-", "????????")
+                if exclusive and (others := _siblings(target, "partial")):
+                    raise StorageError(
+                        f"{target}: another process is filling {others[0].name} for it; wait until it has ended"
+                    )
                 self.path = self._sibling("partial")
                 self.path.mkdir()
                 self._lock = lock(self.path)
@@ -102,6 +108,10 @@ class Partial:
 
 def _put_back(target: Path) -> None:
     """What a killed process had moved away and not replaced."""
-    for moved in sorted(target.parent.glob(f"{glob.escape(f'.{target.name}.replaced-')}????????")):
+    for moved in _siblings(target, "replaced"):
         if not os.path.lexists(target):
             os.rename(moved, target)
+
+
+def _siblings(target: Path, what: str) -> list[Path]:
+    return sorted(target.parent.glob(f"{glob.escape(f'.{target.name}.{what}-')}????????"))

@@ -25,6 +25,17 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def cache_folder() -> Path | None:
+    """`$WORKBENCH_CACHE`, else `workbench` in the user's folder for caches; None where there is no home directory."""
+    given, caches = os.environ.get("WORKBENCH_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
+    if given:
+        return expanded(given)
+    if os.path.isabs(caches):  # the XDG base directory specification has relative paths ignored
+        return Path(caches) / "workbench"
+    own = home()
+    return None if own is None else own / ".cache" / "workbench"
+
+
 def can_be_written(folder: Path) -> bool:
     """Whether files can be made in a folder, or in one that would have to be made first."""
     for there in (folder.absolute(), *folder.absolute().parents):

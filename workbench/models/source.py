@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.formats.reader import StoredModel
 from workbench.models.architecture import Architecture
+from workbench.models.catalogue import provenance_of
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
@@ -42,6 +43,9 @@ def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:
 
 
 def notes_of(source: Any, config: Architecture) -> list[tuple[str, str, str]]:
-    """What of a model's files does not count, as choices (what, chosen, why) beside those of the runtime."""
+    """What a user should know of a model's files, as choices (what, chosen, why) beside those of the runtime: what does
+    not count, and where a fetched one came from if that changes figures."""
     notes = [*config.notes, *getattr(source, "notes", ()), *unread_notes(getattr(source, "unread", {}))]
+    if "note" in (provenance := provenance_of(source.path) or {}):
+        notes.append(provenance["note"])
     return [("note", note, "of the model's files") for note in notes]

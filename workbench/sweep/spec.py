@@ -54,6 +54,7 @@ from workbench.errors import SweepError, WorkbenchError
 from workbench.files.reading import read_text, require_regular
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import DEFAULT_BLOCK
+from workbench.models.catalogue import catalogue
 from workbench.models.hub import HUB_ID
 
 from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
@@ -215,10 +216,11 @@ class _Reader:
     def _folder_or_hub_id(self, where: str, text: str) -> str:
         if text and (folder := self._path(text)).is_dir():
             return str(folder.resolve())
-        if HUB_ID.fullmatch(text) and not Path(text).exists():
+        if (HUB_ID.fullmatch(text) or text in catalogue()) and not Path(text).exists():
             return text
         raise SweepError(
-            f"{where} is no folder beside the file, and no hub id; allowed: a folder, owner/name, {EMBEDDED!r}"
+            f"{where} is no folder beside the file, no hub id and not in `workbench models`; allowed: a folder, "
+            f"owner/name, a name of the catalogue, {EMBEDDED!r}"
         )
 
     def _formats(self, where: str, formats: list, blocks: list) -> Iterator[tuple[str, Any]]:

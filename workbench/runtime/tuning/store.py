@@ -1,6 +1,6 @@
 """The file of measured choices: one for each adapter with its driver and the versions that compile for it.
 
-It lies in `$WORKBENCH_TUNING`, else `$XDG_CACHE_HOME/workbench/tuning`, else `~/.cache/workbench/tuning`;
+It lies in `$WORKBENCH_TUNING`, else in `tuning` of the user's cache (`workbench.models.paths.cache_folder`);
 `WORKBENCH_TUNING=off` means none, as does a user without a home directory. It is written whole, and merged with what
 others have written meanwhile. Reading is total: a file that does not hold what it should is set aside with a warning,
 and counts as empty.
@@ -26,7 +26,7 @@ from workbench.files.reading import read_bytes
 from workbench.files.writing import storing, write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.strict_json import strict_json
-from workbench.models.paths import can_be_written, expanded, home
+from workbench.models.paths import cache_folder, can_be_written, expanded
 
 from ..provenance import adapter_facts, versions
 
@@ -110,15 +110,13 @@ def _need(condition: bool, field: str, what: str) -> None:
 
 def folder() -> Path | None:
     """Where the files lie, None if they are switched off or there is no home directory."""
-    given, cache = os.environ.get("WORKBENCH_TUNING", ""), os.environ.get("XDG_CACHE_HOME", "")
+    given = os.environ.get("WORKBENCH_TUNING", "")
     if given.lower() == OFF:
         return None
     if given:
         return expanded(given)
-    if os.path.isabs(cache):  # the XDG base directory specification has relative paths ignored
-        return Path(cache) / "workbench" / "tuning"
-    own = home()
-    return None if own is None else own / ".cache" / "workbench" / "tuning"
+    cache = cache_folder()
+    return None if cache is None else cache / "tuning"
 
 
 def forgetful() -> str | None:

@@ -1,0 +1,42 @@
+"""List the models of the catalogue, their licences, and which of them the cache has."""
+
+from __future__ import annotations
+
+import argparse
+
+HEAD = ["name", "licence", "of", "fetched from", "parameters, M", "on disk, MB"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.bench.comparison import align
+    from workbench.models.catalogue import catalogue
+    from workbench.models.paths import cache_folder
+
+    models = list(catalogue().values())
+    print(align([HEAD, *map(cells, models)], left=4))
+    print("\n* the hub wants its licence accepted first")
+    cache = cache_folder()
+    if cache is not None:
+        print(f"fetched ones lie in {cache / 'models'}; workbench fetch NAME")
+    return 0
+
+
+def cells(model) -> list[str]:
+    """The table's row of a model."""
+    from workbench.models.catalogue import provenance_of
+    from workbench.models.paths import cache_folder
+
+    found = provenance_of(model.folder) if cache_folder() else None
+    size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file()) if found else 0
+    return [
+        model.name,
+        f"{model.licence}{' *' if model.gated else ''}",
+        model.hub,
+        f"the {found['source']}" if found else "–",
+        f"{model.parameters / 1e6:,.0f}",
+        f"{size / 1e6:,.0f}" if found else "–",
+    ]
