@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Port, Variant, ceil_div, kernel
 
@@ -15,13 +16,16 @@ def _variant(file: str) -> dict[str, Variant]:
     return {"elements": Variant(file, grid=lambda c: (ceil_div(c["width"], 64), c["tokens"], 1))}
 
 
-def _maker(*names: str, **params):
-    def make_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32", **given) -> dict:
+def _maker(*names: str):
+    def make_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32") -> dict:
         generator = torch.Generator().manual_seed(seed)
-        tensors = {name: 3 * random_tensor(generator, (tokens, width), x_dtype) for name in names}
-        return {**tensors, **params, **given}
+        return {name: 3 * random_tensor(generator, (tokens, width), x_dtype) for name in names}
 
     return make_inputs
+
+
+def _gelu_inputs(tanh=False, **options) -> dict:
+    return {**_maker("x")(**options), "tanh": tanh}
 
 
 def _cost(inputs: int, flops: int):
@@ -66,7 +70,7 @@ def silu_mul(gate, up):
     writes={"y": Port(ROWS)},
     params={"tanh": bool},
     variants=_variant("gelu"),
-    make_inputs=_maker("x", tanh=False),
+    make_inputs=handing_on(_gelu_inputs, _maker("x")),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),
     derive=lambda sizes: {"tanh": False},

@@ -13,6 +13,7 @@ import torch
 from .kv8 import CACHE8, SCALES8, dequantized, random_cache
 from .kv_append import CACHE
 from .layout import KV8
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
@@ -135,13 +136,16 @@ def attention(q, kv, state, scale):
 READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": replace(SCALES8, binding=5)}
 
 
-def inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
+def _inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
     """Those of `attention`, with a cache of the same numbers in INT8."""
     sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "sequences": sequences}
     arguments = attention.inputs(seed=seed, **sizes, **options)
     generator = torch.Generator().manual_seed(seed + 1)
     cache = random_cache(generator, sequences, kv_heads, capacity, head_dim)
     return {**arguments, **cache, "head_dim": head_dim}
+
+
+inputs8 = handing_on(_inputs8, _make_inputs)
 
 
 def seen_cache(q, kv, kv_scales, state, head_dim) -> dict:

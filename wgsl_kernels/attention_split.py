@@ -16,6 +16,7 @@ from .composition import Facts, Match, rule
 from .kv_append import CACHE
 from .layout import KV8, cache_words
 from .linear import FEW_TOKENS
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .rope import STATE
@@ -115,7 +116,7 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
     params={"scale": float, "splits": int},
     derive=_heads,
     variants=_teams("cache_float"),
-    make_inputs=_split_inputs,
+    make_inputs=handing_on(_split_inputs, attention.make_inputs),
     tolerance=_split_tolerance,
     cost=_split_cost,
 )
@@ -165,7 +166,7 @@ def _split_cost8(s) -> Cost:
     params={"scale": float, "splits": int, "head_dim": int},
     derive=_heads,
     variants=_teams("cache_kv8"),
-    make_inputs=lambda seed=0, splits=4, **options: {**inputs8(seed=seed, **options), "splits": splits},
+    make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
     tolerance=_split_tolerance8,
     cost=_split_cost8,
 )

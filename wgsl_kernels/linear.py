@@ -33,6 +33,7 @@ from .weights import (
     weight_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 #: Up to so many tokens a CPU reads the weights once a token; attention is split over the cache.
@@ -239,7 +240,7 @@ def linear_inputs(
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
     arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
-    arguments |= random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
     if bias:
         arguments["bias"] = random_tensor(generator, (rows,), "f32")
     if residual:
@@ -292,7 +293,7 @@ def linear(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "row_offset": int, "out_rows": int},
             variants=_variants(fmt),
-            make_inputs=partial(linear_inputs, fmt),
+            make_inputs=with_planes(fmt, linear_inputs),
             tolerance=partial(linear_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),

@@ -23,6 +23,7 @@ from .linear import (
     linear_tolerance,
     long_rows,
 )
+from .makers import handing_on
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .quantize_activations import quantize_activations, unpack_activations
 from .weights import (
@@ -32,6 +33,7 @@ from .weights import (
     scale_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 
@@ -136,7 +138,7 @@ def linear_a8(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
             variants=_variants(fmt),
-            make_inputs=partial(_make_inputs, fmt),
+            make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
             tolerance=partial(_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),

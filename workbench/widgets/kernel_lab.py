@@ -18,7 +18,7 @@ from workbench.bench.compare import reference_source
 from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
 from workbench.bench.lab import Lab, Version
 from workbench.bench.request import format_of
-from workbench.bench.sizes import families, family_of, own_sizes, takes
+from workbench.bench.sizes import families, family_of
 from workbench.errors import WorkbenchError
 from workbench.runtime.launch import resolve
 
@@ -70,8 +70,7 @@ class KernelLab(View):
             return kernel
         pair = resolve(kernel)
         named = [each for each in inspect.signature(Lab).parameters if each not in ("kernel", "sizes")]
-        taken = [name for name, value in options.items() if name not in named and takes(pair, name, value)]
-        cls.refuse_unknown(options, [*named, *own_sizes(pair), *taken])
+        cls.refuse_unknown(options, [*named, *pair.takes])
         return Lab(pair, **options)
 
     # ---- results ---------------------------------------------------------------------------------------------
