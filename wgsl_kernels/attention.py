@@ -18,6 +18,7 @@ from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
 from .rope import STATE, make_state
+from .tiles import beyond_a_workgroup
 
 
 def _make_inputs(
@@ -75,15 +76,25 @@ def _turns(context: Context, threads: int) -> float:
     return context["capacity"] / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
 
 
+def _refuse(context: Context) -> str | None:
+    if "positions_per_thread" in context.sizes:
+        threads, quads = context["workgroup"], context.sizes.get("words", context["head_dim"] // 4)
+        at_once = threads // min(quads // (4 if "words" in context.sizes else 1), threads)
+        scores = 8 * threads * context["positions_per_thread"]  # of a tile, and as much for its reduction
+        if reason := beyond_a_workgroup(threads, 16 * quads * (1 + at_once) + scores):
+            return reason
+    return too_many_turns(_turns)(context)
+
+
 def _variants(cache: str) -> dict[str, Variant]:
     """For a cache that a library file reads."""
     return {
         "online": Variant(
             "attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
-            tunables={"workgroup": THREADS},
+            tunables={"workgroup": THREADS, "positions_per_thread": (1, 2, 4)},
             defaults=lanes_within(_turns, THREADS),
-            refuse=too_many_turns(_turns),
+            refuse=_refuse,
             library=lambda c: ("state", cache, reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),

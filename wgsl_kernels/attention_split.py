@@ -20,11 +20,10 @@ from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .rope import STATE
+from .tiles import WORKGROUP_BYTES
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
-#: Workgroup memory that WebGPU promises, bytes.
-WORKGROUP_BYTES = 16384
 #: A score that no position has, exact in every float type of references.
 NONE = -(2.0**127)
 

@@ -19,6 +19,7 @@ from .composition import rule
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
+from .tiles import beyond_a_workgroup
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -132,6 +133,20 @@ def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int]], piece
     )
 
 
+def tiles(context: Context) -> tuple[int, int, int]:
+    """A workgroup for each tile of a product."""
+    rows, tokens = context["tile_rows"], context["tile_tokens"]
+    return spread(ceil_div(context["rows"], rows), ceil_div(context["tokens"], tokens))
+
+
+def _refuse_tile(context: Context) -> str | None:
+    if "tile_rows" not in context.sizes:
+        return None
+    tokens, rows = context["tile_tokens"], context["tile_rows"]
+    threads = tokens // context["tokens_per_thread"] * (rows // context["rows_per_thread"])
+    return beyond_a_workgroup(threads, 4 * context["tile_columns"] * (tokens + rows))
+
+
 def few_tokens(context: Context) -> tuple[str, str] | None:
     """The variant for few tokens and the reason, or None where there are many."""
     tokens, adapter = context["tokens"], context.adapter
@@ -183,8 +198,16 @@ def _variants(fmt: str) -> dict[str, Variant]:
         ),
         "tile": Variant(
             "linear_tile",
-            grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (64, 32, 128),
+                "tile_columns": (16, 8, 32),
+                "tokens_per_thread": (8, 4),
+                "rows_per_thread": (4, 8),
+            },
             library=vectors,
+            refuse=_refuse_tile,
             why="many tokens: a weight in workgroup memory serves 64 of them",
         ),
         "broadcast": Variant(

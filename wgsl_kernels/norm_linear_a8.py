@@ -48,10 +48,10 @@ from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, regist
 from .quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
 from .reduce import team_reduction
 from .rms_norm import rms_norm
+from .tiles import WORKGROUP_BYTES
 from .weights import dense, quant_params, weight_ports, weight_sizes, with_planes
 
-#: Workgroup memory that WebGPU promises, bytes, and what default tunables leave of it for a row.
-WORKGROUP_BYTES = 16384
+#: What default tunables leave of a workgroup's memory for a row, bytes.
 ROW_BYTES = WORKGROUP_BYTES - 1024
 #: INT8 activations as an output: words, four numbers each, and a scale for each block of 32.
 WORDS, SCALES = ("tokens", "y_words"), ("tokens", "y_blocks")

@@ -76,6 +76,30 @@ def test_inputs_come_from_the_seed(name):
     assert any(not torch.equal(first[label], other[label]) for label in tensors)
 
 
+@pytest.mark.parametrize(
+    ("name", "tile", "why"),
+    [
+        ("linear[int4]", {"tile_tokens": 128, "tile_rows": 128}, "512 threads are more than 256"),
+        (
+            "linear[f32]",
+            {"tile_tokens": 128, "tile_columns": 32},
+            "24576 bytes of workgroup memory are more than 16384",
+        ),
+        (
+            "linear[int2, a8]",
+            {"tile_tokens": 32},
+            "128 threads are fewer than the 32 tokens and 128 rows that they bring",
+        ),
+    ],
+)
+def test_tiles_beyond_a_workgroup_are_refused(name, tile, why):
+    kernel = wgsl_kernels.get(name)
+    plain = kernel.specialise("tile", {}, {}, Adapter())
+    assert kernel.variants["tile"].refuse(plain) is None
+    chosen = kernel.specialise("tile", {}, {}, Adapter(), tile)
+    assert kernel.variants["tile"].refuse(chosen) == why
+
+
 @every_kernel
 def test_makers_take_what_their_signatures_name(name):
     """All of it at once: a name that is not handed on, or is handed on twice, would be refused."""
