@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Kernel
+from workbench.formats.strict_json import strict_json
 from workbench.models.llama import build_plan
 from workbench.models.llama_config import LlamaConfig
 
@@ -33,6 +34,20 @@ class Case:
     def name(self) -> str:
         """The same text for the same case, whatever the order of its parts."""
         return json.dumps([self.kernel, dict(self.sizes), dict(self.types)], sort_keys=True)
+
+    @classmethod
+    def named(cls, name: str) -> Case:
+        """The case of that name. Raises `ValueError`."""
+        try:
+            kernel, sizes, types = strict_json(name.encode())
+            found = cls(kernel, dict(sizes), dict(types))
+            numbers = all(type(n) in (int, float) for n in found.sizes.values())
+            texts = all(isinstance(text, str) for text in (kernel, *found.types.values()))
+        except (TypeError, ValueError) as error:
+            raise ValueError("is not a kernel, sizes and types") from error
+        if not (numbers and texts):
+            raise ValueError("is not a kernel, sizes and types")
+        return found
 
     @property
     def tokens(self) -> int:
