@@ -245,9 +245,9 @@ def _parts(p, q, kv, state, *, scale, splits):
 
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
-    """Where an adapter has idle units for parts, and `attention_split` can run."""
+    """Where `attention_split` can run, for few tokens."""
     splits = splits_for(facts.capacity)
-    if facts.tokens > FEW_TOKENS or facts.adapter.is_cpu or splits < 2:
+    if facts.tokens > FEW_TOKENS or splits < 2:
         return False
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
     head_dim = match.shape("kv")[4]
@@ -257,4 +257,9 @@ def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     return {"splits": splits}
 
 
-SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where)
+def _idle_units(facts: Facts, match: Match) -> bool:
+    """A GPU has them for parts of the cache; a CPU computes workgroups one after the other."""
+    return not facts.adapter.is_cpu
+
+
+SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where, usual=_idle_units)

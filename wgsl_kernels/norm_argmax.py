@@ -191,7 +191,7 @@ def _greedy(product: str, grouped_product: str) -> Rule:
         largest, index = getattr(p, grouped_product)(x=x, norm=norm, weight=weight, eps=eps, group=group)
         return p.argmax_reduce(largest=largest, index=index)
 
-    return rule(end, by_groups, name=grouped_product, where=whole_groups)
+    return rule(end, by_groups, name=grouped_product, where=whole_groups, usual=lambda facts, match: True)
 
 
 ARGMAX = (_greedy("norm_linear", "norm_argmax"), _greedy("norm_linear_a8", "norm_argmax_a8"))

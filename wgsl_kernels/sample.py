@@ -308,9 +308,13 @@ def _in_parts(p, x, seen, options, state, *, parts):
     return p.sample_draw(**row, state=state, best=best, sums=sums, lowest=lowest)
 
 
-def _many_parts(facts: Facts, match: Match) -> bool | dict[str, int]:
+def _several_parts(facts: Facts, match: Match) -> bool | dict[str, int]:
     parts = parts_of_row(match.shape("x")[1])
-    return parts > FEW_PARTS and {"parts": parts}
+    return parts > 1 and {"parts": parts}
 
 
-SAMPLE_IN_PARTS = rule(_at_once, _in_parts, name="sample_in_parts", where=_many_parts)
+def _many_parts(facts: Facts, match: Match) -> bool:
+    return parts_of_row(match.shape("x")[1]) > FEW_PARTS
+
+
+SAMPLE_IN_PARTS = rule(_at_once, _in_parts, name="sample_in_parts", where=_several_parts, usual=_many_parts)

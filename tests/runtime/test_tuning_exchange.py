@@ -113,10 +113,11 @@ def test_what_the_library_does_not_have_is_left_out_and_named(here, tmp_path, en
             lambda values: values["machines"][1]["entries"][0].update(seconds="fast"),
             "machines[1].entries[0].seconds",
         ),
+        (lambda values: values["machines"][0]["entries"][0].update(spread=10**400), "entries[0].spread"),
         (lambda values: values["machines"][0]["entries"][0].update(case="[" * 9000), "entries[0].case"),
         (lambda values: values["machines"][0]["entries"][0].update(case='["add", 3, {}]'), "entries[0].case"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_damaged_file_is_refused_whole(here, tmp_path, change, field):
     path = exported(here, tmp_path, one=(ONE, [GEMM, NORM]), two=(TWO, [WIDER]))

@@ -20,6 +20,7 @@ from workbench.formats.errors import FormatError
 
 from .candidates import label
 from .cases import Case
+from .places import CHOICES, SIDES
 from .store import (
     KIND,
     MOST_BYTES,
@@ -141,6 +142,8 @@ def take(path: str | Path) -> tuple[list[Measured], list[str]]:
 def unknown(entry: Entry) -> str | None:
     """What of an entry's choice the library does not have, or None."""
     case, library = Case.named(entry.case), wgsl_kernels.library()
+    if case.kernel in CHOICES:
+        return None if entry.variant in SIDES else f"{case.kernel} has no side {entry.variant!r}"
     if case.kernel not in library.names():
         return f"there is no kernel {case.kernel}"
     variants = library.get(case.kernel).variants

@@ -12,9 +12,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -94,7 +94,7 @@ class Entry:
         for name in ("seconds", "default_seconds", "faster", "spread"):
             if values[name] is None and name in ("default_seconds", "spread"):
                 continue
-            number = type(values[name]) in (int, float) and math.isfinite(values[name])
+            number = type(values[name]) in (int, float) and abs(values[name]) <= sys.float_info.max
             need(number and (values[name] > 0 or "seconds" not in name), name, "a number in its range")
         for name in ("rounds", "measured", "seed"):
             need(type(values[name]) is int and values[name] >= 0, name, "a whole number")
