@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Kernel, Port, Variant, ceil_div, kernel
 
@@ -18,13 +19,28 @@ def _variant(file: str, *library: str) -> dict[str, Variant]:
     return {"elements": Variant(file, grid=grid, library=lambda c: library)}
 
 
-def _maker(*names: str, **params):
-    def make_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32", **given) -> dict:
+def _maker(*names: str):
+    def make_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32") -> dict:
         generator = torch.Generator().manual_seed(seed)
-        tensors = {name: 3 * random_tensor(generator, (tokens, width), x_dtype) for name in names}
-        return {**tensors, **params, **given}
+        return {name: 3 * random_tensor(generator, (tokens, width), x_dtype) for name in names}
 
     return make_inputs
+
+
+def _gelu_inputs(tanh=False, **options) -> dict:
+    return {**_maker("x")(**options), "tanh": tanh}
+
+
+def _add_inputs(factor=1.0, **options) -> dict:
+    return {**_maker("a", "b")(**options), "factor": factor}
+
+
+def _scale_inputs(factor=1.5, **options) -> dict:
+    return {**_maker("x")(**options), "factor": factor}
+
+
+def _softcap_inputs(cap=5.0, **options) -> dict:
+    return {**_maker("x")(**options), "cap": cap}
 
 
 def _cost(inputs: int, flops: int):
@@ -95,7 +111,7 @@ def activation_file(unit: Kernel) -> str:
     params={"tanh": bool},
     defaults={"tanh": False},
     variants=_variant("gelu", "activate_gelu"),
-    make_inputs=_maker("x", tanh=False),
+    make_inputs=handing_on(_gelu_inputs, _maker("x")),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),
 )
@@ -111,7 +127,7 @@ def gelu(x, tanh=False):
     defaults={"factor": 1.0},
     variants=_variant("add"),
     commutes=("a", "b"),  # in compositions, which leave the factor out
-    make_inputs=_maker("a", "b"),
+    make_inputs=handing_on(_add_inputs, _maker("a", "b")),
     tolerance=_add_tolerance,
     cost=_cost(2, 1),
 )
@@ -125,7 +141,7 @@ def add(a, b, factor=1.0):
     writes={"y": Port(ROWS)},
     params={"factor": float},
     variants=_variant("scale"),
-    make_inputs=_maker("x", factor=1.5),
+    make_inputs=handing_on(_scale_inputs, _maker("x")),
     tolerance=lambda arguments, expected: {"y": 2 * EPS32 * expected["y"].double().abs()},
     cost=_cost(1, 1),
 )
@@ -139,7 +155,7 @@ def scale(x, factor):
     writes={"y": Port(ROWS)},
     params={"cap": float},
     variants=_variant("softcap", "tanh"),
-    make_inputs=_maker("x", cap=5.0),
+    make_inputs=handing_on(_softcap_inputs, _maker("x")),
     tolerance=_softcap_tolerance,
     cost=_cost(1, 6),
 )

@@ -14,10 +14,12 @@ import torch
 from .kv8 import CACHE8, SCALES8, dequantized, random_cache
 from .kv_append import CACHE
 from .layout import KV8
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
 from .rope import STATE, make_state
+from .tiles import beyond_a_workgroup
 
 #: What bounds the positions that a token sees, and scores; a call that says nothing of them has no such bounds.
 BOUNDS = {"window": int, "chunk": int, "softcap": float}
@@ -118,15 +120,25 @@ def _turns(context: Context, threads: int) -> float:
     return seen / threads * (1 + pieces + ceil_div(int(pieces), int(share)) * (share + 1))
 
 
+def _refuse(context: Context) -> str | None:
+    if "positions_per_thread" in context.sizes:
+        threads, quads = context["workgroup"], context.sizes.get("words", context["head_dim"] // 4)
+        at_once = threads // min(quads // (4 if "words" in context.sizes else 1), threads)
+        scores = 8 * threads * context["positions_per_thread"]  # of a tile, and as much for its reduction
+        if reason := beyond_a_workgroup(threads, 16 * quads * (1 + at_once) + scores):
+            return reason
+    return too_many_turns(_turns)(context)
+
+
 def _variants(cache: str) -> dict[str, Variant]:
     """For a cache that a library file reads."""
     return {
         "online": Variant(
             "attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
-            tunables={"workgroup": THREADS},
+            tunables={"workgroup": THREADS, "positions_per_thread": (1, 2, 4)},
             defaults=lanes_within(_turns, THREADS),
-            refuse=too_many_turns(_turns),
+            refuse=_refuse,
             library=lambda c: ("state", cache, *bounds_library(c), reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),
@@ -183,13 +195,16 @@ def attention(q, kv, state, scale, window=0, chunk=0, softcap=0.0):
 READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": replace(SCALES8, binding=5)}
 
 
-def inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
+def _inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
     """Those of `attention`, with a cache of the same numbers in INT8."""
     sizes = {"kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "sequences": sequences}
     arguments = attention.inputs(seed=seed, **sizes, **options)
     generator = torch.Generator().manual_seed(seed + 1)
     cache = random_cache(generator, sequences, kv_heads, capacity, head_dim)
     return {**arguments, **cache, "head_dim": head_dim}
+
+
+inputs8 = handing_on(_inputs8, _make_inputs)
 
 
 def seen_cache(q, kv, kv_scales, state, head_dim) -> dict:

@@ -1,7 +1,7 @@
 // Causal attention over the cache with grouped queries: a workgroup computes one head of one token. A library file says
 // from which position on a token sees, another what becomes of scores.
 //
-// Tiles of WORKGROUP positions: each thread scores one position, the softmax runs online (Milakov and Gimelshein
+// Tiles of TILE positions: each thread scores POSITIONS_PER_THREAD of them, the softmax runs online (Milakov and Gimelshein
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
 // Loops are bounded by the state, a uniform, as barriers inside them require.
 @group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
@@ -13,8 +13,9 @@ const ROW_QUADS: u32 = PIECES * PIECE;                   // QUADS and the paddin
 const SPAN: u32 = min(PIECES, WORKGROUP);                // threads that share the pieces of a row
 const MINE: u32 = (PIECES + SPAN - 1u) / SPAN;           // pieces of the output that a thread owns
 const GROUPS: u32 = WORKGROUP / SPAN;                    // positions whose values are added at a time
+const TILE: u32 = WORKGROUP * POSITIONS_PER_THREAD;
 var<workgroup> query: array<vec4<f32>, ROW_QUADS>;
-var<workgroup> weights: array<f32, WORKGROUP>;
+var<workgroup> weights: array<f32, TILE>;
 var<workgroup> parts: array<vec4<f32>, GROUPS * ROW_QUADS>;
 
 @compute @workgroup_size(WORKGROUP)
@@ -35,27 +36,39 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var largest = -3.0e38;
   var total = 0.0;
   var sums: array<Piece, MINE>;
-  for (var start = first_seen(count - 1u); start < count; start += WORKGROUP) {
-    let position = start + thread;
-    var score = -3.0e38;
-    var value_scale = 0.0;
-    if (position < count) {
-      score = 0.0;
-      value_scale = scale_at(values + position);
-      for (var p = 0u; p < PIECES; p++) {
-        let piece = piece_of(raw_at(keys + position, p));
-        for (var i = 0u; i < PIECE; i++) { score += dot(query[p * PIECE + i], piece[i]); }
+  for (var start = first_seen(count - 1u); start < count; start += TILE) {
+    var scores: array<f32, POSITIONS_PER_THREAD>;
+    var value_scales: array<f32, POSITIONS_PER_THREAD>;
+    var own_largest = -3.0e38;
+    for (var n = 0u; n < POSITIONS_PER_THREAD; n++) {
+      let position = start + n * WORKGROUP + thread;
+      var score = -3.0e38;
+      value_scales[n] = 0.0;
+      if (position < count) {
+        score = 0.0;
+        value_scales[n] = scale_at(values + position);
+        for (var p = 0u; p < PIECES; p++) {
+          let piece = piece_of(raw_at(keys + position, p));
+          for (var i = 0u; i < PIECE; i++) { score += dot(query[p * PIECE + i], piece[i]); }
+        }
+        score = capped(score * scale_at(keys + position));
       }
-      score = capped(score * scale_at(keys + position));
+      scores[n] = score;
+      own_largest = max(own_largest, score);
     }
-    let new_largest = max(largest, workgroup_max(score, thread));
-    let weight = select(0.0, exp(score - new_largest), position < count);
-    weights[thread] = weight * value_scale;
+    let new_largest = max(largest, workgroup_max(own_largest, thread));
+    var own_total = 0.0;
+    for (var n = 0u; n < POSITIONS_PER_THREAD; n++) {
+      let position = start + n * WORKGROUP + thread;
+      let weight = select(0.0, exp(scores[n] - new_largest), position < count);
+      weights[n * WORKGROUP + thread] = weight * value_scales[n];
+      own_total += weight;
+    }
     let correction = exp(largest - new_largest);
-    total = total * correction + workgroup_sum(weight, thread);
+    total = total * correction + workgroup_sum(own_total, thread);
     largest = new_largest;
     workgroupBarrier();  // the sum over a subgroup alone would not order `weights`
-    let seen = min(WORKGROUP, count - start);
+    let seen = min(TILE, count - start);
     for (var m = 0u; m < MINE; m++) {
       let own = thread % SPAN + m * SPAN;
       if (own < PIECES && group < GROUPS) {

@@ -30,14 +30,14 @@ from .composition import Facts, Match, rule
 from .kv_append import CACHE
 from .layout import KV8, cache_words
 from .linear import FEW_TOKENS
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .rope import STATE
+from .tiles import WORKGROUP_BYTES
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
-#: Workgroup memory that WebGPU promises, bytes.
-WORKGROUP_BYTES = 16384
 #: A score that no position has, exact in every float type of references.
 NONE = -(2.0**127)
 
@@ -129,7 +129,7 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
     defaults=UNBOUNDED,
     derive=_heads,
     variants=_teams("cache_float"),
-    make_inputs=_split_inputs,
+    make_inputs=handing_on(_split_inputs, attention.make_inputs),
     tolerance=_split_tolerance,
     cost=_split_cost,
 )
@@ -182,7 +182,7 @@ def _split_cost8(s) -> Cost:
     defaults=UNBOUNDED,
     derive=_heads,
     variants=_teams("cache_kv8"),
-    make_inputs=lambda seed=0, splits=4, **options: {**inputs8(seed=seed, **options), "splits": splits},
+    make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
     tolerance=_split_tolerance8,
     cost=_split_cost8,
 )
@@ -264,10 +264,10 @@ def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
 
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
-    """Where an adapter has idle units for parts, and `attention_split` can run."""
+    """Where `attention_split` can run, for few tokens."""
     limits = [match.params[name] for name in ("window", "chunk") if match.params[name]]
     splits = splits_for(min([facts.capacity, *limits]))
-    if facts.tokens > FEW_TOKENS or facts.adapter.is_cpu or splits < 2:
+    if facts.tokens > FEW_TOKENS or splits < 2:
         return False
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
     head_dim = match.shape("kv")[4]
@@ -277,4 +277,9 @@ def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     return {"splits": splits}
 
 
-SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where)
+def _idle_units(facts: Facts, match: Match) -> bool:
+    """A GPU has them for parts of the cache; a CPU computes workgroups one after the other."""
+    return not facts.adapter.is_cpu
+
+
+SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where, usual=_idle_units)

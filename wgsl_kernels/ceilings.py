@@ -6,6 +6,8 @@ shares of what these reach on the same device in the same run.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from .pair import Cost, Kernel, Port, Variant
@@ -124,7 +126,7 @@ def _multiply_add(name: str, dtype: torch.dtype, port: str) -> Kernel:
         reads={"x": Port(("threads",), port), "factors": Port((2,), port)},
         writes={"y": Port(("threads",), "f32")},
         variants={"vectors": Variant(name, grid=lambda c: (c["threads"] // 256, 1, 1))},
-        make_inputs=lambda **options: _float_inputs(dtype, **options),
+        make_inputs=partial(_float_inputs, dtype),
         tolerance=lambda arguments, expected: {"y": torch.zeros(expected["y"].shape)},
         cost=lambda s: Cost(
             4 * s["threads"], 4 * s["threads"], 2 * COMPUTE_WIDTH * s["steps"] * s["threads"]

@@ -184,7 +184,9 @@ def _everywhere(facts: Facts, match: Match) -> bool:
 @dataclass(frozen=True)
 class Rule:
     """Two compositions that compute the same. name: of the rule; stack: matrices that lie row under row on the device,
-    where the second one reads them as one operand, `weight`; where: conditions beside the pattern."""
+    where the second one reads them as one operand, `weight`; where: conditions beside the pattern; usual: of a rule
+    that is not faster wherever it holds, whether to apply it where nothing was measured (`workbench tune` times both).
+    """
 
     name: str
     before: Callable
@@ -192,6 +194,7 @@ class Rule:
     stack: tuple[str, ...] = ()
     where: Where = _everywhere
     summary: str = ""
+    usual: Callable[[Facts, Match], bool] | None = None
 
     def forms(self) -> Iterator[tuple[Composition, Composition]]:
         """Both compositions, with and without each optional operand; with more of them first."""
@@ -213,9 +216,10 @@ def rule(
     name: str = "",
     stack: tuple[str, ...] = (),
     where: Where = _everywhere,
+    usual: Callable[[Facts, Match], bool] | None = None,
 ) -> Rule:
     """`before` may be rewritten as `after`; both are functions of a recorder and of the same operands."""
-    return Rule(name or before.__name__, before, after, stack, where, inspect.getdoc(before) or "")
+    return Rule(name or before.__name__, before, after, stack, where, inspect.getdoc(before) or "", usual)
 
 
 def fusion(

@@ -59,10 +59,6 @@ def _inputs(
 ) -> dict:
     """Normal numbers in floats, all values in integers; sizes that are not given are `SIZE`; parameters as given, else
     the reference's own defaults. Ports of either float type have `x_dtype`. Raises `KernelUsageError`."""
-    labels = _labels(reads)
-    if unknown := set(sizes) - set(labels) - set(params):
-        known = ", ".join(sorted({*labels, *params}))
-        raise KernelUsageError(f"there is no size or parameter {sorted(unknown)[0]!r}; there are {known}")
     generator = torch.Generator().manual_seed(seed)
     arguments = {}
     for name, port in reads.items():

@@ -12,13 +12,13 @@ from .weights import (
     BITS,
     WEIGHT_FORMATS,
     dense,
-    is_quantized,
     magnitude_planes,
     quant_params,
     random_planes,
     weight_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 
@@ -29,7 +29,7 @@ def _reference(fmt: str, columns, **planes):
 
 def _make_inputs(fmt: str, seed=0, rows=50, columns=64, **weight_options) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    planes = random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    planes = random_planes(fmt, generator, rows, columns, **weight_options)
     return {**planes, "columns": columns}
 
 
@@ -66,7 +66,7 @@ def dequantize(fmt: str) -> Kernel:
                     library=library,
                 )
             },
-            make_inputs=partial(_make_inputs, fmt),
+            make_inputs=with_planes(fmt, _make_inputs),
             tolerance=partial(_tolerance, fmt),
             cost=cost,
             derive=lambda sizes: weight_sizes(fmt),

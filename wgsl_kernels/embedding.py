@@ -12,13 +12,13 @@ from .weights import (
     BITS,
     WEIGHT_FORMATS,
     dense,
-    is_quantized,
     magnitude_planes,
     quant_params,
     random_planes,
     weight_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 
@@ -33,7 +33,7 @@ def _reference(ids, weight, columns=None, row_offset=0, **_):
 def _make_inputs(fmt: str, seed=0, tokens=3, rows=50, columns=64, row_offset=0, **weight_options) -> dict:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, rows + 2 * row_offset, (tokens,), generator=generator).to(torch.int32)
-    planes = random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    planes = random_planes(fmt, generator, rows, columns, **weight_options)
     return {"ids": ids, **planes, "columns": columns, "row_offset": row_offset}
 
 
@@ -70,7 +70,7 @@ def embedding(fmt: str) -> Kernel:
                     library=library,
                 )
             },
-            make_inputs=partial(_make_inputs, fmt),
+            make_inputs=with_planes(fmt, _make_inputs),
             tolerance=partial(_tolerance, fmt),
             cost=cost,
             prepare=partial(dense, fmt),

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from .composition import composed, fusion
+from .makers import handing_on
 from .numerics import EPS32
 from .pair import Context, Cost, Kernel, KernelUsageError, Port, Variant, kernel, register
 from .reduce import lanes_default, reduction
@@ -111,7 +112,7 @@ register(
         defaults={"passed": 0},
         derive=head_dim_of,
         variants=_variant("head_norm_rope", ("state",)),
-        make_inputs=_rope_inputs,
+        make_inputs=handing_on(_rope_inputs, rope_inputs),
         tolerance=_rope_tolerance,
         cost=_cost,
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -171,7 +172,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                     why="a workgroup a head, since all of a head has one scale",
                 )
             },
-            make_inputs=lambda **options: _append_inputs("rows" in new, **options),
+            make_inputs=partial(_append_inputs, "rows" in new),
             tolerance=_append_tolerance,
             cost=_append_cost,
             derive=derive,

@@ -19,6 +19,7 @@ from .composition import rule
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
+from .tiles import beyond_a_workgroup
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -33,6 +34,7 @@ from .weights import (
     weight_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 #: Up to so many tokens a CPU reads the weights once a token; attention is split over the cache.
@@ -131,6 +133,20 @@ def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int]], piece
     )
 
 
+def tiles(context: Context) -> tuple[int, int, int]:
+    """A workgroup for each tile of a product."""
+    rows, tokens = context["tile_rows"], context["tile_tokens"]
+    return spread(ceil_div(context["rows"], rows), ceil_div(context["tokens"], tokens))
+
+
+def _refuse_tile(context: Context) -> str | None:
+    if "tile_rows" not in context.sizes:
+        return None
+    tokens, rows = context["tile_tokens"], context["tile_rows"]
+    threads = tokens // context["tokens_per_thread"] * (rows // context["rows_per_thread"])
+    return beyond_a_workgroup(threads, 4 * context["tile_columns"] * (tokens + rows))
+
+
 def few_tokens(context: Context) -> tuple[str, str] | None:
     """The variant for few tokens and the reason, or None where there are many."""
     tokens, adapter = context["tokens"], context.adapter
@@ -182,8 +198,16 @@ def _variants(fmt: str) -> dict[str, Variant]:
         ),
         "tile": Variant(
             "linear_tile",
-            grid=lambda c: spread(ceil_div(c["rows"], 64), ceil_div(c["tokens"], 64)),
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (64, 32, 128),
+                "tile_columns": (16, 8, 32),
+                "tokens_per_thread": (8, 4),
+                "rows_per_thread": (4, 8),
+            },
             library=vectors,
+            refuse=_refuse_tile,
             why="many tokens: a weight in workgroup memory serves 64 of them",
         ),
         "broadcast": Variant(
@@ -239,7 +263,7 @@ def linear_inputs(
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
     arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
-    arguments |= random_planes(fmt, generator, rows, columns, **(weight_options if is_quantized(fmt) else {}))
+    arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
     if bias:
         arguments["bias"] = random_tensor(generator, (rows,), "f32")
     if residual:
@@ -293,7 +317,7 @@ def linear(fmt: str) -> Kernel:
             params={**quant_params(fmt), "row_offset": int, "out_rows": int},
             defaults={"row_offset": 0},
             variants=_variants(fmt),
-            make_inputs=partial(linear_inputs, fmt),
+            make_inputs=with_planes(fmt, linear_inputs),
             tolerance=partial(linear_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),

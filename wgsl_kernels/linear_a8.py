@@ -22,9 +22,12 @@ from .linear import (
     linear_reference,
     linear_tolerance,
     long_rows,
+    tiles,
 )
-from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from .makers import handing_on
+from .pair import Context, Cost, Kernel, Port, Variant, register
 from .quantize_activations import quantize_activations, unpack_activations
+from .tiles import beyond_a_workgroup
 from .weights import (
     BITS,
     dense,
@@ -32,6 +35,7 @@ from .weights import (
     scale_library,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 
@@ -62,6 +66,16 @@ def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
     return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
 
 
+def _refuse_tile(context: Context) -> str | None:
+    if "tile_rows" not in context.sizes:
+        return None
+    tokens, rows = context["tile_tokens"], context["tile_rows"]
+    threads = tokens // 4 * (rows // context["rows_per_thread"])
+    if tokens + rows > threads:
+        return f"{threads} threads are fewer than the {tokens} tokens and {rows} rows that they bring"
+    return beyond_a_workgroup(threads, 40 * (tokens + rows))
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
@@ -76,8 +90,14 @@ def _variants(fmt: str) -> dict[str, Variant]:
         ),
         "tile": Variant(
             "linear_a8_tile",
-            grid=lambda c: spread(ceil_div(c["rows"], 128), ceil_div(c["tokens"], 64)),
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (128, 32, 64),
+                "rows_per_thread": (8, 4, 16),
+            },
             library=lambda c: (*_operands(fmt, c), *epilogue(c)),
+            refuse=_refuse_tile,
             why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
         ),
     }
@@ -137,7 +157,7 @@ def linear_a8(fmt: str) -> Kernel:
             params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
             defaults={"row_offset": 0},
             variants=_variants(fmt),
-            make_inputs=partial(_make_inputs, fmt),
+            make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
             tolerance=partial(_tolerance, fmt),
             cost=partial(_cost, fmt),
             prepare=partial(dense, fmt),

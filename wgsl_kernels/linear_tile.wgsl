@@ -1,59 +1,87 @@
-// y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for many tokens: tiles of 64 tokens by 64 rows.
+// y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for many tokens: tiles of TILE_TOKENS tokens by TILE_ROWS rows.
 //
-// 128 threads bring 16 columns of both operands to workgroup memory, weights dequantized on the way, and each keeps
-// 8 tokens by 4 rows in registers: 12 reads from workgroup memory serve 32 multiply-adds. 8 KB of workgroup memory.
+// All threads bring TILE_COLUMNS columns of both operands to workgroup memory, weights dequantized on the way, and each
+// keeps TOKENS_PER_THREAD tokens by ROWS_PER_THREAD rows in registers: with 8 by 4, 12 reads from workgroup memory serve
+// 32 multiply-adds. Loops that bring have constant bounds, and load all before they store anything.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
-const TILE: u32 = 64u;
-const STEP: u32 = 16u;
-var<workgroup> x_tile: array<f32, STEP * TILE>;  // [column][token]
-var<workgroup> w_tile: array<f32, STEP * TILE>;  // [column][row]
+const ROW_THREADS: u32 = TILE_ROWS / ROWS_PER_THREAD;
+const THREADS: u32 = TILE_TOKENS / TOKENS_PER_THREAD * ROW_THREADS;
+const QUADS: u32 = ROWS_PER_THREAD / 4u;
+const OCTETS: u32 = TILE_COLUMNS / 8u;  // of a token or row of the tile, at a time
+const X_OCTETS: u32 = TILE_TOKENS * OCTETS;
+const W_OCTETS: u32 = TILE_ROWS * OCTETS;
+const X_TURNS: u32 = (X_OCTETS + THREADS - 1u) / THREADS;
+const W_TURNS: u32 = (W_OCTETS + THREADS - 1u) / THREADS;
+var<workgroup> x_tile: array<f32, TILE_COLUMNS * TILE_TOKENS>;  // [column][token]
+var<workgroup> w_tile: array<f32, TILE_COLUMNS * TILE_ROWS>;    // [column][row]
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let first_row = (id.x + id.z * 32768u) * TILE;
-  let first_token = id.y * TILE;
-  let load_line = thread >> 1u;
-  let load_octet_index = thread & 1u;
-  let load_token = first_token + load_line;
-  let load_row = min(first_row + load_line, ROWS - 1u);
-  let my_row = (thread & 15u) * 4u;
-  let my_token = (thread >> 4u) * 8u;
-  var sums: array<vec4<f32>, 8>;
-  for (var k = 0u; k < (COLUMNS + STEP - 1u) / STEP * STEP; k += STEP) {
-    let column = k + load_octet_index * 8u;
-    var x_lo = vec4<f32>();
-    var x_hi = vec4<f32>();
-    if (load_token < TOKENS) {
-      x_lo = x4(load_token, column);
-      x_hi = x4(load_token, column + 4u);
+  let first_row = (id.x + id.z * 32768u) * TILE_ROWS;
+  let first_token = id.y * TILE_TOKENS;
+  let my_row = thread % ROW_THREADS * ROWS_PER_THREAD;
+  let my_token = thread / ROW_THREADS * TOKENS_PER_THREAD;
+  var sums: array<vec4<f32>, TOKENS_PER_THREAD * QUADS>;
+  for (var k = 0u; k < (COLUMNS + TILE_COLUMNS - 1u) / TILE_COLUMNS * TILE_COLUMNS; k += TILE_COLUMNS) {
+    var x_octets: array<Octet, X_TURNS>;
+    var w_octets: array<Octet, W_TURNS>;
+    for (var n = 0u; n < X_TURNS; n++) {
+      let i = n * THREADS + thread;
+      let token = first_token + i / OCTETS;
+      let column = k + i % OCTETS * 8u;
+      x_octets[n] = Octet();
+      if (token < TOKENS) { x_octets[n] = Octet(x4(token, column), x4(token, column + 4u)); }
     }
-    let so = scale_offset(load_row, column / BLOCK);
-    let w = load_octet(load_row, column >> 3u);
-    let w_lo = w.lo * so.x + so.y;
-    let w_hi = w.hi * so.x + so.y;
-    let at = load_octet_index * 8u * TILE + load_line;
-    for (var i = 0u; i < 4u; i++) {
-      x_tile[at + i * TILE] = x_lo[i];
-      x_tile[at + (i + 4u) * TILE] = x_hi[i];
-      w_tile[at + i * TILE] = w_lo[i];
-      w_tile[at + (i + 4u) * TILE] = w_hi[i];
+    for (var n = 0u; n < W_TURNS; n++) {
+      let i = n * THREADS + thread;
+      let row = min(first_row + i / OCTETS, ROWS - 1u);
+      let column = k + i % OCTETS * 8u;
+      let so = scale_offset(row, column / BLOCK);
+      let w = load_octet(row, column >> 3u);
+      w_octets[n] = Octet(w.lo * so.x + so.y, w.hi * so.x + so.y);
+    }
+    for (var n = 0u; n < X_TURNS; n++) {
+      let i = n * THREADS + thread;
+      let at = i % OCTETS * 8u * TILE_TOKENS + i / OCTETS;
+      if (X_OCTETS % THREADS == 0u || i < X_OCTETS) {
+        for (var c = 0u; c < 4u; c++) {
+          x_tile[at + c * TILE_TOKENS] = x_octets[n].lo[c];
+          x_tile[at + (c + 4u) * TILE_TOKENS] = x_octets[n].hi[c];
+        }
+      }
+    }
+    for (var n = 0u; n < W_TURNS; n++) {
+      let i = n * THREADS + thread;
+      let at = i % OCTETS * 8u * TILE_ROWS + i / OCTETS;
+      if (W_OCTETS % THREADS == 0u || i < W_OCTETS) {
+        for (var c = 0u; c < 4u; c++) {
+          w_tile[at + c * TILE_ROWS] = w_octets[n].lo[c];
+          w_tile[at + (c + 4u) * TILE_ROWS] = w_octets[n].hi[c];
+        }
+      }
     }
     workgroupBarrier();
-    for (var i = 0u; i < STEP; i++) {
-      let b = i * TILE + my_row;
-      let weights = vec4<f32>(w_tile[b], w_tile[b + 1u], w_tile[b + 2u], w_tile[b + 3u]);
-      for (var t = 0u; t < 8u; t++) { sums[t] += weights * x_tile[i * TILE + my_token + t]; }
+    for (var i = 0u; i < TILE_COLUMNS; i++) {
+      var weights: array<vec4<f32>, QUADS>;
+      for (var q = 0u; q < QUADS; q++) {
+        let b = i * TILE_ROWS + my_row + q * 4u;
+        weights[q] = vec4<f32>(w_tile[b], w_tile[b + 1u], w_tile[b + 2u], w_tile[b + 3u]);
+      }
+      for (var t = 0u; t < TOKENS_PER_THREAD; t++) {
+        let value = x_tile[i * TILE_TOKENS + my_token + t];
+        for (var q = 0u; q < QUADS; q++) { sums[t * QUADS + q] += weights[q] * value; }
+      }
     }
     workgroupBarrier();
   }
-  for (var t = 0u; t < 8u; t++) {
+  for (var t = 0u; t < TOKENS_PER_THREAD; t++) {
     let token = first_token + my_token + t;
-    for (var r = 0u; r < 4u; r++) {
+    for (var r = 0u; r < ROWS_PER_THREAD; r++) {
       let row = first_row + my_row + r;
       if (token < TOKENS && row < ROWS) {
         let index = token * OUT_ROWS + ROW_OFFSET + row;
-        y[index] = y_type(sums[t][r] + bias_at(row) + residual_at(index));
+        y[index] = y_type(sums[t * QUADS + r / 4u][r % 4u] + bias_at(row) + residual_at(index));
       }
     }
   }

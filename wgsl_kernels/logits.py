@@ -38,10 +38,10 @@ def _make_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32") -> di
     return {"x": 4 * random_tensor(generator, (tokens, width), x_dtype)}
 
 
-def _make_target_inputs(seed=0, tokens=3, width=64, **types) -> dict:
+def _make_target_inputs(seed=0, tokens=3, width=64, x_dtype="f32", y_dtype="f32") -> dict:
     generator = torch.Generator().manual_seed(seed + 1)
     targets = torch.randint(0, width, (tokens,), generator=generator).to(torch.int32)
-    return {**_make_inputs(seed, tokens, width, **types), "targets": targets}
+    return {**_make_inputs(seed, tokens, width, x_dtype), "targets": targets}
 
 
 def total_error(x: torch.Tensor) -> torch.Tensor:

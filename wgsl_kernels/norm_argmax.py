@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from .composition import Facts, Match, Rule, rule
 from .judge import doubles
 from .logits import argmax
+from .makers import handing_on
 from .norm_linear import NORM_LINEAR
 from .norm_linear_a8 import NORM_LINEAR_A8
 from .numerics import random_tensor
@@ -62,8 +63,8 @@ def _reference(product: Kernel, group, row_offset=0, **rest):
     return parts_of(product.reference(**rest), group, row_offset)
 
 
-def _inputs(make_inputs, seed=0, group=32, **options) -> dict:
-    return {**make_inputs(seed=seed, **options), "group": group}
+def _inputs(make_inputs, group=32, **options) -> dict:
+    return {**make_inputs(**options), "group": group}
 
 
 def _tolerance(product: Kernel, arguments, expected) -> dict:
@@ -133,7 +134,7 @@ def norm_argmax(product: Kernel, op: str) -> Kernel:
             writes=PARTS,
             params={**params, "group": int},
             variants={"gemv": grouped(product.variants["gemv"], "logits_none", why)},
-            make_inputs=partial(_inputs, product.make_inputs),
+            make_inputs=handing_on(partial(_inputs, product.make_inputs), product.make_inputs),
             tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),
             derive=partial(_derive, product),
@@ -190,7 +191,7 @@ def _greedy(product: str, grouped_product: str) -> Rule:
         largest, index = getattr(p, grouped_product)(x=x, norm=norm, weight=weight, eps=eps, group=group)
         return p.argmax_reduce(largest=largest, index=index)
 
-    return rule(end, by_groups, name=grouped_product, where=whole_groups)
+    return rule(end, by_groups, name=grouped_product, where=whole_groups, usual=lambda facts, match: True)
 
 
 ARGMAX = (_greedy("norm_linear", "norm_argmax"), _greedy("norm_linear_a8", "norm_argmax_a8"))

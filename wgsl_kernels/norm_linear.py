@@ -39,6 +39,7 @@ from .weights import (
     random_planes,
     weight_ports,
     weight_sizes,
+    with_planes,
 )
 
 
@@ -90,7 +91,7 @@ def _inputs(
     return {
         "x": random_tensor(generator, (tokens, columns), x_dtype),
         "norm": torch.rand(columns, generator=generator) + 0.5,
-        **random_planes(fmt, generator, rows, columns, **(options if is_quantized(fmt) else {})),
+        **random_planes(fmt, generator, rows, columns, **options),
         "eps": eps,
     }
 
@@ -177,7 +178,7 @@ def norm_linear_pair(fmt: str) -> Kernel:
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
             defaults={"row_offset": 0},
             variants={"gemv": _variant("norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
-            make_inputs=partial(linear_inputs, fmt),
+            make_inputs=with_planes(fmt, linear_inputs),
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {"out_rows": s.get("rows"), **weight_sizes(fmt)},
             **_shared(fmt),
@@ -253,7 +254,7 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     library=(activation_file(unit),),
                 )
             },
-            make_inputs=partial(gate_up_inputs, fmt),
+            make_inputs=with_planes(fmt, gate_up_inputs),
             tolerance=partial(_gate_up_tolerance, fmt),
             derive=lambda s: (
                 {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
@@ -373,7 +374,7 @@ def norm_qkv_pair(fmt: str) -> Kernel:
                     library=("state", "append_cache"),
                 )
             },
-            make_inputs=partial(qkv_inputs, fmt),
+            make_inputs=with_planes(fmt, qkv_inputs),
             tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
             derive=partial(qkv_derive, fmt),
             **_shared(fmt),

@@ -24,6 +24,7 @@ from .composition import Facts, Match, Rule, composed, fusion
 from .layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from .linear import gemv_defaults, gemv_tunables, linear_reference
 from .linear_a8 import integer_pieces
+from .makers import handing_on
 from .norm_linear import (
     NORM,
     X,
@@ -48,10 +49,10 @@ from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, regist
 from .quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
 from .reduce import team_reduction
 from .rms_norm import rms_norm
-from .weights import dense, quant_params, weight_ports, weight_sizes
+from .tiles import WORKGROUP_BYTES
+from .weights import dense, quant_params, weight_ports, weight_sizes, with_planes
 
-#: Workgroup memory that WebGPU promises, bytes, and what default tunables leave of it for a row.
-WORKGROUP_BYTES = 16384
+#: What default tunables leave of a workgroup's memory for a row, bytes.
 ROW_BYTES = WORKGROUP_BYTES - 1024
 #: INT8 activations as an output: words, four numbers each, and a scale for each block of 32.
 WORDS, SCALES = ("tokens", "y_words"), ("tokens", "y_blocks")
@@ -164,7 +165,7 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
                 )
             },
-            make_inputs=partial(linear_inputs, fmt),
+            make_inputs=with_planes(fmt, linear_inputs),
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
             derive=lambda s: {
                 "out_rows": s.get("rows"),
@@ -216,7 +217,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
                 )
             },
-            make_inputs=partial(qkv_inputs, fmt),
+            make_inputs=with_planes(fmt, qkv_inputs),
             tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
             derive=lambda s: {"stride": INT8_STRIDES[fmt], **qkv_derive(fmt, s)},
             **_shared(fmt),
@@ -305,7 +306,7 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },
-            make_inputs=partial(_gate_up_inputs, fmt),
+            make_inputs=handing_on(partial(_gate_up_inputs, fmt), with_planes(fmt, gate_up_inputs)),
             tolerance=partial(_gate_up_tolerance, fmt, unit),
             derive=partial(_gate_up_derive, fmt),
             **_shared(fmt),
@@ -353,7 +354,9 @@ def _reduce_tolerance(arguments, expected) -> dict:
             ),
         )
     },
-    make_inputs=lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride},
+    make_inputs=handing_on(
+        lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride}, reduce_inputs
+    ),
     tolerance=_reduce_tolerance,
     cost=lambda s: replace(
         attention_reduce.cost(s), written=1.125 * s["tokens"] * s["heads"] * s["head_dim"]

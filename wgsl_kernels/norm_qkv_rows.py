@@ -17,6 +17,7 @@ import torch
 
 from .composition import Facts, Match, Rule, Where, rule
 from .layout import KV8
+from .makers import handing_on
 from .norm_linear import NORM_QKV, behind_a_norm, norm_qkv
 from .norm_linear_a8 import NORM_QKV_A8, norm_qkv_a8, quantized_behind_a_norm
 from .pair import Context, Kernel, Port, register
@@ -70,7 +71,7 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
             updates={},
             params={**whole.params, "kv_heads": int},
             variants={"gemv": replace(gemv, library=library)},
-            make_inputs=make_inputs,
+            make_inputs=handing_on(make_inputs, whole.make_inputs),
             tolerance=tolerance,
             derive=derive,
         )

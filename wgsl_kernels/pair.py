@@ -8,10 +8,13 @@ constants in upper case, as do parameters and tunables.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .makers import Maker, options_of
 
 FOLDER = Path(__file__).parent
 
@@ -116,6 +119,7 @@ class Kernel:
     that name the same `of`.
     values: the reference on what operands stand for rather than on their planes, where that differs. commutes: two
     inputs that may change places.
+    make_inputs: random inputs from a seed; its signature names every option (`makers.handing_on`).
     prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
     reference overwrite in place. defaults: of
@@ -130,7 +134,7 @@ class Kernel:
     reads: Mapping[str, Port]
     writes: Mapping[str, Port]
     variants: Mapping[str, Variant]
-    make_inputs: Callable[..., dict]
+    make_inputs: Maker
     tolerance: Callable[..., dict]
     cost: Callable[[Mapping[str, int]], Cost]
     form: Mapping[str, str] = field(default_factory=dict)
@@ -222,9 +226,25 @@ class Kernel:
     def writable(self, port: str) -> bool:
         return port in self.writes or port in self.updates.values()
 
-    def inputs(self, seed: int = 0, **sizes) -> dict:
-        """Random inputs (torch tensors) and parameters from a seed; `sizes` override the shape's names."""
-        return self.make_inputs(seed=seed, **sizes)
+    @property
+    def takes(self) -> dict[str, inspect.Parameter]:
+        """What `inputs` takes by name, with its defaults: sizes, number parameters, types, and which optional ports.
+
+        Raises `KernelUsageError` where make_inputs hides some behind `**`.
+        """
+        try:
+            return options_of(self.make_inputs)
+        except ValueError as error:
+            raise KernelUsageError(f"{self.name}: make_inputs {error}") from error
+
+    def inputs(self, seed: int = 0, **options) -> dict:
+        """Random inputs (torch tensors) and parameters from a seed. Raises `KernelUsageError` for an option that it
+        does not take."""
+        taken = self.takes
+        if unknown := [name for name in options if name not in taken]:
+            known = ", ".join(taken)
+            raise KernelUsageError(f"{self.name}: inputs take no {unknown[0]!r}; they take {known}")
+        return self.make_inputs(seed=seed, **options)
 
     def run_reference(self, arguments: Mapping) -> dict:
         """The reference on tensors and parameters by name -> outputs by name; the given tensors stay as they are."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Cost, KernelUsageError, Port, Variant, ceil_div, kernel
 
@@ -142,7 +143,7 @@ def _tolerance(arguments, expected) -> dict:
             library=lambda c: ("state",),
         )
     },
-    make_inputs=_make_inputs,
+    make_inputs=handing_on(_make_inputs, rope_inputs),
     tolerance=_tolerance,
     cost=lambda s: Cost(
         4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]

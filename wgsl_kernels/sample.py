@@ -19,6 +19,7 @@ from . import drawing
 from .composition import Facts, Match, rule
 from .drawing import OPTIONS, WORD, Options, make_options
 from .layout import make_seen, parts_of_row
+from .makers import handing_on
 from .numerics import random_tensor
 from .pair import Cost, Port, Variant, kernel
 from .reduce import lanes_default
@@ -49,7 +50,20 @@ def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[st
     }
 
 
-def _inputs(seed=0, width=200, position=7, step=0.0, seen=3, masked=0, y_dtype="f32", **options) -> dict:
+def _inputs(
+    seed=0,
+    width=200,
+    position=7,
+    step=0.0,
+    seen=3,
+    masked=0,
+    temperature=0.8,
+    top_k=50,
+    top_p=0.9,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    y_dtype="f32",
+) -> dict:
     """step: of a grid that logits are rounded to, so that many are equal. masked: logits of -3e38."""
     generator = torch.Generator().manual_seed(seed)
     x = 4 * random_tensor(generator, (1, width))
@@ -58,11 +72,10 @@ def _inputs(seed=0, width=200, position=7, step=0.0, seen=3, masked=0, y_dtype="
     if masked:
         x[0, torch.randint(0, width, (masked,), generator=generator)] = -3e38
     ids = torch.randint(0, width, (seen,), generator=generator).numpy()
-    chosen = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, **options}
     return {
         "x": x,
         "seen": torch.from_numpy(make_seen(width, ids).view(np.int32)),
-        "options": make_options(seed=seed, **chosen),
+        "options": make_options(temperature, top_k, top_p, min_p, repetition_penalty, seed),
         "state": make_state(position, 1),
     }
 
@@ -170,7 +183,9 @@ def _without_state(**rest) -> dict:
     writes={"best": BEST, "bins_after": BINS, "cut": CUT},
     params={"parts": int},
     variants=_variants("sample_first", ("draw", "draw_bins"), in_parts=True),
-    make_inputs=lambda parts=3, **rest: {**_without_state(**rest), "parts": parts},
+    make_inputs=handing_on(
+        lambda parts=3, **rest: {**_without_state(**rest), "parts": parts}, _inputs, without=("position",)
+    ),
     tolerance=_exact,
     cost=partial(_cost, 1),
 )
@@ -200,7 +215,7 @@ def _tally_inputs(parts=3, round=5, **rest) -> dict:
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"bins_after": BINS, "cut_after": CUT},
     variants=_variants("sample_tally", ("draw", "draw_bins", "draw_parts"), in_parts=True),
-    make_inputs=_tally_inputs,
+    make_inputs=handing_on(_tally_inputs, _inputs, without=("position",)),
     tolerance=_exact,
     cost=partial(_cost, 1),
 )
@@ -223,7 +238,7 @@ def sample_tally(x, seen, options, best, bins_before, cut):
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"sums": Port(("parts", 2), "u32"), "lowest": Port((1,), "u32")},
     variants=_variants("sample_sums", ("draw", "draw_bins", "draw_parts", "draw_choose"), in_parts=True),
-    make_inputs=partial(_tally_inputs, round=ROUNDS),
+    make_inputs=handing_on(partial(_tally_inputs, round=ROUNDS), _inputs, without=("position", "round")),
     tolerance=_exact,
     cost=partial(_cost, 1),
 )
@@ -262,7 +277,7 @@ def _draw_inputs(parts=3, position=7, **rest) -> dict:
     writes={"token": TOKEN, "seen": SEEN},
     updates={"seen": "seen"},
     variants=_variants("sample_draw", ("state", "draw", "draw_choose"), in_parts=False),
-    make_inputs=_draw_inputs,
+    make_inputs=handing_on(_draw_inputs, _inputs),
     tolerance=_exact,
     cost=partial(_cost, 0),
 )
@@ -293,9 +308,13 @@ def _in_parts(p, x, seen, options, state, *, parts):
     return p.sample_draw(**row, state=state, best=best, sums=sums, lowest=lowest)
 
 
-def _many_parts(facts: Facts, match: Match) -> bool | dict[str, int]:
+def _several_parts(facts: Facts, match: Match) -> bool | dict[str, int]:
     parts = parts_of_row(match.shape("x")[1])
-    return parts > FEW_PARTS and {"parts": parts}
+    return parts > 1 and {"parts": parts}
 
 
-SAMPLE_IN_PARTS = rule(_at_once, _in_parts, name="sample_in_parts", where=_many_parts)
+def _many_parts(facts: Facts, match: Match) -> bool:
+    return parts_of_row(match.shape("x")[1]) > FEW_PARTS
+
+
+SAMPLE_IN_PARTS = rule(_at_once, _in_parts, name="sample_in_parts", where=_several_parts, usual=_many_parts)

@@ -16,6 +16,7 @@ import torch
 
 from .composition import Facts, Match, Rule, rule
 from .judge import doubles
+from .makers import handing_on
 from .norm_argmax import (
     GROUPS,
     NORM_ARGMAX,
@@ -87,8 +88,8 @@ def _inputs(seed=0, tokens=2, width=200, k=8, x_dtype="f32", y_dtype="f32") -> d
     return {"x": 4 * random_tensor(generator, (tokens, width), x_dtype), "k": min(k, width)}
 
 
-def _reduce_inputs(seed=0, tokens=2, width=200, k=8, group=32, **types) -> dict:
-    arguments = _inputs(seed, tokens, width, k, **types)
+def _reduce_inputs(group=32, **options) -> dict:
+    arguments = _inputs(**options)
     largest, index = largest_of(arguments["x"].float(), group)
     return {**arguments, "largest": largest, "index": index, "group": group}
 
@@ -140,7 +141,7 @@ def top_k(x, k):
     writes={"values": Port(TOP, "f32", binding=1), "indices": Port(TOP, "u32", binding=2)},
     params={"k": int, "group": int},
     variants=_variant("groups_given"),
-    make_inputs=_reduce_inputs,
+    make_inputs=handing_on(_reduce_inputs, _inputs),
     tolerance=_exact,
     cost=_reduce_cost,
 )

@@ -8,10 +8,12 @@ symmetric, `zeros`; a weight is `scale * (quant - zero * ZERO_UNIT)`, one scale 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
 from .layout import FLOAT_GROUP
+from .makers import Maker, handing_on
 from .pair import Context, Port, ceil_div
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
@@ -131,13 +133,19 @@ def magnitude_planes(fmt: str, planes: Mapping, columns: int) -> torch.Tensor:
     return q_only.abs() + (dequantize_planes(fmt, parts, columns, dtype=torch.float64) - q_only).abs()
 
 
+def with_planes(fmt: str, make_inputs: Maker) -> Maker:
+    """make_inputs(fmt, ...) for one format, as a maker that takes what `random_planes` does for it."""
+    planes = partial(random_planes, fmt, None, 0, 0)  # what is left of its signature are the options
+    return handing_on(partial(make_inputs, fmt), *((planes,) if is_quantized(fmt) else ()))
+
+
 def random_planes(
     fmt: str,
     generator: torch.Generator,
     rows: int,
     columns: int,
     *,
-    block: int = 0,
+    block: int = 32,
     granularity: str = "block",
     symmetric: bool = False,
     scale_dtype: str = "f16",
@@ -153,7 +161,6 @@ def random_planes(
     bits = BITS[fmt]
     if granularity != "block":
         block = ceil_div(columns, 32) * 32
-    block = block or 32
     blocks = ceil_div(columns, block)
     words = torch.randint(
         -(2**31), 2**31, (rows, blocks * block * bits // 32), generator=generator, dtype=torch.int64

@@ -150,7 +150,7 @@ def test_names_that_are_not_there():
         match="no variant 'fast'; it has gemv, batch, tile, broadcast, gemv_f16",
     ):
         workbench.compare("linear[int4]", variants=["fast"])
-    with pytest.raises(wgsl_kernels.KernelUsageError, match=r"add has no parameter \['depth'\]"):
+    with pytest.raises(wgsl_kernels.KernelUsageError, match="add: inputs take no 'depth'; they take seed"):
         workbench.compare("add", depth=3)
     with pytest.raises(wgsl_kernels.KernelUsageError, match=r"rms_norm: .*'depth'"):
         workbench.compare("rms_norm", depth=3)

@@ -101,7 +101,9 @@ def test_default_inputs(cell):
     pair = wgsl_kernels.get("my_scale")
     with pytest.raises(KernelUsageError, match="'factor' has no default and was not given"):
         pair.inputs(n=4)
-    with pytest.raises(KernelUsageError, match="there is no size or parameter 'm'; there are factor, n"):
+    with pytest.raises(
+        KernelUsageError, match="inputs take no 'm'; they take seed, x_dtype, y_dtype, n, factor"
+    ):
         pair.inputs(m=4)
     found = pair.inputs(seed=1, n=4, factor=1.0, x_dtype="f16")
     assert found["x"].shape == (4,) and str(found["x"].dtype) == "torch.float16"

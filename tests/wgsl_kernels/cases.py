@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import cycle, product
 
 import torch
 
@@ -177,6 +177,28 @@ def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterato
         yield replace(case, number=number, tunables=choice)
 
 
+def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """Cases of `tile`: the default, and tiles that fit into a workgroup, so many that every value occurs."""
+    tile = wgsl_kernels.get(kernel).variants["tile"]
+    every = [dict(zip(tile.tunables, chosen, strict=True)) for chosen in product(*tile.tunables.values())]
+    random.Random(kernel).shuffle(every)
+    tiles, seen = [{}], set()
+    for each in every:
+        if not tile.refuse(Context(each, {}, Adapter())) and not seen.issuperset(each.items()):
+            tiles.append(each)
+            seen.update(each.items())
+    cases = cases_of(kernel, "tile", 9, tunables={}, **options)
+    yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
+
+
+def _deal(kernel: str, variant: str, **options: tuple) -> Iterator[Case]:
+    """Cases of a variant of a linear layer, by what its tunables are."""
+    if variant == "tile":
+        return _tile_cases(kernel, **options)
+    teams = "teams" in wgsl_kernels.get(kernel).variants[variant].tunables
+    return _team_cases(kernel, variant, **options) if teams else cases_of(kernel, variant, 9, **options)
+
+
 def _linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     tokens = {
@@ -191,8 +213,6 @@ def _linear_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         name = f"linear[{fmt}]"
         for variant in wgsl_kernels.get(name).variants:
-            teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
-            deal = _team_cases if teams else partial(cases_of, count=9)
             options = {
                 "subgroups": (True,) if variant == "broadcast" else (True, False),
                 "tokens": tokens[variant],
@@ -204,9 +224,7 @@ def _linear_cases() -> Iterator[Case]:
                 "part": ranges,
                 **_weight_options(fmt),
             }
-            yield from deal(
-                name, variant=variant, **(_in_f16(options) if variant.endswith("_f16") else options)
-            )
+            yield from _deal(name, variant, **(_in_f16(options) if variant.endswith("_f16") else options))
 
 
 def _integer_linear_cases() -> Iterator[Case]:
@@ -215,11 +233,9 @@ def _integer_linear_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:
-            teams = "teams" in wgsl_kernels.get(name).variants[variant].tunables
-            deal = _team_cases if teams else partial(cases_of, count=9)
-            yield from deal(
+            yield from _deal(
                 name,
-                variant=variant,
+                variant,
                 tokens=tokens[variant],
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),

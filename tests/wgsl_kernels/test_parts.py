@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,50 @@ def test_inputs_come_from_the_seed(name):
     for label in first:
         assert torch.equal(first[label], again[label]) if label in tensors else first[label] == again[label]
     assert any(not torch.equal(first[label], other[label]) for label in tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "tile", "why"),
+    [
+        ("linear[int4]", {"tile_tokens": 128, "tile_rows": 128}, "512 threads are more than 256"),
+        (
+            "linear[f32]",
+            {"tile_tokens": 128, "tile_columns": 32},
+            "24576 bytes of workgroup memory are more than 16384",
+        ),
+        (
+            "linear[int2, a8]",
+            {"tile_tokens": 32},
+            "128 threads are fewer than the 32 tokens and 128 rows that they bring",
+        ),
+    ],
+)
+def test_tiles_beyond_a_workgroup_are_refused(name, tile, why):
+    kernel = wgsl_kernels.get(name)
+    plain = kernel.specialise("tile", {}, {}, Adapter())
+    assert kernel.variants["tile"].refuse(plain) is None
+    chosen = kernel.specialise("tile", {}, {}, Adapter(), tile)
+    assert kernel.variants["tile"].refuse(chosen) == why
+
+
+@every_kernel
+def test_makers_take_what_their_signatures_name(name):
+    """All of it at once: a name that is not handed on, or is handed on twice, would be refused."""
+    kernel = wgsl_kernels.get(name)
+    usual = {n: each.default for n, each in kernel.takes.items() if each.default is not each.empty}
+    assert usual.keys() == kernel.takes.keys()
+    given, plain = kernel.inputs(**usual), kernel.inputs()
+    assert given.keys() == plain.keys()
+    for label, value in plain.items():
+        assert torch.equal(given[label], value) if isinstance(value, torch.Tensor) else given[label] == value
+    with pytest.raises(KernelUsageError, match=r"inputs take no 'anything'; they take .*seed"):
+        kernel.inputs(anything=1)
+
+
+def test_a_maker_that_hides_what_it_takes_is_refused():
+    hiding = replace(wgsl_kernels.get("add"), make_inputs=lambda **rest: rest)
+    with pytest.raises(KernelUsageError, match=r"add: make_inputs hides what it takes behind \*\*rest"):
+        hiding.inputs(seed=1)
 
 
 @every_kernel

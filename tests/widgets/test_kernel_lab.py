@@ -9,6 +9,7 @@ import pytest
 import wgsl_kernels
 from tests.widgets.conftest import HOSTILE
 from wgsl_kernels import Cost, KernelUsageError
+from workbench.assets import demo_model_path
 from workbench.bench.lab import Lab
 from workbench.errors import WorkbenchError
 from workbench.widgets import KernelLab
@@ -221,6 +222,46 @@ def test_edits_from_python_are_what_the_page_shows(shown):
         bridge.until(versions(3))
         assert widget.versions[2].base == "batch" and widget.versions[2].tunables == {"rows_per_team": 4}
         assert widget.comparison["v3"].tunables["rows_per_team"] == 4
+
+
+def test_a_version_runs_inside_a_model(shown, monkeypatch):
+    quick = {
+        "protocol": "disjoint-64",
+        "max_windows": 1,
+        "repetitions": 1,
+        "decode_tokens": 4,
+        "max_tokens": 64,
+    }
+    monkeypatch.setattr("workbench.widgets.kernel_lab.INSIDE", quick)
+    widget = KernelLab("linear[f16]", variants=["gemv"], rows=40, columns=96, rounds=1)
+    with shown(widget) as bridge:
+        page = bridge.page
+        bridge.until(rows(len(widget.lab.kernel.variants)))
+        button, path = (
+            page.get_by_role("button", name="Run inside a model"),
+            page.get_by_label("model", exact=True),
+        )
+        path.fill(str(demo_model_path()))
+        assert button.is_disabled()  # there is no version
+        with pytest.raises(WorkbenchError, match="model names nothing to run a version inside of"):
+            widget.run_inside("")
+        with pytest.raises(KernelUsageError, match="no version of linear\\[f16\\] has passed"):
+            widget.run_inside(demo_model_path())
+        widget.edit(widget.lab.text("gemv") + "// the same numbers\n", "gemv")
+        widget.wait()
+        bridge.until(versions(1))
+        button.click()
+        bridge.until(
+            in_state("done") + " && !document.querySelector('[aria-label=\\'inside a model\\']').hidden"
+        )
+        said = page.get_by_label("inside a model", exact=True).inner_text()
+        assert said.strip() == str(widget.inside).strip() and "linear[f16], v1: " in said
+        assert widget.inside.results["with the library"].baseline.kl["max"] == 0
+        assert widget.model == str(demo_model_path()) and "decode" in widget.to_html()
+        path.fill("nowhere/nothing-here")
+        path.press("Enter")
+        bridge.until("!document.querySelector('.wb-alert').hidden")
+        assert "nothing-here" in widget.error and widget.state == "done"
 
 
 def test_what_cannot_run_leaves_the_table(shown):

@@ -70,7 +70,7 @@ def compare(
         raise KernelUsageError(
             f"{kernel.name} has no variant {unknown[0]!r}; it has {', '.join(kernel.variants)}"
         )
-    arguments = inputs_of(kernel, seed, sizes)
+    arguments = kernel.inputs(seed=seed, **sizes)
     bound = sizes_of(kernel, arguments)
     expected = Expectation(kernel, arguments)
     judged = [
@@ -119,16 +119,6 @@ def reference_source(kernel: Kernel) -> str:
         return inspect.getsource(function)
     except (OSError, TypeError):
         return f"{getattr(function, '__name__', function)}{inspect.signature(function)}: its source is not at hand"
-
-
-def inputs_of(kernel: Kernel, seed: int, sizes: Mapping[str, Any]) -> dict:
-    """Random inputs; raises `KernelUsageError` for a size that the kernel does not take."""
-    try:
-        return kernel.inputs(seed=seed, **sizes)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise KernelUsageError(f"{kernel.name}: {error}") from error
 
 
 def _time(

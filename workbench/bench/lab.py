@@ -25,7 +25,7 @@ from workbench.runtime.device import Device, open_device
 from workbench.runtime.launch import resolve
 
 from .ceilings import Ceilings, known_ceilings
-from .compare import ROUNDS, compare, inputs_of
+from .compare import ROUNDS, compare
 from .comparison import PASSED, Comparison, VariantResult
 from .plots import Picture
 from .request import typed
@@ -153,7 +153,7 @@ class Lab:
         """
         seed, dtype = self.seed if seed is None else seed, dtype or self.dtype
         sizes = worthwhile(self.kernel, self.device.adapter.is_cpu, {**self.sizes, **sizes})
-        inputs_of(self.kernel, seed, {**typed(self.kernel, dtype), **sizes})
+        self.kernel.inputs(seed=seed, **{**typed(self.kernel, dtype), **sizes})
         self.sizes, self.seed, self.dtype = sizes, seed, dtype
         self._comparison = None
         self._versions = {name: replace(each, result=None) for name, each in self._versions.items()}

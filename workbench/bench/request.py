@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -72,11 +71,7 @@ def sizes_for(
 
     more: sizes by name that replace the others'.
     """
-    # A format's kernels hand what they are given on, so their signatures need not name it.
-    taken = set(inspect.signature(kernel.make_inputs).parameters)
-    if format_of(kernel):
-        taken |= {"tokens", "rows", "columns"}
-    sizes = {}
+    taken, sizes = set(kernel.takes), {}
     if tokens is not None and "tokens" in taken:
         sizes["tokens"] = tokens
     if (fmt := format_of(kernel)) in BLOCKS:

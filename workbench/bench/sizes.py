@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.pair import ORIGINS
 from wgsl_kernels.weights import WEIGHT_FORMATS
-from workbench.runtime.launch import sizes_of
 
 from .request import BLOCKS, format_of
 
 #: Arguments of input makers that are no sizes.
-OTHERS = ("seed", "x_dtype", "y_dtype")
+OTHERS = ("seed", "x_dtype", "y_dtype", "zero_frac_bits")
 GPU = {
     **{"rows": 4096, "columns": 4096, "width": 4096, "hidden": 4096},
     **{"heads": 32, "kv_heads": 8, "head_dim": 128, "capacity": 4096, "position": 4000, "splits": 8},
@@ -43,30 +41,13 @@ def families(kernels: Iterable[Kernel]) -> dict[str, dict[str, str]]:
 
 def own_sizes(kernel: Kernel) -> dict[str, Any]:
     """Sizes and number parameters that `Kernel.inputs` takes, with its own defaults; None where it has none."""
-    parameters = inspect.signature(kernel.make_inputs).parameters.values()
-    named = [each for each in parameters if each.kind is not each.VAR_KEYWORD and each.name not in OTHERS]
+    named = [each for each in kernel.takes.values() if each.name not in OTHERS]
     found = {each.name: each.default for each in named if _is_number(each.default)}
-    found |= {each.name: None for each in named if each.default is each.empty}
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return found
-    # It hands on what it does not name: sizes of its inputs that it takes when they are given.
-    bound = {n: value for n, value in sizes_of(kernel, kernel.inputs()).items() if _is_number(value)}
-    if format_of(kernel) and "columns" in found:
-        bound = {name: value for name, value in bound.items() if name == "block"}
-    return {n: value for n, value in bound.items() if takes(kernel, n, value)} | found
+    return found | {each.name: None for each in named if each.default is each.empty}
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def takes(kernel: Kernel, name: str, value: Any) -> bool:
-    """Whether `Kernel.inputs` makes something of an argument; tried with the kernel's own sizes for all others."""
-    try:
-        kernel.inputs(**{name: value})
-    except (TypeError, KernelUsageError):
-        return False
-    return True
 
 
 def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

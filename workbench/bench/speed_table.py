@@ -181,7 +181,8 @@ def _dispatches(model: Model) -> int:
     if device is None:
         return 0
     sizes = {"tokens": 1, "capacity": model.max_tokens, "sequences": 1, "steps": STEPS}
-    return len(lower(model.plan("greedy"), sizes, device.adapter, device.binding_bytes).steps)
+    limits, tuned = (device.adapter, device.binding_bytes), model.executor.tuned
+    return len(lower(model.plan("greedy"), sizes, *limits, tuned=tuned).steps)
 
 
 def table(rows: Sequence[SpeedRow]) -> str:

@@ -1,17 +1,25 @@
-"""Measure the kernels' variants and tunables on this adapter, and remember the fastest for later runs."""
+"""Measure the kernels' variants and tunables on this adapter, and remember the fastest for later runs.
+
+What is remembered goes to a file and comes from one; files of several machines stand side by side in a table.
+"""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import sys
+from operator import itemgetter
 
 from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
+from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
+        nargs="?",
         help="converted model or checkpoint (weights are not read), or a config.json together with --format",
     )
     parser.add_argument(
@@ -42,9 +50,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random weights and orders (default 0)")
     parser.add_argument("--force", action="store_true", help="measure again what is remembered")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    others = parser.add_argument_group("instead of measuring").add_mutually_exclusive_group()
+    others.add_argument("--export", metavar="FILE", help="write what is remembered here, of every adapter")
+    others.add_argument(
+        "--import",
+        dest="taken",
+        metavar="FILE",
+        help="remember what --export wrote, maybe on another machine",
+    )
+    others.add_argument(
+        "--compare", metavar="FILE", nargs="+", help="what such files hold, kernels by adapters"
+    )
+    parser.add_argument(
+        "--table", choices=("text", "md", "csv"), default="text", help="form of what --compare prints"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    exchanged = arguments.export or arguments.taken or arguments.compare
+    if bool(arguments.model) == bool(exchanged):
+        raise WorkbenchError("tune takes a MODEL to measure, or one of --export, --import and --compare")
+    return _exchange(arguments) if exchanged else _measure(arguments)
+
+
+def _exchange(arguments: argparse.Namespace) -> int:
+    from workbench.runtime.tuning.exchange import export, read, side_by_side, take
+
+    if arguments.export:
+        found, skipped = export(arguments.export), []
+        print(f"written to {arguments.export}:")
+    elif arguments.taken:
+        found, skipped = take(arguments.taken)
+        print(f"remembered from {arguments.taken}, for the same adapter, driver and versions:")
+    else:
+        machines = [each for path in arguments.compare for each in read(path)]
+        print(_table(side_by_side(machines), arguments.table))
+        return 0
+    for each in found:
+        print(f"{len(each.entries)} of {each.name}")
+    for reason in skipped:
+        print(f"left out: {reason}", file=sys.stderr)
+    return 0
+
+
+def _table(rows: list[list[str]], form: str) -> str:
+    from workbench.bench.comparison import align
+    from workbench.bench.table import markdown_table
+
+    if form == "text":
+        return align(rows, left=2)
+    if form == "md":
+        head, *body = rows
+        return markdown_table({title: itemgetter(at) for at, title in enumerate(head)}, body)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue().rstrip("\n")
+
+
+def _measure(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from workbench.bench.comparison import align

@@ -19,7 +19,8 @@ from .device import Device, aligned
 from .lowering import Choice, DevicePlan, assign, lower
 from .torch_executor import PREFILL
 from .tuning.candidates import label
-from .tuning.cases import case_of
+from .tuning.cases import Case, case_of
+from .tuning.places import CHOICES
 from .wgpu_executor import STEPS, chunk_sizes
 
 MIB = 1 << 20
@@ -119,6 +120,7 @@ def forecast(
     adapter: Adapter,
     binding_bytes: int,
     cache: str | None = None,
+    tuned: Choice | None = None,
 ) -> Forecast:
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
@@ -126,7 +128,9 @@ def forecast(
     for head in ("last", *GENERATING, "score"):
         plan = config.build(source.describe, head=head, activations=activations, cache=cache)
         counts = (1,) if head in GENERATING else chunks
-        lowered[head] = [lower(plan, _sizes(n, capacity), adapter, binding_bytes) for n in counts]
+        lowered[head] = [
+            lower(plan, _sizes(n, capacity), adapter, binding_bytes, tuned=tuned) for n in counts
+        ]
     plan = lowered["last"][0].plan
     sizes = _sizes(1, capacity)
     written = {b.name: b for head in ("told", "score") for b in lowered[head][0].plan.buffers.values()}
@@ -166,7 +170,8 @@ def chosen_variants(
     decode: Plan, prefill: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Choice | None
 ) -> dict[tuple[str, str, str], str]:
     """(kernel, shape, variant with tunables) -> reason, for steps of one and of the most tokens and of all that was
-    measured, where there is something to choose. decode: the plan of one token, prefill: that of more."""
+    measured, where there is something to choose; (rule, shape, side) -> reason of rules that were measured. decode: the
+    plan of one token, prefill: that of more."""
     found = {}
     for tokens in sorted(counts):
         plan = decode if tokens == 1 else prefill
@@ -180,6 +185,10 @@ def chosen_variants(
             context = kernel.specialise(step.variant, step.sizes, step.types, device.adapter, step.tunables)
             name = label(step.variant, {n: context[n] for n in kernel.variants[step.variant].tunables})
             found[kernel.name, f"{case.shape}, {case.tokens} token(s)", name] = step.reason
+    for each in tuned.used() if tuned is not None else ():
+        if each["kernel"] in CHOICES:
+            case = Case(each["kernel"], each["sizes"], {})
+            found[case.kernel, f"{case.shape}, {case.tokens} token(s)", each["variant"]] = each["why"]
     return found
 
 
@@ -205,10 +214,11 @@ def describe(
     if device is None:
         expected = torch_forecast(source, config, dtype, capacity, cache)
     else:
-        expected = forecast(source, config, dtype, capacity, device.adapter, device.binding_bytes, cache)
+        limits = (device.adapter, device.binding_bytes)
+        expected = forecast(source, config, dtype, capacity, *limits, cache, chosen.tuned)
         chunks = chunk_sizes(config, device.binding_bytes)
         variants = chosen_variants(decode, prefill, chunks, capacity, device, chosen.tuned)
-        lowered = lower(decode, _sizes(1, capacity), device.adapter, device.binding_bytes)
+        lowered = lower(decode, _sizes(1, capacity), *limits, tuned=chosen.tuned)
         dispatches = len(lowered.steps)
     cost = step_cost(decode, _sizes(1, capacity))
     return ModelInfo(

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel, Library
-from wgsl_kernels.composition import Facts
+from wgsl_kernels.composition import Composition, Facts, Rule
 from workbench.errors import OutOfMemoryError
 from workbench.plan.bind import bind
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, Call, Plan
 
-from .rewrite import rewrite, stacked_together
+from .rewrite import Found, rewrite, stacked_together
 from .stacks import Stack, stackable
 
 
@@ -46,6 +47,18 @@ class Choice(Protocol):
 
     def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter):
         """Something with `variant`, `tunables` and `reason`, or None for the default."""
+
+    def applies(
+        self,
+        rule: Rule,
+        before: Composition,
+        found: Found,
+        *,
+        sizes: Mapping[str, int],
+        adapter: Adapter,
+        binding_bytes: int,
+    ) -> bool | None:
+        """Whether a rule that is a choice pays where it was found, None where nothing was measured."""
 
     def used(self) -> list[dict]:
         """What was picked so far, JSON values."""
@@ -177,8 +190,8 @@ def lower(
 ) -> DevicePlan:
     """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names.
 
-    tuned: measured choices of variants and tunables; without them every kernel's own preference holds. library: of
-    kernels, by default all that are registered.
+    tuned: measured choices of variants, tunables and rules; without them what kernels and rules prefer holds. library:
+    of kernels, by default all that are registered.
     """
     library = library or wgsl_kernels.library()
     keep = [plan.arrays[name][0].name for name in plan.check_names(keep)]
@@ -190,6 +203,9 @@ def lower(
         stacks=stacks,
         ranges=lambda name: row_ranges(plan.buffers[name], binding_bytes),
         library=library,
+        measured=None
+        if tuned is None
+        else partial(tuned.applies, sizes=sizes, adapter=adapter, binding_bytes=binding_bytes),
     )
     steps = []
     for call in plan.calls:

@@ -21,6 +21,8 @@ from workbench.plan.types import Plain
 
 from .stacks import Stack
 
+#: Whether a rule that is a choice was measured to pay at a place, None where nothing was measured.
+Measured = Callable[[Rule, Composition, "Found"], bool | None]
 #: Of a matrix's rows those of each binding, by its name.
 Ranges = Callable[[str], Sequence[tuple[int, int]]]
 
@@ -253,8 +255,9 @@ def apply(
     stacks: Mapping[tuple[str, ...], Stack],
     ranges: Ranges,
     library: Library,
+    measured: Measured | None = None,
 ) -> Plan:
-    """The plan with the rule applied wherever it holds. stacks: by the names of their members."""
+    """The plan with the rule applied wherever it holds and pays. stacks: by the names of their members."""
     protected = frozenset({*keep, *plan.results})
     for before, after in forms(rule):
         index, work = Index(plan), _Rewriting(plan, library)
@@ -267,6 +270,10 @@ def apply(
                 extra = rule.where(facts, found) if stack or not rule.stack else False
                 if extra is False or _given_back(before, after, found):
                     continue
+                if rule.usual is not None:
+                    pays = measured(rule, before, found) if measured is not None else None
+                    if not (rule.usual(facts, found) if pays is None else pays):
+                        continue
                 stacked = ("+".join(rule.stack), stack) if stack else None
                 work.replace(found, before, after, extra if isinstance(extra, Mapping) else {}, stacked)
                 break
@@ -291,12 +298,25 @@ def rewrite(
     ranges: Ranges,
     library: Library,
     rules: Sequence[Rule] = RULES,
+    measured: Measured | None = None,
 ) -> Plan:
-    """The plan after all rules, in their order. Activations named in `keep` are computed as the plan says."""
+    """The plan after all rules, in their order. Activations named in `keep` are computed as the plan says.
+
+    measured: of rules that are a choice; without it what is usual is done.
+    """
     keep = tuple(keep)
     by_members = {stack.names: stack for stack in stacks}
     for rule in rules:
-        plan = apply(rule, plan, facts, keep=keep, stacks=by_members, ranges=ranges, library=library)
+        plan = apply(
+            rule,
+            plan,
+            facts,
+            keep=keep,
+            stacks=by_members,
+            ranges=ranges,
+            library=library,
+            measured=measured,
+        )
     return plan
 
 

@@ -4,7 +4,7 @@ import { Editor, listing, where } from "./code.js";
 const hue = (at) => `color:var(--k${at % HUES})`;
 /** Of marks of that colour: hollow where the colours begin anew. */
 const round = (at, name) => (Math.floor(at / HUES) % 2 ? `${name} wb-hollow` : name);
-const BUSY = { judging: "compiling and checking the new text \u2026", comparing: "timing in turns \u2026", measuring: "measuring what this device reaches at most \u2026" };
+const BUSY = { judging: "compiling and checking the new text \u2026", comparing: "timing in turns \u2026", measuring: "measuring what this device reaches at most \u2026", inside: "running inside a model, with the version and without \u2026" };
 
 // ---- charts
 
@@ -145,12 +145,19 @@ function render({ model, el }) {
     return { sizes: { ...model.get("sizes"), ...sizes }, seed, dtype: model.get("dtype"), chosen: model.get("chosen") };
   };
   const compare = h("button", { type: "button", class: "wb-main", onclick: () => view.tell("run", settings()) }, "Compare");
-  const ready = () => (compare.disabled = model.get("state") in BUSY || !model.get("chosen").length);
+  const ready = () => {
+    const busy = model.get("state") in BUSY;
+    compare.disabled = busy || !model.get("chosen").length;
+    runInside.disabled = busy || !path.value || !Object.keys(state.versions).some((name) => rowOf(name)?.status === "passed");
+  };
   const stop = h("button", { type: "button", onclick: () => view.tell("stop") }, "Stop");
   const runEdit = h("button", { type: "button", class: "wb-main", onclick: () => {
     keep();
     view.tell("edit", { ...settings(), text: editor.text, base: model.get("base"), tunables: model.get("tunables") });
   } }, "Run as a new version");
+  const path = h("input", { type: "text", size: 28, placeholder: "folder or hub id", "aria-label": "model", oninput: () => ready(), onchange: () => write("model", path.value), onkeydown: (event) => event.key === "Enter" && !runInside.disabled && runInside.click() });
+  const runInside = h("button", { type: "button", onclick: () => view.tell("inside", { model: path.value }) }, "Run inside a model");
+  const inside = h("pre", { class: "wb-why", tabindex: "0", "aria-label": "inside a model", hidden: true });
   const keep = () => {
     clearTimeout(timer);
     if (model.get("draft") !== editor.text) write("draft", editor.text);
@@ -268,7 +275,7 @@ function render({ model, el }) {
 
   view.section.append(controls, view.alert,
     table, h("div", { class: "wb-lab" }, h("div", { class: "wb-column" }, picked, notes, exports), roof, errors),
-    h("div", { class: "wb-lab wb-sources" }, h("div", { class: "wb-column" }, begin, editor.element, h("div", { class: "wb-row" }, runEdit, h("span", { class: "wb-note" }, "Ctrl+Enter runs, Tab indents, Esc leaves the text"))), beside));
+    h("div", { class: "wb-lab wb-sources" }, h("div", { class: "wb-column" }, begin, editor.element, h("div", { class: "wb-row" }, runEdit, h("span", { class: "wb-note" }, "Ctrl+Enter runs, Tab indents, Esc leaves the text")), h("div", { class: "wb-row" }, field("model", path), runInside), inside), beside));
 
   view.heard({
     catalogue: ({ families }) => {
@@ -286,6 +293,9 @@ function render({ model, el }) {
       Object.assign(state, content);
       drawTable();
       drawSource();
+      inside.textContent = visible(content.inside);
+      inside.hidden = !content.inside;
+      ready();
       const last = rowOf(model.get("base"));
       editor.mark(last && editor.text === textOf(last.name) ? last.places : []);
       view.section.dataset.versions = Object.keys(state.versions).length;
@@ -304,6 +314,10 @@ function render({ model, el }) {
     runEdit.disabled = now in BUSY;
     ready();
     stop.disabled = !(now in BUSY);
+  });
+  view.changed("model", () => {
+    path.value = model.get("model");
+    ready();
   });
   view.changed("draft", () => editor.text !== model.get("draft") && editor.set(model.get("draft")));
   for (const trait of ["sizes", "seed", "dtype"]) view.changed(trait, drawControls);

@@ -11,14 +11,17 @@ from typing import Any
 import traitlets
 
 import wgsl_kernels
+from eval.texts import load_text
 from wgsl_kernels import Kernel
 from wgsl_kernels.judge import RATIO_EDGES
+from workbench.assets import evaluation_text
 from workbench.bench.arithmetic import arithmetic
 from workbench.bench.compare import reference_source
 from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
+from workbench.bench.in_model import InModel
 from workbench.bench.lab import Lab, Version
 from workbench.bench.request import format_of
-from workbench.bench.sizes import families, family_of, own_sizes, takes
+from workbench.bench.sizes import families, family_of
 from workbench.errors import WorkbenchError
 from workbench.runtime.launch import resolve
 
@@ -26,15 +29,19 @@ from .background import Task
 from .base import View, table
 
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
-BUSY = ("judging", "comparing", "measuring")
+BUSY = ("judging", "comparing", "measuring", "inside")
+#: How a version is measured inside a model unless it is said: less than the default of `in_model`, for a page.
+INSIDE = {"protocol": "disjoint-256", "max_windows": 2, "repetitions": 3}
 
 
 class KernelLab(View):
     """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
 
-    options: as for `Lab`, sizes of the kernel among them. `comparison` is the last run
+    options: as for `Lab`, sizes of the kernel among them; `model`, a folder or hub id that a version may run inside of.
+    `comparison` is the last run
     (`workbench.bench.comparison.Comparison`), `versions` the edited texts, `selected` the result whose row was picked,
-    `data()` the table as a DataFrame, `plot()` its figures. Nothing runs before `run()`, `edit()` or a button; then it
+    `data()` the table as a DataFrame, `plot()` its figures, `inside` what a version did to a whole model
+    (`workbench.bench.in_model.InModel`). Nothing runs before `run()`, `edit()`, `run_inside()` or a button; then it
     runs on a thread, and `wait()` waits for it.
     """
 
@@ -53,14 +60,19 @@ class KernelLab(View):
     draft = traitlets.Unicode("").tag(sync=True)
     base = traitlets.Unicode("").tag(sync=True)
     tunables = traitlets.Dict().tag(sync=True)
-    #: "idle", "judging" (a new text), "comparing", "measuring" (the ceilings), "done" or "stopped"
+    #: Folder or hub id of a model that versions run inside of; "" where none was named.
+    model = traitlets.Unicode("").tag(sync=True)
+    #: "idle", "judging" (a new text), "comparing", "measuring" (the ceilings), "inside" (a model), "done" or "stopped"
     state = traitlets.Unicode("idle").tag(sync=True)
 
-    def __init__(self, kernel: Lab | Kernel | str = "linear[int4]", **options: Any) -> None:
+    def __init__(
+        self, kernel: Lab | Kernel | str = "linear[int4]", *, model: Any = "", **options: Any
+    ) -> None:
         layout = {"layout": options.pop("layout")} if "layout" in options else {}
         lab = self._lab_of(kernel, options)
         self._labs = {lab.kernel.name: lab}
-        super().__init__(**self._traits_of(lab), **layout)
+        self.inside: InModel | None = None
+        super().__init__(**self._traits_of(lab), model=str(model), **layout)
 
     @classmethod
     def _lab_of(cls, kernel: Lab | Kernel | str, options: Mapping[str, Any]) -> Lab:
@@ -70,8 +82,7 @@ class KernelLab(View):
             return kernel
         pair = resolve(kernel)
         named = [each for each in inspect.signature(Lab).parameters if each not in ("kernel", "sizes")]
-        taken = [name for name, value in options.items() if name not in named and takes(pair, name, value)]
-        cls.refuse_unknown(options, [*named, *own_sizes(pair), *taken])
+        cls.refuse_unknown(options, [*named, *pair.takes])
         return Lab(pair, **options)
 
     # ---- results ---------------------------------------------------------------------------------------------
@@ -116,6 +127,7 @@ class KernelLab(View):
         with self.hold_trait_notifications():
             for name, value in self._traits_of(lab).items():
                 setattr(self, name, value)
+        self.inside = None
         self.error, self.state = "", "done" if lab.comparison else "idle"
         self._tell_kernel()
         self._tell_results()
@@ -131,6 +143,17 @@ class KernelLab(View):
         self.lab.text(base)  # raises here, and not on a thread, for a name that is not there
         self.draft, self.base, self.tunables = text, base, dict(tunables or {})
         self._begin(lambda stopped: self._judge(stopped, text, base, tunables))
+
+    def run_inside(self, model: Any = None, name: str | None = None, **options: Any) -> None:
+        """Run a version (default: the last that passed) inside a model, by default `model`: `Lab.in_model`, on a part
+        of the embedded evaluation text unless `options` name another. Raises `KernelUsageError`, `WorkbenchError`."""
+        self.model = self.model if model is None else str(model)
+        if not self.model:
+            raise WorkbenchError(
+                "KernelLab: model names nothing to run a version inside of; allowed: a folder or hub id"
+            )
+        self.lab.library(name)  # raises here, and not on a thread, where there is no version that passed
+        self._begin(lambda stopped: self._run_inside(stopped, name, options))
 
     def stop(self) -> None:
         """Forget what is under way; a call on the device still ends by itself, or at its budget."""
@@ -170,6 +193,10 @@ class KernelLab(View):
     def hear_edit(self, content: dict, buffers: list) -> None:
         self._take(content)
         self.edit(content["text"], content["base"], content["tunables"])
+
+    def hear_inside(self, content: dict, buffers: list) -> None:
+        passed = {each.name for each in self.versions if each.status == PASSED}
+        self.run_inside(content["model"], self.selection if self.selection in passed else None)
 
     def hear_stop(self, content: dict, buffers: list) -> None:
         self.stop()
@@ -263,6 +290,16 @@ class KernelLab(View):
             self._tell_results()
             self.state = "done"
 
+    def _run_inside(self, stopped: Callable[[], bool], name: str | None, options: Mapping[str, Any]) -> None:
+        self.state = "inside"
+        text = {} if "text" in options else {"text": load_text(evaluation_text())}
+        found = self.lab.in_model(self.model, name, **{**INSIDE, **text, **options})
+        if stopped():
+            return
+        self.inside = found
+        self._tell_results()
+        self.state = "done"
+
     # ---- what the page is told -------------------------------------------------------------------------------
 
     def _tell_kernel(self) -> None:
@@ -298,6 +335,7 @@ class KernelLab(View):
                     "edges": RATIO_EDGES,
                     "rows": [self._row(each) for each in lab.results],
                     "notes": lab.notes(),
+                    "inside": str(self.inside or ""),
                     "read": found.read_ceiling if found else None,
                     "rates": dict(found.compute_ceilings) if found else {},
                     "versions": {
@@ -354,6 +392,8 @@ class KernelLab(View):
             says = f"{each.name}, from {each.base}: {each.status}{': ' if why else ''}{why}"
             parts.append(f"<p style='white-space:pre-wrap'>{html.escape(says)}</p>")
             parts.append(_folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
+        if self.inside:
+            parts.append(f"<pre>{html.escape(str(self.inside))}</pre>")
         parts.append(_folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
         parts += [_folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
         return "".join(parts)

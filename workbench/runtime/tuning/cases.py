@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Kernel
+from workbench.formats.strict_json import strict_json
 from workbench.models.architecture import Architecture
 
-from ..lowering import lower
+from ..lowering import Step, lower
+
+if TYPE_CHECKING:
+    from .places import Places
 
 #: Where a call stands in a larger result moves its addresses, not its speed.
 PLACES = ("row_offset", "out_rows")
@@ -33,6 +38,20 @@ class Case:
         """The same text for the same case, whatever the order of its parts."""
         return json.dumps([self.kernel, dict(self.sizes), dict(self.types)], sort_keys=True)
 
+    @classmethod
+    def named(cls, name: str) -> Case:
+        """The case of that name. Raises `ValueError`."""
+        try:
+            kernel, sizes, types = strict_json(name.encode())
+            found = cls(kernel, dict(sizes), dict(types))
+            numbers = all(type(n) in (int, float) for n in found.sizes.values())
+            texts = all(isinstance(text, str) for text in (kernel, *found.types.values()))
+        except (TypeError, ValueError) as error:
+            raise ValueError("is not a kernel, sizes and types") from error
+        if not (numbers and texts):
+            raise ValueError("is not a kernel, sizes and types")
+        return found
+
     @property
     def tokens(self) -> int:
         return int(self.sizes.get("tokens", 1))
@@ -50,6 +69,11 @@ class Case:
         return ", ".join(f"{name} {n}" for name, n in shown.items()) or "one"
 
 
+def rounded_capacity(positions: int) -> int:
+    """Positions of the cache as cases count them: up to the next power of two."""
+    return 1 << (positions - 1).bit_length()
+
+
 def case_of(kernel: Kernel, sizes: Mapping, types: Mapping[str, str]) -> Case:
     """The case that a call belongs to: its sizes without what does not decide which candidate is fastest.
 
@@ -58,7 +82,7 @@ def case_of(kernel: Kernel, sizes: Mapping, types: Mapping[str, str]) -> Case:
     """
     kept = {name: n for name, n in sizes.items() if name not in PLACES}
     if "capacity" in kept:
-        kept["capacity"] = 1 << (kept["capacity"] - 1).bit_length()
+        kept["capacity"] = rounded_capacity(kept["capacity"])
     if "ids" in kernel.reads and "rows" in kept:
         if kept.get("scale_rows") == kept["rows"]:
             kept["scale_rows"] = min(kept["rows"], LOOKED_UP_ROWS)
@@ -86,25 +110,34 @@ def planned_cases(
     adapter: Adapter,
     binding_bytes: int,
     steps: int,
+    places: Places | None = None,
 ) -> list[PlannedCase]:
     """The cases of all plans of a model for steps of `counts` tokens, in the order in which they matter.
 
     First come the cases of one token, then those of the largest step and so on down; within a step what moves more
-    bytes comes first.
+    bytes comes first. places: collects where these plans can be lowered in two ways; the cases of both are among them.
     """
     found: dict[str, tuple[Case, dict[int, int]]] = {}
     turn: dict[str, int] = {}
+
+    def uses_of(step: Step, at: int) -> dict[int, int]:
+        case = case_of(step.kernel, step.sizes, step.types)
+        _, uses = found.setdefault(case.name, (case, {}))
+        turn.setdefault(case.name, at)
+        return uses
+
     for at, tokens in enumerate(sorted(counts, key=lambda n: (n != 1, -n))):
         sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
         heads = DECODING if tokens == 1 else PREFILL
         for head in heads:
             plan = config.build(describe, head=head, activations=activations, cache=cache)
-            for step in lower(plan, sizes, adapter, binding_bytes).steps:
-                case = case_of(step.kernel, step.sizes, step.types)
-                _, uses = found.setdefault(case.name, (case, {}))
-                turn.setdefault(case.name, at)
+            for step in lower(plan, sizes, adapter, binding_bytes, tuned=places).steps:
+                uses = uses_of(step, at)
                 if head == heads[0]:
                     uses[tokens] = uses.get(tokens, 0) + 1
+        for place in places.found.values() if places is not None else ():
+            for step in place.steps(adapter, binding_bytes):
+                uses_of(step, at)
 
     def importance(planned: PlannedCase):
         kernel, name = wgsl_kernels.get(planned.case.kernel), planned.case.name

@@ -11,12 +11,14 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from ..device import Device
 from ..native import Recorder
 from ..timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, MOST_DISPATCHES, TIMESTAMPS, WALL, Stopwatch
+from .store import Entry
 
 ROUNDS, FEWEST = 7, 3
 #: After the first round and after the third, what needs so many times the fastest's time leaves.
@@ -42,7 +44,7 @@ def check_time(deadline: float | None) -> None:
 @dataclass(frozen=True)
 class Race:
     """winner, default, rival: places in the list; the rival is the fastest of the others, the default itself where all
-    have left. default_samples, samples: seconds of one dispatch of the default and of the rival in the deciding rounds,
+    have left. default_samples, samples: seconds of one turn of the default and of the rival in the deciding rounds,
     in pairs; of the heats where there is no rival. heats: samples by candidate. faster, spread: see `gain`.
     """
 
@@ -61,13 +63,15 @@ def race(
     device: Device,
     recorders: Sequence[Recorder],
     *,
+    turns: int | None = None,
     default: int = 0,
     rounds: int = ROUNDS,
     seed: int = 0,
     timestamps: bool | None = None,
     deadline: float | None = None,
 ) -> Race:
-    """Time sequences of dispatches that all do the same. Raises `DeviceLostError`, and ValueError for less than
+    """Time sequences of dispatches that all do the same. turns: how often each of them does it, by default at every
+    dispatch; samples are the seconds of a turn. Raises `DeviceLostError`, and ValueError for less than
     `FEWEST` rounds, which have no spread; OutOfTimeError.
 
     timestamps: False forces the wall clock around each pass; otherwise the device's own clock is used if it has one.
@@ -77,7 +81,7 @@ def race(
         raise ValueError(f"a race has at least {FEWEST} rounds, not {rounds}")
     shuffle = random.Random(seed).shuffle
     with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
-        entrants = [Repeated(watch, recorder) for recorder in recorders]
+        entrants = [Repeated(watch, recorder, turns or len(recorder)) for recorder in recorders]
         heats: list[list[float]] = [[] for _ in entrants]
         running = list(range(len(entrants)))
 
@@ -116,6 +120,38 @@ def race(
     )
 
 
+def entry_of(
+    found: Race,
+    case: str,
+    wgsl: str,
+    default: tuple[str, Mapping[str, int]],
+    winner: tuple[str, Mapping[str, int]],
+    *,
+    failed: Sequence[str] = (),
+    seed: int,
+) -> Entry:
+    """What is remembered of a race. case, wgsl: see `Entry`; default, winner: variants with their tunables."""
+    stays = found.winner == found.default
+    return Entry(
+        case=case,
+        wgsl=wgsl,
+        variant=winner[0],
+        tunables=dict(winner[1]),
+        default_variant=default[0],
+        default_tunables=dict(default[1]),
+        seconds=statistics.median(found.default_samples if stays else found.samples),
+        default_seconds=statistics.median(found.default_samples),
+        faster=0.0 if stays else found.faster,
+        spread=None if found.rival == found.default else found.spread,
+        rounds=len(found.samples),
+        clock=found.clock,
+        measured=len(found.heats),
+        failed=tuple(failed),
+        seed=seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
 def gain(default: Sequence[float], rival: Sequence[float]) -> tuple[float, float]:
     """How much faster the rival is, and how far that spreads, both as default / rival - 1.
 
@@ -139,13 +175,13 @@ def _remaining(running: list[int], heats: list[list[float]], default: int, facto
 
 
 class Repeated:
-    """A sequence of dispatches, repeated in a pass until that is long enough for the clock. span: seconds of it once;
-    warm: seconds that it runs before each of its passes, while the device is busy anyway."""
+    """A sequence of so many turns, repeated in a pass until that is long enough for the clock. span: seconds of it
+    once; warm: seconds that it runs before each of its passes, while the device is busy anyway."""
 
-    def __init__(self, watch: Stopwatch, recorder: Recorder):
+    def __init__(self, watch: Stopwatch, recorder: Recorder, turns: int):
         is_cpu = watch.device.adapter.is_cpu
         self.warm, wanted = (CPU_WARM, CPU_PASS) if is_cpu else (GPU_LEAD, GPU_PASS)
-        self._watch, self._recorder = watch, recorder
+        self._watch, self._recorder, self._turns = watch, recorder, turns
         watch.busy(recorder, 1, self.warm)
         self.span = watch.seconds(recorder, 1)
         if self.span <= 0 and watch.clock == TIMESTAMPS:  # some drivers have queries that never tick
@@ -158,10 +194,10 @@ class Repeated:
         self._watch.busy(self._recorder, self._repeats, seconds)
 
     def sample(self) -> float:
-        """Seconds of one dispatch, in a pass right behind a warm one."""
+        """Seconds of one turn, in a pass right behind a warm one."""
         if self.span < self.warm:  # else the run in front of the timed one warms enough
             self.busy(self.warm)
-        return self._watch.seconds(self._recorder, self._repeats) / (self._repeats * len(self._recorder))
+        return self._watch.seconds(self._recorder, self._repeats) / (self._repeats * self._turns)
 
 
 def settle(each: Repeated) -> None:

@@ -12,9 +12,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -84,28 +84,56 @@ class Entry:
     def from_json(cls, values: Any) -> Entry:
         """Raises `FormatError` naming the field that is not what it should be."""
         if not isinstance(values, dict) or set(values) != {each.name for each in fields(cls)}:
-            raise FormatError("is no entry with all of its fields and no others", field="entries")
+            raise FormatError("is no entry with all of its fields and no others")
         for name in ("case", "wgsl", "variant", "default_variant", "clock", "created"):
-            _need(isinstance(values[name], str), name, "a string")
-        _need(HASH.fullmatch(values["wgsl"]) is not None, "wgsl", "a sha256")
+            need(isinstance(values[name], str), name, "a string")
+        need(HASH.fullmatch(values["wgsl"]) is not None, "wgsl", "a sha256")
         for name in ("tunables", "default_tunables"):
             whole = isinstance(values[name], dict) and all(type(n) is int for n in values[name].values())
-            _need(whole, name, "names with integers")
+            need(whole, name, "names with integers")
         for name in ("seconds", "default_seconds", "faster", "spread"):
             if values[name] is None and name in ("default_seconds", "spread"):
                 continue
-            number = type(values[name]) in (int, float) and math.isfinite(values[name])
-            _need(number and (values[name] > 0 or "seconds" not in name), name, "a number in its range")
+            number = type(values[name]) in (int, float) and abs(values[name]) <= sys.float_info.max
+            need(number and (values[name] > 0 or "seconds" not in name), name, "a number in its range")
         for name in ("rounds", "measured", "seed"):
-            _need(type(values[name]) is int and values[name] >= 0, name, "a whole number")
+            need(type(values[name]) is int and values[name] >= 0, name, "a whole number")
         failed = values["failed"]
-        _need(isinstance(failed, list) and all(isinstance(e, str) for e in failed), "failed", "strings")
+        need(isinstance(failed, list) and all(isinstance(e, str) for e in failed), "failed", "strings")
         return cls(**{**values, "failed": tuple(failed)})
 
 
-def _need(condition: bool, field: str, what: str) -> None:
+def need(condition: bool, field: str, what: str) -> None:
+    """Raises `FormatError` that the field is not what it should be."""
     if not condition:
         raise FormatError(f"is not {what}", field=field)
+
+
+def headed(kind: str, **parts: Any) -> dict[str, Any]:
+    """A file's values: its kind, the version, its parts."""
+    return {"kind": kind, "version": VERSION, **parts}
+
+
+def parts_of(data: bytes, kind: str, *names: str) -> dict[str, Any]:
+    """The values of a file of that kind, as `headed` makes them. Raises `FormatError`."""
+    values = strict_json(data)
+    if not isinstance(values, dict) or set(values) != {"kind", "version", *names}:
+        parts = ", ".join(("kind", "version", *names))
+        raise FormatError(f"has other parts than {parts}", field="(whole file)")
+    need(values["kind"] == kind and values["version"] == VERSION, "kind", f"{kind}, version {VERSION}")
+    return values
+
+
+def entries_of(values: Any) -> list[Entry]:
+    """Entries of a list of JSON values. Raises `FormatError` naming the field that is not what it should be."""
+    need(isinstance(values, list), "entries", "a list")
+    found = []
+    for at, each in enumerate(values):
+        try:
+            found.append(Entry.from_json(each))
+        except FormatError as error:
+            raise error.at(field=f"entries[{at}]") from error
+    return found
 
 
 def folder() -> Path | None:
@@ -180,14 +208,9 @@ class Store:
         return {}
 
     def _parse(self, data: bytes) -> dict[str, Entry]:
-        values = strict_json(data)
-        if not isinstance(values, dict) or set(values) != {"kind", "version", "machine", "entries"}:
-            raise FormatError("has other parts than kind, version, machine, entries", field="(whole file)")
-        _need(values["kind"] == KIND and values["version"] == VERSION, "kind", f"{KIND}, version {VERSION}")
-        _need(values["machine"] == dict(self.facts), "machine", "the one that the file's name stands for")
-        _need(isinstance(values["entries"], list), "entries", "a list")
-        entries = [Entry.from_json(each) for each in values["entries"]]
-        return {entry.key: entry for entry in entries}
+        values = parts_of(data, KIND, "machine", "entries")
+        need(values["machine"] == dict(self.facts), "machine", "the one that the file's name stands for")
+        return {entry.key: entry for entry in entries_of(values["entries"])}
 
     def add(self, new: list[Entry]) -> Path:
         """Write the entries beside those that are there, replacing those of the same key. Raises `StorageError`."""
@@ -199,8 +222,7 @@ class Store:
             for entry in sorted(merged.values(), key=lambda each: each.created):
                 by_case.setdefault(entry.case, []).append(entry)
             kept = [asdict(entry) for entries in by_case.values() for entry in entries[-KEPT:]]
-            values = {"kind": KIND, "version": VERSION, "machine": dict(self.facts), "entries": kept}
-            write_json(self.path, values)
+            write_json(self.path, headed(KIND, machine=dict(self.facts), entries=kept))
         return self.path
 
 

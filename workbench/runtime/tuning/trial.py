@@ -37,20 +37,11 @@ class CannotMakeError(WorkbenchError):
 def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
     """Random arguments of exactly the case's sizes and types, by the kernel's own maker. Raises `CannotMakeError`.
 
-    A maker takes what it knows of the sizes by their names; what it does not take must follow from the rest.
+    Sizes that it does not take (`Kernel.takes`) must follow from the rest.
     """
-    options = _options(kernel, case)
-    while True:
-        try:
-            arguments = kernel.inputs(seed=seed, **options)
-            break
-        except TypeError as error:
-            refused = next(
-                (n for n in options if f"argument '{n}'" in str(error)), None
-            )  # unknown or given twice
-            if refused is None:
-                raise
-            del options[refused]
+    taken = kernel.takes
+    options = {name: value for name, value in _options(kernel, case).items() if name in taken}
+    arguments = kernel.inputs(seed=seed, **options)
     for name, port in kernel.reads.items():  # a maker has one float type, a plan may have several
         if port.dtype == "float" and name in arguments and name in case.types:
             arguments[name] = arguments[name].to(TORCH_TYPES[case.types[name]])

@@ -1,13 +1,12 @@
-"""Tuning a model's kernels: check every candidate, race those that pass, remember the winner."""
+"""Tuning a model: check every candidate of a kernel, race those that pass, remember the winner; then race the two ways
+to lower a place of its plans, with these kernels."""
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import wgsl_kernels
@@ -29,9 +28,11 @@ from ..pipelines import Compiled
 from ..wgpu_executor import STEPS, chunk_sizes
 from .candidates import Candidate, candidates, differences, digest
 from .cases import Case, PlannedCase, planned_cases
-from .race import FEWEST, ROUNDS, OutOfTimeError, Race, check_time, race
+from .duel import measure_place
+from .places import Place, Places
+from .race import FEWEST, ROUNDS, OutOfTimeError, check_time, entry_of, race
 from .report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED, Outcome, Report
-from .store import Entry, Store, open_store, warn
+from .store import Store, open_store, warn
 from .trial import CannotMakeError, Trial
 from .tuned import Tuned
 
@@ -62,9 +63,9 @@ def tune(
 
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
-    steps to tune for, by default all that the engine cuts prompts into. kernels: names, by default all. dtype,
-    max_tokens, cache, adapter: as for `workbench.load`. budget: seconds after which it stops. force: measure again what
-    is remembered. rounds: of the heats and of the final, each.
+    steps to tune for, by default all that the engine cuts prompts into. kernels: names, also of rules (`places`), by
+    default all. dtype, max_tokens, cache, adapter: as for `workbench.load`. budget: seconds after which it stops.
+    force: measure again what is remembered. rounds: of the heats and of the final, each.
     Raises `NoAdapterError`, `DeviceLostError`, `WorkbenchError`, and what loading a model raises.
     """
     if rounds < FEWEST:
@@ -75,6 +76,7 @@ def tune(
     have = chunk_sizes(config, device.binding_bytes)
     if unknown := [n for n in tokens or () if n not in have]:
         raise WorkbenchError(f"no step has {unknown[0]} tokens; steps have {', '.join(map(str, have))}")
+    places = Places()
     planned = planned_cases(
         config,
         describe,
@@ -85,17 +87,22 @@ def tune(
         adapter=device.adapter,
         binding_bytes=device.binding_bytes,
         steps=STEPS,
+        places=places,
     )
+    found = list(places.found.values())
     if kernels is not None:
-        there = sorted({each.case.kernel for each in planned})
-        asked = {name: {pair.name for pair in _select(name)} for name in kernels}
+        there = sorted({each.case.kernel for each in (*planned, *found)})
+        asked = {name: {name, *(pair.name for pair in _select(name))} for name in kernels}
         if unknown := [name for name, pairs in asked.items() if not pairs.intersection(there)]:
             raise WorkbenchError(f"this model runs no kernel {unknown[0]!r}; it runs {', '.join(there)}")
-        planned = [each for each in planned if each.case.kernel in set().union(*asked.values())]
+        wanted = set().union(*asked.values())
+        planned = [each for each in planned if each.case.kernel in wanted]
+        found = [each for each in found if each.case.kernel in wanted]
     return tune_cases(
         planned,
         device,
         open_store(device),
+        places=found,
         budget=budget,
         force=force,
         rounds=rounds,
@@ -139,14 +146,16 @@ def tune_cases(
     device: Device,
     store: Store | None,
     *,
+    places: Iterable[Place] = (),
     budget: float | None = None,
     force: bool = False,
     rounds: int = ROUNDS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Measure cases in the given order; each winner is written to the store at once, where there is one."""
-    planned, began = list(planned), time.perf_counter()
+    """Measure cases in the given order, then places; each winner is written to the store at once, if there is one."""
+    by_name, began = {place.case.name: place for place in places}, time.perf_counter()
+    planned = [*planned, *(PlannedCase(place.case, {}) for place in by_name.values())]
     deadline = None if budget is None else began + budget
     known = Tuned.of(store)
     outcomes: list[Outcome] = []
@@ -158,16 +167,22 @@ def tune_cases(
 
     for each in planned:
         tell(f"{each.case.kernel} {each.case.shape}, {each.case.tokens} token(s)")
-        kernel = wgsl_kernels.get(each.case.kernel)
-        entry = None if force else known.entry(kernel, each.case.sizes, each.case.types, device.adapter)
+        case, place = each.case, by_name.get(each.case.name)
+        entry = None
+        if not force and place is not None:
+            entry = known.side(place, device.adapter, device.binding_bytes)
+        elif not force:
+            entry = known.entry(wgsl_kernels.get(case.kernel), case.sizes, case.types, device.adapter)
         if entry is not None:
             outcomes.append(Outcome(each, REMEMBERED, entry))
         elif deadline is not None and time.perf_counter() >= deadline:
             outcomes.append(Outcome(each, NOT_REACHED))
         else:
-            outcome = replace(
-                measure_case(each.case, device, rounds=rounds, seed=seed, deadline=deadline), planned=each
-            )
+            how = {"rounds": rounds, "seed": seed, "deadline": deadline}
+            if place is not None:  # between kernels as they are chosen by now
+                outcome = measure_place(place, device, Tuned.of(store), **how)
+            else:
+                outcome = replace(measure_case(case, device, **how), planned=each)
             outcomes.append(outcome)
             if outcome.entry is not None and store is not None:
                 try:
@@ -228,9 +243,14 @@ def measure_case(
         return Outcome(alone, SKIPPED, detail=str(error))
     default = found[0]
     if passed[0] is default:
-        return Outcome(alone, MEASURED, _entry(case, found, passed[result.winner], result, failed, seed))
-    winner = passed[result.rival if result.faster > 0 else result.default]
-    entry = replace(_entry(case, found, winner, result, failed, seed), default_seconds=None)
+        winner = passed[result.winner]
+    else:
+        winner = passed[result.rival if result.faster > 0 else result.default]
+    sides = [(each.variant, each.tunables) for each in (default, winner)]
+    entry = entry_of(result, case.name, digest(found), *sides, failed=failed, seed=seed)
+    if passed[0] is default:
+        return Outcome(alone, MEASURED, entry)
+    entry = replace(entry, default_seconds=None)
     return Outcome(alone, MEASURED, entry, detail=f"the default did not pass: {failed[0]}")
 
 
@@ -263,27 +283,3 @@ def _checked(
         passed.append(candidate)
         compiled.append(checked.compiled)
     return passed, compiled
-
-
-def _entry(
-    case: Case, found: list[Candidate], winner: Candidate, result: Race, failed: list[str], seed: int
-) -> Entry:
-    default, stays = found[0], result.winner == result.default
-    return Entry(
-        case=case.name,
-        wgsl=digest(found),
-        variant=winner.variant,
-        tunables=dict(winner.tunables),
-        default_variant=default.variant,
-        default_tunables=dict(default.tunables),
-        seconds=statistics.median(result.default_samples if stays else result.samples),
-        default_seconds=statistics.median(result.default_samples),
-        faster=0.0 if stays else result.faster,
-        spread=None if result.rival == result.default else result.spread,
-        rounds=len(result.samples),
-        clock=result.clock,
-        measured=len(result.heats),
-        failed=tuple(failed),
-        seed=seed,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wgsl_kernels import Adapter, Kernel, KernelUsageError
+from wgsl_kernels.composition import Composition, Rule
 
+from ..rewrite import Found
 from .candidates import candidates, digest, label, specialise
-from .cases import case_of
+from .cases import Case, case_of
+from .places import REWRITTEN, SIDES, Place, place_of
 from .store import Entry, Store, forgetful, open_store
 
 
@@ -32,6 +35,7 @@ class Tuned:
         for entry in entries.values():
             self._by_case.setdefault(entry.case, []).append(entry)
         self._picked: dict[tuple, Pick | None] = {}
+        self._sides: dict[tuple, Pick | None] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -61,6 +65,35 @@ class Tuned:
         now = digest(candidates(kernel, case.sizes, case.types, adapter))
         return next((entry for entry in measured if entry.wgsl == now), None)
 
+    def side(self, place: Place, adapter: Adapter, binding_bytes: int) -> Entry | None:
+        """The entry for a place, if it was measured with exactly the WGSL that there is now."""
+        measured = self._by_case.get(place.case.name)
+        if not measured:
+            return None
+        now = place.digest(adapter, binding_bytes)
+        return next((each for each in measured if each.wgsl == now and each.variant in SIDES), None)
+
+    def applies(
+        self,
+        rule: Rule,
+        before: Composition,
+        found: Found,
+        *,
+        sizes: Mapping[str, int],
+        adapter: Adapter,
+        binding_bytes: int,
+    ) -> bool | None:
+        """Whether the rule was measured to pay at a place; None where nothing was."""
+        if not self._entries:
+            return None
+        place = place_of(rule, before, found, sizes, adapter)
+        at = (place.case.name, adapter, binding_bytes)
+        if at not in self._sides:
+            entry = self.side(place, adapter, binding_bytes)
+            self._sides[at] = None if entry is None else Pick(entry.variant, {}, explain(entry))
+        pick = self._sides[at]
+        return None if pick is None else pick.variant == REWRITTEN
+
     def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter) -> Pick | None:
         """The measured choice for a call, None where there is none or where it cannot run."""
         if not self._entries:
@@ -71,16 +104,19 @@ class Tuned:
         return self._picked[at]
 
     def used(self) -> list[dict]:
-        """What has been picked so far, for a record: kernel, sizes, variant, tunables, why; JSON values."""
+        """What has been picked so far, for a record: kernel or rule, sizes, variant or side, tunables, why; JSON
+        values."""
+        kernels = [(name, sizes, pick) for (name, sizes, _, _), pick in self._picked.items()]
+        cases = [(Case.named(name), pick) for (name, _, _), pick in self._sides.items()]
         return [
             {
-                "kernel": kernel,
+                "kernel": name,
                 "sizes": dict(sizes),
                 "variant": pick.variant,
                 "tunables": dict(pick.tunables),
                 "why": pick.reason,
             }
-            for (kernel, sizes, _, _), pick in self._picked.items()
+            for name, sizes, pick in (*kernels, *((case.kernel, case.sizes, pick) for case, pick in cases))
             if pick is not None
         ]
 
