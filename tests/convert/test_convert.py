@@ -191,7 +191,7 @@ def test_an_existing_output_is_kept_unless_asked(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"model_type": "mpt"}, "model_type is 'mpt'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
     ],

@@ -92,7 +92,7 @@ FITTING: dict[str, tuple[Any, ...]] = {
         "LlamaForCausalLM",
         ["Other", "LlamaForCausalLM"],
     ),
-    "model_type": ("llama", "mistral", "Llama"),
+    "model_type": ("llama", "mpt", "Llama"),
     "eos_token_id": (2, [2, 3], [], None, 99999),
     "bos_token_id": (1, None, 99999),
     "pad_token_id": (0, 63, 64, -1, -64, -65),

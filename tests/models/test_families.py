@@ -124,7 +124,7 @@ def test_formats_activations_and_caches(folders, family, tmp_path):
         # INT8 activations and caches turn differences of rounding into steps of a quant
         loose = "int8" in (activations, cache)
         off = np.sqrt(np.mean((kernels - references) ** 2)) / np.sqrt(np.mean(references**2))
-        assert off < (2e-2 if loose else 1e-5), (form, activations, cache, off)
+        assert off < (6e-2 if loose else 1e-5), (form, activations, cache, off)
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -265,6 +265,7 @@ def test_steps_fit_a_binding():
     from workbench.models.families import architecture_of
 
     config = {
+        "model_type": "llama",
         "vocab_size": 300_000,
         "hidden_size": 64,
         "intermediate_size": 64,

@@ -17,6 +17,7 @@ from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
+from workbench.plan.constants import RotaryTable
 from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError
 from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
@@ -243,8 +244,10 @@ def test_gelu_takes_the_place_of_silu(stackable_plans):
 def test_heads_are_normalised_where_they_are_turned(tokens, more):
     builder = PlanBuilder()
     x = builder.buffer("q", ("tokens", 96), "f32", "input")
-    weight = builder.vector("q_norm.weight", 24)
-    table = builder.buffer("rope_table", ("capacity", 24 - more.get("passed", 0)), "f32", "constant")
+    weight = builder.weight_vector("q_norm.weight", 24)
+    angles = RotaryTable((1.0,) * (12 - more.get("passed", 0) // 2))
+    shape = ("capacity", 2 * len(angles.frequencies))
+    table = builder.buffer("rope_table", shape, "f32", "constant", initial=angles)
     state = builder.buffer("state", (4,), "u32", "state")
     normed, turned = (builder.buffer(n, ("tokens", 96), "f32", "activation") for n in ("normed", "turned"))
     builder.call("head_norm", {"x": x, "weight": weight}, {"y": normed}, eps=1e-6)

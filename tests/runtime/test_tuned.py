@@ -193,6 +193,7 @@ def test_off_means_off(checkpoint, monkeypatch, tmp_path):
 # ---- the command ------------------------------------------------------------------------------------------------
 
 TINY = {
+    "model_type": "llama",
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 32,

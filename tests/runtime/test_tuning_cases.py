@@ -88,6 +88,7 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
         shape = {"hidden_size": 72, "intermediate_size": 172, "num_attention_heads": 6, "head_dim": 16}
     config = architecture_of(
         {
+            "model_type": "llama",
             **shape,
             "vocab_size": 131,
             "num_hidden_layers": 1,
@@ -122,6 +123,7 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
         pytest.skip("the adapter has no shader-f16")
     config = architecture_of(
         {
+            "model_type": "llama",
             "hidden_size": 128,
             "intermediate_size": 192,
             "num_attention_heads": 4,
