@@ -50,5 +50,6 @@ def test_pipelines_buffers_and_passes_carry_labels(model, monkeypatch):
         *["greedy, 1 token(s)"] * 2,
     ]
     ready = model.executor._ready["greedy", 1, plain.capacity, ()]
-    for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
-        assert compiled.pipeline.label == f"{step.kernel.name}/{step.variant}" == compiled.label
+    for step, each in zip(ready.plan.steps, ready.program.dispatches, strict=True):
+        built = ready.built[each.pipeline]
+        assert built.pipeline.label == f"{step.kernel.name}/{step.variant}" == built.label

@@ -103,9 +103,10 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
     linear = [step for step in steps if step.kernel.op == "linear"]
     assert linear and all(step.variant == "gemv" and step.tunables for step in linear)
     assert all("100.0% faster than the default" in step.reason for step in linear)
-    compiled = after.executor._ready["last", 1, 32, ()].compiled
-    for step, each in zip(steps, compiled, strict=True):
-        assert step.tunables.items() <= each.context.sizes.items()
+    program = after.executor._ready["last", 1, 32, ()].program
+    for step, each in zip(steps, program.dispatches, strict=True):
+        code = program.modules[program.pipelines[each.pipeline].module]
+        assert all(f"const {name.upper()}: u32 = {value}u;" in code for name, value in step.tunables.items())
     assert kernels_choice(after)[0] == f"{count} measured choices"
     used = after.describe_provenance()["tuned"]
     assert {each["kernel"] for each in used} == {"linear[f32]"} and json.dumps(used)

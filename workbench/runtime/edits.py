@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from workbench.errors import WorkbenchError
-from workbench.plan.plan import Call, Plan, PlanError
+from workbench.plan.plan import Plan, PlanError
 
 Edits = Mapping[str, Callable[[np.ndarray, int], np.ndarray]]
 
@@ -46,11 +46,14 @@ def check_edits(plan: Plan, edits: Edits | None) -> tuple[str, ...]:
     return names
 
 
-def stops(calls: Sequence[Call], names: Iterable[str]) -> list[tuple[int, str]]:
-    """(number of calls to run before, name), in the order of the calls; of several writers of a name the last."""
+def stops(writes: Sequence[Iterable[str]], names: Iterable[str]) -> list[tuple[int, str]]:
+    """(number of calls to run before, name), in the order of the calls; of several writers of a name the last.
+
+    writes: what each call writes.
+    """
     written = {}
-    for index, call in enumerate(calls):
-        for name in call.outputs.values():
+    for index, outputs in enumerate(writes):
+        for name in outputs:
             written[name] = index + 1
     return sorted((written[name], name) for name in names)
 

@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import wgpu
 
-from wgsl_kernels import Context, Kernel, KernelUsageError
-from wgsl_kernels.header import Module, write_module
+from wgsl_kernels import Kernel
 
 from ..errors import KernelError
 from . import native
 from .device import Device
+from .link import Linked, link_kernel
 from .messages import places
+
+#: A buffer, whole, or (buffer, offset, bytes).
+Bound = wgpu.GPUBuffer | tuple
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A pipeline with what is needed to dispatch it."""
+class Built:
+    """A pipeline and the layout of its bind group."""
 
-    kernel: Kernel
-    variant: str
-    context: Context
-    module: Module
     pipeline: wgpu.GPUComputePipeline
     layout: wgpu.GPUBindGroupLayout
-    grid: tuple[int, int, int]
+    bindings: tuple[tuple[int, str], ...]
+    label: str
 
-    @property
-    def label(self) -> str:
-        """What profilers and debuggers call it."""
-        return f"{self.kernel.name}/{self.variant}"
-
-    def bind(self, device: Device, buffers: Mapping[str, wgpu.GPUBuffer | tuple]) -> wgpu.GPUBindGroup:
-        """A bind group of buffers by port name: whole ones, or (buffer, offset, bytes)."""
-        numbers = self.kernel.bindings()
+    def bind(self, device: Device, buffers: Sequence[Bound]) -> wgpu.GPUBindGroup:
+        """A bind group of buffers in the order of the bindings."""
         entries = []
-        for port in self.context.types:
-            bound = buffers[port]
+        for (number, _), bound in zip(self.bindings, buffers, strict=True):
             buffer, offset, size = bound if isinstance(bound, tuple) else (bound, 0, bound.size)
             entries.append(
-                {"binding": numbers[port], "resource": {"buffer": buffer, "offset": offset, "size": size}}
+                {"binding": number, "resource": {"buffer": buffer, "offset": offset, "size": size}}
             )
         with device.errors():
             return device.wgpu.create_bind_group(label=self.label, layout=self.layout, entries=entries)
+
+
+@dataclass(frozen=True)
+class Compiled(Linked):
+    """A kernel with its pipeline: what is needed to dispatch it."""
+
+    built: Built
+
+    @property
+    def pipeline(self) -> wgpu.GPUComputePipeline:
+        return self.built.pipeline
+
+    def bind(self, device: Device, buffers: Mapping[str, Bound]) -> wgpu.GPUBindGroup:
+        """A bind group of buffers by port name."""
+        return self.built.bind(device, [buffers[port] for port in self.context.types])
 
 
 _cache: WeakKeyDictionary[Device, dict] = WeakKeyDictionary()
@@ -61,45 +69,55 @@ def compile_kernel(
 ) -> Compiled:
     """Specialise, compile and cache. types: element type by bound port.
 
-    Raises `KernelUsageError` for tunables that the variant refuses, `KernelError` with the compiler's message, whose
-    line numbers are mapped to the variant's own file, and `DeviceLostError`.
+    Raises `KernelUsageError` for tunables that the variant refuses, and as `build` does.
     """
-    plain = Context(kernel.complete(sizes), types, device.adapter)
-    name, _ = kernel.choose(plain, variant)
-    context = kernel.specialise(name, sizes, types, device.adapter, tunables or {})
-    chosen = kernel.variants[name]
-    if reason := chosen.refuse(context):
-        raise KernelUsageError(f"{kernel.name}/{name} cannot run here: {reason}")
-    module = write_module(kernel, chosen, context)
+    linked = link_kernel(kernel, sizes, types, device.adapter, variant, tunables)
+    built = build(
+        device,
+        linked.module.code,
+        linked.bindings,
+        linked.label,
+        own=linked.own,
+        body_line=linked.module.body_line,
+    )
+    return Compiled(**vars(linked), built=built)
+
+
+def build(
+    device: Device,
+    code: str,
+    bindings: tuple[tuple[int, str], ...],
+    label: str,
+    *,
+    own: bool = False,
+    body_line: int = 0,
+) -> Built:
+    """The pipeline of a module, from the cache where it was built before. own: the source is a user's, and keeps every
+    check.
+
+    Raises `KernelError` with the compiler's message, whose line numbers are mapped to the file that begins after
+    `body_line`, and `DeviceLostError`.
+    """
     cache = _cache.setdefault(device, {})
-    grid = chosen.grid(context)
-    key = (module.digest, tuple(types))
+    key = code, bindings, label
     if key not in cache:
-        cache[key] = _build(device, kernel, name, context, module)
-    pipeline, layout = cache[key]
-    return Compiled(kernel, name, context, module, pipeline, layout, grid)
+        cache[key] = _build(device, code, bindings, label, own, body_line)
+    return cache[key]
 
 
-def _build(device: Device, kernel: Kernel, variant: str, context: Context, module: Module):
-    numbers, ports, label = kernel.bindings(), kernel.ports, f"{kernel.name}/{variant}"
-    entries = []
-    for port in context.types:
-        kind = "read-only-storage"
-        if ports[port].uniform:
-            kind = "uniform"
-        elif kernel.writable(port):
-            kind = "storage"
-        entries.append(
-            {"binding": numbers[port], "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
-        )
+def _build(device: Device, code: str, bindings, label: str, own: bool, body_line: int) -> Built:
+    entries = [
+        {"binding": number, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+        for number, kind in bindings
+    ]
     with device.errors():
         layout = device.wgpu.create_bind_group_layout(label=label, entries=entries)
         pipeline_layout = device.wgpu.create_pipeline_layout(label=label, bind_group_layouts=[layout])
     # Without checks drivers unroll loops: worth up to 8% on a GPU, but on lavapipe the larger code compiles three
     # times as long and runs slower (GEMV of 768x256: 0.24 against 0.17 ms).
-    trusted = kernel.variants[variant].text is None and not device.adapter.is_cpu
+    trusted = not own and not device.adapter.is_cpu
     try:
-        compiled = native.shader_module(device.wgpu, module.code, trusted=trusted, label=label)
+        compiled = native.shader_module(device.wgpu, code, trusted=trusted, label=label)
         pipeline = device.wgpu.create_compute_pipeline(
             label=label, layout=pipeline_layout, compute={"module": compiled, "entry_point": "main"}
         )
@@ -107,8 +125,8 @@ def _build(device: Device, kernel: Kernel, variant: str, context: Context, modul
         translated = device.translate(error)
         if translated is not error:
             raise translated from error
-        found = places(str(error), module.body_line)
+        found = places(str(error), body_line)
         says = "; ".join(map(str, found)) or "it does not compile"
-        where = f"its own file begins after line {module.body_line} of the module"
-        raise KernelError(f"{kernel.name}/{variant}: {says} ({where})\n{error}", found) from error
-    return pipeline, layout
+        where = f"its own file begins after line {body_line} of the module"
+        raise KernelError(f"{label}: {says} ({where})\n{error}", found) from error
+    return Built(pipeline, layout, bindings, label)

@@ -121,7 +121,7 @@ class TorchExecutor:
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
         start = 0
-        for stop, name in stops(plan.calls, check_edits(plan, edit)):
+        for stop, name in stops([call.outputs.values() for call in plan.calls], check_edits(plan, edit)):
             self.advance(plan, env, cache, range(start, stop), keep=wanted)
             x = env[name].numpy()
             storage = x.dtype if self.compute == torch.float64 else NUMPY[plan.buffers[name].dtype]

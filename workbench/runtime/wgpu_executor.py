@@ -1,14 +1,14 @@
-"""Runs device plans on a WebGPU device.
+"""Runs a model's plans on a WebGPU device, as programs.
 
-Weights are uploaded once, part by part, and shared by all plans; the arena of activations is shared too, so one step
-runs at a time. A plan is lowered, compiled and bound once for each (head, number of tokens, kept names); after that a
-step is a few writes, one compute pass and the readback of its results. Where activations are edited in flight, the pass
-ends behind each of them, and goes on when Python has put the replacement there.
+Weights are uploaded once, part by part, and shared by all programs; the buffers of activations are shared too, so one
+step runs at a time. A plan is lowered, linked, compiled and bound once for each (head, number of tokens, kept names);
+after that a step is a few writes, one compute pass and the readback of its results. Where activations are edited in
+flight, the pass ends behind each of them, and goes on when Python has put the replacement there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -18,26 +18,26 @@ from wgsl_kernels.library import Library
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
 from workbench.plan.count import plane_bytes
-from workbench.plan.plan import Buffer, plane_name, resolve
+from workbench.plan.plan import Buffer
 
 from .cache import Cache
 from .device import Device
-from .device_rows import NUMPY, DeviceRows
+from .device_rows import DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
-from .lowering import Choice, DevicePlan, by_rows, lower, row_ranges
+from .link import UNIFORM, program_of
+from .lowering import Choice, DevicePlan, lower
 from .native import Recorder
-from .pipelines import compile_kernel
+from .pipelines import Built
 from .plans import Plans
+from .player import Player
+from .program import Program
 from .sampling import Drawn
 from .streaming import Readbacks, readback_bytes, stream
-from .weights import matrix_parts, vector
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
 #: Steps of one readback at most, when tokens are generated.
 STEPS = 16
-#: Inputs that kernels read as uniforms.
-UNIFORM = ("state", "options")
 
 
 def chunk_sizes(config: Architecture, binding_bytes: int) -> tuple[int, ...]:
@@ -59,10 +59,11 @@ class WgpuCache(Cache):
 
 @dataclass
 class _Ready:
-    """A lowered plan with its compiled steps."""
+    """A lowered plan, its program, and the program's pipelines."""
 
     plan: DevicePlan
-    compiled: list
+    program: Program
+    built: list[Built]
 
 
 class WgpuExecutor:
@@ -87,10 +88,7 @@ class WgpuExecutor:
         self.chunks = chunk_sizes(config, device.binding_bytes)
         self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
-        self._weights: dict[tuple, object] = {}
-        self._arena: list = []
-        self._generation = 0
-        self._constants: dict[tuple[str, int], object] = {}  # by name and capacity
+        self.player = Player(device, source)
         self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
 
     @property
@@ -164,7 +162,7 @@ class WgpuExecutor:
             else:
                 self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
-            results = dict(zip(names, self._read(ready, names, valid), strict=True))
+            results = dict(zip(names, self.player.read(ready.program, names, valid), strict=True))
             results |= {name: self._rows(ready, name, valid) for name in hold}
         cache.position += valid
         return results
@@ -191,9 +189,10 @@ class WgpuExecutor:
         if key not in self._ready:
             self._ready[key] = self._compile(head, size, cache.capacity, keep)
         generation, recorder = cache.recorders.get(key, (-1, None))
-        if recorder is None or generation != self._generation:
-            recorder = self._bind(self._ready[key], cache)
-            cache.recorders[key] = (self._generation, recorder)
+        if recorder is None or generation != self.player.generation:
+            ready = self._ready[key]
+            recorder = self.player.record(ready.program, ready.built, cache.buffers)
+            cache.recorders[key] = (self.player.generation, recorder)
         return recorder
 
     def device_plan(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> DevicePlan:
@@ -207,143 +206,15 @@ class WgpuExecutor:
         adapter, most = self.device.adapter, self.device.binding_bytes
         return lower(self.plan(head), sizes, adapter, most, keep, self.tuned, self.library)
 
+    def program(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...] = ()) -> Program:
+        """What `recorder` of the same arguments plays."""
+        self.recorder(head, size, cache, keep)
+        return self._ready[head, size, cache.capacity, keep].program
+
     def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
         plan = self.lowered(head, size, capacity, keep)
-        compiled = [
-            compile_kernel(self.device, s.kernel, s.sizes, s.types, s.variant, s.tunables) for s in plan.steps
-        ]
-        self._grow_arena(plan.slot_bytes)
-        return _Ready(plan, compiled)
-
-    def _grow_arena(self, slot_bytes: tuple[int, ...]) -> None:
-        """Arena buffers are shared by plans slot by slot; a larger one replaces a smaller one.
-
-        Everything bound to the arena before is then bound anew, since wgpu aborts the process when it encodes a
-        destroyed buffer. For the same reason the old buffer goes only when there is a new one.
-        """
-        for slot, need in enumerate(slot_bytes):
-            if slot == len(self._arena):
-                self._arena.append(self.device.buffer(need, label=f"activations {slot}"))
-            elif self._arena[slot].size < need:
-                new = self.device.buffer(need, label=f"activations {slot}")
-                old, self._arena[slot] = self._arena[slot], new
-                self._generation += 1
-                self.device.release(old)
-
-    def _bind(self, ready: _Ready, cache: WgpuCache) -> Recorder:
-        calls = []
-        for step, compiled in zip(ready.plan.steps, ready.compiled, strict=True):
-            buffers = {
-                port: self._buffer(
-                    ready, step.ports[port], step.rows if by_rows(step.kernel, port) else None, cache
-                )
-                for port in step.types
-            }
-            calls.append((compiled.pipeline, compiled.bind(self.device, buffers), compiled.grid))
-        return Recorder(calls)
-
-    def _buffer(self, ready: _Ready, port: tuple[str, str], rows, cache: WgpuCache):
-        """The buffer behind a plane, or the part of one: (buffer, offset, bytes)."""
-        name, plane = port
-        own, buffer = plane_name(name, plane), ready.plan.plan.buffers[name]
-        if own in ready.plan.slots:
-            return self._arena[ready.plan.slots[own]]
-        if own in cache.buffers:
-            return cache.buffers[own]
-        if buffer.kind == "constant":
-            return self._constant(buffer, cache.capacity)
-        return (
-            self._weight(ready.plan, buffer, plane, rows) if buffer.is_matrix else self._vector(buffer, rows)
-        )
-
-    def _constant(self, buffer: Buffer, capacity: int):
-        key = buffer.name, capacity
-        if key not in self._constants:
-            values = buffer.initial.values(buffer.resolved({"capacity": capacity}))
-            self._constants[key] = self._upload(values, f"{buffer.name} of {capacity} positions")
-        return self._constants[key]
-
-    def _upload(self, array: np.ndarray, label: str):
-        buffer = self.device.buffer(array.nbytes, label=label)
-        try:
-            self.device.write(buffer, array)
-        except Exception:
-            self.device.release(buffer)
-            raise
-        return buffer
-
-    def _vector(self, buffer: Buffer, rows):
-        key = (buffer.name, rows)
-        if key not in self._weights:
-            values = vector(self.source, buffer)
-            self._weights[key] = self._upload(
-                values if rows is None else values[rows[0] : rows[1]], buffer.name
-            )
-        return self._weights[key]
-
-    def _weight(self, plan: DevicePlan, matrix: Buffer, plane: str, rows):
-        """The buffer of a plane, or the part of a stack's buffer: (buffer, offset, bytes)."""
-        for stack in plan.stacks.values():
-            first = 0
-            for member in stack.members:
-                if member.name == matrix.name:
-                    whole = self._weight(plan, stack.buffer, plane, None)
-                    row_bytes = whole.size // stack.buffer.shape[0]
-                    return whole, first * row_bytes, member.shape[0] * row_bytes
-                first += member.shape[0]
-        if (matrix.name, plane, rows) not in self._weights:
-            self._upload_matrix(matrix)
-        return self._weights[matrix.name, plane, rows]
-
-    def _upload_matrix(self, matrix: Buffer) -> None:
-        """Upload all planes of a matrix, one buffer a plane and range of rows, reading the file part by part.
-
-        All of them or, on an error, none.
-        """
-        made: dict[tuple, object] = {}
-        try:
-            self._upload_planes(matrix, made)
-        except Exception:
-            for buffer in made.values():
-                self.device.release(buffer)
-            raise
-        self._weights |= made
-
-    def _upload_planes(self, matrix: Buffer, made: dict[tuple, object]) -> None:
-        ranges = row_ranges(matrix, self.device.binding_bytes)
-        keys = [None] if len(ranges) == 1 else ranges
-        gathered: dict[
-            tuple, np.ndarray
-        ] = {}  # planes whose rows are not whole words are put together here first
-        for first, planes in self._parts(matrix):
-            for plane, array in planes.items():
-                one_for_all = matrix.format.granularity == "tensor" and plane in ("scales", "zeros")
-                row_bytes = array.nbytes // array.shape[0]
-                for key, (start, stop) in zip(keys, ranges, strict=True):
-                    at = (matrix.name, plane, key)
-                    if at not in made:
-                        nbytes = (1 if one_for_all else stop - start) * row_bytes
-                        made[at] = self.device.buffer(nbytes, label=plane_name(matrix.name, plane))
-                        if row_bytes % 4 and not one_for_all:
-                            gathered[at] = np.empty((stop - start, *array.shape[1:]), array.dtype)
-                    low, high = max(start, first), min(stop, first + array.shape[0])
-                    if one_for_all:
-                        self.device.write(made[at], array)
-                    elif low < high and at in gathered:
-                        gathered[at][low - start : high - start] = array[low - first : high - first]
-                    elif low < high:
-                        piece = array[low - first : high - first]
-                        self.device.write(made[at], piece, (low - start) * row_bytes)
-        for at, array in gathered.items():
-            self.device.write(made[at], array)
-
-    def _parts(self, matrix: Buffer) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(first row, planes) of each part of a matrix, tensor by tensor, row under row."""
-        above = 0
-        for tensor in matrix.tensors:
-            for first, planes in matrix_parts(self.source, tensor):
-                yield above + first, planes
-            above += self.source.describe(tensor)[0][0]
+        program = program_of(plan, head, self.device.adapter, self.device.binding_bytes)
+        return _Ready(plan, program, self.player.pipelines(program))
 
     # ---- running ---------------------------------------------------------------------------------------------
 
@@ -373,33 +244,19 @@ class WgpuExecutor:
     ) -> None:
         """The step up to each edited activation, which is read, replaced and written back; then the rest."""
         start = 0
-        for stop, name in stops([step.call for step in ready.plan.steps], edits):
+        for stop, name in stops([each.writes for each in ready.program.dispatches], edits):
             self._submit(recorder.between(start, stop), 1, f"up to the edit of {name}")
-            [x] = self._read(ready, [name], valid)
+            [x] = self.player.read(ready.program, [name], valid)
             new = replacement(self, name, edits, x, cache.position + valid - len(x), x.dtype)
-            self.device.write(self._arena[ready.plan.slots[name]], new)
+            self.device.write(self.player.buffer_of(ready.program, name), new)
             start = stop
         self._submit(recorder.between(start, len(recorder)), 1, "after the last edit")
 
-    def _read(self, ready: _Ready, names: Sequence[str], valid: int) -> list[np.ndarray]:
-        """Activations by name, without padding rows."""
-        shapes, wanted = [], []
-        for name in names:
-            _, shape, dtype = ready.plan.plan.arrays[name]
-            rows, *rest = resolve(shape, ready.plan.sizes)
-            shapes.append((min(valid, rows) if shape[0] == "tokens" else rows, *rest))
-            source = self._arena[ready.plan.slots[name]]
-            wanted.append((source, NUMPY[dtype], int(np.prod(shapes[-1]))))
-        arrays = self.device.read_all(wanted)
-        return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
-
     def _rows(self, ready: _Ready, name: str, valid: int) -> DeviceRows:
         """An activation as rows where it is."""
-        buffer = ready.plan.plan.buffers[name]
-        shape = buffer.resolved(ready.plan.sizes)
-        return DeviceRows(
-            self.device, self._arena[ready.plan.slots[name]], shape, buffer.dtype, min(valid, shape[0])
-        )
+        value = ready.program.values[name]
+        buffer = self.player.buffer_of(ready.program, name)
+        return DeviceRows(self.device, buffer, value.shape, value.dtype, min(valid, value.shape[0]))
 
     def holding(self) -> AbstractContextManager:
         """While this is held, no other thread's step overwrites what `run` handed out."""
@@ -407,5 +264,4 @@ class WgpuExecutor:
 
     def uploaded(self) -> dict[str, int]:
         """Bytes on the device by kind."""
-        weights = sum(b.size for b in self._weights.values())
-        return {"weights": weights, "activations": sum(b.size for b in self._arena)}
+        return self.player.uploaded()

@@ -1,0 +1,106 @@
+"""Plays programs on a device. It knows no model: what it does is what programs say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .device import Device
+from .device_rows import NUMPY
+from .native import Recorder
+from .pipelines import Built, build
+from .program import Program
+from .uploads import Weights
+
+
+class Player:
+    """Programs of one source on one device: their pipelines, weights, constants and activations.
+
+    `generation` counts how often buffers of activations were replaced: what was bound before is bound anew.
+    """
+
+    def __init__(self, device: Device, source) -> None:
+        self.device, self.weights = device, Weights(device, source)
+        self.generation = 0
+        self._arena: dict[str, object] = {}
+        self._constants: dict[tuple[str, int], object] = {}  # by name and size
+
+    def pipelines(self, program: Program) -> list[Built]:
+        """Compiled, in the order of the program; and room for its activations."""
+        built = [
+            build(
+                self.device,
+                program.modules[each.module],
+                each.bindings,
+                each.label,
+                own=each.own,
+                body_line=each.body_line,
+            )
+            for each in program.pipelines
+        ]
+        self._grow(program)
+        return built
+
+    def record(self, program: Program, built: Sequence[Built], buffers: Mapping[str, object]) -> Recorder:
+        """The program's dispatches, bound. buffers: of caches, inputs and state, by name."""
+        calls = []
+        for each in program.dispatches:
+            pipeline = built[each.pipeline]
+            bound = [self._bound(program, buffers, *part) for part in each.buffers]
+            calls.append((pipeline.pipeline, pipeline.bind(self.device, bound), each.grid))
+        return Recorder(calls)
+
+    def buffer_of(self, program: Program, name: str):
+        """The buffer that holds an activation."""
+        return self._arena[program.values[name].buffer]
+
+    def read(self, program: Program, names: Sequence[str], valid: int) -> list[np.ndarray]:
+        """Activations by name, without the rows of padding behind `valid` tokens."""
+        values = [program.values[name] for name in names]
+        shapes = [(min(valid, v.shape[0]), *v.shape[1:]) if v.by_token else v.shape for v in values]
+        wanted = [
+            (self._arena[v.buffer], NUMPY[v.dtype], int(np.prod(shape)))
+            for v, shape in zip(values, shapes, strict=True)
+        ]
+        arrays = self.device.read_all(wanted)
+        return [array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+    def uploaded(self) -> dict[str, int]:
+        """Bytes on the device by kind."""
+        activations = sum(buffer.size for buffer in self._arena.values())
+        return {"weights": self.weights.nbytes, "activations": activations}
+
+    # ---- buffers -----------------------------------------------------------------------------------------------
+
+    def _grow(self, program: Program) -> None:
+        """Buffers of activations are shared by programs; a larger one replaces a smaller one.
+
+        Everything bound to them before is then bound anew, since wgpu aborts the process when it encodes a destroyed
+        buffer. For the same reason the old buffer goes only when there is a new one.
+        """
+        for name, memory in program.of_kind("activation").items():
+            old = self._arena.get(name)
+            if old is not None and old.size >= memory.nbytes:
+                continue
+            self._arena[name] = self.device.buffer(memory.nbytes, label=name)
+            if old is not None:
+                self.generation += 1
+                self.device.release(old)
+
+    def _bound(self, program: Program, given: Mapping[str, object], name: str, at: int, size: int):
+        memory = program.buffers[name]
+        if memory.kind == "weight":
+            found = self.weights.get(program, name)
+            return (found, at, size) if at or size < memory.nbytes else found
+        if memory.kind == "constant":
+            return self._constant(program, name)
+        return self._arena[name] if memory.kind == "activation" else given[name]
+
+    def _constant(self, program: Program, name: str):
+        memory = program.buffers[name]
+        key = name, memory.nbytes
+        if key not in self._constants:
+            values = memory.initial.values(memory.shape)
+            self._constants[key] = self.weights.put(values, f"{name} of {memory.shape[0]} positions")
+        return self._constants[key]
