@@ -45,7 +45,9 @@ def test_a_deep_config_is_either_read_or_refused(model):
     text = json.dumps(manifest_of(model))
     for depth in (100, 500, 900, 990, 1100, 5000):
         deep = '{"a":' * depth + "1" + "}" * depth
-        (model / "manifest.json").write_text(text.replace('"plan": {', f'"plan": {{"deep": {deep}, ', 1))
+        (model / "manifest.json").write_text(
+            text.replace('"provenance": {', f'"provenance": {{"deep": {deep}, ', 1)
+        )
         error = refusal(model, verify=False)
         assert error is None or "deep" in str(error)
     assert error is not None

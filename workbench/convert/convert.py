@@ -34,7 +34,6 @@ from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from workbench.models.families import architecture_of
 from workbench.models.source import check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
-from workbench.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def convert(
     stored, skipped, of_source = _select(source, config)
     asked = {name: options.choose(name, shape, config) for name, shape in stored.items()}
     options.check_overrides((name for name, shape in stored.items() if len(shape) == 2), config)
-    _plan(source, config, stored, {name: fmt for name, (fmt, _) in asked.items()})  # before anything is read
+    _check_plan(source, config, stored, {name: fmt for name, (fmt, _) in asked.items()})
     way = _streamed if options.calibration is None else _calibrated
     nbytes, formats = 0, {}
     try:
@@ -102,7 +101,6 @@ def convert(
                 time.perf_counter() - started,
                 **conversion.facts,
             )
-            writer.plan = _plan(source, config, stored, formats).to_json()
             writer.precision = {
                 name: {
                     "format": str(formats[name]),
@@ -188,17 +186,18 @@ def _widened(wanted: WeightFormat, stored: WeightFormat) -> str:
     return "" if stored == wanted else f"; {stored} in place of {wanted} for the weights that scaling made"
 
 
-def _plan(
+def _check_plan(
     source, config: Architecture, shapes: dict[str, tuple[int, ...]], formats: dict[str, WeightFormat]
-) -> Plan:
-    """The semantic plan of the stored model; building it also finds tensors that are missing or misshapen."""
+) -> None:
+    """Raises what building the plan of the stored model finds, before anything is read: tensors that are missing or
+    misshapen."""
 
     def describe(name: str) -> tuple[tuple[int, ...], WeightFormat]:
         if name not in shapes:
             raise CheckpointError(f"{source.path}: tensor {name!r} is missing; config.json asks for it")
         return shapes[name], replace(formats[name], order="low-first")
 
-    return config.build(describe)
+    config.build(describe)
 
 
 def _select(

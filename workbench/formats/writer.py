@@ -3,7 +3,6 @@
     with ModelWriter("model", config=config) as writer:
         writer.add(tensor)
         writer.add_file("tokenizer.json", data)
-        writer.plan = plan.to_json()
 
 Everything goes into a hidden folder beside the target (`.model.partial-...`), which takes the target's name
 when the manifest is written, and is removed if anything goes wrong before. What a killed process leaves of it
@@ -96,7 +95,7 @@ class ModelWriter:
     overwrite   replace a model that is already there, once the new one is complete
     provenance  any JSON object: quantizer and options, hashes, seeds, versions
 
-    `plan` and `precision` may be set until `close`. Raises `OutputExistsError` if the target exists (and, with
+    `precision` may be set until `close`. Raises `OutputExistsError` if the target exists (and, with
     `overwrite`, is not a model), `FormatError` for what the format cannot hold, `StorageError` if the disk is
     full or cannot be written; then nothing stays of what was written.
     """
@@ -115,7 +114,6 @@ class ModelWriter:
         self.path = Path(path).absolute()
         self.layout = layout
         self.overwrite = overwrite
-        self.plan: dict | None = None
         self.precision: dict | None = None
         self.provenance = provenance or {}
         self._config = _json_value(config, "config")
@@ -216,7 +214,7 @@ class ModelWriter:
                 shards=self._shards,
                 tensors=self._tensors,
                 tokenizer=self._tokenizer,
-                plan=_json_value(self.plan, "plan"),
+                plan=None,
                 precision=_json_value(self.precision, "precision"),
                 provenance=_json_value(self.provenance, "provenance"),
             )

@@ -1,0 +1,37 @@
+"""Write the programs that a page needs to run a converted model without Python."""
+
+from __future__ import annotations
+
+import argparse
+
+from workbench.commands.common import MODEL_HELP, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    parser.add_argument("output", metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--limits",
+        choices=("browser",),
+        default="browser",
+        help="what devices are known to grant: browser (default) is what WebGPU promises",
+    )
+    parser.add_argument(
+        "--max-tokens", type=positive, default=2048, metavar="N", help="positions of the cache (default 2048)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace programs that are there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.models.source import open_source
+    from workbench.runtime.export import export_programs
+
+    done = export_programs(
+        open_source(arguments.model),
+        arguments.output,
+        limits=arguments.limits,
+        max_tokens=arguments.max_tokens,
+        overwrite=arguments.overwrite,
+    )
+    print(f"{done.programs} programs, {done.nbytes / 1e6:.1f} MB: {done.path}")
+    return 0

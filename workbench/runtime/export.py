@@ -1,0 +1,197 @@
+"""Programs for a page: everything that a model does there, lowered for adapters that are not here.
+
+    OUT/
+      programs.json         kind, version, the model and its manifest's checksum, heads and sizes, the bundles
+      f32-0.json ...        bundles, one for each kind of adapter: activations, and size of a subgroup (0: none)
+
+A bundle holds the programs of one kind of adapter. What they share is stored once: WGSL modules and uploads are lists
+of their own, which programs point into. `programs.json` has a sha256 of every bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wgsl_kernels import Adapter
+from workbench.errors import WorkbenchError
+from workbench.files.folders import Partial
+from workbench.files.writing import storing
+from workbench.formats.reader import StoredModel
+from workbench.models.families import architecture_of
+
+from .device import PROMISED_LIMITS
+from .link import program_of
+from .lowering import lower
+from .program import Program, ProgramError
+from .wgpu_executor import STEPS, chunk_sizes
+
+KIND = "webgpu-quant-workbench/programs"
+VERSION = 1
+INDEX = "programs.json"
+#: What pages need: a prompt, scores of windows, and decoding.
+PROMPT, DECODE = ("last", "score"), ("greedy", "draw", "told")
+#: Lanes of a subgroup that adapters have; 0 is a program that needs none.
+SUBGROUPS = (0, 8, 16, 32, 64)
+TYPES = ("f32", "f16")
+#: The limits that programs can be lowered for, by name -> bytes of a binding.
+LIMITS = {"browser": PROMISED_LIMITS["max-storage-buffer-binding-size"]}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. programs: how many; nbytes: of all files."""
+
+    path: Path
+    programs: int
+    nbytes: int
+
+
+def adapters() -> Iterator[tuple[str, Adapter]]:
+    """Activations and kind of adapter of each bundle."""
+    for activations in TYPES:
+        for lanes in SUBGROUPS:
+            yield activations, Adapter(bool(lanes), lanes, f16=activations == "f16")
+
+
+def programs_for(
+    source: Any, activations: str, adapter: Adapter, capacity: int, binding_bytes: int
+) -> Iterator[Program]:
+    """All programs that a page needs on one kind of adapter."""
+    model = architecture_of(source.config)
+    for head in (*PROMPT, *DECODE):
+        plan = model.build(source.describe, head=head, activations=activations)
+        for tokens in chunk_sizes(model, binding_bytes) if head in PROMPT else (1,):
+            sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": STEPS}
+            lowered = lower(plan, sizes, adapter, binding_bytes)
+            yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
+
+
+def bundle(programs: Iterator[Program]) -> dict[str, Any]:
+    """JSON values of programs, with what they share stored once; `unbundled` is the inverse."""
+    modules: dict[str, int] = {}
+    uploads: dict[str, int] = {}
+    found = []
+    for program in programs:
+        data = program.to_json()
+        data["modules"] = [modules.setdefault(code, len(modules)) for code in data["modules"]]
+        names = [each["name"] for each in data["buffers"]]
+        named = [[*each[:4], names[each[4]], *each[5:]] for each in data["uploads"]]
+        data["uploads"] = uploads.setdefault(json.dumps(named), len(uploads))
+        found.append(data)
+    return {"modules": list(modules), "uploads": [json.loads(each) for each in uploads], "programs": found}
+
+
+def unbundled(data: Mapping[str, Any]) -> list[Program]:
+    """The programs of a bundle. Raises `ProgramError` for what is none."""
+    try:
+        found = []
+        for each in data["programs"]:
+            index = {buffer["name"]: n for n, buffer in enumerate(each["buffers"])}
+            uploads = [[*u[:4], index[u[4]], *u[5:]] for u in data["uploads"][each["uploads"]]]
+            modules = [data["modules"][n] for n in each["modules"]]
+            found.append({**each, "modules": modules, "uploads": uploads})
+    except (KeyError, IndexError, TypeError) as error:
+        raise ProgramError(f"this is not a bundle of programs: {error!r}") from error
+    return [Program.from_json(each) for each in found]
+
+
+def export_programs(
+    source: Any,
+    output: str | Path,
+    *,
+    limits: str = "browser",
+    max_tokens: int = 2048,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the programs of a converted model, whole or not at all.
+
+    max_tokens: positions of the cache. Raises WorkbenchError for a model that is not converted, or not stored planar
+    and low-first (a page reads its planes as they lie), for unknown limits, and for an output that exists.
+    """
+    if limits not in LIMITS:
+        raise WorkbenchError(f"export-program: limits = {limits!r}; allowed: {', '.join(LIMITS)}")
+    if not isinstance(source, StoredModel):
+        raise WorkbenchError(
+            f"{source.path}: only a converted model has planes that a page can read; convert it first"
+        )
+    for name in source.names():
+        stored = source.stored(name)
+        if stored.layout != "planar" or stored.format.order != "low-first":
+            raise WorkbenchError(
+                f"{source.path}: tensor {name!r} is stored {stored.layout} and {stored.format.order}; a page reads "
+                "planar and low-first"
+            )
+    model = architecture_of(source.config)
+    capacity = min(max_tokens, model.context_length)
+    index: dict[str, Any] = {
+        "kind": KIND,
+        "version": VERSION,
+        "model": {
+            "name": Path(source.path).name,
+            "manifest_sha256": _sha256((Path(source.path) / "manifest.json").read_bytes()),
+            "vocab_size": model.vocab_size,
+            "context_length": model.context_length,
+        },
+        "limits": {"binding_bytes": LIMITS[limits]},
+        "capacity": capacity,
+        "steps": STEPS,
+        "bundles": [],
+    }
+    output = Path(output)
+    if output.exists() and not (overwrite and (output / INDEX).is_file()):
+        what = "and holds no programs" if overwrite else "give --overwrite to replace it"
+        raise WorkbenchError(f"export-program: {output} exists; {what}")
+    partial = Partial(output)
+    try:
+        count, nbytes = _write(partial.path, source, index)
+        partial.put_in_place()
+    except BaseException:
+        partial.remove()
+        raise
+    return Exported(output, count, nbytes)
+
+
+def _write(folder: Path, source: Any, index: dict[str, Any]) -> tuple[int, int]:
+    """All files; the numbers of programs and bytes."""
+    count, nbytes = 0, 0
+    with storing(folder):
+        for activations, adapter in adapters():
+            programs = programs_for(
+                source, activations, adapter, index["capacity"], index["limits"]["binding_bytes"]
+            )
+            made = bundle(programs)
+            data = json.dumps(made, separators=(",", ":")).encode()
+            entry = {
+                "file": f"{activations}-{adapter.subgroup_size}.json",
+                "activations": activations,
+                "subgroup_size": adapter.subgroup_size,
+                "bytes": len(data),
+                "sha256": _sha256(data),
+            }
+            (folder / entry["file"]).write_bytes(data)
+            index["bundles"].append(entry)
+            count, nbytes = count + len(made["programs"]), nbytes + len(data)
+        data = json.dumps(index, indent=1).encode()
+        (folder / INDEX).write_bytes(data)
+    return count, nbytes + len(data)
+
+
+def read_bundle(folder: str | Path, activations: str, subgroup_size: int) -> list[Program]:
+    """The programs of one kind of adapter. Raises `ProgramError` for a bundle that is missing, damaged or exchanged."""
+    index = json.loads((Path(folder) / INDEX).read_text("utf-8"))
+    for entry in index["bundles"]:
+        if (entry["activations"], entry["subgroup_size"]) == (activations, subgroup_size):
+            data = (Path(folder) / entry["file"]).read_bytes()
+            if _sha256(data) != entry["sha256"]:
+                raise ProgramError(f"{Path(folder) / entry['file']}: not the bytes that {INDEX} names")
+            return unbundled(json.loads(data))
+    raise ProgramError(f"{folder}: no programs for {activations} and subgroups of {subgroup_size}")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
