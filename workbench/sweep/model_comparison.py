@@ -233,24 +233,23 @@ def compare_models(
 
 def _other_origin(source: Any, base: Any, baseline: str) -> list[str]:
     """What is to be said where two models were not made from the same weights."""
-    own, other = _origin(source), _origin(base)
+    (name, own), (_, other) = _origin(source), _origin(base)
     if own and own == other:
         return []
     if not isinstance(source, StoredModel):
         return [f"other weights than those of {baseline}; nothing says what they were made from"]
-    name = (
-        source.manifest.get("provenance", {}).get("source", {}).get("name", "a checkpoint that is not named")
-    )
     return [f"quantized from another checkpoint than {baseline}: from {name}, whose weights are others"]
 
 
-def _origin(source: Any) -> dict[str, str]:
-    """SHA-256 of the weight files that a model was made from in the first place, by name; empty where unknown."""
-    if not isinstance(source, StoredModel):
-        hashes = source.source_hashes()
-    else:
-        record, hashes = source.manifest.get("provenance"), {}
-        while record:
+def _origin(source: Any) -> tuple[str, dict[str, str]]:
+    """(name, SHA-256 of the weight files by name) of the checkpoint that a model was made from in the first place."""
+    name, hashes = Path(source.path).name, {}
+    if isinstance(source, StoredModel):
+        record = source.manifest.get("provenance")
+        while record:  # a conversion of a conversion holds the first one's record
             origin = record.get("source") or {}
-            record, hashes = origin.get("provenance"), origin.get("sha256") or {}
-    return {name: digest for name, digest in hashes.items() if name.endswith((".safetensors", ".gguf"))}
+            name, hashes = origin.get("name", "an unknown one"), origin.get("sha256") or {}
+            record = origin.get("provenance")
+    else:
+        hashes = source.source_hashes()
+    return name, {file: digest for file, digest in hashes.items() if file.endswith((".safetensors", ".gguf"))}
