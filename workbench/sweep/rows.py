@@ -60,8 +60,8 @@ class Row:
     share. kl_quantiles: median to p99.9, and max. delta_p: mean, rms and quantiles of the change of the target's
     probability. last_word: accuracy, se and the paired change and change_se, shares, of the passages that `passages`
     describes. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
-    backends, nats a token. Rates in tokens a second, median. None where unknown. source: the file. note: what a reader
-    must know of the model."""
+    backends, nats a token. Rates in tokens a second, median; on_cpu: whether they are a CPU's. None where unknown.
+    source: the file. note: what a reader must know of the model."""
 
     model: str
     format: str
@@ -84,6 +84,7 @@ class Row:
     quantize_seconds: float | None
     prefill: float | None
     decode: float | None
+    on_cpu: bool | None
     backend: str
     device: str | None
     activations: str | None
@@ -200,6 +201,7 @@ def _row(
         passages=last_words and last_words["passages"]["described"],
         prefill=speed["prefill"]["tokens_per_second"] if speed else None,
         decode=speed["decode"]["tokens_per_second"] if speed else None,
+        on_cpu=speed.get("on_cpu") if speed else None,
         backend=result["backend"],
         device=result["provenance"].get("device"),
         activations=result["provenance"].get("activations"),

@@ -59,12 +59,13 @@ class Table:
 
     @property
     def caption(self) -> str:
-        """The conditions of all rows, the noise floor of those that round to INT8 while they run, and what there is to
-        be known of single rows."""
+        """The conditions of all rows, the noise floor of those that round to INT8 while they run, whether times are a
+        CPU's, and what there is to be known of single rows."""
         noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
         words = [f"last words of {each}" for each in self._passages]
+        times = ["times are a CPU's, not a GPU's"] if any(row.on_cpu for row in self.rows) else []
         notes = [f"{row.model}: {row.note}" for row in self.rows if row.note]
-        return "; ".join([str(self.conditions), *words, *noise, *notes])
+        return "; ".join([str(self.conditions), *words, *noise, *times, *notes])
 
     @property
     def front(self) -> tuple[Row, ...]:
