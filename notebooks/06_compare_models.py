@@ -65,7 +65,7 @@ print(study)
 
 # %%
 separator = STORY_SEPARATOR if prepends_bos(load_tokenizer(study.source.tokenizer_path)) else None
-calibration = CalibrationOptions(windows=32, length=512, separator=separator)
+calibration = CalibrationOptions(windows=12, length=512, separator=separator)
 BASELINE = study.dtype
 versions, rows = {BASELINE: study.source.path}, []
 for name, dtype, more in (
