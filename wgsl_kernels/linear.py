@@ -49,6 +49,11 @@ def epilogue(context: Context) -> tuple[str, str]:
     return bias, "residual_plane" if "residual" in context.types else "residual_none"
 
 
+def in_order(context: Context) -> tuple[str, ...]:
+    """The library files of a tile whose rows are those of the weight."""
+    return (*epilogue(context), "rows_in_order")
+
+
 def x_library(context: Context) -> str:
     """The library file that reads float activations, four at a time where rows allow it."""
     return "x_scalar" if context["columns"] % 4 else "x_vec4"
@@ -176,10 +181,34 @@ def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int]:
     return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
 
 
-def _variants(fmt: str) -> dict[str, Variant]:
-    def vectors(context: Context) -> tuple[str, ...]:
-        return (x_library(context), *weight_library(fmt, context), *epilogue(context))
+def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
+    """The variants for many tokens. rows: the library files with `weight_row` and `store_two`."""
+    return {
+        "tile": Variant(
+            "linear_tile",
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (64, 32, 128),
+                "tile_columns": (16, 8, 32),
+                "tokens_per_thread": (8, 4),
+                "rows_per_thread": (4, 8),
+            },
+            library=lambda c: (x_library(c), *weight_library(fmt, c), *rows(c)),
+            refuse=_refuse_tile,
+            why="many tokens: a weight in workgroup memory serves 64 of them",
+        ),
+        "broadcast": Variant(
+            "linear_broadcast",
+            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
+            library=lambda c: ("x_scalar", *weight_library(fmt, c), *rows(c), "outer_4x8"),
+            refuse=eight_lanes_only,
+            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
+    }
 
+
+def _variants(fmt: str) -> dict[str, Variant]:
     def pieces(context: Context) -> tuple[str, ...]:
         return (x_library(context), "weigh_none", *piece_library(fmt, context))
 
@@ -196,27 +225,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             gpu=partial(_gpu_batch, fmt, False),
             pieces=fmt,
         ),
-        "tile": Variant(
-            "linear_tile",
-            grid=tiles,
-            tunables={
-                "tile_tokens": (64, 32, 128),
-                "tile_rows": (64, 32, 128),
-                "tile_columns": (16, 8, 32),
-                "tokens_per_thread": (8, 4),
-                "rows_per_thread": (4, 8),
-            },
-            library=vectors,
-            refuse=_refuse_tile,
-            why="many tokens: a weight in workgroup memory serves 64 of them",
-        ),
-        "broadcast": Variant(
-            "linear_broadcast",
-            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
-            library=lambda c: ("x_scalar", *weight_library(fmt, c), *epilogue(c), "outer_4x8"),
-            refuse=eight_lanes_only,
-            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
-        ),
+        **tiled(fmt, in_order),
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
@@ -232,6 +241,11 @@ def _prefer(fmt: str, context: Context) -> tuple[str, str]:
         if halves.pays(fmt, variant, context):
             return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
+    return prefer_tiled(context)
+
+
+def prefer_tiled(context: Context) -> tuple[str, str]:
+    """Of `tiled` the variant that suits an adapter, and why."""
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
     return "tile", f"{context['tokens']} tokens: a tile of weights serves 64 of them"

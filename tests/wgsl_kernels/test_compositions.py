@@ -58,6 +58,10 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         "sums": normal(TOKENS, HEADS, 3, HEAD_DIM),
         "stats": normal(TOKENS, HEADS, 3, 2).abs() + 0.5,
     }
+    for name in ("q_bias", "k_bias", "v_bias"):
+        made[name] = normal(ROWS[name[0]])
+    for name in ("q_norm", "k_norm"):
+        made[name] = 1 + normal(HEAD_DIM) / 4
     for name in rule.stack:
         made[name] = normal(ROWS[name], HIDDEN) / 8
     if inputs[0] == "q" and "kv" in inputs and not rule.stack:

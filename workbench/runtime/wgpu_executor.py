@@ -284,13 +284,9 @@ class WgpuExecutor:
     def _weight(self, plan: DevicePlan, matrix: Buffer, plane: str, rows):
         """The buffer of a plane, or the part of a stack's buffer: (buffer, offset, bytes)."""
         for stack in plan.stacks.values():
-            first = 0
-            for member in stack.members:
-                if member.name == matrix.name:
-                    whole = self._weight(plan, stack.buffer, plane, None)
-                    row_bytes = whole.size // stack.buffer.shape[0]
-                    return whole, first * row_bytes, member.shape[0] * row_bytes
-                first += member.shape[0]
+            if matrix.name in stack.names:
+                whole = self._weight(plan, stack.buffer, plane, None)
+                return whole, *stack.part(matrix.name, whole.size)
         if (matrix.name, plane, rows) not in self._weights:
             self._upload_matrix(matrix)
         return self._weights[matrix.name, plane, rows]
