@@ -239,7 +239,7 @@ def _shapes(plan: Plan, call: Call, library: Library) -> dict[str, tuple[tuple[i
     sizes = kernel.complete(sizes)
     found = {}
     for operand, ports in kernel.operands().items():
-        if operand not in call.inputs and "" in ports:
+        if operand not in call.inputs and ports.get("") in kernel.writes:
             port = kernel.writes[ports[""]]
             shape = tuple(sizes[label] if isinstance(label, str) else label for label in port.shape)
             found[operand] = (shape, "f32" if port.dtype == "float" else port.dtype)
