@@ -37,16 +37,16 @@ def _optional(shape: str, binding: int) -> Port:
 
 READS = {
     "x": Port(("tokens", "rows"), binding=0),
-    "table": Port(("capacity", "rotated"), "f32", binding=1),
-    "kv": replace(CACHE, binding=2),
-    "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=4),
-    "q_bias": _optional("width", 6),
-    "k_bias": _optional("kv_width", 7),
-    "v_bias": _optional("kv_width", 8),
-    "q_norm": _optional("head_dim", 6),
-    "k_norm": _optional("head_dim", 7),
+    "table": Port(("capacity", "rotated"), "f32", binding=4),
+    "kv": replace(CACHE, binding=5),
+    "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
+    "q_bias": _optional("width", 9),
+    "k_bias": _optional("kv_width", 10),
+    "v_bias": _optional("kv_width", 11),
+    "q_norm": _optional("head_dim", 9),
+    "k_norm": _optional("head_dim", 10),
 }
-Q = Port(("tokens", "width"), binding=5)
+Q = Port(("tokens", "width"), binding=6)
 
 
 def _entries(x, kv_heads, head_dim, q_bias, k_bias, v_bias, q_norm, k_norm, eps) -> list[torch.Tensor]:
@@ -184,13 +184,13 @@ def _refuse8(context: Context) -> str | None:
 
 
 def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
-    """append: the library files with `append_head`."""
+    """append: the library files with `append` and `finish`."""
 
     def library(context: Context) -> tuple[str, ...]:
         norms = ("norms_qk", "head_factor") if "q_norm" in context.types else ("norms_none",)
         bias = "bias_qkv" if "q_bias" in context.types else "bias_none"
         sums = (reduction(context),) if len(norms) > 1 or "to_bytes" in append else ()
-        return "state", bias, *norms, *append, *sums
+        return "state", "head_pairs", bias, *norms, *append, *sums
 
     return {
         "heads": Variant(
@@ -214,7 +214,7 @@ rope_append = register(
         params={"eps": float, "passed": int},
         defaults={"passed": 0},
         derive=_derive,
-        variants=_variants(("append_head_float",), _whole),
+        variants=_variants(("append_cache", "finish_float"), _whole),
         make_inputs=handing_on(_make_inputs, rope_inputs),
         tolerance=_tolerance,
         cost=_cost,
@@ -229,7 +229,7 @@ register(
         writes={"q": Q, "kv": CACHE8, "kv_scales": SCALES8},
         updates={"kv": "kv", "kv_scales": "kv_scales"},
         params={**rope_append.params, "head_dim": int},
-        variants=_variants(("to_bytes", "append_head_kv8"), _refuse8),
+        variants=_variants(("to_bytes", "append_head_kv8", "finish_kv8"), _refuse8),
         make_inputs=handing_on(_make_inputs8, rope_append.make_inputs),
         tolerance=_tolerance8,
         values=_reference,
