@@ -17,7 +17,7 @@ from .norm_linear_a8 import (
     reduce_in_int8,
 )
 from .norm_qkv_rows import QKV_ROWS
-from .rope_append import STACKED_QKV
+from .rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .rows import ONLY_ROW
 from .sample import SAMPLE_IN_PARTS
 from .top_k import TOP_K
@@ -25,6 +25,7 @@ from .top_k import TOP_K
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
     LINEAR_SUM,
+    STACKED_QKV_NORM,
     head_norm_rope,
     norm_qkv,
     norm_gate_up,

@@ -2,7 +2,7 @@
 
     stacked_qkv       linear (q, k, v), rope (q), rope (k), kv_append
     stacked_qkv_bias  the same with a bias each
-    stacked_qkv_norm  the same with `head_norm_rope` in place of `rope`
+    stacked_qkv_norm  the same with `head_norm` in front of `rope`
 
 become `linear` over the stack of q, k and v, whose result is wide enough to fill a GPU where k and v alone are not, and
 `rope_append`. They hold for steps of many tokens, and for one where `norm_qkv` does not: it has no biases, and a head
@@ -266,8 +266,8 @@ def _stacked_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, pa
 def stacked_qkv_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed):
     """Queries, turned, and the cache with the step's keys, turned, and values; queries and keys normed head by head."""
     q, k, v = (p.linear(x=x, weight=matrix) for matrix in (q, k, v))
-    turn = {"table": table, "state": state, "eps": eps, "passed": passed}
-    q, k = (p.head_norm_rope(x=x, weight=norm, **turn) for x, norm in ((q, q_norm), (k, k_norm)))
+    q, k = (p.head_norm(x=x, weight=norm, eps=eps) for x, norm in ((q, q_norm), (k, k_norm)))
+    q, k = (p.rope(x=each, table=table, state=state, passed=passed) for each in (q, k))
     return q, p.kv_append(k=k, v=v, kv=kv, state=state)
 
 
@@ -283,9 +283,7 @@ def _pays(facts: Facts, match: Match) -> bool:
 
 STACKED_QKV = tuple(
     rule(before, after, stack=("q", "k", "v"), usual=_pays)
-    for before, after in (
-        (stacked_qkv, _stacked),
-        (stacked_qkv_bias, _stacked_bias),
-        (stacked_qkv_norm, _stacked_norm),
-    )
+    for before, after in ((stacked_qkv, _stacked), (stacked_qkv_bias, _stacked_bias))
 )
+#: Tried before `head_norm_rope` takes its calls away.
+STACKED_QKV_NORM = rule(stacked_qkv_norm, _stacked_norm, stack=("q", "k", "v"), usual=_pays)
