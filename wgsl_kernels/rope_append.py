@@ -1,17 +1,18 @@
-"""Rotary embedding and append behind one product of q, k and v: `rope_append` into a cache of floats or of INT8.
+"""Rotary embedding and append behind one product of q, k and v, into a cache of floats or of INT8.
 
     stacked_qkv       linear (q, k, v), rope (q), rope (k), kv_append
     stacked_qkv_bias  the same with a bias each
     stacked_qkv_norm  the same with `head_norm` in front of `rope`
 
 become `linear` over the stack of q, k and v, whose result is wide enough to fill a GPU where k and v alone are not, and
-`rope_append`. They hold for steps of many tokens, and for one where `norm_qkv` does not: it has no biases, and a head
-that is normalised is a workgroup's. The norm in front then goes into the product (`norm_linear`).
+`rope_append`, or `norm_rope_append`. They hold for steps of many tokens, and for one where `norm_qkv` does not: it has
+no biases, and a head that is normalised is a workgroup's. The norm in front then goes into the product (`norm_linear`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -20,32 +21,25 @@ from .head_norm import head_norm
 from .kv8 import CACHE8, SCALES8, append_bounds, kv8_append, random_cache
 from .kv_append import CACHE, kv_append
 from .layout import KV8
-from .makers import handing_on
+from .makers import Maker, handing_on
 from .norm_linear import turned_and_appended
 from .numerics import EPS32, TORCH_TYPES, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, register
 from .reduce import lanes_default, reduction
-from .rope import STATE, head_dim_of, paired, rope, rope_inputs
-
-#: What a call has all or nothing of.
-BIASES, NORMS = ("q_bias", "k_bias", "v_bias"), ("q_norm", "k_norm")
-
-
-def _optional(shape: str, binding: int) -> Port:
-    return Port((shape,), "f32", optional=True, binding=binding)
-
+from .rope import STATE, head_dim_of, make_state, paired, rope, rope_inputs
 
 READS = {
     "x": Port(("tokens", "rows"), binding=0),
     "table": Port(("capacity", "rotated"), "f32", binding=4),
     "kv": replace(CACHE, binding=5),
     "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
-    "q_bias": _optional("width", 9),
-    "k_bias": _optional("kv_width", 10),
-    "v_bias": _optional("kv_width", 11),
-    "q_norm": _optional("head_dim", 9),
-    "k_norm": _optional("head_dim", 10),
 }
+BIASES = {
+    "q_bias": Port(("width",), "f32", optional=True, binding=9),
+    "k_bias": Port(("kv_width",), "f32", optional=True, binding=10),
+    "v_bias": Port(("kv_width",), "f32", optional=True, binding=11),
+}
+NORMS = {name: Port(("head_dim",), "f32", binding=9 + at) for at, name in enumerate(("q_norm", "k_norm"))}
 Q = Port(("tokens", "width"), binding=6)
 
 
@@ -90,11 +84,14 @@ def _reference8(x, table, kv, kv_scales, state, head_dim, passed=0, eps=None, **
     return q, *kv8_append.reference(k, v, kv, kv_scales, state, head_dim)
 
 
+def _entries_in_f64(arguments, kv_heads: int, head_dim: int) -> list[torch.Tensor]:
+    given = (arguments.get(name) for name in (*BIASES, *NORMS, "eps"))
+    return _entries(arguments["x"].double(), kv_heads, head_dim, *given)
+
+
 def _bounds(arguments, kv_heads: int, head_dim: int) -> list[torch.Tensor]:
     """Bounds of the errors of q, k and v [tokens, width], f64: a product or two, a sum, and the norm of a head."""
-    given = (arguments.get(name) for name in (*BIASES, *NORMS))
-    given = (None if each is None else each.double() for each in given)
-    parts = _entries(arguments["x"].double(), kv_heads, head_dim, *given, arguments.get("eps"))
+    parts = _entries_in_f64(arguments, kv_heads, head_dim)
     rotated, relative = arguments["table"].shape[1], 32 if "q_norm" in arguments else 6
     pairs = [paired(part.abs(), rotated, head_dim) for part in parts[:2]]
     return [relative * EPS32 * each + 1e-30 for each in (*pairs, parts[2].abs())]
@@ -109,48 +106,45 @@ def _tolerance(arguments, expected) -> dict:
 
 def _tolerance8(arguments, expected) -> dict:
     kv_heads, head_dim = arguments["kv"].shape[2], arguments["head_dim"]
-    given = (arguments.get(name) for name in (*BIASES, *NORMS))
-    _, k, v = _entries(arguments["x"].double(), kv_heads, head_dim, *given, arguments.get("eps"))
+    _, k, v = _entries_in_f64(arguments, kv_heads, head_dim)
     k = rope.reference(k, arguments["table"], arguments["state"], arguments.get("passed", 0))
     q, *errors = _bounds(arguments, kv_heads, head_dim)
     return {"q": q, **append_bounds((k, v), arguments, expected, errors)}
 
 
-def _make_inputs(
-    seed=0,
-    heads=2,
-    kv_heads=1,
-    head_dim=16,
-    q_bias=False,
-    k_bias=False,
-    v_bias=False,
-    q_norm=False,
-    k_norm=False,
-    eps=1e-6,
-    valid=None,
-    sequences=2,
-    sequence=1,
-    x_dtype="f32",
-    **options,
+def _made(
+    seed=0, heads=2, kv_heads=1, head_dim=16, valid=None, sequences=2, sequence=1, x_dtype="f32", **options
 ) -> dict:
-    generator = torch.Generator().manual_seed(seed)
     made = rope_inputs(seed, heads=heads + 2 * kv_heads, head_dim=head_dim, x_dtype=x_dtype, **options)
-    capacity, width = made["table"].shape[0], kv_heads * head_dim
-    made["kv"] = torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype])
-    made["state"][1] = made["x"].shape[0] if valid is None else valid
-    made["state"][2] = sequence
-    lengths = {"q_bias": heads * head_dim, "k_bias": width, "v_bias": width}
-    for name, wanted in zip(BIASES, (q_bias, k_bias, v_bias), strict=True):
-        if wanted:
-            made[name] = random_tensor(generator, (lengths[name],), "f32")
-    for name, wanted in zip(NORMS, (q_norm, k_norm), strict=True):
-        if wanted:
-            made[name] = torch.rand(head_dim, generator=generator) + 0.5
-    return {**made, "eps": eps} if q_norm or k_norm else made
+    shape = (sequences, 2, kv_heads, made["table"].shape[0], head_dim)
+    position, tokens = int(made["state"][0]), made["x"].shape[0]
+    made["kv"] = torch.zeros(shape, dtype=TORCH_TYPES[x_dtype])
+    made["state"] = make_state(position, tokens if valid is None else valid, sequence)
+    return made
 
 
-def _make_inputs8(seed=0, **options) -> dict:
-    made = rope_append.make_inputs(seed=seed, **options)
+_inputs = handing_on(_made, rope_inputs)
+
+
+def _bias_inputs(seed=0, q_bias=False, k_bias=False, v_bias=False, **options) -> dict:
+    made = _inputs(seed=seed, **options)
+    generator = torch.Generator().manual_seed(seed)
+    kv_width = made["kv"].shape[2] * made["kv"].shape[4]
+    widths = (made["x"].shape[1] - 2 * kv_width, kv_width, kv_width)
+    for name, wanted, width in zip(BIASES, (q_bias, k_bias, v_bias), widths, strict=True):
+        if wanted:
+            made[name] = random_tensor(generator, (width,), "f32")
+    return made
+
+
+def _norm_inputs(seed=0, eps=1e-6, head_dim=16, **options) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    norms = {name: torch.rand(head_dim, generator=generator) + 0.5 for name in NORMS}
+    return {**_inputs(seed=seed, head_dim=head_dim, **options), **norms, "eps": eps}
+
+
+def _inputs8(make_inputs: Maker, seed=0, **options) -> dict:
+    made = make_inputs(seed=seed, **options)
     sequences, _, kv_heads, capacity, head_dim = made.pop("kv").shape
     cache = random_cache(torch.Generator().manual_seed(seed), sequences, kv_heads, capacity, head_dim)
     return {**made, **cache, "head_dim": head_dim}
@@ -169,27 +163,23 @@ def _cost(s) -> Cost:
     return Cost(4 * count, 4 * count, 3 * count)
 
 
-def _whole(context: Context) -> str | None:
-    """Why what is bound cannot be added and multiplied, or None."""
-    for names in (BIASES, NORMS):
-        if len(bound := [name for name in names if name in context.types]) not in (0, len(names)):
-            return f"{', '.join(names)} come together, not {', '.join(bound)} alone"
-    if {"q_bias", "q_norm"} <= set(context.types):
-        return "heads have biases or norms, not both"
-    return None
+def _refuse(context: Context) -> str | None:
+    bound = [name for name in BIASES if name in context.types]
+    return f"{', '.join(BIASES)} come together, not {', '.join(bound)} alone" if 0 < len(bound) < 3 else None
 
 
 def _refuse8(context: Context) -> str | None:
-    return kv8_append.variants["heads"].refuse(context) or _whole(context)
+    return kv8_append.variants["heads"].refuse(context) or _refuse(context)
 
 
 def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
     """append: the library files with `append` and `finish`."""
 
     def library(context: Context) -> tuple[str, ...]:
-        norms = ("norms_qk", "head_factor") if "q_norm" in context.types else ("norms_none",)
+        normed = "q_norm" in context.types
+        norms = ("norms_qk", "head_factor") if normed else ("norms_none",)
         bias = "bias_qkv" if "q_bias" in context.types else "bias_none"
-        sums = (reduction(context),) if len(norms) > 1 or "to_bytes" in append else ()
+        sums = (reduction(context),) if normed or "to_bytes" in append else ()
         return "state", "head_pairs", bias, *norms, *append, *sums
 
     return {
@@ -204,41 +194,47 @@ def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
     }
 
 
-rope_append = register(
-    Kernel(
-        op="rope_append",
+def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: Maker) -> Kernel:
+    """Both pairs of an op, of which that into a cache of floats is given. more, params: what it takes beside x."""
+    into_floats = Kernel(
+        op=op,
         reference=_reference,
-        reads=READS,
+        reads={**READS, **more},
         writes={"q": Q, "kv": CACHE},
         updates={"kv": "kv"},
-        params={"eps": float, "passed": int},
+        params={**params, "passed": int},
         defaults={"passed": 0},
         derive=_derive,
-        variants=_variants(("append_cache", "finish_float"), _whole),
-        make_inputs=handing_on(_make_inputs, rope_inputs),
+        variants=_variants(("append_cache", "finish_float"), _refuse),
+        make_inputs=make_inputs,
         tolerance=_tolerance,
         cost=_cost,
     )
-)
-register(
-    replace(
-        rope_append,
-        form={"kv": KV8},
-        reference=_reference8,
-        reads={**READS, "kv": replace(CACHE8, binding=2), "kv_scales": replace(SCALES8, binding=3)},
-        writes={"q": Q, "kv": CACHE8, "kv_scales": SCALES8},
-        updates={"kv": "kv", "kv_scales": "kv_scales"},
-        params={**rope_append.params, "head_dim": int},
-        variants=_variants(("to_bytes", "append_head_kv8", "finish_kv8"), _refuse8),
-        make_inputs=handing_on(_make_inputs8, rope_append.make_inputs),
-        tolerance=_tolerance8,
-        values=_reference,
+    quants = {"kv": replace(CACHE8, binding=2), "kv_scales": replace(SCALES8, binding=3)}
+    register(
+        replace(
+            into_floats,
+            form={"kv": KV8},
+            reference=_reference8,
+            reads={**into_floats.reads, **quants},
+            writes={"q": Q, "kv": CACHE8, "kv_scales": SCALES8},
+            updates={"kv": "kv", "kv_scales": "kv_scales"},
+            params={**into_floats.params, "head_dim": int},
+            variants=_variants(("to_bytes", "append_head_kv8", "finish_kv8"), _refuse8),
+            make_inputs=handing_on(partial(_inputs8, make_inputs), make_inputs),
+            tolerance=_tolerance8,
+            values=_reference,
+        )
     )
-)
+    return register(into_floats)
 
 
-def _behind_stack(p, x, q, k, v, **given):
-    return p.rope_append(x=p.linear(x=x, weight="+".join((q, k, v))), **given)
+rope_append = _pair("rope_append", BIASES, {}, handing_on(_bias_inputs, _inputs))
+norm_rope_append = _pair("norm_rope_append", NORMS, {"eps": float}, handing_on(_norm_inputs, _inputs))
+
+
+def _product(p, x, q, k, v):
+    return p.linear(x=x, weight="+".join((q, k, v)))
 
 
 def stacked_qkv(p, x, q, k, v, table, kv, state, *, passed):
@@ -247,7 +243,7 @@ def stacked_qkv(p, x, q, k, v, table, kv, state, *, passed):
 
 
 def _stacked(p, x, q, k, v, table, kv, state, *, passed):
-    return _behind_stack(p, x, q, k, v, table=table, kv=kv, state=state, passed=passed)
+    return p.rope_append(x=_product(p, x, q, k, v), table=table, kv=kv, state=state, passed=passed)
 
 
 def stacked_qkv_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed):
@@ -259,8 +255,9 @@ def stacked_qkv_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *,
 
 
 def _stacked_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed):
-    biases = dict(zip(BIASES, (q_bias, k_bias, v_bias), strict=True))
-    return _behind_stack(p, x, q, k, v, table=table, kv=kv, state=state, passed=passed, **biases)
+    given = {"table": table, "kv": kv, "state": state, "passed": passed}
+    given |= {"q_bias": q_bias, "k_bias": k_bias, "v_bias": v_bias}
+    return p.rope_append(x=_product(p, x, q, k, v), **given)
 
 
 def stacked_qkv_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed):
@@ -273,7 +270,7 @@ def stacked_qkv_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, pa
 
 def _stacked_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed):
     given = {"table": table, "kv": kv, "state": state, "q_norm": q_norm, "k_norm": k_norm}
-    return _behind_stack(p, x, q, k, v, **given, eps=eps, passed=passed)
+    return p.norm_rope_append(x=_product(p, x, q, k, v), **given, eps=eps, passed=passed)
 
 
 def _pays(facts: Facts, match: Match) -> bool:

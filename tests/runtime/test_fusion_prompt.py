@@ -52,7 +52,8 @@ def layer_of(plan) -> list[str]:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("cache, append", [("f32", "rope_append"), ("int8", "rope_append[kv8]")])
 def test_a_layer_of_a_prompt_is_seven_dispatches(family, cache, append):
-    attention = "attention" + append.removeprefix("rope_append")
+    attention = append.replace("rope_append", "attention")
+    append = f"norm_{append}" if family == "qwen3" else append
     layer = ["rms_norm", "linear[int4]", append, attention, "linear[int4]"]
     layer += ["rms_norm", "gate_up[int4]", "linear[int4]"]
     plan = plan_of(family, cache=cache)
@@ -69,10 +70,10 @@ def test_int8_activations_add_their_quantizations():
 
 
 @pytest.mark.parametrize("activations, op", [("f32", "norm_linear[int4]"), ("int8", "norm_linear_a8[int4]")])
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_one_token_norms_in_front_of_the_stack(family, activations, op):
+@pytest.mark.parametrize("family, append", [("qwen2", "rope_append"), ("qwen3", "norm_rope_append")])
+def test_one_token_norms_in_front_of_the_stack(family, append, activations, op):
     """`norm_qkv` has no biases, and no head to itself."""
-    assert layer_of(rewritten(plan_of(family, activations=activations)))[:2] == [op, "rope_append"]
+    assert layer_of(rewritten(plan_of(family, activations=activations)))[:2] == [op, append]
 
 
 def test_few_tokens_keep_their_batches():

@@ -547,12 +547,13 @@ def _cache_cases() -> Iterator[Case]:
             x_dtype=TYPES,
             y_dtype=("f32",),
         )
-    added = (
-        {},
-        {"q_bias": True, "k_bias": True, "v_bias": True},
-        {"q_norm": True, "k_norm": True, "eps": 1e-5},
-    )
-    for kernel, more in (("rope_append", {"kv_dtype": TYPES}), ("rope_append[kv8]", {})):
+    biases = {"biases": ({}, {"q_bias": True, "k_bias": True, "v_bias": True})}
+    for kernel, more in (
+        ("rope_append", {"kv_dtype": TYPES, **biases}),
+        ("rope_append[kv8]", biases),
+        ("norm_rope_append", {"kv_dtype": TYPES}),
+        ("norm_rope_append[kv8]", {}),
+    ):
         yield from cases_of(
             kernel,
             "heads",
@@ -562,7 +563,6 @@ def _cache_cases() -> Iterator[Case]:
             place=places,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),
-            added=added,
             x_dtype=TYPES,
             **more,
         )
