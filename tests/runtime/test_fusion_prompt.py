@@ -51,7 +51,7 @@ def layer_of(plan) -> list[str]:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("cache, append", [("f32", "rope_append"), ("int8", "rope_append[kv8]")])
-def test_a_layer_of_a_prompt_is_seven_dispatches(family, cache, append):
+def test_a_layer_of_a_prompt_is_eight_dispatches(family, cache, append):
     attention = append.replace("rope_append", "attention")
     append = f"norm_{append}" if family == "qwen3" else append
     layer = ["rms_norm", "linear[int4]", append, attention, "linear[int4]"]
