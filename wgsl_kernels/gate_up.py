@@ -23,7 +23,7 @@ from .pair import REGISTRY, Context, Cost, Kernel, Port, register
 from .weights import WEIGHT_FORMATS, dense
 
 #: What `linear` may add to a product, and `gate_up` does not.
-ADDED = ("bias", "residual")
+ADDED = ("bias", "residual", "factor")
 
 
 def many_tokens(facts: Facts, match: Match) -> bool:
@@ -85,7 +85,9 @@ def _pair(whole: Kernel, rule: Rule, unit: Kernel) -> Kernel:
         return {**found, **{n: v for n, v in whole.derive(sizes).items() if n != "out_rows"}}
 
     reference.__doc__ = rule.summary
-    params = {name: kind for name, kind in whole.params.items() if name not in ("row_offset", "out_rows")}
+    params = {
+        name: kind for name, kind in whole.params.items() if name not in (*ADDED, "row_offset", "out_rows")
+    }
     module = linear_a8 if integer else linear
     return register(
         Kernel(

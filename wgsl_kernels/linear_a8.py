@@ -122,7 +122,7 @@ def dequantize_activations(fmt: str, x, x_scales, columns: int) -> torch.Tensor:
 
 
 def _reference(fmt: str, x, x_scales, weight, columns, **rest):
-    """y = (x_scale * xq) W^T + bias + residual, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+    """`linear_reference` of x = x_scale * xq."""
     return linear_reference(
         dequantize_activations(fmt, x, x_scales.to(weight.dtype), columns), weight, **rest
     )
@@ -162,8 +162,8 @@ def linear_a8(fmt: str) -> Kernel:
                 "x_scales": Port(("tokens", "x_groups"), "f32", binding=7, of="x", plane="scales"),
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
-            defaults={"row_offset": 0},
+            params={**quant_params(fmt), "columns": int, "factor": float, "row_offset": int, "out_rows": int},
+            defaults={"factor": 1.0, "row_offset": 0},
             variants=_variants(fmt),
             make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
             tolerance=partial(_tolerance, fmt),

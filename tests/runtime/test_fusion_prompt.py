@@ -21,12 +21,13 @@ SHAPE = {
     **{"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "max_position_embeddings": 128},
     **{"vocab_size": 131, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},
 }
+MORE = {"granite": {"residual_multiplier": 0.22}}
 INT4 = WeightFormat("int4", block_size=32)
 QUANTIZE = "quantize_activations[a8]"
 
 
 def source_of(family: str, fmt: WeightFormat = INT4) -> RandomSource:
-    return RandomSource(family, {**SHAPE, "model_type": family}, fmt)
+    return RandomSource(family, {**SHAPE, "model_type": family, **MORE.get(family, {})}, fmt)
 
 
 def plan_of(family: str, **types):
@@ -49,7 +50,7 @@ def layer_of(plan) -> list[str]:
     return first
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "granite"])
 @pytest.mark.parametrize("cache, append", [("f32", "rope_append"), ("int8", "rope_append[kv8]")])
 def test_a_layer_of_a_prompt_is_eight_dispatches(family, cache, append):
     attention = append.replace("rope_append", "attention")

@@ -220,7 +220,7 @@ def _linear_cases() -> Iterator[Case]:
                 "columns": (*columns, 32, 576) if fmt in ZERO_POINTS else columns,
                 "x_dtype": TYPES,
                 "bias": (False, True),
-                "residual": (False, True),
+                "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 "part": ranges,
                 **_weight_options(fmt),
             }
@@ -240,7 +240,7 @@ def _integer_linear_cases() -> Iterator[Case]:
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),
                 bias=(False, True),
-                residual=(False, True),
+                residual=({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 part=ranges,
                 **_weight_options(fmt),
             )

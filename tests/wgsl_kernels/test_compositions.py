@@ -22,6 +22,7 @@ PARAMS = {
     "eps": 1e-5,
     "scale": HEAD_DIM**-0.5,
     "k": 5,
+    "factor": 0.22,
     "splits": 3,
     "group": 16,
     "kv_heads": KV_HEADS,

@@ -85,7 +85,8 @@ def _unify(
     if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
         return
     orders = [call.inputs]
-    if kernel.commutes and all(operand in call.inputs for operand in kernel.commutes):
+    commutes = kernel.commutes and stated == kernel.defaults
+    if commutes and all(operand in call.inputs for operand in kernel.commutes):
         one, other = kernel.commutes
         orders.append({**call.inputs, one: call.inputs[other], other: call.inputs[one]})
     for inputs in orders:
