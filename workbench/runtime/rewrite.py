@@ -85,7 +85,8 @@ def _unify(
     if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
         return
     orders = [call.inputs]
-    if kernel.commutes and all(operand in call.inputs for operand in kernel.commutes):
+    commutes = kernel.commutes and stated == kernel.defaults
+    if commutes and all(operand in call.inputs for operand in kernel.commutes):
         one, other = kernel.commutes
         orders.append({**call.inputs, one: call.inputs[other], other: call.inputs[one]})
     for inputs in orders:
@@ -239,7 +240,7 @@ def _shapes(plan: Plan, call: Call, library: Library) -> dict[str, tuple[tuple[i
     sizes = kernel.complete(sizes)
     found = {}
     for operand, ports in kernel.operands().items():
-        if operand not in call.inputs and "" in ports:
+        if operand not in call.inputs and ports.get("") in kernel.writes:
             port = kernel.writes[ports[""]]
             shape = tuple(sizes[label] if isinstance(label, str) else label for label in port.shape)
             found[operand] = (shape, "f32" if port.dtype == "float" else port.dtype)
