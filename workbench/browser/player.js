@@ -34,7 +34,7 @@ const OWN = new Set(["cache", "input", "state"]);
 const AHEAD_BYTES = 32 << 20;
 
 /** The dispatches of a program, bound. */
-class Recorded {
+export class Recorded {
   /** @param {string} label @param {[GPUComputePipeline, GPUBindGroup, [number, number, number]][]} calls */
   constructor(label, calls) {
     this.label = label;
@@ -63,14 +63,16 @@ export class Player {
   constructor(device, programs) {
     this.device = device;
     this.programs = programs;
-    /** By module and bindings. @type {Map<string, Built>} */
-    this.built = new Map();
+    /** By module and bindings. @type {Map<string, Promise<Built>>} */
+    this.building = new Map();
+    /** @type {Map<string, GPUShaderModule>} */
+    this.modules = new Map();
     /** Weights, constants and activations by name. @type {Map<string, GPUBuffer>} */
     this.buffers = new Map();
   }
 
   /**
-   * Pipelines are compiled in the background while weights arrive.
+   * Upload weights, and compile the greedy program meanwhile; the others follow in the background, the shortest first.
    * @param {import("./loader.js").Read} read
    * @param {any} manifest
    * @param {(progress: Progress) => void} [onProgress]
@@ -79,8 +81,20 @@ export class Player {
     const shared = this.sizes((kind) => !OWN.has(kind));
     const weights = [...shared.values()].reduce((sum, { bytes }) => sum + aligned(bytes), 0);
     this.buffers = await this.device.allocate(shared, `a model of ${megabytes(weights)}`);
-    await Promise.all([this.compile(), this.upload(read, manifest, onProgress)]);
+    const [first, ...rest] = [...this.programs].sort(
+      (a, b) => Number(b.target.head === "greedy") - Number(a.target.head === "greedy") || a.target.tokens - b.target.tokens,
+    );
+    await Promise.all([this.compile(first), this.upload(read, manifest, onProgress)]);
     this.device.check();
+    this.compileAhead(rest);
+  }
+
+  /** One after the other, so that the first one asked for waits for few others. @param {Program[]} programs */
+  async compileAhead(programs) {
+    for (const program of programs) {
+      if (this.device.failure) return;
+      await this.compile(program).catch(() => {}); // told where the program is played
+    }
   }
 
   /**
@@ -104,13 +118,14 @@ export class Player {
   }
 
   /**
-   * A program's dispatches, bound.
+   * A program's dispatches, bound, once its pipelines are there.
    * @param {Program} program
    * @param {Map<string, GPUBuffer>} own of `allocateOwn`
    */
-  record(program, own) {
+  async record(program, own) {
+    const built = await this.compile(program);
     const calls = program.dispatches.map(([n, bound, grid]) => {
-      const { pipeline, layout } = this.builtOf(program, n);
+      const { pipeline, layout } = built[n];
       const { label, bindings } = program.pipelines[n];
       const entries = bound.map(([index, offset, size], place) => {
         const { name, bytes } = program.buffers[index];
@@ -118,46 +133,46 @@ export class Player {
         const whole = offset === 0 && size === bytes; // the buffer then goes on to a multiple of 16
         return { binding: bindings[place][0], resource: { buffer, offset, size: whole ? aligned(size) : size } };
       });
-      return /** @type {const} */ ([pipeline, this.device.gpu.createBindGroup({ label, layout, entries }), grid]);
+      const group = this.device.gpu.createBindGroup({ label, layout, entries });
+      return /** @type {[GPUComputePipeline, GPUBindGroup, [number, number, number]]} */ ([pipeline, group, grid]);
     });
-    return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, /** @type {any} */ (calls));
+    return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, calls);
   }
 
-  /** @param {Program} program @param {number} n of its pipelines */
-  builtOf(program, n) {
-    const { module, bindings } = program.pipelines[n];
-    return /** @type {Built} */ (this.built.get(JSON.stringify(bindings) + program.modules[module]));
-  }
-
-  async compile() {
-    const { gpu } = this.device;
-    /** @type {Map<string, Promise<Built>>} */
-    const building = new Map();
-    /** @type {Map<string, GPUShaderModule>} */
-    const modules = new Map();
-    for (const program of this.programs) {
-      for (const { label, module, bindings } of program.pipelines) {
+  /** A program's pipelines; those that programs share are compiled once. @param {Program} program */
+  compile(program) {
+    return Promise.all(
+      program.pipelines.map(({ label, module, bindings }) => {
         const code = program.modules[module];
         const key = JSON.stringify(bindings) + code;
-        if (building.has(key)) continue;
-        const compiled = modules.get(code) ?? gpu.createShaderModule({ label, code });
-        modules.set(code, compiled);
-        const entries = bindings.map(([binding, type]) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } }));
-        const layout = gpu.createBindGroupLayout({ label, entries });
-        const pipeline = gpu.createComputePipelineAsync({
-          label,
-          layout: gpu.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
-          compute: { module: compiled, entryPoint: "main" },
-        });
-        const told = pipeline.catch((error) => {
-          this.device.check();
-          throw new BrowserError("unsupported", `this browser does not compile ${label}: ${error.message}`, error);
-        });
-        building.set(key, told.then((pipeline) => ({ pipeline, layout })));
-      }
+        let building = this.building.get(key);
+        if (!building) this.building.set(key, (building = this.build(label, code, bindings)));
+        return building;
+      }),
+    );
+  }
+
+  /**
+   * @param {string} label
+   * @param {string} code
+   * @param {[number, GPUBufferBindingType][]} bindings
+   * @returns {Promise<Built>}
+   */
+  async build(label, code, bindings) {
+    const { gpu } = this.device;
+    let module = this.modules.get(code);
+    if (!module) this.modules.set(code, (module = gpu.createShaderModule({ label, code })));
+    const entries = bindings.map(([binding, type]) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } }));
+    const layout = gpu.createBindGroupLayout({ label, entries });
+    const pipelineLayout = gpu.createPipelineLayout({ label, bindGroupLayouts: [layout] });
+    try {
+      const compute = { module, entryPoint: "main" };
+      return { pipeline: await gpu.createComputePipelineAsync({ label, layout: pipelineLayout, compute }), layout };
+    } catch (error) {
+      this.device.check();
+      const why = /** @type {Error} */ (error).message;
+      throw new BrowserError("unsupported", `this browser does not compile ${label}: ${why}`, error);
     }
-    await Promise.all(building.values());
-    for (const [key, built] of building) this.built.set(key, await built);
   }
 
   /**
@@ -169,10 +184,9 @@ export class Player {
     /** Each upload once, though programs share them. @type {Map<string, import("./uploads.js").Upload>} */
     const uploads = new Map();
     for (const { uploads: each } of this.programs) for (const upload of each) uploads.set(JSON.stringify(upload), upload);
-    for (const { buffers } of this.programs) {
-      for (const { name, initial, shape = [] } of buffers) {
-        if (initial) this.device.write(/** @type {GPUBuffer} */ (this.buffers.get(name)), 0, constant(initial, shape));
-      }
+    const all = new Map(this.programs.flatMap(({ buffers }) => buffers.map((each) => [each.name, each])));
+    for (const [name, { initial, shape = [] }] of all) {
+      if (initial) this.device.write(/** @type {GPUBuffer} */ (this.buffers.get(name)), 0, constant(initial, shape));
     }
     const uploader = new Uploader(this.device, [...uploads.values()], this.buffers);
     const planes = planesOf(manifest, new Set(uploader.byTensor.keys()));

@@ -9,6 +9,7 @@ const AHEAD = 2;
 const GROUP_MS = 8;
 
 /** @typedef {import("./player.js").Program} Program */
+/** @typedef {import("./player.js").Recorded} Recorded */
 /** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array>}} Group steps that are on the device */
 
 /** How many steps make up a group: one at first, then as many as take `GROUP_MS`. */
@@ -50,7 +51,7 @@ export class Session {
     this.own = own;
     /** Those in the cache. @type {number[]} */
     this.ids = [];
-    /** @type {Map<Program, ReturnType<import("./player.js").Player["record"]>>} */
+    /** @type {Map<Program, Recorded>} */
     this.recorded = new Map();
     /** @type {GPUBuffer[]} */
     this.free = [];
@@ -103,7 +104,7 @@ export class Session {
    */
   async feed(ids) {
     if (!ids.length) throw new BrowserError("input", "at least one token is fed");
-    const program = this.append(ids);
+    const program = await this.append(ids);
     const [index, shape] = program.values.logits;
     const count = shape.reduce((product, size) => product * size, 1);
     const encoder = this.device.gpu.createCommandEncoder();
@@ -123,17 +124,18 @@ export class Session {
    * wait for the device. Returns the last step's program.
    * @param {number[]} ids at least one
    */
-  append(ids) {
+  async append(ids) {
     this.check(ids);
     let program = this.prompts[0];
     for (let start = 0; start < ids.length; ) {
       const left = ids.length - start;
       program = /** @type {Program} */ (this.prompts.find(({ target }) => 3 * target.tokens <= 4 * left) ?? this.prompts.at(-1));
+      const recorded = await this.record(program);
       const step = ids.slice(start, start + program.target.tokens);
       const padded = new Uint32Array(program.target.tokens);
       padded.set(step);
       this.write("ids", padded);
-      this.submit(program, this.position, step.length, 1);
+      this.submit(recorded, this.position, step.length, 1);
       this.ids.push(...step);
       start += step.length;
     }
@@ -157,6 +159,7 @@ export class Session {
     const head = isPlain(options) ? "greedy" : "draw";
     const program = this.player.programs.find(({ target }) => target.head === head);
     if (!program) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
+    const recorded = await this.record(program);
     this.write("ids", Uint32Array.of(token));
     if (head === "draw") {
       this.write("options", words);
@@ -170,7 +173,7 @@ export class Session {
     const fill = () => {
       while (sent < count && pending.length < AHEAD) {
         const steps = Math.min(pace.steps, count - sent);
-        pending.push(this.send(program, start + sent, steps));
+        pending.push(this.send(recorded, head, start + sent, steps));
         sent += steps;
       }
     };
@@ -211,7 +214,7 @@ export class Session {
     while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
     this.reset(same);
     this.check(ids.slice(same));
-    if (same < ids.length - 1) this.append(ids.slice(same, -1));
+    if (same < ids.length - 1) await this.append(ids.slice(same, -1));
     const room = this.capacity - this.position;
     for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
       if (ends.has(token)) return "eos";
@@ -227,18 +230,23 @@ export class Session {
     this.device.write(/** @type {GPUBuffer} */ (this.own.get(name)), 0, words);
   }
 
+  /** A program bound to this sequence; waits for its pipelines the first time. @param {Program} program */
+  async record(program) {
+    let recorded = this.recorded.get(program);
+    if (!recorded) this.recorded.set(program, (recorded = await this.player.record(program, this.own)));
+    return recorded;
+  }
+
   /**
-   * Steps of a program, a pass each, and a copy of what they leave.
-   * @param {Program} program
+   * Steps, a pass each, and a copy of what they leave.
+   * @param {Recorded} recorded
    * @param {number} position
    * @param {number} valid tokens of the first step
    * @param {number} steps
    * @param {(encoder: GPUCommandEncoder) => void} [copy]
    */
-  submit(program, position, valid, steps, copy) {
+  submit(recorded, position, valid, steps, copy) {
     this.write("state", Uint32Array.of(position, valid, 0, 0));
-    let recorded = this.recorded.get(program);
-    if (!recorded) this.recorded.set(program, (recorded = this.player.record(program, this.own)));
     const encoder = this.device.gpu.createCommandEncoder();
     for (let step = 0; step < steps; step++) recorded.encode(encoder);
     copy?.(encoder);
@@ -247,22 +255,21 @@ export class Session {
 
   /**
    * A group of steps, whose tokens are on their way back.
-   * @param {Program} program
+   * @param {Recorded} recorded
+   * @param {"greedy" | "draw"} head
    * @param {number} position
    * @param {number} steps
    * @returns {Group}
    */
-  send(program, position, steps) {
+  send(recorded, head, position, steps) {
     const staging = this.free.pop() ?? this.device.staging(4 * (this.most + 1));
-    const drawn = program.target.head === "draw";
-    const bytes = 4 * (steps + (drawn ? 1 : 0));
     const own = (/** @type {string} */ name) => /** @type {GPUBuffer} */ (this.own.get(name));
-    this.submit(program, position, 1, steps, (encoder) => {
+    this.submit(recorded, position, 1, steps, (encoder) => {
       encoder.copyBufferToBuffer(own("history"), 0, staging, 0, 4 * steps);
       // the last word of `seen` tells of unusable logits
-      if (drawn) encoder.copyBufferToBuffer(own("seen"), 4 * Math.ceil(this.vocabSize / 32), staging, 4 * steps, 4);
+      if (head === "draw") encoder.copyBufferToBuffer(own("seen"), 4 * Math.ceil(this.vocabSize / 32), staging, 4 * steps, 4);
     });
-    const words = this.device.mapped(staging, bytes).then((data) => {
+    const words = this.device.mapped(staging, 4 * (steps + (head === "draw" ? 1 : 0))).then((data) => {
       group.came = true;
       this.free.push(staging);
       return new Uint32Array(data);
