@@ -4,47 +4,28 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-import workbench
 from tests.models.family_cases import write_family
-from tests.runtime.models import SHAPES, random_ids, write_random
+from tests.runtime.models import SHAPES, write_random
 from tests.support.dawn import play
-from workbench.runtime.sampling import SamplingOptions
 
-from .conftest import CAPACITY
+from .engines import compare
 
 pytestmark = pytest.mark.usefixtures("adapter")
-SAMPLED = SamplingOptions(temperature=0.8, top_k=40, top_p=0.9, seed=7)
 
 
-def compare(folder, count: int, options: SamplingOptions | None = None) -> dict:
-    """Logits and greedy tokens (and drawn ones) of both engines, in f32. Returns Node's answer."""
-    model = workbench.load(folder / "model", backend="wgpu", dtype="f32", max_tokens=CAPACITY)
-    ids = [int(each) for each in random_ids(model.vocab_size, 11)]
-    given = options and {"temperature": 0.8, "topK": 40, "topP": 0.9, "seed": 7}
-    found = play({"folder": str(folder), "ids": ids, "count": count, "options": given})
-    assert "error" not in found
-    session = model.session()
-    expected = session.feed(ids)
-    # Two adapters add in other orders: a few ulps a layer of numbers as large as the logits.
-    assert np.abs(found["logits"] - expected).max() <= 2e-5 * np.abs(expected).max()
-    assert found["tokens"] == session.greedy(count)
-    if options:
-        drawing = model.session()
-        drawing.feed(ids[:-1])
-        assert found["drawn"] == [each.id for each in drawing.stream(ids[-1], count, options)]
-    assert found["position"] == len(ids) - 1 + count
-    return found
+def played(folder):
+    return lambda request: play({"folder": str(folder), **request})
 
 
 def test_the_embedded_model_in_int4(demo):
-    compare(demo, 32)
+    compare(demo, played(demo), 32)
 
 
 def test_the_embedded_model_in_int8(site):
-    compare(site("int8/32"), 8)
+    folder = site("int8/32")
+    compare(folder, played(folder), 8)
 
 
 def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_path):
@@ -52,14 +33,14 @@ def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_p
     folder = site("int4/32", write_family(tmp_path / "phi3", "phi3", 1))
     index = json.loads((folder / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
-    compare(folder, 32, SAMPLED)
+    compare(folder, played(folder), 32, sampled=True)
 
 
 def test_float_rows_are_padded(site, tmp_path):
     folder = site("bf16", write_random(tmp_path / "wide", SHAPES[0]))
     index = json.loads((folder / "programs" / "f32-0.json").read_text())
     assert any(upload[6] == "padded rows" for uploads in index["uploads"] for upload in uploads)
-    compare(folder, 32)
+    compare(folder, played(folder), 32)
 
 
 @pytest.mark.parametrize(
