@@ -8,17 +8,15 @@
 whose logits are then computed once. They may also come from a file that an earlier run kept
 (`eval.top_logits`).
 
-A model is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
-int64 [n-1], `forward(ids)` giving `logits` f32 [n, vocab], `vocab_size`, `context_length`, `backend`,
-`tokenizer` and `describe_provenance()`. Without a baseline only `score` is called; models of `workbench.load` on one
-device are compared there (`eval.scoring`). Either way no matrix of logits leaves the device.
+A model is whatever scores a sequence from an empty cache (`eval.scorer.Scorer`). Without a baseline only `score` is
+called; models of `workbench.load` on one device are compared there (`eval.scoring`). Either way no matrix of logits
+leaves the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +26,7 @@ from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, protocol
 from eval.report import ppl_text
 from eval.result import PerplexityResult
+from eval.scorer import Scorer
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
@@ -43,14 +42,14 @@ class NonFiniteScoreError(WorkbenchError):
 
 
 def perplexity(
-    model: Any,
+    model: Scorer,
     text: str | Text | Tokens | Sequence[int] | np.ndarray,
     scheme: str | Protocol,
     *,
     separator: str | None = None,
-    baseline: Any = None,
-    noise_floor: Any = None,
-    again: Any = None,
+    baseline: Scorer | PerplexityResult | StoredBaseline | str | Path | None = None,
+    noise_floor: Scorer | None = None,
+    again: Scorer | None = None,
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
@@ -78,18 +77,18 @@ def perplexity(
     """
     if isinstance(baseline, str | Path):
         baseline = StoredBaseline.load(baseline)
-    live = baseline is not None and not isinstance(baseline, PerplexityResult | StoredBaseline)
+    live = None if isinstance(baseline, PerplexityResult | StoredBaseline) else baseline
     models = {"model": model}
-    if live:
-        models["baseline"] = baseline
+    if live is not None:
+        models["baseline"] = live
     if noise_floor is not None:
-        if not live and not isinstance(baseline, StoredBaseline):
+        if live is None and not isinstance(baseline, StoredBaseline):
             raise ProtocolError("a noise floor needs a baseline with logits: a model, or a stored baseline")
         models["noise floor"] = noise_floor
     report = _reporter(progress)
 
     def told(done: int, total: int, name: str, nll: float) -> None:
-        if name == "model":
+        if report is not None and name == "model":
             report(-(-done // len(models)), total // len(models), nll)
 
     result = perplexities(
@@ -97,7 +96,11 @@ def perplexity(
         text,
         scheme,
         separator=separator,
-        baseline="baseline" if live else baseline if isinstance(baseline, StoredBaseline) else None,
+        baseline="baseline"
+        if live is not None
+        else baseline
+        if isinstance(baseline, StoredBaseline)
+        else None,
         noise_floor=None if noise_floor is None else "noise floor",
         save_baseline=save_baseline,
         top_k=top_k,
@@ -113,7 +116,7 @@ def perplexity(
 
 
 def perplexities(
-    models: Mapping[str, Any],
+    models: Mapping[str, Scorer],
     text: str | Text | Tokens | Sequence[int] | np.ndarray,
     scheme: str | Protocol,
     *,

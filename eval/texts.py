@@ -221,7 +221,7 @@ def encode(
     for document, (ids, ends) in zip(parts, _encode_many(tokenizer, parts, special=False), strict=True):
         known = known and ends is not None
         all_ids += [[bos], ids]
-        all_sizes += [[0], _token_bytes(document, ends)] if known else []
+        all_sizes += [[0], _token_bytes(document, ends)] if known and ends is not None else []
     return Tokens(
         np.concatenate(all_ids).astype(np.int64),
         bos_policy="before each document",
@@ -243,7 +243,9 @@ def _encode_pages(tokenizer: Any, text: Text, common: dict[str, Any]) -> Tokens:
     lengths = [len(ids) for ids, _ in encoded]
     known = all(ends is not None for _, ends in encoded)
     sizes = (
-        [_token_bytes(page, ends) for page, (_, ends) in zip(plain, encoded, strict=True)] if known else []
+        [_token_bytes(page, ends) for page, (_, ends) in zip(plain, encoded, strict=True) if ends is not None]
+        if known
+        else []
     )
     own = any(len(ids) and ids[0] == prefix for ids, _ in encoded)
     policy = "in front of each document" + (", and again by the tokenizer as its first target" if own else "")

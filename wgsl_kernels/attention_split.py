@@ -265,7 +265,7 @@ def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where `attention_split` can run, for few tokens."""
-    limits = [match.params[name] for name in ("window", "chunk") if match.params[name]]
+    limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
     splits = splits_for(min([facts.capacity, *limits]))
     if facts.tokens > FEW_TOKENS or splits < 2:
         return False

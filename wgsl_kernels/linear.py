@@ -220,8 +220,11 @@ def _variants(fmt: str) -> dict[str, Variant]:
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
-        for name, make, gpu in (("gemv", gemv, _gpu_gemv), ("batch", batch, _gpu_batch)):
-            in_f32 = make(pieces, found[name].why, gpu=partial(gpu, fmt, True), pieces=fmt)
+        in_f16 = {
+            "gemv": gemv(pieces, found["gemv"].why, gpu=partial(_gpu_gemv, fmt, True), pieces=fmt),
+            "batch": batch(pieces, found["batch"].why, gpu=partial(_gpu_batch, fmt, True), pieces=fmt),
+        }
+        for name, in_f32 in in_f16.items():
             found[f"{name}_f16"] = halves.in_f16(in_f32, tolerance)
     return found
 

@@ -107,7 +107,10 @@ def paired(bound: torch.Tensor, rotated: int, head_dim: int, interleaved: bool =
 
 def pairs_of(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Both of each pair of x [..., rotated]: of its halves, or of neighbours."""
-    return (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    if interleaved:
+        return x[..., ::2], x[..., 1::2]
+    first, second = x.chunk(2, dim=-1)
+    return first, second
 
 
 def joined(a: torch.Tensor, b: torch.Tensor, interleaved: bool) -> torch.Tensor:

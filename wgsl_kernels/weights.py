@@ -141,7 +141,7 @@ def with_planes(fmt: str, make_inputs: Maker) -> Maker:
 
 def random_planes(
     fmt: str,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     rows: int,
     columns: int,
     *,

@@ -59,7 +59,7 @@ class Trainable:
         self.format, (self.rows, self.columns) = format, weights.shape
         self.kind = initial.q.dtype
         scales = initial.scales.astype(np.float32)
-        if format.symmetric:
+        if initial.zeros is None:
             zeros = np.full_like(scales, format.implied_zero)
         else:
             zeros = initial.zeros.astype(np.float32) / np.float32(2**format.zero_frac_bits)

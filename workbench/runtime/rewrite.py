@@ -71,6 +71,7 @@ class Found:
         return self.names[symbol] in self.protected
 
     def ranges(self, symbol: str) -> Sequence[tuple[int, int]]:
+        assert self.row_ranges is not None, "a rule looks at ranges where it is applied"
         return self.row_ranges(self.names[symbol])
 
 

@@ -29,7 +29,7 @@ class Stack:
     @property
     def buffer(self) -> Buffer:
         first = self.members[0]
-        shape = (sum(member.shape[0] for member in self.members), first.shape[1])
+        shape = (sum(member.rows for member in self.members), first.columns)
         tensors = tuple(name for member in self.members for name in member.tensors)
         return Buffer(self.name, shape, first.type, "weight", tensors)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from eval.report import LONG, ppl_form, ppl_text
+from workbench.known import known
 from workbench.models.blocks import cache_type
 
 from .rows import Row
@@ -79,7 +80,7 @@ def _ppl(row: Row) -> Figure:
     if row.ppl is None:  # exp overflowed
         return Figure(ppl_text(None))
     form = ".4f" if row.ppl < 1000 else ".0f" if row.ppl < LONG else ppl_form(row.ppl)
-    return _with_error(row.ppl, row.ppl_se, form, form)
+    return known(_with_error(row.ppl, row.ppl_se, form, form))
 
 
 def _change(row: Row) -> Figure | None:
