@@ -50,7 +50,7 @@ class Comparison:
     noise_floor: dict[str, Any] | None = None
 
     @classmethod
-    def of(
+    def of(  # many parameters: the arrays of both sides, and their records
         cls,
         nll: np.ndarray,
         baseline: np.ndarray,

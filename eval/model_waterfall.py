@@ -174,7 +174,7 @@ class ModelWaterfall(Table):
         return axes
 
 
-def model_waterfall(
+def model_waterfall(  # many parameters: the options of an evaluation, each of its own
     quantized: str | StoredModel,
     unquantized: Any,
     text: Any,

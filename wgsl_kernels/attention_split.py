@@ -257,7 +257,9 @@ def _whole(p, q, kv, state, *, scale, window, chunk, softcap):
     return p.attention(q=q, kv=kv, state=state, scale=scale, **bounds)
 
 
-def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
+def _parts(
+    p, q, kv, state, *, scale, window, chunk, softcap, splits
+):  # many parameters: the operands and parameters of the op
     bounds = {"window": window, "chunk": chunk, "softcap": softcap}
     sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits, **bounds)
     return p.attention_reduce(sums=sums, stats=stats)

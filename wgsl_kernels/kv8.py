@@ -56,7 +56,7 @@ def random_cache(
     return {"kv": words, "kv_scales": scales}
 
 
-def _append_inputs(
+def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     joined,
     seed=0,
     tokens=3,

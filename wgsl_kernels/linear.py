@@ -248,7 +248,7 @@ def linear_reference(x, weight, bias=None, residual=None, row_offset=0, out_rows
     return y if residual is None else y + residual.to(x.dtype)
 
 
-def linear_inputs(
+def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     fmt: str,
     seed=0,
     tokens=1,

@@ -101,7 +101,9 @@ def _over_int8(where: Where) -> Where:
 
 
 def _rule(whole: Rule, op: str, where: Where) -> Rule:
-    def rows_and_append(p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads):
+    def rows_and_append(
+        p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads
+    ):  # many parameters: the operands and parameters of the op
         """The product gives rows of keys and values, which their append quantizes head by head."""
         weight = "+".join((q, k, v))
         queries, rows = getattr(p, op)(

@@ -73,7 +73,7 @@ def head_dim_of(s: Mapping) -> dict:
     return {"head_dim": found}
 
 
-def rope_inputs(
+def rope_inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     tokens=3,
     heads=2,

@@ -64,7 +64,7 @@ class Joint:
         return statistics.paired(self.nll, other.nll, self.window_index)
 
 
-def measure_joint(
+def measure_joint(  # many parameters: the options of a measurement, each of its own
     source,
     models: Mapping[str, Allocation | Mapping[str, WeightFormat]],
     tokens: Tokens,

@@ -43,7 +43,7 @@ def default_formats(source: Source) -> tuple[WeightFormat, ...]:
     return (float_tier(source), *map(WeightFormat, TIERS))
 
 
-def sensitivity(
+def sensitivity(  # many parameters: the options of a measurement, each of its own
     source,
     tokens: Tokens,
     scheme: str | Protocol = "disjoint-512",

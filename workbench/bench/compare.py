@@ -36,7 +36,7 @@ ROUNDS = 7
 BUDGET = 30.0
 
 
-def compare(
+def compare(  # many parameters: the options of a measurement, each of its own
     kernel: Kernel | str,
     seed: int = 0,
     variants: Sequence[str] | None = None,

@@ -108,7 +108,7 @@ class SpeedRow:
         return values | {"speed": self.speed.to_json(), "gb_per_s": self.gb_per_s}
 
 
-def measured(
+def measured(  # many parameters: the options of a measurement, each of its own
     source: Source,
     *,
     backend: str | None,

@@ -173,7 +173,7 @@ class Model:
                 steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
                 return Scores.joined(steps)
 
-    def generate(
+    def generate(  # many parameters: the options of sampling, by the names that users know
         self,
         prompt: str,
         max_new_tokens: int = 200,

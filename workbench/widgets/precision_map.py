@@ -76,7 +76,7 @@ class PrecisionMap(View):
     #: What can be measured here: "costs", "measure".
     able = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(
+    def __init__(  # many parameters: the options of the widget
         self,
         costs: SensitivityTable | str | Path | None = None,
         source: Any = None,
