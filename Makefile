@@ -28,7 +28,7 @@ $(PACKAGES): pyproject.toml .ci/setup
 	@.ci/setup packages
 
 setup: $(PACKAGES)  ## all set-up of the other targets and nothing else
-	@.ci/setup vulkan browser tint
+	@.ci/setup vulkan browser node tint
 
 demo: $(PACKAGES)  ## the guided tour on the embedded model
 	@.ci/setup vulkan
@@ -42,7 +42,7 @@ real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
 	@$(PY) -m workbench.cli demo --model $(MODEL) --formats int8 int4/64 int2/64 $(REAL_TEXT) \
 	--protocol disjoint-512 --tokens 2048 --repetitions 2 --output runs/real $(ARGS)
 
-test: $(PACKAGES)  ## the tests
+test: lint  ## what lint checks, then the tests
 	@.ci/setup vulkan browser tint
 	@$(PY) -m pytest $(ARGS)
 
@@ -55,7 +55,10 @@ bench: $(PACKAGES)  ## the benchmarks on this machine's adapter
 	@.ci/setup vulkan
 	@$(PY) -m workbench.cli bench $(ARGS)
 
-lint: $(PACKAGES)  ## ruff, formatting and import contracts
+lint: $(PACKAGES)  ## ruff, formatting, import contracts and types
+	@.ci/setup node
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(VENV)/bin/lint-imports
+	@if $(PY) -m pyright --version >/dev/null 2>&1; then $(PY) -m pyright; else \
+	echo "lint: pyright could not be fetched (is the npm registry out of reach?): types were not checked" >&2; fi

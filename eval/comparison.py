@@ -52,7 +52,7 @@ class Comparison:
     delta_p_quantiles: dict[str, float] | None = None
 
     @classmethod
-    def of(
+    def of(  # many parameters: the arrays of both sides, and their records
         cls,
         nll: np.ndarray,
         baseline: np.ndarray,

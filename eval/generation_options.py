@@ -198,6 +198,7 @@ def _ids(value: Any) -> frozenset[int] | None:
     if value is None:
         return None
     found = [as_integer(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
+    ids = frozenset(each for each in found if each is not None)
     if None in found:
         raise WorkbenchError(f"eos_token_id = {shown(value)}; allowed: an integer or a list of integers")
-    return frozenset(found)
+    return ids

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, Window
+from eval.scorer import Vocabulary
 from eval.texts import Text, Tokens, encode, tokenizer_sha256
 from workbench.errors import ProtocolError
 
@@ -18,7 +19,7 @@ def label(name: str) -> str:
     return name if name in ("model", "baseline") else f"model {name!r}"
 
 
-def fitting(scheme: Protocol, models: Mapping[str, Any]) -> Protocol:
+def fitting(scheme: Protocol, models: Mapping[str, Vocabulary]) -> Protocol:
     """The protocol with a length, at most every model's context."""
     scheme = scheme.at(
         min(
@@ -26,7 +27,7 @@ def fitting(scheme: Protocol, models: Mapping[str, Any]) -> Protocol:
         )
     )
     for name, one in models.items():
-        if scheme.length > one.context_length:
+        if scheme.cut[0] > one.context_length:
             raise ProtocolError(
                 f"protocol {scheme.name!r} has windows of {scheme.length} tokens, more than "
                 f"the {label(name)}'s context of {one.context_length}; allowed: up to {one.context_length}"
@@ -34,7 +35,7 @@ def fitting(scheme: Protocol, models: Mapping[str, Any]) -> Protocol:
     return scheme
 
 
-def tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> Tokens:
+def tokens(model: Vocabulary, text: Any, scheme: Protocol, separator: str | None) -> Tokens:
     """The tokens to score; see `eval.perplexity.perplexity` for what `text` may be."""
     if isinstance(text, str | Text):
         return encode(model.tokenizer, text, scheme, separator=separator)
@@ -62,7 +63,7 @@ def tokens(model: Any, text: Any, scheme: Protocol, separator: str | None) -> To
     return text.for_windows_of(scheme)
 
 
-def same_vocabulary(models: Mapping[str, Any], first: str, other: str, tokens: Tokens) -> None:
+def same_vocabulary(models: Mapping[str, Vocabulary], first: str, other: str, tokens: Tokens) -> None:
     """Raise unless two models give the same meaning to the same ids."""
     one, two = models[first], models[other]
     if one.vocab_size != two.vocab_size:
@@ -114,7 +115,7 @@ def described(scheme: Protocol, tokens: Tokens, windows: list[Window], every: li
 
 def _document_sizes(tokens: Tokens, windows: list[Window]) -> DocumentSizes | None:
     """Sizes of the documents that are scored apart, with how many windows each has."""
-    if tokens.document_sizes is None:
+    if tokens.document_sizes is None or tokens.starts is None:
         return None
     places = [window.start + window.first_scored for window in windows]
     document = np.searchsorted(tokens.starts, places, side="right") - 1

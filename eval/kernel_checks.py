@@ -13,7 +13,7 @@ derived from its arithmetic; for a quant it is one where the value lies on an ed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Buffer, Call, plane_name, resolve
-from workbench.runtime.session import check_ids
+from workbench.runtime.session import Ids, check_ids
 from workbench.runtime.weights import matrix_parts, vector
 
 #: What calls of one pass read and wrote at most, in bytes; more is kept in several passes.
@@ -80,7 +80,7 @@ class KernelChecks(Table):
         """One sentence."""
         off, numbers = (sum(getattr(check, name) for check in self.checks) for name in ("off", "elements"))
         quants = [check for check in self.checks if check.differing is not None]
-        flipped = sum(check.differing for check in quants)
+        flipped = sum(check.differing or 0 for check in quants)
         edges = (
             f"; {flipped:,} of {sum(c.elements for c in quants):,} quants fall to the other side of an edge"
         )
@@ -122,7 +122,7 @@ class KernelChecks(Table):
         )
 
 
-def check_kernels(model: Any, ids: Sequence[int]) -> KernelChecks:
+def check_kernels(model: Any, ids: Ids) -> KernelChecks:
     """Run `ids` through a model's kernels and judge every call of its device plans on its own inputs.
 
     The references compute in f64 on the CPU, with one matrix dequantized at a time. Raises ProtocolError for a model
@@ -204,7 +204,8 @@ class _Step:
         self, call: Call, found: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
     ) -> Iterator[KernelCheck]:
         bound = bind(self._plan, call, self._sizes)
-        kernel, arguments = bound.kernel, dict(bound.params)
+        kernel = bound.kernel
+        arguments: dict[str, Any] = dict(bound.params)
         written = set(call.outputs.values())
         for port in kernel.reads:
             if port not in bound.ports:

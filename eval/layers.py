@@ -48,7 +48,7 @@ class LayerDifference:
     cosine: float
     largest: float
     headroom: float
-    worst: tuple[int, int]
+    worst: tuple[int, ...]
     differing: float | None = None
 
     @classmethod

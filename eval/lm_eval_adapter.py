@@ -50,7 +50,7 @@ class WorkbenchLM(TemplateLM):
     in one cache, where those that begin alike share their beginning.
     """
 
-    def __init__(
+    def __init__(  # many parameters: what lm-evaluation-harness passes, by its names
         self,
         pretrained: Any,
         backend: str | None = None,

@@ -57,11 +57,11 @@ Scores = PerplexityResult | np.ndarray
 def paired_loss(kind: str, scores: Scores, reference: Scores, window_index: np.ndarray | None = None) -> Loss:
     """The loss of `scores` against `reference`: two results of the same windows, or two nll arrays [n] with
     the window_index [n] of their tokens. Raises ProtocolError if they do not score the same targets."""
-    if isinstance(scores, PerplexityResult) != isinstance(reference, PerplexityResult):
-        raise ProtocolError(f"{kind} loss: give two results or two arrays, not one of each")
-    if isinstance(scores, PerplexityResult):
+    if isinstance(scores, PerplexityResult) and isinstance(reference, PerplexityResult):
         require_same_targets(scores, reference)
         window_index, scores, reference = scores.window_index, scores.token_nll, reference.token_nll
+    elif isinstance(scores, PerplexityResult) or isinstance(reference, PerplexityResult):
+        raise ProtocolError(f"{kind} loss: give two results or two arrays, not one of each")
     scores, reference = np.asarray(scores, np.float64), np.asarray(reference, np.float64)
     if window_index is None or not scores.shape == reference.shape == np.shape(window_index):
         shapes = [

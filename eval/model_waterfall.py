@@ -37,6 +37,7 @@ from workbench.errors import NoAdapterError, ProtocolError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor
+from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.quantizers.blocks import row_chunks
@@ -96,8 +97,8 @@ class StagedSource:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows f32) of a quantized matrix; a few at a time where no scale reaches beyond its row."""
         original, stored = self._original.tensor(name), self._stored.tensor(name)
-        whole = form.granularity == "tensor"
-        for part in row_chunks(*shape, shape[0] * shape[1] if whole else PART_WEIGHTS):
+        whole, (height, width) = form.granularity == "tensor", shape
+        for part in row_chunks(height, width, height * width if whole else PART_WEIGHTS):
             rows = original.rows(part.start, part.stop).dequantize()
             values = stage_weights(rows, form, self._stage, self._quantizer)
             if self._stage == stages(form)[-1]:
@@ -137,6 +138,7 @@ class ModelWaterfall(Table):
         rows = []
         for cause, loss in [*self.adds.items(), ("total", self.total)]:
             result = self.results[cause if cause in self.results else list(self.results)[-1]]
+            against = known(result.baseline)
             rows.append(
                 {
                     "cause": cause,
@@ -145,8 +147,8 @@ class ModelWaterfall(Table):
                     "± clustered": loss.se_clustered,
                     "RMS d": loss.rms,
                     "perplexity": result.ppl,
-                    "KL": result.baseline.kl_mean,
-                    "same top-1": result.baseline.same_top1,
+                    "KL": against.kl_mean,
+                    "same top-1": against.same_top1,
                 }
             )
         return rows
@@ -172,7 +174,7 @@ class ModelWaterfall(Table):
         return axes
 
 
-def model_waterfall(
+def model_waterfall(  # many parameters: the options of an evaluation, each of its own
     quantized: str | StoredModel,
     unquantized: Any,
     text: Any,

@@ -8,29 +8,32 @@
 whose logits are then computed once. They may also come from a file that an earlier run kept
 (`eval.top_logits`).
 
-A model is whatever scores a sequence from an empty cache: `score(ids)` giving `nll` f64 [n-1] and `top1`
-int64 [n-1], `forward(ids)` giving `logits` f32 [n, vocab], `vocab_size`, `context_length`, `backend`,
-`tokenizer` and `describe_provenance()`. Without a baseline only `score` is called; models of `workbench.load` on one
-device are compared there (`eval.scoring`). Either way no matrix of logits leaves the device.
+A model is whatever scores a sequence from an empty cache (`eval.scorer.Scorer`). Without a baseline only `score` is
+called; models of `workbench.load` on one device are compared there (`eval.scoring`). Either way no matrix of logits
+leaves the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval import inputs, statistics
 from eval.comparison import compare
 from eval.overlap import calibration_warnings
-from eval.protocols import Protocol, protocol
+from eval.protocols import Protocol, Window, protocol
 from eval.report import ppl_text
 from eval.result import PerplexityResult
+from eval.scorer import Scorer
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
+
+if TYPE_CHECKING:
+    from eval.scoring import Scoring
 
 Progress = Callable[[int, int, float], None]
 #: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
@@ -42,15 +45,15 @@ class NonFiniteScoreError(WorkbenchError):
     """A model gave a target a negative log-likelihood that is not a number or not finite."""
 
 
-def perplexity(
-    model: Any,
+def perplexity(  # many parameters: the options of an evaluation, each of its own
+    model: Scorer,
     text: str | Text | Tokens | Sequence[int] | np.ndarray,
     scheme: str | Protocol,
     *,
     separator: str | None = None,
-    baseline: Any = None,
-    noise_floor: Any = None,
-    again: Any = None,
+    baseline: Scorer | PerplexityResult | StoredBaseline | str | Path | None = None,
+    noise_floor: Scorer | None = None,
+    again: Scorer | None = None,
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
@@ -78,18 +81,18 @@ def perplexity(
     """
     if isinstance(baseline, str | Path):
         baseline = StoredBaseline.load(baseline)
-    live = baseline is not None and not isinstance(baseline, PerplexityResult | StoredBaseline)
+    live = None if isinstance(baseline, PerplexityResult | StoredBaseline) else baseline
     models = {"model": model}
-    if live:
-        models["baseline"] = baseline
+    if live is not None:
+        models["baseline"] = live
     if noise_floor is not None:
-        if not live and not isinstance(baseline, StoredBaseline):
+        if live is None and not isinstance(baseline, StoredBaseline):
             raise ProtocolError("a noise floor needs a baseline with logits: a model, or a stored baseline")
         models["noise floor"] = noise_floor
     report = _reporter(progress)
 
     def told(done: int, total: int, name: str, nll: float) -> None:
-        if name == "model":
+        if report is not None and name == "model":
             report(-(-done // len(models)), total // len(models), nll)
 
     result = perplexities(
@@ -97,7 +100,11 @@ def perplexity(
         text,
         scheme,
         separator=separator,
-        baseline="baseline" if live else baseline if isinstance(baseline, StoredBaseline) else None,
+        baseline="baseline"
+        if live is not None
+        else baseline
+        if isinstance(baseline, StoredBaseline)
+        else None,
         noise_floor=None if noise_floor is None else "noise floor",
         save_baseline=save_baseline,
         top_k=top_k,
@@ -112,8 +119,8 @@ def perplexity(
     return result.with_noise_floor(perplexity(again, text, scheme, **common))
 
 
-def perplexities(
-    models: Mapping[str, Any],
+def perplexities(  # many parameters: the options of an evaluation, each of its own
+    models: Mapping[str, Scorer],
     text: str | Text | Tokens | Sequence[int] | np.ndarray,
     scheme: str | Protocol,
     *,
@@ -132,21 +139,11 @@ def perplexities(
     noise_floor: the name of the model that is the baseline on another path. Text, errors and the rest as in
     `perplexity`; ProtocolError also for unknown names and for models of different vocabularies.
     """
-    if not models:
-        raise ProtocolError("there is no model to score with")
-    for what, name in (("baseline", baseline), ("noise floor", noise_floor)):
-        if isinstance(name, str) and name not in models:
-            raise ProtocolError(f"{what} {name!r} is none of the models; allowed: {', '.join(models)}")
+    _check_names(models, baseline, noise_floor)
     if max_windows is not None and max_windows < 1:
         raise ProtocolError(f"max_windows is {max_windows}; it must be at least 1, or None for all")
     stored = baseline if isinstance(baseline, StoredBaseline) else None
-    kept_name = baseline if isinstance(baseline, str) else next(iter(models)) if len(models) == 1 else None
-    if save_baseline is not None and (stored or kept_name is None):
-        raise ProtocolError(
-            "save_baseline keeps the logits of a baseline model, or of a single model; name one"
-        )
-    if save_baseline is not None and not Path(save_baseline).parent.is_dir():
-        raise ProtocolError(f"save_baseline: there is no folder {Path(save_baseline).parent}")
+    kept_name = None if save_baseline is None else _kept(models, baseline, Path(save_baseline))
     scheme = inputs.fitting(protocol(scheme), models)
     first = next(iter(models))
     tokens = inputs.tokens(models[first], text, scheme, separator)
@@ -170,9 +167,64 @@ def perplexities(
         models,
         baseline if isinstance(baseline, str) else None,
         stored,
-        keep=None if save_baseline is None else kept_name,
+        keep=kept_name,
         top_k=top_k,
     )
+    parts, seconds = _scored(scoring, scheme, windows, models, progress)
+    shared = inputs.described(scheme, tokens, windows, every)
+    results = {}
+    for name, model in models.items():
+        provenance = model.describe_provenance()
+        results[name] = PerplexityResult(
+            backend=model.backend,
+            token_nll=np.concatenate([part.nll for part in parts[name]]),
+            top1=np.concatenate([part.top1 for part in parts[name]]),
+            context_length=model.context_length,
+            provenance=provenance,
+            seconds=seconds[name],
+            warnings=calibration_warnings(
+                provenance,
+                [window.ids for window in windows],
+                tokens.tokenizer_sha256,
+                (tokens.text or {}).get("sha256"),
+            ),
+            **shared,
+        )
+    if save_baseline is not None and kept_name is not None:
+        StoredBaseline(results[kept_name], TopLogits.join(scoring.top)).save(save_baseline)
+    return _paired(results, parts, baseline, noise_floor, stored)
+
+
+def _check_names(
+    models: Mapping[str, Scorer], baseline: str | StoredBaseline | None, noise_floor: str | None
+) -> None:
+    if not models:
+        raise ProtocolError("there is no model to score with")
+    for what, name in (("baseline", baseline), ("noise floor", noise_floor)):
+        if isinstance(name, str) and name not in models:
+            raise ProtocolError(f"{what} {name!r} is none of the models; allowed: {', '.join(models)}")
+
+
+def _kept(models: Mapping[str, Scorer], baseline: str | StoredBaseline | None, path: Path) -> str:
+    """The model whose distributions are kept in a file."""
+    found = next(iter(models)) if baseline is None and len(models) == 1 else baseline
+    if not isinstance(found, str):
+        raise ProtocolError(
+            "save_baseline keeps the logits of a baseline model, or of a single model; name one"
+        )
+    if not path.parent.is_dir():
+        raise ProtocolError(f"save_baseline: there is no folder {path.parent}")
+    return found
+
+
+def _scored(
+    scoring: Scoring,
+    scheme: Protocol,
+    windows: Sequence[Window],
+    models: Mapping[str, Scorer],
+    progress: RunProgress | None,
+) -> tuple[dict[str, list[statistics.Divergence]], dict[str, float]]:
+    """The scores of every window, and seconds, of each model. Raises NonFiniteScoreError."""
     parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
     totals, seconds = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     done = count = 0
@@ -193,31 +245,20 @@ def perplexities(
             done += 1
             if progress:
                 progress(done, len(windows) * len(models), name, totals[name] / count)
+    return parts, seconds
 
-    shared = inputs.described(scheme, tokens, windows, every)
-    results = {}
-    for name, model in models.items():
-        provenance = model.describe_provenance()
-        results[name] = PerplexityResult(
-            backend=model.backend,
-            token_nll=np.concatenate([part.nll for part in parts[name]]),
-            top1=np.concatenate([part.top1 for part in parts[name]]),
-            context_length=model.context_length,
-            provenance=provenance,
-            seconds=seconds[name],
-            warnings=calibration_warnings(
-                provenance,
-                [window.ids for window in windows],
-                tokens.tokenizer_sha256,
-                (tokens.text or {}).get("sha256"),
-            ),
-            **shared,
-        )
-    if save_baseline is not None:
-        StoredBaseline(results[kept_name], TopLogits.join(scoring.top)).save(save_baseline)
+
+def _paired(
+    results: dict[str, PerplexityResult],
+    parts: Mapping[str, list[statistics.Divergence]],
+    baseline: str | StoredBaseline | None,
+    noise_floor: str | None,
+    stored: StoredBaseline | None,
+) -> dict[str, PerplexityResult]:
+    """The results beside the baseline's and the noise floor. stored: the part of a StoredBaseline that was scored."""
     if baseline is None:
         return results
-    against = stored.result if stored else results[baseline]
+    against = stored.result if stored else results[str(baseline)]
     compared = {
         name: compare(
             result,

@@ -75,11 +75,11 @@ class Protocol:
             raise ProtocolError(f"protocol kind {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
         if self.kind == LM_EVAL and self.length is None and self.stride is None:
             return
-        if self.length < 2:
+        if self.length is None or self.length < 2:
             raise ProtocolError(
                 f"protocol {self.name!r}: a window of {self.length} token has no target; allowed: {ALLOWED}"
             )
-        if not 1 <= self.stride <= self.length:
+        if self.stride is None or not 1 <= self.stride <= self.length:
             raise ProtocolError(
                 f"protocol {self.name!r}: stride {self.stride} would leave tokens unscored; "
                 f"allowed: 1 <= S <= {self.length}"
@@ -106,10 +106,18 @@ class Protocol:
     def within(self, context_length: int) -> Protocol:
         """With windows that a context holds: as it is, or the same kind with its length (and stride) cut to that."""
         fixed = self.at(context_length)
-        if fixed.length <= context_length:
+        length, stride = fixed.cut
+        if length <= context_length:
             return fixed
         length = context_length - context_length % 2 if self.kind == "llamacpp" else context_length
-        return replace(fixed, length=length, stride=min(fixed.stride, length))
+        return replace(fixed, length=length, stride=min(stride, length))
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """(length, stride). Raises ProtocolError where the name leaves them open."""
+        if self.length is None or self.stride is None:
+            raise ProtocolError(f"protocol {self.name!r} needs a length: use .at(context_length)")
+        return self.length, self.stride
 
     @property
     def joins_rows(self) -> bool:
@@ -151,24 +159,25 @@ class Protocol:
         ids = ids.astype(np.int64, copy=False)
         if self.kind == LM_EVAL:
             return self._rolling(ids, bos, starts)
-        needed = 2 if self.kind == "hf-strided" else self.length
+        length, _ = self.cut
+        needed = 2 if self.kind == "hf-strided" else length
         if len(ids) < needed:
             raise ProtocolError(
                 f"protocol {self.name!r} needs at least {needed} tokens; the text has {len(ids)}"
             )
         if self.kind == "hf-strided":
             return self._strided(ids)
-        count = len(ids) // self.length
-        starts = [w * self.length for w in range(count)]
+        count = len(ids) // length
+        starts = [w * length for w in range(count)]
         if self.kind != "llamacpp":
-            return [Window(ids[s : s + self.length], 1, s) for s in starts]
+            return [Window(ids[s : s + length], 1, s) for s in starts]
         # llama.cpp reads the logits of positions L/2 .. L-2, that is the targets L/2+1 .. L-1.
         windows = []
         for s in starts:
-            chunk = ids[s : s + self.length].copy()
+            chunk = ids[s : s + length].copy()
             if bos is not None:
                 chunk[0] = bos
-            windows.append(Window(chunk, self.length // 2 + 1, s))
+            windows.append(Window(chunk, length // 2 + 1, s))
         return windows
 
     def _rolling(self, ids: np.ndarray, bos: int | None, starts: Sequence[int] | np.ndarray) -> list[Window]:
@@ -177,8 +186,7 @@ class Protocol:
         Where fewer than L targets remain, the last window reaches back until it has L inputs, so each token is
         a target once. `start` of a document's first window is the place before its first token.
         """
-        if self.length is None:
-            raise ProtocolError(f"protocol {self.name!r} needs a length: use .at(context_length)")
+        length, _ = self.cut
         if bos is None:
             raise ProtocolError(
                 f"protocol {self.name!r} puts BOS (or EOS) in front; the tokenizer has neither"
@@ -186,9 +194,9 @@ class Protocol:
         windows = []
         for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
             document = np.concatenate([[bos], ids[begin:end]]).astype(np.int64)
-            for first in range(1, len(document), self.length):
-                stop = min(first + self.length, len(document))
-                back = max(0, stop - self.length - 1)
+            for first in range(1, len(document), length):
+                stop = min(first + length, len(document))
+                back = max(0, stop - length - 1)
                 windows.append(Window(document[back:stop], first - back, int(begin) + back - 1))
         if not windows:
             raise ProtocolError(f"protocol {self.name!r} needs at least 1 token; the text has none")
@@ -200,9 +208,9 @@ class Protocol:
         The first window has nothing before it and scores all but its first token. With S = L every window is
         like the first. A last window of one token (S = L and T mod L = 1) has no target and is left out.
         """
-        windows, previous_end = [], 0
-        for begin in range(0, len(ids), self.stride):
-            end = min(begin + self.length, len(ids))
+        (length, stride), windows, previous_end = self.cut, [], 0
+        for begin in range(0, len(ids), stride):
+            end = min(begin + length, len(ids))
             first = max(previous_end - begin, 1)
             if first < end - begin:
                 windows.append(Window(ids[begin:end], first, begin))

@@ -102,8 +102,7 @@ class PerplexityResult:
     def _of_documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """(total nll, words, bytes) of each document scored in full, all [D]; None where there is none."""
         sizes = self.document_sizes
-        complete = sizes.complete(self.windows) if sizes else 0
-        if not complete:
+        if not sizes or not (complete := sizes.complete(self.windows)):
             return None
         sums = sizes.sums(self.token_nll, self.window_index, complete)
         return sums, np.array(sizes.words[:complete]), np.array(sizes.bytes[:complete])
@@ -118,8 +117,8 @@ class PerplexityResult:
     @property
     def word_ppl_se(self) -> float | None:
         """word_ppl times the error of its logarithm, clustered by document (lm-eval gives none)."""
-        found = self._of_documents
-        return None if found is None else self.word_ppl * statistics.ratio_se(found[0], found[1])
+        found, ppl = self._of_documents, self.word_ppl
+        return None if found is None or ppl is None else ppl * statistics.ratio_se(found[0], found[1])
 
     @property
     def byte_ppl(self) -> float | None:
@@ -150,7 +149,8 @@ class PerplexityResult:
         if self.protocol.kind != "hf-strided":
             return None
         sums, counts = statistics.window_sums(self.token_nll, self.window_index)
-        overlap = self.protocol.stride < self.protocol.length
+        length, stride = self.protocol.cut
+        overlap = stride < length
         weights = counts - (overlap & (np.arange(len(counts)) > 0))
         return exp(float(np.sum(sums / counts * weights) / weights.sum())) if weights.sum() else None
 
@@ -266,7 +266,7 @@ class PerplexityResult:
             if plain["document_sizes"] is not None:
                 plain["document_sizes"] = DocumentSizes.from_json(plain["document_sizes"])
             plain["warnings"] = tuple(plain["warnings"])
-            result = cls(**plain, **{name: arrays[name] for name in ARRAYS})
+            result = cls(**{**plain, **{name: arrays[name] for name in ARRAYS}})
             if any(
                 arrays[name].shape != arrays[like].shape or arrays[name].ndim != 1
                 for like, names in (("token_nll", tuple(ARRAYS)[:4]), ("window_start", tuple(ARRAYS)[4:]))
@@ -332,8 +332,8 @@ class PerplexityResult:
             ("protocol", f"{self.protocol.name} on {source}, {size}"),
             ("backend", ran(self.backend, self.provenance)),
         ]
-        if self.word_ppl is not None:
-            scored = len(self._of_documents[0])
+        if (found := self._of_documents) is not None:
+            scored = len(found[0])
             word = ppl_text(self.word_ppl, self.word_ppl_se)
             rows.insert(0, ("word perplexity", f"{word} (documents scored: {scored})"))
         if self.baseline:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from eval import statistics
 from eval.protocols import Window
+from eval.scorer import Scorer
 from eval.statistics import Divergence
 from eval.top_logits import StoredBaseline, TopLogits, seeds
 from workbench.errors import WorkbenchError
+from workbench.runtime.model import Model
 from workbench.runtime.side_by_side import share_memory, side_by_side
 
 #: The name of a model, its scores of a window, and the seconds that they took.
@@ -33,7 +34,7 @@ class Scoring:
 
     def __init__(
         self,
-        models: Mapping[str, Any],
+        models: Mapping[str, Scorer],
         baseline: str | None = None,
         stored: StoredBaseline | None = None,
         keep: str | None = None,
@@ -50,12 +51,12 @@ class Scoring:
         """The scores of each model in order. place: of the window among all scored tokens."""
         if self._stored is not None:
             for name in self.order:
-                yield self._against_stored(name, window, place)
+                yield self._against_stored(self._stored, name, window, place)
         elif self._keep is None and (self._baseline is None or len(self._models) == 1):
             for name in self.order:
                 yield self._alone(name, window)
-        elif share_memory(list(self._models.values())):
-            yield from self._on_device(index, window)
+        elif share_memory(models := [self._models[name] for name in self.order]):
+            yield from self._on_device(models, index, window)
         else:
             yield from self._on_host(index, window)
 
@@ -70,18 +71,18 @@ class Scoring:
             )
         return name, _own(scores.nll, scores.top1, window), time.perf_counter() - began
 
-    def _against_stored(self, name: str, window: Window, place: slice) -> Scored:
+    def _against_stored(self, stored: StoredBaseline, name: str, window: Window, place: slice) -> Scored:
         began = time.perf_counter()
         model, first = self._models[name], window.first_scored - 1
-        asked = self._stored.top.rows(place).asked()
-        if share_memory([model]):
+        asked = stored.top.rows(place).asked()
+        if share_memory(alone := [model]):
             ids = np.zeros((len(window.ids) - 1, asked["ids"].shape[1]), np.uint32)
             ids[first:] = asked["ids"]
 
             def look(rows: Sequence, targets: np.ndarray, places: slice) -> Mapping[str, np.ndarray]:
                 return rows[0].apply("log_probabilities", ids=ids[places], counted=asked["counted"])
 
-            found = side_by_side([model], window.ids, look)
+            found = side_by_side(alone, window.ids, look)
             nll, top1 = found.scores[0].nll[first:], found.scores[0].top1[first:]
             kept = {key: values[first:] for key, values in found.looked.items()}
         else:
@@ -90,10 +91,10 @@ class Scoring:
             logits = _logits(model, window)
             nll, top1 = statistics.target_nll(logits, window.targets), logits.argmax(1)
             kept = HostRows(logits).apply("log_probabilities", **asked)
-        part = self._stored.divergence(place, nll, top1, kept["y"], kept["beyond"])
+        part = stored.divergence(place, nll, top1, kept["y"], kept["beyond"])
         return name, part, time.perf_counter() - began
 
-    def _on_device(self, index: int, window: Window) -> Iterator[Scored]:
+    def _on_device(self, models: Sequence[Model], index: int, window: Window) -> Iterator[Scored]:
         first = window.first_scored - 1
         others = self.order[1:] if self._baseline is not None else []
         drawn = seeds(index, window.scored)
@@ -113,7 +114,7 @@ class Scoring:
             return found
 
         tops: list[TopLogits] = []
-        found = side_by_side([self._models[name] for name in self.order], window.ids, look)
+        found = side_by_side(models, window.ids, look)
         if tops:
             self.top.append(TopLogits.join(tops))
         base = _own(found.scores[0].nll, found.scores[0].top1, window)
@@ -149,6 +150,6 @@ def _own(nll: np.ndarray, top1: np.ndarray, window: Window) -> Divergence:
     return Divergence(nll, nll, np.zeros(0), top1, top1)
 
 
-def _logits(model: Any, window: Window) -> np.ndarray:
+def _logits(model: Scorer, window: Window) -> np.ndarray:
     """f32 [scored, vocab]: the logits that predict the window's targets."""
     return model.forward(window.ids[:-1]).logits[window.first_scored - 1 :]

@@ -121,9 +121,7 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
     return Text(spec.join.join(column), name=name, joined=True, separator=spec.separator, **origin)
 
 
-def dataset_rows(
-    name: str, spec: Dataset, revision: str | None = None
-) -> tuple[list[str], dict[str, str | None]]:
+def dataset_rows(name: str, spec: Dataset, revision: str | None = None) -> tuple[list[str], dict[str, Any]]:
     """(the rows of a dataset's column, its `dataset`, `revision` and `split` for the record).
 
     revision and errors as in `load_dataset_text`; name: how messages speak of it.
@@ -223,7 +221,7 @@ def encode(
     for document, (ids, ends) in zip(parts, _encode_many(tokenizer, parts, special=False), strict=True):
         known = known and ends is not None
         all_ids += [[bos], ids]
-        all_sizes += [[0], _token_bytes(document, ends)] if known else []
+        all_sizes += [[0], _token_bytes(document, ends)] if known and ends is not None else []
     return Tokens(
         np.concatenate(all_ids).astype(np.int64),
         bos_policy="before each document",
@@ -245,7 +243,9 @@ def _encode_pages(tokenizer: Any, text: Text, common: dict[str, Any]) -> Tokens:
     lengths = [len(ids) for ids, _ in encoded]
     known = all(ends is not None for _, ends in encoded)
     sizes = (
-        [_token_bytes(page, ends) for page, (_, ends) in zip(plain, encoded, strict=True)] if known else []
+        [_token_bytes(page, ends) for page, (_, ends) in zip(plain, encoded, strict=True) if ends is not None]
+        if known
+        else []
     )
     own = any(len(ids) and ids[0] == prefix for ids, _ in encoded)
     policy = "in front of each document" + (", and again by the tokenizer as its first target" if own else "")

@@ -48,6 +48,7 @@ from eval.protocols import Protocol, Window
 from eval.result import ARRAYS, PerplexityResult
 from eval.store import read_arrays, write_arrays
 from workbench.errors import ProtocolError
+from workbench.known import known
 
 KIND = "baseline with logits"
 TOP_K = 64
@@ -115,7 +116,8 @@ class TopLogits:
     @classmethod
     def join(cls, parts: list[TopLogits]) -> TopLogits:
         """Places one after another."""
-        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in _TOP), parts[0].vocab_size)
+        joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _TOP}
+        return cls(**joined, vocab_size=parts[0].vocab_size)
 
     def __len__(self) -> int:
         return len(self.tail)
@@ -135,7 +137,7 @@ class TopLogits:
 
     def rows(self, part: slice) -> TopLogits:
         """Some of the places."""
-        return TopLogits(*(getattr(self, name)[part] for name in _TOP), self.vocab_size)
+        return TopLogits(**{name: getattr(self, name)[part] for name in _TOP}, vocab_size=self.vocab_size)
 
     def asked(self) -> dict[str, Any]:
         """What `log_probabilities` is asked for of a model's rows of logits at the same places."""
@@ -238,7 +240,7 @@ class StoredBaseline:
         record, arrays = read_arrays(path, KIND, {**ARRAYS, **_TOP})
         try:
             result = PerplexityResult.from_record(record["result"], arrays)
-            top = TopLogits(*(arrays[name] for name in _TOP), int(record["vocab_size"]))
+            top = TopLogits(**{name: arrays[name] for name in _TOP}, vocab_size=int(record["vocab_size"]))
             top.check(result.tokens_scored)
         except (KeyError, TypeError, ValueError, ProtocolError) as error:
             raise ProtocolError(f"{path}: not a whole {KIND} ({error})") from error
@@ -294,7 +296,7 @@ class StoredBaseline:
     def truncation(self, parts: list[statistics.Divergence]) -> dict[str, Any]:
         """For a record: what was kept; the mean of the lower bound; the error that the sample adds to the mean KL,
         and the RMS of that of one place."""
-        bound, variance = np.concatenate([part.estimated for part in parts], 1)
+        bound, variance = np.concatenate([known(part.estimated) for part in parts], 1)
         return {
             **self.top.describe(),
             "bound_mean": float(bound.mean()),

@@ -21,6 +21,7 @@ from eval.weight_stages import Quantizer, stage_weights, stages, stored
 from workbench.errors import ProtocolError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
+from workbench.known import known
 
 ACTIVATIONS = ("f32", "f16", "int8")
 
@@ -93,7 +94,7 @@ class WeightWaterfall(Table):
         """What each cause adds to the output's error (to the weights' without inputs), as a waterfall."""
         by_output = self.causes[0].output_error is not None
         what = "relative squared error of the output" if by_output else "mean squared error of a weight"
-        adds = [cause.adds_output_error if by_output else cause.adds_mse for cause in self.causes]
+        adds = [known(cause.adds_output_error) if by_output else cause.adds_mse for cause in self.causes]
         axes = bars([cause.name for cause in self.causes], adds, axes=axes)
         axes.set(ylabel=what, title=self.caption)
         return axes
@@ -147,10 +148,14 @@ def weight_waterfall(
     def add(cause: str, approximate: np.ndarray, output: np.ndarray | None) -> None:
         before = found[-1] if found else Cause("", 0.0, np.inf, 0.0, 0.0, 0.0)
         mse = float(np.mean((approximate - exact) ** 2))
-        error = None if wanted is None else float(((output - wanted) ** 2).sum() / (wanted**2).sum())
+        error = (
+            None
+            if wanted is None or output is None
+            else float(((output - wanted) ** 2).sum() / (wanted**2).sum())
+        )
         with np.errstate(divide="ignore"):
             decibels = float(10 * np.log10(np.mean(exact**2) / np.float64(mse)))
-        adds = None if error is None else error - before.output_error
+        adds = None if error is None else error - known(before.output_error)
         found.append(Cause(cause, mse, decibels, mse - before.mse, error, adds))
 
     for stage in stages(format):

@@ -109,8 +109,8 @@ def names() -> list[str]:
 
 def get(name: str) -> Kernel:
     """The kernel of that name; raises `KernelUsageError` listing the names there are."""
-    for load in (lambda: None, load_library, load_packages):
-        failed = load()
+    for load in (dict, load_library, load_packages):
+        failed = load() or {}
         if name in REGISTRY:
             return REGISTRY[name]
     lost = "".join(f"; {point} failed: {why}" for point, why in failed.items())

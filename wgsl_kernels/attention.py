@@ -53,7 +53,7 @@ def positions_seen(s: Mapping) -> tuple[float, float]:
     return min(held, bound), min(held, bound + s["tokens"] - 1)
 
 
-def _make_inputs(
+def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     tokens=3,
     heads=4,

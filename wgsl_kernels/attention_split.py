@@ -257,7 +257,9 @@ def _whole(p, q, kv, state, *, scale, window, chunk, softcap):
     return p.attention(q=q, kv=kv, state=state, scale=scale, **bounds)
 
 
-def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
+def _parts(
+    p, q, kv, state, *, scale, window, chunk, softcap, splits
+):  # many parameters: the operands and parameters of the op
     bounds = {"window": window, "chunk": chunk, "softcap": softcap}
     sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits, **bounds)
     return p.attention_reduce(sums=sums, stats=stats)
@@ -265,7 +267,7 @@ def _parts(p, q, kv, state, *, scale, window, chunk, softcap, splits):
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where `attention_split` can run, for few tokens."""
-    limits = [match.params[name] for name in ("window", "chunk") if match.params[name]]
+    limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
     splits = splits_for(min([facts.capacity, *limits]))
     if facts.tokens > FEW_TOKENS or splits < 2:
         return False

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -123,7 +123,7 @@ class Recorder:
                 outputs[operand] = inputs[operand] if updated else f"{op}.{len(self.nodes)}.{operand}"
             self.nodes.append(Node(op, inputs, outputs, params))
             symbols = tuple(outputs.values())
-            return symbols if len(symbols) > 1 else symbols[0]
+            return symbols[0] if len(symbols) == 1 else symbols
 
         return call
 
@@ -147,21 +147,26 @@ def record(function: Callable, without: frozenset[str] = frozenset()) -> Composi
 class Match(Protocol):
     """Where the first composition of a rule was found in a plan."""
 
-    def shape(self, symbol: str) -> tuple[int | str, ...]:
-        """Shape of the buffer that a symbol stands for."""
+    def shape(self, symbol: str) -> tuple[Any, ...]:
+        """Shape of the buffer that a symbol stands for: numbers, and names where a run decides."""
+        ...
 
     @property
     def params(self) -> Mapping[str, int | float]:
         """Values of the composition's parameters by name."""
+        ...
 
     def label(self, symbol: str) -> str:
         """What its type is called: an element type, a weight format, "a8" or "kv8"."""
+        ...
 
     def kept(self, symbol: str) -> bool:
         """Whether somebody wants it as the plan says it."""
+        ...
 
-    def ranges(self, symbol: str) -> list[tuple[int, int]]:
+    def ranges(self, symbol: str) -> Sequence[tuple[int, int]]:
         """Of a matrix's rows those of each binding."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -265,14 +270,14 @@ def composed(
 
     def reference(weight, **given):
         before = recorded()
-        parts = weight.split(rows(weight, **given)) if rule.stack else (weight,)
+        parts = weight.split(rows(weight, **given)) if rule.stack and rows is not None else (weight,)
         values = {**given, **dict(zip(rule.stack or ("weight",), parts, strict=True))}
         if quantize is not None:
             *nodes, last = before.nodes
             (y,) = replace(before, nodes=tuple(nodes), results=(last.inputs["x"],)).run(values)
             return quantize(y, given["y_stride"])
         results = before.run(values)
-        return results if len(results) > 1 else results[0]
+        return results[0] if len(results) == 1 else results
 
     reference.__doc__ = rule.summary
     return reference

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def defaults_of(
     reference: Callable, reads: Mapping[str, Port], writes: Mapping[str, Port], params: Mapping[str, type]
 ) -> dict[str, Callable]:
     """make_inputs, tolerance and cost for `Kernel`, by name. The signature of make_inputs names the sizes."""
-    make_inputs = partial(_inputs, reference, reads, params)
+    make_inputs: Any = partial(_inputs, reference, reads, params)  # which takes a signature
     make_inputs.__signature__ = _signature(reference, reads, params)
     return {
         "make_inputs": make_inputs,

@@ -54,10 +54,10 @@ def _pair(whole: Kernel, rule: Rule, unit: Kernel) -> Kernel:
     integer = whole.form.get("x") == A8
     of_floats = composed(rule, rows=halves_of)
 
-    def as_floats(weight, x, x_scales=None, **given) -> torch.Tensor:
+    def as_floats(weight, x, **given) -> torch.Tensor:
         """x, or what INT8 activations stand for in the type of the weight."""
         if integer:
-            scales = x_scales.to(weight.dtype)
+            scales = given.pop("x_scales").to(weight.dtype)
             return linear_a8.dequantize_activations(fmt, x, scales, given["columns"])
         return x
 

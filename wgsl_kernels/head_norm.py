@@ -77,7 +77,7 @@ def head_norm(x, eps, weight=None, head_dim=None):
 
     Without a weight (Llama 4) the parameter head_dim says how long heads are, and nothing is multiplied.
     """
-    heads = x.unflatten(-1, (-1, head_dim or weight.shape[0]))
+    heads = x.unflatten(-1, (-1, head_dim if weight is None else weight.shape[0]))
     y = heads * torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + eps)
     return (y if weight is None else y * weight.to(x.dtype)).flatten(-2)
 

@@ -56,7 +56,7 @@ def random_cache(
     return {"kv": words, "kv_scales": scales}
 
 
-def _append_inputs(
+def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     joined,
     seed=0,
     tokens=3,
@@ -105,7 +105,8 @@ def _append(k, v, kv, kv_scales, state, head_dim):
 
 def _append_rows(rows, kv, kv_scales, state, head_dim):
     """`kv_append[kv8]` of rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values."""
-    return _append(*rows.chunk(2, dim=-1), kv, kv_scales, state, head_dim)
+    k, v = rows.chunk(2, dim=-1)
+    return _append(k, v, kv, kv_scales, state, head_dim)
 
 
 def _append_tolerance(arguments: Mapping, expected: Mapping) -> dict:

@@ -12,7 +12,7 @@ from .rope import STATE, make_state
 CACHE = Port(("sequences", 2, "kv_heads", "capacity", "head_dim"))
 
 
-def _make_inputs(
+def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     tokens=3,
     kv_heads=2,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -230,8 +231,11 @@ def _variants(fmt: str) -> dict[str, Variant]:
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
-        for name, make, gpu in (("gemv", gemv, _gpu_gemv), ("batch", batch, _gpu_batch)):
-            in_f32 = make(pieces, found[name].why, gpu=partial(gpu, fmt, True), pieces=fmt)
+        in_f16 = {
+            "gemv": gemv(pieces, found["gemv"].why, gpu=partial(_gpu_gemv, fmt, True), pieces=fmt),
+            "batch": batch(pieces, found["batch"].why, gpu=partial(_gpu_batch, fmt, True), pieces=fmt),
+        }
+        for name, in_f32 in in_f16.items():
             found[f"{name}_f16"] = halves.in_f16(in_f32, tolerance)
     return found
 
@@ -261,7 +265,7 @@ def linear_reference(x, weight, bias=None, residual=None, factor=1.0, row_offset
     return y if residual is None else factor * y + residual.to(x.dtype)
 
 
-def linear_inputs(
+def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     fmt: str,
     seed=0,
     tokens=1,
@@ -279,7 +283,7 @@ def linear_inputs(
     """Random operands of a linear layer from a seed; n and k are other names of rows and columns."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
-    arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
+    arguments: dict[str, Any] = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
     arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
     if bias:
         arguments["bias"] = random_tensor(generator, (rows,), "f32")

@@ -267,7 +267,9 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
 # ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
 
 
-def turned_and_appended(p, normed, q, k, v, table, kv, state, *, passed):
+def turned_and_appended(
+    p, normed, q, k, v, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values."""
     queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
     queries, keys = (p.rope(x=each, table=table, state=state, passed=passed) for each in (queries, keys))
@@ -279,7 +281,9 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv(p, x, norm, q, k, v, table, kv, state, *, eps, passed):
+def norm_qkv(
+    p, x, norm, q, k, v, table, kv, state, *, eps, passed
+):  # many parameters: the operands and parameters of the op
     """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
     normed = p.rms_norm(x=x, weight=norm, eps=eps)
     return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
@@ -291,7 +295,7 @@ def qkv_rows(weight, kv, **_) -> list[int]:
     return [weight.shape[0] - 2 * width, width, width]
 
 
-def qkv_inputs(
+def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
     fmt,
     seed=0,
     tokens=1,

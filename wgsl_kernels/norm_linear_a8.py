@@ -185,7 +185,9 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv_a8(p, x, norm, q, k, v, table, kv, state, *, eps, passed):
+def norm_qkv_a8(
+    p, x, norm, q, k, v, table, kv, state, *, eps, passed
+):  # many parameters: the operands and parameters of the op
     """As `norm_qkv`, over normalised rows that are rounded to INT8."""
     normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
     return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)

@@ -56,7 +56,7 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
 
     def derive(sizes) -> dict:
-        found = whole.derive(sizes)
+        found = dict(whole.derive(sizes))
         if "kv_heads" in sizes and "head_dim" in found:
             found["both"] = 2 * sizes["kv_heads"] * found["head_dim"]
         return found
@@ -93,13 +93,17 @@ def _over_int8(where: Where) -> Where:
     """Where a `norm_qkv` could stand but for its cache, which is INT8."""
 
     def holds(facts: Facts, match: Match) -> bool | dict[str, int]:
-        return match.label("kv") == KV8 and where(facts, match) and {"kv_heads": match.shape("kv")[2]}
+        if match.label("kv") != KV8 or not where(facts, match):
+            return False
+        return {"kv_heads": match.shape("kv")[2]}
 
     return holds
 
 
 def _rule(whole: Rule, op: str, where: Where) -> Rule:
-    def rows_and_append(p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads):
+    def rows_and_append(
+        p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads
+    ):  # many parameters: the operands and parameters of the op
         """The product gives rows of keys and values, which their append quantizes head by head."""
         weight = "+".join((q, k, v))
         queries, rows = getattr(p, op)(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from .makers import Maker, options_of
 
@@ -318,10 +319,10 @@ def forget(name: str) -> None:
 
 def _registering_module() -> str:
     """Name of the module whose code called into this one."""
-    frame = sys._getframe(1)
-    while frame.f_globals.get("__name__") == __name__:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
-    return frame.f_globals.get("__name__", "__main__")
+    return frame.f_globals.get("__name__", "__main__") if frame is not None else "__main__"
 
 
 def kernel(
@@ -339,10 +340,10 @@ def kernel(
     variants, or `wgsl` and `grid` for a single one, named "wgsl". The other parts are those of `Kernel`; make_inputs,
     tolerance and cost have defaults (see defaults.py). Raises `KernelUsageError` as `register` does.
     """
-    if (variants is None) == (wgsl is None) or (wgsl is None) != (grid is None):
-        raise KernelUsageError("a kernel takes variants, or wgsl and grid")
-    if variants is None:
+    if variants is None and wgsl is not None and grid is not None:
         variants = {"wgsl": Variant("", grid, text=wgsl)}
+    elif variants is None or wgsl is not None or grid is not None:
+        raise KernelUsageError("a kernel takes variants, or wgsl and grid")
 
     def make(reference: Callable) -> Kernel:
         given = parts

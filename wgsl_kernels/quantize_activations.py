@@ -23,7 +23,9 @@ def _make_inputs(
     }
 
 
-def near_half(x: torch.Tensor, scales: torch.Tensor, block: int, error=0.0) -> torch.Tensor:
+def near_half(
+    x: torch.Tensor, scales: torch.Tensor, block: int, error: float | torch.Tensor = 0.0
+) -> torch.Tensor:
     """1 where x / scale lies on a half within its rounding, so that a quant may differ by one; else 0.
 
     x f64 [tokens, width], scales f64 [tokens, blocks] -> f64 [tokens, blocks * block]. error: of x, absolute, before
@@ -42,7 +44,9 @@ def near_half(x: torch.Tensor, scales: torch.Tensor, block: int, error=0.0) -> t
     return ((ratio - ratio.floor() - 0.5).abs() < reach).double().flatten(1)
 
 
-def quantized_tolerance(x: torch.Tensor, scales: torch.Tensor, block: int, stride: int, error=0.0):
+def quantized_tolerance(
+    x: torch.Tensor, scales: torch.Tensor, block: int, stride: int, error: float | torch.Tensor = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds (of quants in the order of their words, of scales) where x f64 [tokens, width], off by `error`, is
     quantized. A scale is a division of the block's largest."""
     quants = _ordered(near_half(x, scales, block, error), stride)

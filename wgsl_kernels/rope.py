@@ -73,7 +73,7 @@ def head_dim_of(s: Mapping) -> dict:
     return {"head_dim": found}
 
 
-def rope_inputs(
+def rope_inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     tokens=3,
     heads=2,
@@ -107,7 +107,10 @@ def paired(bound: torch.Tensor, rotated: int, head_dim: int, interleaved: bool =
 
 def pairs_of(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Both of each pair of x [..., rotated]: of its halves, or of neighbours."""
-    return (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    if interleaved:
+        return x[..., ::2], x[..., 1::2]
+    first, second = x.chunk(2, dim=-1)
+    return first, second
 
 
 def joined(a: torch.Tensor, b: torch.Tensor, interleaved: bool) -> torch.Tensor:

@@ -79,7 +79,7 @@ def _reference(
 def _reference8(x, table, kv, kv_scales, state, head_dim, passed=0, eps=None, **given):
     """`rope_append` into an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
     parts = (given.get(name) for name in (*BIASES, *NORMS))
-    q, k, v = _entries(x, kv.shape[2], head_dim, *parts, eps)
+    q, k, v = _entries(x, kv.shape[2], head_dim, *parts, eps=eps)
     q, k = (rope.reference(part, table, state, passed) for part in (q, k))
     return q, *kv8_append.reference(k, v, kv, kv_scales, state, head_dim)
 

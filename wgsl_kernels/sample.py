@@ -50,7 +50,7 @@ def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[st
     }
 
 
-def _inputs(
+def _inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     width=200,
     position=7,

@@ -139,9 +139,9 @@ def with_planes(fmt: str, make_inputs: Maker) -> Maker:
     return handing_on(partial(make_inputs, fmt), *((planes,) if is_quantized(fmt) else ()))
 
 
-def random_planes(
+def random_planes(  # many parameters: one for each option of `Kernel.inputs`
     fmt: str,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     rows: int,
     columns: int,
     *,

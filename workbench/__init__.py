@@ -24,7 +24,7 @@ _LAZY = {
     "tables": "workbench.sweep.table",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = ["__version__", *_LAZY]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

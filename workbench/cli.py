@@ -50,6 +50,7 @@ from workbench.errors import (
 )
 from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
+from workbench.known import known
 
 COMMANDS = (
     fetch,
@@ -185,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2].replace("_", "-")
-        summary = command.__doc__.strip().splitlines()[0]
+        summary = known(command.__doc__).strip().splitlines()[0]
         sub = subparsers.add_parser(name, help=summary, description=summary)
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)

@@ -71,7 +71,7 @@ def test_an_unsuitable_python_is_named_with_the_remedy(folder):
 def test_unknown_steps_are_refused(folder):
     done = run(folder, ".ci/setup", "everything")
     assert done.returncode == 2
-    assert "packages vulkan browser tint" in done.stderr
+    assert "packages vulkan browser node tint" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")

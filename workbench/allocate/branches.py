@@ -63,7 +63,7 @@ class Branches:
             )
             for f in range(len(stored[0]))
         ]
-        self.small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in self.plan.weights.values())
+        self.small = all(w.rows * w.columns <= ONE_THREAD for w in self.plan.weights.values())
         first = {}
         for index, call in enumerate(self.plan.calls):
             first.setdefault(call.inputs.get("weight"), index)

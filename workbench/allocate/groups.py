@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import plane_specs
 from workbench.models.families import architecture_of
+from workbench.models.source import Source
 from workbench.plan.count import buffer_bytes
 from workbench.plan.inputs import read_together
 from workbench.plan.plan import Plan
@@ -46,7 +47,7 @@ class Group:
         )
 
 
-def unquantized_plan(source) -> Plan:
+def unquantized_plan(source: Source) -> Plan:
     """The plan of a source in its own formats, with logits of every token and f32 activations."""
     return architecture_of(source.config).build(source.describe)
 
@@ -55,7 +56,10 @@ def fused_groups(plan: Plan) -> list[Group]:
     """The groups in the order in which the plan first reads them; every matrix is in one of them."""
     weights = plan.weights
     return [
-        Group(_common_name(names), {weights[name].tensor: weights[name].shape for name in names})
+        Group(
+            _common_name(names),
+            {weights[name].tensor: (weights[name].rows, weights[name].columns) for name in names},
+        )
         for names in read_together(plan).values()
     ]
 

@@ -64,7 +64,7 @@ class Joint:
         return statistics.paired(self.nll, other.nll, self.window_index)
 
 
-def measure_joint(
+def measure_joint(  # many parameters: the options of a measurement, each of its own
     source,
     models: Mapping[str, Allocation | Mapping[str, WeightFormat]],
     tokens: Tokens,
@@ -90,7 +90,7 @@ def measure_joint(
     loaded = {
         name: _Restored(plan, _requantized(source, each, quantizer, made)) for name, each in models.items()
     }
-    small = all(w.shape[0] * w.shape[1] <= ONE_THREAD for w in plan.weights.values())
+    small = all(w.rows * w.columns <= ONE_THREAD for w in plan.weights.values())
     parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {name: [] for name in models}
     with reference_threads(threads or (1 if small else None)):
         for done, window in enumerate(windows, 1):

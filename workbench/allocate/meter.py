@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -31,8 +31,8 @@ class Meter:
         self._shown, self._text, self._bar = progress is True, text, None
         self._total, self._clock = total, clock
         self._ahead = dict(ahead)
-        self._done: Counter[Hashable] = Counter()
-        self._seconds: Counter[Hashable] = Counter()
+        self._done: defaultdict[Hashable, float] = defaultdict(float)
+        self._seconds: defaultdict[Hashable, float] = defaultdict(float)
         self._share = 0.0
 
     def __enter__(self) -> Meter:
@@ -67,7 +67,7 @@ class Meter:
 
     def _pace(self, kind: Hashable) -> float:
         """Seconds a unit; of a kind that was not met yet, those of its family (the first of a tuple)."""
-        if self._done[kind]:
+        if self._done.get(kind):
             return self._seconds[kind] / self._done[kind]
         family = [
             each

@@ -138,13 +138,13 @@ def outcomes(front: Pareto, measured: Sequence[Measured]) -> Picture:
     perplexity.axhline(measured[-1].ppl_float, color="0.45", lw=1, ls="--", label="float model")
     perplexity.set_title(f"perplexity, {found[-1]['tokens']:,} tokens", fontsize=9.5)
     perplexity.legend(fontsize=7.5, frameon=False)
-    timed = [each for each in measured if each.speed]
+    timed = [(each, each.speed) for each in measured if each.speed]
     if timed:
-        rates = [each.speed.decode for each in timed]
+        rates = [each.decode for _, each in timed]
         spread = np.array([[r.median - r.spread[0], r.spread[1] - r.median] for r in rates]).T
-        at = [each.allocation.bits_per_weight for each in timed]
+        at = [each.allocation.bits_per_weight for each, _ in timed]
         speed.errorbar(at, [r.median for r in rates], yerr=spread, **style)
-        speed.set_title(f"tokens/s, decode ({timed[-1].speed.label})", fontsize=9.5)
+        speed.set_title(f"tokens/s, decode ({timed[-1][1].label})", fontsize=9.5)
     speed.set_ylim(bottom=0)
     for axes in (perplexity, speed):
         axes.set_xlim(loss.get_xlim())

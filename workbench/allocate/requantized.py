@@ -10,6 +10,7 @@ from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.checkpoint import Checkpoint
+from workbench.models.source import Source
 from workbench.quantizers import NEEDS, QUANTIZERS
 
 #: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
@@ -17,7 +18,7 @@ from workbench.quantizers import NEEDS, QUANTIZERS
 QUANTIZERS_OF_ONE_MATRIX = tuple(name for name in QUANTIZERS if not NEEDS[name])
 
 
-def source_hashes(source) -> dict[str, str]:
+def source_hashes(source: Source) -> dict[str, str]:
     """sha256 by file name of what a source is made of; of a converted model its manifest's, which seals the rest."""
     if isinstance(source, Checkpoint):
         return source.source_hashes()
@@ -33,7 +34,7 @@ class Requantized:
 
     def __init__(
         self,
-        source,
+        source: Source,
         formats: Mapping[str, WeightFormat],
         quantizer: str = "rtn",
         made: dict[tuple, WeightTensor] | None = None,
@@ -66,7 +67,7 @@ class Requantized:
     def tensor(self, name: str) -> WeightTensor:
         if name not in self.formats:
             return self.source.tensor(name)
-        if self.has_made(name):
+        if self._made is not None and self.has_made(name):
             return self._made[self._key(name)]
         tensor = convert_tensor(
             self.source, name, self.describe(name)[1], quantizer_on(self.quantizer, "cpu")

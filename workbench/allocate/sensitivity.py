@@ -25,25 +25,25 @@ from workbench.convert.suited import suited
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
-from workbench.models.source import open_source
+from workbench.models.source import Source, open_source
 from workbench.runtime.provenance import commit, versions
 from workbench.runtime.session import check_ids
 
 TIERS = ("int8", "int4", "int2")
 
 
-def float_tier(source) -> WeightFormat:
+def float_tier(source: Source) -> WeightFormat:
     """The dtype in which a source stores its matrices, where that has 16 bits; else f16."""
     stored = {weight.format for weight in unquantized_plan(source).weights.values()}
     return WeightFormat("bf16") if stored == {WeightFormat("bf16")} else WeightFormat("f16")
 
 
-def default_formats(source) -> tuple[WeightFormat, ...]:
+def default_formats(source: Source) -> tuple[WeightFormat, ...]:
     """The tiers: 16 bits as the source has them, INT8, INT4 and INT2 in their default blocks, fitted to each group."""
     return (float_tier(source), *map(WeightFormat, TIERS))
 
 
-def sensitivity(
+def sensitivity(  # many parameters: the options of a measurement, each of its own
     source,
     tokens: Tokens,
     scheme: str | Protocol = "disjoint-512",
@@ -101,9 +101,9 @@ def sensitivity(
     return table
 
 
-def _windows(source, tokens: Tokens, scheme: Protocol, most: int | None) -> list[Window]:
+def _windows(source: Source, tokens: Tokens, scheme: Protocol, most: int | None) -> list[Window]:
     config = architecture_of(source.config)
-    if scheme.length > config.context_length:
+    if scheme.cut[0] > config.context_length:
         raise ProtocolError(
             f"protocol {scheme.name!r} has windows of {scheme.length} tokens, more than the model's context "
             f"of {config.context_length}"
@@ -123,7 +123,7 @@ def checked_windows(windows: list[Window], vocab_size: int) -> list[Window]:
     return windows
 
 
-def _empty(source, tokens: Tokens, scheme: Protocol, formats, quantizer: str) -> SensitivityTable:
+def _empty(source: Source, tokens: Tokens, scheme: Protocol, formats, quantizer: str) -> SensitivityTable:
     plan = unquantized_plan(source)
     if quantized := [w.tensor for w in plan.weights.values() if w.format.is_quantized]:
         raise WorkbenchError(

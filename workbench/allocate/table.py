@@ -222,7 +222,7 @@ class SensitivityTable:
         if data["kind"] != KIND or data["version"] != 1:
             raise ValueError(f"kind and version are {data['kind']!r} and {data['version']!r}")
         groups = tuple(
-            Group(str(g["name"]), {name: tuple(map(int, shape)) for name, shape in g["tensors"].items()})
+            Group(str(g["name"]), {name: (int(n), int(k)) for name, (n, k) in g["tensors"].items()})
             for g in data["groups"]
         )
         formats = tuple(WeightFormat.from_json(fmt) for fmt in data["formats"])

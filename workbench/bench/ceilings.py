@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP, SWEEP_STEPS, UNIT
 from workbench.errors import WorkbenchError
+from workbench.known import known
 from workbench.runtime.device import Device
 
 from .compare import ROUNDS, compare
@@ -33,7 +34,7 @@ class Ceilings:
     def lines(self) -> list[str]:
         """What to print of them."""
         sweep = max(self.comparisons[: len(SWEEP_STEPS)], key=_best)
-        fastest = f"{sweep.fastest.variant}, {sweep.sizes['steps']} steps"
+        fastest = f"{known(sweep.fastest).variant}, {sweep.sizes['steps']} steps"
         rates = ", ".join(f"{name} {rate / 1e12:.3g} Tera-op/s" for name, rate in self.compute.items())
         return [
             f"reads {self.read / 1e9:.1f} GB/s ({fastest}), copies {self.copy / 1e9:.1f} GB/s",
@@ -56,7 +57,7 @@ def measure_ceilings(device: Device, rounds: int = ROUNDS, seed: int = 0) -> Cei
         each = compare(pair, seed, rounds=rounds, device=device, threads=threads, steps=steps)
         found.append(each)
         if each.fastest:
-            compute[name] = each.fastest.flops / each.fastest.timing.median
+            compute[name] = each.fastest.flops / each.fastest.seconds
     for each in found:
         for result in each.results:
             if result.status not in (PASSED, UNSUPPORTED):
@@ -79,4 +80,4 @@ def known_ceilings(device: Device) -> Ceilings:
 
 def _best(found: Comparison) -> float:
     """Bytes a second of the fastest variant."""
-    return found.fastest.gb_per_s * 1e9
+    return known(known(found.fastest).gb_per_s) * 1e9

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from workbench.known import known
+
 #: Characters of a child's stderr that an error quotes.
 TAIL = 1500
 
@@ -43,9 +45,10 @@ class Child:
             stderr=self._stderr,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
         )
-        os.set_blocking(self._process.stdout.fileno(), False)
+        self._stdin, self._stdout = known(self._process.stdin), known(self._process.stdout)
+        os.set_blocking(self._stdout.fileno(), False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._selector.register(self._stdout, selectors.EVENT_READ)
         self._name = script.stem
 
     def __enter__(self) -> Child:
@@ -61,8 +64,8 @@ class Child:
     def ask(self, timeout: float, **request: Any) -> Any:
         """What the child answers to a request; raises ChildError, and ChildTimeoutError after `timeout` seconds."""
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(request).encode() + b"\n")
+            self._stdin.flush()
         except OSError:
             raise self._ended() from None
         answer = b""
@@ -70,7 +73,7 @@ class Child:
             if not self._selector.select(timeout):
                 self.close()
                 raise ChildTimeoutError(f"{self._name} did not answer within {timeout:g} s")
-            part = self._process.stdout.read()
+            part = self._stdout.read()
             if part == b"":
                 raise self._ended()
             answer += part or b""
@@ -94,6 +97,6 @@ class Child:
             self._process.wait()
         if not self._stderr.closed:
             self._selector.close()
-            self._process.stdin.close()
-            self._process.stdout.close()
+            self._stdin.close()
+            self._stdout.close()
             self._stderr.close()

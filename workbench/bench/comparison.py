@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wgsl_kernels.judge import Errors, Mismatch
+from workbench.known import known
 from workbench.runtime.messages import Place
 from workbench.runtime.rotation import ROTATED_BYTES
 from workbench.runtime.timing import Timing
@@ -56,6 +57,11 @@ class VariantResult:
             raise ValueError(f"status is one of {', '.join(STATUSES)}, not {self.status!r}")
         if self.timing is not None and self.status != PASSED:
             raise ValueError(f"{self.variant}: a variant that is {self.status!r} has no time")
+
+    @property
+    def seconds(self) -> float:
+        """Of a call: the median, of a variant that was timed."""
+        return known(self.timing).median
 
     @property
     def gb_per_s(self) -> float | None:
@@ -118,11 +124,11 @@ class Comparison:
     def fastest(self) -> VariantResult | None:
         """The variant with the least median time, None where none was timed."""
         timed = [result for result in self.results if result.timing]
-        return min(timed, key=lambda result: result.timing.median) if timed else None
+        return min(timed, key=lambda result: result.seconds) if timed else None
 
     def share(self, result: VariantResult) -> float | None:
         """Of the read bandwidth measured in the same run."""
-        if self.read_ceiling is None or result.timing is None:
+        if self.read_ceiling is None or result.gb_per_s is None:
             return None
         return result.gb_per_s * 1e9 / self.read_ceiling
 
@@ -131,7 +137,7 @@ class Comparison:
 
         None for peers, and where the kernel's cost names no operations.
         """
-        ceiling = self.compute_ceilings.get(arithmetic(result.wgsl))
+        ceiling = self.compute_ceilings.get(arithmetic(result.wgsl) or "")
         if ceiling is None or result.gflop_per_s is None:
             return None
         return result.gflop_per_s * 1e9 / ceiling
@@ -151,7 +157,7 @@ class Comparison:
         """How many times as fast the fastest variant is as a peer; None where either has no time."""
         if self.fastest is None or peer.timing is None:
             return None
-        return peer.timing.median / self.fastest.timing.median
+        return peer.seconds / self.fastest.seconds
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinities and NaN are the strings "inf", "-inf" and "nan"."""
@@ -245,7 +251,7 @@ class Comparison:
         lines = []
         for peer in self.peers:
             times = self.speedup(peer)
-            if times is None:
+            if times is None or self.fastest is None:
                 continue
             lines.append(f"{self.fastest.variant} is {times:.2f} times as fast as {peer.variant}")
         return lines

@@ -10,7 +10,7 @@ import contextlib
 import html
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from eval.statistics import divergence
 from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.known import known
 from workbench.models.tokenizer import tokenizer_hash
 from workbench.runtime.sampling import Drawn, SamplingOptions, as_integer, shown, softmax
 from workbench.runtime.textstream import Detokenizer
@@ -76,7 +77,9 @@ class _Writer:
 
     def _described(self, drawn: Drawn) -> Token:
         text, names = self._detokenizer.push(drawn.id), self.names
-        return Token(drawn.id, text, names(drawn.id), math.exp(drawn.log_p), names.alternatives(drawn.likely))
+        return Token(
+            drawn.id, text, names(drawn.id), math.exp(known(drawn.log_p)), names.alternatives(drawn.likely)
+        )
 
     def _fed(self, session: Any) -> Iterator[bool]:
         """Feed the prompt, piece by piece; whether it is read."""
@@ -85,7 +88,7 @@ class _Writer:
             session.feed(self._ids[start : start + piece])
             yield start + piece >= len(self._ids)
 
-    def _written(self) -> Iterator[list[Drawn]]:
+    def _written(self) -> Generator[list[Drawn]]:
         """Tokens as the executor gives them, with how likely they were; nothing while the prompt is read."""
         with contextlib.closing(self.model.session()) as session:
             for read in self._fed(session):

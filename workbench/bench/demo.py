@@ -37,7 +37,7 @@ def evaluation_tokens(model: Path, scheme: str) -> Tokens:
 
 def windows_for(settings: Settings, tokens: int | None) -> Settings:
     """The settings with as many windows as hold `tokens`; all windows for None."""
-    count = None if tokens is None else max(1, math.ceil(tokens / protocol(settings.scheme).length))
+    count = None if tokens is None else max(1, math.ceil(tokens / protocol(settings.scheme).cut[0]))
     return replace(settings, windows=count)
 
 

@@ -83,7 +83,7 @@ class Exploration:
     def output_db(self) -> tuple[float, float] | None:
         """10 log10(E|W x|^2 / E|(W - W_hat) x|^2) over the rows looked at and the calibration inputs, and its standard
         error for the whole matrix, in dB; None where the inputs are not known."""
-        if self.output_noise is None:
+        if self.output_noise is None or self.output_signal is None:
             return None
         value = float(decibels(self.output_signal.sum(), self.output_noise.sum()))
         return value, self._standard_error(self.output_signal, self.output_noise)

@@ -11,6 +11,7 @@ import numpy as np
 from eval.perplexity import perplexities
 from eval.result import PerplexityResult
 from wgsl_kernels.library import Library
+from workbench.known import known
 from workbench.runtime.model import load
 
 from .comparison import align
@@ -49,9 +50,9 @@ class InModel:
             middle, low, high = self.times_as_fast(rates)
             lines.append(f"{what} {middle:.3f} ({low:.3f} to {high:.3f}) times as fast")
         if self.results:
-            change = self.results[WITH].baseline
+            change = known(self.results[WITH].baseline)
             ratio = f"ln(perplexity) {change.ln_ratio:+.1e} ± {change.ln_ratio_se:.0e}"
-            lines.append(f"{ratio}, KL {change.kl['mean']:.1e} nats a token")
+            lines.append(f"{ratio}, KL {change.kl_mean:.1e} nats a token")
         return "\n".join([*lines, *(f"{kernel}, {name}: {where}" for kernel, name, where in self.used)])
 
 

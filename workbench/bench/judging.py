@@ -93,28 +93,37 @@ def judge_variant(
         detail = f"{type(error).__name__}: {error}"
         return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)
     took = time.perf_counter() - began
+    result = _compared(kernel, result, results, expected)
+    if result.status != PASSED:
+        return None, result
+    if budget is not None and took > budget:
+        detail = f"one call took {took:.1f} s, more than {budget:g} s"
+        return None, dataclasses.replace(result, status=TIMED_OUT, detail=detail)
+    return compiled, result
+
+
+def _compared(
+    kernel: Kernel,
+    result: VariantResult,
+    results: Mapping[str, torch.Tensor],
+    expected: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+) -> VariantResult:
+    """With the errors of what a variant gave, and a status: whether all outputs lie within their bounds."""
     errors = []
     for output, (wanted, bound) in expected.items():
         got = comparable(kernel, output, results[output])
         if got.shape != wanted.shape:
             detail = f"{output} is {tuple(got.shape)} where the reference gives {tuple(wanted.shape)}"
-            return None, dataclasses.replace(result, status=WRONG_SHAPE, detail=detail)
+            return dataclasses.replace(result, status=WRONG_SHAPE, detail=detail)
         bound = widen(wanted, bound.broadcast_to(wanted.shape), results[output].dtype)
         errors.append(judge(output, got, wanted, bound))
-    result = dataclasses.replace(result, errors=tuple(errors))
-    if any(each.off for each in errors):
-        detail = "\n".join(
-            "\n".join(
-                [f"{e.output}: {e.off} of {e.elements} are off; first:", *(f"    {m}" for m in e.first)]
-            )
-            for e in errors
-            if e.off
-        )
-        return None, dataclasses.replace(result, status=WRONG_NUMBERS, detail=detail)
-    if budget is not None and took > budget:
-        detail = f"one call took {took:.1f} s, more than {budget:g} s"
-        return None, dataclasses.replace(result, status=TIMED_OUT, detail=detail)
-    return compiled, dataclasses.replace(result, status=PASSED)
+    off = [
+        "\n".join([f"{e.output}: {e.off} of {e.elements} are off; first:", *(f"    {m}" for m in e.first)])
+        for e in errors
+        if e.off
+    ]
+    status = WRONG_NUMBERS if off else PASSED
+    return dataclasses.replace(result, errors=tuple(errors), status=status, detail="\n".join(off))
 
 
 def _chosen(kernel: Kernel, context: Any) -> str | None:

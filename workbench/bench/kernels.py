@@ -74,7 +74,7 @@ def run(
             write_json(path, values)
         layers.setdefault(layer, found[-1].peers)
         best = found[-1].fastest
-        told = f"{best.variant} {best.timing.median * 1e6:.1f} us" if best else "nothing passed"
+        told = f"{best.variant} {best.seconds * 1e6:.1f} us" if best else "nothing passed"
         console.say(f"{pair.name} {found[-1].shape}: {told}")
         for peer in found[-1].peers:
             time = f"{peer.timing.median * 1e6:.1f} us" if peer.timing else f"{peer.status}: {peer.detail}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError, Library, Variant
+from workbench.known import known
 from workbench.runtime.device import Device, open_device
 from workbench.runtime.launch import resolve
 
@@ -166,9 +167,9 @@ class Lab:
         found = self._compare(self.chosen, self.rounds)
         # Another thread may have forgotten a version meanwhile.
         known = [each for each in found.results if each.variant in self._known]
-        self._comparison = replace(found, results=tuple(known))
-        self._keep(self._comparison)
-        return self.comparison
+        found = self._comparison = replace(found, results=tuple(known))
+        self._keep(found)
+        return found
 
     def check_some(self, names: Sequence[str]) -> None:
         """Raises `KernelUsageError` where there is nothing for `run` to compare."""
@@ -290,7 +291,7 @@ class Lab:
             raise ValueError("nothing has run; run() first")
         if kind == "roofline" and self.ceilings is None:
             self.measure_ceilings()
-        return self.comparison.plot(kind)
+        return known(self.comparison).plot(kind)
 
     def notes(self) -> list[str]:
         """What the last run's table leaves unsaid, and how the versions stand."""

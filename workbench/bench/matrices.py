@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import WorkbenchError
+from workbench.known import known
 from workbench.models.source import open_source
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+?)(?:\.weight)?$")
@@ -51,7 +52,8 @@ class Matrices:
         if self._arrays is not None:
             shapes = {name: np.shape(array) for name, array in self._arrays.items()}
         else:
-            described = {name: self.source.describe(name) for name in self.source.names()}
+            source = known(self.source)
+            described = {name: source.describe(name) for name in source.names()}
             shapes = {name: shape for name, (shape, format) in described.items() if not format.is_quantized}
         return [_place(name, shape) for name, shape in shapes.items() if len(shape) == 2 and 0 not in shape]
 
@@ -67,7 +69,7 @@ class Matrices:
             if self._arrays is not None:
                 found = np.asarray(self._arrays[name], np.float32)
             else:
-                found = self.source.tensor(name).dequantize()
+                found = known(self.source).tensor(name).dequantize()
             self._last = name, found
         return self._last[1]
 
@@ -77,7 +79,7 @@ class Matrices:
         if self._arrays is not None:
             part = np.asarray(self._arrays[self._checked(name)])
         else:
-            tensor = next(self.source.parts(self._checked(name)))[1]
+            tensor = next(known(self.source).parts(self._checked(name)))[1]
             part = tensor.planes["values"]
         rows = max(1, min(len(part), count // part.shape[1]))
         picked = part[((np.arange(rows) + 0.5) * len(part) / rows).astype(np.int64)]

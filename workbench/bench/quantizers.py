@@ -17,6 +17,7 @@ from eval.report import ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Tokens
 from workbench.files.writing import write_json, write_text
+from workbench.known import known
 
 from .measure import Progress, Settings, bits_per_weight, change_percent, reference_threads
 from .table import change_text, divergence_text, markdown_table, model_note, share_text, versions_text
@@ -109,7 +110,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
     columns = {
         "quantizer": lambda each: each.cell.quantizer,
         "perplexity": lambda each: ppl_text(each.result.ppl),
-        "change, %": lambda each: change_text(*change_percent(each.result)),
+        "change, %": lambda each: change_text(*known(change_percent(each.result))),
         "mean KL, nats": lambda each: divergence_text(each.result),
         "same top-1, %": lambda each: share_text(
             (each.result.baseline.same_top1, each.result.baseline.same_top1_se)
@@ -124,9 +125,9 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
     whole = "all" if baseline.windows == baseline.windows_available else "the first"
     parts.append(
         f"Unquantized: {ppl_text(baseline.ppl, baseline.ppl_se)}. {baseline.tokens_scored:,} tokens, {whole} "
-        f"{baseline.windows} windows of `{baseline.protocol.name}` on {baseline.text['name']}, through the PyTorch "
-        "references. Changes, KL and same top-1 are paired with the unquantized model, token by token; ± is one "
-        f"standard error, tokens taken as independent. {versions_text(baseline.provenance)}"
+        f"{baseline.windows} windows of `{baseline.protocol.name}` on {known(baseline.text)['name']}, through the "
+        "PyTorch references. Changes, KL and same top-1 are paired with the unquantized model, token by token; ± is "
+        f"one standard error, tokens taken as independent. {versions_text(baseline.provenance)}"
     )
     parts += model_note(baseline.provenance)
     return "\n\n".join(parts) + "\n"

@@ -22,25 +22,29 @@ def roofline(found: Sequence[Comparison]) -> Picture:
     The slope is the read-only sweep, the flat lines the arithmetic that was measured with it. Raises ValueError where
     nothing was timed together with ceilings.
     """
-    timed = [each for each in found if each.fastest and each.read_ceiling and each.fastest.flops]
+    timed = [
+        (each, each.fastest, each.read_ceiling)
+        for each in found
+        if each.fastest and each.read_ceiling and each.fastest.flops
+    ]
     if not timed:
         raise ValueError("no comparison has a time, operations and a read ceiling")
     picture = Picture(8.6, 4.4)
     axes = picture.axes[0]
-    read, rates = timed[0].read_ceiling, timed[0].compute_ceilings
-    points = [(each, result) for each in timed for result in (each.fastest, *each.peers) if result.timing]
-    draw_roof(axes, read, rates, [result.flops / result.bytes for _, result in points])
-    for at, each in enumerate(timed):
+    first, _, read = timed[0]
+    points = [result for each, best, _ in timed for result in (best, *each.peers) if result.timing]
+    draw_roof(axes, read, first.compute_ceilings, [result.flops / result.bytes for result in points])
+    for at, (each, best, _) in enumerate(timed):
         style = {"marker": MARKERS[at % len(MARKERS)], "color": COLOURS[at % len(COLOURS)], "ls": "none"}
         label = f"{each.kernel} {each.shape}"
-        axes.plot(*place(each.fastest), ms=6, label=label, **style)
+        axes.plot(*place(best), ms=6, label=label, **style)
         for peer in each.peers:
             if peer.timing:
                 axes.plot(*place(peer), ms=5, mfc="none", alpha=0.7, **style)
     axes.legend(fontsize=7.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    kinds = sorted({arithmetic(each.fastest.wgsl) or "" for each in timed} - {""})
-    hollow = "; hollow: peers" if any(each.peers for each in timed) else ""
-    picture.figure.suptitle(f"{timed[0].device}: {', '.join(kinds)}{hollow}", fontsize=9)
+    kinds = sorted({arithmetic(best.wgsl) or "" for _, best, _ in timed} - {""})
+    hollow = "; hollow: peers" if any(each.peers for each, _, _ in timed) else ""
+    picture.figure.suptitle(f"{first.device}: {', '.join(kinds)}{hollow}", fontsize=9)
     return picture
 
 
@@ -90,4 +94,4 @@ def draw_roof(axes: Any, read: float, rates: Mapping[str, float], intensities: S
 
 def place(result: VariantResult) -> tuple[float, float]:
     """Operations a byte, operations a second."""
-    return result.flops / result.bytes, result.flops / result.timing.median
+    return result.flops / result.bytes, result.flops / result.seconds

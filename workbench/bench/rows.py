@@ -77,7 +77,7 @@ def metric_rows(found: Comparison, result: VariantResult) -> Iterator[dict[str, 
     yield _sampled(common, "time", "s", timing.median, samples)
     if megahertz:
         yield _sampled(common, "gpu clock", "MHz", statistics.median(megahertz), megahertz)
-    rate = found.compute_ceilings.get(arithmetic(result.wgsl), 0)
+    rate = found.compute_ceilings.get(arithmetic(result.wgsl) or "", 0)
     for metric, unit, amount in (
         ("bandwidth", "byte/s", result.bytes),
         ("compute", "flop/s", result.flops),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from eval.perplexity import perplexity
+from workbench.known import known
+from workbench.models.source import Source
 from workbench.runtime.model import load
 from workbench.runtime.provenance import provenance
 
@@ -48,7 +50,7 @@ class ScoringSpeed:
 
 
 def measure_scoring(
-    source: Any,
+    source: Source,
     baseline: Any,
     *,
     backend: str | None,
@@ -83,6 +85,6 @@ def measure_scoring(
         alone=time.perf_counter() - began,
         model_seconds=found.seconds,
         baseline_seconds=seconds - found.seconds,
-        kl=float(found.baseline.kl_mean),
+        kl=float(known(known(found.baseline).kl_mean)),
         record=provenance(model),
     )

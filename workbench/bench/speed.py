@@ -164,9 +164,10 @@ def _energy(model: Any) -> Callable[[], float | None]:
 
 def _joules(readings: Sequence[tuple[float | None, float | None]], tokens: int) -> float | None:
     """Of one token, from what the meter said before and after each repetition; None where it has not moved."""
-    if any(each is None for pair in readings for each in pair):
+    spent = [after - before for before, after in readings if before is not None and after is not None]
+    if len(spent) < len(readings):
         return None
-    taken = sum(after - before for before, after in readings)
+    taken = sum(spent)
     return taken / (tokens * len(readings)) if taken > 0 else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from eval.texts import Text
 from workbench.errors import WorkbenchError
+from workbench.models.source import Source
 from workbench.plan.count import step_cost
 from workbench.runtime.host_memory import peak_bytes, reset_peak
 from workbench.runtime.lowering import lower
@@ -107,8 +108,8 @@ class SpeedRow:
         return values | {"speed": self.speed.to_json(), "gb_per_s": self.gb_per_s}
 
 
-def measured(
-    source: Any,
+def measured(  # many parameters: the options of a measurement, each of its own
+    source: Source,
     *,
     backend: str | None,
     dtype: str,
@@ -181,7 +182,7 @@ def _dispatches(model: Model) -> int:
     if device is None:
         return 0
     sizes = {"tokens": 1, "capacity": model.max_tokens, "sequences": 1, "steps": STEPS}
-    limits, tuned = (device.adapter, device.binding_bytes), model.executor.tuned
+    limits, tuned = (device.adapter, device.binding_bytes), getattr(model.executor, "tuned", None)
     return len(lower(model.plan("greedy"), sizes, *limits, tuned=tuned).steps)
 
 

@@ -64,7 +64,8 @@ class StepProfile:
         rows = []
         for (kernel, variant), found in groups.items():
             seconds = sum(each.seconds for each in found)
-            moved = None if any(each.bytes is None for each in found) else sum(each.bytes for each in found)
+            counted = [each.bytes for each in found if each.bytes is not None]
+            moved = sum(counted) if len(counted) == len(found) else None
             rows.append(
                 {
                     "kernel": kernel,

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import wgpu
@@ -112,7 +112,7 @@ class Apart:
         encoder.resolve_query_set(self._queries, 0, 2 * count, self._resolved, 0)
         watch.submit(watch.encode(self._recorder, 1))
         watch.submit(encoder.finish())
-        data = watch.device.wgpu.queue.read_buffer(self._resolved, 0, 16 * count)
+        data: Any = watch.device.wgpu.queue.read_buffer(self._resolved, 0, 16 * count)
         ticks = np.frombuffer(data, np.uint64).reshape(-1, 2).astype(np.int64)
         return np.stack([ticks[:, 0] - ticks[0, 0], ticks[:, 1] - ticks[:, 0]], 1) * self._period
 

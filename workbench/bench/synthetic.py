@@ -20,6 +20,7 @@ from workbench.files.reading import read_text
 from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
+from workbench.known import known
 from workbench.models.catalogue import catalogue
 from workbench.models.families import architecture_of
 from workbench.models.specs import described_in
@@ -38,13 +39,13 @@ def shapes() -> list[str]:
 def shape_config(name: str) -> dict[str, Any]:
     """The configuration of a name in `shapes()` or of a path to a `config.json`. Raises `WorkbenchError`."""
     if name in shapes():
-        return dict(catalogue()[name].config)
+        return dict(known(catalogue()[name].config))
     try:
         found = json.loads(read_text(name))
     except (OSError, ValueError) as error:
-        known = ", ".join(shapes())
+        names = ", ".join(shapes())
         raise WorkbenchError(
-            f"{name!r} is no shape; allowed are {known}, or the path of a config.json ({error})"
+            f"{name!r} is no shape; allowed are {names}, or the path of a config.json ({error})"
         ) from error
     if not isinstance(found, dict):
         raise WorkbenchError(f"{name}: expected a JSON object, found {type(found).__name__}")
@@ -57,15 +58,18 @@ class RandomSource:
     config: as in `config.json`. seed: of the weights. Raises `UnsupportedModelError` for a family that is not known.
     """
 
-    tokenizer_path = None
-
     def __init__(self, name: str, config: Mapping[str, Any], format: WeightFormat, seed: int = 0):
-        self.path, self.config = Path(name), dict(config)
+        self.path = self.tokenizer_path = Path(name)  # no folder: there is no tokenizer
+        self.config = dict(config)
+        self._tensors = architecture_of(config).tensors()
         #: Shape and format of a tensor by name.
-        self.describe = described_in(architecture_of(config).tensors(), format)
+        self.describe = described_in(self._tensors, format)
         generator = np.random.default_rng(seed)
         self._bits = generator.integers(0, 2**32, POOL_BYTES // 4, dtype=np.uint32)
         self._normal = generator.standard_normal(POOL_BYTES // 4, dtype=np.float32)
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
 
     def source_hashes(self) -> dict[str, str]:
         """Nothing was read."""

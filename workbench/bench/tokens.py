@@ -166,7 +166,8 @@ def probability(tokens: Sequence[Token], at: int) -> float | None:
     """Of the whole `character` that the token at `at` belongs to: the product of its tokens' probabilities. None until
     all are measured."""
     found = [tokens[place].probability for place in character(tokens, at)]
-    return None if None in found else math.prod(found)
+    measured = [each for each in found if each is not None]
+    return math.prod(measured) if len(measured) == len(found) else None
 
 
 def facts(found: Continuation) -> list[str]:
@@ -187,8 +188,9 @@ def facts(found: Continuation) -> list[str]:
 def strength(tokens: Sequence[Token], at: int) -> float:
     """How strongly the text of the token at `at` is coloured, 0 to 1: by KL from 0.001 to 1 nat on a logarithmic scale
     where two models were compared, else by -ln p up to 5 nats; both of the whole `character`."""
-    divergences = [tokens[place].kl for place in character(tokens, at)]
-    if None not in divergences:
+    places = character(tokens, at)
+    divergences = [kl for place in places if (kl := tokens[place].kl) is not None]
+    if len(divergences) == len(places):
         return min(1.0, max(0.0, 1 + math.log10(sum(divergences) + 1e-12) / 3))
     p = probability(tokens, at)
     return 0.0 if p is None else min(1.0, -math.log(max(p, 1e-9)) / 5)

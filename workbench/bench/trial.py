@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.known import known
 from workbench.runtime.device import Device
 from workbench.runtime.pipelines import Compiled
 
@@ -96,6 +97,6 @@ def _process() -> Child:
     global _child
     if _child is None or not _child.alive:
         if _child is None:
-            atexit.register(lambda: _child.close())
+            atexit.register(lambda: known(_child).close())
         _child = Child(PROCESS)
     return _child

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wgsl_kernels.judge import RATIO_EDGES
+from workbench.known import known
 
 from .comparison import Comparison, VariantResult
 from .plot import COLOURS
@@ -27,15 +28,15 @@ def timings(found: Comparison) -> Picture:
     timed = [each for each in (*found.results, *found.peers) if each.timing]
     if not timed:
         raise ValueError("no variant has a time")
-    timed.sort(key=lambda each: each.timing.median)
+    timed.sort(key=lambda each: each.seconds)
     picture = Picture(8.6, 1.25 + 0.36 * len(timed))
     axes = picture.axes[0]
     names = {each.variant: at for at, each in enumerate((*found.results, *found.peers))}
     for row, each in enumerate(timed):
         colour = COLOURS[names[each.variant] % len(COLOURS)]
-        samples = 1e6 * np.array(each.timing.samples)
+        samples = 1e6 * np.array(known(each.timing).samples)
         axes.plot(samples, np.full(samples.shape, row), "o", ms=4.5, mfc="none", mew=1.1, color=colour)
-        axes.plot([1e6 * each.timing.median] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.2)
+        axes.plot([1e6 * each.seconds] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.2)
         axes.annotate(
             _said(found, each),
             (1.01, row),
@@ -47,7 +48,7 @@ def timings(found: Comparison) -> Picture:
     axes.set_yticks(range(len(timed)), [each.variant for each in timed])
     axes.set_ylim(len(timed) - 0.5, -0.5)
     axes.grid(False, axis="y")
-    every = [sample for each in timed for sample in each.timing.samples]
+    every = [sample for each in timed for sample in known(each.timing).samples]
     _time_axis(axes, 1e6 * min(every), 1e6 * max(every))
     axes.set_xlabel(f"time of a call on a {found.label}, µs; circles: samples, bars: medians", fontsize=9)
     axes.tick_params(labelsize=8.5)
@@ -58,7 +59,7 @@ def timings(found: Comparison) -> Picture:
 def _said(found: Comparison, each: VariantResult) -> str:
     share = found.share(each)
     of_reads = f", {share:.0%} of reads" if share is not None else ""
-    return f"{1e6 * each.timing.median:,.4g} µs{of_reads}"
+    return f"{1e6 * each.seconds:,.4g} µs{of_reads}"
 
 
 def _time_axis(axes: Any, low: float, high: float) -> None:
@@ -85,10 +86,10 @@ def under_the_roof(found: Comparison) -> Picture:
     axes = picture.axes[0]
     draw_roof(axes, found.read_ceiling, found.compute_ceilings, [each.flops / each.bytes for each in timed])
     names = {each.variant: at for at, each in enumerate((*found.results, *found.peers))}
-    timed.sort(key=lambda each: -each.flops / each.timing.median)
+    timed.sort(key=lambda each: -each.flops / each.seconds)
     for each in timed:
         at = names[each.variant]
-        rate = each.flops / each.timing.median
+        rate = each.flops / each.seconds
         axes.plot(
             *place(each),
             marker=MARKERS[at % len(MARKERS)],

@@ -91,7 +91,8 @@ def weight_error(
             f"{quantizer} needs {' and '.join(sorted(missing))} of the calibration inputs beside the weights; "
             f"allowed without: {able}"
         )
-    given = {each: hessian if each == "hessian" else np.diagonal(hessian) for each in NEEDS[quantizer]}
+    given = {} if hessian is None else {"hessian": hessian, "importance": np.diagonal(hessian)}
+    given = {name: given[name] for name in NEEDS[quantizer]}
     tensor = quantized_tensor(name, weights.shape, format, *quantize(weights, format, **given))
     return WeightError(quantizer, weights, tensor, tensor.dequantize())
 

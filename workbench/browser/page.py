@@ -101,7 +101,7 @@ def _copy_model(model: Path, target: Path) -> None:
 
 def _copy_modules(target: Path) -> None:
     """The page at the top, and the modules below `browser`."""
-    with as_file(files(__package__)) as package:
+    with as_file(files("workbench.browser")) as package:
         shutil.copytree(package / "static", target, dirs_exist_ok=True)
         shutil.copytree(package / "vendor", target / "browser" / "vendor")
         for module in package.glob("*.js"):

@@ -46,7 +46,9 @@ def fitted_options(arguments: argparse.Namespace, given: dict[str, Any], common:
     _refuse(arguments, list(given), "--fit-memory", "tiers have their default blocks")
     source = open_source(arguments.model)
     model = architecture_of(source.config)
-    shapes = {weight.tensor: weight.shape for weight in unquantized_plan(source).weights.values()}
+    shapes = {
+        weight.tensor: (weight.rows, weight.columns) for weight in unquantized_plan(source).weights.values()
+    }
 
     def formats(tier) -> dict:
         options = ConvertOptions(tier, **common)

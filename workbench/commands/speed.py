@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.commands.common import DTYPES, MODEL_HELP, add_adapter, add_cache, positive
 from workbench.errors import WorkbenchError
+from workbench.known import known
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,9 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(Path(arguments.json), [row.to_json() for row in rows])
     if arguments.trace:
-        profiles = [(f"{row.model}, {row.dtype} activations", row.profile) for row in rows]
+        profiles = [(f"{row.model}, {row.dtype} activations", known(row.profile)) for row in rows]
         save_trace(arguments.trace, profiles, rows[0].record)
-        print(*(row.profile.notes() for row in rows), sep="\n")
+        print(*(profile.notes() for _, profile in profiles), sep="\n")
     return 0
 
 

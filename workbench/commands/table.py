@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from workbench.sweep.table import table, tables
 
-    make = tables if arguments.by_protocol else table
-    found = make(arguments.runs, detailed=arguments.detailed)
-    found = found if arguments.by_protocol else [found]
+    if arguments.by_protocol:
+        found = tables(arguments.runs, detailed=arguments.detailed)
+    else:
+        found = [table(arguments.runs, detailed=arguments.detailed)]
     if len(found) > 1 and arguments.format in ("csv", "json"):
         raise WorkbenchError(
             f"--format {arguments.format} holds one table, and the results make {len(found)}; "

@@ -23,6 +23,7 @@ from workbench.convert.tensors import convert_tensor, quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
 from workbench.models.architecture import Architecture
+from workbench.models.source import Source
 from workbench.quantizers import rtn
 
 #: The three models, by the names of their hidden states among the streams of a conversion.
@@ -72,7 +73,7 @@ class Check:
 
     def __init__(
         self,
-        source: Any,
+        source: Source,
         config: Architecture,
         formats: Mapping[str, WeightFormat],
         device: str,
@@ -123,8 +124,8 @@ class Check:
         unread = np.zeros(len(whole[FLOAT]), np.int64)  # only the KL is asked for
         kl, plain = (divergence(whole[name], whole[FLOAT], unread).kl for name in (STORED, NEAREST))
         excess = kl - plain
-        means = (float(each.mean()) for each in (kl, plain, excess))
-        return Verdict(quantizer, len(kl), *means, mean_se(excess))
+        mean = [float(each.mean()) for each in (kl, plain, excess)]
+        return Verdict(quantizer, len(kl), mean[0], mean[1], mean[2], mean_se(excess))
 
     def _head_rows(self, stored: WeightTensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Ranges of rows of the LM head, in the order of the models."""

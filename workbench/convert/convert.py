@@ -64,37 +64,36 @@ def convert(
     do not fit the model, or for an output that exists.
     """
     started = time.perf_counter()
-    if not isinstance(source, Checkpoint | StoredModel):
-        source = open_source(source)
+    opened: Checkpoint | StoredModel = open_source(source)
     output = Path(output)
-    if output.exists() and output.resolve() == Path(source.path).resolve():
+    if output.exists() and output.resolve() == Path(opened.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
-    config = architecture_of(source.config)
-    stored, skipped, of_source = _select(source, config)
+    config = architecture_of(opened.config)
+    stored, skipped, of_source = _select(opened, config)
     asked = {name: options.choose(name, shape, config) for name, shape in stored.items()}
     options.check_overrides((name for name, shape in stored.items() if len(shape) == 2), config)
-    _check_plan(source, config, stored, {name: fmt for name, (fmt, _) in asked.items()})
+    _check_plan(opened, config, stored, {name: fmt for name, (fmt, _) in asked.items()})
     way = _streamed if options.calibration is None else _calibrated
     nbytes, formats = 0, {}
     try:
         check_target(output, options.overwrite)
-        chosen = suited(source, {name: fmt for name, (fmt, _) in asked.items()})
+        chosen = suited(opened, {name: fmt for name, (fmt, _) in asked.items()})
         wanted = {name: each.format for name, each in chosen.items()}
         with (
             _bar(sum(map(math.prod, stored.values())), progress) as bar,
-            way(source, config, output, options, wanted, bar) as conversion,
+            way(opened, config, output, options, wanted, bar) as conversion,
             ModelWriter(
-                output, config=source.config, layout=options.layout, overwrite=options.overwrite
+                output, config=opened.config, layout=options.layout, overwrite=options.overwrite
             ) as writer,
         ):
             for tensor in conversion.tensors:
                 writer.add(tensor)
                 formats[tensor.name] = tensor.format
                 nbytes += tensor.nbytes
-            for name, data in _tokenizer_files(source):
+            for name, data in _tokenizer_files(opened):
                 writer.add_file(name, data)
             writer.provenance = provenance(
-                source,
+                opened,
                 conversion.hashes(),
                 options,
                 skipped,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,18 @@ import wgsl_kernels
 from wgsl_kernels.attention import capped, first_seen
 from wgsl_kernels.position_scale import position_factor
 from wgsl_kernels.rope import joined, pairs_of
+from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.specs import Describe
 from workbench.plan.plan import Call
 from workbench.plan.stages import Stage, stages
+from workbench.plan.types import number
 
 Weights = Mapping[str, torch.Tensor]
 #: Called as tap(name, x) with what linear layers read, once each: the activation's name and x [n, T, K].
 Tap = Callable[[str, torch.Tensor], None]
 #: What a call makes of the buffers so far: the values of its outputs, by name.
-_Env = dict[str, torch.Tensor]
+_Env = dict[str, Any]  # of a cache keys and values
 
 
 class Decoder:
@@ -43,7 +46,7 @@ class Decoder:
         self.architecture = architecture
         self.first, *self.layers, self.last = stages(self.plan)
         self._constants = {
-            b.name: torch.from_numpy(b.initial.values(b.resolved({"capacity": length}))).to(device)
+            b.name: torch.from_numpy(known(b.initial).values(b.resolved({"capacity": length}))).to(device)
             for b in self.plan.of_kind("constant")
         }
         head = self.plan.buffers
@@ -68,12 +71,12 @@ class Decoder:
     ) -> torch.Tensor:
         """The residual stream [n, T, hidden] behind a layer."""
         stage: Stage = self.layers[index]
-        return self._run(stage.calls, weights, {stage.reads: hidden}, tap)[stage.writes]
+        return self._run(stage.calls, weights, {known(stage.reads): hidden}, tap)[stage.writes]
 
     def final(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
         """What the LM head reads, [n, T, hidden]."""
         calls = self.last.calls[: self._head]
-        return self._run(calls, weights, {self.last.reads: hidden}, None)[self.head_input]
+        return self._run(calls, weights, {known(self.last.reads): hidden}, None)[self.head_input]
 
     def logits(self, products: torch.Tensor) -> torch.Tensor:
         """Logits from products [n, T, rows] of the head's inputs with some rows of the LM head."""
@@ -96,7 +99,7 @@ class Decoder:
             self._execute(call, weights, env)
         return env
 
-    def _value(self, name: str, weights: Weights, env: _Env) -> torch.Tensor:
+    def _value(self, name: str, weights: Weights, env: _Env) -> Any:
         if name in env:
             return env[name]
         if name in self._constants:
@@ -114,18 +117,19 @@ class Decoder:
             for operand, name in call.inputs.items()
             if operand != "state"
         }
-        (output,) = call.outputs.values()
+        (output,), params = call.outputs.values(), dict[str, Any](call.params)
         if call.op == "linear":
             env[output] = F.linear(given["x"], given["weight"], given.get("bias"))
         elif call.op == "rope":
-            env[output] = _rotated(**given, **call.params)
+            env[output] = _rotated(**given, **params)
         elif call.op == "attention":
-            kv_heads = self.plan.buffers[call.inputs["kv"]].shape[2]
-            env[output] = _attended(given["q"], *given["kv"], kv_heads, **call.params)
+            kv_heads = number(self.plan.buffers[call.inputs["kv"]].shape[2])
+            k, v = given["kv"]
+            env[output] = _attended(given["q"], k, v, kv_heads, **params)
         elif call.op == "position_scale":
             x = given["x"]
             positions = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)
-            env[output] = x * position_factor(positions, **call.params)[:, None]
+            env[output] = x * position_factor(positions, **params)[:, None]
         elif "state" in call.inputs:
             raise NotImplementedError(f"{call.op} depends on positions, and is not known for windows")
         else:
@@ -169,19 +173,18 @@ def _attended(
     head_dim = k.shape[-1] // kv_heads
     heads = width // head_dim
     q, k, v = (each.view(n, length, -1, head_dim).transpose(1, 2) for each in (q, k, v))
-    seen = {"is_causal": True}
+    mask = None
     if window or chunk or softcap:
         at = torch.arange(length, device=q.device)
         mask = (at <= at[:, None]) & (at >= first_seen(at, window, chunk)[:, None])
-        seen = {"attn_mask": mask}
-    if softcap:
+    if softcap and mask is not None:
         k, v = (each.repeat_interleave(heads // kv_heads, 1) for each in (k, v))
         scores = capped(scale * q @ k.transpose(-1, -2), softcap)
         context = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
     else:
         with _repeatable(q):
             context = F.scaled_dot_product_attention(
-                q, k, v, **seen, scale=scale, enable_gqa=heads != kv_heads
+                q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=heads != kv_heads
             )
     return context.transpose(1, 2).reshape(n, length, width)
 

@@ -14,6 +14,7 @@ import torch
 
 from workbench.convert.capture import Moments
 from workbench.formats.spec import WeightFormat
+from workbench.known import known
 from workbench.plan.inputs import read_together, readers, writer
 from workbench.plan.plan import Buffer, Call, Plan
 
@@ -69,7 +70,7 @@ def scaled_by(plan: Plan, read: str) -> list[Buffer] | str:
     if call is not None and call.op in GATED:
         return _rows_of(plan, writer(plan, call.inputs["up"]))
     if call is not None and call.op == "attention":
-        append = writer(plan, call.inputs["kv"])
+        append = known(writer(plan, call.inputs["kv"]))
         value = append.inputs["v"]
         if plan.buffers[value].shape != plan.buffers[read].shape:
             return "grouped queries: a row of v_proj feeds several columns of o_proj"

@@ -95,7 +95,7 @@ def quantize_layer(
             record[name] = rounding.record()
             if why := left.get(read_by[name]):
                 record[name]["not_scaled"] = why
-    if method.trains and rounded:
+    if method.trains and rounded and train is not None:
         rest = {name: weight for name, weight in weights.items() if name not in rounded}
         rounded = train(
             {name: weights[name].cpu().numpy() for name in rounded},

@@ -37,8 +37,10 @@ from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
+from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
+from workbench.models.source import Source
 from workbench.runtime.provenance import versions
 from workbench.runtime.session import check_ids
 
@@ -52,7 +54,7 @@ Record = dict[str, dict[str, Any]]
 class Layerwise:
     """The stages of one conversion. formats: of every tensor to store; device: as torch names it."""
 
-    source: Any
+    source: Source
     config: Architecture
     formats: Mapping[str, WeightFormat]
     options: ConvertOptions
@@ -177,10 +179,10 @@ class Layerwise:
         }
         after = self.check.layer(index, weights, stored, streams) if self.check else {}
         if not chained:
-            return tensors, record, {**after, "hidden": targets}
+            return tensors, record, {**after, "hidden": known(targets)}
         after["hidden"] = run_layer(self.decoder, index, stored, hidden, self.device, into=hidden)
         if self.method.trains:
-            after["unquantized"] = targets
+            after["unquantized"] = known(targets)
         return tensors, record, after
 
     def end(self, streams: Streams, work: WorkFolder) -> tuple[list[WeightTensor], Record, Streams]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.convert.options import ConvertOptions
 from workbench.formats.reader import StoredModel
+from workbench.known import known
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.tokenizer import tokenizer_hash
 from workbench.runtime.provenance import versions
@@ -48,7 +49,7 @@ class HashesBeside:
         self._thread.join()
         if isinstance(self._result, BaseException):
             raise self._result
-        return self._result
+        return known(self._result)
 
     def __enter__(self) -> HashesBeside:
         self._thread.start()

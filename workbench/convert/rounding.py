@@ -12,6 +12,7 @@ from workbench.convert.capture import Moments
 from workbench.convert.tensors import quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
+from workbench.known import known
 from workbench.quantizers import NEEDS
 from workbench.quantizers.blocks import Quantized
 
@@ -38,8 +39,8 @@ class MatrixErrors:
 
     def to_json(self) -> dict[str, float]:
         shares = self._sums[:, 0] / self._sums[:, 1].clamp_min(torch.finfo(torch.float64).tiny)
-        named = dict(zip(("output_error", "weight_error"), shares.tolist(), strict=True))
-        return named if self._moments is not None else {"weight_error": named["weight_error"]}
+        output, weight = shares.tolist()
+        return {**({} if self._moments is None else {"output_error": output}), "weight_error": weight}
 
 
 class Rounding:
@@ -52,11 +53,11 @@ class Rounding:
         needs = NEEDS[quantizer]
         given: dict[str, Any] = {}
         if "importance" in needs:
-            given["importance"] = moments.hessian.diagonal().cpu().numpy()
+            given["importance"] = known(moments).hessian.diagonal().cpu().numpy()
         if "hessian" in needs:
-            given["hessian"] = moments.hessian.cpu().numpy()
+            given["hessian"] = known(moments).hessian.cpu().numpy()
         if "inputs" in needs:
-            given["inputs"] = moments.samples.cpu().numpy()
+            given["inputs"] = known(moments).samples.cpu().numpy()
         self._quantize, self._given = quantizer_on(quantizer, device), given
         self._quantizer, self._device = quantizer, device
         self._errors = MatrixErrors(moments)

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from workbench.formats.reader import StoredModel
 from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.families import architecture_of
+from workbench.models.source import Source
 from workbench.plan.inputs import read_together
 from workbench.quantizers.suited import Reach
 
@@ -35,7 +34,7 @@ class Suited:
         return "; ".join(each for each in (asked, self.blocks, self.f32) if each)
 
 
-def suited(source: Checkpoint | StoredModel, asked: Mapping[str, WeightFormat]) -> dict[str, Suited]:
+def suited(source: Source, asked: Mapping[str, WeightFormat]) -> dict[str, Suited]:
     """By name of a tensor: the format that it is stored in. Reads the matrices whose weights may not suit f16.
 
     asked: formats of vectors and matrices, float or quantized. Raises what reading the source raises.
@@ -62,7 +61,7 @@ def _kept(fmt: WeightFormat) -> str:
     return "scales" if fmt.is_quantized else "weights"
 
 
-def _inputs(source: Checkpoint | StoredModel) -> dict[str, str]:
+def _inputs(source: Source) -> dict[str, str]:
     """Matrix of the checkpoint -> what it reads in the plan."""
     plan = architecture_of(source.config).build(source.describe)
     return {
@@ -73,7 +72,7 @@ def _inputs(source: Checkpoint | StoredModel) -> dict[str, str]:
     }
 
 
-def _look(reach: Reach, source: Checkpoint | StoredModel, name: str) -> None:
+def _look(reach: Reach, source: Source, name: str) -> None:
     if reach.format.granularity == "tensor" and reach.format.is_quantized:  # one scale for all rows
         reach.add(part.dequantize() for _, part in source.parts(name))
         return
@@ -82,13 +81,13 @@ def _look(reach: Reach, source: Checkpoint | StoredModel, name: str) -> None:
             reach.add([part.dequantize()])
 
 
-def _may_not_suit(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> bool:
+def _may_not_suit(source: Source, name: str, fmt: WeightFormat) -> bool:
     """Whether the tensor is a matrix whose weights are rounded to this format, and not stored so already."""
     shape, has = source.describe(name)
     return len(shape) == 2 and has != fmt and not (has.is_quantized and fmt.is_quantized)
 
 
-def _blocks(source: Checkpoint | StoredModel, name: str, fmt: WeightFormat) -> Suited:
+def _blocks(source: Source, name: str, fmt: WeightFormat) -> Suited:
     shape, has = source.describe(name)
     if not fmt.is_quantized or len(shape) != 2:
         return Suited(fmt)

@@ -12,11 +12,10 @@ import numpy as np
 
 from workbench.errors import CheckpointError
 from workbench.formats.errors import FormatError
-from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, plane_specs, quantized_tensor
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.finite import require_finite
+from workbench.models.source import Source
 from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import Quantized
 
@@ -31,7 +30,7 @@ def quantizer_on(name: str, device: str) -> Quantize:
 
 
 def convert_tensor(
-    source: Checkpoint | StoredModel, name: str, fmt: WeightFormat, quantize: Quantize, advance=None
+    source: Source, name: str, fmt: WeightFormat, quantize: Quantize, advance=None
 ) -> WeightTensor:
     """One tensor of the source in another format. `advance(n)` is called after each n weights.
 
@@ -55,7 +54,9 @@ def convert_tensor(
     return WeightTensor(name, shape, fmt, planes)
 
 
-def _converted(source, name: str, start: int, part: WeightTensor, fmt: WeightFormat, quantize: Quantize):
+def _converted(
+    source: Source, name: str, start: int, part: WeightTensor, fmt: WeightFormat, quantize: Quantize
+):
     """Rows of a tensor, the first of which is `start`, in another format."""
     if part.format.is_quantized and part.format == replace(fmt, order="low-first"):
         return quantized_tensor(

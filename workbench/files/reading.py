@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = (
     (stat.S_ISDIR, "folder", errno.EISDIR),
@@ -29,7 +29,7 @@ def _require_regular(mode: int, path: str | os.PathLike) -> None:
     raise OSError(code, f"is a {kind}, not a regular file", str(path))
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """A regular file (or a link to one) opened for reading bytes. Raises OSError for anything else, at once."""
     try:
         _require_regular(os.stat(path).st_mode, path)

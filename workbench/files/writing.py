@@ -42,7 +42,7 @@ _IN_TEXT = re.compile(r"os error (\d+)")
 
 def storage_error(path: str | os.PathLike, error: OSError) -> StorageError:
     """What a failed write of `path` is told as: why, and what to do."""
-    why = _WHY.get(error.errno) or error.strerror or str(error) or type(error).__name__
+    why = _WHY.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
     return StorageError(f"{path}: cannot be written: {why}", error.errno)
 
 

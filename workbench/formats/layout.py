@@ -72,7 +72,7 @@ def interleave(tensor: WeightTensor) -> np.ndarray:
     return blocks
 
 
-def deinterleave(blocks: np.ndarray, name: str, shape: tuple[int, int], format: WeightFormat) -> WeightTensor:
+def deinterleave(blocks: np.ndarray, name: str, shape: tuple[int, ...], format: WeightFormat) -> WeightTensor:
     """The inverse of `interleave`: a planar tensor from `blocks`, uint8 as `stored_planes` tells."""
     ((wanted, dtype),) = stored_planes(shape, format, "interleaved").values()
     if blocks.shape != wanted or blocks.dtype != dtype:

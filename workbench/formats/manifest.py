@@ -139,7 +139,9 @@ def plane_bytes(shape: tuple[int, ...], format: WeightFormat, layout: str) -> di
 @cache
 def schema() -> dict:
     """The JSON schema of a manifest, as shipped."""
-    return json.loads(resources.files(__package__).joinpath("manifest.schema.json").read_text("utf-8"))
+    return json.loads(
+        resources.files("workbench.formats").joinpath("manifest.schema.json").read_text("utf-8")
+    )
 
 
 def _place(path: tuple) -> tuple[str | None, str]:
@@ -171,7 +173,8 @@ def _tensor(data: dict) -> StoredTensor:
     shape = tuple(data["shape"])
     parts = []
     for part in data["parts"]:
-        parts.append(Part(*part["rows"], {name: Plane(**plane) for name, plane in part["planes"].items()}))
+        first, stop = part["rows"]
+        parts.append(Part(first, stop, {name: Plane(**plane) for name, plane in part["planes"].items()}))
     tensor = StoredTensor(shape, format, data["layout"], tuple(parts))
     _check_parts(tensor)
     return tensor

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from typing import Any
 
 _ANNOTATIONS = {"$schema", "$defs", "title", "description"}
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "null": type(None)}
@@ -99,7 +100,7 @@ _OBJECT = (
 )
 
 
-def _check_array(value: list, rule: str, wanted: object, root: dict, path: tuple) -> None:
+def _check_array(value: list, rule: str, wanted: Any, root: dict, path: tuple) -> None:
     if rule == "items":
         for index, inner in enumerate(value):
             check(inner, wanted, root, (*path, index))
@@ -107,7 +108,7 @@ def _check_array(value: list, rule: str, wanted: object, root: dict, path: tuple
         raise SchemaError(path, f"has {len(value)} items, which breaks the rule {rule} {wanted}")
 
 
-def _check_object(value: dict, rule: str, wanted: object, schema: dict, root: dict, path: tuple) -> None:
+def _check_object(value: dict, rule: str, wanted: Any, schema: dict, root: dict, path: tuple) -> None:
     if rule == "required":
         for name in wanted:
             if name not in value:

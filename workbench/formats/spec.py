@@ -146,8 +146,9 @@ class WeightFormat:
         """With the block size that it has on rows of `columns`: itself, unless it asks for the default."""
         if not self.default_block:
             return self
-        default = replace(self, block_size=DEFAULT_BLOCK[self.dtype])
-        for size in range(default.block_size, 0, -ROW_MULTIPLE):
+        largest = DEFAULT_BLOCK[self.dtype]
+        default = replace(self, block_size=largest)
+        for size in range(largest, 0, -ROW_MULTIPLE):
             if columns % size == 0:
                 smaller = replace(self, block_size=size)
                 fewer = smaller.bits_per_weight(1, columns) < default.bits_per_weight(1, columns)
@@ -158,7 +159,7 @@ class WeightFormat:
         """Weights of one row under one scale: the block size, or the padded row for channel and tensor."""
         self._only_quantized("block")
         if self.granularity == "block":
-            return self.fitted(columns).block_size
+            return self.fitted(columns).block_size or DEFAULT_BLOCK[self.dtype]
         return -(-columns // ROW_MULTIPLE) * ROW_MULTIPLE
 
     def padded_columns(self, columns: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from workbench.formats.errors import FormatError
 
@@ -47,7 +48,7 @@ def check_size(data: bytes) -> None:
             )
 
 
-def strict_json(data: bytes) -> object:
+def strict_json(data: bytes) -> Any:
     """Parses UTF-8 JSON.
 
     `FormatError` for duplicate keys, NaN and infinities, numbers beyond a float64, lone surrogates, integers
@@ -82,7 +83,7 @@ def strict_json(data: bytes) -> object:
         raise
     except RecursionError:
         raise FormatError("is nested too deeply", field="(whole file)") from None
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise FormatError(f"is not valid UTF-8: {error.reason}", field="(whole file)") from None
     except ValueError as error:  # JSONDecodeError, or an integer of thousands of digits
         raise FormatError(f"is not valid JSON: {str(error)[:200]}", field="(whole file)") from None

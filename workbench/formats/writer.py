@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def checksum(data: bytes | memoryview) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _json_value(value: object, field: str) -> object:
+def _json_value(value: object, field: str) -> Any:
     """A copy of `value` as JSON gives it back; `FormatError` if it is not JSON."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))

@@ -90,7 +90,8 @@ class Blocks(PlanBuilder):
         return wanted, fmt
 
     def matrix(self, tensor: str) -> str:
-        return self.weight(self._plan_name(tensor), tensor, *self._described(tensor))
+        (rows, columns), fmt = self._described(tensor)
+        return self.weight(self._plan_name(tensor), tensor, (rows, columns), fmt)
 
     def vector(self, tensor: str, offset: float = 0.0) -> str:
         """A norm's weight or a bias."""
@@ -120,7 +121,7 @@ class Blocks(PlanBuilder):
         """factor * x, rows of the residual stream; x itself where the factor is 1."""
         if factor == 1:
             return x
-        y = self.rows(out, self.shape(x)[1])
+        y = self.rows(out, self.width(x))
         self.call("scale", {"x": x}, {"y": y}, factor=factor)
         return y
 
@@ -140,7 +141,7 @@ class Blocks(PlanBuilder):
 
     def add(self, a: str, b: str, out: str, factor: float = 1.0) -> str:
         """a + factor * b, rows of the residual stream."""
-        y = self.rows(out, self.shape(a)[1])
+        y = self.rows(out, self.width(a))
         self.call("add", {"a": a, "b": b}, {"y": y}, **({} if factor == 1 else {"factor": factor}))
         return y
 
@@ -174,7 +175,7 @@ class Blocks(PlanBuilder):
         self, layer: str, tensor: str, part: str, x: str, heads: Heads, table: str | None, dtype: str
     ) -> str:
         """q or k with its norm, by head or of the whole row, where the checkpoint has one, and its rotary embedding."""
-        _, width = self.shape(x)
+        width = self.width(x)
         weight = f"{tensor}.{part}_norm.weight"
         if weight in self.tensors:
             op = "rms_norm" if self.tensors[weight].shape == (width,) else "head_norm"
@@ -184,7 +185,7 @@ class Blocks(PlanBuilder):
             x = y
         if table is not None:
             y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)
-            passed = heads.dim - self.shape(table)[1]
+            passed = heads.dim - self.width(table)
             params = ({"passed": passed} if passed else {}) | (
                 {"interleaved": True} if heads.interleaved else {}
             )
@@ -206,7 +207,6 @@ class Blocks(PlanBuilder):
     def gated_mlp(self, layer: str, tensor: str, x: str, gate_op: str = "silu_mul") -> str:
         """down(act(gate(x)) * up(x)), with gate_proj, up_proj and down_proj of `tensor` (Shazeer 2020)."""
         gate, up = (self.linear(f"{tensor}.{p}_proj", x, f"{layer}.mlp.{p}") for p in ("gate", "up"))
-        _, width = self.shape(gate)
-        hidden = self.rows(f"{layer}.mlp.hidden", width, self.act)
+        hidden = self.rows(f"{layer}.mlp.hidden", self.width(gate), self.act)
         self.call(gate_op, {"gate": gate, "up": up}, {"y": hidden})
         return self.linear(f"{tensor}.down_proj", hidden, f"{layer}.mlp.out")

@@ -84,7 +84,7 @@ def from_hub(model: Published, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{model.hub}: {reason(model.hub, error)}") from error
     download(model.hub, found.sha, folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's notes on the download
-    known = {entry.rfilename: entry for entry in found.siblings}
+    known = {entry.rfilename: entry for entry in found.siblings or ()}
     for name, path in _files(folder).items():
         entry = known[name]
         same = (

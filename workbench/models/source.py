@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 from workbench.formats.reader import StoredModel
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
 from workbench.models.catalogue import provenance_of
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
 from workbench.models.hub import resolve
+
+
+class Source(Protocol):
+    """What holds a model: a StoredModel, a Checkpoint, or what reads like them. config: as in `config.json`; path and
+    tokenizer_path: its folder, and the one of the tokenizer's files."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    @property
+    def tokenizer_path(self) -> Path: ...
+
+    def names(self) -> list[str]:
+        """Names of all tensors that the model reads."""
+        ...
+
+    def describe(self, name: str, /) -> tuple[tuple[int, ...], WeightFormat]:
+        """Shape and format of a tensor, before any weight is read. Raises an error for one that is missing."""
+        ...
+
+    def tensor(self, name: str) -> WeightTensor:
+        """The whole tensor, planar and low-first."""
+        ...
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        """The tensor in ranges of rows: (first row, rows), in order."""
+        ...
 
 
 def open_source(model: Any, *, verify: bool = True) -> Any:
@@ -42,7 +75,7 @@ def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:
     return unread(config, headers, str(stored.path))
 
 
-def notes_of(source: Any, config: Architecture) -> list[tuple[str, str, str]]:
+def notes_of(source: Source, config: Architecture) -> list[tuple[str, str, str]]:
     """What a user should know of a model's files, as choices (what, chosen, why) beside those of the runtime: what does
     not count, and where a fetched one came from if that changes figures."""
     notes = [*config.notes, *getattr(source, "notes", ()), *unread_notes(getattr(source, "unread", {}))]

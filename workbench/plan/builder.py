@@ -55,6 +55,9 @@ class PlanBuilder:
     def shape(self, buffer: str) -> tuple[int | str, ...]:
         return self._buffers[buffer].shape
 
+    def width(self, buffer: str) -> int:
+        return self._buffers[buffer].columns
+
     def format(self, weight: str) -> WeightFormat:
         return self._buffers[weight].format
 

@@ -17,9 +17,9 @@ def read_together(plan: Plan) -> dict[str, list[str]]:
     placed: set[str] = set()
     for call in plan.calls:
         matrix = call.inputs.get("weight")
-        if matrix not in plan.weights or matrix in placed:
+        if matrix is None or matrix not in plan.weights or matrix in placed:
             continue
-        found.setdefault(call.inputs.get("x", call.inputs.get("ids")), []).append(matrix)
+        found.setdefault(call.inputs["x" if "x" in call.inputs else "ids"], []).append(matrix)
         placed.add(matrix)
     return found
 

@@ -17,7 +17,7 @@ from workbench.formats.spec import WeightFormat
 
 from . import constants, types
 from .constants import RotaryTable
-from .types import Matrix, Type
+from .types import Matrix, Plain, Type
 
 #: Of the JSON values of a plan.
 VERSION = 3
@@ -49,7 +49,7 @@ class Buffer:
     @property
     def dtype(self) -> str:
         """Element type of plain numbers; what forms of kernels call any other type."""
-        return self.type.label or self.type.dtype
+        return self.type.dtype if isinstance(self.type, Plain) else self.type.label
 
     @property
     def is_matrix(self) -> bool:
@@ -58,8 +58,20 @@ class Buffer:
 
     @property
     def format(self) -> WeightFormat:
-        """Of a matrix."""
+        """Of a matrix; raises `PlanError` for any other buffer."""
+        if not isinstance(self.type, Matrix):
+            raise PlanError(f"buffer {self.name!r} holds {self.type}; only a matrix has a format of weights")
         return self.type.format
+
+    @property
+    def rows(self) -> int:
+        """Of a weight, a matrix or a vector."""
+        return types.number(self.shape[0])
+
+    @property
+    def columns(self) -> int:
+        """The last dimension, in which values lie side by side."""
+        return types.number(self.shape[-1])
 
     @property
     def tensor(self) -> str:

@@ -19,6 +19,13 @@ Shape = tuple[int | str, ...]
 Planes = Mapping[str, tuple[Shape, str]]
 
 
+def number(dimension: int | str) -> int:
+    """A dimension that is the same in every run. Raises `ValueError` for one that a run decides."""
+    if isinstance(dimension, str):
+        raise ValueError(f"{dimension!r} is a number only in a run")
+    return dimension
+
+
 @dataclass(frozen=True)
 class Plain:
     """Numbers of one element type, one after the other."""
@@ -52,7 +59,7 @@ class Matrix:
         return self.format.dtype
 
     def planes(self, shape: Shape) -> Planes:
-        rows, columns = shape
+        rows, columns = map(number, shape)
         fmt = self.format
         if not fmt.is_quantized:
             return {"values": ((rows, -(-columns // FLOAT_GROUP) * FLOAT_GROUP), fmt.dtype)}
@@ -62,7 +69,7 @@ class Matrix:
         return found if fmt.symmetric else {**found, "zeros": (scales, "i8")}
 
     def params(self, shape: Shape) -> Mapping[str, int | float]:
-        _, columns = shape
+        columns = number(shape[1])
         fmt = self.format
         if not fmt.is_quantized:
             return {"columns": columns}
@@ -95,11 +102,11 @@ class Int8Rows:
 
     def planes(self, shape: Shape) -> Planes:
         rows, width = shape
-        groups = -(-width // INT8_BLOCK)
+        groups = -(-number(width) // INT8_BLOCK)
         return {"quants": ((rows, groups * INT8_BLOCK // 4), "u32"), "scales": ((rows, groups), "f32")}
 
     def params(self, shape: Shape) -> Mapping[str, int | float]:
-        return {"columns": shape[1], "stride": self.stride}
+        return {"columns": number(shape[1]), "stride": self.stride}
 
     def __str__(self) -> str:
         return f"{A8}/{INT8_BLOCK}/{self.stride}"
@@ -113,10 +120,10 @@ class Int8Cache:
 
     def planes(self, shape: Shape) -> Planes:
         *rows, head_dim = shape
-        return {"quants": ((*rows, cache_words(head_dim)), "u32"), "scales": (tuple(rows), "f32")}
+        return {"quants": ((*rows, cache_words(number(head_dim))), "u32"), "scales": (tuple(rows), "f32")}
 
     def params(self, shape: Shape) -> Mapping[str, int | float]:
-        return {"head_dim": shape[-1]}
+        return {"head_dim": number(shape[-1])}
 
     def __str__(self) -> str:
         return KV8

@@ -107,8 +107,9 @@ def search_scale(
         for each in weights:
             scaled = each * t
             parameters = rtn.parameters(*rtn.ranges(scaled, format), format)
-            for part in row_chunks(*each.shape, _CHUNK):
-                d = _lost(_blocks(scaled[part], format, device), *_rows(parameters, part), format)
+            for part in row_chunks(len(each), columns, _CHUNK):
+                scales, zeros = _rows(parameters, part)
+                d = _lost(_blocks(scaled[part], format, device), scales, zeros, format)
                 d = d.transpose(0, 1).reshape(d.shape[1], -1)[:, :columns] * back
                 product = d @ gram * d if gram is not None else (x @ d.T).square_()
                 total += float(product.sum(dtype=torch.float64))
@@ -152,7 +153,8 @@ def search_clip(
         errors = np.empty((rows, format.blocks(columns)))
         for part in chunks:
             w = _blocks(weights[part], format, device) if kept is None else kept
-            d = _lost(w, *_rows(parameters, part), format)
+            scales, zeros = _rows(parameters, part)
+            d = _lost(w, scales, zeros, format)
             errors[part] = (d @ gram * d).sum(2, dtype=torch.float64).T.cpu().numpy()
         if format.granularity == "tensor":
             errors = errors.sum(keepdims=True)

@@ -73,14 +73,14 @@ class Blocks:
         """
         last = w.shape[1] <= _SHORT
         h = None if h is None else np.broadcast_to(h, w.shape)
-        if device == "cpu":
-            turned = (lambda x: np.ascontiguousarray(x.T)) if last else np.asarray
-        else:
+
+        def turned(x: np.ndarray) -> Any:
+            if device == "cpu":
+                return np.ascontiguousarray(x.T) if last else np.asarray(x)
             import torch
 
-            def turned(x):
-                x = torch.tensor(x, device=device)
-                return x.T.contiguous() if last else x
+            there = torch.tensor(x, device=device)
+            return there.T.contiguous() if last else there
 
         return cls(turned(w), None if h is None else turned(h), format, last)
 

@@ -59,7 +59,7 @@ class Trainable:
         self.format, (self.rows, self.columns) = format, weights.shape
         self.kind = initial.q.dtype
         scales = initial.scales.astype(np.float32)
-        if format.symmetric:
+        if initial.zeros is None:
             zeros = np.full_like(scales, format.implied_zero)
         else:
             zeros = initial.zeros.astype(np.float32) / np.float32(2**format.zero_frac_bits)
@@ -122,7 +122,7 @@ class Trainable:
         )
 
 
-def train(
+def train(  # many parameters: what is trained, and the options of the optimiser
     weights: Mapping[str, np.ndarray],
     formats: Mapping[str, WeightFormat],
     forward: Forward,
@@ -153,19 +153,14 @@ def train(
     """
     import torch
 
-    names = list(weights)
-    if not names or set(names) != set(formats) or set(names) != set(initial):
-        raise ValueError(
-            f"weights are given for {sorted(weights)}, formats for {sorted(formats)} and initial "
-            f"quantizations for {sorted(initial)}: they must be the same names, at least one"
-        )
+    _check_names(weights, formats, initial)
     if inputs.shape[:2] != targets.shape[:2] or inputs.ndim != 3 or len(inputs) == 0:
         raise ValueError(
             f"inputs {list(inputs.shape)} and targets {list(targets.shape)} must be [n, T, hidden], n > 0"
         )
     if steps < 1 or batch < 1:
         raise ValueError(f"steps = {steps} and batch = {batch} must be at least 1")
-    trained = {name: Trainable(weights[name], formats[name], initial[name], device) for name in names}
+    trained = {name: Trainable(weights[name], formats[name], initial[name], device) for name in weights}
     optimiser = torch.optim.Adam(
         [group for each in trained.values() for group in each.groups(learning_rate)], betas=(0.9, 0.95)
     )
@@ -204,6 +199,14 @@ def train(
         if step + 1 in looks and (now := full_loss()) < least:
             best, least = {name: each.quantized() for name, each in trained.items()}, now
     return best
+
+
+def _check_names(weights: Mapping, formats: Mapping, initial: Mapping) -> None:
+    if not weights or set(weights) != set(formats) or set(weights) != set(initial):
+        raise ValueError(
+            f"weights are given for {sorted(weights)}, formats for {sorted(formats)} and initial "
+            f"quantizations for {sorted(initial)}: they must be the same names, at least one"
+        )
 
 
 def _turns(count: int, batch: int, seed: int):

@@ -12,6 +12,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import wgpu
@@ -70,7 +71,7 @@ class Device:
             limits |= {name: gpu_adapter.limits[name] for name in WANTED_LIMITS}
         try:
             self.wgpu = gpu_adapter.request_device_sync(
-                required_features=sorted(features), required_limits=limits
+                required_features=sorted(features), required_limits={**limits}
             )
         except (wgpu.GPUError, RuntimeError) as error:
             raise NoAdapterError(f"{describe_adapter(self.info)} cannot be opened: {error}") from error
@@ -176,7 +177,7 @@ class Device:
         if nbytes == 0:
             return np.empty(0, dtype)
         with self.errors():
-            data = self.wgpu.queue.read_buffer(buffer, 0, nbytes)
+            data: Any = self.wgpu.queue.read_buffer(buffer, 0, nbytes)
         array = np.frombuffer(data, dtype)
         return array if count is None else array[:count]
 
@@ -196,7 +197,7 @@ class Device:
                     encoder.copy_buffer_to_buffer(buffer, 0, staging, int(offset), size)
                 self.wgpu.queue.submit([encoder.finish()])
                 staging.map_async("READ_NOSYNC").sync_wait()  # as `read_buffer` has it: one wait, not two
-                data = staging.read_mapped()
+                data: Any = staging.read_mapped()
             finally:
                 staging.destroy()
         return [

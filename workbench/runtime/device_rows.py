@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 import numpy as np
+import wgpu
 
 import wgsl_kernels
 
@@ -18,7 +19,9 @@ NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 class DeviceRows:
     """Rows in a buffer of a device, the first `valid` of shape[0]; those behind them are padding."""
 
-    def __init__(self, device: Device, buffer, shape: tuple[int, int], dtype: str, valid: int):
+    def __init__(
+        self, device: Device, buffer: wgpu.GPUBuffer, shape: tuple[int, ...], dtype: str, valid: int
+    ):
         self.device, self.buffer, self.dtype = device, buffer, dtype
         self._padded, self._valid = tuple(shape), valid
 

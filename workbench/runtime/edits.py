@@ -30,10 +30,10 @@ class EditError(WorkbenchError):
     """An edit returned something that cannot replace the activation, or ran the model that it interrupts."""
 
 
-def check_edits(plan: Plan, edits: Edits | None) -> tuple[str, ...]:
-    """The names to edit; raises `PlanError` for one that is no float activation, `EditError` for no function."""
-    names = plan.check_names(edits or ())
-    for name in names:
+def check_edits(plan: Plan, edits: Edits | None) -> Edits:
+    """The edits; raises `PlanError` for a name that is no float activation, `EditError` for what is no function."""
+    edits = dict(edits or {})
+    for name in plan.check_names(edits):
         buffer = plan.arrays[name][0]
         if buffer.dtype not in ("f32", "f16"):
             raise PlanError(f"{name!r} holds {buffer.dtype}; edits change activations of f32 or f16")
@@ -43,7 +43,7 @@ def check_edits(plan: Plan, edits: Edits | None) -> tuple[str, ...]:
             )
         if not callable(edits[name]):
             raise EditError(f"the edit of {name!r} is a function of (x, position), not {edits[name]!r}")
-    return names
+    return edits
 
 
 def stops(writes: Sequence[Iterable[str]], names: Iterable[str]) -> list[tuple[int, str]]:
@@ -58,7 +58,9 @@ def stops(writes: Sequence[Iterable[str]], names: Iterable[str]) -> list[tuple[i
     return sorted((written[name], name) for name in names)
 
 
-def replacement(executor, name: str, edits: Edits, x: np.ndarray, position: int, storage) -> np.ndarray:
+def replacement(
+    executor: object, name: str, edits: Edits, x: np.ndarray, position: int, storage
+) -> np.ndarray:
     """What the edit of `name` makes of x, rounded to the type `storage`; raises `EditError`.
 
     executor: the one that waits, and that the function cannot use meanwhile.
@@ -89,7 +91,7 @@ def replacement(executor, name: str, edits: Edits, x: np.ndarray, position: int,
 
 
 @contextlib.contextmanager
-def _waiting(executor) -> Iterator[None]:
+def _waiting(executor: object) -> Iterator[None]:
     before = getattr(_inside, "executors", ())
     _inside.executors = (*before, executor)
     try:
@@ -98,7 +100,7 @@ def _waiting(executor) -> Iterator[None]:
         _inside.executors = before
 
 
-def refuse_inside(executor) -> None:
+def refuse_inside(executor: object) -> None:
     """Raises `EditError` where an edit interrupts a step of this executor: another would overwrite its activations."""
     if any(waiting is executor for waiting in getattr(_inside, "executors", ())):
         raise EditError("an edit cannot run the model whose step it interrupts; compute what it needs before")

@@ -23,6 +23,7 @@ from workbench.files.folders import Partial
 from workbench.files.writing import storing
 from workbench.formats.reader import StoredModel
 from workbench.models.families import architecture_of
+from workbench.models.source import Source
 
 from .device import PROMISED_LIMITS
 from .link import program_of
@@ -59,7 +60,7 @@ def adapters() -> Iterator[tuple[str, Adapter]]:
 
 
 def programs_for(
-    source: Any, activations: str, adapter: Adapter, capacity: int, binding_bytes: int
+    source: Source, activations: str, adapter: Adapter, capacity: int, binding_bytes: int
 ) -> Iterator[Program]:
     """All programs that a page needs on one kind of adapter."""
     model = architecture_of(source.config)

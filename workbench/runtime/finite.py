@@ -14,6 +14,7 @@ from workbench.errors import NonFiniteError
 
 from .activations import float_activations, passes
 from .edits import Edits
+from .executor import Executor
 
 #: Activations of one more run of a step at most, bytes as f32; more are read in several runs.
 PASS_BYTES = 64 << 20
@@ -28,7 +29,7 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 def require_finite(
-    executor,
+    executor: Executor,
     head: str,
     results: Mapping[str, np.ndarray],
     ids: np.ndarray,
@@ -58,7 +59,7 @@ def require_finite(
 
 
 def _first(
-    executor, head: str, ids: np.ndarray, cache, targets, edit: Edits | None
+    executor: Executor, head: str, ids: np.ndarray, cache, targets, edit: Edits | None
 ) -> tuple[str, int, int, float] | None:
     """(name, token, column, value) of the first activation that is not finite, in the order of the plan's calls."""
     plan, start = executor.plan(head), cache.position

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ from workbench.plan.plan import Plan
 
 from .choices import choose
 from .device import Device, aligned
-from .lowering import Choice, DevicePlan, assign, lower
+from .lowering import DevicePlan, assign, lower
 from .torch_executor import PREFILL
 from .tuning.candidates import label
 from .tuning.cases import Case, case_of
 from .tuning.places import CHOICES
+from .tuning.tuned import Tuned
 from .wgpu_executor import STEPS, chunk_sizes
 
 MIB = 1 << 20
@@ -120,7 +120,7 @@ def forecast(
     adapter: Adapter,
     binding_bytes: int,
     cache: str | None = None,
-    tuned: Choice | None = None,
+    tuned: Tuned | None = None,
 ) -> Forecast:
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
@@ -155,7 +155,7 @@ def torch_forecast(
     }
     plan = plans["last"]
     weights = plan.of_kind("weight")
-    matrices = 4 * sum(math.prod(b.shape) for b in weights if b.is_matrix)
+    matrices = 4 * sum(b.rows * b.columns for b in weights if b.is_matrix)
     vectors = sum(buffer_bytes(b, step) for b in weights if not b.is_matrix)
     live = {head: sum(assign(each, step, ())[1]) for head, each in plans.items()}
     return Forecast(
@@ -167,7 +167,7 @@ def torch_forecast(
 
 
 def chosen_variants(
-    decode: Plan, prefill: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Choice | None
+    decode: Plan, prefill: Plan, counts: Sequence[int], capacity: int, device: Device, tuned: Tuned | None
 ) -> dict[tuple[str, str, str], str]:
     """(kernel, shape, variant with tunables) -> reason, for steps of one and of the most tokens and of all that was
     measured, where there is something to choose; (rule, shape, side) -> reason of rules that were measured. decode: the

@@ -123,7 +123,8 @@ class _Linker:
         )
         writes = tuple(name for name in step.call.outputs.values() if name in self.lowered.slots)
         index = self.pipelines.setdefault(pipeline, len(self.pipelines))
-        return Dispatch(index, bound, tuple(linked.grid), writes)
+        x, y, z = linked.grid
+        return Dispatch(index, bound, (x, y, z), writes)
 
     # ---- buffers -----------------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class _Linker:
         return own, 0, size
 
     def vector(self, buffer: Buffer, rows: tuple[int, int] | None) -> tuple[str, int, int]:
-        first, stop = rows or (0, buffer.shape[0])
+        first, stop = rows or (0, buffer.rows)
         name = buffer.name if rows is None else f"{buffer.name}[{first}:{stop}]"
         size = 4 * (stop - first)
         if name not in self.buffers:
@@ -185,7 +186,7 @@ class _Linker:
         sizes = plane_bytes(matrix, {})
         for plane, (own, shape, _) in matrix.planes().items():
             shared = shape[0] != matrix.shape[0]  # one scale for all rows
-            row_bytes = sizes[own] if shared else sizes[own] // matrix.shape[0]
+            row_bytes = sizes[own] if shared else sizes[own] // matrix.rows
             for first, stop in ranges:
                 name = own if len(ranges) == 1 else f"{own}[{first}:{stop}]"
                 self.buffers[name] = Memory(row_bytes * (1 if shared else stop - first), "weight")
@@ -211,5 +212,5 @@ class _Linker:
     def tensors(self, matrix: Buffer) -> list[tuple[str, int]]:
         """Tensors of a matrix or stack, and their rows."""
         if matrix.name in self.lowered.stacks:
-            return [(m.tensor, m.shape[0]) for m in self.lowered.stacks[matrix.name].members]
-        return [(matrix.tensor, matrix.shape[0])]
+            return [(m.tensor, m.rows) for m in self.lowered.stacks[matrix.name].members]
+        return [(matrix.tensor, matrix.rows)]

@@ -42,11 +42,21 @@ class Step:
     tunables: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pick:
+    """What to run instead of the default, or the default with the reason that it was measured."""
+
+    variant: str
+    tunables: Mapping[str, int]
+    reason: str
+
+
 class Choice(Protocol):
     """Measured choices: `workbench.runtime.tuning.tuned.Tuned`."""
 
-    def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter):
-        """Something with `variant`, `tunables` and `reason`, or None for the default."""
+    def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter) -> Pick | None:
+        """For a call; None for the default."""
+        ...
 
     def applies(
         self,
@@ -59,9 +69,7 @@ class Choice(Protocol):
         binding_bytes: int,
     ) -> bool | None:
         """Whether a rule that is a choice pays where it was found, None where nothing was measured."""
-
-    def used(self) -> list[dict]:
-        """What was picked so far, JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def row_ranges(matrix: Buffer, binding_bytes: int) -> list[tuple[int, int]]:
 
     Raises `OutOfMemoryError` if four rows do not fit.
     """
-    rows = matrix.shape[0]
+    rows = matrix.rows
     widest = max(
         size // rows
         for size, (_, shape, _) in zip(
@@ -122,7 +130,7 @@ def _step(
     kernel, shapes, params = bound.kernel, dict(bound.shapes), dict(bound.params)
     if rows is not None:
         first, stop = rows
-        whole = matrix_of(plan, call).shape[0]
+        whole = plan.buffers[call.inputs["weight"]].rows
         for port in shapes:
             if by_rows(kernel, port) and shapes[port][0] == whole:
                 shapes[port] = (stop - first, *shapes[port][1:])

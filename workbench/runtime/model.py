@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +17,15 @@ from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
 from workbench.models.families import architecture_of
-from workbench.models.source import notes_of, open_source
+from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .choices import choose
 from .edits import Edits, refuse_inside
+from .executor import Executor
 from .host_memory import out_of_memory
 from .sampling import SamplingOptions, as_integer, shown
-from .session import Session, check_ids, run_chunks
+from .session import Ids, Session, check_ids, run_chunks
 from .textstream import Stream, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
@@ -59,13 +61,19 @@ class Scores:
 class Model:
     """Made by `load`. Works on one device at a time; a lost device is replaced at the next call."""
 
-    def __init__(self, source, config: Architecture, make_executor: Callable, choices, max_tokens: int):
+    def __init__(
+        self,
+        source: Source,
+        config: Architecture,
+        make_executor: Callable[[], Executor],
+        choices: list[tuple[str, str, str]],
+        max_tokens: int,
+    ):
         self.source, self.config = source, config
-        self.choices: list[tuple[str, str, str]] = choices
-        self.max_tokens = max_tokens
+        self.choices, self.max_tokens = choices, max_tokens
         self._make_executor = make_executor
         self._executor = make_executor()
-        self._scratch = None
+        self._scratch: Any = None  # a cache of the executor
         self._lock = threading.RLock()  # `forward` and `score` share a cache
 
     @property
@@ -100,7 +108,7 @@ class Model:
         return self.executor.plan(head)
 
     @property
-    def executor(self):
+    def executor(self) -> Executor:
         """The executor, on a new device if the old one was lost."""
         with self._lock:
             device = getattr(self._executor, "device", None)
@@ -115,7 +123,7 @@ class Model:
         """
         return Session(self.executor, self.vocab_size, self.max_tokens, edit)
 
-    def _empty_cache(self, count: int):
+    def _empty_cache(self, count: int) -> tuple[Executor, Any]:
         """The cache that `forward` and `score` use, emptied: as large as calls have needed, not as the context."""
         executor = self.executor
         refuse_inside(executor)
@@ -133,7 +141,7 @@ class Model:
         return executor, self._scratch
 
     def forward(
-        self, ids: Sequence[int], keep: Iterable[str] = (), edit: Edits | None = None, finite: bool = True
+        self, ids: Ids, keep: Iterable[str] = (), edit: Edits | None = None, finite: bool = True
     ) -> Forward:
         """One sequence from an empty cache: logits of every token, and the activations named in `keep`.
 
@@ -150,7 +158,7 @@ class Model:
             joined = _joined(steps, ("logits", *keep), len(array))
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
-    def score(self, ids: Sequence[int], logits: bool = False, edit: Edits | None = None) -> Scores:
+    def score(self, ids: Ids, logits: bool = False, edit: Edits | None = None) -> Scores:
         """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device.
 
         edit: functions that change activations in flight, as in `forward`. Raises as that does.
@@ -165,7 +173,7 @@ class Model:
                 steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
                 return Scores.joined(steps)
 
-    def generate(
+    def generate(  # many parameters: the options of sampling, by the names that users know
         self,
         prompt: str,
         max_new_tokens: int = 200,
@@ -292,14 +300,14 @@ def load(
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
-        def make_executor():
+        def make_executor() -> Executor:
             return TorchExecutor(source, config, activations=chosen.dtype, cache=cache)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
         from .wgpu_executor import WgpuExecutor
 
-        def make_executor():
+        def make_executor() -> Executor:
             device = open_device(adapter)
             tuned = chosen.tuned if device is chosen.device else open_tuned(device)
             return WgpuExecutor(

@@ -10,10 +10,15 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import wgpu
-from wgpu.backends.wgpu_native import _api
-from wgpu.backends.wgpu_native._ffi import ffi, lib
+from wgpu.backends.wgpu_native import _api, _ffi
+from wgpu.backends.wgpu_native._ffi import ffi
+
+#: The C functions and constants, which have no Python types; those of `checked` raise wgpu-py's errors.
+lib: Any = _ffi.lib
+checked: Any = _api.libf
 
 NO_RUNTIME_CHECKS = 0
 #: Seconds until a device that has done its work and gives no answer counts as lost.
@@ -24,7 +29,7 @@ def shader_module(
     device: wgpu.GPUDevice, code: str, *, trusted: bool, label: str = ""
 ) -> wgpu.GPUShaderModule:
     """Compile WGSL; raises `wgpu.GPUError` with the compiler's message."""
-    create = getattr(_api.libf, "wgpuDeviceCreateShaderModuleTrusted", None)
+    create = getattr(checked, "wgpuDeviceCreateShaderModuleTrusted", None)
     if not trusted or create is None:
         return device.create_shader_module(label=label, code=code)
     source = _api.new_struct_p("WGPUShaderSourceWGSL *", code=_api.to_c_string_view(code))
@@ -136,7 +141,7 @@ class Readback:
         finished = encoder.finish()  # its handle lives as long as it does
         commands = ffi.new("WGPUCommandBuffer[]", [finished._internal])
         queue = self._device.queue._internal
-        self._index[0] = _api.libf.wgpuQueueSubmitForIndex(queue, 1, commands)
+        self._index[0] = checked.wgpuQueueSubmitForIndex(queue, 1, commands)
         self.status = None
         self.answered.clear()
         handle = id(self)
@@ -147,7 +152,7 @@ class Readback:
             callback=_answered,
             userdata1=ffi.cast("void *", handle),
         )
-        _api.libf.wgpuBufferMapAsync(self.buffer._internal, lib.WGPUMapMode_Read, 0, self._filled, info)
+        checked.wgpuBufferMapAsync(self.buffer._internal, lib.WGPUMapMode_Read, 0, self._filled, info)
 
     @property
     def arrived(self) -> bool:
@@ -156,12 +161,12 @@ class Readback:
 
     def poll(self) -> bool:
         """Look whether the device has answered, without waiting."""
-        _api.libf.wgpuDevicePoll(self._device._internal, False, ffi.NULL)
+        checked.wgpuDevicePoll(self._device._internal, False, ffi.NULL)
         return self.arrived
 
     def wait(self) -> bytes:
         """The copied bytes, as soon as their submit is done. Raises `RuntimeError` where the device is lost."""
-        poll = _api.libf.wgpuDevicePoll
+        poll = checked.wgpuDevicePoll
         poll(self._device._internal, True, self._index)
         if not self.arrived:  # an answer may come with a later poll, or be on its way in another thread's
             poll(self._device._internal, True, ffi.NULL)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from workbench.models.architecture import Architecture
+from workbench.models.source import Source
 from workbench.plan.plan import Plan
 
 
 class Plans:
     """Call it with a head (`workbench.models.endings.HEADS`) to get the plan that ends with it."""
 
-    def __init__(self, source, config: Architecture, activations: str, cache: str | None = None):
+    def __init__(self, source: Source, config: Architecture, activations: str, cache: str | None = None):
         self._source, self._config = source, config
-        self._stored = {"activations": activations, "cache": cache}
+        self._activations, self._cache = activations, cache
         self._built: dict[str, Plan] = {}
 
     def __call__(self, head: str) -> Plan:
         if head not in self._built:
-            self._built[head] = self._config.build(self._source.describe, head=head, **self._stored)
+            self._built[head] = self._config.build(
+                self._source.describe, head=head, activations=self._activations, cache=self._cache
+            )
         return self._built[head]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import wgpu
+
+from workbench.known import known
+from workbench.models.source import Source
 
 from .device import Device
 from .device_rows import NUMPY
 from .native import Recorder
-from .pipelines import Built, build
+from .pipelines import Bound, Built, build
 from .program import Program
 from .uploads import Weights
 
@@ -20,11 +24,11 @@ class Player:
     `generation` counts how often buffers of activations were replaced: what was bound before is bound anew.
     """
 
-    def __init__(self, device: Device, source) -> None:
+    def __init__(self, device: Device, source: Source) -> None:
         self.device, self.weights = device, Weights(device, source)
         self.generation = 0
-        self._arena: dict[str, object] = {}
-        self._constants: dict[tuple[str, int], object] = {}  # by name and size
+        self._arena: dict[str, wgpu.GPUBuffer] = {}
+        self._constants: dict[tuple[str, int], wgpu.GPUBuffer] = {}  # by name and size
 
     def pipelines(self, program: Program) -> list[Built]:
         """Compiled, in the order of the program; and room for its activations."""
@@ -42,7 +46,9 @@ class Player:
         self._grow(program)
         return built
 
-    def record(self, program: Program, built: Sequence[Built], buffers: Mapping[str, object]) -> Recorder:
+    def record(
+        self, program: Program, built: Sequence[Built], buffers: Mapping[str, wgpu.GPUBuffer]
+    ) -> Recorder:
         """The program's dispatches, bound. buffers: of caches, inputs and state, by name."""
         calls = []
         for each in program.dispatches:
@@ -88,7 +94,9 @@ class Player:
                 self.generation += 1
                 self.device.release(old)
 
-    def _bound(self, program: Program, given: Mapping[str, object], name: str, at: int, size: int):
+    def _bound(
+        self, program: Program, given: Mapping[str, wgpu.GPUBuffer], name: str, at: int, size: int
+    ) -> Bound:
         memory = program.buffers[name]
         if memory.kind == "weight":
             found = self.weights.get(program, name)
@@ -101,6 +109,6 @@ class Player:
         memory = program.buffers[name]
         key = name, memory.nbytes
         if key not in self._constants:
-            values = memory.initial.values(memory.shape)
+            values = known(memory.initial).values(memory.shape)
             self._constants[key] = self.weights.put(values, f"{name} of {memory.shape[0]} positions")
         return self._constants[key]

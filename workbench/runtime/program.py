@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
+from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.plan import constants
@@ -209,7 +210,7 @@ def _validator():
     return Draft202012Validator(json.loads(text))
 
 
-def check(data: object) -> None:
+def check(data: Any) -> None:
     """Raises `ProgramError` naming the place where JSON values do not follow the schema, or point to nothing."""
     for error in _validator().iter_errors(data):
         place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in error.absolute_path)

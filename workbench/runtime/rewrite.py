@@ -71,6 +71,7 @@ class Found:
         return self.names[symbol] in self.protected
 
     def ranges(self, symbol: str) -> Sequence[tuple[int, int]]:
+        assert self.row_ranges is not None, "a rule looks at ranges where it is applied"
         return self.row_ranges(self.names[symbol])
 
 
@@ -85,9 +86,9 @@ def _unify(
     if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
         return
     orders = [call.inputs]
-    commutes = kernel.commutes and stated == kernel.defaults
-    if commutes and all(operand in call.inputs for operand in kernel.commutes):
-        one, other = kernel.commutes
+    swapped = kernel.commutes if stated == kernel.defaults else None
+    if swapped is not None and all(operand in call.inputs for operand in swapped):
+        one, other = swapped
         orders.append({**call.inputs, one: call.inputs[other], other: call.inputs[one]})
     for inputs in orders:
         found, given = dict(names), dict(params)

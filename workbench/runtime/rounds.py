@@ -29,6 +29,7 @@ class Candidate(Protocol):
 
     def sample(self) -> float:
         """Seconds of one call."""
+        ...
 
 
 def interleave(

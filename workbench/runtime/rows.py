@@ -23,7 +23,8 @@ class HostRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.tensor.shape)
+        rows, columns = self.tensor.shape
+        return rows, columns
 
     def apply(self, kernel: str, *, stay: Iterable[str] = (), **arguments) -> dict:
         """The outputs of a pair, by name, with these rows as `x`: arrays, and rows for the names in `stay`.

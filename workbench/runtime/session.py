@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,16 @@ from wgsl_kernels.layout import make_seen
 from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError, WorkbenchError
 
 from .edits import Edits, check_edits
+from .executor import Executor
 from .finite import TOKEN_OF_NAN, require_finite
 from .sampling import Drawn, Sampler, SamplingOptions
 from .turns import Turns, alone
 
+#: Token ids, as anything that numpy takes for a row of integers.
+Ids = Sequence[int] | np.ndarray
 
-def check_ids(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+
+def check_ids(ids: Ids, vocab_size: int) -> np.ndarray:
     """Token ids as an array; raises `WorkbenchError` for an empty list or an id outside the vocabulary."""
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
@@ -82,9 +86,9 @@ class Session:
     is not.
     """
 
-    def __init__(self, executor, vocab_size: int, capacity: int, edit: Edits | None = None):
+    def __init__(self, executor: Executor, vocab_size: int, capacity: int, edit: Edits | None = None):
         self._executor, self._vocab_size = executor, vocab_size
-        self._edit = {name: edit[name] for name in check_edits(executor.plan("last"), edit)}
+        self._edit = check_edits(executor.plan("last"), edit)
         self._cache = executor.new_cache(capacity)
         self._logits: np.ndarray | None = None
         self._ids: list[int] = []  # those in the cache
@@ -238,7 +242,7 @@ class Session:
 
     def _groups(
         self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
-    ) -> Iterator[_Group]:
+    ) -> Generator[_Group]:
         """The tokens after `token`, as many at a time as come back together. Whoever takes one moves the position."""
         self._logits = None
         while count:
@@ -257,7 +261,7 @@ class Session:
 
     def _source(
         self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
-    ) -> Iterator[list[Drawn]]:
+    ) -> Generator[list[Drawn]]:
         if self._edit:
             return self._step_by_step(token, count, options, told)
         return self._recorded(token, count, options, told, ahead)
@@ -273,7 +277,7 @@ class Session:
 
     def _recorded(
         self, token: int, count: int, options: SamplingOptions, told: bool, ahead: bool
-    ) -> Iterator[list[Drawn]]:
+    ) -> Generator[list[Drawn]]:
         """Steps that Python has no say in."""
         if options.plain and not told:
             yield from self._executor.stream("greedy", token, count, self._cache, ahead=ahead)
@@ -301,7 +305,7 @@ class Session:
 
     def _step_by_step(
         self, token: int, count: int, options: SamplingOptions, told: bool
-    ) -> Iterator[list[Drawn]]:
+    ) -> Generator[list[Drawn]]:
         """Python has its say in each step: the device's draw is made here."""
         sampler = Sampler(options)
         for _ in range(count):

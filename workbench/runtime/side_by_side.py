@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from workbench.errors import WorkbenchError
 
 from .finite import require_finite
 from .model import Model, Scores
-from .session import check_ids
+from .session import Ids, check_ids
 
 #: Called as look(logits of each model [count, vocab], targets [count], places) with the places of a step among those
 #: that are scored, a slice; gives arrays with a row for each place, by name.
@@ -35,7 +36,7 @@ class SideBySide:
     look_seconds: float
 
 
-def share_memory(models: Sequence) -> bool:
+def share_memory(models: Sequence) -> TypeGuard[Sequence[Model]]:
     """Whether these are different loaded models whose logits lie in one memory: one device's, or the host's."""
     plain = all(type(model) is Model and not {"forward", "score"} & vars(model).keys() for model in models)
     if not plain or len({id(model) for model in models}) < len(models):
@@ -45,7 +46,7 @@ def share_memory(models: Sequence) -> bool:
     return len(places) == 1 and len({model.vocab_size for model in models}) == 1
 
 
-def side_by_side(models: Sequence[Model], ids: Sequence[int], look: Look) -> SideBySide:
+def side_by_side(models: Sequence[Model], ids: Ids, look: Look) -> SideBySide:
     """Score a sequence from an empty cache with models that `share_memory`; raises what `Model.score` raises."""
     array = check_ids(ids, models[0].vocab_size)
     if len(array) < 2:

@@ -29,13 +29,13 @@ class Stack:
     @property
     def buffer(self) -> Buffer:
         first = self.members[0]
-        shape = (sum(member.shape[0] for member in self.members), first.shape[1])
+        shape = (sum(member.rows for member in self.members), first.columns)
         tensors = tuple(name for member in self.members for name in member.tensors)
         return Buffer(self.name, shape, first.type, "weight", tensors)
 
     def part(self, name: str, nbytes: int) -> tuple[int, int]:
         """Offset and length, in bytes, of a member in a plane of the stack that has so many bytes."""
-        rows = [member.shape[0] for member in self.members]
+        rows = [member.rows for member in self.members]
         at = self.names.index(name)
         row_bytes = nbytes // sum(rows)
         return sum(rows[:at]) * row_bytes, rows[at] * row_bytes

@@ -159,8 +159,8 @@ def _pieces(
             if stops.stopped is not None:
                 return "stop"
     finally:
-        if hasattr(tokens, "close"):
-            tokens.close()
+        if (close := getattr(tokens, "close", None)) is not None:
+            close()
     if piece := stops.push(detokenizer.finish()):
         yield piece
     if stops.stopped is not None:

@@ -10,10 +10,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import wgpu
+
+from workbench.known import known
 
 from . import native
 from .device import Device
@@ -67,7 +69,8 @@ class Stopwatch:
     ):
         self.device, self._prepare = device, prepare
         self._witness = device.buffer(16, label="witness")
-        self._queries = self._resolved = None
+        self._queries: wgpu.GPUQuerySet | None = None
+        self._resolved: wgpu.GPUBuffer | None = None
         self.clock = WALL
         if timestamps is not False and "timestamp-query" in device.features:
             self._queries = device.wgpu.create_query_set(type=wgpu.QueryType.timestamp, count=2)
@@ -100,7 +103,7 @@ class Stopwatch:
             recorder.encode(compute)
         compute.end()
         if stamped:
-            encoder.resolve_query_set(self._queries, 0, 2, self._resolved, 0)
+            encoder.resolve_query_set(known(self._queries), 0, 2, known(self._resolved), 0)
         return encoder.finish()
 
     def submit(self, commands: wgpu.GPUCommandBuffer) -> None:
@@ -135,7 +138,8 @@ class Stopwatch:
             else:
                 self.submit(lead)
                 self.submit(timed)
-            ticks = np.frombuffer(self.device.wgpu.queue.read_buffer(self._resolved, 0, 16), np.uint64)
+            data: Any = self.device.wgpu.queue.read_buffer(known(self._resolved), 0, 16)
+            ticks = np.frombuffer(data, np.uint64)
             return (int(ticks[1]) - int(ticks[0])) * self._period
         timed = self.encode(recorder, repeats)
         self.submit(lead)
@@ -175,10 +179,14 @@ class Repeated:
 
 
 class Timed(Candidate, Protocol):
-    """A candidate that says how its samples were made: calls in one sample, and the clock's name."""
+    """A candidate that says how its samples were made."""
 
     calls: int
-    clock: str
+
+    @property
+    def clock(self) -> str:
+        """The name of the clock. calls: in one sample."""
+        ...
 
 
 def measure(

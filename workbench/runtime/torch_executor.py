@@ -16,8 +16,10 @@ import torch
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import make_state
 from workbench.errors import NonFiniteError
+from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
+from workbench.models.source import Source
 from workbench.plan.bind import kernel_of
 from workbench.plan.plan import Buffer, Call, Plan, resolve
 
@@ -49,7 +51,7 @@ class TorchExecutor:
 
     def __init__(
         self,
-        source,
+        source: Source,
         config: Architecture,
         *,
         activations: str = "f32",
@@ -120,12 +122,12 @@ class TorchExecutor:
         env = self.inputs(ids, cache)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
-        start = 0
-        for stop, name in stops([call.outputs.values() for call in plan.calls], check_edits(plan, edit)):
+        start, edits = 0, check_edits(plan, edit)
+        for stop, name in stops([call.outputs.values() for call in plan.calls], edits):
             self.advance(plan, env, cache, range(start, stop), keep=wanted)
             x = env[name].numpy()
             storage = x.dtype if self.compute == torch.float64 else NUMPY[plan.buffers[name].dtype]
-            new = replacement(self, name, edit, x, cache.position + len(ids) - len(x), storage)
+            new = replacement(self, name, edits, x, cache.position + len(ids) - len(x), storage)
             env[name] = torch.from_numpy(new).to(self.compute)
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
@@ -201,7 +203,7 @@ class TorchExecutor:
                 )
             self.advance(plan, env, cache, range(len(plan.calls)), keep=plan.results)
             token = int(env["history"][0])
-            if head != "greedy" and marks[-1]:
+            if marks is not None and marks[-1]:
                 raise NonFiniteError(f"sampling: the logits are not finite at position {position + 1}")
             if head == "told":
                 log_p, *likely = env["told"][0].tolist()
@@ -281,7 +283,7 @@ class TorchExecutor:
     def _constant(self, buffer: Buffer, capacity: int) -> torch.Tensor:
         key = buffer.name, capacity  # as two threads may work on caches of two sizes
         if key not in self._constants:
-            values = buffer.initial.values(buffer.resolved({"capacity": capacity}))
+            values = known(buffer.initial).values(buffer.resolved({"capacity": capacity}))
             self._constants[key] = torch.from_numpy(values).to(self.compute)
         return self._constants[key]
 

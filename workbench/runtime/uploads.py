@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import wgpu
+
+from workbench.models.source import Source
 
 from .device import Device
 from .program import Program, Upload
@@ -14,9 +17,9 @@ from .weights import matrix_parts
 class Weights:
     """The weights of one source on one device, buffer by buffer as programs ask for them."""
 
-    def __init__(self, device: Device, source) -> None:
+    def __init__(self, device: Device, source: Source) -> None:
         self.device, self.source = device, source
-        self._buffers: dict[str, object] = {}
+        self._buffers: dict[str, wgpu.GPUBuffer] = {}
 
     @property
     def nbytes(self) -> int:
@@ -42,7 +45,7 @@ class Weights:
 
     def _upload(self, program: Program, uploads: Sequence[Upload]) -> None:
         """All of them or, on an error, none."""
-        made: dict[str, object] = {}
+        made: dict[str, wgpu.GPUBuffer] = {}
         try:
             for name in dict.fromkeys(each.buffer for each in uploads):
                 made[name] = self.device.buffer(program.buffers[name].nbytes, label=name)
@@ -54,7 +57,7 @@ class Weights:
             raise
         self._buffers |= made
 
-    def _write(self, tensor: str, uploads: Iterable[Upload], buffers: Mapping[str, object]) -> None:
+    def _write(self, tensor: str, uploads: Iterable[Upload], buffers: Mapping[str, wgpu.GPUBuffer]) -> None:
         vectors = [each for each in uploads if each.transform == "to f32"]
         for each in vectors:
             values = self.source.tensor(tensor).dequantize()[each.first : each.stop]

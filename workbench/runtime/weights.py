@@ -11,6 +11,7 @@ import numpy as np
 
 from wgsl_kernels.layout import FLOAT_GROUP
 from workbench.formats.tensor import WeightTensor
+from workbench.models.source import Source
 from workbench.plan.plan import Buffer
 
 
@@ -23,13 +24,13 @@ def device_planes(tensor: WeightTensor) -> dict[str, np.ndarray]:
     return {"values": np.pad(values, ((0, 0), (0, rest))) if rest else values}
 
 
-def matrix_parts(source, name: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def matrix_parts(source: Source, name: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """(first row, planes) of each part of a matrix as it lies in the file, one part in memory at a time."""
     for first, tensor in source.parts(name):
         yield first, device_planes(tensor)
 
 
-def vector(source, buffer: Buffer) -> np.ndarray:
+def vector(source: Source, buffer: Buffer) -> np.ndarray:
     """A one-dimensional weight of a plan, in f32."""
     values = source.tensor(buffer.tensor).dequantize()
     return values + np.float32(buffer.offset) if buffer.offset else values

@@ -13,10 +13,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
+import wgpu
 
 from wgsl_kernels.library import Library
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
+from workbench.models.source import Source
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer
 
@@ -50,7 +52,7 @@ class WgpuCache(Cache):
 
     def __init__(self, capacity: int):
         super().__init__(capacity)
-        self.buffers: dict[str, object] = {}
+        self.buffers: dict[str, wgpu.GPUBuffer] = {}
         self.seen_words = 0
         self.recorders: dict[
             tuple, tuple[int, Recorder]
@@ -73,7 +75,7 @@ class WgpuExecutor:
 
     def __init__(
         self,
-        source,
+        source: Source,
         config: Architecture,
         device: Device,
         *,
@@ -106,7 +108,7 @@ class WgpuExecutor:
             for name, buffer in self.inputs().items():
                 words = int(np.prod(buffer.resolved(sizes)))
                 cache.buffers[name] = self.device.buffer(4 * words, uniform=name in UNIFORM, label=name)
-            cache.seen_words = self.inputs()["seen"].shape[0]
+            cache.seen_words = self.inputs()["seen"].columns
         except Exception:
             self.free_cache(cache)
             raise
@@ -159,7 +161,7 @@ class WgpuExecutor:
             ready = self._ready[head, size, cache.capacity, untouched]
             self.write_inputs(cache, size, ids, targets)
             if edited:
-                self._submit_edited(ready, recorder, {name: edit[name] for name in edited}, cache, valid)
+                self._submit_edited(ready, recorder, edited, cache, valid)
             else:
                 self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))

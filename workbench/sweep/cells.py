@@ -20,6 +20,7 @@ from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
+from workbench.known import known
 from workbench.models.blocks import ACTIVATIONS
 
 BACKENDS = ("torch", "wgpu")
@@ -91,8 +92,8 @@ def with_text_files(options: Mapping[str, Any], folder: Path | None) -> dict[str
     """The options, with a `text` in one of their tables, if it is no embedded one, as a path from `folder`."""
     found = dict(options)
     for name, value in options.items():
-        text = value.get("text") if folder and isinstance(value, Mapping) else None
-        if isinstance(text, str) and text not in CALIBRATION_TEXTS:
+        text = value.get("text") if isinstance(value, Mapping) else None
+        if folder and isinstance(text, str) and text not in CALIBRATION_TEXTS:
             found[name] = {**value, "text": str((folder / Path(text).expanduser()).resolve())}
     return found
 
@@ -188,7 +189,7 @@ class Cell:
 
     def convert_options(self) -> ConvertOptions:
         """Only of a cell that has options."""
-        return convert_options(self.options)
+        return convert_options(known(self.options))
 
     @property
     def path(self) -> str:

@@ -52,9 +52,11 @@ class DaskCluster:
             raise SweepError(
                 "--scheduler needs dask.distributed: pip install 'webgpu-quant-workbench[cluster]'"
             ) from error
-        known = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+        where: dict[str, Any] = (
+            {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+        )
         try:
-            self._client = Client(**known, timeout=CONNECT_SECONDS, set_as_default=False)
+            self._client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise SweepError(
                 f"scheduler {address!r} does not answer ({error}); allowed: the address that `dask scheduler` "
@@ -93,7 +95,8 @@ class DaskCluster:
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
-            if self._client.status in ("closed", "connecting") or not self._client.scheduler.comm:
+            scheduler = self._client.scheduler
+            if self._client.status in ("closed", "connecting") or scheduler is None or not scheduler.comm:
                 raise SchedulerLostError(
                     f"the connection to the scheduler {self._address} is lost; run the sweep again to go on"
                 ) from None

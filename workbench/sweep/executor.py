@@ -22,6 +22,10 @@ class Executor(Protocol):
     #: Jobs that run at once; None where that changes.
     slots: int | None
 
+    def note(self, gpu: bool) -> str:
+        """What the user should know about who works, or nothing. gpu: whether some jobs need one."""
+        ...
+
     def submit(self, job: dict[str, Any], *, gpu: bool) -> None:
         """Take a job. Of those with `gpu`, a device gets one at a time."""
 

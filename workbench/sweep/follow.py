@@ -103,6 +103,9 @@ class Followed(SweepState):
 
     def _result(self, key: str) -> Iterator[CellState]:
         record = self.store.result(key)
+        if record is None:
+            self._damaged.add(key)
+            return
         try:
             state = CellState(None, Facts.of_record(record), key, record["identity"], stored=True)
             state.take(record)

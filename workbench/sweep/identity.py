@@ -20,6 +20,7 @@ import wgsl_kernels
 import workbench
 from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError
+from workbench.known import known
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 
@@ -41,7 +42,7 @@ def digest(value: Any) -> str:
 def code_sha256() -> str:
     """Of the sources of everything that computes a number of a cell."""
     root = Path(workbench.__file__).parent
-    folders = [root / room for room in ROOMS] + [Path(p.__file__).parent for p in (wgsl_kernels, eval)]
+    folders = [root / room for room in ROOMS] + [Path(known(p.__file__)).parent for p in (wgsl_kernels, eval)]
     found = hashlib.sha256()
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*") if p.suffix in _SUFFIXES):

@@ -30,6 +30,7 @@ from workbench.convert.convert import convert
 from workbench.errors import SweepError
 from workbench.files.writing import write_json, written_whole
 from workbench.formats.reader import StoredModel
+from workbench.known import known
 
 from .cells import Cell
 from .identity import digest, require_same_code
@@ -57,7 +58,7 @@ def run_job(job: dict[str, Any], report: Report = lambda share: None) -> dict[st
 
 def _convert(cell: Cell, store: Store, key: str, identity: dict[str, Any]) -> dict[str, Any]:
     if store.has_model(key):
-        return {"seconds": read_json(store.model_record(key))["seconds"]}
+        return {"seconds": known(read_json(store.model_record(key)))["seconds"]}
     summary = convert(cell.path, store.model(key), replace(cell.convert_options(), overwrite=True))
     stored = StoredModel.open(summary.path, verify=False)
     found = digest(stored.manifest["provenance"]["source"]["sha256"])
@@ -101,7 +102,7 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
         "formats": conversion and conversion["formats"],
         "quantize_seconds": conversion and conversion["seconds"],
         "result": result.to_json(),
-        "speed": _speed(model, tokens, scheme.length).to_json() if cell.speed else None,
+        "speed": _speed(model, tokens, scheme.cut[0]).to_json() if cell.speed else None,
         "seconds": time.perf_counter() - began,
         "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.errors import StorageError
 from workbench.files.writing import write_json
+from workbench.known import known
 
 from .identity import key
 from .state import CellState, SweepState
@@ -38,7 +39,7 @@ class Journal:
                 "key": state.key,
                 "baseline": state.baseline,
                 "facts": state.facts._asdict(),
-                "cell": state.cell.to_json(),
+                "cell": known(state.cell).to_json(),
             }
             for state in sweep.cells
         ]

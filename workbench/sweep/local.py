@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import workbench
+from workbench.known import known
 
 from .executor import Event
 
@@ -44,6 +45,10 @@ class LocalProcesses:
         self._workers: list[_Worker] = []
         self._lock = threading.RLock()
         self._closed = False
+
+    def note(self, gpu: bool) -> str:
+        """Nothing: there is one machine."""
+        return ""
 
     def submit(self, job: dict[str, Any], *, gpu: bool) -> None:
         with self._lock:
@@ -122,14 +127,14 @@ class _Worker:
     def give(self, job: dict[str, Any], gpu: bool) -> None:
         self.job, self.gpu = job, gpu
         try:
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
+            known(self.process.stdin).write(json.dumps(job) + "\n")
+            known(self.process.stdin).flush()
         except OSError:
             pass  # it has died: `_listen` finds out, with the job in hand
 
     def _listen(self, answered, ended) -> None:
         with self.process:
-            for line in self.process.stdout:
+            for line in known(self.process.stdout):
                 if line.endswith("\n"):  # else cut off by its death
                     answered(self, Event(**json.loads(line)))
             self.process.wait()

@@ -32,6 +32,7 @@ from workbench.bench.table import model_note
 from workbench.errors import SweepError
 from workbench.files.writing import write_json
 from workbench.formats.reader import StoredModel
+from workbench.known import known
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.model import load
@@ -112,8 +113,10 @@ class ModelComparison:
         left, right = picture.axes
         places = [*QUANTILES, "max"]
         for each, colour in zip(self.versions[1:], COLOURS * len(self.versions), strict=False):
-            found, size = each.result.baseline, each.file_bytes / 1e6
-            kl = [found.kl[place] or np.nan for place in places]  # none at all has no place on this scale
+            found, size = known(each.result.baseline), each.file_bytes / 1e6
+            kl = [
+                known(found.kl)[place] or np.nan for place in places
+            ]  # none at all has no place on this scale
             left.plot(range(len(places)), kl, "o-", ms=4, lw=1.4, color=colour, label=plain(each.name))
             right.errorbar(
                 size, found.ln_ratio, yerr=found.ln_ratio_se, fmt="o", ms=5, capsize=3, color=colour

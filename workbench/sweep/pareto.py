@@ -9,6 +9,7 @@ from typing import Any
 from workbench.bench.plot import COLOURS
 from workbench.errors import SweepError
 from workbench.files.writing import written_whole
+from workbench.known import known
 
 from .rows import Row
 
@@ -58,8 +59,8 @@ def pareto_plot(rows: Sequence[Row], front: Sequence[Row], title: str, path: str
         name = " ".join(part for part in (row.model if len(markers) > 1 else "", row.quantizer) if part)
         name = name or row.format
         axes.errorbar(
-            row.bits_per_weight,
-            row.ppl,
+            known(row.bits_per_weight),
+            known(row.ppl),
             yerr=row.ppl_se,
             fmt=markers[row.model],
             color=colours[row.quantizer],
@@ -82,7 +83,8 @@ def pareto_plot(rows: Sequence[Row], front: Sequence[Row], title: str, path: str
         axes.annotate(plain(row.format), (row.bits_per_weight, row.ppl), **place)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 4, 5, 6, 8)))
-    if max(row.ppl for row in shown) > 3 * min(row.ppl for row in shown):
+    heights = [known(row.ppl) for row in shown]
+    if max(heights) > 3 * min(heights):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
     for axis in (axes.xaxis, axes.yaxis):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from eval.report import LONG, ppl_form, ppl_text
 from eval.statistics import BOTH_TAILS, QUANTILES
+from workbench.known import known
 from workbench.models.blocks import cache_type
 
 from .rows import Row
@@ -95,7 +96,7 @@ def _ppl(row: Row) -> Figure:
     if row.ppl is None:  # exp overflowed
         return Figure(ppl_text(None))
     form = ".4f" if row.ppl < 1000 else ".0f" if row.ppl < LONG else ppl_form(row.ppl)
-    return _with_error(row.ppl, row.ppl_se, form, form)
+    return known(_with_error(row.ppl, row.ppl_se, form, form))
 
 
 def _change(row: Row) -> Figure | None:
@@ -115,7 +116,9 @@ def _share(share: float | None, error: float | None, form: str = ".2f") -> Figur
 
 
 def _last_word(row: Row, value: str, error: str, form: str) -> Figure | None:
-    return row.last_word and _share(row.last_word[value], row.last_word[error], form)
+    if row.last_word is None:
+        return None
+    return _share(row.last_word[value], row.last_word[error], form)
 
 
 def _of(found: Mapping[str, float] | None, name: str, form: str, times: float = 1) -> Figure | None:

@@ -79,7 +79,7 @@ class Row:
     same_top1_se: float | None
     kl_quantiles: Mapping[str, float] | None
     delta_p: Mapping[str, float] | None
-    last_word: Mapping[str, float] | None
+    last_word: Mapping[str, float | None] | None
     passages: str | None
     quantize_seconds: float | None
     prefill: float | None
@@ -198,7 +198,7 @@ def _row(
         kl_quantiles=baseline.get("kl"),
         delta_p=_delta_p(baseline),
         last_word=last_words and _last_word(last_words),
-        passages=last_words and last_words["passages"]["described"],
+        passages=last_words["passages"]["described"] if last_words else None,
         prefill=speed["prefill"]["tokens_per_second"] if speed else None,
         decode=speed["decode"]["tokens_per_second"] if speed else None,
         on_cpu=speed.get("on_cpu") if speed else None,
@@ -254,7 +254,7 @@ def _delta_p(baseline: Mapping[str, Any]) -> dict[str, float] | None:
     return found | (baseline.get("delta_p_quantiles") or {})
 
 
-def _last_word(found: Mapping[str, Any]) -> dict[str, float]:
+def _last_word(found: Mapping[str, Any]) -> dict[str, float | None]:
     paired = found["baseline"] or {}
     change = {"change": paired.get("difference"), "change_se": paired.get("se")}
     return {"accuracy": found["accuracy"], "se": found["se"], **change}

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workbench.known import known
+
 from .executor import Event
 from .identity import conversion, key
 from .store import Store
@@ -47,7 +49,7 @@ class Schedule:
             self._add(state, store, max(keep, 1) if state.key in wanted else 0)
 
     def _add(self, state: CellState, store: Store, keep: int) -> None:
-        cell, needs, model = state.cell, set(), None
+        cell, needs, model = known(state.cell), set(), None
         if cell.options is not None:
             identity = conversion(state.identity)
             model = key(identity)
@@ -107,7 +109,7 @@ def _payload(do: str, name: str, state: CellState, store: Store, identity: dict[
         "do": do,
         "key": name,
         "folder": str(store.folder),
-        "cell": state.cell.to_json(),
+        "cell": known(state.cell).to_json(),
         "identity": identity,
     }
 

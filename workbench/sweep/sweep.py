@@ -20,6 +20,7 @@ from typing import Any
 from workbench.errors import SweepError, WorkbenchError
 from workbench.files.writing import storing
 from workbench.formats.errors import FormatError
+from workbench.known import known
 
 from .cells import Cell
 from .checks import Checks
@@ -64,7 +65,7 @@ class Sweep(SweepState):
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self.refresh()
-        Checks()(state.cell for state in self.cells if state.status != "done")
+        Checks()(known(state.cell) for state in self.cells if state.status != "done")
 
     @classmethod
     def read(cls, path: str | Path, *, output: str | Path | None = None) -> Sweep:
@@ -145,7 +146,8 @@ class Sweep(SweepState):
             if chosen is None:
                 chosen = _executor(processes, scheduler)
             self.slots = chosen.slots
-            self.note = chosen.note(any(s.cell.backend == "wgpu" for s in self.cells)) if scheduler else ""
+            gpu = any(known(state.cell).backend == "wgpu" for state in self.cells)
+            self.note = chosen.note(gpu) if scheduler else ""
             for job in schedule.ready():
                 chosen.submit(job.payload, gpu=job.gpu)
             self._changed()

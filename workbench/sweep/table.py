@@ -70,9 +70,13 @@ class Table:
     @property
     def front(self) -> tuple[Row, ...]:
         """Rows that no other beats in bits a weight and perplexity both, by bits a weight."""
-        known = [row for row in self.rows if row.bits_per_weight is not None and row.ppl is not None]
-        chosen = pareto_front([(row.bits_per_weight, row.ppl) for row in known])
-        return tuple(known[index] for index in chosen)
+        placed = [
+            (row, (row.bits_per_weight, row.ppl))
+            for row in self.rows
+            if row.bits_per_weight is not None and row.ppl is not None
+        ]
+        chosen = pareto_front([place for _, place in placed])
+        return tuple(placed[index][0] for index in chosen)
 
     def records(self) -> list[dict[str, Any]]:
         """A dict a row, of plain values, unrounded: `pandas.DataFrame(table.records())`."""

@@ -53,7 +53,7 @@ def _save(path: Path, tokens: Tokens) -> None:
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in values.items() if name not in arrays}
     with written_whole(path) as partial, partial.open("wb") as file:
-        np.savez(file, plain=json.dumps(plain), **arrays)
+        np.savez(file, allow_pickle=False, plain=json.dumps(plain), **arrays)
 
 
 def _load(path: Path) -> Tokens:

@@ -16,7 +16,7 @@ _LAZY = {
     "SweepBoard": "workbench.widgets.sweep_board",
 }
 
-__all__ = list(_LAZY)
+__all__ = list(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

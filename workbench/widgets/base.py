@@ -140,7 +140,7 @@ def answer_on_any_subshell(comm: Any) -> None:
         comm._reply_subshell_for = lambda data, default: default
 
 
-def table(head: list[str], rows: list[list[Any]], caption: str = "") -> str:
+def table(head: list[Any], rows: list[list[Any]], caption: str = "") -> str:
     """An HTML table; every cell is escaped, the first column stands to the left."""
 
     def cells(tag: str, values: list[Any]) -> str:

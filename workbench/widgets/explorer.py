@@ -16,6 +16,7 @@ from workbench.bench.weight_error import weight_error
 from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.known import known
 from workbench.quantizers import NEEDS
 
 from .background import Task
@@ -101,8 +102,8 @@ class QuantizationExplorer(View):
     def _fitted(self, tensor: str | None) -> dict[str, int]:
         """The block to begin with: the default that a conversion fits to the rows of the first matrix shown."""
         places = self.matrices.places
-        place = places.get(tensor) or next(iter(places.values()))
-        return {"block": WeightFormat(f"int{DEFAULTS['bits']}").fitted(place.shape[1]).block_size}
+        place = places.get(tensor or "") or next(iter(places.values()))
+        return {"block": WeightFormat(f"int{DEFAULTS['bits']}").block(place.shape[1])}
 
     # ---- results ---------------------------------------------------------------------------------------------
 
@@ -129,12 +130,12 @@ class QuantizationExplorer(View):
         """Wait until a side has a result, if only of a sample, or nothing is being looked for any more."""
         end = time.monotonic() + seconds
         with self._news:
-            while side not in self._found and self._task.alive and time.monotonic() < end:
+            while side not in self._found and known(self._task).alive and time.monotonic() < end:
                 self._news.wait(0.05)  # a task that fails has no news
 
     def wait(self) -> None:
         """Wait until all rows are counted and the map is coloured."""
-        while (task := self._task).alive:
+        while (task := known(self._task)).alive:
             task.join()
 
     @property
@@ -181,7 +182,7 @@ class QuantizationExplorer(View):
         if compare is not None:
             self.compare = compare
             wanted = {"b": self._settings("b")} | wanted
-        self._task.stop()  # before what it works on goes
+        known(self._task).stop()  # before what it works on goes
         for side, settings in wanted.items():
             setattr(self, f"settings_{side}", settings)
             self._found.pop(side, None)
@@ -191,7 +192,8 @@ class QuantizationExplorer(View):
     def hear_place(self, content: dict, buffers: list) -> None:
         """A block was picked: by row and column, or as a cell of a side's error map, whose worst block it is then."""
         if "cell" in content:
-            self.place = list(self._found[content["side"]].worst_of_cell(*content["cell"], *MAP))
+            i, j = content["cell"]
+            self.place = list(self._found[content["side"]].worst_of_cell(i, j, *MAP))
         else:
             row, column = int(content["row"]), int(content["column"])
             rows, columns = self.matrices.places[self.tensor].shape
@@ -230,7 +232,7 @@ class QuantizationExplorer(View):
         self._look_first(weights, [side for side in self._sides() if self._known(side)], stopped)
         if not all(map(self._known, self._sides())):
             self.state = "calibrating"
-            if not self._inputs.measure(self._reporter("calibrated", stopped)):
+            if not known(self._inputs).measure(self._reporter("calibrated", stopped)):
                 return
             self.state = "looking"
             self._look_first(weights, self._sides(), stopped)
@@ -250,7 +252,7 @@ class QuantizationExplorer(View):
 
     def _known(self, side: str) -> bool:
         """Whether all is there that the side's quantizer needs."""
-        return not NEEDS[self._settings(side)["quantizer"]] or self._inputs.measured
+        return not NEEDS[self._settings(side)["quantizer"]] or known(self._inputs).measured
 
     def _hessian(self, name: str) -> np.ndarray | None:
         return None if self._inputs is None else self._inputs.hessian(name)

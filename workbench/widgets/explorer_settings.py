@@ -22,7 +22,7 @@ def format_of(settings: Mapping[str, Any]) -> WeightFormat:
     block = settings["block"]
     if isinstance(block, bool) or not isinstance(block, int | str):
         raise WorkbenchError(f"block = {block!r}; allowed: a multiple of 32, 'channel', 'tensor'")
-    kind = {"granularity": block} if isinstance(block, str) else {"block_size": block}
+    kind: dict[str, Any] = {"granularity": block} if isinstance(block, str) else {"block_size": block}
     return WeightFormat(f"int{settings['bits']}", symmetric=bool(settings["symmetric"]), **kind)
 
 

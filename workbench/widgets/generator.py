@@ -12,6 +12,7 @@ import traitlets
 from workbench.bench.continuation import Run, check_models
 from workbench.bench.tokens import Continuation, Token, character, facts
 from workbench.errors import WorkbenchError
+from workbench.known import known
 from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
 
@@ -111,7 +112,7 @@ class Generator(View):
         run = Run(
             self.models, self.prompt, max_new_tokens=self.max_new_tokens, sampling=options, chat=self.chat
         )
-        before = self._task
+        before = known(self._task)
         before.stop()
         self.run, self.error, self.selection = run, "", []
         self.texts, self.summary, self.written_prompt = [], [], "" if self.chat else self.prompt
@@ -123,7 +124,7 @@ class Generator(View):
         """End the run after the step that is under way; what it still computes is not shown."""
         if self.state not in ("running", "measuring"):
             return
-        self._task.stop()
+        known(self._task).stop()
         self._end("stopped")
 
     def wait(self, timeout: float | None = None) -> Run | None:
@@ -131,7 +132,7 @@ class Generator(View):
         if self.run is None:
             raise WorkbenchError("nothing runs; start() first")
         try:
-            ended = self._task.join(timeout)
+            ended = known(self._task).join(timeout)
         except KeyboardInterrupt:
             self._end("stopped")
             raise

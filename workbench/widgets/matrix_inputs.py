@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from workbench.convert.capture import Moments, capture, capture_rows, run_layer
 from workbench.convert.decoder import Decoder
 from workbench.errors import WorkbenchError
 from workbench.models.families import architecture_of
+from workbench.models.source import Source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.plan.inputs import read_together
 
@@ -33,7 +33,7 @@ class MatrixInputs:
     source: an opened unquantized checkpoint. `measure` fills it; `hessian` gives what there is.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Source):
         self.source, self.config = source, architecture_of(source.config)
         self._plan = self.config.build(source.describe)
         self._hessians: dict[str, torch.Tensor] = {}
@@ -44,7 +44,7 @@ class MatrixInputs:
     def nbytes(self) -> int:
         """Bytes that all moments take."""
         reads = {call.inputs["x"] for call in self._plan.calls if call.op == "linear"}
-        return 4 * sum(self._plan.buffers[name].shape[1] ** 2 for name in reads)
+        return 4 * sum(self._plan.buffers[name].columns ** 2 for name in reads)
 
     @property
     def measured(self) -> bool:
@@ -65,9 +65,9 @@ class MatrixInputs:
             if self._hidden is None:
                 self._hidden = self._embedded()
             if self._layer < self.config.layers:
-                self._through_layer(self._layer)
+                self._through_layer(self._layer, self._hidden)
             else:
-                self._at_the_end()
+                self._at_the_end(self._hidden)
             self._layer += 1
         return True
 
@@ -95,16 +95,16 @@ class MatrixInputs:
         rows = self._float(self.config.embedding)[torch.from_numpy(self._ids)]
         return self._decoder.embedded({}, rows)
 
-    def _through_layer(self, index: int) -> None:
+    def _through_layer(self, index: int, hidden: torch.Tensor) -> None:
         decoder, together = self._decoder, read_together(self._plan)
         weights = {name: self._float(name) for name in decoder.layers[index].tensors}
-        for read, moments in capture(decoder, index, weights, self._hidden, "cpu", TEXT.seed).items():
+        for read, moments in capture(decoder, index, weights, hidden, "cpu", TEXT.seed).items():
             for matrix in together[read]:
                 self._hessians[self._plan.buffers[matrix].tensor] = moments.hessian
-        run_layer(decoder, index, weights, self._hidden, "cpu", into=self._hidden)
+        run_layer(decoder, index, weights, hidden, "cpu", into=hidden)
 
-    def _at_the_end(self) -> None:
-        decoder, hidden = self._decoder, self._hidden
+    def _at_the_end(self, hidden: torch.Tensor) -> None:
+        decoder = self._decoder
         final = {name: self._float(name) for name in decoder.final_tensors()}
 
         def rows(part: slice) -> torch.Tensor:

@@ -66,12 +66,13 @@ class ModelCard(View):
         asked = execution("ModelCard", model, **how)
         self._model = model if isinstance(model, Model) else None
         if self._model is not None:
+            device = getattr(model.executor, "device", None)
             self._options = {
                 "backend": model.backend,
                 "dtype": model.executor.activations,
                 "max_tokens": model.max_tokens,
                 "cache": model.executor.cache,
-                "adapter": model.executor.device.info["device"] if model.backend == "wgpu" else None,
+                "adapter": None if device is None else device.info["device"],
             }
             self._path = model.source.path
         else:

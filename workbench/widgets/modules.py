@@ -16,6 +16,8 @@ import re
 from functools import cache
 from importlib.resources import files
 
+from workbench.known import known
+
 SHARED = "shared"
 _IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./(\w+)\.js";\n', re.MULTILINE)
 _DECLARED = r"(?:export )?(?:async )?(?:function|const|let|class) "
@@ -36,7 +38,7 @@ _SECTION = re.compile(r"\.wb(?![\w-])")
 
 
 def _read(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
+    return (files("workbench.widgets") / name).read_text(encoding="utf-8")
 
 
 @cache
@@ -64,7 +66,7 @@ def _gathered(name: str, found: dict[str, str]) -> dict[str, str]:
 def _used(beside: str, own: str) -> str:
     """The declarations whose names are in a module, and those whose names are in these."""
     parts = [part for part in _TOP.split(beside) if part.strip()]
-    named = {re.match(rf"{_DECLARED}(\w+)", part)[1]: part for part in parts}
+    named = {known(re.match(rf"{_DECLARED}(\w+)", part))[1]: part for part in parts}
     wanted: set[str] = set()
     text = own
     while found := {name for name in set(named) - wanted if re.search(rf"\b{name}\b", text)}:
@@ -76,7 +78,7 @@ def _used(beside: str, own: str) -> str:
 @cache
 def style(name: str) -> str:
     """The CSS of a widget behind what it uses of the CSS that all share: rules whose classes its module names."""
-    own = files(__package__) / f"{name}.css"
+    own = files("workbench.widgets") / f"{name}.css"
     shared, module = _COMMENT.sub("", _read(f"{SHARED}.css")), script(name)
     used = "".join(
         rule[0]

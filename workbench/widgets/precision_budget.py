@@ -7,6 +7,7 @@ import math
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
 from workbench.errors import WorkbenchError
+from workbench.known import known
 
 
 def in_bytes(costs: SensitivityTable, bits: float | None = None, budget: int | None = None) -> int:
@@ -15,7 +16,7 @@ def in_bytes(costs: SensitivityTable, bits: float | None = None, budget: int | N
         good = value is None or (isinstance(value, int | float) and math.isfinite(value) and value >= 0)
         if not good or isinstance(value, bool):
             raise WorkbenchError(f"{name} = {value!r}; allowed: a number that is not negative")
-    return int(bits * costs.weights // 8) if bits is not None else int(budget)
+    return int(bits * costs.weights // 8) if bits is not None else int(known(budget))
 
 
 def beginning(front: Pareto, bits: float | None = None, budget: int | None = None) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from workbench.allocate import plots
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.comparison import Row
 from workbench.allocate.groups import place
+from workbench.allocate.measured import Measured
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.plots import colour_of
 
@@ -80,7 +81,7 @@ def choice_content(costs: SensitivityTable, rows: Sequence[Row], pins: Collectio
     chosen = rows[0].allocation
     options = options_of(costs, chosen)
     measured = rows[0].measured
-    found = f", measured {_loss(rows[0])}" if measured else ""
+    found = f", measured {_loss(measured)}" if measured else ""
     pinned = [g for g, each in enumerate(chosen.assignments) if each.group in pins]
     return {
         "options": options,
@@ -125,34 +126,33 @@ def row_texts(row: Row) -> list[str]:
         return [*cells, "", "", "", ""]
     less = error_bar(row.against.mean, row.against.se_clustered) if row.against else ""
     perplexity = error_bar(found.figures["ppl"], found.ppl_se)
-    return [*cells, _loss(row), less, perplexity, f"{found.speed.decode}" if found.speed else ""]
+    return [*cells, _loss(found), less, perplexity, f"{found.speed.decode}" if found.speed else ""]
 
 
 def charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """KL against size, predicted and measured; perplexity and tokens a second where something was measured."""
     loss = [_predicted(row) for row in rows if row.role != "measured" and row.allocation.predicted_kl > 0]
-    found = [row for row in rows if row.measured is not None]
+    found = [(row, row.measured) for row in rows if row.measured is not None]
     made = [{"name": "KL, nats a token", "log": True, "points": loss}]
     if not found:
         return made
-    loss += [_measured_loss(row) for row in found if row.measured.figures["kl"] > 0]
-    last = found[-1].measured
+    loss += [_measured_loss(row, each) for row, each in found if each.figures["kl"] > 0]
+    last = found[-1][1]
     points = []
-    for row in found:
-        ppl, se = row.measured.figures["ppl"], np.nan_to_num(row.measured.ppl_se)
-        title = f"{row.label}: perplexity {error_bar(ppl, row.measured.ppl_se)}"
+    for row, each in found:
+        ppl, se = each.figures["ppl"], np.nan_to_num(each.ppl_se)
+        title = f"{row.label}: perplexity {error_bar(ppl, each.ppl_se)}"
         points.append(_mark(row, ppl, "measured", title, ppl - se, ppl + se))
     name = f"perplexity, {last.figures['tokens']:,} tokens of {last.text}"
     level = [last.ppl_float, f"float model: {last.ppl_float:.3f}"]
     made.append({"name": name, "level": level, "points": points})
-    timed = [row for row in found if row.measured.speed]
+    timed = [(row, each.speed) for row, each in found if each.speed]
     if timed:
         points = []
-        for row in timed:
-            speed = row.measured.speed
+        for row, speed in timed:
             title = f"{row.label}: {speed.decode} tokens/s, {speed.device}"
             points.append(_mark(row, speed.decode.median, "measured", title, *speed.decode.spread))
-        made.append({"name": f"tokens/s, decode ({timed[-1].measured.speed.label})", "points": points})
+        made.append({"name": f"tokens/s, decode ({timed[-1][1].label})", "points": points})
     return made
 
 
@@ -241,8 +241,8 @@ def _format_of(row: Row) -> str | None:
     return str(row.allocation.assignments[0].format) if row.role == "uniform" else None
 
 
-def _loss(row: Row) -> str:
-    figures = row.measured.figures
+def _loss(found: Measured) -> str:
+    figures = found.figures
     return error_bar(figures["kl"], figures["kl_se"])
 
 
@@ -261,10 +261,10 @@ def _predicted(row: Row) -> dict[str, Any]:
     return mark
 
 
-def _measured_loss(row: Row) -> dict[str, Any]:
-    figures = row.measured.figures
+def _measured_loss(row: Row, found: Measured) -> dict[str, Any]:
+    figures = found.figures
     kl, se = figures["kl"], np.nan_to_num(figures["kl_se"])
     predicted = row.allocation.predicted_kl
-    title = f"{row.label}: measured KL {_loss(row)}, predicted {few(predicted)}"
+    title = f"{row.label}: measured KL {_loss(found)}, predicted {few(predicted)}"
     mark = _mark(row, kl, "measured", title, max(kl / 10, kl - se), kl + se)
     return mark | {"from": predicted} if predicted > 0 else mark

@@ -29,6 +29,7 @@ from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
@@ -75,7 +76,7 @@ class PrecisionMap(View):
     #: What can be measured here: "costs", "measure".
     able = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(
+    def __init__(  # many parameters: the options of the widget
         self,
         costs: SensitivityTable | str | Path | None = None,
         source: Any = None,
@@ -150,7 +151,7 @@ class PrecisionMap(View):
 
     def compared(self) -> list[Row]:
         """The chosen allocation, one format everywhere, and what else was measured."""
-        return compare(self.front, self.allocation, self._measured)
+        return compare(known(self.front), self.allocation, self._measured)
 
     def data(self, what: str = "groups") -> Any:
         """A pandas DataFrame: "groups" of the chosen allocation, "front" (25 budgets) or "measured"."""
@@ -164,7 +165,7 @@ class PrecisionMap(View):
                 for row in chosen.to_rows()
             ]
         elif what == "front":
-            rows = self.front.to_rows()
+            rows = known(self.front).to_rows()
         elif what == "measured":
             rows = [each.to_row() for each in self._measured]
         else:
@@ -178,10 +179,10 @@ class PrecisionMap(View):
         if what == "allocation":
             return chosen.plot()
         if what == "costs":
-            return self.costs.plot()
+            return known(self.costs).plot()
         if what != "front":
             raise WorkbenchError(f"plot: {what!r}; there are allocation, front, costs")
-        return plots.outcomes(self.front, self._measured)
+        return plots.outcomes(known(self.front), self._measured)
 
     def save(self, path: str | Path) -> Path:
         """Write the allocation for `workbench quantize --precision PATH`; returns where it lies.
@@ -212,7 +213,7 @@ class PrecisionMap(View):
             front = self._front_with(pins)
             if bits is None and budget is None:
                 budget = max(self.budget, int(front.nbytes[0]))
-            budget = in_bytes(self.costs, bits, budget)
+            budget = in_bytes(known(self.costs), bits, budget)
             self._chosen = front.at(budget)
             anew, self.front = front is not self.front, front
             self.pins = {name: str(fmt) for name, fmt in front.pins.items()}
@@ -300,7 +301,7 @@ class PrecisionMap(View):
             self._path = Path(self._folder.name) / "sensitivity.json"
         options = {"max_windows": self._windows, "path": self._path, **self._options}
         options |= {"progress": self._meter(stopped), "so_far": self._take}
-        costs = sensitivity(self.source, self._calibration, self._protocol, **options)
+        costs = sensitivity(self.source, known(self._calibration), self._protocol, **options)
         self._whole = True
         self._take(costs)
         if not stopped():
@@ -308,7 +309,7 @@ class PrecisionMap(View):
 
     def _measure(self, chosen: Allocation, stopped: Callable[[], bool]) -> None:
         options = {"max_windows": self._windows, "progress": self._meter(stopped)}
-        found = measure(self.source, chosen, self._text, self._protocol, **options)
+        found = measure(self.source, chosen, known(self._text), self._protocol, **options)
         if not stopped():
             with self._lock:
                 others = [each for each in self._measured if not same(each.allocation, chosen)]
@@ -342,7 +343,7 @@ class PrecisionMap(View):
         """Pin groups to the next larger or smaller format (by 1 or -1), or leave them to the solver (0)."""
         groups, by = content["groups"], int(content["by"])
         now = next(each for each in self.allocation.assignments if each.group == groups[0])
-        self.pin(groups, self.costs.stepped(now.group, now.format, by) if by else None)
+        self.pin(groups, known(self.costs).stepped(now.group, now.format, by) if by else None)
 
     def hear_measure(self, content: dict, buffers: list) -> None:
         self.measure(content.get("format"))
@@ -363,25 +364,26 @@ class PrecisionMap(View):
         self.tell("saved", {"says": f"{path}: for {command}"})
 
     def _tell_table(self) -> None:
-        self.tell("table", table_content(self.costs))
+        self.tell("table", table_content(known(self.costs)))
 
     def _tell_front(self) -> None:
-        shown, front = self.front.curve(), self.front
+        front = known(self.front)
+        shown = front.curve()
         points = np.stack([front.nbytes[shown], front.kl[shown]], 1).tolist()
         self.tell("front", {"points": points})
 
     def _tell_choice(self) -> None:
-        content = choice_content(self.costs, self.compared(), self.pins)
+        content = choice_content(known(self.costs), self.compared(), self.pins)
         self.tell("choice", {**content, "panel": self._panel()})
 
     def _panel(self) -> dict[str, Any]:
-        return panel_content(self.costs, self._chosen, self.selection, self.pins)
+        return panel_content(known(self.costs), known(self._chosen), self.selection, self.pins)
 
     def static_html(self) -> str:
         if self._chosen is None:
             return "<p><em>No sensitivities were measured.</em></p>"
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return note + static_html(self.costs, self.compared(), self.pins)
+        return note + static_html(known(self.costs), self.compared(), self.pins)
 
 
 def _format(fmt: Format) -> WeightFormat:

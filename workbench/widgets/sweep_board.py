@@ -204,15 +204,15 @@ class SweepBoard(View):
         return _nothing
 
     def _work(self) -> None:
-        if isinstance(self.sweep, Followed):
-            self.sweep.refresh()
-            found = self.sweep.resumable()
+        sweep = self.sweep
+        if isinstance(sweep, Followed):
+            sweep.refresh()
+            sweep = sweep.resumable()
             with self._lock:
-                self.sweep = found
+                self.sweep = sweep
                 self._forget = self._observe()
-        if not self._stopping:
-            where = {"scheduler": self._scheduler} if self._scheduler else {"processes": self.processes}
-            self.sweep.run(**where)
+        if isinstance(sweep, Sweep) and not self._stopping:
+            sweep.run(processes=None if self._scheduler else self.processes, scheduler=self._scheduler)
 
     def _failed(self, error: BaseException) -> None:
         self._failure = error

@@ -171,7 +171,7 @@ def greedy_average(model, runs: list[tuple[float, dict]], check: HeldOut, amp) -
     return best, len(members)
 
 
-def main() -> None:
+def main() -> None:  # long: one training run, from its options to its files
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

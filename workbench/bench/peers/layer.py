@@ -48,9 +48,9 @@ class Layer:
         return self.weight.shape[1]
 
 
-def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor) -> Layer | None:
+def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor | None) -> Layer | None:
     """The layer that a call of a linear kernel computes; None for other kernels and for parts of a layer."""
-    if kernel.op != "linear" or {"bias", "residual", "out_rows"} & set(arguments):
+    if kernel.op != "linear" or expected is None or {"bias", "residual", "out_rows"} & set(arguments):
         return None
     fmt = kernel.form["weight"]
     if kernel.form.get("x") == A8:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.known import known
+
 from .layer import Layer
 
 WEIGHTS = "weights.bin"
@@ -30,10 +32,10 @@ def nbits_planes(layer: Layer, block: int, dtype: str) -> dict[str, np.ndarray]:
     """
     blocks, times = layer.columns // block, layer.block // block
     shift = 128 if layer.bits == 8 else 0
-    quants = layer.words.numpy().view(np.uint8)[:, : layer.columns * layer.bits // 8]
+    quants = known(layer.words).numpy().view(np.uint8)[:, : layer.columns * layer.bits // 8]
     planes = {
         "quants": (quants ^ np.uint8(shift)).reshape(layer.rows, blocks, -1),
-        "scales": np.repeat(layer.scales.numpy(), times, 1).astype(NUMPY[dtype]),
+        "scales": np.repeat(known(layer.scales).numpy(), times, 1).astype(NUMPY[dtype]),
     }
     if layer.zeros is not None:
         zeros = np.repeat(layer.zeros.numpy().astype(np.int32) + shift, times, 1).astype(np.uint8)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from wgsl_kernels.weights import unpack
+from workbench.known import known
 from workbench.runtime.rotation import turns
 from workbench.runtime.timing import CPU_PASS, CPU_WARM, GPU_PASS, GPU_WARM, WALL
 
@@ -50,9 +51,10 @@ def _tinygemm(layer: Layer, cuda: bool) -> PeerCandidate:
     if layer.columns % layer.block:
         raise PeerUnsupportedError(f"{layer.columns} columns are not whole blocks of {layer.block}")
     zeros = 8.0 if layer.zeros is None else layer.zeros
-    pairs = torch.stack([layer.scales, layer.scales * (8.0 - zeros)], -1)  # [rows, blocks, 2]
+    scales = known(layer.scales)
+    pairs = torch.stack([scales, scales * (8.0 - zeros)], -1)  # [rows, blocks, 2]
     pairs = pairs.transpose(0, 1).contiguous().to("cuda" if cuda else "cpu", torch.bfloat16)
-    quants = unpack(layer.words, 4)[:, : layer.columns].to(torch.int32)
+    quants = unpack(known(layer.words), 4)[:, : layer.columns].to(torch.int32)
     if cuda:
         bytes_ = (quants[:, ::2] << 4 | quants[:, 1::2]).to(torch.uint8).cuda()
         packed = torch.ops.aten._convert_weight_to_int4pack(bytes_, INNER_TILES)

@@ -238,7 +238,7 @@ class Dense(Architecture):
         """Of one layer."""
         tensor = f"model.layers.{index}.self_attn"
         table, bounds = self.table(index), self.bounds(index)
-        return plan.attention(f"layers.{index}", tensor, x, self.attention_heads, table, **bounds)
+        return plan.attention(f"layers.{index}", tensor, x, self.attention_heads, table, None, **bounds)
 
     def table(self, index: int) -> str | None:
         """The rotary table of a layer, None where it has none."""
@@ -273,7 +273,8 @@ class Biased(Dense):
 
     def biases(self) -> dict[str, str]:
         attention = dict.fromkeys(ATTENTION, "attention_bias") if self.attention_bias else {}
-        return attention | (dict.fromkeys(MLP, "mlp_bias") if self.mlp_bias else {})
+        mlp = dict.fromkeys(MLP, "mlp_bias") if self.mlp_bias else {}
+        return {**attention, **mlp}
 
 
 def require_whole_heads(read: Mapping[str, Any]) -> None:

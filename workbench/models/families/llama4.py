@@ -125,7 +125,7 @@ class Llama4(Biased):
         layer, rotated = f"layers.{index}", self.rotated[index]
 
         def turned(part: str, rows: str, dtype: str) -> str:
-            _, width = plan.shape(rows)
+            width = plan.width(rows)
             if rotated:
                 y = plan.rows(f"{layer}.attn.{part}_normed", width, dtype)
                 plan.call("head_norm", {"x": rows}, {"y": y}, eps=self.norm_eps, head_dim=self.head_dim)

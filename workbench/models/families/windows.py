@@ -46,7 +46,7 @@ def windows(read: Mapping[str, Any], default: Iterable[str]) -> tuple[int, ...]:
     kinds = read.get("layer_types") or list(default)
     if SLIDING in kinds and window is None:
         raise refused(WHERE, SLIDING_WINDOW.name, None, f"an integer, as layers are of kind {SLIDING!r}")
-    if window is not None and window >= read["max_position_embeddings"]:
+    if window is None or window >= read["max_position_embeddings"]:
         window = 0  # cuts nothing within the context
     return tuple(window if kind == SLIDING else 0 for kind in kinds)
 

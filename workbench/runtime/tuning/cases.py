@@ -99,7 +99,7 @@ class PlannedCase:
     uses: Mapping[int, int]
 
 
-def planned_cases(
+def planned_cases(  # many parameters: what decides a plan, and what decides its lowering
     config: Architecture,
     describe: Callable,
     counts: Sequence[int],

@@ -17,6 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.files.reading import read_bytes
 from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
+from workbench.known import known
 
 from .candidates import label
 from .cases import Case
@@ -135,7 +136,7 @@ def take(path: str | Path) -> tuple[list[Measured], list[str]]:
         if kept.entries:
             taken.append(kept)
     for each in taken:
-        Store(folder(), each.facts).add(list(each.entries))
+        Store(known(folder()), each.facts).add(list(each.entries))
     return taken, skipped
 
 

@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from wgsl_kernels import Adapter
+from wgsl_kernels import Adapter, Kernel
 from wgsl_kernels.composition import Composition, Facts, Rule
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.header import write_module
+from workbench.known import known
 from workbench.plan.plan import Buffer, Plan
 
-from ..lowering import Choice, DevicePlan, Step, lower
+from ..lowering import Choice, DevicePlan, Pick, Step, lower
 from ..rewrite import Found
 from .cases import Case, rounded_capacity
 
@@ -80,7 +81,7 @@ def place_of(
     )
     facts = Facts(sizes["tokens"], sizes["capacity"], adapter)
     return Place(
-        case, Plan(buffers, calls, results), sizes, REWRITTEN if rule.usual(facts, found) else PLANNED
+        case, Plan(buffers, calls, results), sizes, REWRITTEN if known(rule.usual)(facts, found) else PLANNED
     )
 
 
@@ -91,10 +92,10 @@ class _Side:
     applied: bool
     kernels: Choice | None
 
-    def pick(self, *call):
-        return None if self.kernels is None else self.kernels.pick(*call)
+    def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter) -> Pick | None:
+        return None if self.kernels is None else self.kernels.pick(kernel, sizes, types, adapter)
 
-    def applies(self, *place, **facts) -> bool:
+    def applies(self, rule: Rule, before: Composition, found: Found, **facts) -> bool:
         return self.applied
 
 
@@ -104,9 +105,18 @@ class Places:
     def __init__(self) -> None:
         self.found: dict[str, Place] = {}
 
-    def pick(self, *call) -> None:
+    def pick(self, kernel: Kernel, sizes: Mapping, types: Mapping[str, str], adapter: Adapter) -> None:
         return None
 
-    def applies(self, rule, before, found, *, sizes, adapter, binding_bytes) -> None:
+    def applies(
+        self,
+        rule: Rule,
+        before: Composition,
+        found: Found,
+        *,
+        sizes: Mapping[str, int],
+        adapter: Adapter,
+        binding_bytes: int,
+    ) -> None:
         place = place_of(rule, before, found, sizes, adapter)
         self.found.setdefault(place.case.name, place)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.known import known
+
 from .candidates import label
 from .cases import PlannedCase
 from .store import Entry
@@ -29,7 +31,7 @@ class Outcome:
 
     def cells(self) -> list[str]:
         """The table's row of an outcome that has an entry."""
-        case, entry = self.planned.case, self.entry
+        case, entry = self.planned.case, known(self.entry)
         before = entry.default_seconds
         kept = entry.is_default
         return [
@@ -78,13 +80,13 @@ class Report:
         """(tokens of a step, seconds of its measured calls with the defaults, the same as chosen)."""
         for tokens in sorted({n for each in self.outcomes for n in each.planned.uses}):
             pairs = [
-                (each.planned.uses.get(tokens, 0), each.entry)
+                (each.planned.uses.get(tokens, 0), each.entry.default_seconds, each.entry.seconds)
                 for each in self.outcomes
                 if each.entry and each.entry.default_seconds is not None
             ]
-            before = sum(uses * entry.default_seconds for uses, entry in pairs)
+            before = sum(uses * default for uses, default, _ in pairs)
             if before:
-                yield tokens, before, sum(uses * entry.seconds for uses, entry in pairs)
+                yield tokens, before, sum(uses * seconds for uses, _, seconds in pairs)
 
     def notes(self) -> list[str]:
         """What the figures mean and what is missing, one line each."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
 def _options(kernel: Kernel, case: Case) -> dict:
     """What an input maker may be asked for: sizes and parameters, types, and which optional ports are bound."""
     sizes, types = case.sizes, case.types
-    options = {name: value for name, value in sizes.items() if name not in PLACES}
+    options: dict[str, Any] = {name: value for name, value in sizes.items() if name not in PLACES}
     floats = [port for port, each in kernel.reads.items() if each.dtype == "float" and port in types]
     if floats:
         options["x_dtype"] = types[floats[0]]

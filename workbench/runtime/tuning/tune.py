@@ -43,7 +43,7 @@ HOPELESS, LONG = 8.0, 0.1
 Progress = Callable[[int, int, str], None]
 
 
-def tune(
+def tune(  # many parameters: the options of the command line
     model: str | Path,
     *,
     tokens: Sequence[int] | None = None,
@@ -141,7 +141,7 @@ def _select(name: str) -> list[Kernel]:
         return []
 
 
-def tune_cases(
+def tune_cases(  # many parameters: the options of the command line
     planned: Iterable[PlannedCase],
     device: Device,
     store: Store | None,

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from wgsl_kernels import Adapter, Kernel, KernelUsageError
 from wgsl_kernels.composition import Composition, Rule
 
+from ..lowering import Pick
 from ..rewrite import Found
 from .candidates import candidates, digest, label, specialise
 from .cases import Case, case_of
 from .places import REWRITTEN, SIDES, Place, place_of
 from .store import Entry, Store, forgetful, open_store
-
-
-@dataclass(frozen=True)
-class Pick:
-    """What to run instead of the default, or the default with the reason that it was measured."""
-
-    variant: str
-    tunables: Mapping[str, int]
-    reason: str
 
 
 class Tuned:

@@ -1,0 +1,81 @@
+"""What runs the plans of a model: `WgpuExecutor` through the WGSL kernels, `TorchExecutor` through their references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from workbench.models.architecture import Architecture
+from workbench.models.source import Source
+
+from .edits import Edits
+from .plans import Plans
+from .sampling import Drawn
+
+
+class Executor(Protocol):
+    """backend: "wgpu" or "torch". activations, cache: what they are stored as.
+
+    A cache is the executor's own (`workbench.runtime.cache.Cache`), and no other takes it.
+    """
+
+    backend: str
+    source: Source
+    config: Architecture
+    plan: Plans
+    activations: str
+    cache: str
+
+    @property
+    def device_name(self) -> str:
+        """For people."""
+        ...
+
+    def new_cache(self, capacity: int) -> Any:
+        """Keys and values of one sequence of at most `capacity` positions. Raises `OutOfMemoryError`."""
+
+    def free_cache(self, cache: Any) -> None:
+        """Give a cache's memory back; it cannot be used afterwards."""
+
+    def chunk(self, remaining: int) -> int:
+        """How many of the remaining tokens the next step takes."""
+        ...
+
+    def run(
+        self,
+        head: str,
+        ids: np.ndarray,
+        cache: Any,
+        targets: np.ndarray | None = None,
+        keep: Iterable[str] = (),
+        edit: Edits | None = None,
+        hold: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """One step over `ids` at the cache's position, which moves on: the results of the plan with that head, and the
+        activations in `keep`, as arrays; those in `hold` as rows (`workbench.runtime.rows`) until the next step.
+
+        Raises `EditError` and `CacheFullError`, with the position as it was.
+        """
+        ...
+
+    def stream(
+        self,
+        head: str,
+        first: int,
+        count: int,
+        cache: Any,
+        options: Any = None,
+        seen: np.ndarray | None = None,
+        *,
+        ahead: bool = True,
+    ) -> Iterator[list[Drawn]]:
+        """The `count` tokens that follow token `first`, as many at a time as come back together
+        (`workbench.runtime.streaming.stream`)."""
+        ...
+
+    def holding(self) -> AbstractContextManager:
+        """While it is open, nobody else's step overwrites rows."""
+        ...
