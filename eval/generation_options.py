@@ -177,7 +177,7 @@ def _known(source: str, name: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise WorkbenchError(f"{source}{name!r} is no option of generation{hint}")
+        raise WorkbenchError(f"{source}{name!r} is not an option of generation{hint}")
 
 
 def _count(name: str, value: Any) -> int:

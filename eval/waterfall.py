@@ -204,7 +204,7 @@ def layer_waterfall(
         None,
     )
     if call is None:
-        raise ProtocolError(f"{weight} is no unquantized linear layer of this model")
+        raise ProtocolError(f"{weight} is not an unquantized linear layer of this model")
     x = model.forward(ids, keep=[call.inputs["x"]]).kept[call.inputs["x"]]
     values = model.source.tensor(plan.weights[weight].tensor).dequantize()
     return weight_waterfall(values, format, inputs=x, name=weight, **options)

@@ -91,7 +91,7 @@ def load_packages() -> dict[str, str]:
             point.load()
         except Exception as error:  # another package's code; the rest must stay usable
             failed[point.name] = f"{point.value}: {type(error).__name__}: {error}"
-            warnings.warn(f"kernels of {point.name} are not there: {failed[point.name]}", stacklevel=3)
+            warnings.warn(f"kernels of {point.name} could not be loaded: {failed[point.name]}", stacklevel=3)
     return failed
 
 

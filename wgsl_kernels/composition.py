@@ -96,7 +96,7 @@ def form_of(op: str) -> Kernel:
     load_library()
     found = [kernel for kernel in REGISTRY.values() if kernel.op == op]
     if not found:
-        raise KernelUsageError(f"a composition calls {op!r}, which is no op")
+        raise KernelUsageError(f"a composition calls {op!r}, which is not an op")
     return min(found, key=lambda kernel: len(set(kernel.form) - {"weight"}))
 
 

@@ -35,7 +35,7 @@ def _refuse(variant: Variant, context: Context) -> str | None:
     if context.types["x"] != "f16":
         return "it multiplies f16 activations, and these are f32"
     if context["columns"] % 8:
-        return f"{context['columns']} columns are no multiple of 8"
+        return f"{context['columns']} columns are not a multiple of 8"
     return variant.refuse(context)
 
 

@@ -42,7 +42,7 @@ def literal(value) -> tuple[str, str]:
             return "u32", f"{value}u"
         raise ValueError(f"a constant of {value} does not fit u32")
     if not math.isfinite(value) or (value and not 2.0**-126 <= abs(value) < 2.0**128):
-        raise ValueError(f"a constant of {value} is no normal f32")
+        raise ValueError(f"a constant of {value} is not a normal f32")
     return "f32", f"{float(value)!r}f"
 
 

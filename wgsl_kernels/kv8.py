@@ -181,7 +181,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                         reduction(c),
                     ),
                     refuse=lambda c: (
-                        f"heads of {c['head_dim']} are no multiple of 4" if c["head_dim"] % 4 else None
+                        f"heads of {c['head_dim']} are not a multiple of 4" if c["head_dim"] % 4 else None
                     ),
                     why="a workgroup a head, since all of a head has one scale",
                 )

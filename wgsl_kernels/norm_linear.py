@@ -55,7 +55,7 @@ NORM = Port(("columns",), "f32", binding=7)
 
 def refuse_columns(context: Context) -> str | None:
     if context["columns"] % 4:
-        return f"{context['columns']} columns are no multiple of 4"
+        return f"{context['columns']} columns are not a multiple of 4"
     return whole_subgroups(context)
 
 

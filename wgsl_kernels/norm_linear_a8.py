@@ -350,7 +350,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
             grid=lambda c: (c["heads"], c["tokens"], 1),
             library=lambda c: ("attention_parts", "to_bytes", "quantize_block"),
             refuse=lambda c: (
-                f"heads of {c['head_dim']} are no whole blocks of {INT8_BLOCK}"
+                f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
                 if c["head_dim"] % INT8_BLOCK
                 else None
             ),

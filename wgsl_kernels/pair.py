@@ -313,7 +313,7 @@ def register(pair: Kernel) -> Kernel:
 def forget(name: str) -> None:
     """Take a pair of one's own off the registry; raises `KernelUsageError` for the library's and for unknown ones."""
     if ORIGINS.get(name, __name__).startswith(__name__.rpartition(".")[0] + "."):
-        raise KernelUsageError(f"{name!r} is no kernel of one's own")
+        raise KernelUsageError(f"{name!r} is not a kernel of one's own")
     del REGISTRY[name], ORIGINS[name]
 
 

@@ -43,7 +43,9 @@ NORMS = {name: Port(("head_dim",), "f32", binding=9 + at) for at, name in enumer
 Q = Port(("tokens", "width"), binding=6)
 
 
-def _entries(x, kv_heads, head_dim, q_bias, k_bias, v_bias, q_norm, k_norm, eps) -> list[torch.Tensor]:
+def _entries(
+    x, kv_heads, head_dim, q_bias, k_bias, v_bias, q_norm, k_norm, eps
+) -> list[torch.Tensor]:  # many parameters: the operands and parameters of the op
     """q, k and v of x [tokens, rows] with biases and norms, not turned."""
     width = kv_heads * head_dim
     parts = list(x.split([x.shape[1] - 2 * width, width, width], dim=-1))
@@ -66,7 +68,7 @@ def _reference(
     k_norm=None,
     eps=None,
     passed=0,
-):
+):  # many parameters: the operands and parameters of the op
     """q [tokens, heads * head_dim], turned, and kv with keys, turned, and values of the step's real tokens, in place.
 
     x [tokens, rows]: of a token its queries, keys and values, without their biases and the norms of their heads.
@@ -237,16 +239,22 @@ def _product(p, x, q, k, v):
     return p.linear(x=x, weight="+".join((q, k, v)))
 
 
-def stacked_qkv(p, x, q, k, v, table, kv, state, *, passed):
+def stacked_qkv(
+    p, x, q, k, v, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values."""
     return turned_and_appended(p, x, q, k, v, table, kv, state, passed=passed)
 
 
-def _stacked(p, x, q, k, v, table, kv, state, *, passed):
+def _stacked(
+    p, x, q, k, v, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
     return p.rope_append(x=_product(p, x, q, k, v), table=table, kv=kv, state=state, passed=passed)
 
 
-def stacked_qkv_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed):
+def stacked_qkv_bias(
+    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values, all with biases."""
     biases = (q_bias, k_bias, v_bias)
     q, k, v = (p.linear(x=x, weight=m, bias=b) for m, b in zip((q, k, v), biases, strict=True))
@@ -254,13 +262,17 @@ def stacked_qkv_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *,
     return q, p.kv_append(k=k, v=v, kv=kv, state=state)
 
 
-def _stacked_bias(p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed):
+def _stacked_bias(
+    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
     given = {"table": table, "kv": kv, "state": state, "passed": passed}
     given |= {"q_bias": q_bias, "k_bias": k_bias, "v_bias": v_bias}
     return p.rope_append(x=_product(p, x, q, k, v), **given)
 
 
-def stacked_qkv_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed):
+def stacked_qkv_norm(
+    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed
+):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values; queries and keys normed head by head."""
     q, k, v = (p.linear(x=x, weight=matrix) for matrix in (q, k, v))
     q, k = (p.head_norm(x=x, weight=norm, eps=eps) for x, norm in ((q, q_norm), (k, k_norm)))
@@ -268,7 +280,9 @@ def stacked_qkv_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, pa
     return q, p.kv_append(k=k, v=v, kv=kv, state=state)
 
 
-def _stacked_norm(p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed):
+def _stacked_norm(
+    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed
+):  # many parameters: the operands and parameters of the op
     given = {"table": table, "kv": kv, "state": state, "q_norm": q_norm, "k_norm": k_norm}
     return p.norm_rope_append(x=_product(p, x, q, k, v), **given, eps=eps, passed=passed)
 

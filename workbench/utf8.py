@@ -63,7 +63,7 @@ def checked(text: Any, where: str) -> str:
         raise TextError(f"{where}: is a {type(text).__name__}, not text")
     if found := _SURROGATE.search(text):
         raise TextError(
-            f"{where}: character {found.start()} is U+{ord(found[0]):04X}, half of a surrogate pair, which is no text"
+            f"{where}: character {found.start()} is U+{ord(found[0]):04X}, half of a surrogate pair, which is not text"
         )
     return text
 

@@ -114,7 +114,7 @@ def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceiling
         ("kernels --shape 32*64", "--shape: '32*64' is not a shape"),
         ("kernels --kernel nope", "no kernel is named 'nope'"),
         ("kernels --kernel add --variants gemv", "no variant is named 'gemv'; there are elements"),
-        ("kernels --format int5", "--format: 'int5' is no format of weights; there are f32, f16"),
+        ("kernels --format int5", "--format: 'int5' is not a format of weights; allowed: f32, f16"),
         ("kernels --format int4/33", "--format: 'int4/33': a block is a multiple of 32"),
         ("kernels --format f16/32", "--format: 'f16/32': f16 has no blocks"),
         ("kernels --kernel add --format int4", "none of add reads weights in int4"),

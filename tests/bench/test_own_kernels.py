@@ -69,7 +69,7 @@ def test_whose_names_are_whose(cell):
     cell()
     with pytest.raises(KernelUsageError, match="'my_scale' is a kernel of __main__, which other_package"):
         cell(module="other_package.kernels")
-    with pytest.raises(KernelUsageError, match="'add' is no kernel of one's own"):
+    with pytest.raises(KernelUsageError, match="'add' is not a kernel of one's own"):
         wgsl_kernels.forget("add")
     wgsl_kernels.forget("my_scale")
     cell(module="other_package.kernels")

@@ -228,7 +228,7 @@ LOCAL = [
 
 @pytest.mark.parametrize("name", LOCAL, ids=str)
 def test_what_is_no_hub_id_is_never_looked_up(name):
-    with pytest.raises(CheckpointError, match="is no hub id either"):
+    with pytest.raises(CheckpointError, match="is not a hub id either"):
         resolve(name)
 
 

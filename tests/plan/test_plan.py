@@ -222,7 +222,7 @@ def test_builder_refusals():
     builder.buffer("x", (1,), "f32", "activation")
     with pytest.raises(PlanError, match="declared twice"):
         builder.buffer("x", (2,), "f32", "activation")
-    with pytest.raises(PlanError, match="'y', which no one declared"):
+    with pytest.raises(PlanError, match="'y', which is not declared"):
         builder.call("add", {"a": "x", "b": "y"}, {"y": "x"})
 
 

@@ -268,7 +268,7 @@ def test_another_model_can_be_run_in_an_edit_but_not_the_same(both, checkpoint, 
         (lambda x: x * np.where(np.arange(64) == 5, np.nan, 1), "nan in row 0, column 5"),
         (
             lambda x: x.astype(np.float64) + 1e39,
-            r"returned 1e\+39 in row 0, column 0, which is no finite float32",
+            r"returned 1e\+39 in row 0, column 0, which is not a finite float32",
         ),
         (lambda x: x.astype(complex), "complex128 numbers; allowed: real"),
         (lambda x: x > 0, "bool numbers"),
@@ -297,7 +297,7 @@ def test_what_does_not_fit_into_f16_is_refused(tmp_path, open_promised):
         models.append(model_on(tmp_path / "model", open_promised, dtype="f16"))
     for model in models:
         with pytest.raises(
-            EditError, match=r"returned 70000\.0 in row 1, column 2, which is no finite float16"
+            EditError, match=r"returned 70000\.0 in row 1, column 2, which is not a finite float16"
         ):
             model.forward(
                 [1, 2, 3],

@@ -145,7 +145,8 @@ def test_tolerance_and_cost(name):
 def test_every_parameter_and_port_is_used(name):
     """Names that no source mentions are mistakes. `scales` and the like are read by library files."""
     kernel = wgsl_kernels.get(name)
-    case = next(c for c in all_cases() if c.kernel == name)
+    case = next((c for c in all_cases() if c.kernel == name), None)
+    assert case is not None, f"tests/wgsl_kernels/cases.py has no case of {name}"
     numbers = kernel.bindings()
     assert len(set(numbers.values())) == len(numbers)
     context = case.context(Adapter(subgroups=True, subgroup_size=8, f16=True))

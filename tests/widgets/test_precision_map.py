@@ -364,7 +364,8 @@ def test_what_does_not_fit_the_model_is_cut_and_said(shown, costs, source, texts
     assert widget.budget == least == widget.allocation.nbytes
     assert widget.note == (
         "disjoint-512 in place of disjoint-4096: the model's context is 512 tokens; "
-        f"{8 * least / costs.weights:.3f} bits a weight in place of 0.5 bits a weight: less cannot be had here"
+        f"{8 * least / costs.weights:.3f} bits a weight in place of 0.5 bits a weight: "
+        "these formats and pins allow no less"
     )
     with shown(widget, 1100) as bridge:
         bridge.until(drawn(widget))

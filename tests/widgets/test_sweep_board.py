@@ -354,7 +354,7 @@ def test_a_folder_that_goes_away_is_said(shown, tmp_path, quick):
         for path in (tmp_path / "out" / "sweeps").glob("*.json"):
             path.unlink()
         bridge.until("!document.querySelector('[role=alert]').hidden")
-        assert "is not there, or of another version" in bridge.page.get_by_role("alert").inner_text()
+        assert "is missing, or of another version" in bridge.page.get_by_role("alert").inner_text()
         # It is looked for again: back, it is followed, and the error is gone.
         shutil.copytree(tmp_path / "other" / "sweeps", tmp_path / "out" / "sweeps", dirs_exist_ok=True)
         bridge.until(f"{ROWS}.length === 4 && document.querySelector('[role=alert]').hidden")

@@ -11,11 +11,6 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import Source
-from workbench.quantizers import NEEDS, QUANTIZERS
-
-#: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
-#: group at a time would not be what they make of the whole.
-QUANTIZERS_OF_ONE_MATRIX = tuple(name for name in QUANTIZERS if not NEEDS[name])
 
 
 def source_hashes(source: Source) -> dict[str, str]:

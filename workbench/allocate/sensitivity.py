@@ -18,7 +18,7 @@ from eval.texts import Tokens
 from workbench.allocate.branches import Branches
 from workbench.allocate.groups import fused_groups, unquantized_plan, vector_bytes
 from workbench.allocate.meter import Meter, Progress
-from workbench.allocate.requantized import QUANTIZERS_OF_ONE_MATRIX, source_hashes
+from workbench.allocate.requantized import source_hashes
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.measure import reference_threads
 from workbench.convert.suited import suited
@@ -26,6 +26,7 @@ from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
 from workbench.models.source import Source, open_source
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 from workbench.runtime.provenance import commit, versions
 from workbench.runtime.session import check_ids
 

@@ -230,7 +230,7 @@ class SensitivityTable:
         kl_sums = np.array(data["kl_sums"], np.float64).reshape(len(groups), len(formats), len(tokens))
         if not np.isfinite(kl_sums).all() or (tokens < 1).any():
             raise ValueError("sums of KL that are not finite, or windows without tokens")
-        # Files of before block sizes were fitted name all of theirs, and hold whole windows only.
+        # Files from before block sizes were fitted name all of theirs, and hold whole windows only.
         stored = tuple(tuple(map(WeightFormat.from_json, each)) for each in data.get("stored", ()))
         if (stored and {len(each) for each in stored} != {len(formats)}) or len(stored) not in (
             0,

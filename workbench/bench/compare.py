@@ -62,7 +62,7 @@ def compare(  # many parameters: the options of a measurement, each of its own
     are checked and timed in the same rounds. budget: seconds that one call may take, None for any; sources of one's
     own are tried in another process first, since one that never ends cannot be stopped.
     Raises `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`, and WorkbenchError
-    for a peer that there is not.
+    for an unknown peer.
     """
     check_names(peers)
     kernel, device = resolve(kernel), device or open_device()
@@ -112,7 +112,7 @@ def compare(  # many parameters: the options of a measurement, each of its own
 
 
 def reference_source(kernel: Kernel) -> str:
-    """The source of the function that is the reference; its signature where there is no source to be had."""
+    """The source of the function that is the reference; its signature where the source is not available."""
     function = kernel.reference
     while isinstance(function, functools.partial):
         function = function.func

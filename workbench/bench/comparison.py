@@ -226,7 +226,9 @@ class Comparison:
                 f"clock: {timings[0].clock}, {timings[0].warm * 1e3:.0f} ms of the same work before each; {turns}"
             )
         if self.read_ceiling is not None:
-            software = "; software computes, so this is no limit of the memory" if self.label == "CPU" else ""
+            software = (
+                "; software computes, so this is not a limit of the memory" if self.label == "CPU" else ""
+            )
             lines.append(
                 f"a read-only sweep {self.ceilings_when}: {self.read_ceiling / 1e9:.1f} GB/s{software}"
             )

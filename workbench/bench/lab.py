@@ -364,7 +364,7 @@ class Lab:
                 count += 1
             return f"v{count}"
         if not NAME.fullmatch(name):
-            raise KernelUsageError(f"{name!r} is no name: letters, digits, space, _ . and -, 40 at most")
+            raise KernelUsageError(f"{name!r} is not a name: letters, digits, space, _ . and -, 40 at most")
         if name in taken:
             raise KernelUsageError(f"there is a {name!r} already; forget it first, or take another name")
         return name

@@ -37,7 +37,7 @@ def parse_format(text: str) -> tuple[str, int | None]:
     """ "int4/128" -> ("int4", 128), "f16" -> ("f16", None); raises ValueError."""
     name, separator, block = text.lower().partition("/")
     if name not in WEIGHT_FORMATS:
-        raise ValueError(f"{text!r} is no format of weights; there are {', '.join(WEIGHT_FORMATS)}")
+        raise ValueError(f"{text!r} is not a format of weights; allowed: {', '.join(WEIGHT_FORMATS)}")
     if not separator:
         return name, None
     if name not in BLOCKS:

@@ -67,7 +67,7 @@ def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = N
     labels = {label for port in kernel.reads.values() for label in port.shape}
     for name, value in found.items():
         if name in labels and not (isinstance(value, int) and value > 0):
-            raise KernelUsageError(f"{kernel.name}: {name} = {value!r} is no whole number above 0")
+            raise KernelUsageError(f"{kernel.name}: {name} = {value!r} is not a whole number above 0")
     if format_of(kernel) in BLOCKS and found.get("block", 32) % 32:
-        raise KernelUsageError(f"{kernel.name}: block = {found['block']} is no multiple of 32 columns")
+        raise KernelUsageError(f"{kernel.name}: block = {found['block']} is not a multiple of 32 columns")
     return found

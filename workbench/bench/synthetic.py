@@ -45,7 +45,7 @@ def shape_config(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         names = ", ".join(shapes())
         raise WorkbenchError(
-            f"{name!r} is no shape; allowed are {names}, or the path of a config.json ({error})"
+            f"{name!r} is not the name of a shape; allowed: {names}, or the path of a config.json ({error})"
         ) from error
     if not isinstance(found, dict):
         raise WorkbenchError(f"{name}: expected a JSON object, found {type(found).__name__}")

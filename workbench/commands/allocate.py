@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from workbench.commands.common import add_adapter, add_model, positive, size, utf8_text
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 
 WINDOWS = 8
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="candidates, such as int8 int4/64 int2 (default: the model's 16 bits, int8, int4, int2)",
     )
-    parser.add_argument("--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn")
+    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
     parser.add_argument(
         "--protocol", default="disjoint-512", metavar="NAME", help="how texts are cut (default disjoint-512)"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.commands.common import add_adapter, positive
 from workbench.errors import WorkbenchError
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 
 FORMATS = ("int8", "int4", "int2")
 REPETITIONS = {"suite": 15, "encoding": 15, "kernels": 7}
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help=f"such as int4 or int4/64 (default {' '.join(FORMATS)}); f16 is always among them",
     )
-    parser.add_argument("--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn")
+    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
     parser.add_argument(
         "--tokens",
         type=positive,

@@ -38,7 +38,9 @@ def size(text: str) -> int:
     """An argparse type: bytes, as in 4000000, 2.5MB (10^6) or 2GiB (2^30)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
     if match is None or not (found := int(float(match[1]) * UNITS[match[2]])):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; allowed: 4000000, 2.5MB, 2GiB and the like")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; allowed: 4000000, 2.5MB, 2GiB and the like"
+        )
     return found
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.common import MODEL_HELP, add_adapter, positive
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 
 FORMATS = ("int8", "int4", "int2")
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help=f"such as int4 or int4/64 (default {' '.join(FORMATS)}); the model as it is comes first",
     )
-    parser.add_argument("--quantizer", choices=["rtn", "grid", "hqq"], default="rtn", help="default rtn")
+    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "--text", metavar="FILE", help="UTF-8 text (default: stories that come with the project)"

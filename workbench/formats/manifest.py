@@ -290,7 +290,7 @@ def check_seal(data: bytes) -> None:
         cleared = data[:start] + b"0" * 64 + data[start + 64 :]
     else:
         raise FormatError(
-            "does not stand at the end: this is no manifest, or was cut off or changed after it was written",
+            "does not stand at the end: this is not a manifest, or it was cut off or changed after it was written",
             field="checksum",
         )
     if hashlib.sha256(cleared).hexdigest().encode() != found[1]:

@@ -78,7 +78,7 @@ def provenance_of(folder: Path) -> dict[str, Any] | None:
 
 
 def published(name: str) -> Published:
-    """The entry of a name. Raises CheckpointError naming those that there are."""
+    """The entry of a name. Raises CheckpointError naming the entries."""
     if name not in catalogue():
         raise CheckpointError(f"{name!r} is not in the catalogue; it has {', '.join(catalogue())}")
     return catalogue()[name]

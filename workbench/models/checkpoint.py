@@ -292,7 +292,9 @@ def _read_index(path: Path) -> dict[str, str]:
         )
     for name, file in weight_map.items():
         # Judged by the name alone: files in the hub's cache are links that lead elsewhere rightly.
-        pure = PurePosixPath(file if isinstance(file, str) else "/")  # what is no name leads out as well
+        pure = PurePosixPath(
+            file if isinstance(file, str) else "/"
+        )  # what is not a name counts as one that leads out
         escapes = pure.is_absolute() or ".." in pure.parts or "\\" in file or ":" in file
         if escapes or pure.suffix != ".safetensors":
             raise CheckpointError(

@@ -95,7 +95,7 @@ def _config(metadata: dict[str, Any], tensors: set[str], where: str) -> dict[str
     if architecture != "llama":
         raise UnsupportedModelError(f"{where}: general.architecture is {architecture!r}; allowed: 'llama'")
     found = _under("llama.", metadata, CONFIG, {}, where)
-    # Numbers are stored as f32: 1e-5 is told from 9.999999747378752e-06.
+    # Numbers are stored as f32: 1e-5 is recovered from 9.999999747378752e-06.
     values = {
         CONFIG[name]: float(str(np.float32(value))) if isinstance(value, float) else value
         for name, value in found.items()

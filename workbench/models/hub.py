@@ -44,7 +44,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
         if match:
             return download(match["repo"], match["revision"])
     raise CheckpointError(
-        f"no folder {text!r}, and it is no hub id either (allowed: owner/name, owner/name@revision, or a name that "
+        f"no folder {text!r}, and it is not a hub id either (allowed: owner/name, owner/name@revision, or a name that "
         "`workbench models` lists)"
     )
 

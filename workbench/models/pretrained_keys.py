@@ -145,7 +145,7 @@ continuous_batching_config is_assistant max_cache_len sequence_bias stop_strings
 _SETTING = number(-1e6, 1e6) | NULL
 _LIMIT = integer(0) | NULL
 _IDS = list_of(TOKEN_ID) | NULL
-#: Settings of text generation in files of before generation_config.json. They are options of a call here.
+#: Settings of text generation in files that are older than generation_config.json. They are options of a call here.
 GENERATION = (
     *(Key(name, _SETTING, None) for name in _NUMBERS.split()),
     *(Key(name, _LIMIT, None) for name in _LIMITS.split()),

@@ -49,7 +49,7 @@ class PlanBuilder:
         """Append a call over declared buffers."""
         for name in (*inputs.values(), *outputs.values()):
             if name not in self._buffers:
-                raise PlanError(f"{op} uses {name!r}, which no one declared")
+                raise PlanError(f"{op} uses {name!r}, which is not declared")
         self._calls.append(Call(op, dict(inputs), dict(outputs), params))
 
     def shape(self, buffer: str) -> tuple[int | str, ...]:

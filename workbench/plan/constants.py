@@ -42,6 +42,6 @@ def to_json(initial: RotaryTable) -> dict:
 def from_json(data: Mapping) -> RotaryTable:
     """Raises `ValueError` for what is no constant."""
     if data["kind"] != "rotary table":
-        raise ValueError(f"{data['kind']!r} is no constant; 'rotary table' is")
+        raise ValueError(f"{data['kind']!r} is not a constant; allowed: 'rotary table'")
     frequencies, long = (tuple(map(float, data.get(name, ()))) for name in ("frequencies", "long"))
     return RotaryTable(frequencies, float(data["factor"]), long, int(data.get("original", 0)))

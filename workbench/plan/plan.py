@@ -130,7 +130,7 @@ class Plan:
         return [buffer for buffer in self.buffers.values() if buffer.kind == kind]
 
     def check(self) -> None:
-        """Raises `PlanError` for an unknown kind of buffer, one that no one declared, or a read before any write."""
+        """Raises `PlanError` for an unknown kind of buffer, one that is not declared, or a read before any write."""
         for buffer in self.buffers.values():
             if buffer.kind not in KINDS:
                 raise PlanError(
@@ -144,7 +144,7 @@ class Plan:
         for call in self.calls:
             for name in (*call.inputs.values(), *call.outputs.values()):
                 if name not in self.buffers:
-                    raise PlanError(f"{call.op} uses {name!r}, which no one declared")
+                    raise PlanError(f"{call.op} uses {name!r}, which is not declared")
             for port, name in call.inputs.items():
                 if name not in written:
                     raise PlanError(f"{call.op}.{port} reads {name!r} before it is written")

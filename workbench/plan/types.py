@@ -36,7 +36,7 @@ class Plain:
 
     def __post_init__(self) -> None:
         if self.dtype not in ELEMENT_BYTES:
-            raise ValueError(f"{self.dtype!r} is no element type; allowed: {', '.join(ELEMENT_BYTES)}")
+            raise ValueError(f"{self.dtype!r} is not an element type; allowed: {', '.join(ELEMENT_BYTES)}")
 
     def planes(self, shape: Shape) -> Planes:
         return {"": (shape, self.dtype)}

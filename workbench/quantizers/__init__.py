@@ -38,6 +38,11 @@ _FUNCTIONS = {
 }
 
 
+#: Quantizers that see a matrix alone. Those that learn from activations depend on what comes before a matrix, so one
+#: group at a time would not be what they make of the whole.
+QUANTIZERS_OF_ONE_MATRIX = tuple(name for name in _FUNCTIONS if not NEEDS[name])
+
+
 class _ByName(Mapping):
     """Method name -> the function that quantizes one matrix."""
 

@@ -78,7 +78,7 @@ class Device:
         self.features = features
         self.binding_bytes = int(limits["max-storage-buffer-binding-size"])
         self.buffer_bytes = int(limits["max-buffer-size"])
-        self._live: dict[int, int] = {}  # bytes of the buffers that there are, by the id of the Python object
+        self._live: dict[int, int] = {}  # bytes of each living buffer, by the id of the Python object
         self.peak = 0
         self.lost: str | None = None
         self.lock = threading.RLock()

@@ -74,7 +74,7 @@ def replacement(
     try:
         array = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a device, or with a gradient
-        raise EditError(f"{where} returned a {type(given).__name__} that is no array: {error}") from error
+        raise EditError(f"{where} returned a {type(given).__name__} that is not an array: {error}") from error
     if array.dtype.kind not in "fiu":
         raise EditError(f"{where} returned {array.dtype} numbers; allowed: real floats and integers")
     if array.shape != x.shape:
@@ -85,7 +85,7 @@ def replacement(
         row, column = np.argwhere(~np.isfinite(rounded))[0]
         raise EditError(
             f"{where} returned {array[row, column]} in row {row}, column {column}, "
-            f"which is no finite {np.dtype(storage).name}"
+            f"which is not a finite {np.dtype(storage).name}"
         )
     return rounded
 

@@ -47,7 +47,7 @@ def run_chunks(
     edit: Edits | None = None,
     finite: bool = True,
 ):
-    """Run `ids` through the executor in the steps it likes; yields each step's results.
+    """Run `ids` through the executor in the steps that it chooses; yields each step's results.
 
     targets, where the head takes them, are one fewer than ids or as many; the last step may have none for its last
     token, whose result then means nothing. finite: raise `NonFiniteError` at the first step whose results are not.

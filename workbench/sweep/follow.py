@@ -75,7 +75,7 @@ class Followed(SweepState):
         """Another sweep has begun here."""
         stored = read_sweep(self.store, key)
         if stored is None:
-            raise SweepError(f"{self.store.sweep(key)}: is not there, or of another version")
+            raise SweepError(f"{self.store.sweep(key)}: is missing, or of another version")
         self._key, self._stored, self.name = key, stored, stored["name"]
         self.cells = tuple(
             CellState(None, Facts(**cell["facts"]), cell["key"], {}, cell["baseline"])

@@ -165,7 +165,7 @@ def compare_models(
     baseline_cache: str | None = None,
     max_tokens: int | None = None,
     progress: Progress | None = None,
-) -> ModelComparison:
+) -> ModelComparison:  # long: one order of checks and measurements; many parameters: options by name
     """Score `models` by name, one of which is the `baseline`, and pair the others with it.
 
     models: of each what `workbench.load` takes. text, separator: as in `eval.perplexity.perplexity`. settings: protocol

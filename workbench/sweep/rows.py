@@ -166,7 +166,7 @@ def rows_of(path: Path, values: Mapping[str, Any]) -> list[Row]:
     except (KeyError, TypeError, ValueError, FormatError, AttributeError) as error:
         raise SweepError(f"{path}: is a damaged result ({type(error).__name__}: {error})") from error
     raise SweepError(
-        f"{path}: is no result; allowed: cells of a sweep, results.json of a benchmark, what "
+        f"{path}: is not a result; allowed: cells of a sweep, results.json of a benchmark, what "
         "`workbench compare-models --json` wrote or `workbench perplexity --json` printed"
     )
 

@@ -219,7 +219,7 @@ class _Reader:
         if (HUB_ID.fullmatch(text) or text in catalogue()) and not Path(text).exists():
             return text
         raise SweepError(
-            f"{where} is no folder beside the file, no hub id and not in `workbench models`; allowed: a folder, "
+            f"{where} is not a folder beside the file, a hub id or a name in `workbench models`; allowed: a folder, "
             f"owner/name, a name of the catalogue, {EMBEDDED!r}"
         )
 
@@ -269,7 +269,7 @@ class _Reader:
             raise SweepError(f"{where} = {scheme!r} names no text; allowed: text = one of {names}")
         text = _typed(f"{where}.text", entry.get("text", next(iter(self._texts), "")), str)
         if text not in self._texts:
-            raise SweepError(f"{where}.text = {text!r} is no table of [texts]; allowed: {names}")
+            raise SweepError(f"{where}.text = {text!r} is not a table of [texts]; allowed: {names}")
         return scheme, text, _at_least(f"{where}.max_windows", entry.get("max_windows"), 1)
 
     def _text(self, name: str, entry: Any) -> TextSource:

@@ -59,7 +59,7 @@ def check(settings: Mapping[str, Any], quantizers: Iterable[str]) -> None:
     if not isinstance(name, str) or name not in quantizers:
         why = f"no quantizer {name!r}"
         if isinstance(name, str) and name in QUANTIZERS and NEEDS[name] <= FROM_HESSIAN:
-            why = f"{name} needs the inputs of its matrix, which cannot be had here"
+            why = f"{name} needs the inputs of its matrix, which are not available here"
         elif isinstance(name, str) and name in METHODS:
             why = f"{name} changes a whole layer (`workbench quantize --quantizer {name}`), not one matrix"
         raise WorkbenchError(f"{why}; there are {', '.join(quantizers)}")

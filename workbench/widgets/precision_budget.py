@@ -33,4 +33,7 @@ def beginning(front: Pareto, bits: float | None = None, budget: int | None = Non
     if asked >= least:
         return asked, ""
     what = f"{bits:g} bits a weight" if bits is not None else f"{asked:,} bytes"
-    return least, f"{8 * least / costs.weights:.3f} bits a weight in place of {what}: less cannot be had here"
+    return (
+        least,
+        f"{8 * least / costs.weights:.3f} bits a weight in place of {what}: these formats and pins allow no less",
+    )

@@ -21,7 +21,6 @@ from workbench.allocate.comparison import Row, compare, same
 from workbench.allocate.groups import place
 from workbench.allocate.measured import Measured, measure
 from workbench.allocate.pareto import Pareto
-from workbench.allocate.requantized import QUANTIZERS_OF_ONE_MATRIX
 from workbench.allocate.sensitivity import sensitivity
 from workbench.allocate.table import SensitivityTable
 from workbench.bench.fitting import fitted_protocol
@@ -33,6 +32,7 @@ from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 
 from .background import Task, meter
 from .base import View

@@ -99,7 +99,7 @@ class Guarded:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises WorkbenchError for a peer that there is not."""
+    """Raises WorkbenchError for an unknown peer."""
     if unknown := [name for name in names if name not in PEERS]:
         raise WorkbenchError(f"no peer is named {unknown[0]!r}; there are {', '.join(PEERS)}")
 
@@ -114,7 +114,7 @@ def open_peers(
     found = []
     for name in names:
         if layer is None:
-            reason = f"{kernel} is no linear layer of one weight; {name} has no kernel for it here"
+            reason = f"{kernel} is not a linear layer of one weight; {name} has no kernel for it here"
             found.append((VariantResult(name, UNSUPPORTED, detail=reason), None))
             continue
         for offer in _offers(name, layer, software):

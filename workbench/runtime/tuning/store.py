@@ -84,7 +84,7 @@ class Entry:
     def from_json(cls, values: Any) -> Entry:
         """Raises `FormatError` naming the field that is not what it should be."""
         if not isinstance(values, dict) or set(values) != {each.name for each in fields(cls)}:
-            raise FormatError("is no entry with all of its fields and no others")
+            raise FormatError("is not an entry with all of its fields and no others")
         for name in ("case", "wgsl", "variant", "default_variant", "clock", "created"):
             need(isinstance(values[name], str), name, "a string")
         need(HASH.fullmatch(values["wgsl"]) is not None, "wgsl", "a sha256")
