@@ -124,7 +124,7 @@ def test_precisions_are_named_where_one_is_not_f32(result):
     [
         ("{", "is no JSON object"),
         ("[]", "is no JSON object"),
-        ("{}", "is no result; allowed: cells of a sweep"),
+        ("{}", "is not a result; allowed: cells of a sweep"),
         ('{"kind": "workbench-cell"}', "is a damaged result"),
         ('{"kind": "workbench-results", "rows": [{}]}', "is a damaged result"),
     ],
