@@ -110,10 +110,10 @@ def test_what_there_is_not_is_named(lab):
         (lambda: lab.edit("", "fast"), "no variant or version 'fast'"),
         (lambda: lab.edit("", "gemv", tunables={"workgroup": 7}), "gemv: workgroup=7 where"),
         (lambda: lab.edit("", "gemv", name="tile"), "there is a 'tile' already"),
-        (lambda: lab.edit("", "gemv", name="<b>"), "'<b>' is no name"),
+        (lambda: lab.edit("", "gemv", name="<b>"), "'<b>' is not a name"),
         (lambda: lab.resize(rows=0), "rows = 0 is not a whole number above 0"),
-        (lambda: lab.resize(rows=2.5), "rows = 2.5 is no whole number"),
-        (lambda: lab.resize(block=33), "block = 33 is no multiple of 32"),
+        (lambda: lab.resize(rows=2.5), "rows = 2.5 is not a whole number"),
+        (lambda: lab.resize(block=33), "block = 33 is not a multiple of 32"),
     ):
         with pytest.raises(KernelUsageError, match=says):
             wrong()

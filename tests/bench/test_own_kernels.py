@@ -147,7 +147,7 @@ def test_a_package_offers_pairs_by_entry_point(adapter, package, cell, capsys, m
 
 def test_a_package_that_fails_is_told_and_hinders_nobody(package):
     package("import nothing_of_this_name")
-    with pytest.warns(UserWarning, match="kernels of theirs are not there: .*nothing_of_this_name"):
+    with pytest.warns(UserWarning, match="kernels of theirs could not be loaded: .*nothing_of_this_name"):
         assert "add" in wgsl_kernels.names()
     with pytest.raises(KernelUsageError, match="theirs failed: theirs_of_a_package: ModuleNotFoundError"):
         wgsl_kernels.get("theirs")

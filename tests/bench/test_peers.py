@@ -99,7 +99,7 @@ def test_what_no_peer_computes_is_unsupported(adapter):
         ("torch", "unsupported"),
         ("onnxruntime", "unsupported"),
     ]
-    assert "rms_norm is no linear layer" in found.peers[0].detail and found.fastest is not None
+    assert "rms_norm is not a linear layer" in found.peers[0].detail and found.fastest is not None
     with pytest.raises(WorkbenchError, match="no peer is named 'jax'"):
         workbench.compare("rms_norm", peers=["jax"])
 

@@ -67,7 +67,9 @@ def test_shapes_are_those_of_the_catalogue(name):
 
 
 def test_bad_shapes_are_refused(tmp_path):
-    with pytest.raises(WorkbenchError, match=r"no shape; allowed are smollm2-135m, .*llama-3\.2-1b"):
+    with pytest.raises(
+        WorkbenchError, match=r"not the name of a shape; allowed: smollm2-135m, .*llama-3\.2-1b"
+    ):
         shape_config("llama-9")
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(WorkbenchError, match="expected a JSON object, found list"):

@@ -255,7 +255,7 @@ def test_options_mean_what_they_mean_for_the_harness_own_model(model, theirs, op
         ({**HOT, "typical_p": 0.5}, "typical_p"),
         ({"num_beams": 3}, "num_beams"),
         ({"bad_words_ids": [[5]]}, "bad_words_ids"),
-        ({"repetition_penaltyy": 3.0}, "'repetition_penaltyy' is no option.*near it: repetition_penalty"),
+        ({"repetition_penaltyy": 3.0}, "'repetition_penaltyy' is not an option.*near it: repetition_penalty"),
         ({"do_sample": True}, "temperature = 0.0 with do_sample"),
         ({"do_sample": "yes"}, "do_sample"),
         ({"temperature": None}, "temperature = None"),

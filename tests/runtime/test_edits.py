@@ -273,8 +273,8 @@ def test_another_model_can_be_run_in_an_edit_but_not_the_same(both, checkpoint, 
         (lambda x: x.astype(complex), "complex128 numbers; allowed: real"),
         (lambda x: x > 0, "bool numbers"),
         (lambda x: [["a"] * 64] * 3, "numbers; allowed: real"),
-        (lambda x: [[1.0], [1.0, 2.0]], "a list that is no array"),
-        (lambda x: torch.zeros(3, 64, requires_grad=True), "a (Tensor|Parameter) that is no array"),
+        (lambda x: [[1.0], [1.0, 2.0]], "a list that is not an array"),
+        (lambda x: torch.zeros(3, 64, requires_grad=True), "a (Tensor|Parameter) that is not an array"),
     ],
 )
 def test_replacements_that_do_not_fit_are_refused(model, result, message):

@@ -107,7 +107,7 @@ WRONG = {
     "no such text": ('[texts.again]\nfile = "prose.txt"', '[texts.again]\nfile = "x"', r"texts.again.file = 'x'"),
     "a folder as text": ('[texts.again]\nfile = "prose.txt"', '[texts.again]\nfile = "."', "is a folder, not"),
     "unknown dataset": ('[texts.again]\nfile = "prose.txt"', '[texts.again]\ndataset = "wiki"', "'wiki' is unknown"),
-    "no such model": ('path = "tiny"', 'path = "huge"', r"grid.model\[0\] = 'huge' is no folder beside the file"),
+    "no such model": ('path = "tiny"', 'path = "huge"', r"grid.model\[0\] = 'huge' is not a folder beside the file"),
     "no such calibration text": ('{text = "prose.txt"', '{text = "x"', r"quantizer\[0\]: calibration.text = .*/x'"),
     "output that is a file": ('"out"', '"prose.txt"', r"sweep.output = 'prose.txt': .* is a file"),
     "output below a file": ('"out"', '"prose.txt/out"', r"sweep.output = 'prose.txt/out': .* is a file"),

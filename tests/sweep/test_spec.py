@@ -145,7 +145,7 @@ WRONG = {
     ),
     "other text": (
         BASE.replace('text = "stories"', 'text = "tales"'),
-        "text = 'tales' is no table of .*stories",
+        "text = 'tales' is not a table of .*stories",
     ),
     "text source": (BASE.replace('dataset = "wikitext2"', ""), "texts.wiki needs either file or dataset"),
     "separator": (

@@ -185,7 +185,7 @@ def test_kernels_change_and_keep_their_versions(shown):
         page.get_by_label("block", exact=True).fill("33")
         page.get_by_role("button", name="Compare").click()
         bridge.until("!document.querySelector('[role=alert]').hidden")
-        assert "block = 33 is no multiple of 32" in page.get_by_role("alert").inner_text()
+        assert "block = 33 is not a multiple of 32" in page.get_by_role("alert").inner_text()
         assert page.get_by_role("button", name="Compare").is_enabled()
         page.get_by_label("kernel", exact=True).select_option("add")
         bridge.until(rows(2))
