@@ -23,9 +23,10 @@ class Comparison:
     kl: mean, median, p90, p99, p99.9 and max over tokens of KL(baseline || model) in nats, None where no
     logits of the baseline were at hand. kl_truncation: None where all logits were; else
     (`StoredBaseline.truncation`) how many were, what error that adds to the KL, and a lower bound of it. delta_p: the
-    change of the target's probability. Errors `_se` take tokens as independent (binomial for same_top1),
-    `_se_clustered` windows; intervals are 95 % window bootstraps. backend, provenance: the baseline's. noise_floor:
-    what the same figures are for the baseline against itself on another path (`noise`), where it was run.
+    change of the target's probability; its quantiles p0.1 to p99.9 (None in older records). Errors `_se` take tokens
+    as independent (binomial for same_top1), `_se_clustered` windows; intervals are 95 % window bootstraps. backend,
+    provenance: the baseline's. noise_floor: what the same figures are for the baseline against itself on another path
+    (`noise`), where it was run.
     """
 
     ppl: float
@@ -48,6 +49,7 @@ class Comparison:
     provenance: dict[str, Any] = field(repr=False)
     kl_truncation: dict[str, Any] | None = None
     noise_floor: dict[str, Any] | None = None
+    delta_p_quantiles: dict[str, float] | None = None
 
     @classmethod
     def of(  # many parameters: the arrays of both sides, and their records
@@ -88,6 +90,7 @@ class Comparison:
             backend=backend,
             provenance=provenance,
             kl_truncation=kl_truncation,
+            delta_p_quantiles=statistics.quantiles(delta_p, statistics.BOTH_TAILS),
         )
 
     @property

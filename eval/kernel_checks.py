@@ -51,19 +51,16 @@ class KernelCheck:
 
 @dataclass(frozen=True, eq=False)
 class KernelChecks(Table):
-    """Every call in the order in which it ran, step by step. unjudged: outputs of calls that read or write what cannot
-    be kept."""
+    """Every call in the order in which it ran, step by step."""
 
     checks: tuple[KernelCheck, ...]
     tokens: int
     provenance: dict[str, Any] = field(repr=False)
-    unjudged: tuple[str, ...] = ()
 
     @property
     def caption(self) -> str:
-        left = f"; {len(self.unjudged)} outputs not judged" if self.unjudged else ""
         model = ran(self.provenance["backend"], self.provenance)
-        return f"kernels on equal inputs, {model}, {self.tokens} tokens{left}"
+        return f"kernels on equal inputs, {model}, {self.tokens} tokens"
 
     @property
     def within(self) -> bool:
@@ -119,7 +116,6 @@ class KernelChecks(Table):
                 "tokens": self.tokens,
                 "within": self.within,
                 "worst": self.worst,
-                "unjudged": list(self.unjudged),
                 "provenance": self.provenance,
                 "checks": [asdict(check) for check in self.checks],
             }
@@ -138,18 +134,16 @@ def check_kernels(model: Any, ids: Ids) -> KernelChecks:
     ids = check_ids(ids, model.vocab_size)
     cache = executor.new_cache(len(ids))
     checks: list[KernelCheck] = []
-    unjudged: list[str] = []
     try:
         while cache.position < len(ids):
             start = cache.position
             count = executor.chunk(len(ids) - start)
             step = _Step(executor, cache, ids[start : start + count])
             checks += step.checks()
-            unjudged += step.unjudged
             cache.position = start + count
     finally:
         executor.free_cache(cache)
-    return KernelChecks(tuple(checks), len(ids), model.describe_provenance(), tuple(unjudged))
+    return KernelChecks(tuple(checks), len(ids), model.describe_provenance())
 
 
 class _Step:
@@ -161,11 +155,6 @@ class _Step:
         lowered = executor.device_plan("all", size, cache, ())
         self._plan, self._sizes = lowered.plan, lowered.sizes
         self._variants = {output: s.variant for s in lowered.steps for output in s.call.outputs.values()}
-        semantic = executor.plan("all").buffers
-        self._known = {name for name in self._plan.buffers if name in semantic}
-        self.unjudged = [
-            name for call in self._plan.calls if not self._readable(call) for name in call.outputs.values()
-        ]
 
     def _activations(self, call: Call) -> list[Buffer]:
         found = (self._plan.buffers[name] for name in (*call.inputs.values(), *call.outputs.values()))
@@ -173,9 +162,6 @@ class _Step:
 
     def _planes(self, call: Call) -> list[str]:
         return [own for buffer in self._activations(call) for own, _, _ in buffer.planes().values()]
-
-    def _readable(self, call: Call) -> bool:
-        return self._known.issuperset(buffer.name for buffer in self._activations(call))
 
     def checks(self) -> Iterator[KernelCheck]:
         before = self._caches()
@@ -191,7 +177,7 @@ class _Step:
         """Calls that are judged from one run, whose activations fit into `PASS_BYTES` together."""
         group: list[Call] = []
         size = 0
-        for call in filter(self._readable, self._plan.calls):
+        for call in self._plan.calls:
             sizes = {"tokens": len(self._ids)}
             need = sum(buffer_bytes(buffer, sizes) for buffer in self._activations(call))
             if group and size + need > PASS_BYTES:

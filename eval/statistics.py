@@ -6,13 +6,15 @@ share a context and are not independent, so next to the plain error stands one c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 _CHUNK_BYTES = 32 << 20  # of one f64 temporary; a handful live at once
 QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+#: Of values of either sign.
+BOTH_TAILS = {"p0.1": 0.001, "p1": 0.01, "p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 
 def mean_nll(nll: np.ndarray) -> float:
@@ -217,14 +219,15 @@ def exp(value: float) -> float:
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
-    """mean, median, p90, p99, p99.9 and max of values [n] (linear interpolation between order statistics)."""
+    """mean, median, p90, p99, p99.9 and max of values [n]."""
     values = _vector(values, "values")
-    found = np.quantile(values, list(QUANTILES.values()))
-    return {
-        "mean": float(values.mean()),
-        **{name: float(value) for name, value in zip(QUANTILES, found, strict=True)},
-        "max": float(values.max()),
-    }
+    return {"mean": float(values.mean()), **quantiles(values, QUANTILES), "max": float(values.max())}
+
+
+def quantiles(values: np.ndarray, places: Mapping[str, float]) -> dict[str, float]:
+    """Quantiles of values [n] by name, linear interpolation between order statistics; places: shares by name."""
+    found = np.quantile(_vector(values, "values"), list(places.values()))
+    return {name: float(value) for name, value in zip(places, found, strict=True)}
 
 
 def _vector(values: np.ndarray, name: str) -> np.ndarray:

@@ -116,9 +116,18 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
     """
     if name not in DATASETS:
         raise ProtocolError(f"dataset {name!r} is unknown; allowed: {', '.join(sorted(DATASETS))}")
+    spec = DATASETS[name]
+    column, origin = dataset_rows(name, spec, revision)
+    return Text(spec.join.join(column), name=name, joined=True, separator=spec.separator, **origin)
+
+
+def dataset_rows(name: str, spec: Dataset, revision: str | None = None) -> tuple[list[str], dict[str, Any]]:
+    """(the rows of a dataset's column, its `dataset`, `revision` and `split` for the record).
+
+    revision and errors as in `load_dataset_text`; name: how messages speak of it.
+    """
     import datasets
 
-    spec = DATASETS[name]
     local = Path(spec.repository).is_dir()
     revision = revision or spec.revision
     try:
@@ -131,17 +140,8 @@ def load_dataset_text(name: str, *, revision: str | None = None) -> Text:
         where = f"{spec.repository} ({spec.configuration}, {spec.split}, revision {revision})"
         raise ProtocolError(f"dataset {name!r}: {where} could not be loaded: {error}") from error
     column = [utf8.checked(row, f"dataset {name!r}, row {i}") for i, row in enumerate(rows[spec.column])]
-    content = spec.join.join(column)
     title = spec.repository if spec.configuration is None else f"{spec.repository}/{spec.configuration}"
-    return Text(
-        content,
-        name=name,
-        dataset=title,
-        revision=revision,
-        split=spec.split,
-        joined=True,
-        separator=spec.separator,
-    )
+    return column, {"dataset": title, "revision": revision, "split": spec.split}
 
 
 #: What `Tokens.bos_policy` says of texts without a document separator.

@@ -38,6 +38,7 @@ COMMANDS = [
     "allocate",
     "generate",
     "perplexity",
+    "compare-models",
     "info",
     "demo",
     "bench",

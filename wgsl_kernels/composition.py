@@ -228,11 +228,15 @@ def rule(
 
 
 def fusion(
-    *, stack: tuple[str, ...] = (), where: Where = _everywhere, op: str | None = None
+    *,
+    stack: tuple[str, ...] = (),
+    where: Where = _everywhere,
+    usual: Callable[[Facts, Match], bool] | None = None,
+    op: str | None = None,
 ) -> Callable[[Callable], Rule]:
     """Decorator of a composition that the op of the same name (or `op`) computes in one call, operand by operand.
 
-    stack: operands that it reads as one, `weight`, row under row.
+    stack: operands that it reads as one, `weight`, row under row. where, usual: as of `Rule`.
     """
 
     def make(before: Callable) -> Rule:
@@ -246,7 +250,7 @@ def fusion(
             return getattr(p, op or before.__name__)(**given, **params)
 
         after.__signature__ = signature
-        return rule(before, after, name=before.__name__, stack=stack, where=where)
+        return rule(before, after, name=before.__name__, stack=stack, where=where, usual=usual)
 
     return make
 

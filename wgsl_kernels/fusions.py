@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .attention_split import SPLIT_ATTENTION
 from .composition import Rule
+from .gate_up import gate_up, gate_up_gelu
 from .head_norm import head_norm_rope
 from .linear import LINEAR_SUM
 from .norm_argmax import ARGMAX
@@ -16,6 +17,7 @@ from .norm_linear_a8 import (
     reduce_in_int8,
 )
 from .norm_qkv_rows import QKV_ROWS
+from .rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .rows import ONLY_ROW
 from .sample import SAMPLE_IN_PARTS
 from .top_k import TOP_K
@@ -23,17 +25,21 @@ from .top_k import TOP_K
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
     LINEAR_SUM,
+    STACKED_QKV_NORM,
     head_norm_rope,
     norm_qkv,
     norm_gate_up,
     norm_gate_up_gelu,
-    norm_linear,
     SPLIT_ATTENTION,
     norm_qkv_a8,
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
-    norm_linear_a8,
     *QKV_ROWS,
+    *STACKED_QKV,
+    gate_up,
+    gate_up_gelu,
+    norm_linear,
+    norm_linear_a8,
     reduce_in_int8,
     *ARGMAX,
     *TOP_K,

@@ -110,21 +110,33 @@ def _append_rows(rows, kv, kv_scales, state, head_dim):
 
 
 def _append_tolerance(arguments: Mapping, expected: Mapping) -> dict:
-    """A scale is one division; a quant may differ by one only where x / scale lies on a half within its rounding.
+    parts = arguments["rows"].chunk(2, dim=-1) if "rows" in arguments else (arguments["k"], arguments["v"])
+    return append_bounds(parts, arguments, expected)
 
-    What is not written stays as it is.
+
+def append_bounds(parts, arguments: Mapping, expected: Mapping, errors=(0.0, 0.0)) -> dict:
+    """Bounds of `kv` and `kv_scales` where keys and values [tokens, width] are appended, each off by so much before.
+
+    A scale is one division of the head's largest; a quant may differ by one only where x / scale lies on a half within
+    its rounding. What is not written stays as it is.
     """
     kv, state, head_dim = arguments["kv"], arguments["state"], arguments["head_dim"]
-    parts = arguments["rows"].chunk(2, dim=-1) if "rows" in arguments else (arguments["k"], arguments["v"])
     sequence, positions, count = _place(kv, state, parts[0].shape[0])
     quants = torch.zeros(*kv.shape[:4], 4 * kv.shape[4], dtype=torch.float64)
     scales = torch.zeros(kv.shape[:4], dtype=torch.float64)
-    for part, tensor in enumerate(parts):
-        rows = tensor[:count].double().reshape(count, kv.shape[2], head_dim).transpose(0, 1)
+    for part, (tensor, error) in enumerate(zip(parts, errors, strict=True)):
+        rows, error = (
+            torch.as_tensor(each, dtype=torch.float64)
+            .expand(tensor.shape)[:count]
+            .reshape(count, kv.shape[2], head_dim)
+            .transpose(0, 1)
+            for each in (tensor, error)
+        )
         largest = expected["kv_scales"][sequence, part, :, positions]
-        off = near_half(rows.reshape(-1, head_dim), largest.reshape(-1, 1).double(), head_dim)
+        flat = (each.reshape(-1, head_dim) for each in (rows, error))
+        off = near_half(next(flat), largest.reshape(-1, 1).double(), head_dim, next(flat))
         quants[sequence, part, :, positions, :head_dim] = off.view(rows.shape)
-        scales[sequence, part, :, positions] = 4 * EPS32 * largest
+        scales[sequence, part, :, positions] = 4 * EPS32 * largest + error.amax(-1) / 127
     return {"kv": quants.flatten(1), "kv_scales": scales}
 
 
@@ -165,6 +177,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                         "state",
                         "to_bytes",
                         "new_rows" if "rows" in new else "new_two",
+                        "append_head_kv8",
                         reduction(c),
                     ),
                     refuse=lambda c: (

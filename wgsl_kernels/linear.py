@@ -1,4 +1,5 @@
-"""Linear layers, y = x W^T (+ bias, + residual), one kernel a weight format: `linear[f32]` ... `linear[int2]`.
+"""Linear layers, y = x W^T (+ bias), one kernel a weight format: `linear[f32]` ... `linear[int2]`; with a residual
+factor * y + residual.
 
 Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
 many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,11 @@ def epilogue(context: Context) -> tuple[str, str]:
     """The library files that read what is added to a product, or stand in for it."""
     bias = "bias_plane" if "bias" in context.types else "bias_none"
     return bias, "residual_plane" if "residual" in context.types else "residual_none"
+
+
+def in_order(context: Context) -> tuple[str, ...]:
+    """The library files of a tile whose rows are those of the weight."""
+    return (*epilogue(context), "rows_in_order")
 
 
 def x_library(context: Context) -> str:
@@ -176,10 +183,34 @@ def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int]:
     return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
 
 
-def _variants(fmt: str) -> dict[str, Variant]:
-    def vectors(context: Context) -> tuple[str, ...]:
-        return (x_library(context), *weight_library(fmt, context), *epilogue(context))
+def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
+    """The variants for many tokens. rows: the library files with `weight_row` and `store_two`."""
+    return {
+        "tile": Variant(
+            "linear_tile",
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (64, 32, 128),
+                "tile_columns": (16, 8, 32),
+                "tokens_per_thread": (8, 4),
+                "rows_per_thread": (4, 8),
+            },
+            library=lambda c: (x_library(c), *weight_library(fmt, c), *rows(c)),
+            refuse=_refuse_tile,
+            why="many tokens: a weight in workgroup memory serves 64 of them",
+        ),
+        "broadcast": Variant(
+            "linear_broadcast",
+            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
+            library=lambda c: ("x_scalar", *weight_library(fmt, c), *rows(c), "outer_4x8"),
+            refuse=eight_lanes_only,
+            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
+    }
 
+
+def _variants(fmt: str) -> dict[str, Variant]:
     def pieces(context: Context) -> tuple[str, ...]:
         return (x_library(context), "weigh_none", *piece_library(fmt, context))
 
@@ -196,27 +227,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             gpu=partial(_gpu_batch, fmt, False),
             pieces=fmt,
         ),
-        "tile": Variant(
-            "linear_tile",
-            grid=tiles,
-            tunables={
-                "tile_tokens": (64, 32, 128),
-                "tile_rows": (64, 32, 128),
-                "tile_columns": (16, 8, 32),
-                "tokens_per_thread": (8, 4),
-                "rows_per_thread": (4, 8),
-            },
-            library=vectors,
-            refuse=_refuse_tile,
-            why="many tokens: a weight in workgroup memory serves 64 of them",
-        ),
-        "broadcast": Variant(
-            "linear_broadcast",
-            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
-            library=lambda c: ("x_scalar", *weight_library(fmt, c), *epilogue(c), "outer_4x8"),
-            refuse=eight_lanes_only,
-            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
-        ),
+        **tiled(fmt, in_order),
     }
     if is_quantized(fmt):
         tolerance = partial(linear_tolerance, fmt, f16=True)
@@ -235,17 +246,23 @@ def _prefer(fmt: str, context: Context) -> tuple[str, str]:
         if halves.pays(fmt, variant, context):
             return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
+    return prefer_tiled(context)
+
+
+def prefer_tiled(context: Context) -> tuple[str, str]:
+    """Of `tiled` the variant that suits an adapter, and why."""
     if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
     return "tile", f"{context['tokens']} tokens: a tile of weights serves 64 of them"
 
 
-def linear_reference(x, weight, bias=None, residual=None, row_offset=0, out_rows=None, **_):
-    """y = x W^T + bias + residual, placed at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+def linear_reference(x, weight, bias=None, residual=None, factor=1.0, row_offset=0, out_rows=None, **_):
+    """y = x W^T + bias, with a residual factor * y + residual, placed at columns [row_offset, row_offset + rows) of
+    [tokens, out_rows]."""
     y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))
     if out_rows is not None and out_rows != y.shape[-1]:
         y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
-    return y if residual is None else y + residual.to(x.dtype)
+    return y if residual is None else factor * y + residual.to(x.dtype)
 
 
 def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
@@ -258,6 +275,7 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     k=None,
     bias=False,
     residual=False,
+    factor=1.0,
     x_dtype="f32",
     y_dtype="f32",
     **weight_options,
@@ -265,12 +283,13 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     """Random operands of a linear layer from a seed; n and k are other names of rows and columns."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
-    arguments = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
+    arguments: dict[str, Any] = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
     arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
     if bias:
         arguments["bias"] = random_tensor(generator, (rows,), "f32")
     if residual:
         arguments["residual"] = random_tensor(generator, (tokens, rows), "f32")
+        arguments["factor"] = factor
     return arguments
 
 
@@ -287,7 +306,8 @@ def linear_tolerance(fmt: str, arguments, expected, *, f16: bool = False) -> dic
     before, width = arguments.get("row_offset", 0), expected["y"].shape[-1]
     bound, rounding = (F.pad(each, (before, width - before - each.shape[-1])) for each in (bound, rounding))
     if "residual" in arguments:
-        bound = bound + arguments["residual"].double().abs()
+        factor = abs(arguments.get("factor", 1.0))
+        bound, rounding = factor * bound + arguments["residual"].double().abs(), factor * rounding
     return {"y": 8 * EPS32 * bound + rounding + 1e-30}
 
 
@@ -317,8 +337,8 @@ def linear(fmt: str) -> Kernel:
                 "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "row_offset": int, "out_rows": int},
-            defaults={"row_offset": 0},
+            params={**quant_params(fmt), "factor": float, "row_offset": int, "out_rows": int},
+            defaults={"factor": 1.0, "row_offset": 0},
             variants=_variants(fmt),
             make_inputs=with_planes(fmt, linear_inputs),
             tolerance=partial(linear_tolerance, fmt),
@@ -335,13 +355,13 @@ for _format in WEIGHT_FORMATS:
     linear(_format)
 
 
-def _sum_behind(p, x, weight, residual, bias=None):
+def _sum_behind(p, x, weight, residual, bias=None, *, factor):
     """A linear layer and the sum behind it."""
-    return p.add(a=residual, b=p.linear(x=x, weight=weight, bias=bias))
+    return p.add(a=residual, b=p.linear(x=x, weight=weight, bias=bias), factor=factor)
 
 
-def _with_residual(p, x, weight, residual, bias=None):
-    return p.linear(x=x, weight=weight, bias=bias, residual=residual)
+def _with_residual(p, x, weight, residual, bias=None, *, factor):
+    return p.linear(x=x, weight=weight, bias=bias, residual=residual, factor=factor)
 
 
 LINEAR_SUM = rule(

@@ -7,6 +7,7 @@ the activations' rounding, which a plan states by its own calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,9 +16,9 @@ from .layout import A8, INT8_BLOCK, INT8_STRIDES
 from .linear import (
     BATCH,
     batch,
-    epilogue,
     few_tokens,
     gemv,
+    in_order,
     linear_inputs,
     linear_reference,
     linear_tolerance,
@@ -76,6 +77,24 @@ def _refuse_tile(context: Context) -> str | None:
     return beyond_a_workgroup(threads, 40 * (tokens + rows))
 
 
+def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
+    """The variant for many tokens. rows: the library files with `weight_row` and `store_two`."""
+    return {
+        "tile": Variant(
+            "linear_a8_tile",
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (128, 32, 64),
+                "rows_per_thread": (8, 4, 16),
+            },
+            library=lambda c: (*_operands(fmt, c), *rows(c)),
+            refuse=_refuse_tile,
+            why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
+        )
+    }
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
@@ -88,18 +107,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "2 to 16 tokens on a GPU: every weight byte is read and unpacked once for all of them",
             gpu=lambda c: (BATCH, 2),
         ),
-        "tile": Variant(
-            "linear_a8_tile",
-            grid=tiles,
-            tunables={
-                "tile_tokens": (64, 32, 128),
-                "tile_rows": (128, 32, 64),
-                "rows_per_thread": (8, 4, 16),
-            },
-            library=lambda c: (*_operands(fmt, c), *epilogue(c)),
-            refuse=_refuse_tile,
-            why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
-        ),
+        **tiled(fmt, in_order),
     }
 
 
@@ -114,7 +122,7 @@ def dequantize_activations(fmt: str, x, x_scales, columns: int) -> torch.Tensor:
 
 
 def _reference(fmt: str, x, x_scales, weight, columns, **rest):
-    """y = (x_scale * xq) W^T + bias + residual, at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+    """`linear_reference` of x = x_scale * xq."""
     return linear_reference(
         dequantize_activations(fmt, x, x_scales.to(weight.dtype), columns), weight, **rest
     )
@@ -154,8 +162,8 @@ def linear_a8(fmt: str) -> Kernel:
                 "x_scales": Port(("tokens", "x_groups"), "f32", binding=7, of="x", plane="scales"),
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "columns": int, "row_offset": int, "out_rows": int},
-            defaults={"row_offset": 0},
+            params={**quant_params(fmt), "columns": int, "factor": float, "row_offset": int, "out_rows": int},
+            defaults={"factor": 1.0, "row_offset": 0},
             variants=_variants(fmt),
             make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
             tolerance=partial(_tolerance, fmt),

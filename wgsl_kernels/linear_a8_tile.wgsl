@@ -11,6 +11,7 @@
 
 const TOKEN_THREADS: u32 = TILE_TOKENS / 4u;
 const ROW_THREADS: u32 = TILE_ROWS / ROWS_PER_THREAD;
+const APART: u32 = ROW_THREADS;  // how far apart the rows of two sums that belong together stand in a tile
 var<workgroup> x_tile: array<vec4<u32>, TILE_TOKENS * 2u>;  // [half of the 32 columns][token], so that banks differ
 var<workgroup> w_tile: array<vec4<u32>, TILE_ROWS * 2u>;    // [half of the 32 columns][row]
 var<workgroup> x_scale: array<vec2<f32>, TILE_TOKENS>;      // scale, and scale times the sum of the quants
@@ -29,7 +30,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first_token = id.y * TILE_TOKENS;
   let brings_weights = thread < TILE_ROWS;
   let brings_activations = thread >= TILE_ROWS && thread < TILE_ROWS + TILE_TOKENS;
-  let load_row = min(first_row + thread, ROWS - 1u);
+  let load_row = weight_row(first_row + thread);
   let load_token = min(first_token + (thread - TILE_ROWS) % TILE_TOKENS, TOKENS - 1u);
   let my_row = thread % ROW_THREADS;    // and ROWS_PER_THREAD - 1 more, ROW_THREADS apart
   let my_token = thread / ROW_THREADS;  // and 3 more, TOKEN_THREADS apart
@@ -92,14 +93,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  for (var r = 0u; r < ROWS_PER_THREAD; r++) {
-    let row = first_row + my_row + r * ROW_THREADS;
+  for (var r = 0u; r < ROWS_PER_THREAD; r += 2u) {
     for (var t = 0u; t < 4u; t++) {
       let token = first_token + my_token + t * TOKEN_THREADS;
-      if (token < TOKENS && row < ROWS) {
-        let index = token * OUT_ROWS + ROW_OFFSET + row;
-        y[index] = y_type(sums[r][t] + bias_at(row) + residual_at(index));
-      }
+      store_two(token, first_row + my_row + r * ROW_THREADS, vec2<f32>(sums[r][t], sums[r + 1u][t]));
     }
   }
 }

@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let row = group_first + team * ROWS_PER_TEAM + i % ROWS_PER_TEAM;
     if (token < TOKENS && row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
-      y[index] = y_type(sum_of(team, i % SUMS) + bias_at(row) + residual_at(index));
+      y[index] = y_type(with_residual(sum_of(team, i % SUMS) + bias_at(row), index));
     }
   }
 }

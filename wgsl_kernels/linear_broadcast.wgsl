@@ -5,24 +5,21 @@
 // lanes load 8 columns of 8 tokens once and hand them round with broadcasts, which cost one shuffle.
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
+const APART: u32 = 8u;  // how far apart the rows of two sums that belong together stand in a tile
+
 fn x_tokens(token: u32, column: u32) -> vec4<f32> {
   let last = TOKENS - 1u;
   return vec4<f32>(x1(min(token, last), column), x1(min(token + 1u, last), column),
                    x1(min(token + 2u, last), column), x1(min(token + 3u, last), column));
 }
 
-fn store(token: u32, row: u32, value: f32) {
-  if (token < TOKENS && row < ROWS) {
-    let index = token * OUT_ROWS + ROW_OFFSET + row;
-    y[index] = y_type(value + bias_at(row) + residual_at(index));
-  }
-}
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first_row = (id.x + id.z * 32768u) * 32u + lane;
   let token = id.y * 8u;
-  let rows = min(vec4<u32>(first_row, first_row + 8u, first_row + 16u, first_row + 24u), vec4<u32>(ROWS - 1u));
+  let rows = vec4<u32>(weight_row(first_row), weight_row(first_row + 8u), weight_row(first_row + 16u),
+                       weight_row(first_row + 24u));
   var sum: Sums;
   for (var first = 0u; first < COLUMNS; first += BLOCK) {
     let so0 = scale_offset(rows.x, first / BLOCK);
@@ -56,10 +53,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
                   subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
     }
   }
-  for (var r = 0u; r < 4u; r++) {
+  for (var r = 0u; r < 4u; r += 2u) {
     for (var t = 0u; t < 4u; t++) {
-      store(token + t, first_row + 8u * r, sum.t0[r][t]);
-      store(token + 4u + t, first_row + 8u * r, sum.t4[r][t]);
+      store_two(token + t, first_row + 8u * r, vec2<f32>(sum.t0[r][t], sum.t0[r + 1u][t]));
+      store_two(token + 4u + t, first_row + 8u * r, vec2<f32>(sum.t4[r][t], sum.t4[r + 1u][t]));
     }
   }
 }

@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let row = group_first + i;
     if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
-      y[index] = y_type(sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM) + bias_at(row) + residual_at(index));
+      y[index] = y_type(with_residual(sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM) + bias_at(row), index));
     }
   }
 }

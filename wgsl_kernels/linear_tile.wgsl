@@ -8,6 +8,7 @@
 const ROW_THREADS: u32 = TILE_ROWS / ROWS_PER_THREAD;
 const THREADS: u32 = TILE_TOKENS / TOKENS_PER_THREAD * ROW_THREADS;
 const QUADS: u32 = ROWS_PER_THREAD / 4u;
+const APART: u32 = 1u;  // how far apart the rows of two sums that belong together stand in a tile
 const OCTETS: u32 = TILE_COLUMNS / 8u;  // of a token or row of the tile, at a time
 const X_OCTETS: u32 = TILE_TOKENS * OCTETS;
 const W_OCTETS: u32 = TILE_ROWS * OCTETS;
@@ -35,7 +36,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     for (var n = 0u; n < W_TURNS; n++) {
       let i = n * THREADS + thread;
-      let row = min(first_row + i / OCTETS, ROWS - 1u);
+      let row = weight_row(first_row + i / OCTETS);
       let column = k + i % OCTETS * 8u;
       let so = scale_offset(row, column / BLOCK);
       let w = load_octet(row, column >> 3u);
@@ -77,12 +78,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   for (var t = 0u; t < TOKENS_PER_THREAD; t++) {
     let token = first_token + my_token + t;
-    for (var r = 0u; r < ROWS_PER_THREAD; r++) {
-      let row = first_row + my_row + r;
-      if (token < TOKENS && row < ROWS) {
-        let index = token * OUT_ROWS + ROW_OFFSET + row;
-        y[index] = y_type(sums[t * QUADS + r / 4u][r % 4u] + bias_at(row) + residual_at(index));
-      }
+    for (var r = 0u; r < ROWS_PER_THREAD; r += 2u) {
+      let four = sums[t * QUADS + r / 4u];
+      store_two(token, first_row + my_row + r, select(four.xy, four.zw, r % 4u == 2u));
     }
   }
 }

@@ -375,7 +375,7 @@ def norm_qkv_pair(fmt: str) -> Kernel:
                     fmt,
                     lambda c: c["rows"] // 2,
                     rows_per_unit=2,
-                    library=("state", "append_cache"),
+                    library=("state", "head_pairs", "append_cache"),
                 )
             },
             make_inputs=with_planes(fmt, qkv_inputs),

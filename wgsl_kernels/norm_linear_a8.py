@@ -213,7 +213,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                         ceil_div(c["rows"] // 2, c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
                     ),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=lambda c: (*_library(fmt, c), "state", "append_cache"),
+                    library=lambda c: (*_library(fmt, c), "state", "head_pairs", "append_cache"),
                     refuse=_refuse,
                     defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",

@@ -119,7 +119,7 @@ class Kernel:
     (operand -> the label of its type); of one op there is a kernel for each form. Operands are ports, or several ports
     that name the same `of`.
     values: the reference on what operands stand for rather than on their planes, where that differs. commutes: two
-    inputs that may change places.
+    inputs that may change places where parameters have their defaults.
     make_inputs: random inputs from a seed; its signature names every option (`makers.handing_on`).
     prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
     `weight`, so that an executor may cache it. updates: output -> input that both WGSL and

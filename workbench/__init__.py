@@ -16,6 +16,7 @@ settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
     "compare": "workbench.bench.compare",
+    "compare_models": "workbench.sweep.model_comparison",
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",
     "tune": "workbench.runtime.tuning.tune",

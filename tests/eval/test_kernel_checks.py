@@ -45,9 +45,10 @@ def test_backends_differ_and_their_kernels_agree(folder, adapter):
     assert max(layer.differing for layer in quants[-4:]) > 0.002
     assert apart["logits"].relative > 3e-4 and "quants that differ" in str(apart)
     found = check_kernels(model, ids)
-    assert found.within and found.unjudged == () and found.worst <= 1, str(found)
+    assert found.within and found.worst <= 1, str(found)
     outputs = {check.output for check in found.checks}
     assert {"embedded", "layers.7.mlp.hidden.int8_2.quants", "layers.7.kv", "logits"} <= outputs
+    assert "layers.7.attn.q_rotated.y" in outputs  # of the device's plan alone: q, k and v side by side
     own = [check for check in found.checks if check.differing is not None]
     assert sum(check.differing for check in own) < 1e-4 * sum(check.elements for check in own)
     assert max(check.relative for check in found.checks if check.differing is None) < 1e-5
@@ -74,8 +75,6 @@ def test_what_a_gpu_fuses_for_one_token_is_judged_too(folder, adapter, monkeypat
     found = check_kernels(kernels_of(folder, **options), random_ids(SHAPE.vocab, 3))
     assert found.within, str(found)
     assert kernel in {check.kernel for check in found.checks}
-    # what no plan but the device's names: q, k and v as one row, and attention in parts
-    assert not [name for name in found.unjudged if ".attn." not in name and ".kv" not in name]
 
 
 def test_several_passes_find_the_same(folder, adapter, monkeypatch):
@@ -88,7 +87,7 @@ def test_several_passes_find_the_same(folder, adapter, monkeypatch):
 
 def test_a_wrong_kernel_is_named(folder, adapter, monkeypatch):
     monkeypatch.setitem(wgsl_kernels.REGISTRY, "silu_mul", wrong_silu())
-    found = check_kernels(kernels_of(folder, dtype="int8"), random_ids(SHAPE.vocab, 16))
+    found = check_kernels(kernels_of(folder, dtype="int8"), random_ids(SHAPE.vocab, 4))
     assert not found.within
     assert {check.kernel for check in found.beyond()} == {"silu_mul"}
     assert len(found.beyond()) == SHAPE.layers and found.beyond()[0].output == "layers.0.mlp.hidden"

@@ -104,7 +104,7 @@ def test_greedy_tokens_are_those_of_transformers(folders, family):
 STORED = [
     ("int8/32", "f32", "f32"),
     ("int4/32", "int8", "int8"),
-    ("int2/32", "f32", "int8"),
+    ("int2/32", "f16", "int8"),
     ("int4/32", "int8", "f32"),
 ]
 
@@ -121,8 +121,8 @@ def test_formats_activations_and_caches(folders, family, tmp_path):
             workbench.load(out, backend=backend, dtype=activations, cache=cache).forward(ids).logits
             for backend in ("wgpu", "torch")
         )
-        # INT8 activations and caches turn differences of rounding into steps of a quant
-        loose = "int8" in (activations, cache)
+        # f16 rounds at every step, and INT8 activations and caches turn differences of rounding into steps of a quant
+        loose = {"int8", "f16"} & {activations, cache}
         off = np.sqrt(np.mean((kernels - references) ** 2)) / np.sqrt(np.mean(references**2))
         assert off < (6e-2 if loose else 1e-5), (form, activations, cache, off)
 

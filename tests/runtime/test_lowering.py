@@ -125,6 +125,26 @@ def test_each_fused_call_replaces_a_linear_layer_and_its_sum(plans, head):
     fused.check()
 
 
+def test_a_factor_belongs_to_what_it_multiplies(plans):
+    """Granite's residuals: factor * product + residual is one call, product + factor * residual is not."""
+    plan = plans["all"]
+
+    def with_factor(swapped: bool):
+        def changed(call):
+            one, other = call.inputs.values()
+            inputs = {"a": other, "b": one} if swapped else call.inputs
+            return dataclasses.replace(call, inputs=inputs, params={"factor": 0.22})
+
+        calls = tuple(changed(call) if call.op == "add" else call for call in plan.calls)
+        return dataclasses.replace(plan, calls=calls)
+
+    fused = rewritten(with_factor(False), rules=[LINEAR_SUM])
+    assert [call.params for call in fused.calls if "residual" in call.inputs] == [{"factor": 0.22}] * (
+        2 * SHAPE.layers
+    )
+    assert rewritten(with_factor(True), rules=[LINEAR_SUM]) == with_factor(True)
+
+
 def test_kept_names_are_not_fused_away(plans):
     fused = rewritten(plans["all"], ["layers.0.attn.out"], rules=[LINEAR_SUM])
     assert "layers.0.attn.out" in fused.buffers and "layers.1.attn.out" not in fused.buffers

@@ -53,14 +53,16 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_TUNING", str(tmp_path / "tuning"))
 
 
-def places_of(device, cache=None, fmt=None) -> dict[tuple[str, int], Place]:
+def places_of(
+    device, cache=None, fmt=None, counts=(4, 1), activations="f32", **shape
+) -> dict[tuple[str, int], Place]:
     """Of a small model with a large vocabulary, by rule and tokens; no layer is measured twice."""
-    config, places = architecture_of({"model_type": "llama", **SHAPE}), Places()
+    config, places = architecture_of({"model_type": "llama", **SHAPE, **shape}), Places()
     planned = planned_cases(
         config,
         described_in(config.tensors(), fmt or WeightFormat("int4", block_size=32)),
-        (4, 1),
-        activations="f32",
+        counts,
+        activations=activations,
         cache=cache,
         capacity=CAPACITY,
         adapter=device.adapter,
@@ -89,9 +91,23 @@ class Narrow:
 @pytest.mark.parametrize("cache", [None, "int8"], ids=["float", "int8"])
 def test_both_sides_of_every_place_agree(device, cache):
     found = places_of(device, cache)
-    assert set(found) >= {("norm_argmax", 1), ("sample_in_parts", 1)} and {name for name, _ in found} <= {
-        *CHOICES
-    }
+    assert set(found) >= {("norm_argmax", 1), ("sample_in_parts", 1)}
+    check_sides(device, found)
+
+
+@pytest.mark.parametrize("family, rule", [("llama", ""), ("qwen2", "_bias"), ("qwen3", "_norm")])
+def test_both_sides_of_stacked_products_agree(device, family, rule):
+    """Of a shape whose matrices are stacked: the planned side reads parts of what the other reads whole."""
+    stackable = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "model_type": family}
+    for activations in ("f32", "int8"):
+        found = places_of(device, "int8", counts=(64,), activations=activations, **stackable)
+        assert {(f"stacked_qkv{rule}", 64), ("gate_up", 64)} <= set(found)
+        check_sides(device, found)
+
+
+def check_sides(device, found: dict[tuple[str, int], Place]) -> None:
+    """Each place runs both ways, and both give the same numbers."""
+    assert {name for name, _ in found} <= {*CHOICES}
     for place in found.values():
         assert Case.named(place.case.name) == place.case
         with Duel(device, place) as duel:

@@ -11,19 +11,14 @@ A `features` name is WebGPU's: `enable f16;` needs "shader-f16", `enable subgrou
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from tests.support.chromium import browser_page, require_chromium, serve
+from tests.support.dawn import run_script
 
 FOLDER = Path(__file__).resolve().parent
-TIMEOUT_S = 240
 
 
 class MissingFeatureError(RuntimeError):
@@ -41,21 +36,8 @@ def compile_all(sources: Mapping[str, str], features: Iterable[str] = ()) -> dic
     Node process compiles all sources. Raises MissingFeatureError; skips the test without Node or its `webgpu`
     package.
     """
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node found (apt-get install nodejs npm)")
-    if not (FOLDER / "node_modules" / "webgpu").is_dir():
-        pytest.skip(f"Dawn for Node is not installed (make setup, or npm ci in {FOLDER.name}/)")
-    done = subprocess.run(
-        [node, str(FOLDER / "compile_wgsl_node.js")],
-        input=json.dumps({"sources": dict(sources), "features": list(features)}),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIMEOUT_S,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"Dawn for Node failed with status {done.returncode}:\n{done.stderr}")
-    return _results(json.loads(done.stdout), "Dawn for Node")
+    request = {"sources": dict(sources), "features": list(features)}
+    return _results(run_script("compile_wgsl_node.js", request), "Dawn for Node")
 
 
 def compile_all_in_chromium(sources: Mapping[str, str], features: Iterable[str] = ()) -> dict[str, list[str]]:

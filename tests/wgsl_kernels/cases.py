@@ -220,7 +220,7 @@ def _linear_cases() -> Iterator[Case]:
                 "columns": (*columns, 32, 576) if fmt in ZERO_POINTS else columns,
                 "x_dtype": TYPES,
                 "bias": (False, True),
-                "residual": (False, True),
+                "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 "part": ranges,
                 **_weight_options(fmt),
             }
@@ -240,7 +240,7 @@ def _integer_linear_cases() -> Iterator[Case]:
                 rows=(1, 3, 33, 64, 123, 130),
                 columns=(5, 31, 96, 172, 352, 896, 32, 576),
                 bias=(False, True),
-                residual=(False, True),
+                residual=({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 part=ranges,
                 **_weight_options(fmt),
             )
@@ -275,6 +275,15 @@ def _fused_cases() -> Iterator[Case]:
             )
         for name in (f"norm_gate_up[{fmt}]", f"norm_gate_up_gelu[{fmt}]"):
             yield from _team_cases(name, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+        for name in (f"gate_up[{fmt}]", f"gate_up_gelu[{fmt}]"):
+            tiled = {
+                **common,
+                "tokens": (1, 9, 17, 65),
+                "width": (1, 3, 33, 64, 130),
+                "columns": (5, 31, 96, 576),
+            }
+            yield from _deal(name, "tile", **tiled)
+            yield from _deal(name, "broadcast", **{**tiled, "subgroups": (True,)})
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
             heads=heads,
@@ -314,6 +323,11 @@ def _integer_fused_cases() -> Iterator[Case]:
             f"norm_qkv_a8[{fmt}]", heads=heads, passed=PASSED, place=places, kv_dtype=TYPES, **common
         )
         yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, passed=PASSED, place=places, **common)
+        for name in (f"gate_up[{fmt}, a8]", f"gate_up_gelu[{fmt}, a8]"):
+            width, columns = (1, 3, 33, 64, 130), (5, 96, 172, 576)
+            yield from _deal(
+                name, "tile", tokens=(1, 17, 65), width=width, columns=columns, **_weight_options(fmt)
+            )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from _team_cases(f"{op}[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
@@ -532,6 +546,25 @@ def _cache_cases() -> Iterator[Case]:
             valid=(None, 0, 1, 2, 20, 99),
             x_dtype=TYPES,
             y_dtype=("f32",),
+        )
+    biases = {"biases": ({}, {"q_bias": True, "k_bias": True, "v_bias": True})}
+    for kernel, more in (
+        ("rope_append", {"kv_dtype": TYPES, **biases}),
+        ("rope_append[kv8]", biases),
+        ("norm_rope_append", {"kv_dtype": TYPES}),
+        ("norm_rope_append[kv8]", {}),
+    ):
+        yield from cases_of(
+            kernel,
+            "heads",
+            12,
+            heads=heads,
+            passed=PASSED,
+            place=places,
+            sequence=sequences,
+            valid=(None, 0, 1, 2, 20, 99),
+            x_dtype=TYPES,
+            **more,
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
     rotations = {"heads": turners, "passed": PASSED, "place": places, "x_dtype": TYPES}

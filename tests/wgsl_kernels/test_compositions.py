@@ -22,6 +22,7 @@ PARAMS = {
     "eps": 1e-5,
     "scale": HEAD_DIM**-0.5,
     "k": 5,
+    "factor": 0.22,
     "splits": 3,
     "group": 16,
     "kv_heads": KV_HEADS,
@@ -58,6 +59,10 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         "sums": normal(TOKENS, HEADS, 3, HEAD_DIM),
         "stats": normal(TOKENS, HEADS, 3, 2).abs() + 0.5,
     }
+    for name in ("q_bias", "k_bias", "v_bias"):
+        made[name] = normal(ROWS[name[0]])
+    for name in ("q_norm", "k_norm"):
+        made[name] = 1 + normal(HEAD_DIM) / 4
     for name in rule.stack:
         made[name] = normal(ROWS[name], HIDDEN) / 8
     if inputs[0] == "q" and "kv" in inputs and not rule.stack:

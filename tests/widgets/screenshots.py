@@ -110,7 +110,7 @@ def edit_a_kernel(section) -> None:
         state(section)
         text = section.locator(".wb-editor textarea")
         if version == "v1":
-            text.fill(text.input_value().replace("y_type(sum_of", "y_type(0.5 * row + sum_of"))
+            text.fill(text.input_value().replace("(sum_of", "(0.5 * row + sum_of"))
     section.get_by_role("button", name="v1", exact=True).click()
 
 

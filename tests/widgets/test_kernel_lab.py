@@ -117,7 +117,7 @@ def test_edits_fail_and_pass_and_stay_side_by_side(shown):
         assert page.locator("[data-mismatches] tbody tr").count() == 5
         assert "40 of 40 off" in page.locator(".wb-detail").inner_text()
         assert page.locator(".wb-bad").count() == 0
-        assert "+      y[index] = y_type(0.5 * sum_of" in page.locator(".wb-diff").inner_text()
+        assert "+      y[index] = y_type(0.5 * with_residual" in page.locator(".wb-diff").inner_text()
 
         # From the original again, with other tunables: it passes, and is timed beside its base.
         page.get_by_label("begin from").select_option("gemv")

@@ -1,2 +1,2 @@
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
-fn residual_at(index: u32) -> f32 { return residual[index]; }
+fn with_residual(v: f32, index: u32) -> f32 { return FACTOR * v + residual[index]; }

@@ -22,16 +22,23 @@ BOOTSTRAP_SEED = 0
 def record(measurement: Measurement, **more: Any) -> dict[str, Any]:
     """The measurement as JSON values, after results.schema.json; `more` are further top-level entries."""
     return {
-        "kind": "workbench-results",
-        "version": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **heading("workbench-results"),
         "settings": measurement.settings.to_json(),
         "baseline": measurement.baseline,
         "no_adapter": measurement.no_adapter,
-        "seed": {"bootstrap": BOOTSTRAP_SEED},
-        "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "rows": [row.to_json() for row in measurement.rows],
         **more,
+    }
+
+
+def heading(kind: str) -> dict[str, Any]:
+    """What every record of this kind begins with: its version, and when and where it was made."""
+    return {
+        "kind": kind,
+        "version": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": {"bootstrap": BOOTSTRAP_SEED},
+        "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
     }
 
 

@@ -70,6 +70,35 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_baseline_precision(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "precision of the baseline",
+        "It is in f32 unless asked, whatever --dtype and --cache say of the model.",
+    )
+    group.add_argument("--baseline-dtype", choices=DTYPES, help="of its activations (default f32)")
+    group.add_argument("--baseline-cache", choices=CACHES, help="of its keys and values (default f32)")
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """What is scored, and how it is cut: `--text` or `--dataset`, `--protocol`, `--separator`."""
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", metavar="FILE", help="a UTF-8 text file")
+    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
+    parser.add_argument(
+        "--protocol",
+        required=True,
+        metavar="NAME",
+        help="disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
+        "lm-eval-wikitext or lm-eval-wikitext-L",
+    )
+    parser.add_argument(
+        "--separator",
+        type=utf8_text,
+        metavar="TEXT",
+        help="what stands between documents; each then gets a BOS of its own",
+    )
+
+
 def add_adapter(parser: argparse.ArgumentParser, help: str = "the WebGPU adapter to run on") -> None:
     """`--adapter`, which holds for all that a command runs, also in processes that it starts (see `workbench.cli`)."""
     parser.add_argument(

@@ -8,46 +8,25 @@ import sys
 from pathlib import Path
 
 from workbench.commands.common import (
-    CACHES,
-    DTYPES,
+    add_baseline_precision,
     add_execution,
     add_model,
+    add_text,
     positive,
     say_choices,
-    utf8_text,
 )
 from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", metavar="FILE", help="a UTF-8 text file")
-    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument(
-        "--protocol",
-        required=True,
-        metavar="NAME",
-        help="disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
-        "lm-eval-wikitext or lm-eval-wikitext-L",
-    )
-    parser.add_argument(
-        "--separator",
-        type=utf8_text,
-        metavar="TEXT",
-        help="what stands between documents; each then gets a BOS of its own",
-    )
+    add_text(parser)
     parser.add_argument(
         "--baseline",
         metavar="DIR_OR_HUB_ID_OR_FILE",
         help="a model to compare with, window by window, or a file that --save-baseline made",
     )
-    group = parser.add_argument_group(
-        "precision of the baseline",
-        "It is in f32 unless asked, whatever --dtype and --cache say of the model.",
-    )
-    group.add_argument("--baseline-dtype", choices=DTYPES, help="of its activations (default f32)")
-    group.add_argument("--baseline-cache", choices=CACHES, help="of its keys and values (default f32)")
+    add_baseline_precision(parser)
     parser.add_argument(
         "--save-baseline",
         metavar="FILE",

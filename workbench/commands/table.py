@@ -13,13 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUNS",
-        help="folders of sweeps or benchmarks, cells, results.json, or what `perplexity --json` printed",
+        help="folders of sweeps or benchmarks, cells, results.json, or what `compare-models --json` wrote and "
+        "`perplexity --json` printed",
     )
     parser.add_argument("--format", choices=["md", "csv", "latex", "html", "json"], default="md")
     parser.add_argument(
         "--by-protocol",
         action="store_true",
         help="a table for each protocol, text and tokenizer instead of an error",
+    )
+    parser.add_argument(
+        "--detailed", action="store_true", help="show percentiles of KL and of the change of probability too"
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="perplexity against bits with the Pareto front: .png, .svg or .pdf"
@@ -29,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from workbench.sweep.table import table, tables
 
-    found = tables(arguments.runs) if arguments.by_protocol else [table(arguments.runs)]
+    if arguments.by_protocol:
+        found = tables(arguments.runs, detailed=arguments.detailed)
+    else:
+        found = [table(arguments.runs, detailed=arguments.detailed)]
     if len(found) > 1 and arguments.format in ("csv", "json"):
         raise WorkbenchError(
             f"--format {arguments.format} holds one table, and the results make {len(found)}; "

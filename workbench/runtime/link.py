@@ -82,13 +82,8 @@ class _Linker:
         self.pipelines: dict[Pipeline, int] = {}
         self.buffers: dict[str, Memory] = {}
         self.uploads: list[Upload] = []
-        #: Matrix -> the stack that it lies in, and its first row there.
-        self.stacked: dict[str, tuple[Buffer, int]] = {}
-        for stack in plan.stacks.values():
-            first = 0
-            for member in stack.members:
-                self.stacked[member.name] = stack.buffer, first
-                first += member.rows
+        #: Matrix -> the stack that it lies in.
+        self.stacked = {name: stack for stack in plan.stacks.values() for name in stack.names}
 
     def program(self, head: str) -> Program:
         plan, sizes = self.plan, self.lowered.sizes
@@ -145,10 +140,9 @@ class _Linker:
         if not buffer.is_matrix:
             return self.vector(buffer, rows)
         if name in self.stacked:
-            stack, first = self.stacked[name]
-            whole, _, size = self.matrix(stack, plane, None)
-            row_bytes = size // stack.rows
-            return whole, first * row_bytes, buffer.rows * row_bytes
+            stack = self.stacked[name]
+            whole, _, size = self.matrix(stack.buffer, plane, None)
+            return whole, *stack.part(name, size)
         return self.matrix(buffer, plane, rows)
 
     def arena(self, own: str) -> str:

@@ -196,18 +196,19 @@ def lower(
     tuned: Choice | None = None,
     library: Library | None = None,
 ) -> DevicePlan:
-    """The device plan for given `tokens`, `capacity`, `sequences` and `steps`. Raises `PlanError` for unknown names.
+    """The device plan for given `tokens`, `capacity`, `sequences` and `steps`.
 
+    keep: also names that only the device plan has. Raises `PlanError` for what neither has.
     tuned: measured choices of variants, tunables and rules; without them what kernels and rules prefer holds. library:
     of kernels, by default all that are registered.
     """
     library = library or wgsl_kernels.library()
-    keep = [plan.arrays[name][0].name for name in plan.check_names(keep)]
+    keep, planned = tuple(keep), plan
     stacks = stackable(stacked_together(plan, library), binding_bytes)
     plan = rewrite(
         plan,
         Facts(sizes["tokens"], sizes["capacity"], adapter),
-        keep=keep,
+        keep=[plan.arrays[name][0].name for name in keep if name in plan.arrays],
         stacks=stacks,
         ranges=lambda name: row_ranges(plan.buffers[name], binding_bytes),
         library=library,
@@ -215,6 +216,8 @@ def lower(
         if tuned is None
         else partial(tuned.applies, sizes=sizes, adapter=adapter, binding_bytes=binding_bytes),
     )
+    planned.check_names(name for name in keep if name not in plan.arrays)
+    keep = [plan.arrays[name][0].name for name in keep]
     steps = []
     for call in plan.calls:
         matrix = matrix_of(plan, call)

@@ -86,8 +86,9 @@ def _unify(
     if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
         return
     orders = [call.inputs]
-    if kernel.commutes and all(operand in call.inputs for operand in kernel.commutes):
-        one, other = kernel.commutes
+    swapped = kernel.commutes if stated == kernel.defaults else None
+    if swapped is not None and all(operand in call.inputs for operand in swapped):
+        one, other = swapped
         orders.append({**call.inputs, one: call.inputs[other], other: call.inputs[one]})
     for inputs in orders:
         found, given = dict(names), dict(params)
@@ -240,7 +241,7 @@ def _shapes(plan: Plan, call: Call, library: Library) -> dict[str, tuple[tuple[i
     sizes = kernel.complete(sizes)
     found = {}
     for operand, ports in kernel.operands().items():
-        if operand not in call.inputs and "" in ports:
+        if operand not in call.inputs and ports.get("") in kernel.writes:
             port = kernel.writes[ports[""]]
             shape = tuple(sizes[label] if isinstance(label, str) else label for label in port.shape)
             found[operand] = (shape, "f32" if port.dtype == "float" else port.dtype)

@@ -33,6 +33,13 @@ class Stack:
         tensors = tuple(name for member in self.members for name in member.tensors)
         return Buffer(self.name, shape, first.type, "weight", tensors)
 
+    def part(self, name: str, nbytes: int) -> tuple[int, int]:
+        """Offset and length, in bytes, of a member in a plane of the stack that has so many bytes."""
+        rows = [member.rows for member in self.members]
+        at = self.names.index(name)
+        row_bytes = nbytes // sum(rows)
+        return sum(rows[:at]) * row_bytes, rows[at] * row_bytes
+
 
 def stackable(groups: Iterable[tuple[Buffer, ...]], binding_bytes: int) -> list[Stack]:
     """Those of the groups that can lie so, and be bound one by one too.

@@ -144,12 +144,13 @@ class WgpuExecutor:
     ) -> dict[str, np.ndarray | DeviceRows]:
         """One step over at most `chunks[0]` ids at the cache's position, which moves on.
 
-        Returns the plan's results and the kept activations, without padding rows. edit: functions that change
-        activations in flight (`workbench.runtime.edits`); raises `EditError` and `CacheFullError`, with the position as
-        it was. hold: activations that are handed out as rows where they are, until the next step (`holding`).
+        Returns the plan's results and the kept activations, of the plan or of the device's, without padding rows. edit:
+        functions that change activations in flight (`workbench.runtime.edits`); raises `EditError` and
+        `CacheFullError`, with the position as it was. hold: activations that are handed out as rows where they are,
+        until the next step (`holding`).
         """
         cache.require(len(ids))
-        keep, hold = self.plan(head).check_names(keep), self.plan(head).check_names(hold)
+        keep, hold = tuple(keep), self.plan(head).check_names(hold)
         edited = check_edits(self.plan(head), edit)
         untouched = tuple(dict.fromkeys((*keep, *edited, *hold)))  # neither fused away nor overwritten
         valid = len(ids)

@@ -7,10 +7,11 @@ import html as markup
 import io
 import json as json_module
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval.report import LONG, ppl_form, ppl_text
+from eval.statistics import BOTH_TAILS, QUANTILES
 from workbench.known import known
 from workbench.models.blocks import cache_type
 
@@ -27,7 +28,14 @@ class Figure(NamedTuple):
 
 
 Cell = str | Figure | None
-#: Title, and the cell of a row: a string is text and is escaped, a Figure is a number.
+#: Title, and the cell of a row: a string is text and is escaped, a Figure is a number. The first are for who asks.
+_DETAILS: dict[str, Callable[[Row], Cell]] = {
+    **{f"KL {name}, nats": lambda row, name=name: _of(row.kl_quantiles, name, ".2e") for name in QUANTILES},
+    "Δp mean, %": lambda row: _of(row.delta_p, "mean", "+.3f", 100),
+    "Δp RMS, %": lambda row: _of(row.delta_p, "rms", ".2f", 100),
+    "Δp p0.1, %": lambda row: _of(row.delta_p, "p0.1", "+.1f", 100),
+    "Δp p99.9, %": lambda row: _of(row.delta_p, "p99.9", "+.1f", 100),
+}
 COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("model", lambda row: row.model),
     ("format", lambda row: row.format),
@@ -38,16 +46,24 @@ COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
     ("perplexity ± SE", lambda row: _ppl(row)),
     ("paired change ± SE, %", lambda row: _change(row)),
     ("KL ± SE, nats", lambda row: _with_error(row.kl, row.kl_se, ".2e", ".0e")),
-    ("same top-1 ± SE, %", lambda row: _share(row)),
+    *_DETAILS.items(),
+    ("same top-1 ± SE, %", lambda row: _share(row.same_top1, row.same_top1_se)),
+    ("last word ± SE, %", lambda row: _last_word(row, "accuracy", "se", ".2f")),
+    ("its paired change ± SE, %", lambda row: _last_word(row, "change", "change_se", "+.2f")),
     ("quantized in, s", lambda row: _plain(row.quantize_seconds, ".1f")),
     ("prefill, tokens/s", lambda row: _plain(row.prefill, ".0f")),
     ("decode, tokens/s", lambda row: _plain(row.decode, ".0f")),
 )
 #: Left out where no row has it, or (backend) where all rows have the same, in f32.
 _WHERE_KNOWN = {"quantizer", "quantized in, s", "prefill, tokens/s", "decode, tokens/s"}
+_WHERE_KNOWN |= {"last word ± SE, %", "its paired change ± SE, %"}
 _WHERE_DIFFERENT = {"backend"}
-#: Fields of `records`, CSV and JSON: those of Row, then the conditions'.
-_RECORD = [name for name in Row.__dataclass_fields__ if name != "conditions"]
+#: Figures that a row holds together, each of which is a field of `records`, CSV and JSON.
+_TOGETHER = {
+    "kl_quantiles": (*QUANTILES, "max"),
+    "delta_p": ("mean", "rms", *BOTH_TAILS),
+    "last_word": ("accuracy", "se", "change", "change_se"),
+}
 
 
 def _ran(row: Row) -> str:
@@ -92,17 +108,29 @@ def _change(row: Row) -> Figure | None:
     return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
 
 
-def _share(row: Row) -> Figure | None:
-    if row.same_top1 is None:
+def _share(share: float | None, error: float | None, form: str = ".2f") -> Figure | None:
+    """A share or a change of one with its error, both in %."""
+    if share is None:
         return None
-    error = None if row.same_top1_se is None else 100 * row.same_top1_se
-    return _with_error(100 * row.same_top1, error, ".2f", ".2f")
+    return _with_error(100 * share, None if error is None else 100 * error, form, ".2f")
 
 
-def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+def _last_word(row: Row, value: str, error: str, form: str) -> Figure | None:
+    if row.last_word is None:
+        return None
+    return _share(row.last_word[value], row.last_word[error], form)
+
+
+def _of(found: Mapping[str, float] | None, name: str, form: str, times: float = 1) -> Figure | None:
+    return None if found is None or name not in found else Figure(format(times * found[name], form))
+
+
+def _grid(rows: Sequence[Row], detailed: bool) -> tuple[list[str], list[list[Cell]]]:
     """Titles and cells of the columns that say something here."""
     titles, columns = [], []
     for title, cell in COLUMNS:
+        if title in _DETAILS and not detailed:
+            continue
         cells = [cell(row) for row in rows]
         if title in _WHERE_KNOWN and not any(cells):
             continue
@@ -113,9 +141,9 @@ def _grid(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     return titles, [list(line) for line in zip(*columns, strict=True)]
 
 
-def md(rows: Sequence[Row], caption: str) -> str:
+def md(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
     """A Markdown table with its caption below."""
-    titles, grid = _grid(rows)
+    titles, grid = _grid(rows, detailed)
     lines = [titles, *([_markdown(cell) for cell in line] for line in grid)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
     numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
@@ -145,9 +173,9 @@ def _markdown(cell: Cell) -> str:
     return escape_md(cell)
 
 
-def html(rows: Sequence[Row], caption: str) -> str:
+def html(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
     """A table element with a caption."""
-    titles, grid = _grid(rows)
+    titles, grid = _grid(rows, detailed)
 
     def line(tag: str, cells: Sequence[Cell]) -> str:
         return "<tr>" + "".join(_html(tag, cell) for cell in cells) + "</tr>"
@@ -177,6 +205,7 @@ _LATEX = {
     "±": r"$\pm$",
     "–": "--",
     "·": r"$\cdot$",
+    "Δ": r"$\Delta$",
     **{c: "\\" + c for c in "&%$#_{}"},
 }
 
@@ -186,9 +215,9 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
 
 
-def latex(rows: Sequence[Row], caption: str) -> str:
+def latex(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
     """A table environment; needs the package booktabs."""
-    titles, grid = _grid(rows)
+    titles, grid = _grid(rows, detailed)
     numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
     head = " & ".join(map(escape_latex, titles)) + r" \\"
     body = "\n".join(" & ".join(map(_latex, line)) + r" \\" for line in grid)
@@ -218,15 +247,26 @@ def _power(match: re.Match) -> str:
 
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A flat dict a row, unrounded; the conditions are in every one."""
-    return [{**{name: getattr(row, name) for name in _RECORD}, **row.to_json()["conditions"]} for row in rows]
+    return [_record(row) for row in rows]
 
 
-def json(rows: Sequence[Row], caption: str) -> str:
+def _record(row: Row) -> dict[str, Any]:
+    found = row.to_json()
+    conditions = found.pop("conditions")
+    together = {name: found.pop(name) or {} for name in _TOGETHER}
+    for name, figures in _TOGETHER.items():
+        prefix = name.removesuffix("_quantiles")
+        found |= {f"{prefix}_{figure}": together[name].get(figure) for figure in figures}
+    return found | conditions
+
+
+def json(rows: Sequence[Row], caption: str, detailed: bool = True) -> str:
+    """As `records`, which leave nothing out."""
     values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": records(rows)}
     return json_module.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def csv(rows: Sequence[Row], caption: str) -> str:
+def csv(rows: Sequence[Row], caption: str, detailed: bool = True) -> str:
     """Unrounded values, a header line. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
     stream = io.StringIO()
     found = records(rows)

@@ -1,4 +1,5 @@
-"""Results of any kind as rows of one table: cells of sweeps, benchmarks' results.json, `workbench perplexity --json`.
+"""Results of any kind as rows of one table: cells of sweeps, benchmarks' results.json, what `workbench compare-models
+--json` wrote, `workbench perplexity --json`.
 
 A row knows the conditions under which it was measured. Rows of different conditions do not belong into one table:
 their perplexities are not comparable.
@@ -21,6 +22,7 @@ from .cells import UNCONVERTED
 from .store import CELL_KIND, read_json
 
 RESULTS_KIND = "workbench-results"
+COMPARISON_KIND = "workbench-comparison"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ class Conditions:
 @dataclass(frozen=True)
 class Row:
     """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
-    share. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
-    backends, nats a token. Rates in tokens a second, median. None where unknown. source: the file."""
+    share. kl_quantiles: median to p99.9, and max. delta_p: mean, rms and quantiles of the change of the target's
+    probability. last_word: accuracy, se and the paired change and change_se, shares, of the passages that `passages`
+    describes. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
+    backends, nats a token. Rates in tokens a second, median; on_cpu: whether they are a CPU's. None where unknown.
+    source: the file. note: what a reader must know of the model."""
 
     model: str
     format: str
@@ -72,9 +77,14 @@ class Row:
     kl_se: float | None
     same_top1: float | None
     same_top1_se: float | None
+    kl_quantiles: Mapping[str, float] | None
+    delta_p: Mapping[str, float] | None
+    last_word: Mapping[str, float | None] | None
+    passages: str | None
     quantize_seconds: float | None
     prefill: float | None
     decode: float | None
+    on_cpu: bool | None
     backend: str
     device: str | None
     activations: str | None
@@ -83,6 +93,7 @@ class Row:
     baseline_cache: str | None
     noise_rms: float | None
     source: str
+    note: str
     conditions: Conditions
 
     @property
@@ -148,17 +159,26 @@ def rows_of(path: Path, values: Mapping[str, Any]) -> list[Row]:
             return [_row(path, values["result"], facts, values["speed"])]
         if values.get("kind") == RESULTS_KIND:
             return [_benchmark(path, row) for row in values["rows"]]
+        if values.get("kind") == COMPARISON_KIND:
+            return [_compared(path, row) for row in values["models"]]
         if {"protocol", "ppl", "tokens_scored", "provenance"} <= values.keys():
             return [_row(path, values, _described(values), None)]
     except (KeyError, TypeError, ValueError, FormatError, AttributeError) as error:
         raise SweepError(f"{path}: is a damaged result ({type(error).__name__}: {error})") from error
     raise SweepError(
-        f"{path}: is not a result; allowed: cells of a sweep, results.json of a benchmark, "
-        "`workbench perplexity --json`"
+        f"{path}: is not a result; allowed: cells of a sweep, results.json of a benchmark, what "
+        "`workbench compare-models --json` wrote or `workbench perplexity --json` printed"
     )
 
 
-def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed: Mapping | None) -> Row:
+def _row(
+    path: Path,
+    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    speed: Mapping | None,
+    last_words: Mapping[str, Any] | None = None,
+    note: str = "",
+) -> Row:
     baseline = result["baseline"] or {}
     ratio = math.exp(baseline["ln_ratio"]) if baseline.get("ln_ratio") is not None else None
     against = baseline.get("provenance") or {}
@@ -175,8 +195,13 @@ def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed:
         kl_se=baseline.get("kl_se"),
         same_top1=baseline.get("same_top1"),
         same_top1_se=baseline.get("same_top1_se"),
+        kl_quantiles=baseline.get("kl"),
+        delta_p=_delta_p(baseline),
+        last_word=last_words and _last_word(last_words),
+        passages=last_words["passages"]["described"] if last_words else None,
         prefill=speed["prefill"]["tokens_per_second"] if speed else None,
         decode=speed["decode"]["tokens_per_second"] if speed else None,
+        on_cpu=speed.get("on_cpu") if speed else None,
         backend=result["backend"],
         device=result["provenance"].get("device"),
         activations=result["provenance"].get("activations"),
@@ -185,6 +210,7 @@ def _row(path: Path, result: Mapping[str, Any], facts: Mapping[str, Any], speed:
         baseline_cache=against.get("cache"),
         noise_rms=(result.get("noise_floor") or {}).get("rms"),
         source=str(path),
+        note=note,
         conditions=Conditions(
             protocol=result["protocol"],
             text_sha256=text.get("sha256"),
@@ -211,7 +237,27 @@ def _benchmark(path: Path, row: Mapping[str, Any]) -> Row:
         "file_bytes": row["file_bytes"],
         "quantize_seconds": None,
     }
-    return _row(path, found, facts, row["speed"])
+    return _row(path, found, facts, row["speed"], note=row.get("note", ""))
+
+
+def _compared(path: Path, row: Mapping[str, Any]) -> Row:
+    """A model of a comparison, under the name that it has there."""
+    own = {"model": row["name"], "bits_per_weight": row["bits_per_weight"], "file_bytes": row["file_bytes"]}
+    facts = _described(row["perplexity"]) | own
+    return _row(path, row["perplexity"], facts, row["speed"], row["last_words"], row["note"])
+
+
+def _delta_p(baseline: Mapping[str, Any]) -> dict[str, float] | None:
+    if baseline.get("delta_p_mean") is None:
+        return None
+    found = {"mean": baseline["delta_p_mean"], "rms": baseline["delta_p_rms"]}
+    return found | (baseline.get("delta_p_quantiles") or {})
+
+
+def _last_word(found: Mapping[str, Any]) -> dict[str, float | None]:
+    paired = found["baseline"] or {}
+    change = {"change": paired.get("difference"), "change_se": paired.get("se")}
+    return {"accuracy": found["accuracy"], "se": found["se"], **change}
 
 
 def _described(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,11 @@ FORMATS = ("md", "csv", "latex", "html", "json")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of the same conditions. Made by `table`, `tables` or `Table.of`; shows itself in a notebook."""
+    """Rows of the same conditions. Made by `table`, `tables` or `Table.of`; shows itself in a notebook. detailed: shows
+    percentiles too, which CSV and JSON have anyway."""
 
     rows: tuple[Row, ...]
+    detailed: bool = False
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -37,21 +39,33 @@ class Table:
                     f"{row.conditions}; they differ in {first.conditions.difference(row.conditions)}. "
                     "One table each: --by-protocol, or tables(...)"
                 )
+        if len(passages := self._passages) > 1:
+            raise SweepError(
+                f"rows do not belong into one table: last words are of {' and of '.join(passages)}"
+            )
 
     @classmethod
-    def of(cls, runs: Iterable[str | Path]) -> Table:
+    def of(cls, runs: Iterable[str | Path], *, detailed: bool = False) -> Table:
         """From folders and files, see `workbench.sweep.rows.files`."""
-        return cls(_sorted(_read(runs)))
+        return cls(_sorted(_read(runs)), detailed)
 
     @property
     def conditions(self) -> Conditions:
         return self.rows[0].conditions
 
     @property
+    def _passages(self) -> list[str]:
+        return list(dict.fromkeys(row.passages for row in self.rows if row.passages))
+
+    @property
     def caption(self) -> str:
-        """The conditions of all rows, and the noise floor of those that round to INT8 while they run."""
+        """The conditions of all rows, the noise floor of those that round to INT8 while they run, whether times are a
+        CPU's, and what there is to be known of single rows."""
         noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
-        return "; ".join([str(self.conditions), *noise])
+        words = [f"last words of {each}" for each in self._passages]
+        times = ["times are a CPU's, not a GPU's"] if any(row.on_cpu for row in self.rows) else []
+        notes = [f"{row.model}: {row.note}" for row in self.rows if row.note]
+        return "; ".join([str(self.conditions), *words, *noise, *times, *notes])
 
     @property
     def front(self) -> tuple[Row, ...]:
@@ -72,7 +86,7 @@ class Table:
         """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped."""
         if name not in FORMATS:
             raise SweepError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
-        return getattr(render, name)(self.rows, self.caption)
+        return getattr(render, name)(self.rows, self.caption, self.detailed)
 
     def markdown(self) -> str:
         return self.format("md")
@@ -92,17 +106,17 @@ class Table:
         return self.markdown()
 
 
-def table(runs: str | Path | Iterable[str | Path]) -> Table:
+def table(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> Table:
     """One table of all results in folders and files. SweepError if they do not belong together, naming both."""
-    return Table.of([runs] if isinstance(runs, str | Path) else runs)
+    return Table.of([runs] if isinstance(runs, str | Path) else runs, detailed=detailed)
 
 
-def tables(runs: str | Path | Iterable[str | Path]) -> list[Table]:
+def tables(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> list[Table]:
     """A table for each protocol, text and tokenizer, in the order in which they come."""
     groups: dict[Conditions, list[Row]] = {}
     for row in _read([runs] if isinstance(runs, str | Path) else runs):
         groups.setdefault(row.conditions, []).append(row)
-    return [Table(_sorted(rows)) for rows in groups.values()]
+    return [Table(_sorted(rows), detailed) for rows in groups.values()]
 
 
 def _read(runs: Iterable[str | Path]) -> list[Row]:

@@ -116,13 +116,17 @@ class Duel:
     # ---- inside ----------------------------------------------------------------------------------------------
 
     def _made(self, plan: DevicePlan, seed: int) -> dict[tuple, np.ndarray]:
-        """What the place is given, by plane and rows."""
+        """What the place is given, by plane and rows; matrices of a stack as one."""
         found: dict[tuple, np.ndarray] = {}
         for step in plan.steps:
             arguments = make_arguments(step.kernel, case_of(step.kernel, step.sizes, step.types), seed)
             for port, value in arguments.items():
                 if isinstance(value, torch.Tensor) and _key(step, port)[0] not in plan.slots:
                     found.setdefault(_key(step, port), tensor_bytes(value))
+        for stack in plan.stacks.values():
+            members = ([own for own, *_ in member.planes().values()] for member in stack.members)
+            for (own, *_), *parts in zip(stack.buffer.planes().values(), *members, strict=True):
+                found[own, None] = np.concatenate([found.pop((part, None)) for part in parts])
         return found
 
     def _allocate(self) -> None:
@@ -159,8 +163,18 @@ class Duel:
             elif key in self._given:
                 buffers[port] = self._given[key][copy]
             else:
-                raise CannotMakeError(f"{self._place.case.kernel}: no random input can be made for {key[0]}")
+                buffers[port] = self._part(at, *step.ports[port], copy)
         return buffers
+
+    def _part(self, at: int, name: str, plane: str, copy: int) -> tuple:
+        """Where a plane of a matrix lies in its stack's: buffer, offset, bytes."""
+        for stack in self._plans[at].stacks.values():
+            if name in stack.names:
+                whole = self._given[plane_name(stack.name, plane), None][copy]
+                return whole, *stack.part(name, whole.size)
+        raise CannotMakeError(
+            f"{self._place.case.kernel}: no random input can be made for {plane_name(name, plane)}"
+        )
 
     def _results(self, at: int) -> dict[str, np.ndarray]:
         """What one side gives beside what it updates in place, in f64, by plane."""

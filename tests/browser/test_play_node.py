@@ -1,0 +1,89 @@
+"""Programs played by the browser's modules in Node give what the native engine gives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.models.family_cases import write_family
+from tests.runtime.models import SHAPES, write_random
+from tests.support.dawn import play
+
+from .engines import compare
+
+pytestmark = pytest.mark.usefixtures("adapter")
+
+
+def played(folder):
+    return lambda request: play({"folder": str(folder), **request})
+
+
+def test_the_embedded_model_in_int4(demo):
+    compare(demo, played(demo), 32)
+
+
+def test_the_embedded_model_in_int8(site):
+    folder = site("int8/32")
+    compare(folder, played(folder), 8)
+
+
+def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_path):
+    """Phi-3: three blocks a row, so three bytes of zero-points; LongRoPE; stacked tensors; sampled tokens too."""
+    folder = site("int4/32", write_family(tmp_path / "phi3", "phi3", 1))
+    index = json.loads((folder / "programs" / "f32-0.json").read_text())
+    assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
+    compare(folder, played(folder), 32, sampled=True)
+
+
+def test_float_rows_are_padded(site, tmp_path):
+    folder = site("bf16", write_random(tmp_path / "wide", SHAPES[0]))
+    index = json.loads((folder / "programs" / "f32-0.json").read_text())
+    assert any(upload[6] == "padded rows" for uploads in index["uploads"] for upload in uploads)
+    compare(folder, played(folder), 32)
+
+
+@pytest.mark.parametrize(
+    "file, damage, kind, says",
+    [
+        ("model/model.wgpu", lambda data: data[:-700], "damaged", "ends in the middle of"),
+        ("model/model.wgpu", lambda data: data[:9] + b"\xff" + data[10:], "damaged", "does not have its checksum"),
+        ("model/manifest.json", lambda data: data + b" ", "damaged", "not the bytes that were written"),
+        ("programs/f32-0.json", lambda data: data[:-1] + b" ", "damaged", "not the bytes that were written"),
+        ("programs/programs.json", lambda data: data.replace(b'n": 1,', b'n": 9,'), "unsupported", "of version 9"),
+        ("programs/programs.json", lambda data: data[:50], "damaged", "is no JSON"),
+    ],
+)  # fmt: skip
+def test_damage_is_named(demo, file, damage, kind, says):
+    path = demo / file
+    before = path.read_bytes()
+    try:
+        path.write_bytes(damage(before))
+        said = play({"folder": str(demo), "ids": [1], "count": 1})["error"]
+    finally:
+        path.write_bytes(before)
+    assert said["kind"] == kind and says in said["message"]
+
+
+def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(demo):
+    said = play({"folder": str(demo), "ids": [1], "count": 1, "without": True})["error"]
+    assert said["kind"] == "no-webgpu" and "Firefox 141" in said["message"]
+    answer = play({"folder": str(demo), "ids": [1], "count": 1, "activations": "f16"})
+    if "error" in answer:
+        assert (
+            answer["error"]["kind"] == "missing-feature"
+            and "f32 runs everywhere" in answer["error"]["message"]
+        )
+
+
+@pytest.mark.parametrize(
+    "request_, kind, says",
+    [
+        ({"ids": [4096]}, "input", "token id 4096 at place 0 is outside the vocabulary of 4096"),
+        ({"ids": [5] * 65}, "context", "65 tokens do not fit behind 0: there is room for 64"),
+        ({"ids": []}, "input", "at least one token"),
+    ],
+)
+def test_what_cannot_be_fed_is_named(demo, request_, kind, says):
+    said = play({"folder": str(demo), "count": 1, **request_})["error"]
+    assert said["kind"] == kind and says in said["message"]

@@ -1,0 +1,185 @@
+// Opening a WebGPU device, and buffers on it. Whatever the browser says against it becomes a BrowserError.
+
+import { BrowserError } from "./errors.js";
+
+/** What a buffer of `bytes` takes: at least 16 bytes, in steps of 16, since kernels load four words at a time. */
+export const aligned = (/** @type {number} */ bytes) => Math.max(16, Math.ceil(bytes / 16) * 16);
+
+/**
+ * @typedef {object} Wanted
+ * @property {number} bytes
+ * @property {boolean} [uniform] it is bound as a uniform too
+ */
+
+/** An open device, what is known of its adapter, and its buffers. */
+export class Device {
+  /**
+   * @param {GPUDevice} gpu
+   * @param {GPUAdapterInfo} info
+   * @param {number} subgroupSize lanes of every subgroup; 0: unknown or none
+   * @param {GPU} instance
+   */
+  constructor(gpu, info, subgroupSize, instance) {
+    this.gpu = gpu;
+    /** Kept, since Dawn for Node ends the process when it is collected before its devices. */
+    this.instance = instance;
+    this.subgroupSize = subgroupSize;
+    this.name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "an unnamed adapter";
+    /** Bytes of the buffers that there are. */
+    this.allocated = 0;
+    /** What ended the device, or what it refused; all that follows fails with it. @type {BrowserError | null} */
+    this.failure = null;
+    gpu.lost.then(({ reason, message }) => {
+      this.failure ??= new BrowserError(
+        "device-lost",
+        reason === "destroyed"
+          ? "the GPU device was closed"
+          : `the browser took the GPU device away (${message || "no reason given"}); load the model again`,
+      );
+    });
+    gpu.addEventListener("uncapturederror", ({ error }) => {
+      this.failure ??= new BrowserError("device", `the GPU device refused a command: ${error.message}`, error);
+    });
+  }
+
+  /**
+   * The most powerful adapter's device.
+   *
+   * Programs stay within the limits that WebGPU promises, but for the size of a binding, which they name. Subgroups are
+   * asked for where all of an adapter's have one size, since programs are lowered for one.
+   * @param {GPU | undefined} gpu `navigator.gpu`
+   * @param {{bindingBytes: number, subgroupSizes: number[], f16: boolean}} needs sizes: those that there are programs for
+   */
+  static async open(gpu, { bindingBytes, subgroupSizes, f16 }) {
+    if (!gpu) {
+      throw new BrowserError(
+        "no-webgpu",
+        globalThis.isSecureContext === false
+          ? "WebGPU is there on secure pages only: open this one over https or from localhost"
+          : "this browser has no WebGPU; Chrome or Edge 113, Safari 26 and Firefox 141 (Windows) or 145 (macOS) have it",
+      );
+    }
+    const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+    if (!adapter) {
+      throw new BrowserError(
+        "no-adapter",
+        "the browser gives no GPU to pages; see chrome://gpu or about:support for why, or update the graphics driver",
+      );
+    }
+    /** @type {GPUFeatureName[]} */
+    const features = [];
+    if (f16) {
+      if (!adapter.features.has("shader-f16")) {
+        throw new BrowserError("missing-feature", "this adapter computes in no f16 (shader-f16); f32 runs everywhere");
+      }
+      features.push("shader-f16");
+    }
+    const { subgroupMinSize: least, subgroupMaxSize: most = 0 } = adapter.info;
+    const lanes = adapter.features.has("subgroups") && least === most && subgroupSizes.includes(most) ? most : 0;
+    if (lanes) features.push("subgroups");
+    const has = Math.min(adapter.limits.maxStorageBufferBindingSize, adapter.limits.maxBufferSize);
+    if (has < bindingBytes) {
+      throw new BrowserError("limits", `the programs bind up to ${bindingBytes} bytes, and this adapter ${has}`);
+    }
+    const requiredLimits = { maxStorageBufferBindingSize: bindingBytes, maxBufferSize: Math.max(bindingBytes, 256 << 20) };
+    try {
+      const device = await adapter.requestDevice({ requiredFeatures: features, requiredLimits });
+      return new Device(device, adapter.info, lanes, gpu);
+    } catch (error) {
+      throw new BrowserError("no-adapter", `the GPU cannot be opened: ${/** @type {Error} */ (error).message}`, error);
+    }
+  }
+
+  /** Throws what ended the device, if anything did. */
+  check() {
+    if (this.failure) throw this.failure;
+  }
+
+  /**
+   * Zeroed buffers by name, all of them or none.
+   * @param {Map<string, Wanted>} wanted
+   * @param {string} purpose what they are for, as a message says it
+   * @returns {Promise<Map<string, GPUBuffer>>}
+   */
+  async allocate(wanted, purpose) {
+    this.check();
+    const { STORAGE, COPY_SRC, COPY_DST, UNIFORM } = GPUBufferUsage;
+    const made = new Map();
+    let total = 0;
+    this.gpu.pushErrorScope("validation");
+    this.gpu.pushErrorScope("out-of-memory");
+    for (const [label, { bytes, uniform }] of wanted) {
+      const usage = STORAGE | COPY_SRC | COPY_DST | (uniform ? UNIFORM : 0);
+      made.set(label, this.gpu.createBuffer({ label, size: aligned(bytes), usage }));
+      total += aligned(bytes);
+    }
+    const [memory, invalid] = await Promise.all([this.gpu.popErrorScope(), this.gpu.popErrorScope()]);
+    this.allocated += total;
+    if (!memory && !invalid) return made;
+    this.release(made.values());
+    this.check();
+    if (invalid) throw new BrowserError("limits", `no room for ${purpose}: ${invalid.message}`, invalid);
+    throw new BrowserError(
+      "out-of-memory",
+      `the GPU has no ${megabytes(total)} left for ${purpose} beside ${megabytes(this.allocated)} in use; close other ` +
+        "pages, or take a smaller model or format",
+      memory,
+    );
+  }
+
+  /** Give memory back. @param {Iterable<GPUBuffer>} buffers */
+  release(buffers) {
+    for (const buffer of buffers) {
+      this.allocated -= buffer.size;
+      buffer.destroy();
+    }
+  }
+
+  /**
+   * Copy bytes to a buffer, padded to whole words.
+   * @param {GPUBuffer} buffer
+   * @param {number} offset
+   * @param {ArrayBufferView<ArrayBuffer>} data
+   */
+  write(buffer, offset, data) {
+    let bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    if (bytes.length % 4) {
+      const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+      padded.set(bytes);
+      bytes = padded;
+    }
+    this.gpu.queue.writeBuffer(buffer, offset, bytes);
+  }
+
+  /**
+   * The words of a staging buffer once what was submitted before has run.
+   * @param {GPUBuffer} staging
+   * @param {number} bytes
+   * @returns {Promise<ArrayBuffer>}
+   */
+  async mapped(staging, bytes) {
+    try {
+      await staging.mapAsync(GPUMapMode.READ, 0, bytes);
+    } catch (error) {
+      await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
+      this.check();
+      throw new BrowserError("device", `reading from the GPU failed: ${/** @type {Error} */ (error).message}`, error);
+    }
+    const data = staging.getMappedRange(0, bytes).slice(0);
+    staging.unmap();
+    this.check();
+    return data;
+  }
+
+  /** A buffer that can be mapped for reading. @param {number} size */
+  staging(size) {
+    return this.gpu.createBuffer({ size: aligned(size), usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+  }
+
+  close() {
+    this.gpu.destroy();
+  }
+}
+
+/** @param {number} bytes */
+export const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;

@@ -1,0 +1,108 @@
+"""A folder for any web server, in which a converted model runs in the browser.
+
+    OUT/
+      index.html, style.css, app.js   the page
+      page.json                       kind, version, name, the tokens that end a text, a text with its ids
+      browser/                        the modules that play programs, and the tokenizer's library
+      model/                          the converted model, as it is
+      programs/                       what `export-program` writes
+
+Nothing in it needs a build step, and nothing is fetched from anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.files.folders import Partial
+from workbench.files.writing import storing
+from workbench.formats import manifest
+from workbench.models.source import open_source
+from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
+from workbench.runtime.export import export_programs
+
+KIND = "webgpu-quant-workbench/page"
+VERSION = 1
+FILE = "page.json"
+#: Spaces, digits, contractions, accents, other scripts and a character of several bytes: what tokenizers differ in.
+SAMPLE = "Once upon a time, 1234 cats didn't say:  naïve café – 東京!\n\n\tfor (i = 0; i < 10; i++) 🙂"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What was written. nbytes: of all files, of which a browser loads the model and one kind of adapter's programs."""
+
+    path: Path
+    nbytes: int
+
+
+def write_page(
+    model: str | Path, output: str | Path, *, max_tokens: int = 2048, overwrite: bool = False
+) -> Page:
+    """Write the page of a converted model, whole or not at all.
+
+    max_tokens: positions of the cache. Raises WorkbenchError for a model that is not converted or not stored as a page
+    reads it, for one without tokenizer.json, and for an output that exists and is no page to be replaced.
+    """
+    output = Path(output)
+    if output.exists() and not (overwrite and (output / FILE).is_file()):
+        what = "and holds no page" if overwrite else "give --overwrite to replace it"
+        raise WorkbenchError(f"page: {output} exists; {what}")
+    source = open_source(model)
+    text = json.dumps(_page(source), ensure_ascii=False, indent=1)
+    partial = Partial(output)
+    try:
+        with storing(output):
+            export_programs(
+                source, partial.path / "programs", max_tokens=max_tokens
+            )  # refuses what pages cannot read
+            _copy_model(Path(source.path), partial.path / "model")
+            _copy_modules(partial.path)
+            (partial.path / FILE).write_text(text, encoding="utf-8")
+            nbytes = sum(path.stat().st_size for path in partial.path.rglob("*") if path.is_file())
+        partial.put_in_place()
+    except BaseException:
+        partial.remove()
+        raise
+    return Page(output, nbytes)
+
+
+def _page(source) -> dict:
+    """What the page says and checks beside the model."""
+    if not (Path(source.tokenizer_path) / "tokenizer.json").is_file():
+        raise WorkbenchError(f"{source.path}: the page's tokenizer reads tokenizer.json, and there is none")
+    tokenizer = load_tokenizer(source.tokenizer_path)
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "name": Path(source.path).resolve().name,
+        "ends": sorted(end_of_text_ids(source.tokenizer_path, source.config, tokenizer)),
+        "sample": {"text": SAMPLE, "ids": list(tokenizer(SAMPLE)["input_ids"])},
+    }
+
+
+def _copy_model(model: Path, target: Path) -> None:
+    """The files that the manifest names, and nothing that lies beside them."""
+    found = manifest.parse((model / manifest.FILE).read_bytes())
+    names = [
+        manifest.FILE,
+        *found.shards,
+        *(f"{manifest.TOKENIZER_FOLDER}/{name}" for name in found.tokenizer),
+    ]
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model / name, target / name)
+
+
+def _copy_modules(target: Path) -> None:
+    """The page at the top, and the modules below `browser`."""
+    with as_file(files("workbench.browser")) as package:
+        shutil.copytree(package / "static", target, dirs_exist_ok=True)
+        shutil.copytree(package / "vendor", target / "browser" / "vendor")
+        for module in package.glob("*.js"):
+            shutil.copyfile(module, target / "browser" / module.name)

@@ -1,0 +1,207 @@
+// Plays programs on a device. It knows no model: what it does is what programs say.
+
+import { constant } from "./constants.js";
+import { aligned, megabytes } from "./device.js";
+import { BrowserError } from "./errors.js";
+import { planesOf, readPlanes } from "./loader.js";
+import { Uploader } from "./uploads.js";
+
+/**
+ * A program as `workbench/runtime/program.schema.json` describes it; buffers of uploads are named.
+ * @typedef {object} Program
+ * @property {{head: string, tokens: number, capacity: number, steps: number}} target
+ * @property {string[]} modules
+ * @property {{label: string, module: number, bindings: [number, GPUBufferBindingType][]}[]} pipelines
+ * @property {{name: string, bytes: number, kind: string, uniform?: boolean, shape?: number[],
+ *   initial?: import("./constants.js").Initial}[]} buffers
+ * @property {import("./uploads.js").Upload[]} uploads
+ * @property {Dispatch[]} dispatches
+ * @property {Record<string, [buffer: number, shape: number[], dtype: string, byToken: boolean]>} values
+ */
+
+/**
+ * buffers: index, offset and bytes of each, in the order of the pipeline's bindings.
+ * @typedef {[pipeline: number, buffers: [number, number, number][], grid: [number, number, number], writes: string[]]} Dispatch
+ */
+
+/** @typedef {{pipeline: GPUComputePipeline, layout: GPUBindGroupLayout}} Built */
+/** @typedef {{done: number, total: number}} Progress bytes */
+
+/** Kinds of buffers that belong to one sequence; all others are the same for all. */
+const OWN = new Set(["cache", "input", "state"]);
+
+/** Uploads that may wait for the GPU: until it has taken them, the browser holds copies. */
+const AHEAD_BYTES = 32 << 20;
+
+/** The dispatches of a program, bound. */
+export class Recorded {
+  /** @param {string} label @param {[GPUComputePipeline, GPUBindGroup, [number, number, number]][]} calls */
+  constructor(label, calls) {
+    this.label = label;
+    this.calls = calls;
+  }
+
+  /** One step as one pass. @param {GPUCommandEncoder} encoder */
+  encode(encoder) {
+    const pass = encoder.beginComputePass({ label: this.label });
+    let set;
+    for (const [pipeline, group, grid] of this.calls) {
+      if (pipeline !== set) pass.setPipeline((set = pipeline));
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(...grid);
+    }
+    pass.end();
+  }
+}
+
+/** Programs of one model on one device: their pipelines, weights, constants and activations. */
+export class Player {
+  /**
+   * @param {import("./device.js").Device} device
+   * @param {Program[]} programs all that will be played
+   */
+  constructor(device, programs) {
+    this.device = device;
+    this.programs = programs;
+    /** By module and bindings. @type {Map<string, Promise<Built>>} */
+    this.building = new Map();
+    /** @type {Map<string, GPUShaderModule>} */
+    this.modules = new Map();
+    /** Weights, constants and activations by name. @type {Map<string, GPUBuffer>} */
+    this.buffers = new Map();
+  }
+
+  /**
+   * Upload weights, and compile the greedy program meanwhile; the others follow in the background, the shortest first.
+   * @param {import("./loader.js").Read} read
+   * @param {any} manifest
+   * @param {(progress: Progress) => void} [onProgress]
+   */
+  async load(read, manifest, onProgress) {
+    const shared = this.sizes((kind) => !OWN.has(kind));
+    const weights = [...shared.values()].reduce((sum, { bytes }) => sum + aligned(bytes), 0);
+    this.buffers = await this.device.allocate(shared, `a model of ${megabytes(weights)}`);
+    const [first, ...rest] = [...this.programs].sort(
+      (a, b) => Number(b.target.head === "greedy") - Number(a.target.head === "greedy") || a.target.tokens - b.target.tokens,
+    );
+    await Promise.all([this.compile(first), this.upload(read, manifest, onProgress)]);
+    this.device.check();
+    this.compileAhead(rest);
+  }
+
+  /** One after the other, so that the first one asked for waits for few others. @param {Program[]} programs */
+  async compileAhead(programs) {
+    for (const program of programs) {
+      if (this.device.failure) return;
+      await this.compile(program).catch(() => {}); // told where the program is played
+    }
+  }
+
+  /**
+   * Buffers of some kinds by name, as large as any program wants them.
+   * @param {(kind: string) => boolean} wanted
+   * @returns {Map<string, import("./device.js").Wanted>}
+   */
+  sizes(wanted) {
+    const found = new Map();
+    for (const { buffers } of this.programs) {
+      for (const { name, bytes, kind, uniform } of buffers) {
+        if (wanted(kind) && bytes > (found.get(name)?.bytes ?? -1)) found.set(name, { bytes, uniform });
+      }
+    }
+    return found;
+  }
+
+  /** A sequence's own buffers: cache, inputs and state. */
+  allocateOwn() {
+    return this.device.allocate(this.sizes((kind) => OWN.has(kind)), "keys and values of the text");
+  }
+
+  /**
+   * A program's dispatches, bound, once its pipelines are there.
+   * @param {Program} program
+   * @param {Map<string, GPUBuffer>} own of `allocateOwn`
+   */
+  async record(program, own) {
+    const built = await this.compile(program);
+    const calls = program.dispatches.map(([n, bound, grid]) => {
+      const { pipeline, layout } = built[n];
+      const { label, bindings } = program.pipelines[n];
+      const entries = bound.map(([index, offset, size], place) => {
+        const { name, bytes } = program.buffers[index];
+        const buffer = /** @type {GPUBuffer} */ (this.buffers.get(name) ?? own.get(name));
+        const whole = offset === 0 && size === bytes; // the buffer then goes on to a multiple of 16
+        return { binding: bindings[place][0], resource: { buffer, offset, size: whole ? aligned(size) : size } };
+      });
+      const group = this.device.gpu.createBindGroup({ label, layout, entries });
+      return /** @type {[GPUComputePipeline, GPUBindGroup, [number, number, number]]} */ ([pipeline, group, grid]);
+    });
+    return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, calls);
+  }
+
+  /** A program's pipelines; those that programs share are compiled once. @param {Program} program */
+  compile(program) {
+    return Promise.all(
+      program.pipelines.map(({ label, module, bindings }) => {
+        const code = program.modules[module];
+        const key = JSON.stringify(bindings) + code;
+        let building = this.building.get(key);
+        if (!building) this.building.set(key, (building = this.build(label, code, bindings)));
+        return building;
+      }),
+    );
+  }
+
+  /**
+   * @param {string} label
+   * @param {string} code
+   * @param {[number, GPUBufferBindingType][]} bindings
+   * @returns {Promise<Built>}
+   */
+  async build(label, code, bindings) {
+    const { gpu } = this.device;
+    let module = this.modules.get(code);
+    if (!module) this.modules.set(code, (module = gpu.createShaderModule({ label, code })));
+    const entries = bindings.map(([binding, type]) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } }));
+    const layout = gpu.createBindGroupLayout({ label, entries });
+    const pipelineLayout = gpu.createPipelineLayout({ label, bindGroupLayouts: [layout] });
+    try {
+      const compute = { module, entryPoint: "main" };
+      return { pipeline: await gpu.createComputePipelineAsync({ label, layout: pipelineLayout, compute }), layout };
+    } catch (error) {
+      this.device.check();
+      const why = /** @type {Error} */ (error).message;
+      throw new BrowserError("unsupported", `this browser does not compile ${label}: ${why}`, error);
+    }
+  }
+
+  /**
+   * @param {import("./loader.js").Read} read
+   * @param {any} manifest
+   * @param {(progress: Progress) => void} [onProgress]
+   */
+  async upload(read, manifest, onProgress) {
+    /** Each upload once, though programs share them. @type {Map<string, import("./uploads.js").Upload>} */
+    const uploads = new Map();
+    for (const { uploads: each } of this.programs) for (const upload of each) uploads.set(JSON.stringify(upload), upload);
+    const all = new Map(this.programs.flatMap(({ buffers }) => buffers.map((each) => [each.name, each])));
+    for (const [name, { initial, shape = [] }] of all) {
+      if (initial) this.device.write(/** @type {GPUBuffer} */ (this.buffers.get(name)), 0, constant(initial, shape));
+    }
+    const uploader = new Uploader(this.device, [...uploads.values()], this.buffers);
+    const planes = planesOf(manifest, new Set(uploader.byTensor.keys()));
+    const total = planes.reduce((sum, { length }) => sum + length, 0);
+    let [done, waiting] = [0, 0];
+    for await (const [plane, bytes] of readPlanes(read, planes)) {
+      uploader.put(plane, bytes);
+      if ((waiting += plane.length) >= AHEAD_BYTES) {
+        await this.device.gpu.queue.onSubmittedWorkDone();
+        waiting = 0;
+      }
+      this.device.check();
+      onProgress?.({ done: (done += plane.length), total });
+    }
+    uploader.finish();
+    await this.device.gpu.queue.onSubmittedWorkDone();
+  }
+}

@@ -1,0 +1,280 @@
+// One sequence: feeding tokens, and the ones that follow, which the device chooses itself and hands out as a stream.
+
+import { BrowserError } from "./errors.js";
+import { isPlain, optionWords, seenWords } from "./sampling.js";
+
+/** Groups of steps on the device at a time: while one is waited for, the other runs. */
+const AHEAD = 2;
+/** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
+const GROUP_MS = 8;
+
+/** @typedef {import("./player.js").Program} Program */
+/** @typedef {import("./player.js").Recorded} Recorded */
+/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array>}} Group steps that are on the device */
+
+/** How many steps make up a group: one at first, then as many as take `GROUP_MS`. */
+class Pace {
+  /** @param {number} most */
+  constructor(most) {
+    this.steps = 1;
+    this.most = most;
+    /** @type {number | undefined} */
+    this.last = undefined;
+  }
+
+  /**
+   * A group came back. Where it and the one before were waited for, the time between is what it took.
+   * @param {number} steps
+   * @param {boolean} waited
+   */
+  arrived(steps, waited) {
+    const now = performance.now();
+    if (waited && this.last !== undefined) {
+      const step = Math.max((now - this.last) / steps, 1e-3);
+      this.steps = Math.max(1, Math.min(this.most, 2 * this.steps, Math.round(GROUP_MS / step)));
+    }
+    this.last = waited ? now : undefined;
+  }
+}
+
+/** Keys and values of one sequence. One call at a time. */
+export class Session {
+  /**
+   * @param {import("./player.js").Player} player
+   * @param {number} vocabSize
+   * @param {Map<string, GPUBuffer>} own
+   */
+  constructor(player, vocabSize, own) {
+    this.player = player;
+    this.device = player.device;
+    this.vocabSize = vocabSize;
+    this.own = own;
+    /** Those in the cache. @type {number[]} */
+    this.ids = [];
+    /** @type {Map<Program, Recorded>} */
+    this.recorded = new Map();
+    /** @type {GPUBuffer[]} */
+    this.free = [];
+    /** Programs that take a prompt, the largest first. */
+    this.prompts = player.programs
+      .filter(({ target }) => target.head === "last")
+      .sort((a, b) => b.target.tokens - a.target.tokens);
+    this.capacity = this.prompts[0].target.capacity;
+    this.most = this.prompts[0].target.steps;
+  }
+
+  /** @param {import("./player.js").Player} player @param {number} vocabSize */
+  static async open(player, vocabSize) {
+    return new Session(player, vocabSize, await player.allocateOwn());
+  }
+
+  get position() {
+    return this.ids.length;
+  }
+
+  /** Forget all but the first tokens. @param {number} [count] */
+  reset(count = 0) {
+    this.ids.length = Math.min(count, this.ids.length);
+  }
+
+  /** Give the memory back; the session cannot be used afterwards. */
+  close() {
+    this.device.release(this.own.values());
+    for (const staging of this.free.splice(0)) staging.destroy();
+  }
+
+  /** @param {number[]} ids */
+  check(ids) {
+    this.device.check();
+    const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
+    if (wrong >= 0) {
+      throw new BrowserError("input", `token id ${ids[wrong]} at place ${wrong} is outside the vocabulary of ${this.vocabSize}`);
+    }
+    if (this.position + ids.length > this.capacity) {
+      throw new BrowserError(
+        "context",
+        `${ids.length} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`,
+      );
+    }
+  }
+
+  /**
+   * Append tokens; the logits [vocab] after the last one.
+   * @param {number[]} ids
+   */
+  async feed(ids) {
+    if (!ids.length) throw new BrowserError("input", "at least one token is fed");
+    const program = await this.append(ids);
+    const [index, shape] = program.values.logits;
+    const count = shape.reduce((product, size) => product * size, 1);
+    const encoder = this.device.gpu.createCommandEncoder();
+    const staging = this.device.staging(4 * count);
+    const logits = /** @type {GPUBuffer} */ (this.player.buffers.get(program.buffers[index].name));
+    encoder.copyBufferToBuffer(logits, 0, staging, 0, 4 * count);
+    this.device.gpu.queue.submit([encoder.finish()]);
+    try {
+      return new Float32Array(await this.device.mapped(staging, 4 * count));
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /**
+   * Append tokens in steps of the sizes that there are; a step is padded if that wastes a quarter at most. Does not
+   * wait for the device. Returns the last step's program.
+   * @param {number[]} ids at least one
+   */
+  async append(ids) {
+    this.check(ids);
+    let program = this.prompts[0];
+    for (let start = 0; start < ids.length; ) {
+      const left = ids.length - start;
+      program = /** @type {Program} */ (this.prompts.find(({ target }) => 3 * target.tokens <= 4 * left) ?? this.prompts.at(-1));
+      const recorded = await this.record(program);
+      const step = ids.slice(start, start + program.target.tokens);
+      const padded = new Uint32Array(program.target.tokens);
+      padded.set(step);
+      this.write("ids", padded);
+      this.submit(recorded, this.position, step.length, 1);
+      this.ids.push(...step);
+      start += step.length;
+    }
+    return program;
+  }
+
+  /**
+   * Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then. What is
+   * not taken was computed for nobody, and leaves no trace.
+   * @param {number} token
+   * @param {number} count
+   * @param {import("./sampling.js").Options} [options] greedy by default
+   * @returns {AsyncGenerator<number>}
+   */
+  async *stream(token, count, options = {}) {
+    const words = optionWords(options);
+    this.check([token]);
+    if (this.position + count > this.capacity) {
+      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`);
+    }
+    const head = isPlain(options) ? "greedy" : "draw";
+    const program = this.player.programs.find(({ target }) => target.head === head);
+    if (!program) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
+    const recorded = await this.record(program);
+    this.write("ids", Uint32Array.of(token));
+    if (head === "draw") {
+      this.write("options", words);
+      this.write("seen", seenWords(Math.ceil(this.vocabSize / 32) + 1, [...this.ids, token]));
+    }
+    const start = this.position;
+    const pace = new Pace(this.most);
+    /** @type {Group[]} */
+    const pending = [];
+    let sent = 0;
+    const fill = () => {
+      while (sent < count && pending.length < AHEAD) {
+        const steps = Math.min(pace.steps, count - sent);
+        pending.push(this.send(recorded, head, start + sent, steps));
+        sent += steps;
+      }
+    };
+    try {
+      for (let given = 0; given < count; ) {
+        fill();
+        const group = /** @type {Group} */ (pending.shift());
+        const waited = !group.came;
+        const found = await group.words;
+        pace.arrived(group.steps, waited);
+        if (found[group.steps]) {
+          throw new BrowserError("not-finite", `the logits are not finite at or before position ${start + given + group.steps}`);
+        }
+        given += group.steps;
+        fill(); // before the consumer takes its time
+        for (const next of found.subarray(0, group.steps)) {
+          this.ids.push(token);
+          token = next;
+          yield next;
+        }
+      }
+    } finally {
+      for (const { words: abandoned } of pending) abandoned.catch(() => {});
+    }
+  }
+
+  /**
+   * The tokens that follow a prompt, until one of `ends` comes (which is not handed out) or the cache is full. Returns
+   * why it ended. Tokens that the cache holds already are not computed again.
+   * @param {number[]} ids
+   * @param {{count: number, options?: import("./sampling.js").Options, ends?: Set<number>}} wanted
+   * @returns {AsyncGenerator<number, "length" | "context" | "eos">}
+   */
+  async *generate(ids, { count, options = {}, ends = new Set() }) {
+    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
+    optionWords(options); // what is wrong is told before anything is computed
+    let same = 0;
+    while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
+    this.reset(same);
+    this.check(ids.slice(same));
+    if (same < ids.length - 1) await this.append(ids.slice(same, -1));
+    const room = this.capacity - this.position;
+    for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
+      if (ends.has(token)) return "eos";
+      yield token;
+    }
+    return count > room ? "context" : "length";
+  }
+
+  // ---- steps -----------------------------------------------------------------------------------------------------
+
+  /** @param {string} name @param {Uint32Array<ArrayBuffer>} words */
+  write(name, words) {
+    this.device.write(/** @type {GPUBuffer} */ (this.own.get(name)), 0, words);
+  }
+
+  /** A program bound to this sequence; waits for its pipelines the first time. @param {Program} program */
+  async record(program) {
+    let recorded = this.recorded.get(program);
+    if (!recorded) this.recorded.set(program, (recorded = await this.player.record(program, this.own)));
+    return recorded;
+  }
+
+  /**
+   * Steps, a pass each, and a copy of what they leave.
+   * @param {Recorded} recorded
+   * @param {number} position
+   * @param {number} valid tokens of the first step
+   * @param {number} steps
+   * @param {(encoder: GPUCommandEncoder) => void} [copy]
+   */
+  submit(recorded, position, valid, steps, copy) {
+    this.write("state", Uint32Array.of(position, valid, 0, 0));
+    const encoder = this.device.gpu.createCommandEncoder();
+    for (let step = 0; step < steps; step++) recorded.encode(encoder);
+    copy?.(encoder);
+    this.device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /**
+   * A group of steps, whose tokens are on their way back.
+   * @param {Recorded} recorded
+   * @param {"greedy" | "draw"} head
+   * @param {number} position
+   * @param {number} steps
+   * @returns {Group}
+   */
+  send(recorded, head, position, steps) {
+    const staging = this.free.pop() ?? this.device.staging(4 * (this.most + 1));
+    const own = (/** @type {string} */ name) => /** @type {GPUBuffer} */ (this.own.get(name));
+    this.submit(recorded, position, 1, steps, (encoder) => {
+      encoder.copyBufferToBuffer(own("history"), 0, staging, 0, 4 * steps);
+      // the last word of `seen` tells of unusable logits
+      if (head === "draw") encoder.copyBufferToBuffer(own("seen"), 4 * Math.ceil(this.vocabSize / 32), staging, 4 * steps, 4);
+    });
+    const words = this.device.mapped(staging, 4 * (steps + (head === "draw" ? 1 : 0))).then((data) => {
+      group.came = true;
+      this.free.push(staging);
+      return new Uint32Array(data);
+    });
+    const group = { steps, came: false, words };
+    return group;
+  }
+}

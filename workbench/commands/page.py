@@ -1,0 +1,28 @@
+"""Write a folder for any web server in which a converted model runs in the browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from workbench.commands.common import MODEL_HELP, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR", help=MODEL_HELP)
+    parser.add_argument("output", metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--max-tokens", type=positive, default=2048, metavar="N", help="positions of the cache (default 2048)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a page that is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.browser.page import write_page
+
+    done = write_page(
+        arguments.model, arguments.output, max_tokens=arguments.max_tokens, overwrite=arguments.overwrite
+    )
+    print(
+        f"{done.nbytes / 1e6:.1f} MB: {done.path}; serve it with any web server, e.g. python -m http.server"
+    )
+    return 0
