@@ -56,7 +56,7 @@ def _entries(
     return parts
 
 
-def _reference(
+def _reference(  # many parameters: the operands and parameters of the op
     x,
     table,
     kv,

@@ -41,6 +41,13 @@ class Edited:
         return self._changed(copied(found)) if name == self._name else found
 
 
+def give(model, source) -> None:
+    """Another source of the weights that are read from now on."""
+    model.executor.source = model.source = source
+    if model.backend == "wgpu":
+        model.executor.player.weights.source = source
+
+
 def copied(tensor):
     import dataclasses
 
@@ -82,8 +89,7 @@ def poisoned(request, checkpoint, open_promised):
     def change(values):
         values.reshape(SHAPE.vocab, -1)[POISONED] = np.nan
 
-    source = Edited(model.source, "model.embed_tokens.weight", change)
-    model.executor.source = model.source = source
+    give(model, Edited(model.source, "model.embed_tokens.weight", change))
     return model
 
 
@@ -148,7 +154,7 @@ def test_a_model_that_likes_the_token_of_nan_still_writes_it(tmp_path, open_prom
         def change(values):
             values[:] = 0  # all logits are equal, and the first one wins
 
-        model.executor.source = Edited(model.source, "model.embed_tokens.weight", change)
+        give(model, Edited(model.source, "model.embed_tokens.weight", change))
         assert list(model.generate_ids([1, 2], 12)) == [finite.TOKEN_OF_NAN] * 12
 
 

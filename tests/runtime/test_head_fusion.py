@@ -113,7 +113,7 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
     from workbench.convert.convert import convert
     from workbench.convert.options import ConvertOptions
     from workbench.formats.spec import WeightFormat
-    from workbench.runtime import wgpu_executor
+    from workbench.runtime import link
 
     if fmt != "float":
         convert(stackable, tmp_path / "model", ConvertOptions(WeightFormat(fmt, block_size=32)))
@@ -136,7 +136,7 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
 
     split = model_on(checkpoint, open_promised)
     with monkeypatch.context() as patch:
-        for module in (lowering, wgpu_executor):
+        for module in (lowering, link):
             patch.setattr(module, "row_ranges", in_three)
         assert list(split.generate_ids(prompt, 60)) == tokens
         assert told(split, prompt, 40, options) == drawn

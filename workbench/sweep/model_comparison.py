@@ -35,7 +35,7 @@ from workbench.formats.reader import StoredModel
 from workbench.known import known
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
-from workbench.runtime.model import load
+from workbench.runtime.model import Model, load
 
 from .pareto import plain
 from .rows import COMPARISON_KIND, rows_of
@@ -149,7 +149,7 @@ class ModelComparison:
         return self.table().markdown()
 
 
-def compare_models(
+def compare_models(  # many parameters: the options of a measurement, each of its own
     models: Mapping[str, Any],
     baseline: str,
     text: str | Text | Tokens,
@@ -213,14 +213,7 @@ def compare_models(
         found = {name: last_words(model, passages, words) for name, model in loaded.items()}
     if speed:
         progress.say("tokens a second")
-        room = min(min(model.max_tokens, model.context_length) for model in loaded.values())
-        prompt = [
-            int(t) for t in tokens.ids[: max(1, min(settings.prompt_tokens, room - settings.decode_tokens))]
-        ]
-        for name, model in loaded.items():
-            speeds[name] = measure_speed(
-                model, prompt, decode_tokens=settings.decode_tokens, repetitions=settings.repetitions
-            )
+        speeds = _speeds(loaded, tokens, settings)
     versions = []
     for name, source in sources.items():
         nbytes, hashes = weight_files(source.path)
@@ -232,6 +225,19 @@ def compare_models(
         figures = results[name], found.get(name), speeds.get(name)
         versions.append(Version(name, bits_per_weight(source), nbytes, hashes, *figures, notes))
     return ModelComparison(tuple(versions), settings)
+
+
+def _speeds(loaded: Mapping[str, Model], tokens: Tokens, settings: Settings) -> dict[str, Speed]:
+    """Of each model on the beginning of the text, as much of it as every context holds."""
+    room = min(min(model.max_tokens, model.context_length) for model in loaded.values())
+    count = max(1, min(settings.prompt_tokens, room - settings.decode_tokens))
+    prompt = [int(token) for token in tokens.ids[:count]]
+    return {
+        name: measure_speed(
+            model, prompt, decode_tokens=settings.decode_tokens, repetitions=settings.repetitions
+        )
+        for name, model in loaded.items()
+    }
 
 
 def _other_origin(source: Any, base: Any, baseline: str) -> list[str]:
