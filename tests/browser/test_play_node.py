@@ -20,12 +20,7 @@ def played(folder):
 
 
 def test_the_embedded_model_in_int4(demo):
-    compare(demo, played(demo), 32)
-
-
-def test_the_embedded_model_in_int8(site):
-    folder = site("int8/32")
-    compare(folder, played(folder), 8)
+    compare(demo, played(demo), 8)  # as many as a software adapter makes in a few seconds
 
 
 def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_path):
