@@ -146,7 +146,7 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
         steps=16,
     )
     mine = [each.case for each in planned if "kv8" in each.case.kernel or "qkv_rows" in each.case.kernel]
-    kernels = {"attention[kv8]", "kv_append[kv8]", "kv_append_rows[kv8]", "norm_qkv_rows[int8]"}
+    kernels = {"attention[kv8]", "rope_append[kv8]", "kv_append_rows[kv8]", "norm_qkv_rows[int8]"}
     split = set() if device.adapter.is_cpu else {"attention_split[kv8]"}
     assert {case.kernel for case in mine} == kernels | split
     for case in mine:
