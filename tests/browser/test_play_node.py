@@ -7,7 +7,6 @@ import json
 import pytest
 
 from tests.models.family_cases import write_family
-from tests.runtime.models import SHAPES, write_random
 from tests.support.dawn import play
 
 from .engines import compare
@@ -19,23 +18,12 @@ def played(folder):
     return lambda request: play({"folder": str(folder), **request})
 
 
-def test_the_embedded_model_in_int4(demo):
-    compare(demo, played(demo), 8)  # as many as a software adapter makes in a few seconds
-
-
 def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_path):
     """Phi-3: three blocks a row, so three bytes of zero-points; LongRoPE; stacked tensors; sampled tokens too."""
     folder = site("int4/32", write_family(tmp_path / "phi3", "phi3", 1))
     index = json.loads((folder / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
-    compare(folder, played(folder), 32, sampled=True)
-
-
-def test_float_rows_are_padded(site, tmp_path):
-    folder = site("bf16", write_random(tmp_path / "wide", SHAPES[0]))
-    index = json.loads((folder / "programs" / "f32-0.json").read_text())
-    assert any(upload[6] == "padded rows" for uploads in index["uploads"] for upload in uploads)
-    compare(folder, played(folder), 32)
+    compare(folder, played(folder), 16, sampled=True)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ STORED = [
     ("int8/32", "f32", "f32"),
     ("int4/32", "int8", "int8"),
     ("int2/32", "f16", "int8"),
-    ("int4/32", "int8", "f32"),
 ]
 
 
@@ -167,7 +166,7 @@ def test_decoder_agrees_with_transformers(folders, family):
 
 @pytest.mark.parametrize(
     ("family", "quantizer"),
-    [*((family, "gptq") for family in CASES), ("olmo2", "awq"), ("gemma3_text", "awq")],
+    [("qwen3", "gptq"), ("phi3", "gptq"), ("llama4_text", "gptq"), ("olmo2", "awq"), ("gemma3_text", "awq")],
 )
 def test_calibrated_quantizers_beat_rounding(folders, family, quantizer, tmp_path):
     folder = folders(family)
