@@ -22,11 +22,11 @@ import torch
 
 from eval.report import Table, finite, ran
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
-from wgsl_kernels.rope import make_state
+from wgsl_kernels.state import make_state
 from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes
-from workbench.plan.plan import Buffer, Call, plane_name, resolve
+from workbench.plan.plan import Buffer, Call, plane_name, resolve, step_sizes
 from workbench.runtime.session import Ids, check_ids
 from workbench.runtime.weights import matrix_parts, vector
 
@@ -190,7 +190,7 @@ class _Step:
 
     def _caches(self) -> dict[str, np.ndarray]:
         """Keys and values of every layer, as they lie on the device."""
-        sizes = {"sequences": 1, "capacity": self._cache.capacity}
+        sizes = step_sizes(1, self._cache.capacity)
         types = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
         found = {}
         for buffer in self._executor.plan("all").of_kind("cache"):
@@ -239,7 +239,7 @@ class _Step:
             return make_state(self._start, len(self._ids))
         found = self._plan.buffers[name]
         if found.initial is not None:
-            return torch.from_numpy(found.initial.values(found.resolved({"capacity": self._cache.capacity})))
+            return torch.from_numpy(found.initial.values(found.resolved(step_sizes(1, self._cache.capacity))))
         if not found.is_matrix:
             return torch.from_numpy(np.array(vector(self._executor.source, found)))
         parts = [p[plane] for tensor in found.tensors for _, p in matrix_parts(self._executor.source, tensor)]

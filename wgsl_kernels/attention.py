@@ -18,7 +18,7 @@ from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
 from .reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
-from .rope import STATE, make_state
+from .state import STATE, make_state, runs, scattered_state
 from .tiles import beyond_a_workgroup
 
 #: What bounds the positions that a token sees, and scores; a call that says nothing of them has no such bounds.
@@ -66,6 +66,7 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     window=0,
     chunk=0,
     softcap=0.0,
+    scattered=False,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
@@ -73,7 +74,9 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     return {
         "q": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
         "kv": random_tensor(generator, (sequences, 2, kv_heads, capacity, head_dim), x_dtype),
-        "state": make_state(position, tokens, sequence),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens, sequence),
         "scale": head_dim**-0.5,
         "window": window,
         "chunk": chunk,
@@ -103,8 +106,14 @@ def _cost(s) -> Cost:
     return Cost(4 * tokens * width + cache, 4 * tokens * width, 4 * tokens * width * seen)
 
 
+def _refuse_broadcast(context: Context) -> str | None:
+    if context.sizes.get("sequences", 1) > 1:
+        return "eight rows share what they read, and those of several sequences do not"
+    return eight_lanes_only(context)
+
+
 def _prefer(context: Context) -> tuple[str, str]:
-    if context["tokens"] >= 8 and context.adapter.is_cpu and not eight_lanes_only(context):
+    if context["tokens"] >= 8 and context.adapter.is_cpu and not _refuse_broadcast(context):
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
     return "online", "a workgroup for each token and head"
 
@@ -150,7 +159,7 @@ def _variants(cache: str) -> dict[str, Variant]:
                 1,
             ),
             library=lambda c: ("state", cache, *bounds_library(c), "outer_4x8"),
-            refuse=eight_lanes_only,
+            refuse=_refuse_broadcast,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
     }
@@ -168,25 +177,28 @@ def _variants(cache: str) -> dict[str, Variant]:
     cost=_cost,
 )
 def attention(q, kv, state, scale, window=0, chunk=0, softcap=0.0):
-    """softmax(scale q k^T) v for q [tokens, heads * head_dim]; token t stands at p = state[0] + t and sees 0 .. p.
+    """softmax(scale q k^T) v for q [tokens, heads * head_dim]; token t stands at p = state[t, 0] of its sequence and
+    sees 0 .. p there.
 
     kv [sequences, 2, kv_heads, capacity, head_dim] holds keys and values; head h reads cache head
     h // (heads / kv_heads). window: a token sees p - window + 1 .. p only (sliding windows of Mistral, Gemma). chunk:
     positions q with q // chunk = p // chunk only (Llama 4). softcap: scores s become softcap tanh(s / softcap)
     (Gemma 2). 0 is no such bound.
     """
-    tokens, width = q.shape
+    width = q.shape[1]
     _, _, kv_heads, capacity, head_dim = kv.shape
-    position, _, sequence, _ = state.tolist()
-    count = min(position + tokens, capacity)
-    keys, values = kv[sequence].to(q.dtype)[:, :, :count]
     groups = width // head_dim // kv_heads
-    queries = q.view(tokens, kv_heads, groups, head_dim).permute(1, 2, 0, 3)
-    scores = capped(torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale, softcap)
-    own = (position + torch.arange(tokens)).clamp(max=capacity - 1).unsqueeze(-1)
-    visible = (torch.arange(count) <= own) & (torch.arange(count) >= first_seen(own, window, chunk))
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
-    return torch.einsum("hgtp,hpd->thgd", weights, values).reshape(tokens, width)
+    y = torch.empty_like(q)
+    for sequence, rows, positions in runs(state):
+        own = positions.clamp(max=capacity - 1).unsqueeze(-1)
+        count = int(own.max()) + 1
+        keys, values = kv[sequence].to(q.dtype)[:, :, :count]
+        queries = q[rows].view(len(rows), kv_heads, groups, head_dim).permute(1, 2, 0, 3)
+        scores = capped(torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale, softcap)
+        visible = (torch.arange(count) <= own) & (torch.arange(count) >= first_seen(own, window, chunk))
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+        y[rows] = torch.einsum("hgtp,hpd->thgd", weights, values).reshape(len(rows), width)
+    return y
 
 
 # ---- over a cache in INT8 ----------------------------------------------------------------------------------------
@@ -207,23 +219,22 @@ def _inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **option
 inputs8 = handing_on(_inputs8, _make_inputs)
 
 
-def seen_cache(q, kv, kv_scales, state, head_dim) -> dict:
-    """What a step of q [tokens, width] sees of an INT8 cache, dequantized: `kv` of one sequence, and its `state`."""
-    position, valid, sequence, steps = state.tolist()
-    count = min(position + q.shape[0], kv.shape[3])
+def seen_cache(q, kv, kv_scales, state, head_dim) -> torch.Tensor:
+    """What a step of q [tokens, width] sees of an INT8 cache, dequantized: of each sequence what its rows reach."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    words, scales = kv[sequence, None, :, :, :count], kv_scales[sequence, None, :, :, :count]
-    return {
-        "kv": dequantized(words, scales, head_dim, dtype),
-        "state": make_state(position, valid, 0, steps),
-    }
+    found = torch.zeros(*kv.shape[:4], head_dim, dtype=dtype)
+    for sequence, _, positions in runs(state):
+        seen = slice(0, int(positions.max()) + 1)
+        words, scales = kv[sequence, :, :, seen], kv_scales[sequence, :, :, seen]
+        found[sequence, :, :, seen] = dequantized(words, scales, head_dim, dtype)
+    return found
 
 
 def as_float(arguments: dict) -> dict:
     """Arguments of an INT8 pair as those of the pair over a float cache."""
     given = {name: value for name, value in arguments.items() if name not in ("kv_scales", "head_dim")}
     cache = [arguments[name] for name in ("q", "kv", "kv_scales", "state", "head_dim")]
-    return given | seen_cache(*cache)
+    return given | {"kv": seen_cache(*cache)}
 
 
 def _tolerance8(arguments, expected) -> dict:
@@ -257,4 +268,5 @@ def _cost8(s) -> Cost:
 )
 def attention_kv8(q, kv, state, kv_scales, scale, head_dim, **bounds):
     """`attention` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
-    return attention.reference(q, **seen_cache(q, kv, kv_scales, state, head_dim), scale=scale, **bounds)
+    seen = seen_cache(q, kv, kv_scales, state, head_dim)
+    return attention.reference(q, seen, state, scale, **bounds)

@@ -5,7 +5,7 @@
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
 // Loops are bounded by the state, a uniform, as barriers inside them require.
 @group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
-@group(0) @binding(2) var<uniform> state: State;
+@group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
 
 const QUADS: u32 = HEAD_DIM / 4u;
@@ -23,9 +23,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let head = id.x;
   let token = id.y;
   let heads = WIDTH / HEAD_DIM;
-  let keys = ((state.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
+  let row = state[token];
+  let keys = ((row.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(state.position + token + 1u, CAPACITY);  // positions up to this token's
+  let count = min(row.position + 1u, CAPACITY);  // positions up to this token's
   for (var i = thread; i < ROW_QUADS; i += WORKGROUP) {
     let quad = q[token * WIDTH / 4u + head * QUADS + min(i, QUADS - 1u)];
     query[i] = select(vec4<f32>(), vec4<f32>(quad) * SCALE * PLACES, i < QUADS);

@@ -5,7 +5,7 @@
 // lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier. An INT8
 // cache is read a word at a time: what a wide load would save on a GPU is nothing where lanes are loaded one by one.
 @group(0) @binding(0) var<storage, read> q: array<q_type>;
-@group(0) @binding(2) var<uniform> state: State;
+@group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
 
 const QUADS: u32 = HEAD_DIM / 4u;
@@ -60,11 +60,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let own_quad = min(quad, QUADS - 1u);
   let token = id.y * 8u;
   let heads = WIDTH / HEAD_DIM;
-  let keys = ((state.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
+  let row = state[token];  // the others of the tile follow it in its sequence
+  let keys = ((row.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let sees0 = seen_up_to(vec4<u32>(state.position + token) + vec4<u32>(0u, 1u, 2u, 3u));  // tokens 0 to 3 of the tile
-  let sees4 = seen_up_to(vec4<u32>(state.position + token) + vec4<u32>(4u, 5u, 6u, 7u));
-  let count = min(state.position + min(token + 8u, TOKENS), CAPACITY);
+  let sees0 = seen_up_to(vec4<u32>(row.position) + vec4<u32>(0u, 1u, 2u, 3u));  // tokens 0 to 3 of the tile
+  let sees4 = seen_up_to(vec4<u32>(row.position) + vec4<u32>(4u, 5u, 6u, 7u));
+  let count = min(row.position + min(8u, TOKENS - token), CAPACITY);
 
   var sums: Sums;
   var top0 = vec4<f32>(LOWEST);

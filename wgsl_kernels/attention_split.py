@@ -33,7 +33,7 @@ from .linear import FEW_TOKENS
 from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Context, Cost, Port, Variant, ceil_div, kernel
-from .rope import STATE
+from .state import STATE
 from .tiles import WORKGROUP_BYTES
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
@@ -144,13 +144,12 @@ def attention_split(q, kv, state, scale, splits, window=0, chunk=0, softcap=0.0)
     tokens, width = q.shape
     _, _, kv_heads, capacity, head_dim = kv.shape
     heads = width // head_dim
-    position, _, sequence, _ = state.tolist()
-    keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
     sums = torch.zeros(tokens, heads, splits, head_dim, dtype=q.dtype)
     stats = torch.zeros(tokens, heads, splits, 2, dtype=q.dtype)
     stats[..., 0] = NONE
-    for t in range(tokens):
-        own = min(position + t, capacity - 1)
+    for t, (position, _, sequence, _) in enumerate(state.tolist()):
+        keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
+        own = min(position, capacity - 1)
         first = int(first_seen(torch.tensor(own), window, chunk))
         length = max(ceil_div(own + 1 - first, splits), LEAST)
         query = q[t].view(heads, 1, head_dim)
@@ -189,7 +188,7 @@ def _split_cost8(s) -> Cost:
 def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **bounds):
     """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
     seen = seen_cache(q, kv, kv_scales, state, head_dim)
-    return attention_split.reference(q, **seen, scale=scale, splits=splits, **bounds)
+    return attention_split.reference(q, seen, state, scale, splits, **bounds)
 
 
 def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:

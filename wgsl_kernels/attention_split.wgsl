@@ -9,7 +9,7 @@
 // Four queries are the components of a vector and every index in the loop is a constant: drivers keep what they cannot
 // unroll in memory, which made this kernel half as fast (H200).
 @group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
-@group(0) @binding(2) var<uniform> state: State;
+@group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;   // [token][head][split][quad]
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>;  // [token][head][split]: largest, total
 
@@ -70,10 +70,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let token = id.z;
   let lane = thread % LANES;
   let team = thread / LANES;
+  let row = state[token];
   let first_head = kv_head * SHARING + (id.x % FOURS) * 4u;
-  let keys = ((state.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
+  let keys = ((row.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(state.position + token + 1u, CAPACITY);  // positions up to this token's
+  let count = min(row.position + 1u, CAPACITY);  // positions up to this token's
   let all_first = first_seen(count - 1u);
   let part = max((count - all_first + SPLITS - 1u) / SPLITS, LEAST);
   let first = min(all_first + split * part, count);

@@ -14,7 +14,8 @@ from .makers import handing_on
 from .numerics import EPS32
 from .pair import Context, Cost, Kernel, KernelUsageError, Port, Variant, kernel, register
 from .reduce import lanes_default, reduction
-from .rope import STATE, head_dim_of, paired, rope_inputs
+from .rope import head_dim_of, paired, rope_inputs
+from .state import STATE
 
 ROWS = Port(("tokens", "width"))
 WEIGHT = Port(("head_dim",), "f32")

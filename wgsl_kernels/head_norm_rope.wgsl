@@ -1,7 +1,7 @@
 // `head_norm`, and the rotary embedding of its result (rope.wgsl): a workgroup takes one head of one token.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(2) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
-@group(0) @binding(3) var<uniform> state: State;
+@group(0) @binding(3) var<uniform> state: Rows;
 @group(0) @binding(4) var<storage, read_write> y: array<y_type>;
 
 const HALF: u32 = ROTATED / 2u;
@@ -10,7 +10,7 @@ const HALF: u32 = ROTATED / 2u;
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.y * WIDTH + id.x * HEAD_DIM;
   let factor = head_factor(start, thread);
-  let angle = min(state.position + id.y, CAPACITY - 1u) * ROTATED;
+  let angle = min(state[id.y].position, CAPACITY - 1u) * ROTATED;
   for (var i = thread; i < HALF; i += WORKGROUP) {
     let c = table[angle + i];
     let s = table[angle + HALF + i];

@@ -25,7 +25,7 @@ from .numerics import EPS32, random_tensor
 from .pair import Cost, Kernel, Port, Variant, register
 from .quantize_activations import near_half
 from .reduce import lanes_default, reduction
-from .rope import STATE, make_state
+from .state import STATE, appended, make_state, scattered_state
 
 #: Sequences, keys or values, heads of keys and values, positions, words of four dimensions.
 CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32", packed=8, of="kv", plane="quants")
@@ -67,6 +67,7 @@ def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     sequences=2,
     sequence=1,
     valid=None,
+    scattered=False,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
@@ -79,27 +80,21 @@ def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     return {
         **new,
         **random_cache(generator, sequences, kv_heads, capacity, head_dim),
-        "state": make_state(position, tokens if valid is None else valid, sequence),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens, sequence, valid=valid),
         "head_dim": head_dim,
     }
 
 
-def _place(kv: torch.Tensor, state: torch.Tensor, tokens: int) -> tuple[int, slice, int]:
-    """Sequence, positions and number of the step's tokens that are real and fit."""
-    capacity = kv.shape[3]
-    position, valid, sequence, _ = state.tolist()
-    count = max(0, min(valid, tokens, capacity - position))
-    return sequence, slice(position, position + count), count
-
-
 def _append(k, v, kv, kv_scales, state, head_dim):
     """kv and kv_scales with token t of k and v [tokens, kv_heads * head_dim], quantized head by head, at position
-    state[0] + t, for t < state[1]; in place."""
-    sequence, positions, count = _place(kv, state, k.shape[0])
-    for part, tensor in enumerate((k, v)):
-        rows = tensor[:count].reshape(count, kv.shape[2], head_dim).transpose(0, 1)
-        kv[sequence, part, :, positions], scales = quantized(rows)
-        kv_scales[sequence, part, :, positions] = scales.to(kv_scales.dtype)
+    state[t, 0] of its sequence, for the real ones; in place."""
+    for sequence, rows, positions in appended(state, kv.shape[3]):
+        for part, tensor in enumerate((k, v)):
+            new = tensor[rows].reshape(len(rows), kv.shape[2], head_dim).transpose(0, 1)
+            kv[sequence, part, :, positions], scales = quantized(new)
+            kv_scales[sequence, part, :, positions] = scales.to(kv_scales.dtype)
     return kv, kv_scales
 
 
@@ -121,22 +116,22 @@ def append_bounds(parts, arguments: Mapping, expected: Mapping, errors=(0.0, 0.0
     its rounding. What is not written stays as it is.
     """
     kv, state, head_dim = arguments["kv"], arguments["state"], arguments["head_dim"]
-    sequence, positions, count = _place(kv, state, parts[0].shape[0])
     quants = torch.zeros(*kv.shape[:4], 4 * kv.shape[4], dtype=torch.float64)
     scales = torch.zeros(kv.shape[:4], dtype=torch.float64)
-    for part, (tensor, error) in enumerate(zip(parts, errors, strict=True)):
-        rows, error = (
-            torch.as_tensor(each, dtype=torch.float64)
-            .expand(tensor.shape)[:count]
-            .reshape(count, kv.shape[2], head_dim)
-            .transpose(0, 1)
-            for each in (tensor, error)
-        )
-        largest = expected["kv_scales"][sequence, part, :, positions]
-        flat = (each.reshape(-1, head_dim) for each in (rows, error))
-        off = near_half(next(flat), largest.reshape(-1, 1).double(), head_dim, next(flat))
-        quants[sequence, part, :, positions, :head_dim] = off.view(rows.shape)
-        scales[sequence, part, :, positions] = 4 * EPS32 * largest + error.amax(-1) / 127
+    for sequence, rows, positions in appended(state, kv.shape[3]):
+        for part, (tensor, error) in enumerate(zip(parts, errors, strict=True)):
+            new, off_by = (
+                torch.as_tensor(each, dtype=torch.float64)
+                .expand(tensor.shape)[rows]
+                .reshape(len(rows), kv.shape[2], head_dim)
+                .transpose(0, 1)
+                for each in (tensor, error)
+            )
+            largest = expected["kv_scales"][sequence, part][:, positions]
+            flat = (each.reshape(-1, head_dim) for each in (new, off_by))
+            off = near_half(next(flat), largest.reshape(-1, 1).double(), head_dim, next(flat))
+            quants[sequence, part, :, positions, :head_dim] = off.view(new.shape)
+            scales[sequence, part, :, positions] = 4 * EPS32 * largest + off_by.amax(-1) / 127
     return {"kv": quants.flatten(1), "kv_scales": scales}
 
 
@@ -162,7 +157,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                 **new,
                 "kv": replace(CACHE8, binding=2),
                 "kv_scales": replace(SCALES8, binding=3),
-                "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=4),
+                "state": replace(STATE, binding=4),
             },
             writes={"kv": CACHE8, "kv_scales": SCALES8},
             updates={"kv": "kv", "kv_scales": "kv_scales"},

@@ -6,7 +6,7 @@ import torch
 
 from .numerics import TORCH_TYPES, random_tensor
 from .pair import Cost, Port, Variant, ceil_div, kernel
-from .rope import STATE, make_state
+from .state import STATE, appended, make_state, scattered_state
 
 #: Sequences, keys or values, heads of keys and values, positions, elements a head.
 CACHE = Port(("sequences", 2, "kv_heads", "capacity", "head_dim"))
@@ -22,6 +22,7 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     sequences=2,
     sequence=1,
     valid=None,
+    scattered=False,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
@@ -31,7 +32,9 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
         "k": random_tensor(generator, (tokens, width), x_dtype),
         "v": random_tensor(generator, (tokens, width), x_dtype),
         "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
-        "state": make_state(position, tokens if valid is None else valid, sequence),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens, sequence, valid=valid),
     }
 
 
@@ -51,11 +54,11 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     cost=lambda s: Cost(8 * s["tokens"] * s["width"], 8 * s["tokens"] * s["width"], 0),
 )
 def kv_append(k, v, kv, state):
-    """kv with token t of k and v [tokens, kv_heads * head_dim] at position state[0] + t, for t < state[1]; in place."""
+    """kv with token t of k and v [tokens, kv_heads * head_dim] at position state[t, 0] of its sequence, for the real
+    ones; in place."""
     _, _, heads, capacity, head_dim = kv.shape
-    position, valid, sequence, _ = state.tolist()
-    count = max(0, min(valid, k.shape[0], capacity - position))
-    for part, tensor in enumerate((k, v)):
-        rows = tensor[:count].view(count, heads, head_dim).transpose(0, 1)
-        kv[sequence, part, :, position : position + count] = rows.to(kv.dtype)
+    for sequence, rows, positions in appended(state, capacity):
+        for part, tensor in enumerate((k, v)):
+            new = tensor[rows].view(len(rows), heads, head_dim).transpose(0, 1)
+            kv[sequence, part, :, positions] = new.to(kv.dtype)
     return kv

@@ -12,6 +12,7 @@ reference is the composition of the references it replaces.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,7 +26,8 @@ from .numerics import EPS32, TORCH_TYPES, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from .reduce import team_reduction, whole_subgroups
 from .rms_norm import rms_norm
-from .rope import STATE, head_dim_of, inverse_frequencies, make_state, paired, rope_table
+from .rope import head_dim_of, inverse_frequencies, paired, rope_table
+from .state import STATE, make_state, scattered_state
 from .weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -309,6 +311,7 @@ def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
     valid=None,
     sequences=2,
     sequence=1,
+    scattered=False,
     eps=1e-5,
     x_dtype="f32",
     y_dtype="f32",
@@ -321,7 +324,9 @@ def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
         "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
         "passed": passed,
         "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
-        "state": make_state(position, tokens if valid is None else valid, sequence),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens, sequence, valid=valid),
     }
 
 
@@ -351,7 +356,7 @@ def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
         "norm": NORM,
         "table": Port(("capacity", "rotated"), "f32", binding=4),
         "kv": Port(CACHE.shape, binding=5),
-        "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
+        "state": replace(STATE, binding=8),
     }
     return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
 

@@ -2,7 +2,7 @@
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
 // of a head (lib/head_pairs.wgsl).
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
-@group(0) @binding(8) var<uniform> state: State;
+@group(0) @binding(8) var<uniform> state: Rows;
 
 const PAIRS: u32 = ROWS_PER_TEAM / 2u;
 const HEADS: u32 = WIDTH / HEAD_DIM;
@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let apart = dims_apart(pair);
       let factor = norm_factor(team);
       var sums = vec2<f32>(sum_of(team, i % PAIRS * 2u), sum_of(team, i % PAIRS * 2u + 1u)) * factor;
-      if (head < HEADS + KV_HEADS) { sums = turned(pair, state.position + token, sums); }
+      if (head < HEADS + KV_HEADS) { sums = turned(pair, state[token].position, sums); }
       if (head < HEADS) {
         let at = token * WIDTH + head * HEAD_DIM + dim;
         q[at] = q_type(sums.x);

@@ -21,7 +21,7 @@ from .makers import handing_on
 from .norm_linear import NORM_QKV, behind_a_norm, norm_qkv
 from .norm_linear_a8 import NORM_QKV_A8, norm_qkv_a8, quantized_behind_a_norm
 from .pair import Context, Kernel, Port, register
-from .rope import make_state
+from .state import make_state
 
 
 def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
@@ -33,11 +33,14 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
 
         As the pair with the append gives them into a cache with room for the step; q and keys are turned.
         """
-        first, tokens = int(state[0]), x.shape[0]
-        cache = torch.zeros(1, 2, kv_heads, first + tokens, table.shape[1] + passed, dtype=x.dtype)
-        given |= {"x": x, "table": table, "state": make_state(first, tokens), "passed": passed}
+        tokens, positions = torch.arange(len(x)), state[:, 0].long()
+        alone = make_state(tokens=len(x))  # a sequence a token, so that none takes another's place
+        alone[:, 0], alone[:, 2] = positions, tokens
+        capacity = int(positions.max()) + 1
+        cache = torch.zeros(len(x), 2, kv_heads, capacity, table.shape[1] + passed, dtype=x.dtype)
+        given |= {"x": x, "table": table, "state": alone, "passed": passed}
         q, cache = whole.reference(**given, kv=cache)
-        return q, _rows_of(cache, first)
+        return q, cache[tokens, :, :, positions].flatten(1)
 
     def library(context: Context) -> tuple[str, ...]:
         return tuple("append_rows" if name == "append_cache" else name for name in gemv.library(context))
@@ -53,7 +56,7 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         given = {name: value for name, value in arguments.items() if name != "kv_heads"}
         cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
         bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
-        return {"q": bounds["q"], "rows": _rows_of(bounds["kv"], 0)}
+        return {"q": bounds["q"], "rows": bounds["kv"][0].permute(2, 0, 1, 3).flatten(1)}
 
     def derive(sizes) -> dict:
         found = dict(whole.derive(sizes))
@@ -76,11 +79,6 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
             derive=derive,
         )
     )
-
-
-def _rows_of(cache: torch.Tensor, first: int) -> torch.Tensor:
-    """Keys and values [1, 2, kv_heads, positions, head_dim] from position `first` on, a row a position."""
-    return cache[0, :, :, first:].permute(2, 0, 1, 3).flatten(1)
 
 
 for _whole in NORM_QKV.values():

@@ -6,7 +6,7 @@ import torch
 
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Port, Variant, ceil_div, kernel
-from .rope import STATE, make_state
+from .state import STATE, make_state
 
 ROWS = Port(("tokens", "width"))
 
@@ -40,6 +40,5 @@ def _make_inputs(
     cost=lambda s: Cost(4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], s["tokens"] * s["width"]),
 )
 def position_scale(x, state, scale, floor):
-    """y = x * `position_factor` of its row's position, state[0] + t for row t of x [tokens, width]."""
-    positions = int(state[0]) + torch.arange(len(x))
-    return x * position_factor(positions.to(x.dtype), scale, floor)[:, None]
+    """y = x * `position_factor` of its row's position, state[t, 0] for row t of x [tokens, width]."""
+    return x * position_factor(state[:, 0].to(x.dtype), scale, floor)[:, None]

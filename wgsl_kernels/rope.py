@@ -15,13 +15,7 @@ import torch
 from .makers import handing_on
 from .numerics import EPS32, random_tensor
 from .pair import Cost, KernelUsageError, Port, Variant, ceil_div, kernel
-
-STATE = Port((4,), "u32", uniform=True)
-
-
-def make_state(position: int = 0, valid: int = 1, sequence: int = 0, steps: int = 0) -> torch.Tensor:
-    """The state words in the order of `lib/state.wgsl`."""
-    return torch.tensor([position, valid, sequence, steps], dtype=torch.int32)
+from .state import STATE, make_state, scattered_state
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping | None = None) -> np.ndarray:
@@ -81,15 +75,19 @@ def rope_inputs(  # many parameters: one for each option of `Kernel.inputs`
     passed=0,
     capacity=32,
     position=5,
+    sequences=2,
+    scattered=False,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
-    """Random x, the table of head_dim - passed dimensions, and a state."""
+    """Random x, the table of head_dim - passed dimensions, and a state: of one run, or rows of all sequences."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "x": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
         "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
-        "state": make_state(position, tokens),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens),
         "passed": passed,
     }
 
@@ -153,14 +151,14 @@ def _tolerance(arguments, expected) -> dict:
     ),
 )
 def rope(x, table, state, passed=0, interleaved=False):
-    """Rotate x [tokens, heads * head_dim]: token t stands at position state[0] + t; table [capacity, rotated].
+    """Rotate x [tokens, heads * head_dim]: token t stands at position state[t, 0]; table [capacity, rotated].
 
     passed: dimensions at the end of each head that stay as they are (partial rotation), head_dim = rotated + passed.
     interleaved: pairs are neighbours (2i, 2i + 1), as in Llama 4, instead of (i, i + rotated / 2).
     """
     tokens, width = x.shape
     capacity, rotated = table.shape
-    positions = (int(state[0]) + torch.arange(tokens)).clamp(max=capacity - 1)
+    positions = state[:, 0].long().clamp(max=capacity - 1)
     cos, sin = table.to(x.dtype)[positions].unsqueeze(1).chunk(2, dim=-1)
     turned, rest = x.view(tokens, -1, rotated + passed).split([rotated, passed], dim=-1)
     a, b = pairs_of(turned, interleaved)

@@ -3,7 +3,7 @@
 // and cos only to 2^-11 and only near zero.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
-@group(0) @binding(2) var<uniform> state: State;
+@group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> y: array<y_type>;
 
 const HALF: u32 = ROTATED / 2u;
@@ -22,7 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   let first = start + select(i, 2u * i, INTERLEAVED);
   let second = first + select(HALF, 1u, INTERLEAVED);
-  let angle = min(state.position + token, CAPACITY - 1u) * ROTATED;
+  let angle = min(state[token].position, CAPACITY - 1u) * ROTATED;
   let c = table[angle + i];
   let s = table[angle + HALF + i];
   let a = f32(x[first]);

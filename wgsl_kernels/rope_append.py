@@ -26,13 +26,14 @@ from .norm_linear import turned_and_appended
 from .numerics import EPS32, TORCH_TYPES, random_tensor
 from .pair import Context, Cost, Kernel, Port, Variant, register
 from .reduce import lanes_default, reduction
-from .rope import STATE, head_dim_of, make_state, paired, rope, rope_inputs
+from .rope import head_dim_of, paired, rope, rope_inputs
+from .state import STATE, make_state
 
 READS = {
     "x": Port(("tokens", "rows"), binding=0),
     "table": Port(("capacity", "rotated"), "f32", binding=4),
     "kv": replace(CACHE, binding=5),
-    "state": Port(STATE.shape, STATE.dtype, uniform=True, binding=8),
+    "state": replace(STATE, binding=8),
 }
 BIASES = {
     "q_bias": Port(("width",), "f32", optional=True, binding=9),
@@ -114,14 +115,25 @@ def _tolerance8(arguments, expected) -> dict:
     return {"q": q, **append_bounds((k, v), arguments, expected, errors)}
 
 
-def _made(
-    seed=0, heads=2, kv_heads=1, head_dim=16, valid=None, sequences=2, sequence=1, x_dtype="f32", **options
+def _made(  # many parameters: one for each option of `Kernel.inputs`
+    seed=0,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    valid=None,
+    sequences=2,
+    sequence=1,
+    scattered=False,
+    x_dtype="f32",
+    **options,
 ) -> dict:
-    made = rope_inputs(seed, heads=heads + 2 * kv_heads, head_dim=head_dim, x_dtype=x_dtype, **options)
+    rows = {"sequences": sequences, "scattered": scattered, "x_dtype": x_dtype}
+    made = rope_inputs(seed, heads=heads + 2 * kv_heads, head_dim=head_dim, **rows, **options)
     shape = (sequences, 2, kv_heads, made["table"].shape[0], head_dim)
-    position, tokens = int(made["state"][0]), made["x"].shape[0]
     made["kv"] = torch.zeros(shape, dtype=TORCH_TYPES[x_dtype])
-    made["state"] = make_state(position, tokens if valid is None else valid, sequence)
+    if not scattered:
+        position, tokens = int(made["state"][0, 0]), made["x"].shape[0]
+        made["state"] = make_state(position, tokens, sequence, valid=valid)
     return made
 
 

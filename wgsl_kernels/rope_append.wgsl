@@ -2,7 +2,7 @@
 // keys and values go where a library file takes them. A workgroup takes one head of one token.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;  // [token][queries, keys, values]
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
-@group(0) @binding(8) var<uniform> state: State;
+@group(0) @binding(8) var<uniform> state: Rows;
 
 const HEADS: u32 = WIDTH / HEAD_DIM;
 
@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let at = token * ROWS + first + dim;
     var pair = vec2<f32>(f32(x[at]) + bias_at(first + dim), f32(x[at + apart]) + bias_at(first + dim + apart));
     pair = pair * factor * vec2<f32>(norm_at(head, dim), norm_at(head, dim + apart));
-    if (head < HEADS + KV_HEADS) { pair = turned(i, state.position + token, pair); }
+    if (head < HEADS + KV_HEADS) { pair = turned(i, state[token].position, pair); }
     if (head < HEADS) {
       let to = token * WIDTH + first + dim;
       q[to] = q_type(pair.x);

@@ -23,7 +23,7 @@ from .makers import handing_on
 from .numerics import random_tensor
 from .pair import Cost, Port, Variant, kernel
 from .reduce import lanes_default
-from .rope import STATE, make_state
+from .state import STATE, make_state
 
 ROW = Port((1, "width"), "f32")
 SEEN = Port(("seen_words",), "u32")
@@ -76,7 +76,7 @@ def _inputs(  # many parameters: one for each option of `Kernel.inputs`
         "x": x,
         "seen": torch.from_numpy(make_seen(width, ids).view(np.int32)),
         "options": make_options(temperature, top_k, top_p, min_p, repetition_penalty, seed),
-        "state": make_state(position, 1),
+        "state": make_state(position),
     }
 
 
@@ -119,11 +119,11 @@ def _marked(seen: torch.Tensor, token: int, unusable: bool) -> torch.Tensor:
 def sample(x, seen, options, state):
     """The token [1] drawn from logits x [1, width], which joins the `seen` ones.
 
-    options: the words of `drawing.make_options`. seen: `layout.make_seen`. state[0] + state[1] tokens stand before it.
+    options: the words of `drawing.make_options`. seen: `layout.make_seen`. state [1, 4]: of the token before it.
     """
     chosen = Options(options)
     mass = drawing.survivors(x[0], seen, chosen)
-    word = 0 if chosen.greedy else drawing.random_word(chosen.seed, int(state[0] + state[1]))
+    word = 0 if chosen.greedy else drawing.random_word(chosen.seed, int(state[0, 0]) + 1)
     token = drawing.choose(mass, word)
     bad = drawing.unusable(int(drawing.keys(x[0], seen, chosen).max()))
     return _words([token]), _marked(seen, token, bad)
@@ -261,7 +261,7 @@ def _draw_inputs(parts=3, position=7, **rest) -> dict:
     given = _tally_inputs(parts=parts, round=ROUNDS, **rest)
     sums, lowest = sample_sums.reference(**given)
     del given["bins_before"], given["cut"]
-    return {**given, "state": make_state(position, 1), "sums": sums, "lowest": lowest}
+    return {**given, "state": make_state(position), "sums": sums, "lowest": lowest}
 
 
 @kernel(
@@ -285,7 +285,7 @@ def sample_draw(x, seen, options, state, best, sums, lowest):
     """The token [1] at a random share of the mass, which joins the `seen` ones, as `sample` gives it."""
     chosen = Options(options)
     mass = _left(x, seen, chosen, best, int(_plain(lowest)[0]))
-    word = 0 if chosen.greedy else drawing.random_word(chosen.seed, int(state[0] + state[1]))
+    word = 0 if chosen.greedy else drawing.random_word(chosen.seed, int(state[0, 0]) + 1)
     token = drawing.choose(mass, word)
     return _words([token]), _marked(seen, token, drawing.unusable(int(_plain(best).max())))
 

@@ -6,7 +6,7 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;
-@group(0) @binding(3) var<uniform> state: State;
+@group(0) @binding(3) var<uniform> state: Rows;
 @group(0) @binding(4) var<storage, read_write> token: array<u32>;
 
 var<workgroup> top: atomic<u32>;
@@ -64,7 +64,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   sum_run(0u, WIDTH, best, lowest, thread);
   workgroupBarrier();
   if (thread == 0u) {
-    let wanted = share_of(all_runs(), random_word(state.position + state.valid));
+    let wanted = share_of(all_runs(), random_word(state[0].position + 1u));
     let drawn = token_at(0u, WIDTH, wanted, best, lowest);
     token[0] = drawn;
     seen[drawn >> 5u] |= 1u << (drawn & 31u);

@@ -2,7 +2,7 @@
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;
-@group(0) @binding(3) var<uniform> state: State;
+@group(0) @binding(3) var<uniform> state: Rows;
 @group(0) @binding(4) var<storage, read> best: array<u32>;
 @group(0) @binding(5) var<storage, read> sums: array<u32>;
 @group(0) @binding(6) var<storage, read> lowest: array<u32>;
@@ -17,7 +17,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     largest = max(largest, best[i]);
     total = add(total, vec2<u32>(sums[2u * i], sums[2u * i + 1u]));
   }
-  var rest = share_of(total, random_word(state.position + state.valid));
+  var rest = share_of(total, random_word(state[0].position + 1u));
   var part = 0u;
   while (part < PARTS - 1u) {
     let here = vec2<u32>(sums[2u * part], sums[2u * part + 1u]);

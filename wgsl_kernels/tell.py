@@ -10,7 +10,7 @@ import torch
 from .numerics import EPS32, random_tensor
 from .pair import Cost, Port, Variant, kernel
 from .reduce import lanes_default, reduction
-from .rope import STATE, make_state
+from .state import STATE, make_state
 
 ROW = Port((1, "width"), "f32")
 PARTS = Port(("parts",), "f32")
@@ -70,7 +70,7 @@ def _tell_inputs(seed=0, width=200, parts=3, k=5, steps=6, step=2, y_dtype="f32"
         "likely": x.topk(k).indices.to(torch.int32),
         "largest": largest,
         "total": total,
-        "state": make_state(9, 1, 0, step),
+        "state": make_state(9, steps=step),
         "told": torch.zeros(steps, k + 1),
         "told_ids": torch.zeros(steps, k, dtype=torch.int32),
     }
@@ -106,11 +106,12 @@ TOLD_IDS = Port(("steps", "k"), "u32")
     cost=lambda s: Cost(8 * s["parts"] + 8 * s["k"], 8 * s["k"] + 4, 4 * s["parts"]),
 )
 def tell(x, token, likely, largest, total, state, told, told_ids):
-    """told[state[3]] = ln p of the token and of the `likely` ones, p = softmax(x); told_ids[state[3]] = likely.
+    """told[step] = ln p of the token and of the `likely` ones, p = softmax(x); told_ids[step] = likely.
 
-    largest, total: `exp_sums` of x [1, width]. In place; nothing where state[3] lies beyond the rows of `told`.
+    step = state[0, 3]: how many tokens were generated before.
+    largest, total: `exp_sums` of x [1, width]. In place; nothing where it lies beyond the rows of `told`.
     """
-    step = int(state[3])
+    step = int(state[0, 3])
     if step < told.shape[0]:
         most = largest.max()
         all_of_it = most + (total * torch.exp(largest - most)).sum().log()

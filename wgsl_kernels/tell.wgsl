@@ -5,7 +5,7 @@
 @group(0) @binding(2) var<storage, read> likely: array<u32>;
 @group(0) @binding(3) var<storage, read> largest: array<f32>;
 @group(0) @binding(4) var<storage, read> total: array<f32>;
-@group(0) @binding(5) var<uniform> state: State;
+@group(0) @binding(5) var<uniform> state: Rows;
 @group(0) @binding(6) var<storage, read_write> told: array<f32>;
 @group(0) @binding(7) var<storage, read_write> told_ids: array<u32>;
 
@@ -16,11 +16,11 @@ fn main() {
   var sum = 0.0;
   for (var i = 0u; i < PARTS; i++) { sum += total[i] * exp(largest[i] - most); }
   let all = log(sum);
-  if (state.steps < STEPS) {
-    told[state.steps * (K + 1u)] = x[token[0]] - most - all;
+  if (state[0].steps < STEPS) {
+    told[state[0].steps * (K + 1u)] = x[token[0]] - most - all;
     for (var i = 0u; i < K; i++) {
-      told[state.steps * (K + 1u) + 1u + i] = x[likely[i]] - most - all;
-      told_ids[state.steps * K + i] = likely[i];
+      told[state[0].steps * (K + 1u) + 1u + i] = x[likely[i]] - most - all;
+      told_ids[state[0].steps * K + i] = likely[i];
     }
   }
 }

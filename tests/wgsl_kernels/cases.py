@@ -258,7 +258,11 @@ def _fused_cases() -> Iterator[Case]:
         {"tokens": 3, "position": 61, "capacity": 64},
         {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
     )
-    sequences = ({"sequences": 1, "sequence": 0}, {"sequences": 3, "sequence": 1})
+    sequences = (
+        {"sequences": 1, "sequence": 0},
+        {"sequences": 3, "sequence": 1},
+        {"sequences": 3, "scattered": True},
+    )
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
@@ -320,9 +324,22 @@ def _integer_fused_cases() -> Iterator[Case]:
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from _team_cases(name, group=(128,), **rows)
         yield from _team_cases(
-            f"norm_qkv_a8[{fmt}]", heads=heads, passed=PASSED, place=places, kv_dtype=TYPES, **common
+            f"norm_qkv_a8[{fmt}]",
+            heads=heads,
+            passed=PASSED,
+            place=places,
+            scattered=(False, True),
+            kv_dtype=TYPES,
+            **common,
         )
-        yield from _team_cases(f"norm_qkv_rows_a8[{fmt}]", heads=heads, passed=PASSED, place=places, **common)
+        yield from _team_cases(
+            f"norm_qkv_rows_a8[{fmt}]",
+            heads=heads,
+            passed=PASSED,
+            place=places,
+            scattered=(False, True),
+            **common,
+        )
         for name in (f"gate_up[{fmt}, a8]", f"gate_up_gelu[{fmt}, a8]"):
             width, columns = (1, 3, 33, 64, 130), (5, 96, 172, 576)
             yield from _deal(
@@ -366,7 +383,7 @@ def _elementwise_cases() -> Iterator[Case]:
     yield from cases_of("add", "elements", 9, **common, more=({}, *factors))
     yield from cases_of("softcap", "elements", 9, **common, cap=(0.5, 30.0, 1000.0))
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
-    yield from cases_of("last_row", "elements", 9, **{**common, "valid": (None, 0, 1, 2, 99)})
+    yield from cases_of("select_rows", "elements", 9, **{**common, "results": (1, 2, 40)})
     words = tuple(
         {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
     )
@@ -471,6 +488,7 @@ def _cache_cases() -> Iterator[Case]:
         {"sequences": 1, "sequence": 0},
         {"sequences": 2, "sequence": 1},
         {"sequences": 3, "sequence": 1},
+        {"sequences": 3, "scattered": True},
     )
     bounds = (
         {},
@@ -492,7 +510,7 @@ def _cache_cases() -> Iterator[Case]:
                 subgroups=(True,) if variant == "broadcast" else (True, False),
                 heads=heads,
                 place=places,
-                sequence=sequences,
+                sequence=sequences[:1] if variant == "broadcast" else sequences,
                 bounds=bounds,
                 x_dtype=TYPES,
                 **more,
@@ -567,7 +585,13 @@ def _cache_cases() -> Iterator[Case]:
             **more,
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
-    rotations = {"heads": turners, "passed": PASSED, "place": places, "x_dtype": TYPES}
+    rotations = {
+        "heads": turners,
+        "passed": PASSED,
+        "place": places,
+        "scattered": (False, True),
+        "x_dtype": TYPES,
+    }
     yield from cases_of("rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), **rotations)
     yield from cases_of(
         "position_scale",

@@ -16,13 +16,13 @@ fn append_head(part: u32, token: u32, head: u32, thread: u32) {
     largest = max(largest, abs(quads[m]));
   }
   let scale = scale_for(workgroup_max(largest_of(largest), thread));
-  let position = state.position + token;
-  let row = ((state.sequence * 2u + part) * KV_HEADS + head) * CAPACITY + position;
-  if (token < state.valid && position < CAPACITY) {
+  let row = state[token];
+  let entry = ((row.sequence * 2u + part) * KV_HEADS + head) * CAPACITY + row.position;
+  if (row.real != 0u && row.position < CAPACITY) {
     for (var m = 0u; m < MINE; m++) {
       let word = thread + m * WORKGROUP;
-      if (word < WORDS) { kv[row * WORDS + word] = to_word(to_bytes(quads[m], inverse_of(scale))); }
+      if (word < WORDS) { kv[entry * WORDS + word] = to_word(to_bytes(quads[m], inverse_of(scale))); }
     }
-    if (thread == 0u) { kv_scales[row] = scale; }
+    if (thread == 0u) { kv_scales[entry] = scale; }
   }
 }

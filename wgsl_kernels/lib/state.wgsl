@@ -1,3 +1,5 @@
-// What changes from step to step, kept on the device: `position` is that of the first token of this step, `valid`
-// how many of the step's tokens are real, `sequence` which cache to use, `steps` how many tokens were generated.
-struct State { position: u32, valid: u32, sequence: u32, steps: u32 }
+// What a step knows of each of its rows: `position` in its sequence, whether it is `real` (1) or padding (0), which
+// `sequence` of the cache it belongs to, and how many tokens were generated before it (`steps`). A uniform, since barriers
+// in loops that it bounds require one.
+struct Row { position: u32, real: u32, sequence: u32, steps: u32 }
+alias Rows = array<Row, TOKENS>;

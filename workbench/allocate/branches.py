@@ -20,7 +20,8 @@ from workbench.allocate.requantized import Requantized
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
 from workbench.plan.count import step_cost
-from workbench.plan.plan import Plan
+from workbench.plan.plan import Plan, step_sizes
+from workbench.runtime.step import Step
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 #: With no matrix larger than this (weights), threads wait for each other longer than they compute.
@@ -101,7 +102,7 @@ class Branches:
         ids, end = window.ids[:-1], len(self.plan.calls)
         costs = self._costs(len(ids))
         cache = TorchCache(len(ids))
-        inputs = self.executor.inputs(ids, cache)
+        inputs = self.executor.inputs(Step.following(ids, cache.position))
         rows = slice(window.first_scored - 1, None)
         with meter.doing(RUN, costs[0]):
             logits = self._finish(dict(inputs), cache, range(end), {})
@@ -152,6 +153,6 @@ class Branches:
 
     def _costs(self, tokens: int) -> list[float]:
         """Floating-point operations from each call to the end of the plan."""
-        sizes = {"tokens": tokens, "capacity": tokens, "sequences": 1, "steps": 1}
+        sizes = step_sizes(tokens, tokens)
         each = [step_cost(replace(self.plan, calls=(call,)), sizes).flops for call in self.plan.calls]
         return list(np.cumsum(each[::-1])[::-1])

@@ -26,6 +26,7 @@ from workbench.convert.suited import suited
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
 from workbench.plan.plan import Plan
+from workbench.runtime.step import Step
 from workbench.runtime.torch_executor import TorchCache, TorchExecutor
 
 
@@ -140,6 +141,6 @@ def _logits(executor: TorchExecutor, plan: Plan, window: Window, weights) -> tor
     """f32 [n - 1, vocabulary]: of every token of a window but the last, with a cache of just its size."""
     ids = window.ids[:-1]
     cache = TorchCache(len(ids))
-    env = executor.inputs(ids, cache)
+    env = executor.inputs(Step.following(ids, cache.position))
     executor.advance(plan, env, cache, range(len(plan.calls)), keep={"logits"}, weights=weights)
     return env["logits"]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import WorkbenchError
+from workbench.runtime.step import Step
 
 from .speed import load_average
 
@@ -175,7 +176,7 @@ class _Bench:
     def execute(self, buffer: Any, record_meanwhile: int = 0) -> None:
         """Submit, record further passes meanwhile, and wait until the submitted one is done."""
         self.cache.position = 0
-        self.executor.write_inputs(self.cache, 1, np.array([0]), None)
+        self.executor.write_inputs(self.cache, 1, Step.following(np.array([0]), 0))
         self.device.wgpu.queue.submit([buffer])
         if record_meanwhile:
             self.record(record_meanwhile)

@@ -13,6 +13,7 @@ from eval.texts import Text
 from workbench.errors import WorkbenchError
 from workbench.models.source import Source
 from workbench.plan.count import step_cost
+from workbench.plan.plan import step_sizes
 from workbench.runtime.host_memory import peak_bytes, reset_peak
 from workbench.runtime.lowering import lower
 from workbench.runtime.model import Model, load
@@ -172,7 +173,7 @@ def _megabytes(nbytes: int | None) -> str:
 
 def _weight_bytes(model: Model) -> float:
     """Of all weights that a decode step reads, the embedding's row left out."""
-    sizes = {"tokens": 1, "capacity": model.max_tokens, "sequences": 1, "steps": STEPS}
+    sizes = step_sizes(1, model.max_tokens, steps=STEPS)
     return step_cost(model.plan("greedy"), sizes).weight_bytes
 
 
@@ -181,7 +182,7 @@ def _dispatches(model: Model) -> int:
     device = getattr(model.executor, "device", None)
     if device is None:
         return 0
-    sizes = {"tokens": 1, "capacity": model.max_tokens, "sequences": 1, "steps": STEPS}
+    sizes = step_sizes(1, model.max_tokens, steps=STEPS)
     limits, tuned = (device.adapter, device.binding_bytes), getattr(model.executor, "tuned", None)
     return len(lower(model.plan("greedy"), sizes, *limits, tuned=tuned).steps)
 

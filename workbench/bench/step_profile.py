@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.errors import WorkbenchError
 from workbench.runtime.frequency import frequency_of
+from workbench.runtime.step import Step
 from workbench.runtime.timing import TIMESTAMPS, Stopwatch
 
 from .step_timing import Apart, Whole, time_step
@@ -171,7 +172,7 @@ def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepPr
             plan = executor.device_plan("greedy", 1, cache, ())
 
             def prepare() -> None:  # a step moves its own position on
-                executor.write_inputs(cache, 1, np.array([0]), None)
+                executor.write_inputs(cache, 1, Step.following(np.array([0]), position))
 
             outputs = [next(iter(step.call.outputs.values())) for step in plan.steps]
             with Stopwatch(device, prepare=prepare) as watch:

@@ -69,9 +69,9 @@ class Blocks(PlanBuilder):
     # ---- buffers -----------------------------------------------------------------------------------------------
 
     def inputs(self) -> None:
-        """What every step is given: token ids, and the state that says where they stand."""
+        """What every step is given: token ids, and the state that says where each stands (`wgsl_kernels.state`)."""
         self.buffer("ids", ("tokens",), "u32", "input")
-        self.buffer("state", (4,), "u32", "state")
+        self.buffer("state", ("tokens", 4), "u32", "state")
 
     def rotary_table(self, name: str, table: RotaryTable) -> str:
         return self.buffer(name, ("capacity", 2 * len(table.frequencies)), "f32", "constant", initial=table)

@@ -8,7 +8,7 @@ from wgsl_kernels.layout import OPTION_WORDS, parts_of_row, seen_words
 from workbench.models.blocks import Blocks
 from workbench.plan.plan import Plan
 
-#: "all": logits of every token. "last": of the last real token. "score": log-likelihood of given targets and the
+#: "all": logits of every token. "last": of the rows that a step names. "score": log-likelihood of given targets and the
 #: argmax, every token. "greedy": one token in, its successor into the next step's input. "draw": likewise, the
 #: successor drawn as options say. "told": likewise, with ln p of it and of the `LIKELY` likeliest tokens.
 HEADS = ("all", "last", "score", "greedy", "draw", "told")
@@ -22,17 +22,18 @@ Logits = Callable[[str, str], None]
 
 def end(plan: Blocks, x: str, vocab_size: int, write_logits: Logits, head: str) -> Plan:
     """The finished plan. x: the rows that the LM head reads, in the activations' type."""
-    one_row = head in ("last", "draw", "told")
-    if one_row:
+    chosen_rows = head in ("last", "draw", "told")
+    if chosen_rows:
         _, width = plan.shape(x)
-        row = plan.buffer("last", (1, width), plan.act, "activation")
-        plan.call("last_row", {"x": x, "state": "state"}, {"y": row})
-        x = row
-    logits = plan.buffer("logits", (1 if one_row else "tokens", vocab_size), "f32", "activation")
+        selected = plan.buffer("last", ("results", width), plan.act, "activation")
+        plan.buffer("result_rows", ("results",), "u32", "input")
+        plan.call("select_rows", {"x": x, "rows": "result_rows"}, {"y": selected})
+        x = selected
+    logits = plan.buffer("logits", ("results" if chosen_rows else "tokens", vocab_size), "f32", "activation")
     write_logits(x, logits)
     if head in ("all", "last"):
         return plan.finish(["logits"])
-    if one_row:
+    if chosen_rows:
         return _drawn(plan, logits, vocab_size, told=head == "told")
     top = plan.buffer("top1", ("tokens",), "u32", "activation")
     plan.call("argmax", {"x": logits}, {"index": top})
@@ -45,7 +46,7 @@ def end(plan: Blocks, x: str, vocab_size: int, write_logits: Logits, head: str) 
 
 
 def _advance(plan: Blocks, token: str) -> list[str]:
-    plan.buffer("history", ("steps",), "u32", "input")
+    plan.buffer("history", ("steps", "tokens"), "u32", "input")
     moved = {"ids": "ids", "history": "history", "state": "state"}
     plan.call("advance", {"token": token, **moved}, moved)
     return ["history"]

@@ -1,9 +1,9 @@
 """A semantic plan: a straight-line program of calls of ops over named buffers.
 
-A plan is the same on every machine. Dimensions that a run decides are names: `tokens` (of one step) and `capacity`
-(positions in the key/value cache). A call names an op; which kernel computes it follows from the types of the buffers
-it touches (`bind.py`). A plan can be printed, saved as JSON, counted (`count.py`), run by the references
-(`workbench.runtime.torch_executor`) or lowered for a device (`workbench.runtime.lowering`).
+A plan is the same on every machine. Dimensions that a run decides are names (`step_sizes`). A call names an op; which
+kernel computes it follows from the types of the buffers it touches (`bind.py`). A plan can be printed, saved as JSON,
+counted (`count.py`), run by the references (`workbench.runtime.torch_executor`) or lowered for a device
+(`workbench.runtime.lowering`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .constants import RotaryTable
 from .types import Matrix, Plain, Type
 
 #: Of the JSON values of a plan.
-VERSION = 3
+VERSION = 4
 KINDS = ("weight", "constant", "input", "state", "cache", "activation")
 
 
@@ -88,6 +88,16 @@ class Buffer:
 def plane_name(buffer: str, plane: str) -> str:
     """What a plane of a buffer is called; of plain numbers the only one has the buffer's name."""
     return f"{buffer}.{plane}" if plane else buffer
+
+
+def step_sizes(
+    tokens: int, capacity: int, *, sequences: int = 1, results: int = 1, steps: int = 1
+) -> dict[str, int]:
+    """Numbers for the names in shapes. tokens: rows of one step. capacity: positions that the key/value cache has for
+    each of its `sequences`. results: rows whose logits alone are computed, where a plan ends so. steps: of one
+    readback at most, when tokens are generated."""
+    given = {"tokens": tokens, "capacity": capacity, "sequences": sequences}
+    return {**given, "results": results, "steps": steps}
 
 
 def resolve(shape: Iterable[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -4,7 +4,9 @@ An edit is `{name: function}`. `function(x, position)` gets a copy of the activa
 is stored as (f64 from an oracle in f64), one row for each real token of the step; the first row's token stands at
 `position` in the sequence. It returns the replacement: real numbers of the same shape, which are rounded to the type
 that the activation is stored as. Prompts come in steps (of up to 256 tokens on a device, 512 in PyTorch), generated
-tokens one by one. Where a plan has one row only (`logits` while generating), it is that of the step's last token.
+tokens one by one. Where a plan has one row only (`logits` while generating), it is that of the step's last token. In a
+batch of sequences it is `function(x, positions, sequences)`, since a step has rows of several: arrays that say where
+each row's token stands.
 
 Results must be finite, since WGSL lets a compiler assume that numbers are; to forbid a token, give its logit a very
 low number such as -1e30. The function may run other models, but not the one whose step it interrupts.
@@ -21,7 +23,7 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.plan.plan import Plan, PlanError
 
-Edits = Mapping[str, Callable[[np.ndarray, int], np.ndarray]]
+Edits = Mapping[str, Callable[..., np.ndarray]]
 
 _inside = threading.local()  # .executors: those whose steps this thread's edits interrupt, outermost first
 
@@ -59,15 +61,16 @@ def stops(writes: Sequence[Iterable[str]], names: Iterable[str]) -> list[tuple[i
 
 
 def replacement(
-    executor: object, name: str, edits: Edits, x: np.ndarray, position: int, storage
+    executor: object, name: str, edits: Edits, x: np.ndarray, places: tuple, storage
 ) -> np.ndarray:
     """What the edit of `name` makes of x, rounded to the type `storage`; raises `EditError`.
 
-    executor: the one that waits, and that the function cannot use meanwhile.
+    executor: the one that waits, and that the function cannot use meanwhile. places: what the function is told beside
+    x.
     """
     compute = np.promote_types(x.dtype, np.float32)
     with _waiting(executor):
-        given = edits[name](x.astype(compute), position)
+        given = edits[name](x.astype(compute), *places)
     where = f"the edit of {name!r}"
     if given is None:
         raise EditError(f"{where} returned nothing; it returns the activation that takes the place of x")

@@ -14,6 +14,27 @@ from workbench.models.source import Source
 from .edits import Edits
 from .plans import Plans
 from .sampling import Drawn
+from .step import Step
+
+
+class Sequential:
+    """What an executor that runs steps does for one sequence."""
+
+    def run(
+        self: Executor,
+        head: str,
+        ids: np.ndarray,
+        cache: Any,
+        targets: np.ndarray | None = None,
+        keep: Iterable[str] = (),
+        edit: Edits | None = None,
+        hold: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """See `Executor.run`."""
+        step = Step.following(ids, cache.position)
+        results = self.run_step(head, step, cache, targets, keep, edit, hold)
+        cache.position += len(step)
+        return results
 
 
 class Executor(Protocol):
@@ -34,8 +55,8 @@ class Executor(Protocol):
         """For people."""
         ...
 
-    def new_cache(self, capacity: int) -> Any:
-        """Keys and values of one sequence of at most `capacity` positions. Raises `OutOfMemoryError`."""
+    def new_cache(self, capacity: int, sequences: int = 1) -> Any:
+        """Keys and values of sequences of at most `capacity` positions. Raises `OutOfMemoryError`."""
 
     def free_cache(self, cache: Any) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -59,6 +80,19 @@ class Executor(Protocol):
 
         Raises `EditError` and `CacheFullError`, with the position as it was.
         """
+        ...
+
+    def run_step(
+        self,
+        head: str,
+        step: Step,
+        cache: Any,
+        targets: np.ndarray | None = None,
+        keep: Iterable[str] = (),
+        edit: Edits | None = None,
+        hold: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """As `run`, over rows of any sequences of the cache, wherever they stand; no position moves."""
         ...
 
     def stream(

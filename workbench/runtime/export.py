@@ -24,6 +24,7 @@ from workbench.files.writing import storing
 from workbench.formats.reader import StoredModel
 from workbench.models.families import architecture_of
 from workbench.models.source import Source
+from workbench.plan.plan import step_sizes
 
 from .device import PROMISED_LIMITS
 from .link import program_of
@@ -67,7 +68,7 @@ def programs_for(
     for head in (*PROMPT, *DECODE):
         plan = model.build(source.describe, head=head, activations=activations)
         for tokens in chunk_sizes(model, binding_bytes) if head in PROMPT else (1,):
-            sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": STEPS}
+            sizes = step_sizes(tokens, capacity, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
 

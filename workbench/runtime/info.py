@@ -11,7 +11,7 @@ from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
 from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
-from workbench.plan.plan import Plan
+from workbench.plan.plan import Plan, step_sizes
 
 from .choices import choose
 from .device import Device, aligned
@@ -95,7 +95,7 @@ GENERATING = ("greedy", "draw", "told")
 
 
 def _sizes(tokens: int, capacity: int) -> dict[str, int]:
-    return {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": STEPS}
+    return step_sizes(tokens, capacity, steps=STEPS)
 
 
 def arena_bytes(plans: list[DevicePlan]) -> int:

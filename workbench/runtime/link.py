@@ -95,7 +95,7 @@ class _Linker:
         }
         target = Target(
             head,
-            **{name: sizes[name] for name in ("tokens", "capacity", "sequences", "steps")},
+            **{name: sizes[name] for name in ("tokens", "capacity", "sequences", "results", "steps")},
             subgroup_size=self.adapter.subgroup_size if self.adapter.subgroups else 0,
             f16=self.adapter.f16,
             binding_bytes=self.binding_bytes,

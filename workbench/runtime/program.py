@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.plan import constants
 from workbench.plan.constants import RotaryTable
 
-VERSION = 1
+VERSION = 2
 #: What becomes of a plane of a tensor on its way to a device: nothing; rows padded with zeros to whole groups of
 #: `wgsl_kernels.layout.FLOAT_GROUP` columns; converted to f32, with a number added.
 TRANSFORMS = ("as stored", "padded rows", "to f32")
@@ -38,6 +38,7 @@ class Target:
     tokens: int
     capacity: int
     sequences: int
+    results: int
     steps: int
     subgroup_size: int
     f16: bool

@@ -21,6 +21,7 @@ from workbench.models.endings import LIKELY
 from .edits import refuse_inside
 from .native import Readback
 from .sampling import Drawn
+from .step import Step
 
 #: Groups on the device at a time.
 AHEAD = 2
@@ -96,7 +97,7 @@ def stream(
     device, start = executor.device, cache.position
     with device.lock:
         refuse_inside(executor)
-        executor.write_inputs(cache, 1, np.array([first]), None)
+        executor.write_inputs(cache, 1, Step.following(np.array([first]), start))
         if options is not None:
             device.write(cache.buffers["options"], options.numpy())
             device.write(cache.buffers["seen"], seen)

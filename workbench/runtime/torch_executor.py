@@ -14,21 +14,22 @@ import numpy as np
 import torch
 
 from wgsl_kernels.numerics import TORCH_TYPES
-from wgsl_kernels.rope import make_state
 from workbench.errors import NonFiniteError
 from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
 from workbench.models.source import Source
 from workbench.plan.bind import kernel_of
-from workbench.plan.plan import Buffer, Call, Plan, resolve
+from workbench.plan.plan import Buffer, Call, Plan, resolve, step_sizes
 
 from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
+from .executor import Sequential
 from .host_memory import out_of_memory
 from .plans import Plans
 from .rows import HostRows
 from .sampling import Drawn
+from .step import Step
 from .weights import matrix_parts, vector
 
 #: Tokens of one step at most.
@@ -37,14 +38,14 @@ NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
 class TorchCache(Cache):
-    """Keys and values of one sequence, a tensor a layer."""
+    """Keys and values of some sequences, a tensor a layer."""
 
-    def __init__(self, capacity: int):
-        super().__init__(capacity)
+    def __init__(self, capacity: int, sequences: int = 1):
+        super().__init__(capacity, sequences)
         self.tensors: dict[str, torch.Tensor] = {}
 
 
-class TorchExecutor:
+class TorchExecutor(Sequential):
     """Executes plans of one model on the CPU."""
 
     backend = "torch"
@@ -73,8 +74,8 @@ class TorchExecutor:
     def device_name(self) -> str:
         return f"PyTorch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
 
-    def new_cache(self, capacity: int) -> TorchCache:
-        return TorchCache(capacity)
+    def new_cache(self, capacity: int, sequences: int = 1) -> TorchCache:
+        return TorchCache(capacity, sequences)
 
     def free_cache(self, cache: TorchCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -85,31 +86,30 @@ class TorchExecutor:
         """How many of the remaining tokens the next step takes."""
         return min(remaining, COMPACT_PREFILL if self.compact else PREFILL)
 
-    def run(
+    def run_step(
         self,
         head: str,
-        ids: np.ndarray,
+        step: Step,
         cache: TorchCache,
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
         hold: Iterable[str] = (),
     ) -> dict[str, np.ndarray | HostRows]:
-        """One step over `ids` at the cache's position, which moves on. Returns the plan's results and `keep`.
+        """One step. Returns the plan's results and `keep`.
 
         edit: functions that change activations in flight (`workbench.runtime.edits`); raises `EditError`,
-        `CacheFullError` and `OutOfMemoryError`, with the position as it was. hold: activations that are handed out as
-        rows for kernels.
+        `CacheFullError` and `OutOfMemoryError`. hold: activations that are handed out as rows for kernels.
         """
         refuse_inside(self)
-        cache.require(len(ids))
-        with out_of_memory(f"a step of {len(ids)} tokens with a cache of {cache.capacity} positions"):
-            return self._run(self.plan(head), ids, cache, targets, keep, edit, hold)
+        cache.require_places(step.positions)
+        with out_of_memory(f"a step of {len(step)} tokens with a cache of {cache.capacity} positions"):
+            return self._run(self.plan(head), step, cache, targets, keep, edit, hold)
 
     def _run(
         self,
         plan: Plan,
-        ids: np.ndarray,
+        step: Step,
         cache: TorchCache,
         targets: np.ndarray | None,
         keep: Iterable[str],
@@ -119,7 +119,7 @@ class TorchExecutor:
         keep, hold = plan.check_names(keep), plan.check_names(hold)
         results = {*plan.results, *keep}
         wanted = {*results, *hold}
-        env = self.inputs(ids, cache)
+        env = self.inputs(step)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
         start, edits = 0, check_edits(plan, edit)
@@ -127,11 +127,11 @@ class TorchExecutor:
             self.advance(plan, env, cache, range(start, stop), keep=wanted)
             x = env[name].numpy()
             storage = x.dtype if self.compute == torch.float64 else NUMPY[plan.buffers[name].dtype]
-            new = replacement(self, name, edits, x, cache.position + len(ids) - len(x), storage)
+            rows = step.results if plan.buffers[name].shape[0] == "results" else slice(None)
+            new = replacement(self, name, edits, x, step.places(cache, rows), storage)
             env[name] = torch.from_numpy(new).to(self.compute)
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
-        cache.position += len(ids)
         found = {name: env[name].numpy().copy() for name in results}
         return found | {name: HostRows(env[name]) for name in hold}
 
@@ -139,13 +139,12 @@ class TorchExecutor:
         """Nothing overwrites rows in memory."""
         return contextlib.nullcontext()
 
-    def inputs(
-        self, ids: np.ndarray, cache: TorchCache, position: int | None = None
-    ) -> dict[str, torch.Tensor]:
-        """What a step over `ids` at a position, by default the cache's, starts with: buffer name -> tensor."""
+    def inputs(self, step: Step) -> dict[str, torch.Tensor]:
+        """What a step starts with: buffer name -> tensor."""
         return {
-            "ids": torch.as_tensor(np.asarray(ids, dtype=np.int32)),
-            "state": make_state(cache.position if position is None else position, len(ids)),
+            "ids": torch.from_numpy(step.ids.astype(np.int32)),
+            "state": torch.from_numpy(step.state(len(step)).view(np.int32)),
+            "result_rows": torch.from_numpy(step.results.astype(np.int32)),
         }
 
     def advance(
@@ -196,13 +195,16 @@ class TorchExecutor:
         marks = None if seen is None else torch.from_numpy(seen.view(np.int32))
         for position in range(start, start + count):
             refuse_inside(self)
-            env = self.inputs(np.array([token]), cache, position) | {"options": options, "seen": marks}
+            env = self.inputs(Step.following(np.array([token]), position)) | {
+                "options": options,
+                "seen": marks,
+            }
             for name in {"history", "told", "told_ids"} & set(made):
                 env[name] = torch.zeros(
-                    made[name].resolved({"steps": 1}), dtype=TORCH_TYPES[made[name].dtype]
+                    made[name].resolved(step_sizes(1, cache.capacity)), dtype=TORCH_TYPES[made[name].dtype]
                 )
             self.advance(plan, env, cache, range(len(plan.calls)), keep=plan.results)
-            token = int(env["history"][0])
+            token = int(env["history"][0, 0])
             if marks is not None and marks[-1]:
                 raise NonFiniteError(f"sampling: the logits are not finite at position {position + 1}")
             if head == "told":
@@ -272,7 +274,7 @@ class TorchExecutor:
 
     def _cache_tensor(self, plan: Plan, name: str, plane: str, cache: TorchCache) -> torch.Tensor:
         if plane not in cache.tensors:
-            sizes = {"sequences": 1, "capacity": cache.capacity}
+            sizes = step_sizes(1, cache.capacity, sequences=cache.sequences)
             for own, shape, element in plan.buffers[name].planes().values():
                 dtype = TORCH_TYPES[element]
                 if self.compute == torch.float64 and dtype.is_floating_point:
@@ -283,7 +285,7 @@ class TorchExecutor:
     def _constant(self, buffer: Buffer, capacity: int) -> torch.Tensor:
         key = buffer.name, capacity  # as two threads may work on caches of two sizes
         if key not in self._constants:
-            values = known(buffer.initial).values(buffer.resolved({"capacity": capacity}))
+            values = known(buffer.initial).values(buffer.resolved(step_sizes(1, capacity)))
             self._constants[key] = torch.from_numpy(values).to(self.compute)
         return self._constants[key]
 

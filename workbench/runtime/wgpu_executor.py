@@ -8,7 +8,7 @@ flight, the pass ends behind each of them, and goes on when Python has put the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -16,16 +16,18 @@ import numpy as np
 import wgpu
 
 from wgsl_kernels.library import Library
+from workbench.errors import OutOfMemoryError
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
 from workbench.models.source import Source
 from workbench.plan.count import plane_bytes
-from workbench.plan.plan import Buffer
+from workbench.plan.plan import Buffer, step_sizes
 
 from .cache import Cache
 from .device import Device
 from .device_rows import DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
+from .executor import Sequential
 from .link import UNIFORM, program_of
 from .lowering import Choice, DevicePlan, lower
 from .native import Recorder
@@ -34,10 +36,13 @@ from .plans import Plans
 from .player import Player
 from .program import Program
 from .sampling import Drawn
+from .step import Step, padded
 from .streaming import Readbacks, readback_bytes, stream
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
+#: Rows a step where they are of several sequences: each generates one token in most steps.
+BATCHES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 #: Steps of one readback at most, when tokens are generated.
 STEPS = 16
 
@@ -48,10 +53,10 @@ def chunk_sizes(config: Architecture, binding_bytes: int) -> tuple[int, ...]:
 
 
 class WgpuCache(Cache):
-    """Keys and values of one sequence and the buffers that a step reads: ids, targets, state."""
+    """Keys and values of some sequences and the buffers that a step reads: ids, targets, state."""
 
-    def __init__(self, capacity: int):
-        super().__init__(capacity)
+    def __init__(self, capacity: int, sequences: int = 1):
+        super().__init__(capacity, sequences)
         self.buffers: dict[str, wgpu.GPUBuffer] = {}
         self.seen_words = 0
         self.recorders: dict[
@@ -68,7 +73,7 @@ class _Ready:
     built: list[Built]
 
 
-class WgpuExecutor:
+class WgpuExecutor(Sequential):
     """Executes plans of one model on one device."""
 
     backend = "wgpu"
@@ -88,6 +93,7 @@ class WgpuExecutor:
         self.cache = cache or cache_type(activations)
         self.tuned, self.library = tuned, library
         self.chunks = chunk_sizes(config, device.binding_bytes)
+        self.batches = tuple(size for size in BATCHES if size <= self.chunks[0])
         self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
         self.player = Player(device, source)
@@ -97,14 +103,16 @@ class WgpuExecutor:
     def device_name(self) -> str:
         return self.device.name
 
-    def new_cache(self, capacity: int) -> WgpuCache:
-        """Allocate keys and values of `capacity` positions in every layer. Raises `OutOfMemoryError`."""
-        cache = WgpuCache(capacity)
+    def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
+        """Allocate keys and values of `capacity` positions of each sequence in every layer. Raises `OutOfMemoryError`,
+        also where those of a layer are more than a binding holds."""
+        cache = WgpuCache(capacity, sequences)
+        sizes = step_sizes(self.chunks[0], capacity, sequences=sequences, results=sequences, steps=STEPS)
         try:
             for buffer in self.plan("all").of_kind("cache"):
-                for plane, size in plane_bytes(buffer, {"sequences": 1, "capacity": capacity}).items():
+                for plane, size in plane_bytes(buffer, sizes).items():
+                    self._require_binding(plane, size, cache)
                     cache.buffers[plane] = self.device.buffer(size, label=plane)
-            sizes = {"tokens": self.chunks[0], "steps": STEPS}
             for name, buffer in self.inputs().items():
                 words = int(np.prod(buffer.resolved(sizes)))
                 cache.buffers[name] = self.device.buffer(4 * words, uniform=name in UNIFORM, label=name)
@@ -113,6 +121,14 @@ class WgpuExecutor:
             self.free_cache(cache)
             raise
         return cache
+
+    def _require_binding(self, plane: str, size: int, cache: WgpuCache) -> None:
+        if size > self.device.binding_bytes:
+            raise OutOfMemoryError(
+                f"{plane} of {cache.sequences} sequence(s) of {cache.capacity} positions takes {size} bytes, "
+                f"{size // (cache.sequences * cache.capacity)} a position, and a binding of {self.device.name} holds "
+                f"{self.device.binding_bytes}; ask for fewer sequences or a smaller max_tokens"
+            )
 
     def inputs(self) -> dict[str, Buffer]:
         """What steps read and write beside activations and the cache, by name: one set a cache."""
@@ -132,43 +148,46 @@ class WgpuExecutor:
         size = next(size for size in self.chunks if 3 * size <= 4 * remaining)
         return min(size, remaining)
 
-    def run(
+    def run_step(
         self,
         head: str,
-        ids: np.ndarray,
+        step: Step,
         cache: WgpuCache,
         targets: np.ndarray | None = None,
         keep: Iterable[str] = (),
         edit: Edits | None = None,
         hold: Iterable[str] = (),
     ) -> dict[str, np.ndarray | DeviceRows]:
-        """One step over at most `chunks[0]` ids at the cache's position, which moves on.
+        """One step over at most `chunks[0]` rows.
 
         Returns the plan's results and the kept activations, of the plan or of the device's, without padding rows. edit:
         functions that change activations in flight (`workbench.runtime.edits`); raises `EditError` and
-        `CacheFullError`, with the position as it was. hold: activations that are handed out as rows where they are,
-        until the next step (`holding`).
+        `CacheFullError`. hold: activations that are handed out as rows where they are, until the next step
+        (`holding`).
         """
-        cache.require(len(ids))
+        cache.require_places(step.positions)
         keep, hold = tuple(keep), self.plan(head).check_names(hold)
         edited = check_edits(self.plan(head), edit)
         untouched = tuple(dict.fromkeys((*keep, *edited, *hold)))  # neither fused away nor overwritten
-        valid = len(ids)
-        size = min(chunk for chunk in self.chunks if chunk >= valid)
+        valid, size = len(step), self.size_of(step, cache)
         with self.device.lock:
             refuse_inside(self)
             recorder = self.recorder(head, size, cache, untouched)
-            ready = self._ready[head, size, cache.capacity, untouched]
-            self.write_inputs(cache, size, ids, targets)
+            ready = self._ready[self._key(head, size, cache, untouched)]
+            self.write_inputs(cache, size, step, targets)
             if edited:
-                self._submit_edited(ready, recorder, edited, cache, valid)
+                self._submit_edited(ready, recorder, edited, cache, step)
             else:
                 self._submit(recorder, 1, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
-            results = dict(zip(names, self.player.read(ready.program, names, valid), strict=True))
+            results = dict(zip(names, self._read(ready, names, step), strict=True))
             results |= {name: self._rows(ready, name, valid) for name in hold}
-        cache.position += valid
         return results
+
+    def size_of(self, step: Step, cache: WgpuCache) -> int:
+        """How many rows the program has that runs a step: padding makes up for the difference."""
+        sizes = self.chunks if cache.sequences == 1 else self.batches
+        return min(size for size in sizes if size >= len(step))
 
     def stream(
         self,
@@ -188,9 +207,9 @@ class WgpuExecutor:
 
     def recorder(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> Recorder:
         """The dispatches of one step, compiled and bound to a cache; made once. Hold `device.lock` while using it."""
-        key = (head, size, cache.capacity, keep)
+        key = self._key(head, size, cache, keep)
         if key not in self._ready:
-            self._ready[key] = self._compile(head, size, cache.capacity, keep)
+            self._ready[key] = self._compile(head, size, cache, keep)
         generation, recorder = cache.recorders.get(key, (-1, None))
         if recorder is None or generation != self.player.generation:
             ready = self._ready[key]
@@ -201,36 +220,43 @@ class WgpuExecutor:
     def device_plan(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> DevicePlan:
         """The plan behind `recorder` of the same arguments: its steps are the recorder's dispatches."""
         self.recorder(head, size, cache, keep)
-        return self._ready[head, size, cache.capacity, keep].plan
+        return self._ready[self._key(head, size, cache, keep)].plan
 
-    def lowered(self, head: str, size: int, capacity: int, keep: tuple[str, ...] = ()) -> DevicePlan:
+    def lowered(
+        self, head: str, size: int, capacity: int, keep: tuple[str, ...] = (), sequences: int = 1
+    ) -> DevicePlan:
         """A plan of `size` tokens for this device, before anything of it is compiled."""
-        sizes = {"tokens": size, "capacity": capacity, "sequences": 1, "steps": STEPS}
+        results = min(size, sequences)
+        sizes = step_sizes(size, capacity, sequences=sequences, results=results, steps=STEPS)
         adapter, most = self.device.adapter, self.device.binding_bytes
         return lower(self.plan(head), sizes, adapter, most, keep, self.tuned, self.library)
 
     def program(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...] = ()) -> Program:
         """What `recorder` of the same arguments plays."""
         self.recorder(head, size, cache, keep)
-        return self._ready[head, size, cache.capacity, keep].program
+        return self._ready[self._key(head, size, cache, keep)].program
 
-    def _compile(self, head: str, size: int, capacity: int, keep: tuple[str, ...]) -> _Ready:
-        plan = self.lowered(head, size, capacity, keep)
+    @staticmethod
+    def _key(head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> tuple:
+        return head, size, cache.capacity, cache.sequences, keep
+
+    def _compile(self, head: str, size: int, cache: WgpuCache, keep: tuple[str, ...]) -> _Ready:
+        plan = self.lowered(head, size, cache.capacity, keep, cache.sequences)
         program = program_of(plan, head, self.device.adapter, self.device.binding_bytes)
         return _Ready(plan, program, self.player.pipelines(program))
 
     # ---- running ---------------------------------------------------------------------------------------------
 
-    def write_inputs(self, cache: WgpuCache, size: int, ids, targets) -> None:
-        """Token ids (and targets) of the next step, padded to `size`, and the state that goes with them."""
-        padded = np.zeros(size, dtype=np.uint32)
-        padded[: len(ids)] = ids
-        self.device.write(cache.buffers["ids"], padded)
+    def write_inputs(
+        self, cache: WgpuCache, size: int, step: Step, targets: np.ndarray | None = None
+    ) -> None:
+        """What the next step, padded to `size` rows, reads beside the cache."""
+        self.device.write(cache.buffers["ids"], padded(step.ids, size))
+        self.device.write(cache.buffers["state"], step.state(size))
+        if size > 1:
+            self.device.write(cache.buffers["result_rows"], padded(step.results, min(size, cache.sequences)))
         if targets is not None:
-            padded[: len(targets)] = targets
-            self.device.write(cache.buffers["targets"], padded)
-        state = np.array([cache.position, len(ids), 0, 0], dtype=np.uint32)
-        self.device.write(cache.buffers["state"], state)
+            self.device.write(cache.buffers["targets"], padded(targets, size))
 
     def _submit(self, recorder: Recorder, times: int, label: str) -> None:
         """One submit a step, so that the device executes one while the next is being recorded. label: of the pass."""
@@ -243,17 +269,30 @@ class WgpuExecutor:
                 self.device.wgpu.queue.submit([encoder.finish()])
 
     def _submit_edited(
-        self, ready: _Ready, recorder: Recorder, edits: Edits, cache: WgpuCache, valid: int
+        self, ready: _Ready, recorder: Recorder, edits: Edits, cache: WgpuCache, step: Step
     ) -> None:
         """The step up to each edited activation, which is read, replaced and written back; then the rest."""
         start = 0
         for stop, name in stops([each.writes for each in ready.program.dispatches], edits):
             self._submit(recorder.between(start, stop), 1, f"up to the edit of {name}")
-            [x] = self.player.read(ready.program, [name], valid)
-            new = replacement(self, name, edits, x, cache.position + valid - len(x), x.dtype)
+            [x] = self._read(ready, [name], step)
+            rows = step.results if self._by_result(ready, name) else slice(None)
+            new = replacement(self, name, edits, x, step.places(cache, rows), x.dtype)
             self.device.write(self.player.buffer_of(ready.program, name), new)
             start = stop
         self._submit(recorder.between(start, len(recorder)), 1, "after the last edit")
+
+    def _by_result(self, ready: _Ready, name: str) -> bool:
+        return ready.plan.plan.arrays[name][1][0] == "results"
+
+    def _read(self, ready: _Ready, names: Sequence[str], step: Step) -> list[np.ndarray]:
+        """Activations by name, without rows of padding."""
+        found = self.player.read(ready.program, names, len(step))
+        wanted = len(step.results)
+        return [
+            array[:wanted] if self._by_result(ready, name) else array
+            for name, array in zip(names, found, strict=True)
+        ]
 
     def _rows(self, ready: _Ready, name: str, valid: int) -> DeviceRows:
         """An activation as rows where it is."""

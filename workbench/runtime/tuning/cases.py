@@ -11,6 +11,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Kernel
 from workbench.formats.strict_json import strict_json
 from workbench.models.architecture import Architecture
+from workbench.plan.plan import step_sizes
 
 from ..lowering import Step, lower
 
@@ -127,7 +128,7 @@ def planned_cases(  # many parameters: what decides a plan, and what decides its
         return uses
 
     for at, tokens in enumerate(sorted(counts, key=lambda n: (n != 1, -n))):
-        sizes = {"tokens": tokens, "capacity": capacity, "sequences": 1, "steps": steps}
+        sizes = step_sizes(tokens, capacity, steps=steps)
         heads = DECODING if tokens == 1 else PREFILL
         for head in heads:
             plan = config.build(describe, head=head, activations=activations, cache=cache)

@@ -1,0 +1,51 @@
+"""What a step knows of its rows: where each stands in which sequence of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from .pair import Port
+
+#: Words of each row, in the order of `lib/state.wgsl`: position, 1 if it is real and 0 for padding, sequence, and how
+#: many tokens were generated before it.
+STATE = Port(("tokens", 4), "u32", uniform=True)
+
+
+def make_state(
+    position: int = 0, tokens: int = 1, sequence: int = 0, steps: int = 0, valid: int | None = None
+) -> torch.Tensor:
+    """The state of `tokens` rows that follow each other in one sequence, int32 [tokens, 4]; the first `valid` are real,
+    by default all."""
+    state = torch.zeros(tokens, 4, dtype=torch.int32)
+    state[:, 0] = position + torch.arange(tokens)
+    state[:, 1] = torch.arange(tokens) < (tokens if valid is None else valid)
+    state[:, 2], state[:, 3] = sequence, steps
+    return state
+
+
+def runs(state: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(sequence, which rows are its, their positions), a sequence at a time."""
+    for sequence in state[:, 2].unique().tolist():
+        rows = (state[:, 2] == sequence).nonzero()[:, 0]
+        yield sequence, rows, state[rows, 0].long()
+
+
+def appended(state: torch.Tensor, capacity: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """As `runs`, of the rows whose keys and values go into the cache: those that are real and have room."""
+    for sequence, rows, positions in runs(state):
+        kept = (state[rows, 1] != 0) & (positions < capacity)
+        yield sequence, rows[kept], positions[kept]
+
+
+def scattered_state(seed: int, tokens: int, sequences: int, capacity: int) -> torch.Tensor:
+    """Rows of several sequences in any order, no two at one place, every third one padding; where there are more than
+    places, some stand behind the capacity. For tests of kernels."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randperm(max(sequences * capacity, tokens), generator=generator)[:tokens]
+    state = make_state(0, tokens)
+    state[:, 2] = (places // capacity).clamp(max=sequences - 1)
+    state[:, 0] = places - state[:, 2] * capacity
+    state[:, 1] = torch.arange(tokens) % 3 != 2
+    return state
