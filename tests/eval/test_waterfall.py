@@ -231,7 +231,7 @@ def test_two_sets_of_weights_lie_in_memory_at_a_time(halves, monkeypatch):
         found = real(models, *arguments, **options)
         dense = [w for (name, *kind), w in base.executor._weights.items() if kind == ["dense"]]
         assert {w.dtype for w in dense} == {torch.bfloat16}
-        assert {model._scratch.capacity for model in (base, stage)} == {512}
+        assert {model._scratch[False].capacity for model in (base, stage)} == {512}
         return found
 
     monkeypatch.setattr(waterfalls, "perplexities", looking)

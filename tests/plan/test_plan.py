@@ -15,7 +15,7 @@ from workbench.models.families import architecture_of
 from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
-from workbench.plan.plan import Plan, PlanError
+from workbench.plan.plan import Plan, PlanError, step_sizes
 
 CONFIG = {
     "model_type": "llama",
@@ -29,7 +29,7 @@ CONFIG = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-SIZES = {"tokens": 5, "capacity": 64, "sequences": 1, "steps": 16}
+SIZES = step_sizes(5, 64, steps=16)
 FORMATS = (
     WeightFormat("f32"),
     WeightFormat("bf16"),

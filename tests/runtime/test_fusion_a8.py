@@ -13,6 +13,7 @@ from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.plan.plan import step_sizes
 from workbench.runtime.lowering import lower
 
 from .models import Shape, model_on, random_ids, write_random
@@ -55,7 +56,7 @@ def fused(plan, keep=(), adapter=GPU, tokens=1):
 def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
     tail = ["norm_argmax_a8[int4]", "argmax_reduce", "advance"]
     assert kernels(fused(plan)) == ["embedding[int4]", *LAYER * SHAPE.layers, *tail]
-    sizes = {"tokens": 1, "capacity": 1024, "sequences": 1, "steps": 16}
+    sizes = step_sizes(1, 1024, steps=16)
     assert [step.kernel.name for step in lower(plan, sizes, GPU, 128 << 20).steps] == kernels(fused(plan))
 
 

@@ -13,6 +13,7 @@ from wgsl_kernels.fusions import RULES
 from wgsl_kernels.norm_argmax import ARGMAX
 from wgsl_kernels.rows import ONLY_ROW
 from wgsl_kernels.top_k import TOP_K
+from workbench.plan.plan import step_sizes
 from workbench.runtime import lowering
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import SamplingOptions
@@ -20,7 +21,7 @@ from workbench.runtime.sampling import SamplingOptions
 from .models import STACKABLE, model_on, random_ids
 from .rewriting import kernels, rewritten
 
-SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
+SIZES = step_sizes(16, 64, steps=16)
 
 
 def whole(name):
@@ -89,7 +90,7 @@ def test_the_largest_logits_come_from_groups_of_the_product(stackable_plans):
 def test_one_token_has_one_row(stackable_plans):
     plan = stackable_plans["last"]
     short = rewritten(plan, rules=[ONLY_ROW])
-    assert [c for c in plan.calls if c.op == "last_row"] and len(short.calls) == len(plan.calls) - 1
+    assert [c for c in plan.calls if c.op == "select_rows"] and len(short.calls) == len(plan.calls) - 1
     assert short.calls[-1] == dataclasses.replace(
         plan.calls[-1], inputs={**plan.calls[-1].inputs, "x": "final"}
     )
@@ -99,7 +100,7 @@ def test_one_token_has_one_row(stackable_plans):
     sizes = {**SIZES, "tokens": 1}
     lowered = lower(plan, sizes, Adapter(), 128 << 20)
     assert lowered.steps[-1].kernel.name == "norm_linear[f32]"
-    assert any(step.kernel.name == "last_row" for step in lower(plan, SIZES, Adapter(), 128 << 20).steps)
+    assert any(step.kernel.name == "select_rows" for step in lower(plan, SIZES, Adapter(), 128 << 20).steps)
 
 
 def told(model, prompt, count, options):

@@ -19,13 +19,13 @@ from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.constants import RotaryTable
 from workbench.plan.count import buffer_bytes, plane_bytes
-from workbench.plan.plan import PlanError
+from workbench.plan.plan import PlanError, step_sizes
 from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
 
 from .models import SHAPES, STACKABLE, check_parity, model_on, random_ids, reference_on, write_random
 from .rewriting import GPU, kernels, rewritten, stacks_of, with_gelu
 
-SIZES = {"tokens": 16, "capacity": 64, "sequences": 1, "steps": 16}
+SIZES = step_sizes(16, 64, steps=16)
 #: One name in every part of a layer; fusion would remove those that end with `.out` of attention and feed-forward.
 NAMES = (
     "embedded",

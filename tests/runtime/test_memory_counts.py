@@ -91,8 +91,8 @@ def test_scratch_follows_the_calls(checkpoint, open_promised, monkeypatch, backe
     for count, capacity in ((3, 16), (16, 16), (17, 32), (5, 32), (70, 100), (100, 100)):
         logits = model.forward(ids[:count]).logits
         assert np.abs(logits - expected[:count]).max() <= 1e-5 * np.abs(expected).max()
-        assert model._scratch.capacity == capacity
-        caches.append(model._scratch)
+        assert model._scratch[False].capacity == capacity
+        caches.append(model._scratch[False])
     assert [cache.freed for cache in caches] == [True] * 4 + [False] * 2
 
 

@@ -20,6 +20,7 @@ from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.plan.plan import step_sizes
 from workbench.runtime.device import PROMISED_LIMITS
 from workbench.runtime.export import SUBGROUPS, export_programs, read_bundle
 from workbench.runtime.link import program_of
@@ -27,6 +28,7 @@ from workbench.runtime.lowering import lower
 from workbench.runtime.pipelines import build
 from workbench.runtime.player import Player
 from workbench.runtime.program import Program, ProgramError
+from workbench.runtime.step import Step
 
 from .models import STACKABLE, random_ids, write_random
 
@@ -64,7 +66,7 @@ def test_a_program_that_was_written_and_read_gives_the_same_bits(
     player, given = Player(executor.device, loaded.source), executor.new_cache(32)
     built = player.pipelines(again(program))
     recorder = player.record(again(program), built, given.buffers)
-    executor.write_inputs(given, size, IDS[:size], None)
+    executor.write_inputs(given, size, Step.following(IDS[:size], 0))
     executor._submit(recorder, 1, "read")
     [logits] = player.read(program, ["logits"], size)
     assert np.array_equal(logits, expected)
@@ -75,7 +77,7 @@ def test_rows_in_ranges_are_uploaded_where_they_are_bound(tmp_path, open_promise
     source = open_source(write_family(tmp_path / "qwen", "qwen3", 1))
     model = architecture_of(source.config)
     plan = model.build(source.describe, head="all")
-    sizes = {"tokens": 1, "capacity": 16, "sequences": 1, "steps": 1}
+    sizes = step_sizes(1, 16, steps=1)
     program = program_of(lower(plan, sizes, Adapter(), 16 << 10), "all", Adapter(), 16 << 10)
     ranges = [each for each in program.uploads if each.tensor == model.embedding]
     assert len(ranges) > 3 and [each.first for each in ranges[1:]] == [each.stop for each in ranges[:-1]]
@@ -86,7 +88,7 @@ def test_rows_in_ranges_are_uploaded_where_they_are_bound(tmp_path, open_promise
 @pytest.mark.parametrize(
     "damage, says",
     [
-        (lambda data: data.update(version=2), "version"),
+        (lambda data: data.update(version=99), "version"),
         (
             lambda data: data["pipelines"][0].update(module=99),
             r"pipelines\[0\].module: there is no module 99",
@@ -103,7 +105,7 @@ def test_rows_in_ranges_are_uploaded_where_they_are_bound(tmp_path, open_promise
 def test_what_is_no_program_is_refused_with_its_place(model, damage, says):
     source = open_source(model)
     plan = architecture_of(source.config).build(source.describe, head="last")
-    sizes = {"tokens": 1, "capacity": 16, "sequences": 1, "steps": 1}
+    sizes = step_sizes(1, 16, steps=1)
     data = json.loads(
         json.dumps(program_of(lower(plan, sizes, Adapter(), 1 << 27), "last", Adapter(), 1 << 27).to_json())
     )
@@ -115,7 +117,7 @@ def test_what_is_no_program_is_refused_with_its_place(model, damage, says):
 def test_a_program_of_an_8b_model_is_small_and_quickly_written_and_read():
     source = RandomSource("8b", shape_config("llama-3-8b"), parse_format("int4"))
     plan = architecture_of(source.config).build(source.describe, head="greedy")
-    sizes = {"tokens": 1, "capacity": 2048, "sequences": 1, "steps": 16}
+    sizes = step_sizes(1, 2048, steps=16)
     adapter = Adapter(True, 32)
     program = program_of(lower(plan, sizes, adapter, 1 << 30), "greedy", adapter, 1 << 30)
     best = min(_round_trip(program) for _ in range(3))
@@ -143,7 +145,7 @@ def test_exported_programs_are_those_that_lowering_gives(exported, model):
         len(read_bundle(folder, each["activations"], each["subgroup_size"])) for each in index["bundles"]
     )
     plan = architecture_of(source.config).build(source.describe, head="greedy")
-    sizes = {"tokens": 1, "capacity": 64, "sequences": 1, "steps": 16}
+    sizes = step_sizes(1, 64, steps=16)
     most = PROMISED_LIMITS["max-storage-buffer-binding-size"]
     for lanes in SUBGROUPS:
         adapter = Adapter(bool(lanes), lanes)

@@ -9,6 +9,7 @@ import pytest
 
 from wgsl_kernels import Adapter
 from wgsl_kernels.sample import ROUNDS
+from workbench.plan.plan import step_sizes
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import SamplingOptions
 
@@ -46,7 +47,7 @@ def test_parts_draw_what_the_reference_draws(checkpoint, open_promised, options)
 
 def test_lowering_takes_large_rows_in_parts(checkpoint):
     plan = reference_on(checkpoint).plan("draw")
-    sizes = {"tokens": 1, "capacity": 64, "sequences": 1, "steps": 16}
+    sizes = step_sizes(1, 64, steps=16)
     lowered = lower(plan, sizes, Adapter(), 128 << 20)
     lowered.plan.check()
     kernels = [step.kernel.op for step in lowered.steps][-4 - (ROUNDS - 1) :]

@@ -283,7 +283,9 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(device, registered, tmp
 
 
 def test_a_kernel_with_one_way_to_run_is_skipped(device):
-    case = Case("last_row", {"tokens": 4, "width": 8}, {"x": "f32", "state": "u32", "y": "f32"})
+    case = Case(
+        "select_rows", {"tokens": 4, "results": 1, "width": 8}, {"x": "f32", "rows": "u32", "y": "f32"}
+    )
     outcome = measure_case(case, device)
     assert outcome.status == SKIPPED and outcome.detail == ONE_WAY
 

@@ -61,8 +61,8 @@ class Executor(Protocol):
     def free_cache(self, cache: Any) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
 
-    def chunk(self, remaining: int) -> int:
-        """How many of the remaining tokens the next step takes."""
+    def chunk(self, remaining: int, cache: Any = None) -> int:
+        """How many of the remaining tokens the next step takes, in a cache of one sequence unless one is given."""
         ...
 
     def run(
@@ -93,6 +93,10 @@ class Executor(Protocol):
         hold: Iterable[str] = (),
     ) -> dict[str, Any]:
         """As `run`, over rows of any sequences of the cache, wherever they stand; no position moves."""
+        ...
+
+    def greedy_rows(self, step: Step, count: int, cache: Any) -> np.ndarray:
+        """Tokens [count, rows]: what follows each row, greedily, one behind the other. No position moves."""
         ...
 
     def stream(

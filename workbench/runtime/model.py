@@ -20,9 +20,11 @@ from workbench.models.families import architecture_of
 from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
+from .batch import Batch, run_packed
 from .choices import choose
 from .edits import Edits, refuse_inside
 from .executor import Executor
+from .generate_batch import Generated, generate_batch
 from .host_memory import out_of_memory
 from .sampling import SamplingOptions, as_integer, shown
 from .session import Ids, Session, check_ids, run_chunks
@@ -73,7 +75,7 @@ class Model:
         self.choices, self.max_tokens = choices, max_tokens
         self._make_executor = make_executor
         self._executor = make_executor()
-        self._scratch: Any = None  # a cache of the executor
+        self._scratch: dict[bool, Any] = {}  # caches of the executor: of one sequence, of several
         self._lock = threading.RLock()  # `forward` and `score` share a cache
 
     @property
@@ -113,7 +115,7 @@ class Model:
         with self._lock:
             device = getattr(self._executor, "device", None)
             if device is not None and device.lost:
-                self._executor, self._scratch = self._make_executor(), None
+                self._executor, self._scratch = self._make_executor(), {}
             return self._executor
 
     def session(self, edit: Edits | None = None) -> Session:
@@ -123,22 +125,25 @@ class Model:
         """
         return Session(self.executor, self.vocab_size, self.max_tokens, edit)
 
-    def _empty_cache(self, count: int) -> tuple[Executor, Any]:
-        """The cache that `forward` and `score` use, emptied: as large as calls have needed, not as the context."""
+    def _empty_cache(self, count: int, sequences: int = 1) -> tuple[Executor, Any]:
+        """The cache that `forward` and `score` use, or that of their batches, emptied: as large as calls have needed,
+        not as the context."""
         executor = self.executor
         refuse_inside(executor)
         if count > self.max_tokens:
             raise PromptTooLongError(
                 f"{count} tokens do not fit into a cache of {self.max_tokens}; load the model with a larger max_tokens"
             )
-        if self._scratch is not None and self._scratch.capacity < count:
-            executor.free_cache(self._scratch)
-            self._scratch = None
-        if self._scratch is None:
+        kind = sequences > 1
+        cache = self._scratch.get(kind)
+        if cache is not None and (cache.capacity < count or cache.sequences < sequences):
+            executor.free_cache(self._scratch.pop(kind))
+            cache = None
+        if cache is None:
             capacity = max(SCRATCH, 1 << (count - 1).bit_length())
-            self._scratch = executor.new_cache(min(capacity, self.max_tokens))
-        self._scratch.position = 0
-        return executor, self._scratch
+            cache = self._scratch[kind] = executor.new_cache(min(capacity, self.max_tokens), sequences)
+        cache.position = 0
+        return executor, cache
 
     def forward(
         self, ids: Ids, keep: Iterable[str] = (), edit: Edits | None = None, finite: bool = True
@@ -172,6 +177,62 @@ class Model:
             with out_of_memory(f"scores of {len(array) - 1} tokens"):
                 steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
                 return Scores.joined(steps)
+
+    def batch(self, sequences: int, edit: Edits | None = None) -> Batch:
+        """`sequences` sequences of `max_tokens` positions each, whose rows share steps. Raises `OutOfMemoryError`.
+
+        edit: as in `session`, of functions f(x, positions, sequences).
+        """
+        return Batch(self.executor, self.vocab_size, self.max_tokens, sequences, edit)
+
+    def forward_batch(
+        self, texts: Sequence[Ids], keep: Iterable[str] = (), edit: Edits | None = None
+    ) -> list[Forward]:
+        """As `forward` of each of these sequences, in shared steps. edit: of functions f(x, positions, sequences)."""
+        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        arrays = [check_ids(ids, self.vocab_size) for ids in texts]
+        joined = self._packed("all", arrays, None, keep, edit, ("logits", *keep))
+        return [Forward(each["logits"], {name: each[name] for name in keep}) for each in joined]
+
+    def score_batch(self, texts: Sequence[Ids]) -> list[Scores]:
+        """As `score` of each of these sequences, in shared steps."""
+        arrays = [check_ids(ids, self.vocab_size) for ids in texts]
+        if any(len(each) < 2 for each in arrays):
+            raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
+        inputs, targets = [each[:-1] for each in arrays], [each[1:] for each in arrays]
+        names = ("log_likelihood", "top1")
+        return [Scores.joined([each]) for each in self._packed("score", inputs, targets, (), None, names)]
+
+    def _packed(self, head: str, arrays, targets, keep, edit, names) -> list[dict[str, np.ndarray]]:
+        """Results of texts from empty sequences, each put together."""
+        if not arrays:
+            return []
+        with self._lock:
+            executor, cache = self._empty_cache(max(map(len, arrays)), len(arrays))
+            found = run_packed(executor, head, arrays, cache, targets, keep, edit)
+        return [_joined(steps, names, len(array)) for steps, array in zip(found, arrays, strict=True)]
+
+    def generate_batch(  # many parameters: the options of sampling, by the names that users know
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 200,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        chat: bool = False,
+        repetition_penalty: float = 1.0,
+        sequences: int = 8,
+    ) -> list[Generated]:
+        """What `generate` gives for each of the prompts, `sequences` of them at a time in one cache.
+
+        A sequence that ends makes room for the next prompt. Options as in `generate`; each prompt draws from the same
+        seed, as it would alone.
+        """
+        options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
+        return generate_batch(self, prompts, max_new_tokens, options, stop, chat, sequences)
 
     def generate(  # many parameters: the options of sampling, by the names that users know
         self,

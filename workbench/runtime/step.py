@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from .cache import Cache
-
 
 @dataclass(frozen=True)
 class Step:
     """Rows [n] of int64: token ids, positions in their sequences, and the sequences of the cache that these are.
 
     A sequence's rows stand in the order of their positions. wanted: rows of which the head "last" gives logits, by
-    default the last one.
+    default the last one. batch: the rows may be of several sequences.
     """
 
     ids: np.ndarray
     positions: np.ndarray
     sequences: np.ndarray
     wanted: tuple[int, ...] = ()
+    batch: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,18 +40,18 @@ class Step:
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("ids", "positions", "sequences")
         )
-        return cls(ids, positions, sequences, tuple(ends.tolist()))
+        return cls(ids, positions, sequences, tuple(ends.tolist()), batch=True)
 
     @property
     def results(self) -> np.ndarray:
         """Rows of which the head "last" gives logits."""
         return np.array(self.wanted or (len(self) - 1,))
 
-    def places(self, cache: Cache, rows: Any = slice(None)) -> tuple:
-        """What an edit is told of some rows: the position of the first one, or in a cache of several sequences the
-        positions and sequences of all."""
+    def places(self, rows: Any = slice(None)) -> tuple:
+        """What an edit is told of some rows: the position of the first one, or in a batch the positions and sequences
+        of all."""
         positions = self.positions[rows]
-        return (int(positions[0]),) if cache.sequences == 1 else (positions, self.sequences[rows])
+        return (positions, self.sequences[rows]) if self.batch else (int(positions[0]),)
 
     def state(self, size: int) -> np.ndarray:
         """The words of `wgsl_kernels.state`, u32 [size, 4]. Rows of padding go on behind the last one, so that one

@@ -139,6 +139,36 @@ def stream_text(
     return Stream(_pieces(tokenizer, tokens, stop, frozenset(eos_ids), prompt_ids))
 
 
+class TextEnd:
+    """Text of tokens that are pushed one by one, until it ends. reason: "eos" or "stop" when it has."""
+
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], ends: Iterable[int], prompt_ids: Sequence[int] = ()
+    ) -> None:
+        self._detokenizer, self._stops = Detokenizer(tokenizer, prompt_ids), StopStrings(stop)
+        self._ends = frozenset(ends)
+        self.reason: str | None = None
+
+    def push(self, token: int) -> str:
+        """The text that is certain with this token."""
+        if int(token) in self._ends:
+            self.reason = "eos"
+            return ""
+        return self._certain(self._detokenizer.push(token))
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        if self.reason == "stop":
+            return ""
+        return self._certain(self._detokenizer.finish()) + self._stops.finish()
+
+    def _certain(self, text: str) -> str:
+        piece = self._stops.push(text)
+        if self._stops.stopped is not None:
+            self.reason = "stop"
+        return piece
+
+
 def _pieces(
     tokenizer: Any,
     tokens: Iterable[int],
@@ -146,25 +176,16 @@ def _pieces(
     ends: frozenset[int],
     prompt_ids: Sequence[int],
 ) -> Generator[str, None, str]:
-    detokenizer = Detokenizer(tokenizer, prompt_ids)
-    stops = StopStrings(stop)
-    reason = None
+    end = TextEnd(tokenizer, stop, ends, prompt_ids)
     try:
         for token in tokens:
-            if int(token) in ends:
-                reason = "eos"
-                break
-            if piece := stops.push(detokenizer.push(token)):
+            if piece := end.push(token):
                 yield piece
-            if stops.stopped is not None:
-                return "stop"
+            if end.reason is not None:
+                break
     finally:
         if (close := getattr(tokens, "close", None)) is not None:
             close()
-    if piece := stops.push(detokenizer.finish()):
+    if piece := end.finish():
         yield piece
-    if stops.stopped is not None:
-        return "stop"
-    if piece := stops.finish():
-        yield piece
-    return reason or getattr(tokens, "finish_reason", None) or "length"
+    return end.reason or getattr(tokens, "finish_reason", None) or "length"

@@ -82,7 +82,7 @@ class TorchExecutor(Sequential):
         cache.freed = True
         cache.tensors.clear()
 
-    def chunk(self, remaining: int) -> int:
+    def chunk(self, remaining: int, cache: TorchCache | None = None) -> int:
         """How many of the remaining tokens the next step takes."""
         return min(remaining, COMPACT_PREFILL if self.compact else PREFILL)
 
@@ -128,7 +128,7 @@ class TorchExecutor(Sequential):
             x = env[name].numpy()
             storage = x.dtype if self.compute == torch.float64 else NUMPY[plan.buffers[name].dtype]
             rows = step.results if plan.buffers[name].shape[0] == "results" else slice(None)
-            new = replacement(self, name, edits, x, step.places(cache, rows), storage)
+            new = replacement(self, name, edits, x, step.places(rows), storage)
             env[name] = torch.from_numpy(new).to(self.compute)
             start = stop
         self.advance(plan, env, cache, range(start, len(plan.calls)), keep=wanted)
@@ -173,6 +173,14 @@ class TorchExecutor(Sequential):
                         for plane, _, _ in plan.buffers[name].planes().values():
                             if plane not in keep:
                                 env.pop(plane, None)
+
+    def greedy_rows(self, step: Step, count: int, cache: TorchCache) -> np.ndarray:
+        """Tokens [count, rows]: what follows each row, greedily."""
+        found = np.zeros((count, len(step)), np.int64)
+        for n in range(count):
+            found[n] = self.run_step("all", step, cache)["logits"].argmax(-1)
+            step = Step(found[n], step.positions + 1, step.sequences)
+        return found
 
     def stream(
         self,

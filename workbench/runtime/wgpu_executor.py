@@ -42,14 +42,14 @@ from .streaming import Readbacks, readback_bytes, stream
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
 #: Rows a step where they are of several sequences: each generates one token in most steps.
-BATCHES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+BATCHES = (1024, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 #: Steps of one readback at most, when tokens are generated.
 STEPS = 16
 
 
-def chunk_sizes(config: Architecture, binding_bytes: int) -> tuple[int, ...]:
-    """Those of `CHUNKS` whose widest activation, in f32, fits into a binding; one token always."""
-    return tuple(size for size in CHUNKS if size == 1 or 4 * size * config.widest <= binding_bytes)
+def chunk_sizes(config: Architecture, binding_bytes: int, sizes: tuple[int, ...] = CHUNKS) -> tuple[int, ...]:
+    """Those whose widest activation, in f32, fits into a binding; one token always."""
+    return tuple(size for size in sizes if size == 1 or 4 * size * config.widest <= binding_bytes)
 
 
 class WgpuCache(Cache):
@@ -93,7 +93,7 @@ class WgpuExecutor(Sequential):
         self.cache = cache or cache_type(activations)
         self.tuned, self.library = tuned, library
         self.chunks = chunk_sizes(config, device.binding_bytes)
-        self.batches = tuple(size for size in BATCHES if size <= self.chunks[0])
+        self.batches = chunk_sizes(config, device.binding_bytes, BATCHES)
         self.plan = Plans(source, config, activations, self.cache)
         self._ready: dict[tuple, _Ready] = {}
         self.player = Player(device, source)
@@ -107,7 +107,8 @@ class WgpuExecutor(Sequential):
         """Allocate keys and values of `capacity` positions of each sequence in every layer. Raises `OutOfMemoryError`,
         also where those of a layer are more than a binding holds."""
         cache = WgpuCache(capacity, sequences)
-        sizes = step_sizes(self.chunks[0], capacity, sequences=sequences, results=sequences, steps=STEPS)
+        most = self._sizes(cache)[0]
+        sizes = step_sizes(most, capacity, sequences=sequences, results=sequences, steps=STEPS)
         try:
             for buffer in self.plan("all").of_kind("cache"):
                 for plane, size in plane_bytes(buffer, sizes).items():
@@ -143,10 +144,14 @@ class WgpuExecutor(Sequential):
         cache.buffers.clear()
         cache.recorders.clear()
 
-    def chunk(self, remaining: int) -> int:
+    def chunk(self, remaining: int, cache: WgpuCache | None = None) -> int:
         """How many of the remaining tokens the next step takes; it is padded if that wastes a quarter at most."""
-        size = next(size for size in self.chunks if 3 * size <= 4 * remaining)
+        size = next(size for size in self._sizes(cache) if 3 * size <= 4 * remaining)
         return min(size, remaining)
+
+    def _sizes(self, cache: WgpuCache | None) -> tuple[int, ...]:
+        """Rows that programs for a cache have."""
+        return self.chunks if cache is None or cache.sequences == 1 else self.batches
 
     def run_step(
         self,
@@ -186,8 +191,7 @@ class WgpuExecutor(Sequential):
 
     def size_of(self, step: Step, cache: WgpuCache) -> int:
         """How many rows the program has that runs a step: padding makes up for the difference."""
-        sizes = self.chunks if cache.sequences == 1 else self.batches
-        return min(size for size in sizes if size >= len(step))
+        return min(size for size in self._sizes(cache) if size >= len(step))
 
     def stream(
         self,
@@ -202,6 +206,22 @@ class WgpuExecutor(Sequential):
     ) -> Iterator[list[Drawn]]:
         """`workbench.runtime.streaming.stream` on this device."""
         return stream(self, head, first, count, cache, options, seen, ahead=ahead)
+
+    def greedy_rows(self, step: Step, count: int, cache: WgpuCache) -> np.ndarray:
+        """Tokens [count, rows]: what follows each row, greedily; at most `steps` of them between two readbacks."""
+        cache.require_places(np.append(step.positions, step.positions.max() + count - 1))
+        size, groups = self.size_of(step, cache), []
+        with self.device.lock:
+            refuse_inside(self)
+            recorder = self.recorder("greedy", size, cache, ())
+            for start in range(0, count, self.steps):
+                steps = min(self.steps, count - start)
+                self.write_inputs(cache, size, step)
+                self._submit(recorder, steps, f"greedy, {size} rows")
+                words = self.device.read(cache.buffers["history"], np.uint32, steps * size)
+                groups.append(words.reshape(steps, size)[:, : len(step)].astype(np.int64))
+                step = Step(groups[-1][-1], step.positions + steps, step.sequences)
+        return np.concatenate(groups)
 
     # ---- preparing -------------------------------------------------------------------------------------------
 
@@ -253,8 +273,7 @@ class WgpuExecutor(Sequential):
         """What the next step, padded to `size` rows, reads beside the cache."""
         self.device.write(cache.buffers["ids"], padded(step.ids, size))
         self.device.write(cache.buffers["state"], step.state(size))
-        if size > 1:
-            self.device.write(cache.buffers["result_rows"], padded(step.results, min(size, cache.sequences)))
+        self.device.write(cache.buffers["result_rows"], padded(step.results, min(size, cache.sequences)))
         if targets is not None:
             self.device.write(cache.buffers["targets"], padded(targets, size))
 
@@ -277,7 +296,7 @@ class WgpuExecutor(Sequential):
             self._submit(recorder.between(start, stop), 1, f"up to the edit of {name}")
             [x] = self._read(ready, [name], step)
             rows = step.results if self._by_result(ready, name) else slice(None)
-            new = replacement(self, name, edits, x, step.places(cache, rows), x.dtype)
+            new = replacement(self, name, edits, x, step.places(rows), x.dtype)
             self.device.write(self.player.buffer_of(ready.program, name), new)
             start = stop
         self._submit(recorder.between(start, len(recorder)), 1, "after the last edit")

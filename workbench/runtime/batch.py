@@ -1,0 +1,195 @@
+"""Several sequences side by side in one key/value cache: one step has rows of all of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError, WorkbenchError
+
+from .edits import Edits, check_edits
+from .executor import Executor
+from .finite import is_finite
+from .session import Ids, check_ids
+from .step import Step
+from .turns import Turns, alone
+
+
+def shares(left: Sequence[int], most: int) -> list[int]:
+    """How many of so many remaining tokens each sequence gives to a step of `most` rows at most: as equal as can be."""
+    found, room = [0] * len(left), most
+    waiting = sorted((n for n in range(len(left)) if left[n]), key=lambda n: left[n])
+    for place, n in enumerate(waiting):
+        found[n] = min(left[n], room // (len(waiting) - place))
+        room -= found[n]
+    return found
+
+
+def packed_steps(
+    texts: Sequence[np.ndarray], most: int, starts: Sequence[int] | None = None
+) -> Iterator[tuple]:
+    """(step, [(text, where in it)]) until all of the texts have run, each in the sequence of its number.
+
+    starts: positions of the first tokens, 0 by default.
+    """
+    done = [0] * len(texts)
+    while any(left := [len(text) - at for text, at in zip(texts, done, strict=True)]):
+        parts, places = [], []
+        for n, count in enumerate(shares(left, most)):
+            if count:
+                first = starts[n] if starts is not None else 0
+                place = slice(done[n], done[n] + count)
+                parts.append(Step.following(texts[n][place], first + done[n], n))
+                places.append((n, place))
+                done[n] += count
+        yield Step.joined(parts), places
+
+
+def run_packed(
+    executor: Executor,
+    head: str,
+    texts: Sequence[np.ndarray],
+    cache,
+    targets: Sequence[np.ndarray] | None = None,
+    keep: Iterable[str] = (),
+    edit: Edits | None = None,
+    finite: bool = True,
+) -> list[list[dict[str, np.ndarray]]]:
+    """Results of a head that has a row a token, for texts from empty sequences: of each text, its steps'.
+
+    Raises `NonFiniteError` for results that are not, unless `finite` is False.
+    """
+    found: list[list[dict[str, np.ndarray]]] = [[] for _ in texts]
+    for step, places in packed_steps(texts, executor.chunk(sum(map(len, texts)), cache)):
+        given = None
+        if targets is not None:
+            given = np.concatenate([targets[n][place] for n, place in places])
+        results = executor.run_step(head, step, cache, given, keep, edit)
+        if finite:
+            require_finite_rows(executor.plan(head).results, results, [n for n, _ in places])
+        start = 0
+        for n, place in places:
+            rows = slice(start, start + place.stop - place.start)
+            found[n].append({name: values[rows] for name, values in results.items()})
+            start = rows.stop
+    return found
+
+
+def require_finite_rows(
+    names: Iterable[str], results: Mapping[str, np.ndarray], texts: Sequence[int]
+) -> None:
+    """Raises `NonFiniteError` unless a step's results are finite."""
+    for name in names:
+        if not is_finite(results[name]):
+            raise NonFiniteError(
+                f"{name.replace('_', ' ')} of a step with sequences {', '.join(map(str, texts))} are not finite; "
+                "run one alone to see where it begins"
+            )
+
+
+class Batch:
+    """Keys and values of `sequences` sequences, made by `Model.batch`; each is known by its number.
+
+    edit: functions that change activations of every step in flight, called as f(x, positions, sequences)
+    (`workbench.runtime.edits`). One call at a time. A call that raises leaves the sequences as they were.
+    """
+
+    def __init__(
+        self, executor: Executor, vocab_size: int, capacity: int, sequences: int, edit: Edits | None = None
+    ):
+        self._executor, self._vocab_size = executor, vocab_size
+        self._edit = check_edits(executor.plan("last"), edit)
+        self._cache = executor.new_cache(capacity, sequences)
+        self._lengths = [0] * sequences
+        self._turns = Turns()
+        self._free = weakref.finalize(self, executor.free_cache, self._cache)
+        self._free.atexit = False
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return len(self._lengths)
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens each can hold."""
+        return self._cache.capacity
+
+    def length(self, sequence: int) -> int:
+        """How many tokens a sequence holds."""
+        return self._lengths[sequence]
+
+    @alone
+    def reset(self, sequence: int) -> None:
+        """Forget what a sequence holds; the next text takes its place."""
+        self._lengths[sequence] = 0
+
+    def close(self) -> None:
+        """Give the cache's memory back."""
+        with self._turns.last():
+            self._free()
+
+    @alone
+    def feed(self, texts: Mapping[int, Ids]) -> dict[int, np.ndarray]:
+        """Append tokens to sequences, those of all in shared steps; the logits [vocab] after the last of each.
+
+        Raises `PromptTooLongError` for what does not fit into an empty sequence, `CacheFullError` for what does not fit
+        behind what one holds, `NonFiniteError`.
+        """
+        arrays = [np.zeros(0, np.int64)] * self.sequences
+        for sequence, ids in texts.items():
+            arrays[sequence] = check_ids(ids, self._vocab_size)
+            self._require(sequence, len(arrays[sequence]))
+        found: dict[int, np.ndarray] = {}
+        most = self._executor.chunk(sum(map(len, arrays)), self._cache)
+        for step, places in packed_steps(arrays, most, self._lengths):
+            results = self._executor.run_step("last", step, self._cache, edit=self._edit)
+            require_finite_rows(["logits"], results, [n for n, _ in places])
+            found |= {n: logits for (n, _), logits in zip(places, results["logits"], strict=True)}
+        for sequence, ids in enumerate(arrays):
+            self._lengths[sequence] += len(ids)
+        return found
+
+    @alone
+    def greedy_after(self, tokens: Mapping[int, int], count: int) -> dict[int, list[int]]:
+        """Feed a token to each of these sequences, and return the `count` greedy tokens after it; all but the last are
+        in the cache then. Raises as `feed` does; a token of logits that are NaN is not noticed here."""
+        if count < 1 or not tokens:
+            raise WorkbenchError(
+                f"at least one token of one sequence can be asked for, not {count} of {len(tokens)}"
+            )
+        if self._edit:
+            raise WorkbenchError("edits run in Python between steps: feed a token at a time instead")
+        order = sorted(tokens)
+        for sequence in order:
+            self._require(sequence, count)
+        ids = check_ids([tokens[sequence] for sequence in order], self._vocab_size)
+        step = Step(ids, np.array([self._lengths[n] for n in order]), np.array(order))
+        found = self._executor.greedy_rows(step, count, self._cache)
+        for sequence in order:
+            self._lengths[sequence] += count
+        return {sequence: found[:, row].tolist() for row, sequence in enumerate(order)}
+
+    def take_back(self, sequence: int, count: int) -> None:
+        """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer."""
+        if not 0 <= count <= self._lengths[sequence]:
+            raise WorkbenchError(f"{count} tokens cannot be taken back of {self._lengths[sequence]}")
+        self._lengths[sequence] -= count
+
+    def _require(self, sequence: int, count: int) -> None:
+        if not self._free.alive:
+            raise WorkbenchError("this batch is closed; make a new one")
+        if not 0 <= sequence < self.sequences:
+            raise WorkbenchError(f"there is no sequence {sequence}; there are 0 to {self.sequences - 1}")
+        held = self._lengths[sequence]
+        if held + count <= self.capacity:
+            return
+        if held == 0:
+            raise PromptTooLongError(
+                f"{count} tokens do not fit into a sequence of {self.capacity}; load the model with a larger max_tokens"
+            )
+        raise CacheFullError(
+            f"sequence {sequence} holds {held} of {self.capacity} tokens, so {count} more do not fit"
+        )
