@@ -26,7 +26,7 @@ import numpy as np
 
 from eval import inputs
 from eval.losses import Loss, paired_loss
-from eval.perplexity import RunProgress, perplexities
+from eval.perplexity import perplexities
 from eval.protocols import Protocol, protocol
 from eval.report import Table, finite, ppl_text
 from eval.result import PerplexityResult
@@ -41,6 +41,7 @@ from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.quantizers.blocks import row_chunks
+from workbench.show.progress import RunProgress
 
 if TYPE_CHECKING:
     from eval.kernel_checks import KernelChecks

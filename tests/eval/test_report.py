@@ -10,7 +10,7 @@ import pytest
 from eval.losses import kernel_loss
 from eval.perplexity import perplexity
 from eval.report import Table, plus_minus, ppl_text, show
-from workbench.bench.table import change_text
+from workbench.model_bench.table import change_text
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.comparison import align
     from workbench.errors import NoAdapterError
     from workbench.runtime.adapters import find_adapter, list_adapters, wanted_adapter
+    from workbench.show.table import align
 
     if wanted_adapter() is not None:
         find_adapter()  # one that was asked for and is not there is an error here too

@@ -12,9 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.comparison import align
     from workbench.models.catalogue import catalogue
     from workbench.models.paths import cache_folder
+    from workbench.show.table import align
 
     models = list(catalogue().values())
     print(align([HEAD, *map(cells, models)], left=4))

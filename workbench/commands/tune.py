@@ -94,8 +94,7 @@ def _exchange(arguments: argparse.Namespace) -> int:
 
 
 def _table(rows: list[list[str]], form: str) -> str:
-    from workbench.bench.comparison import align
-    from workbench.bench.table import markdown_table
+    from workbench.show.table import align, markdown_table
 
     if form == "text":
         return align(rows, left=2)
@@ -110,10 +109,10 @@ def _table(rows: list[list[str]], form: str) -> str:
 def _measure(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    from workbench.bench.comparison import align
     from workbench.convert.options import parse_format
     from workbench.runtime.tuning.race import ROUNDS
     from workbench.runtime.tuning.tune import tune
+    from workbench.show.table import align
 
     fmt = parse_format(arguments.format) if arguments.format else None
     with tqdm(unit="case", disable=arguments.quiet, leave=False, file=sys.stderr) as bar:

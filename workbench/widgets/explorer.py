@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.bench.exploration import Exploration, explore, first_look, histogram
-from workbench.bench.matrices import Matrices
-from workbench.bench.weight_error import weight_error
 from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.known import known
 from workbench.quantizers import NEEDS
+from workbench.studies.exploration import Exploration, explore, first_look, histogram
+from workbench.studies.matrices import Matrices
+from workbench.studies.weight_error import weight_error
 
 from .background import Task
 from .base import View, table
@@ -39,7 +39,7 @@ class QuantizationExplorer(View):
     columns]. settings: {"bits", "block", "quantizer", "symmetric"} of side a; of b if `compare`.
 
     A change is drawn at once from a sample of rows, and says so, with the sampling error; all rows follow. `a` and `b`
-    are the results (`workbench.bench.exploration.Exploration`); `selected` is the block that was picked.
+    are the results (`workbench.studies.exploration.Exploration`); `selected` is the block that was picked.
 
     Quantizers that learn from the inputs of a matrix are offered where these can be had: the unquantized model runs
     once over the embedded calibration text, on a thread, when the first of them is chosen. From then on every result

@@ -15,15 +15,15 @@ from eval.texts import load_text
 from wgsl_kernels import Kernel
 from wgsl_kernels.judge import RATIO_EDGES
 from workbench.assets import evaluation_text
-from workbench.bench.arithmetic import arithmetic
-from workbench.bench.compare import reference_source
-from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
-from workbench.bench.in_model import InModel
-from workbench.bench.lab import Lab, Version
-from workbench.bench.request import format_of
-from workbench.bench.sizes import families, family_of
 from workbench.errors import WorkbenchError
+from workbench.kernel_bench.arithmetic import arithmetic
+from workbench.kernel_bench.compare import reference_source
+from workbench.kernel_bench.comparison import PASSED, Comparison, VariantResult, plain
+from workbench.kernel_bench.request import format_of
+from workbench.kernel_bench.sizes import families, family_of
 from workbench.runtime.launch import resolve
+from workbench.studies.in_model import InModel
+from workbench.studies.lab import Lab, Version
 
 from .background import Task
 from .base import View, table
@@ -35,14 +35,13 @@ INSIDE = {"protocol": "disjoint-256", "max_windows": 2, "repetitions": 3}
 
 
 class KernelLab(View):
-    """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
+    """A kernel to study: its name, a pair, or a `workbench.studies.lab.Lab`, which may hold versions already.
 
     options: as for `Lab`, sizes of the kernel among them; `model`, a folder or hub id that a version may run inside of.
-    `comparison` is the last run
-    (`workbench.bench.comparison.Comparison`), `versions` the edited texts, `selected` the result whose row was picked,
-    `data()` the table as a DataFrame, `plot()` its figures, `inside` what a version did to a whole model
-    (`workbench.bench.in_model.InModel`). Nothing runs before `run()`, `edit()`, `run_inside()` or a button; then it
-    runs on a thread, and `wait()` waits for it.
+    `comparison` is the last run (`workbench.kernel_bench.comparison.Comparison`), `versions` the edited texts,
+    `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its figures, `inside` what a
+    version did to a whole model (`workbench.studies.in_model.InModel`). Nothing runs before `run()`, `edit()`,
+    `run_inside()` or a button; then it runs on a thread, and `wait()` waits for it.
     """
 
     module = "kernel_lab"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.bench.step_profile import Dispatch, StepProfile, profile_step
 from workbench.errors import WorkbenchError
+from workbench.model_bench.step_profile import Dispatch, StepProfile, profile_step
 from workbench.runtime.info import ModelInfo, describe
 from workbench.runtime.model import Model, load
 
@@ -30,8 +30,8 @@ class ModelCard(View):
     loaded.
 
     `info` is what `workbench info` prints (`workbench.runtime.info.ModelInfo`), `profile` the measured decode step
-    (`workbench.bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the dispatch
-    that was picked in it.
+    (`workbench.model_bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the
+    dispatch that was picked in it.
     """
 
     module = "model_card"

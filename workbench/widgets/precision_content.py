@@ -13,7 +13,7 @@ from workbench.allocate.comparison import Row
 from workbench.allocate.groups import place
 from workbench.allocate.measured import Measured
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.plots import colour_of
+from workbench.show.figures import colour_of
 
 from .base import table
 
