@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ from workbench.known import known
 from workbench.runtime.messages import Place
 from workbench.runtime.rotation import ROTATED_BYTES
 from workbench.runtime.timing import Timing
-from workbench.show.table import align
+from workbench.show.html import folded
+from workbench.show.table import Table
 
 from .arithmetic import arithmetic
 
@@ -273,29 +273,18 @@ class Comparison:
         statuses = ", ".join(f"{r.variant} {r.status}" for r in (*self.results, *self.peers))
         return f"<Comparison of {self.kernel}: {statuses}>"
 
+    def table(self) -> Table:
+        """A row a variant and a peer."""
+        rows = [self.cells(result) for result in (*self.results, *self.peers)]
+        return Table(self.head(), rows, "llr", self.title, self.notes())
+
     def __str__(self) -> str:
-        rows = [self.head(), *(self.cells(result) for result in (*self.results, *self.peers))]
-        return "\n".join([self.title, align(rows, left=2), *self.notes()])
+        return self.table().text()
 
     def _repr_html_(self) -> str:
-        def row(tag: str, cells: list[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        def folded(title: str, text: str) -> str:
-            return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
-
-        return "".join(
-            [
-                f"<div><p><b>{html.escape(self.title)}</b></p><table><thead>{row('th', self.head())}</thead><tbody>",
-                *(row("td", self.cells(result)) for result in (*self.results, *self.peers)),
-                "</tbody></table><ul>",
-                *(f"<li style='white-space: pre-wrap'>{html.escape(note)}</li>" for note in self.notes()),
-                "</ul>",
-                folded(f"{self.kernel}: the reference", self.reference_source),
-                *(folded(f"{r.variant}: generated WGSL", r.wgsl) for r in self.results if r.wgsl),
-                "</div>",
-            ]
-        )
+        texts = {f"{self.kernel}: the reference": self.reference_source}
+        texts |= {f"{each.variant}: generated WGSL": each.wgsl for each in self.results if each.wgsl}
+        return "".join([self.table().html(), *(folded(title, text) for title, text in texts.items())])
 
 
 def shape_of(sizes: Mapping[str, float], types: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.files.reading import read_text
-from workbench.show.table import align
+from workbench.show.table import Table
 
 from .comparison import shape_of
 from .rows import KIND, VERSION
@@ -127,7 +127,7 @@ class Differences:
             ]
             for each in self.changes
         ]
-        return align([head, *rows], left=4).splitlines()
+        return Table(head, rows, "llllr").text().splitlines()
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.files.writing import write_json
 from workbench.runtime.device import Device, open_device
 from workbench.show.progress import Console, Progress
-from workbench.show.table import align
+from workbench.show.table import Table
 
 from .ceilings import measure_ceilings
 from .compare import compare
@@ -117,7 +117,7 @@ def table(found: Sequence[Comparison]) -> str:
     """All variants under one head, and below what has not passed and how the times were made."""
     if not found:
         return "nothing was compared"
-    rows = [["kernel", "shape", *found[0].head()]]
+    rows = []
     for each in found:
         both = (*each.results, *each.peers)
         rows += [[each.kernel, each.shape, *each.cells(result)] for result in both]
@@ -134,4 +134,4 @@ def table(found: Sequence[Comparison]) -> str:
             for r in (*each.results, *each.peers)
             if r.status != PASSED
         ]
-    return "\n".join([align(rows, left=4), "", *notes])
+    return Table(["kernel", "shape", *found[0].head()], rows, "llllr", notes=["", *notes]).text()

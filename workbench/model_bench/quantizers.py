@@ -19,7 +19,7 @@ from eval.texts import Tokens
 from workbench.files.writing import write_json, write_text
 from workbench.known import known
 from workbench.show.progress import Progress
-from workbench.show.table import markdown_table
+from workbench.show.table import Table
 
 from .measure import Settings, bits_per_weight, change_percent, reference_threads
 from .table import change_text, divergence_text, model_note, share_text, versions_text
@@ -123,7 +123,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
     for (form, embedding), rows in _grouped(measured).items():
         kept = f", embedding {embedding}" if embedding else ""
         bits = f"{rows[0].bits_per_weight:.3f} bits a weight"
-        parts.append(f"**{form}{kept}** ({bits})\n\n{markdown_table(columns, rows)}")
+        parts.append(f"**{form}{kept}** ({bits})\n\n{Table.of(columns, rows).markdown()}")
     whole = "all" if baseline.windows == baseline.windows_available else "the first"
     parts.append(
         f"Unquantized: {ppl_text(baseline.ppl, baseline.ppl_se)}. {baseline.tokens_scored:,} tokens, {whole} "

@@ -18,7 +18,7 @@ from workbench.runtime.lowering import lower
 from workbench.runtime.model import Model, load
 from workbench.runtime.provenance import provenance
 from workbench.runtime.wgpu_executor import STEPS
-from workbench.show.table import align
+from workbench.show.table import Table
 
 from .speed import Speed, measure_speed
 from .step_profile import StepProfile, profile_step
@@ -193,9 +193,9 @@ def table(rows: Sequence[SpeedRow]) -> str:
         [
             f"{first.device}; {first.label}, {first.clock}; median (lowest to highest) of "
             f"{len(first.decode.seconds)}, {first.prefill.tokens} tokens fed, {first.decode.tokens} decoded",
-            align([HEAD, *(row.cells() for row in rows)], left=2),
+            Table(HEAD, [row.cells() for row in rows], "llr").text(),
             "",
-            align([COSTS, *(row.costs() for row in rows)], left=2),
+            Table(COSTS, [row.costs() for row in rows], "llr").text(),
             "cold: a new session, with compiling and uploading; device: buffers at most; host: resident at most; "
             "J a token: of the whole GPU while decoding, by NVML",
             f"prompt: {rows[0].prompt}",

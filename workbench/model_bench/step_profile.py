@@ -8,7 +8,6 @@ woken before each sample (see `step_timing`).
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.runtime.frequency import frequency_of
 from workbench.runtime.timing import TIMESTAMPS, Stopwatch
+from workbench.show.table import Table
 
 from .step_timing import Apart, Whole, time_step
 
@@ -139,13 +139,9 @@ class StepProfile:
             for row in self.by_kernel()
         ]
 
-        def line(tag: str, cells: Any) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
         for what, seconds in (("all of them, apart", self.sum_s), ("the step, undivided", self.whole_s)):
             body.append([what, "", str(len(self.dispatches)), f"{1e3 * seconds:.3f}", "", ""])
-        rows = "".join(line("td", cells) for cells in body)
-        return f"<table><caption>{html.escape(self.notes())}</caption>{line('th', head)}{rows}</table>"
+        return Table(head, body, "llr", self.notes()).html()
 
 
 def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepProfile:

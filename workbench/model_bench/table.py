@@ -7,18 +7,16 @@ from collections.abc import Callable
 from eval.report import LONG, plus_minus, ppl_text
 from eval.result import PerplexityResult
 from workbench.assets import demo_model_path
-from workbench.show.table import markdown_table
+from workbench.show.table import NONE, Table
 
 from .measure import Measurement, Row
 from .speed import Rate
 
-NONE = "–"
-
 
 def markdown(measurement: Measurement) -> str:
     """The main table, the split of the losses through the references, and notes."""
-    main = markdown_table(_columns(measurement), measurement.rows)
-    split = markdown_table(_split_columns(measurement), measurement.rows)
+    main = Table.of(_columns(measurement), measurement.rows).markdown()
+    split = Table.of(_split_columns(measurement), measurement.rows).markdown()
     return f"{main}\n\nThrough the references:\n\n{split}\n\n{notes(measurement)}\n"
 
 

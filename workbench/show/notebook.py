@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from .figures import Picture
+from .html import columns
 from .progress import Progress, RunProgress, window_bar
+from .table import Table
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     """A Markdown table for display: the first column to the left, the others to the right."""
     from IPython.display import Markdown
 
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "&#124;") for cell in cells) + " |"
-
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return Markdown("\n".join([line(header), line(rule), *map(line, rows)]))
+    return Markdown(Table(header, rows).markdown(marked_up=True))
 
 
 def with_picture(widget: Any, picture: Picture) -> dict[str, Any]:
@@ -54,12 +52,8 @@ def side_by_side(texts: dict[str, str]) -> Any:
     shared = min(len(first), len(second)) if shared is None else shared
 
     def cell(text: str) -> str:
-        parts = (html.escape(part).replace("\n", "<br>") for part in (text[:shared], text[shared:]))
-        return (
-            "<td style='text-align:left; vertical-align:top; width:50%; white-space:normal'>"
-            "<span style='opacity:0.55'>{}</span>{}</td>".format(*parts)
+        return "<span style='opacity:0.55'>{}</span>{}".format(
+            *map(html.escape, (text[:shared], text[shared:]))
         )
 
-    head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in texts)
-    body = "".join(map(cell, texts.values()))
-    return HTML(f"<table style='width:100%'><tr>{head}</tr><tr>{body}</tr></table>")
+    return HTML(columns({name: cell(text) for name, text in texts.items()}))

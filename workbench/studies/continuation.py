@@ -7,7 +7,6 @@ A `Run` is computed step by step, so that whoever shows it can show it growing a
 from __future__ import annotations
 
 import contextlib
-import html
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from workbench.model_bench.speed import computes_on_cpu
 from workbench.models.tokenizer import tokenizer_hash
 from workbench.runtime.sampling import Drawn, SamplingOptions, as_integer, shown, softmax
 from workbench.runtime.textstream import Detokenizer
+from workbench.show.html import columns
 
 from .tokens import Continuation, Names, Token, facts, probability, spelled, strength
 
@@ -231,12 +231,10 @@ class Run:
         return "\n".join([*texts, *self.lines()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{html.escape(line)}</th>" for line in self.lines())
-        body = "".join(f"<td style='{CELL}'>{self._html(found)}</td>" for found in self.continuations)
         how = "colour: KL from 0.001 to 1 nat; underlined: the most likely token differs; bar: here the texts part"
         if len(self._writers) == 1:
             how = "colour: surprise, −ln p up to 5 nats"
-        return f"<table style='width:100%'><caption>{how}</caption><tr>{head}</tr><tr>{body}</tr></table>"
+        return columns(dict(zip(self.lines(), map(self._html, self.continuations), strict=True)), how)
 
     def _html(self, found: Continuation) -> str:
         words = [f"<span style='opacity:0.6'>{spelled(self.prompt)}</span>"]
@@ -250,9 +248,6 @@ class Run:
             says = "" if p is None else f" title='{p:.1%}'"
             words.append(f"<bdi style='{style}'{says}>{spelled(token.text)}</bdi>")
         return "".join(words)
-
-
-CELL = "text-align:left; vertical-align:top; white-space:pre-wrap; overflow-wrap:anywhere"
 
 
 def check_models(models: Mapping[str, Any]) -> list[Any]:

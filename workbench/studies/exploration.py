@@ -6,7 +6,6 @@ A first look takes a few rows and is there at once; the whole matrix follows in 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.quantizers import NEEDS
 from workbench.quantizers.blocks import in_blocks, row_chunks
 from workbench.quantizers.suited import suited
+from workbench.show.table import Table
 
 from .weight_error import FROM_HESSIAN, WeightError, filled, weight_error
 
@@ -194,11 +194,7 @@ class Exploration:
         return picture
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-            for key, value in self.facts().items()
-        )
-        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
+        return Table((), list(self.facts().items()), "l", self.name).html()
 
 
 def decibels(signal: Any, noise: Any) -> Any:

@@ -14,7 +14,7 @@ from wgsl_kernels.library import Library
 from workbench.known import known
 from workbench.model_bench.speed import Rate, measure_speed
 from workbench.runtime.model import load
-from workbench.show.table import align
+from workbench.show.table import Table
 
 HEAD = ["", "prefill, tokens/s", "decode, tokens/s", "perplexity"]
 WITHOUT, WITH = "as it was", "with the library"
@@ -39,12 +39,12 @@ class InModel:
         return statistics.median(ratios), min(ratios), max(ratios)
 
     def __str__(self) -> str:
-        rows = [HEAD]
+        rows = []
         for name in (WITHOUT, WITH):
             found = self.results.get(name)
             said = f"{found.ppl:.5f}" if found else "–"
             rows.append([name, str(self.prefill[name]), str(self.decode[name]), said])
-        lines = [align(rows, 1)]
+        lines = [Table(HEAD, rows).text()]
         for what, rates in (("prefill", self.prefill), ("decode", self.decode)):
             middle, low, high = self.times_as_fast(rates)
             lines.append(f"{what} {middle:.3f} ({low:.3f} to {high:.3f}) times as fast")

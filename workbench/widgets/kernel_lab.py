@@ -22,11 +22,13 @@ from workbench.kernel_bench.comparison import PASSED, Comparison, VariantResult,
 from workbench.kernel_bench.request import format_of
 from workbench.kernel_bench.sizes import families, family_of
 from workbench.runtime.launch import resolve
+from workbench.show.html import folded
+from workbench.show.table import Table
 from workbench.studies.in_model import InModel
 from workbench.studies.lab import Lab, Version
 
 from .background import Task
-from .base import View, table
+from .base import View
 
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 BUSY = ("judging", "comparing", "measuring", "inside")
@@ -381,8 +383,8 @@ class KernelLab(View):
         lab, found = self.lab, self.comparison
         parts = [f"<p><b>{html.escape(found.title if found else lab.kernel.name)}</b></p>"]
         if found:
-            parts.append(table(found.head(), [found.cells(each) for each in lab.results]))
-            parts.append(f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in lab.notes())}</ul>")
+            rows = [found.cells(each) for each in lab.results]
+            parts.append(Table(found.head(), rows, notes=lab.notes()).html())
         else:
             parts.append("<p><em>Nothing has run: press Compare where a kernel runs.</em></p>")
         for each in lab.versions:
@@ -390,13 +392,9 @@ class KernelLab(View):
             why = "; ".join(map(str, places)) or (each.result.detail if each.result else "")
             says = f"{each.name}, from {each.base}: {each.status}{': ' if why else ''}{why}"
             parts.append(f"<p style='white-space:pre-wrap'>{html.escape(says)}</p>")
-            parts.append(_folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
+            parts.append(folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
         if self.inside:
             parts.append(f"<pre>{html.escape(str(self.inside))}</pre>")
-        parts.append(_folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
-        parts += [_folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
+        parts.append(folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
+        parts += [folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
         return "".join(parts)
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
