@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.report import Table, finite, ran
+from eval.report import Tabular, finite, ran
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
 from wgsl_kernels.state import make_state
 from workbench.errors import ProtocolError
@@ -50,7 +50,7 @@ class KernelCheck:
 
 
 @dataclass(frozen=True, eq=False)
-class KernelChecks(Table):
+class KernelChecks(Tabular):
     """Every call in the order in which it ran, step by step."""
 
     checks: tuple[KernelCheck, ...]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.report import Table, finite
+from eval.report import Tabular, finite
 from workbench.errors import ProtocolError
 from workbench.models.blocks import cache_type
 from workbench.plan.types import Int8Rows
@@ -79,7 +79,7 @@ class LayerDifference:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerDifferences(Table):
+class LayerDifferences(Tabular):
     """Activations in the order in which the plan computes them. model, reference: what ran, in words."""
 
     layers: tuple[LayerDifference, ...]

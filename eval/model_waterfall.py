@@ -26,9 +26,9 @@ import numpy as np
 
 from eval import inputs
 from eval.losses import Loss, paired_loss
-from eval.perplexity import RunProgress, perplexities
+from eval.perplexity import perplexities
 from eval.protocols import Protocol, protocol
-from eval.report import Table, finite, ppl_text
+from eval.report import Tabular, finite, ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Tokens
 from eval.waterfall import bars, kernel_missing
@@ -41,6 +41,7 @@ from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.quantizers.blocks import row_chunks
+from workbench.show.progress import RunProgress
 
 if TYPE_CHECKING:
     from eval.kernel_checks import KernelChecks
@@ -114,7 +115,7 @@ class StagedSource:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelWaterfall(Table):
+class ModelWaterfall(Tabular):
     """Runs in order, the unquantized one first. adds: each run against the one before it, by cause; total: the last
     against the first. kernels: each kernel on equal inputs, where activations are INT8. notes: causes that were left
     out, and why; what the kernels' comparison found."""

@@ -31,14 +31,12 @@ from eval.scorer import Scorer
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
+from workbench.show.progress import RunProgress
 
 if TYPE_CHECKING:
     from eval.scoring import Scoring
 
 Progress = Callable[[int, int, float], None]
-#: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
-#: window through one model.
-RunProgress = Callable[[int, int, str, float], None]
 
 
 class NonFiniteScoreError(WorkbenchError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from workbench.show.table import NONE, Table
 
 
 def finite(value: Any) -> Any:
@@ -25,7 +26,7 @@ def show(value: Any) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return NONE if math.isnan(value) else f"{value:.4g}"
 
 
 #: Perplexities from here on are shown in four digits: they say "far off", and no more.
@@ -71,17 +72,7 @@ def int8_noise(provenance: Mapping[str, Any]) -> str | None:
 _ROUNDED = {"activations": "activation", "cache": "cache"}
 
 
-def html_pairs(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of a name and its value a line."""
-    left = "style='text-align:left'"
-    cells = "".join(
-        f"<tr><th {left}>{html.escape(key)}</th><td {left}>{html.escape(value)}</td></tr>"
-        for key, value in rows
-    )
-    return f"<table><tbody>{cells}</tbody></table>"
-
-
-class Table:
+class Tabular:
     """Mixin of results that are a list of rows: text and HTML from `rows()`, dicts that share their keys.
 
     `caption` says what the table is of, `notes` what else a reader must know.
@@ -93,25 +84,14 @@ class Table:
     def rows(self) -> Sequence[Mapping[str, Any]]:
         raise NotImplementedError
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """All rows, with caption and notes."""
         rows = self.rows()
-        names = list(rows[0]) if rows else []
-        cells = [names, *([show(row[name]) for name in names] for row in rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-        lines = (
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells
-        )
-        head = [self.caption] if self.caption else []
-        return "\n".join([*head, *lines, *self.notes])
+        cells = [[show(value) for value in row.values()] for row in rows]
+        return Table(list(rows[0]) if rows else (), cells, "l", self.caption, self.notes)
+
+    def __str__(self) -> str:
+        return self.table().text()
 
     def _repr_html_(self) -> str:
-        rows = self.rows()
-        names = list(rows[0]) if rows else []
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(show(row[name]))}</td>" for name in names) + "</tr>"
-            for row in rows
-        )
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+        return self.table().html()

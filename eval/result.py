@@ -15,11 +15,12 @@ from eval import statistics
 from eval.comparison import Comparison
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
-from eval.report import ONE_WINDOW, finite, html_pairs, int8_noise, plus_minus, ppl_form, ppl_text, ran
+from eval.report import ONE_WINDOW, finite, int8_noise, plus_minus, ppl_form, ppl_text, ran
 from eval.statistics import exp
 from eval.store import read_arrays, write_arrays
 from eval.texts import WIKITEXT2_JOINED_SHA256, WIKITEXT2_RAW_SHA256
 from workbench.errors import ProtocolError
+from workbench.show.table import Table
 
 KIND = "perplexity result"
 ARRAYS = {
@@ -295,7 +296,7 @@ class PerplexityResult:
         return "\n".join(f"{key}: {value}" for key, value in self._rows())
 
     def _repr_html_(self) -> str:
-        return html_pairs(self._rows())
+        return Table((), self._rows(), "l").html()
 
     def _noise(self) -> list[tuple[str, str]]:
         floor, noise = self.noise_floor, int8_noise(self.provenance)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.report import Table, finite
+from eval.report import Tabular, finite
 from eval.weight_stages import Quantizer, stage_weights, stages, stored
 from workbench.errors import ProtocolError
 from workbench.formats.spec import WeightFormat
@@ -41,7 +41,7 @@ class Cause:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightWaterfall(Table):
+class WeightWaterfall(Tabular):
     """Of one matrix. signal: mean squared weight. notes: causes that were left out, and why."""
 
     name: str

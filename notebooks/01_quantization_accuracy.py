@@ -45,21 +45,21 @@ import workbench
 from eval.perplexity import perplexities
 from eval.texts import encode, load_text
 from workbench.assets import demo_model_path, evaluation_text
-from workbench.bench import plots
-from workbench.bench.fitting import Study
-from workbench.bench.measure import Settings, bits_per_weight, measure, weight_files
-from workbench.bench.notebook import Bars, side_by_side, table, with_picture
-from workbench.bench.plot import perplexity_vs_size
-from workbench.bench.records import save
-from workbench.bench.tokens import Names
-from workbench.bench.weight_error import weight_error
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.measure import Settings, bits_per_weight, measure, weight_files
+from workbench.model_bench.plot import perplexity_vs_size
+from workbench.model_bench.records import save
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.info import describe
 from workbench.runtime.provenance import versions
+from workbench.show.notebook import Bars, side_by_side, table, with_picture
+from workbench.studies import plots
+from workbench.studies.fitting import Study
+from workbench.studies.tokens import Names
+from workbench.studies.weight_error import weight_error
 
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
 FORMATS = ("int8", "int4", "int2")

@@ -43,9 +43,9 @@ from eval.texts import load_text
 from wgsl_kernels import Cost, Port, Variant, kernel
 from wgsl_kernels.reduce import lanes_default, reduction
 from workbench.assets import demo_model_path, evaluation_text
-from workbench.bench.lab import Lab
-from workbench.bench.notebook import table
-from workbench.bench.records import write_json
+from workbench.files.writing import write_json
+from workbench.show.notebook import table
+from workbench.studies.lab import Lab
 from workbench.widgets import KernelLab
 
 RESULTS = Path("runs/kernel_lab")  # everything that this notebook writes

@@ -35,15 +35,15 @@ from IPython.display import display
 import workbench
 from eval.statistics import log_softmax
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
-from workbench.bench.continuation import continue_prompt
-from workbench.bench.fitting import Study
-from workbench.bench.notebook import Bars, table
-from workbench.bench.plots import Picture, colour_of
-from workbench.bench.tokens import Names
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 from workbench.runtime.sampling import SamplingOptions, filter_logits, softmax
+from workbench.show.figures import Picture, colour_of
+from workbench.show.notebook import Bars, table
+from workbench.studies.continuation import continue_prompt
+from workbench.studies.fitting import Study
+from workbench.studies.tokens import Names
 from workbench.widgets import Generator
 
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change

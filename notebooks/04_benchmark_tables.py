@@ -39,13 +39,13 @@ from IPython.display import Markdown, display
 import workbench
 from wgsl_kernels import Port, kernel
 from workbench.assets import demo_model_path
-from workbench.bench import differences, kernels
-from workbench.bench.fitting import Study
-from workbench.bench.measure import Progress
-from workbench.bench.notebook import table
-from workbench.bench.plots import Picture
-from workbench.bench.request import Request
 from workbench.errors import SweepError
+from workbench.kernel_bench import differences, kernels
+from workbench.kernel_bench.request import Request
+from workbench.show.figures import Picture
+from workbench.show.notebook import table
+from workbench.show.progress import Progress
+from workbench.studies.fitting import Study
 from workbench.sweep.published import NotHereError, select
 from workbench.sweep.reproduce import listing, markdown, reproduce
 from workbench.sweep.sweep import Sweep

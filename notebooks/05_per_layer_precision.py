@@ -47,12 +47,12 @@ from workbench.allocate.memory import fit_memory
 from workbench.allocate.plots import pareto as pareto_picture
 from workbench.allocate.sensitivity import TIERS, sensitivity
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
-from workbench.bench.fitting import Study
-from workbench.bench.notebook import Bars, table
 from workbench.convert.convert import convert
 from workbench.convert.options import parse_format
 from workbench.formats.reader import StoredModel
 from workbench.models.tokenizer import load_tokenizer
+from workbench.show.notebook import Bars, table
+from workbench.studies.fitting import Study
 from workbench.widgets import PrecisionMap
 
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change

@@ -39,15 +39,15 @@ from eval.documents import split_documents
 from eval.lambada import Passages
 from eval.texts import load_text
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
-from workbench.bench.demo import evaluation_tokens
-from workbench.bench.fitting import Study
-from workbench.bench.measure import Settings
-from workbench.bench.notebook import Bars, table
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.demo import evaluation_tokens
+from workbench.model_bench.measure import Settings
 from workbench.models.tokenizer import load_tokenizer, prepends_bos
+from workbench.show.notebook import Bars, table
+from workbench.studies.fitting import Study
 
 # "smollm2-135m" (after `workbench fetch smollm2-135m`) is a language model that a CPU can still measure.
 MODEL = demo_model_path()  # or a folder, a hub id, a fetched name: the one line to change

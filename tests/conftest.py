@@ -20,3 +20,12 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip(f"no shared models and texts at {folder} (set WORKBENCH_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapter() -> None:
+    """Skips where there is no WebGPU adapter."""
+    from workbench.runtime.device import adapter_missing
+
+    if missing := adapter_missing():
+        pytest.skip(missing)

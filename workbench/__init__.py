@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
-    "compare": "workbench.bench.compare",
+    "compare": "workbench.kernel_bench.compare",
     "compare_models": "workbench.sweep.model_comparison",
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",

@@ -11,10 +11,10 @@ from tests.allocate.conftest import FORMATS, SCHEME
 from workbench.allocate.comparison import compare, same
 from workbench.allocate.measured import measure
 from workbench.allocate.plots import outcomes
-from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.speed import measure_speed
 from workbench.runtime.model import load
 
 F32, INT8, INT4, INT2 = FORMATS

@@ -9,8 +9,8 @@ import pytest
 
 from eval.losses import kernel_loss
 from eval.perplexity import perplexity
-from eval.report import Table, plus_minus, ppl_text, show
-from workbench.bench.table import change_text
+from eval.report import Tabular, plus_minus, ppl_text, show
+from workbench.model_bench.table import change_text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_one_window_and_one_token_say_why_they_have_no_error(tiny, prose):
 
 
 def test_a_table_shows_a_dash():
-    class One(Table):
+    class One(Tabular):
         def rows(self):
             return [{"cause": "a", "± clustered": math.nan}]
 

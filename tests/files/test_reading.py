@@ -17,12 +17,12 @@ from tests.convert.conftest import small_checkpoint
 from tests.formats.models import SMALL, write_model
 from workbench.allocate.allocation import Allocation
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.differences import read as read_record
-from workbench.bench.synthetic import shape_config
 from workbench.commands.perplexity import stored_baseline
 from workbench.errors import WorkbenchError
 from workbench.files.reading import is_regular, open_regular, read_bytes, read_text
 from workbench.formats.errors import FormatError
+from workbench.kernel_bench.differences import read as read_record
+from workbench.model_bench.synthetic import shape_config
 from workbench.models.source import open_source
 from workbench.runtime.tuning.store import Store, TuningFileWarning
 from workbench.runtime.tuning.tune import tune

@@ -21,9 +21,9 @@ import workbench
 from tests.conftest import REPOSITORY
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from tests.support.disk import small_files
-from workbench.bench.table import model_note
 from workbench.errors import CheckpointError, OutputExistsError, StorageError
 from workbench.files.folders import Partial
+from workbench.model_bench.table import model_note
 from workbench.models.catalogue import Published, Wheel, catalogue
 from workbench.models.fetch import fetch
 from workbench.models.gguf_checkpoint import rows_of_halves

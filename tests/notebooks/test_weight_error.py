@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.bench import plots
-from workbench.bench.weight_error import weight_error
 from workbench.formats.spec import WeightFormat
+from workbench.studies import plots
+from workbench.studies.weight_error import weight_error
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.bench.synthetic import RandomSource
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.synthetic import RandomSource
 from workbench.models.families import architecture_of
 from workbench.runtime.model import Model
 from workbench.runtime.wgpu_executor import WgpuExecutor

@@ -13,11 +13,11 @@ import workbench
 from tests.models.family_cases import write_family
 from tests.support.tint import compile_all
 from wgsl_kernels import Adapter
-from workbench.bench.synthetic import RandomSource, shape_config
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
+from workbench.model_bench.synthetic import RandomSource, shape_config
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.plan.plan import step_sizes

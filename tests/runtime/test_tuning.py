@@ -292,7 +292,8 @@ def test_a_kernel_with_one_way_to_run_is_skipped(device):
 
 def test_the_report_says_who_won_by_how_much(device, registered):
     report = tune_cases([PlannedCase(CASE, {1: 3})], device, None, rounds=3)
-    head, row = report.rows()
+    table = report.table()
+    head, [row] = table.head, table.rows
     assert len(head) == len(row) and row[3] == "slow (workgroup 64)" and row[5] == "fast (workgroup 64)"
     ((tokens, before, after),) = report.steps()
     entry = report.outcomes[0].entry

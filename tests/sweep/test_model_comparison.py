@@ -18,12 +18,12 @@ from eval.lambada import Passages
 from eval.texts import load_text
 from tests.eval.conftest import byte_tokenizer
 from workbench import cli
-from workbench.bench.measure import Settings
 from workbench.commands.compare_models import named
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.errors import ProtocolError, SweepError
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.measure import Settings
 from workbench.runtime.device import adapter_missing
 from workbench.sweep.table import table
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.sweep.conftest import figures
 from workbench import cli
 from workbench.errors import SweepError
+from workbench.show.table import escape_latex
 from workbench.sweep.pareto import pareto_front
-from workbench.sweep.render import escape_latex
 from workbench.sweep.table import FORMATS, Table, table, tables
 
 HOSTILE = [

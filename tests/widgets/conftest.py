@@ -13,7 +13,6 @@ from tests.support.threads import one_torch_thread
 from tests.widgets.bridge import bridged
 from workbench.assets import demo_model_path
 from workbench.commands.conversions import convert_each
-from workbench.runtime.device import adapter_missing
 from workbench.runtime.model import Model, load
 
 #: Markup, direction and control characters, ANSI escapes, halves of tags, things that look escaped already.
@@ -68,12 +67,6 @@ def model() -> Model:
 @pytest.fixture(scope="session")
 def quantized(int4) -> Model:
     return load(int4)
-
-
-@pytest.fixture
-def adapter() -> None:
-    if missing := adapter_missing():
-        pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")

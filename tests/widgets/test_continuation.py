@@ -7,9 +7,9 @@ import pytest
 
 from eval.statistics import divergence
 from tests.widgets.conftest import HOSTILE
-from workbench.bench.continuation import Run, continue_prompt
 from workbench.errors import PromptTooLongError, WorkbenchError
 from workbench.runtime.sampling import SamplingOptions, softmax
+from workbench.studies.continuation import Run, continue_prompt
 
 PROMPT = "Once upon a time"
 SAMPLED = SamplingOptions(temperature=0.8, top_p=0.95, seed=3)

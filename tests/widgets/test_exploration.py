@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from workbench.assets import demo_model_path
-from workbench.bench.exploration import explore, first_look, pooled
-from workbench.bench.matrices import Matrices
-from workbench.bench.weight_error import weight_error
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.studies.exploration import explore, first_look, pooled
+from workbench.studies.matrices import Matrices
+from workbench.studies.weight_error import weight_error
 
 FORMATS = [
     WeightFormat("int4"),

@@ -9,10 +9,10 @@ import pytest
 
 from tests.widgets.conftest import HOSTILE
 from workbench.assets import demo_model_path
-from workbench.bench.exploration import explore
-from workbench.bench.weight_error import weight_error
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.studies.exploration import explore
+from workbench.studies.weight_error import weight_error
 from workbench.widgets import QuantizationExplorer, explorer
 
 pytestmark = pytest.mark.browser

@@ -10,8 +10,8 @@ import wgsl_kernels
 from tests.widgets.conftest import HOSTILE
 from wgsl_kernels import Cost, KernelUsageError
 from workbench.assets import demo_model_path
-from workbench.bench.lab import Lab
 from workbench.errors import WorkbenchError
+from workbench.studies.lab import Lab
 from workbench.widgets import KernelLab
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,7 @@ def small_ceilings(adapter, monkeypatch):
     """Ceilings of little work: their values are tested elsewhere."""
     for name, value in {"WORDS": 1 << 15, "THREADS": 256, "STEPS": 4}.items():
         for kind in ("CPU", "GPU"):
-            monkeypatch.setattr(f"workbench.bench.ceilings.{kind}_{name}", value)
+            monkeypatch.setattr(f"workbench.kernel_bench.ceilings.{kind}_{name}", value)
 
 
 def in_state(state: str) -> str:

@@ -10,14 +10,14 @@ import pytest
 
 from tests.convert.conftest import small_checkpoint
 from workbench.assets import demo_model_path
-from workbench.bench.exploration import explore, first_look
-from workbench.bench.weight_error import weight_error
 from workbench.convert.calibration import load_calibration
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.source import open_source
 from workbench.quantizers import NEEDS, QUANTIZERS
 from workbench.runtime.model import load
+from workbench.studies.exploration import explore, first_look
+from workbench.studies.weight_error import weight_error
 from workbench.widgets import QuantizationExplorer, explorer, matrix_inputs
 from workbench.widgets.explorer_settings import inputs_of
 from workbench.widgets.matrix_inputs import MatrixInputs
@@ -81,7 +81,7 @@ def test_moments_are_those_of_the_models_activations(source):
 @pytest.mark.parametrize("quantizer", ["gptq", "grid-importance"])
 @pytest.mark.parametrize("granularity", ["block", "channel", "tensor"])
 def test_calibrated_quantizers_in_pieces_and_samples(hessian, quantizer, granularity, monkeypatch):
-    monkeypatch.setattr("workbench.bench.exploration.PIECE", 1)
+    monkeypatch.setattr("workbench.studies.exploration.PIECE", 1)
     weights = np.random.default_rng(2).standard_normal((300, 96), np.float32)
     size = {"block_size": 32} if granularity == "block" else {}
     format = WeightFormat("int2", granularity=granularity, **size)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.widgets.test_accessible import precision as precision_map
 from workbench.assets import demo_model_path
-from workbench.bench.lab import Lab
 from workbench.commands import allocate, generate, info
 from workbench.errors import WorkbenchError
+from workbench.studies.lab import Lab
 from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 from workbench.widgets import __all__ as names
 

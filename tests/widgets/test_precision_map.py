@@ -19,9 +19,9 @@ from workbench.allocate.measured import Measured
 from workbench.allocate.sensitivity import sensitivity
 from workbench.allocate.table import SensitivityTable
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
-from workbench.bench.speed import Rate, Speed
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
+from workbench.model_bench.speed import Rate, Speed
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.widgets import PrecisionMap

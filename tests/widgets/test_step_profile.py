@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.assets import demo_model_path
-from workbench.bench.step_profile import profile_step
 from workbench.errors import WorkbenchError
+from workbench.model_bench.step_profile import profile_step
 from workbench.runtime import timing
 from workbench.runtime.model import load
 

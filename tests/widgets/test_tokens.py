@@ -9,12 +9,12 @@ import pytest
 
 from tests.runtime.models import Shape, write_random
 from workbench.assets import demo_model_path
-from workbench.bench.continuation import continue_prompt
-from workbench.bench.tokens import Names, Token, character, probability, spelled_bytes, strength
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
 from workbench.runtime.textstream import Detokenizer
+from workbench.studies.continuation import continue_prompt
+from workbench.studies.tokens import Names, Token, character, probability, spelled_bytes, strength
 from workbench.widgets import Generator
 
 TEXT = "hi 你好 😀 é naïve 👩‍👧"

@@ -21,9 +21,9 @@ from workbench.allocate.branches import ONE_THREAD
 from workbench.allocate.meter import Progress
 from workbench.allocate.requantized import Requantized
 from workbench.allocate.sensitivity import checked_windows
-from workbench.bench.measure import reference_threads
 from workbench.convert.suited import suited
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.measure import reference_threads
 from workbench.models.families import architecture_of
 from workbench.plan.plan import Plan
 from workbench.runtime.step import Step

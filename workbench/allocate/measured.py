@@ -13,7 +13,7 @@ from workbench.allocate.allocation import Allocation
 from workbench.allocate.joint import Joint, measure_joint
 from workbench.allocate.meter import Progress
 from workbench.allocate.requantized import Requantized
-from workbench.bench.speed import Speed, measure_speed
+from workbench.model_bench.speed import Speed, measure_speed
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.runtime.model import load

@@ -12,9 +12,8 @@ from workbench.allocate.groups import place
 from workbench.allocate.measured import Measured
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.plot import COLOURS
-from workbench.bench.plots import Picture, colour_of
 from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
+from workbench.show.figures import COLOURS, Picture, colour_of
 
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _STYLES = ("-", "--", ":", "-.")

@@ -20,10 +20,10 @@ from workbench.allocate.groups import fused_groups, unquantized_plan, vector_byt
 from workbench.allocate.meter import Meter, Progress
 from workbench.allocate.requantized import source_hashes
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.measure import reference_threads
 from workbench.convert.suited import suited
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.model_bench.measure import reference_threads
 from workbench.models.families import architecture_of
 from workbench.models.source import Source, open_source
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX

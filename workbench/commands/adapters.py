@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.comparison import align
     from workbench.errors import NoAdapterError
     from workbench.runtime.adapters import find_adapter, list_adapters, wanted_adapter
+    from workbench.show.table import Table
 
     if wanted_adapter() is not None:
         find_adapter()  # one that was asked for and is not there is an error here too
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([each.to_json() for each in found], indent=2))
         return 0
-    print(align([HEAD, *(cells(each) for each in found)], left=6))
+    print(Table(HEAD, [cells(each) for each in found], "llllllr"))
     print("\n* runs unless --adapter or WORKBENCH_ADAPTER names another; – cannot run kernels")
     return 0
 

@@ -108,9 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_models(arguments: argparse.Namespace, repetitions: int) -> int:
     from workbench.assets import demo_model_path
-    from workbench.bench import suite
-    from workbench.bench.console import Console
     from workbench.commands.conversions import convert_each
+    from workbench.model_bench import suite
+    from workbench.show.progress import Console
 
     console = Console()
     folder = Path(arguments.output) / "models"
@@ -131,8 +131,8 @@ def run_models(arguments: argparse.Namespace, repetitions: int) -> int:
 
 
 def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
-    from workbench.bench import kernels
-    from workbench.bench.request import Request, parse_format, parse_shape, parse_size
+    from workbench.kernel_bench import kernels
+    from workbench.kernel_bench.request import Request, parse_format, parse_shape, parse_size
 
     request = Request(
         kernels=arguments.kernel,
@@ -154,8 +154,8 @@ def run_kernels(arguments: argparse.Namespace, rounds: int) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from workbench.bench import differences
     from workbench.files.writing import write_json
+    from workbench.kernel_bench import differences
 
     if len(arguments.records) != 2:
         raise WorkbenchError("`workbench bench compare` takes two records of `workbench bench kernels`")

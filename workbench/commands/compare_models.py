@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.lambada import load_passages
     from eval.protocols import protocol
     from eval.texts import load_dataset_text, load_text
-    from workbench.bench.console import Console
-    from workbench.bench.measure import Settings
+    from workbench.model_bench.measure import Settings
+    from workbench.show.progress import Console
     from workbench.sweep.model_comparison import compare_models
 
     protocol(arguments.protocol)  # a wrong name should not cost a minute

@@ -43,11 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.protocols import protocol
     from eval.texts import load_dataset_text, load_text
     from workbench.assets import demo_model_path
-    from workbench.bench import demo
-    from workbench.bench.console import Console
-    from workbench.bench.measure import Settings
     from workbench.commands.conversions import convert_each
+    from workbench.model_bench import demo
+    from workbench.model_bench.measure import Settings
     from workbench.models.hub import resolve
+    from workbench.show.progress import Console
 
     protocol(arguments.protocol)  # a wrong name should not cost a conversion
     text = load_text(arguments.text) if arguments.text else None

@@ -12,12 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.bench.comparison import align
     from workbench.models.catalogue import catalogue
     from workbench.models.paths import cache_folder
+    from workbench.show.table import Table
 
     models = list(catalogue().values())
-    print(align([HEAD, *map(cells, models)], left=4))
+    print(Table(HEAD, [cells(each) for each in models], "llllr"))
     print("\n* the hub wants its licence accepted first")
     cache = cache_folder()
     if cache is not None:

@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.assets import demo_model_path
-    from workbench.bench.console import Console
-    from workbench.bench.demo import evaluation_tokens, windows_for
-    from workbench.bench.measure import Settings
-    from workbench.bench.quantizers import Cell, measure_quantizers, save
+    from workbench.model_bench.demo import evaluation_tokens, windows_for
+    from workbench.model_bench.measure import Settings
+    from workbench.model_bench.quantizers import Cell, measure_quantizers, save
+    from workbench.show.progress import Console
 
     console, folder = Console(), Path(arguments.output)
     embedding = "f16" if arguments.keep_embedding else None

@@ -60,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from eval.texts import load_text
-    from workbench.bench.speed_table import measured, table
-    from workbench.bench.synthetic import RandomSource, shape_config
-    from workbench.bench.trace import save_trace
     from workbench.convert.options import parse_format
     from workbench.files.writing import write_json
+    from workbench.model_bench.speed_table import measured, table
+    from workbench.model_bench.synthetic import RandomSource, shape_config
+    from workbench.model_bench.trace import save_trace
     from workbench.models.source import open_source
 
     if (arguments.model is None) == (arguments.like is None):
@@ -111,10 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_against(arguments: argparse.Namespace, source) -> int:
     """The time to score windows against a baseline."""
-    from workbench.bench.records import write_json
-    from workbench.bench.scoring_speed import measure_scoring
-    from workbench.bench.synthetic import RandomSource, shape_config
     from workbench.convert.options import parse_format
+    from workbench.files.writing import write_json
+    from workbench.model_bench.scoring_speed import measure_scoring
+    from workbench.model_bench.synthetic import RandomSource, shape_config
     from workbench.models.source import open_source
 
     if arguments.like:

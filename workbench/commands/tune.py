@@ -6,13 +6,11 @@ What is remembered goes to a file and comes from one; files of several machines 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
-from operator import itemgetter
 
 from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
 from workbench.errors import WorkbenchError
+from workbench.show.table import FORMS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     others.add_argument(
         "--compare", metavar="FILE", nargs="+", help="what such files hold, kernels by adapters"
     )
-    parser.add_argument(
-        "--table", choices=("text", "md", "csv"), default="text", help="form of what --compare prints"
-    )
+    parser.add_argument("--table", choices=FORMS, default="text", help="form of what --compare prints")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,7 +80,7 @@ def _exchange(arguments: argparse.Namespace) -> int:
         print(f"remembered from {arguments.taken}, for the same adapter, driver and versions:")
     else:
         machines = [each for path in arguments.compare for each in read(path)]
-        print(_table(side_by_side(machines), arguments.table))
+        print(side_by_side(machines).written(arguments.table))
         return 0
     for each in found:
         print(f"{len(each.entries)} of {each.name}")
@@ -93,24 +89,9 @@ def _exchange(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _table(rows: list[list[str]], form: str) -> str:
-    from workbench.bench.comparison import align
-    from workbench.bench.table import markdown_table
-
-    if form == "text":
-        return align(rows, left=2)
-    if form == "md":
-        head, *body = rows
-        return markdown_table({title: itemgetter(at) for at, title in enumerate(head)}, body)
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue().rstrip("\n")
-
-
 def _measure(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    from workbench.bench.comparison import align
     from workbench.convert.options import parse_format
     from workbench.runtime.tuning.race import ROUNDS
     from workbench.runtime.tuning.tune import tune
@@ -138,8 +119,5 @@ def _measure(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=told,
         )
-    rows = report.rows()
-    if len(rows) > 1:
-        print(align(rows, left=2) + "\n")
-    print("\n".join(report.notes()))
+    print(report)
     return 0

@@ -24,13 +24,13 @@ from eval import inputs
 from eval.protocols import protocol
 from eval.result import PerplexityResult
 from eval.texts import Tokens
-from workbench.bench.measure import bits_per_weight, weight_files
-from workbench.bench.speed import measure_speed
 from workbench.convert.convert import convert
 from workbench.errors import SweepError
 from workbench.files.writing import write_json, written_whole
 from workbench.formats.reader import StoredModel
 from workbench.known import known
+from workbench.model_bench.measure import bits_per_weight, weight_files
+from workbench.model_bench.speed import measure_speed
 
 from .cells import Cell
 from .identity import digest, require_same_code

@@ -23,19 +23,19 @@ from eval.report import finite
 from eval.result import PerplexityResult
 from eval.statistics import QUANTILES
 from eval.texts import Text, Tokens, encode
-from workbench.bench.measure import Progress, Settings, bits_per_weight, weight_files
-from workbench.bench.plot import COLOURS
-from workbench.bench.plots import Picture
-from workbench.bench.records import heading
-from workbench.bench.speed import Speed, measure_speed
-from workbench.bench.table import model_note
 from workbench.errors import SweepError
 from workbench.files.writing import write_json
 from workbench.formats.reader import StoredModel
 from workbench.known import known
+from workbench.model_bench.measure import Settings, bits_per_weight, weight_files
+from workbench.model_bench.records import heading
+from workbench.model_bench.speed import Speed, measure_speed
+from workbench.model_bench.table import model_note
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.model import Model, load
+from workbench.show.figures import COLOURS, Picture
+from workbench.show.progress import Progress
 
 from .pareto import plain
 from .rows import COMPARISON_KIND, rows_of

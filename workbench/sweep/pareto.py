@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.bench.plot import COLOURS
 from workbench.errors import SweepError
 from workbench.files.writing import written_whole
 from workbench.known import known
+from workbench.show.figures import COLOURS
 
 from .rows import Row
 

@@ -1,31 +1,18 @@
-"""Rows as Markdown, LaTeX, HTML, CSV and JSON. Strings come from models and files: each format escapes them."""
+"""Rows of results as tables: what the columns are, which of them say something, and all figures as records."""
 
 from __future__ import annotations
 
-import csv as csv_module
-import html as markup
-import io
-import json as json_module
-import re
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from eval.report import LONG, ppl_form, ppl_text
 from eval.statistics import BOTH_TAILS, QUANTILES
 from workbench.known import known
 from workbench.models.blocks import cache_type
+from workbench.show.table import Figure, Table
 
 from .rows import Row
-
-NONE = "–"
-
-
-class Figure(NamedTuple):
-    """A number with its standard error, both as text; error "" where there is none."""
-
-    value: str
-    error: str = ""
-
 
 Cell = str | Figure | None
 #: Title, and the cell of a row: a string is text and is escaped, a Figure is a number. The first are for who asks.
@@ -125,8 +112,8 @@ def _of(found: Mapping[str, float] | None, name: str, form: str, times: float = 
     return None if found is None or name not in found else Figure(format(times * found[name], form))
 
 
-def _grid(rows: Sequence[Row], detailed: bool) -> tuple[list[str], list[list[Cell]]]:
-    """Titles and cells of the columns that say something here."""
+def shown(rows: Sequence[Row], caption: str, detailed: bool) -> Table:
+    """The columns that say something here; figures stand to the right."""
     titles, columns = [], []
     for title, cell in COLUMNS:
         if title in _DETAILS and not detailed:
@@ -137,112 +124,9 @@ def _grid(rows: Sequence[Row], detailed: bool) -> tuple[list[str], list[list[Cel
         if title in _WHERE_DIFFERENT and len(set(cells)) == 1 and rows[0].in_f32:
             continue
         titles.append(title)
-        columns.append(cells)
-    return titles, [list(line) for line in zip(*columns, strict=True)]
-
-
-def md(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
-    """A Markdown table with its caption below."""
-    titles, grid = _grid(rows, detailed)
-    lines = [titles, *([_markdown(cell) for cell in line] for line in grid)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-    numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
-    rule = [
-        "-" * (w - 1) + ":" if right else ":" + "-" * (w - 1)
-        for w, right in zip(widths, numeric, strict=True)
-    ]
-    padded = [
-        [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True)]
-        for line in lines
-    ]
-    padded.insert(1, rule)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded) + f"\n\n{escape_md(caption)}\n"
-
-
-def escape_md(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: HTML and bars as entities, the rest behind backslashes."""
-    text = markup.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
-    return re.sub(r"([\\`*_\[\]$~])", r"\\\1", text)
-
-
-def _markdown(cell: Cell) -> str:
-    if cell is None or cell == "":
-        return NONE
-    if isinstance(cell, Figure):
-        return f"{cell.value} ± {cell.error}" if cell.error else cell.value
-    return escape_md(cell)
-
-
-def html(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
-    """A table element with a caption."""
-    titles, grid = _grid(rows, detailed)
-
-    def line(tag: str, cells: Sequence[Cell]) -> str:
-        return "<tr>" + "".join(_html(tag, cell) for cell in cells) + "</tr>"
-
-    body = "\n".join(line("td", cells) for cells in grid)
-    return (
-        f"<table>\n<caption>{markup.escape(caption)}</caption>\n<thead>\n{line('th', titles)}\n</thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n"
-    )
-
-
-def _html(tag: str, cell: Cell) -> str:
-    side = "right" if isinstance(cell, Figure) else "left"
-    if isinstance(cell, Figure):
-        cell = f"{cell.value} ± {cell.error}" if cell.error else cell.value
-    return f'<{tag} style="text-align:{side}">{markup.escape(cell or NONE)}</{tag}>'
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "Δ": r"$\Delta$",
-    **{c: "\\" + c for c in "&%$#_{}"},
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is, on one line."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
-
-
-def latex(rows: Sequence[Row], caption: str, detailed: bool = False) -> str:
-    """A table environment; needs the package booktabs."""
-    titles, grid = _grid(rows, detailed)
-    numeric = [any(isinstance(line[i], Figure) for line in grid) for i in range(len(titles))]
-    head = " & ".join(map(escape_latex, titles)) + r" \\"
-    body = "\n".join(" & ".join(map(_latex, line)) + r" \\" for line in grid)
-    columns = "".join("r" if right else "l" for right in numeric)
-    return (
-        "\\begin{table}\n\\centering\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
-        f"\\caption{{{escape_latex(caption)}}}\n\\end{{table}}\n"
-    )
-
-
-def _latex(cell: Cell) -> str:
-    if cell is None or cell == "":
-        return "--"
-    if not isinstance(cell, Figure):
-        return escape_latex(cell)
-    if not re.match(r"[-+]?\d", cell.value):
-        return escape_latex(cell.value)
-    number = r" \pm ".join(re.sub(r"e([+-])0*(\d+)", _power, part) for part in cell if part)
-    return f"${number}$"
-
-
-def _power(match: re.Match) -> str:
-    sign = "-" if match[1] == "-" else ""
-    return rf" \cdot 10^{{{sign}{match[2]}}}"
+        columns.append([each or None for each in cells])
+    sides = ["r" if any(isinstance(each, Figure) for each in cells) else "l" for cells in columns]
+    return Table(titles, list(zip(*columns, strict=True)), "".join(sides), caption)
 
 
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -260,22 +144,14 @@ def _record(row: Row) -> dict[str, Any]:
     return found | conditions
 
 
-def json(rows: Sequence[Row], caption: str, detailed: bool = True) -> str:
-    """As `records`, which leave nothing out."""
-    values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": records(rows)}
-    return json_module.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def csv(rows: Sequence[Row], caption: str, detailed: bool = True) -> str:
-    """Unrounded values, a header line. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    stream = io.StringIO()
-    found = records(rows)
-    writer = csv_module.DictWriter(stream, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    for record in found:
-        writer.writerow({key: _inert(value) for key, value in record.items()})
-    return stream.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+def written(rows: Sequence[Row], caption: str, detailed: bool, form: str) -> str:
+    """As "md", "latex" or "html"; as "csv" or "json", which have what `records` has, unrounded."""
+    if form == "json":
+        values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": records(rows)}
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if form == "csv":
+        found = records(rows)
+        table = Table(list(found[0]), [list(record.values()) for record in found])
+    else:
+        table = shown(rows, caption, detailed)
+    return table.written(form) + "\n"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.report import ppl_text
+from workbench.show.table import Table
 
 from .cells import Cell
 from .published import NotHereError, Published, select
-from .render import escape_md
 from .show import printable
 from .state import CellState
 from .sweep import Observer, Sweep
@@ -90,32 +90,33 @@ def status(outcomes: Sequence[Outcome]) -> int:
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """A table of the verdicts, with sources and notes below."""
-    lines = [
-        "| cell | published | tolerance | measured ± SE | difference | verdict |",
-        "|:--|--:|--:|--:|--:|:--|",
-    ]
-    for outcome in outcomes:
-        published = outcome.published
-        measured = "–" if outcome.ppl is None else ppl_text(outcome.ppl, outcome.se)
-        difference = "–" if outcome.difference is None else f"{100 * outcome.difference:+.3f} %"
-        lines.append(
-            f"| {escape_md(published.name)} | {published.ppl:g} | {100 * published.tolerance:g} % | {measured} "
-            f"| {difference} | {outcome.verdict} |"
-        )
+    columns = {
+        "cell": lambda outcome: outcome.published.name,
+        "published": lambda outcome: f"{outcome.published.ppl:g}",
+        "tolerance": lambda outcome: f"{100 * outcome.published.tolerance:g} %",
+        "measured ± SE": lambda outcome: None if outcome.ppl is None else ppl_text(outcome.ppl, outcome.se),
+        "difference": lambda outcome: (
+            None if outcome.difference is None else f"{100 * outcome.difference:+.3f} %"
+        ),
+        "verdict": lambda outcome: outcome.verdict,
+    }
+    table = Table.of(columns, outcomes, sides="lrrrrl").markdown()
     sources = dict.fromkeys(outcome.published.reference for outcome in outcomes)
     notes = [outcome.note for outcome in outcomes if outcome.note]
     notes += dict.fromkeys(f"{o.published.name}: {o.published.note}" for o in outcomes if o.published.note)
-    return "\n".join([*lines, "", *(f"- {printable(line)}" for line in [*sources, *notes])]) + "\n"
+    return "\n".join([table, "", *(f"- {printable(line)}" for line in [*sources, *notes])]) + "\n"
 
 
 def listing(cells: Sequence[Published]) -> str:
     """The registry as a table."""
-    lines = ["| cell | perplexity | tolerance | protocol | source |", "|:--|--:|--:|:--|:--|"]
-    for cell in cells:
-        lacks = f"; not with this version: {escape_md(cell.unavailable)}" if cell.unavailable else ""
-        own = " (own figure)" if cell.own else ""
-        lines.append(
-            f"| {escape_md(cell.name)} | {cell.ppl:g} | {100 * cell.tolerance:g} % | {cell.protocol} "
-            f"| {escape_md(cell.source['title'])}{own}{lacks} |"
-        )
-    return "\n".join(lines) + "\n"
+    columns = {
+        "cell": lambda cell: cell.name,
+        "perplexity": lambda cell: f"{cell.ppl:g}",
+        "tolerance": lambda cell: f"{100 * cell.tolerance:g} %",
+        "protocol": lambda cell: cell.protocol,
+        "source": lambda cell: (
+            f"{cell.source['title']}{' (own figure)' if cell.own else ''}"
+            + (f"; not with this version: {cell.unavailable}" if cell.unavailable else "")
+        ),
+    }
+    return Table.of(columns, cells, sides="lrrl").markdown() + "\n"

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from eval.report import ppl_text
+from workbench.show.table import Table
 
 if TYPE_CHECKING:
     from .state import CellState, SweepState
@@ -86,12 +87,8 @@ def _urgent(sweep: SweepState, limit: int | None) -> list[CellState]:
 def lines(sweep: SweepState, limit: int | None = None) -> list[str]:
     """The table, a line a cell."""
     states = _urgent(sweep, limit)
-    rows = [list(COLUMNS), *map(_cells, states)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return [*table, *_hidden(sweep, states)]
+    table = Table(COLUMNS, [_cells(state) for state in states], "l", notes=_hidden(sweep, states))
+    return table.text().splitlines()
 
 
 def _hidden(sweep: SweepState, states: list[CellState]) -> list[str]:
@@ -111,19 +108,11 @@ def text(sweep: SweepState) -> str:
 
 def html(sweep: SweepState, limit: int | None = None) -> str:
     """A table for a notebook, with a limit of so many rows and errors; every string escaped."""
-    left = "style='text-align:left'"
-
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag} {left}>{markup.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
     states = _urgent(sweep, limit)
     said = [*_hidden(sweep, states), *errors(sweep)[:limit]]
-    failed = "".join(f"<p {left}>{markup.escape(error)}</p>" for error in said)
-    body = "".join(row(_cells(state), "td") for state in states)
     return (
-        f"<p>{markup.escape(headline(sweep))}</p>"
-        f"<progress value='{sweep.progress:.4f}' max='1'></progress>"
-        f"<table><thead>{row(list(COLUMNS), 'th')}</thead><tbody>{body}</tbody></table>{failed}"
+        f"<p>{markup.escape(headline(sweep))}</p><progress value='{sweep.progress:.4f}' max='1'></progress>"
+        + Table(COLUMNS, [_cells(state) for state in states], "l", notes=said).html()
     )
 
 

@@ -86,7 +86,7 @@ class Table:
         """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped."""
         if name not in FORMATS:
             raise SweepError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
-        return getattr(render, name)(self.rows, self.caption, self.detailed)
+        return render.written(self.rows, self.caption, self.detailed, name)
 
     def markdown(self) -> str:
         return self.format("md")

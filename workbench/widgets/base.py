@@ -138,18 +138,3 @@ def answer_on_any_subshell(comm: Any) -> None:
     """
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda data, default: default
-
-
-def table(head: list[Any], rows: list[list[Any]], caption: str = "") -> str:
-    """An HTML table; every cell is escaped, the first column stands to the left."""
-
-    def cells(tag: str, values: list[Any]) -> str:
-        sides = ["left", *["right"] * (len(values) - 1)]
-        return "".join(
-            f"<{tag} style='text-align:{side}'>{html.escape(str(value))}</{tag}>"
-            for side, value in zip(sides, values, strict=True)
-        )
-
-    said = f"<caption style='text-align:left'>{html.escape(caption)}</caption>" if caption else ""
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table>{said}<thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.bench.exploration import Exploration, explore, first_look, histogram
-from workbench.bench.matrices import Matrices
-from workbench.bench.weight_error import weight_error
 from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.known import known
 from workbench.quantizers import NEEDS
+from workbench.show.table import Table
+from workbench.studies.exploration import Exploration, explore, first_look, histogram
+from workbench.studies.matrices import Matrices
+from workbench.studies.weight_error import weight_error
 
 from .background import Task
-from .base import View, table
+from .base import View
 from .explorer_settings import DEFAULTS, check, format_of, given, inputs_of, offered
 
 #: Cells of an error map, bins of a distribution, rows of the list of worst blocks.
@@ -39,7 +40,7 @@ class QuantizationExplorer(View):
     columns]. settings: {"bits", "block", "quantizer", "symmetric"} of side a; of b if `compare`.
 
     A change is drawn at once from a sample of rows, and says so, with the sampling error; all rows follow. `a` and `b`
-    are the results (`workbench.bench.exploration.Exploration`); `selected` is the block that was picked.
+    are the results (`workbench.studies.exploration.Exploration`); `selected` is the block that was picked.
 
     Quantizers that learn from the inputs of a matrix are offered where these can be had: the unquantized model runs
     once over the embedded calibration text, on a thread, when the first of them is chosen. From then on every result
@@ -363,12 +364,13 @@ class QuantizationExplorer(View):
         if not found:
             return "<p><em>Nothing was looked at.</em></p>"
         facts = [each.facts() for each in found]
-        parts = [table(list(facts[0]), [list(each.values()) for each in facts], self.tensor)]
+        parts = [Table(list(facts[0]), [list(each.values()) for each in facts], caption=self.tensor).html()]
         for each in found:
             rows = [
                 [w.row, w.block, f"{w.sqnr_db:.2f}", f"{w.scale:.4g}", f"{w.zero:g}", f"{w.crest:.1f}"]
                 for w in each.worst(WORST)
             ]
             head = ["row", "block", "SQNR, dB", "scale", "zero-point", "largest / RMS"]
-            parts.append(table(head, rows, f"worst blocks, {each.format}, {each.quantizer}"))
+            caption = f"worst blocks, {each.format}, {each.quantizer}"
+            parts.append(Table(head, rows, caption=caption).html())
         return "".join(parts)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from workbench.bench.matrices import Matrices
-from workbench.bench.weight_error import FROM_HESSIAN
 from workbench.convert.methods import METHODS
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.quantizers import NEEDS, QUANTIZERS
+from workbench.studies.matrices import Matrices
+from workbench.studies.weight_error import FROM_HESSIAN
 
 from .matrix_inputs import MOST, MatrixInputs
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import traitlets
 
-from workbench.bench.continuation import Run, check_models
-from workbench.bench.tokens import Continuation, Token, character, facts
 from workbench.errors import WorkbenchError
 from workbench.known import known
 from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
+from workbench.studies.continuation import Run, check_models
+from workbench.studies.tokens import Continuation, Token, character, facts
 
 from .background import Task
 from .base import View, execution
@@ -32,7 +32,7 @@ class Generator(View):
     dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. options: as `workbench
     generate` has them, by the names of the traits.
 
-    `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.bench.continuation.Run`),
+    `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.studies.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
     """
 

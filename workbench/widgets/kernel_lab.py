@@ -15,18 +15,20 @@ from eval.texts import load_text
 from wgsl_kernels import Kernel
 from wgsl_kernels.judge import RATIO_EDGES
 from workbench.assets import evaluation_text
-from workbench.bench.arithmetic import arithmetic
-from workbench.bench.compare import reference_source
-from workbench.bench.comparison import PASSED, Comparison, VariantResult, plain
-from workbench.bench.in_model import InModel
-from workbench.bench.lab import Lab, Version
-from workbench.bench.request import format_of
-from workbench.bench.sizes import families, family_of
 from workbench.errors import WorkbenchError
+from workbench.kernel_bench.arithmetic import arithmetic
+from workbench.kernel_bench.compare import reference_source
+from workbench.kernel_bench.comparison import PASSED, Comparison, VariantResult, plain
+from workbench.kernel_bench.request import format_of
+from workbench.kernel_bench.sizes import families, family_of
 from workbench.runtime.launch import resolve
+from workbench.show.html import folded
+from workbench.show.table import Table
+from workbench.studies.in_model import InModel
+from workbench.studies.lab import Lab, Version
 
 from .background import Task
-from .base import View, table
+from .base import View
 
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 BUSY = ("judging", "comparing", "measuring", "inside")
@@ -35,14 +37,13 @@ INSIDE = {"protocol": "disjoint-256", "max_windows": 2, "repetitions": 3}
 
 
 class KernelLab(View):
-    """A kernel to study: its name, a pair, or a `workbench.bench.lab.Lab`, which may hold versions already.
+    """A kernel to study: its name, a pair, or a `workbench.studies.lab.Lab`, which may hold versions already.
 
     options: as for `Lab`, sizes of the kernel among them; `model`, a folder or hub id that a version may run inside of.
-    `comparison` is the last run
-    (`workbench.bench.comparison.Comparison`), `versions` the edited texts, `selected` the result whose row was picked,
-    `data()` the table as a DataFrame, `plot()` its figures, `inside` what a version did to a whole model
-    (`workbench.bench.in_model.InModel`). Nothing runs before `run()`, `edit()`, `run_inside()` or a button; then it
-    runs on a thread, and `wait()` waits for it.
+    `comparison` is the last run (`workbench.kernel_bench.comparison.Comparison`), `versions` the edited texts,
+    `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its figures, `inside` what a
+    version did to a whole model (`workbench.studies.in_model.InModel`). Nothing runs before `run()`, `edit()`,
+    `run_inside()` or a button; then it runs on a thread, and `wait()` waits for it.
     """
 
     module = "kernel_lab"
@@ -382,8 +383,8 @@ class KernelLab(View):
         lab, found = self.lab, self.comparison
         parts = [f"<p><b>{html.escape(found.title if found else lab.kernel.name)}</b></p>"]
         if found:
-            parts.append(table(found.head(), [found.cells(each) for each in lab.results]))
-            parts.append(f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in lab.notes())}</ul>")
+            rows = [found.cells(each) for each in lab.results]
+            parts.append(Table(found.head(), rows, notes=lab.notes()).html())
         else:
             parts.append("<p><em>Nothing has run: press Compare where a kernel runs.</em></p>")
         for each in lab.versions:
@@ -391,13 +392,9 @@ class KernelLab(View):
             why = "; ".join(map(str, places)) or (each.result.detail if each.result else "")
             says = f"{each.name}, from {each.base}: {each.status}{': ' if why else ''}{why}"
             parts.append(f"<p style='white-space:pre-wrap'>{html.escape(says)}</p>")
-            parts.append(_folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
+            parts.append(folded(f"{each.name} against {each.base}", each.diff() or "no difference"))
         if self.inside:
             parts.append(f"<pre>{html.escape(str(self.inside))}</pre>")
-        parts.append(_folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
-        parts += [_folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
+        parts.append(folded(f"{lab.kernel.name}: the reference", reference_source(lab.kernel)))
+        parts += [folded(f"{name}: WGSL", lab.text(name)) for name in lab.kernel.variants]
         return "".join(parts)
-
-
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.bench.step_profile import Dispatch, StepProfile, profile_step
 from workbench.errors import WorkbenchError
+from workbench.model_bench.step_profile import Dispatch, StepProfile, profile_step
 from workbench.runtime.info import ModelInfo, describe
 from workbench.runtime.model import Model, load
+from workbench.show.table import Table
 
 from .background import Task
-from .base import View, execution, table
+from .base import View, execution
 
 MIB = 1 << 20
 VARIANTS = ["kernel", "variant", "tokens", "shapes", "because"]
@@ -30,8 +31,8 @@ class ModelCard(View):
     loaded.
 
     `info` is what `workbench info` prints (`workbench.runtime.info.ModelInfo`), `profile` the measured decode step
-    (`workbench.bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the dispatch
-    that was picked in it.
+    (`workbench.model_bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the
+    dispatch that was picked in it.
     """
 
     module = "model_card"
@@ -177,10 +178,10 @@ class ModelCard(View):
         plan = "\n".join(card["plan"])
         parts = [
             f"<p><b>{html.escape(card['name'])}</b></p>",
-            table(["", ""], [list(each) for each in card["facts"].items()]),
-            table(["memory", "MiB"], memory),
-            table(["choice", "", "because"], card["choices"]),
-            table(VARIANTS, card["variants"]) if card["variants"] else "",
+            Table((), list(card["facts"].items()), "l").html(),
+            Table(["memory", "MiB"], memory).html(),
+            Table(["choice", "", "because"], card["choices"], "l").html(),
+            Table(VARIANTS, card["variants"], "l").html() if card["variants"] else "",
             self.profile._repr_html_() if self.profile else "",
             f"<details><summary>plan, {len(card['plan'])} calls</summary><pre>{html.escape(plan)}</pre></details>",
         ]

@@ -13,9 +13,8 @@ from workbench.allocate.comparison import Row
 from workbench.allocate.groups import place
 from workbench.allocate.measured import Measured
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.plots import colour_of
-
-from .base import table
+from workbench.show.figures import colour_of
+from workbench.show.table import Table
 
 MB = 10**6
 KL_HEAD = ["predicted KL", "measured KL", "KL less chosen's"]
@@ -223,9 +222,9 @@ def static_html(costs: SensitivityTable, rows: Sequence[Row], pins: Collection[s
     caption = f"{chosen.target}: bits/block of each group{'; * pinned by hand' if pins else ''}"
     return "".join(
         [
-            table(["layer", *layers], inside, caption) if layers else "",
-            table(["outside the layers", "format"], outside) if outside else "",
-            table(HEAD, [row_texts(row) for row in rows], about(costs) + _measured_on(rows)),
+            Table(["layer", *layers], inside, caption=caption).html() if layers else "",
+            Table(["outside the layers", "format"], outside).html() if outside else "",
+            Table(HEAD, [row_texts(row) for row in rows], caption=about(costs) + _measured_on(rows)).html(),
         ]
     )
 

@@ -23,8 +23,6 @@ from workbench.allocate.measured import Measured, measure
 from workbench.allocate.pareto import Pareto
 from workbench.allocate.sensitivity import sensitivity
 from workbench.allocate.table import SensitivityTable
-from workbench.bench.fitting import fitted_protocol
-from workbench.bench.plots import Picture
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
@@ -33,6 +31,8 @@ from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
+from workbench.show.figures import Picture
+from workbench.studies.fitting import fitted_protocol
 
 from .background import Task, meter
 from .base import View

@@ -18,6 +18,7 @@ from workbench.files.reading import read_bytes
 from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.known import known
+from workbench.show.table import Table
 
 from .candidates import label
 from .cases import Case
@@ -154,22 +155,24 @@ def unknown(entry: Entry) -> str | None:
     return None
 
 
-def side_by_side(machines: Sequence[Measured]) -> list[list[str]]:
-    """Head and rows of a table: a row a case, a column a machine, with the time of the choice and the choice.
+def side_by_side(machines: Sequence[Measured]) -> Table:
+    """A row a case, a column a machine, with the time of the choice and the choice.
 
     Of several measurements of a case on a machine, under versions of its WGSL, the newest stands there.
     """
     columns = [{entry.case: entry for entry in _by_time(each.entries)} for each in machines]
     names = {name: Case.named(name) for column in columns for name in column}
     order = sorted(names, key=lambda name: (names[name].kernel, names[name].tokens, name))
-    rows = [["kernel", "shape", "tokens", "types", *_apart([each.name for each in machines])]]
+    rows = []
     for name in order:
         case = names[name]
         types = ", ".join(dict.fromkeys(case.types.values()))
         rows.append(
             [case.kernel, case.shape, str(case.tokens), types, *(_cell(c.get(name)) for c in columns)]
         )
-    return rows
+    return Table(
+        ["kernel", "shape", "tokens", "types", *_apart([each.name for each in machines])], rows, "llr"
+    )
 
 
 def _apart(names: Sequence[str]) -> list[str]:

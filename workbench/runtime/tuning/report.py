@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.known import known
+from workbench.show.table import Table
 
 from .candidates import label
 from .cases import PlannedCase
@@ -72,9 +72,12 @@ class Report:
         "",
     )
 
-    def rows(self) -> list[list[str]]:
-        """Head and rows of the table, without cases that were skipped or not reached."""
-        return [list(self.HEAD), *(each.cells() for each in self.outcomes if each.entry)]
+    def table(self) -> Table:
+        """Without cases that were skipped or not reached, its notes below."""
+        rows = [each.cells() for each in self.outcomes if each.entry]
+        return Table(
+            self.HEAD if rows else (), rows, "llr", notes=["", *self.notes()] if rows else self.notes()
+        )
 
     def steps(self) -> Iterator[tuple[int, float, float]]:
         """(tokens of a step, seconds of its measured calls with the defaults, the same as chosen)."""
@@ -129,13 +132,7 @@ class Report:
         return [*lines, f"{self.device}, {self.seconds:.0f} s; {where}"]
 
     def __str__(self) -> str:
-        return "\n".join([*(" | ".join(row) for row in self.rows()), "", *self.notes()])
+        return self.table().text()
 
     def _repr_html_(self) -> str:
-        def row(tag: str, cells: list[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        head, *body = self.rows()
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
-        table = "".join(row("td", cells) for cells in body)
-        return f"<div><table><thead>{row('th', head)}</thead><tbody>{table}</tbody></table><ul>{notes}</ul></div>"
+        return self.table().html()

@@ -1,0 +1,115 @@
+"""One table in every form; the forms' readers (csv, an HTML parser, a Markdown renderer) see the same cells."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+
+import pytest
+
+from workbench.show.html import columns, folded
+from workbench.show.table import FORMS, Figure, Table
+
+HARD = ["a|b", "x_y", "_z_", "<b>&amp;", "$5 ~ *2*", "[l](u)", "\\n", "=1+1"]
+ROWS = [[name, Figure(f"{n}.5", "0.1" if n % 2 else ""), None] for n, name in enumerate(HARD)]
+TABLE = Table(["name", "figure ± SE", "absent"], ROWS, "lr", "of <all> 100 %", ["a note_", "& another"])
+SHOWN = [[name, str(figure), "–"] for name, figure, _ in ROWS]
+
+
+class Cells(html.parser.HTMLParser):
+    """Rows of text in an HTML text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._open = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        self._open = tag in ("td", "th")
+        if self._open:
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        if self._open:
+            self.rows[-1][-1] += data
+
+    def handle_endtag(self, tag):
+        self._open = False
+
+
+def test_text_is_aligned():
+    found = Table(["a", "bb", "c"], [["xyz", 1, None], ["", 1000, "v"]], "lrl", "caption", ["note"])
+    assert str(found) == "caption\na      bb  c\nxyz     1  –\n     1000  v\nnote"
+    assert Table(["a", "b"], [], notes=["none"]).text() == "a  b\nnone"
+    assert Table((), []).text() == "" and Table((), [["k", "v"]], "l").text() == "k  v"
+
+
+def test_markdown_is_padded_and_shows_what_cells_say():
+    lines = Table(["f", "ppl"], [["int4/32", Figure("7.36", "0.1")]], caption="so").markdown().splitlines()
+    assert lines == [
+        "| f       |        ppl |",
+        "| :------ | ---------: |",
+        "| int4/32 | 7.36 ± 0.1 |",
+        "",
+        "so",
+    ]
+    assert "tile_rows" in Table(["x"], [["tile_rows"]]).markdown()
+    mistune = pytest.importorskip("mistune")
+    page = mistune.create_markdown(escape=False, plugins=["table"])(TABLE.markdown())
+    assert Cells(page).rows == [list(TABLE.head), *SHOWN]
+    assert "<p>of &lt;all&gt; 100 %</p>" in page and "<p>a note_</p>" in page
+
+
+def test_marked_up_cells_stay_but_for_bars():
+    assert "| **a&#124;b** |" in Table(["x"], [["**a|b**"]], "l").markdown(marked_up=True)
+
+
+def test_csv_keeps_cells_and_runs_nothing():
+    rows = list(csv.reader(io.StringIO(TABLE.csv())))
+    assert [row[0].removeprefix("'") for row in rows[1:]] == HARD and rows[-1][0] == "'=1+1"
+    assert rows[1][2] == "" and rows[2][1] == "1.5 ± 0.1"
+    [[*signed]] = csv.reader(io.StringIO(Table((), [["+3.4 %", "-1e-5", "-x", "-1+1"]]).csv().strip()))
+    assert signed == ["+3.4 %", "-1e-5", "'-x", "'-1+1"]
+
+
+def test_latex_has_figures_as_mathematics():
+    text = Table(
+        ["a_b", "n"], [["50 %", Figure("1.2e-05", "3e-06")], [None, Figure("beyond")]], "lr", "c"
+    ).latex()
+    assert r"\begin{tabular}{lr}" in text and r"a\_b & n \\" in text and r"\caption{c}" in text
+    assert r"50 \% & $1.2 \cdot 10^{-5} \pm 3 \cdot 10^{-6}$ \\" in text and r"-- & beyond \\" in text
+
+
+def test_html_is_escaped_and_stands_to_its_sides():
+    page = TABLE.html()
+    assert Cells(page).rows == [list(TABLE.head), *SHOWN]
+    assert '<th style="text-align:left">name</th><th style="text-align:right">' in page
+    assert "of &lt;all&gt; 100 %</caption>" in page and "&amp; another</p>" in page
+    facts = Table((), [("key", "<v>")], "l").html()
+    assert '<th style="text-align:left">key</th><td style="text-align:left">&lt;v&gt;</td>' in facts
+    assert "<thead>" not in facts and TABLE._repr_html_() == page
+
+
+def test_columns_are_functions_of_a_row():
+    found = Table.of({"n": str, "twice": lambda n: 2 * n}, [1, 2], sides="r")
+    assert found.text() == "n  twice\n1      2\n2      4"
+
+
+def test_every_form_is_written():
+    assert [TABLE.written(form) for form in FORMS] == [
+        *(TABLE.text(), TABLE.markdown(), TABLE.csv(), TABLE.latex(), TABLE.html()),
+    ]
+
+
+def test_rows_of_another_length_are_no_table():
+    with pytest.raises(ValueError, match=r"have \[1, 2\]"):
+        Table(["a", "b"], [["x"]])
+
+
+def test_pieces_of_html():
+    assert folded("<t>", "a<b") == "<details><summary>&lt;t&gt;</summary><pre>a&lt;b</pre></details>"
+    assert Cells(columns({"<one>": "x<br>", "two": "y"}, "c")).rows == [["<one>", "two"], ["x", "y"]]

@@ -1,0 +1,94 @@
+"""The guided tour: measure conversions of a model, show a table and a plot, tell a story."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import workbench
+from eval.documents import split_documents
+from eval.protocols import protocol
+from eval.texts import Text, Tokens, encode, load_text
+from workbench.assets import STORY_SEPARATOR, evaluation_text
+from workbench.files.writing import write_text
+from workbench.models.tokenizer import load_tokenizer, prepends_bos
+from workbench.show.progress import Console
+
+from .measure import Measurement, Settings, measure
+from .records import save
+
+BASELINE = "f16"
+STORY = {"prompt": "Once upon a time", "max_new_tokens": 220, "temperature": 0.7, "top_p": 0.95, "seed": 3}
+
+
+def evaluation_tokens(model: Path, scheme: str) -> Tokens:
+    """The embedded evaluation text by a model's tokenizer: one BOS a story where it prepends one, else as one text."""
+    tokenizer, text = load_tokenizer(model), load_text(evaluation_text())
+    if prepends_bos(tokenizer):
+        return encode(tokenizer, text, scheme, separator=STORY_SEPARATOR)
+    stories = split_documents(text.content, STORY_SEPARATOR)
+    return encode(tokenizer, replace(text, content="\n\n".join(stories)), scheme)
+
+
+def windows_for(settings: Settings, tokens: int | None) -> Settings:
+    """The settings with as many windows as hold `tokens`; all windows for None."""
+    count = None if tokens is None else max(1, math.ceil(tokens / protocol(settings.scheme).cut[0]))
+    return replace(settings, windows=count)
+
+
+def run(
+    models: Mapping[str, Path],
+    *,
+    output: str | Path = "runs/demo",
+    text: Text | None = None,
+    tokens: int | None = 12_000,
+    settings: Settings | None = None,
+    console: Console | None = None,
+) -> Measurement:
+    """Measure `models` (folders by name, the unquantized one first; one in INT4 tells the story) and save it all.
+
+    text: None for the embedded one. tokens: about as many are scored, in whole windows; None for all. Writes table.md,
+    results.json, perplexity_vs_size.png and story.txt into `output`; prints table and story on stdout.
+    """
+    console, settings, folder = console or Console(), settings or Settings(), Path(output)
+    baseline = next(iter(models))
+    if text is None:
+        encoded = evaluation_tokens(models[baseline], settings.scheme)
+    else:
+        encoded = encode(load_tokenizer(models[baseline]), text, settings.scheme)
+    settings = windows_for(settings, tokens)
+    measurement = measure(models, baseline, encoded, settings, progress=console)
+    table = save(measurement, folder, story=STORY)
+    print(f"\n{table}", flush=True)
+    console.say(f"saved: {folder / 'table.md'}, results.json and perplexity_vs_size.png beside it")
+    storyteller = next((name for name in models if name.startswith("int4")), baseline)
+    tell_story(models[storyteller], folder, console)
+    console.say(f"done; everything is in {folder}")
+    return measurement
+
+
+def tell_story(model: Path, folder: Path, console: Console) -> dict[str, Any]:
+    """Stream a story on stdout and save it as story.txt; returns its tokens a second and the backend."""
+    loaded = workbench.load(model)
+    through = (
+        "the WGSL kernels" if loaded.backend == "wgpu" else "the PyTorch references (there is no adapter)"
+    )
+    console.say(f"a story from {Path(model).name} through {through}, seed {STORY['seed']}:")
+    options = {key: value for key, value in STORY.items() if key != "prompt"}
+    story = STORY["prompt"]
+    sys.stdout.write(f"\n{story}")
+    began = time.perf_counter()
+    for piece in loaded.generate(STORY["prompt"], **options):
+        story += piece
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    seconds = time.perf_counter() - began
+    sys.stdout.write("\n\n")
+    sys.stdout.flush()
+    write_text(folder / "story.txt", story + "\n")
+    return {"backend": loaded.backend, "seconds": seconds}

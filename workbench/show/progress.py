@@ -1,0 +1,68 @@
+"""What a measurement tells while it runs, and a bar over its windows, on a terminal or in a notebook."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+#: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
+#: window through one model.
+RunProgress = Callable[[int, int, str, float], None]
+
+
+class Progress:
+    """What a measurement tells while it runs; this one tells nothing."""
+
+    def say(self, message: str) -> None:
+        """A new stage has begun."""
+
+    def runs(self, what: str) -> RunProgress | None:
+        """A function for `perplexities` to call."""
+        return None
+
+
+def window_bar(
+    what: str, *, leave: bool = True, finished: Callable[[Mapping[str, str]], None] = lambda found: None
+) -> RunProgress:
+    """A function for `perplexities` to call: the bar shows each model's perplexity so far.
+
+    leave: the bar stays when it is full. finished: called then, with the perplexities by model.
+    """
+    from tqdm.auto import tqdm
+
+    bar = tqdm(desc=what, unit="window", leave=leave)
+    found: dict[str, str] = {}
+
+    def told(done: int, total: int, name: str, nll: float) -> None:
+        bar.total = total
+        found[name] = f"{np.exp(nll):.3f}"
+        bar.set_postfix(found, refresh=False)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            finished(found)
+
+    return told
+
+
+class Console(Progress):
+    """Tells on stderr: a line a stage with the time since the start, and a bar over the windows."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def say(self, message: str) -> None:
+        print(f"[{self.seconds:5.0f} s] {message}", file=sys.stderr, flush=True)
+
+    def runs(self, what: str) -> RunProgress:
+        def finished(found: Mapping[str, str]) -> None:
+            self.say(f"{what}: " + ", ".join(f"{name} {value}" for name, value in found.items()))
+
+        return window_bar(what, leave=False, finished=finished)
