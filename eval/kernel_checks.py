@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from eval.report import Table, finite, ran
+from wgsl_kernels.attention.rope import make_state
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
-from wgsl_kernels.rope import make_state
 from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes

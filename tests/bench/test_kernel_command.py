@@ -10,7 +10,7 @@ import pytest
 
 import wgsl_kernels
 import workbench
-from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP
+from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, READ_SWEEP
 from workbench.bench.differences import compare_records, read
 from workbench.bench.kernels import table
 from workbench.bench.request import Request, parse_format, parse_shape, parse_size

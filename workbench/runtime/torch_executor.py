@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import torch
 
+from wgsl_kernels.attention.rope import make_state
 from wgsl_kernels.numerics import TORCH_TYPES
-from wgsl_kernels.rope import make_state
 from workbench.errors import NonFiniteError
 from workbench.known import known
 from workbench.models.architecture import Architecture
