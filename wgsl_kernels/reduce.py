@@ -11,20 +11,20 @@ def reduction(context: Context) -> str:
     """The library file for sums and maxima over a workgroup of `workgroup` threads."""
     adapter = context.adapter
     if not adapter.subgroups:
-        return "reduce_tree"
+        return "reduce/tree"
     if adapter.subgroup_size == context["workgroup"]:
-        return "reduce_one_subgroup"
-    return "reduce_subgroups"
+        return "reduce/one_subgroup"
+    return "reduce/subgroups"
 
 
 def team_reduction(context: Context) -> tuple[str, ...]:
     """The library files for `meet` and `sum_of`: several sums over teams of threads."""
     adapter = context.adapter
     if not (adapter.subgroups and adapter.subgroup_size):
-        return reduction(context), "sums_by_fours"
+        return reduction(context), "add_up/by_fours"
     if context["teams"] == 1 and context["workgroup"] <= adapter.subgroup_size:
-        return ("sums_one_subgroup",)
-    return ("sums_subgroups",)
+        return ("add_up/one_subgroup",)
+    return ("add_up/subgroups",)
 
 
 def whole_subgroups(context: Context) -> str | None:

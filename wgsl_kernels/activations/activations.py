@@ -77,7 +77,7 @@ def _softcap_tolerance(arguments, expected) -> dict:
 @kernel(
     reads={"gate": Port(ROWS), "up": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=_variant("activations/gated_mul", "activate_silu"),
+    variants=_variant("activations/gated_mul", "activate/silu"),
     make_inputs=_maker("gate", "up"),
     tolerance=_gated_tolerance,
     cost=_cost(2, 4),
@@ -90,7 +90,7 @@ def silu_mul(gate, up):
 @kernel(
     reads={"gate": Port(ROWS), "up": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=_variant("activations/gated_mul", "activate_gelu"),
+    variants=_variant("activations/gated_mul", "activate/gelu"),
     make_inputs=_maker("gate", "up"),
     tolerance=_gated_tolerance,
     cost=_cost(2, 9),
@@ -102,7 +102,7 @@ def gelu_mul(gate, up):
 
 def activation_file(unit: Kernel) -> str:
     """The library file with the activation of a gated unit, `silu_mul` or `gelu_mul`."""
-    return f"activate_{unit.op.removesuffix('_mul')}"
+    return f"activate/{unit.op.removesuffix('_mul')}"
 
 
 @kernel(
@@ -110,7 +110,7 @@ def activation_file(unit: Kernel) -> str:
     writes={"y": Port(ROWS)},
     params={"tanh": bool},
     defaults={"tanh": False},
-    variants=_variant("activations/gelu", "activate_gelu"),
+    variants=_variant("activations/gelu", "activate/gelu"),
     make_inputs=handing_on(_gelu_inputs, _maker("x")),
     tolerance=_gelu_tolerance,
     cost=_cost(1, 8),
@@ -154,7 +154,7 @@ def scale(x, factor):
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
     params={"cap": float},
-    variants=_variant("activations/softcap", "tanh"),
+    variants=_variant("activations/softcap"),
     make_inputs=handing_on(_softcap_inputs, _maker("x")),
     tolerance=_softcap_tolerance,
     cost=_cost(1, 6),

@@ -1,4 +1,5 @@
 // y = activate(gate) * up, element by element; the activation comes as a library file.
+// needs: activate (activate)
 @group(0) @binding(0) var<storage, read> gate: array<gate_type>;
 @group(0) @binding(1) var<storage, read> up: array<up_type>;
 @group(0) @binding(2) var<storage, read_write> y: array<y_type>;

@@ -1,4 +1,5 @@
 // Gaussian error linear unit, element by element; TANH chooses its usual approximation, which is a library file.
+// needs: activate (activate)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_type>;
 

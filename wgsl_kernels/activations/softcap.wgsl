@@ -1,4 +1,5 @@
 // y = CAP * tanh(x / CAP), element by element.
+// needs: tanh (tanh_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_type>;
 

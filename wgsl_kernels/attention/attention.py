@@ -28,8 +28,8 @@ UNBOUNDED = {"window": 0, "chunk": 0, "softcap": 0.0}
 
 def bounds_library(context: Context) -> tuple[str, ...]:
     """The library files for `BOUNDS`: the first position that a token sees, and what becomes of scores."""
-    sees = "sees_near" if context["window"] or context["chunk"] else "sees_all"
-    return (sees, *(("tanh", "scores_capped") if context["softcap"] else ("scores_plain",)))
+    sees = "first_seen/near" if context["window"] or context["chunk"] else "first_seen/all"
+    return sees, "scores/capped" if context["softcap"] else "scores/plain"
 
 
 def first_seen(position: torch.Tensor, window: int, chunk: int) -> torch.Tensor:
@@ -139,7 +139,7 @@ def _variants(cache: str) -> dict[str, Variant]:
             tunables={"workgroup": THREADS, "positions_per_thread": (1, 2, 4)},
             defaults=lanes_within(_turns, THREADS),
             refuse=_refuse,
-            library=lambda c: ("state", cache, *bounds_library(c), reduction(c)),
+            library=lambda c: (cache, *bounds_library(c), reduction(c)),
             why="any number of tokens: a workgroup a token and head",
         ),
         "broadcast": Variant(
@@ -149,7 +149,7 @@ def _variants(cache: str) -> dict[str, Variant]:
                 ceil_div(c["tokens"], 8),
                 1,
             ),
-            library=lambda c: ("state", cache, *bounds_library(c), "outer_4x8"),
+            library=lambda c: (cache, *bounds_library(c)),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
@@ -161,7 +161,7 @@ def _variants(cache: str) -> dict[str, Variant]:
     writes={"y": Port(("tokens", "width"))},
     params={"scale": float, **BOUNDS},
     defaults=UNBOUNDED,
-    variants=_variants("cache_float"),
+    variants=_variants("cache/float"),
     prefer=_prefer,
     make_inputs=_make_inputs,
     tolerance=_tolerance,
@@ -249,7 +249,7 @@ def _cost8(s) -> Cost:
     writes={"y": Port(("tokens", "width"), binding=3)},
     params={"scale": float, "head_dim": int, **BOUNDS},
     defaults=UNBOUNDED,
-    variants=_variants("cache_kv8"),
+    variants=_variants("cache/kv8"),
     prefer=_prefer,
     make_inputs=inputs8,
     tolerance=_tolerance8,

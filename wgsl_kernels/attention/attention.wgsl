@@ -4,6 +4,8 @@
 // Tiles of TILE positions: each thread scores POSITIONS_PER_THREAD of them, the softmax runs online (Milakov and Gimelshein
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
 // Loops are bounded by the state, a uniform, as barriers inside them require.
+// needs: state (State), cache (PIECES, Piece, scale_at, piece_of, raw_at, PIECE, PLACES), first_seen (first_seen),
+//   scores (capped), reduce (workgroup_max, workgroup_sum)
 @group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
 @group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;

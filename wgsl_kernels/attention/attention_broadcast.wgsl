@@ -4,6 +4,7 @@
 // scores positions l, l+8, l+16, l+24 for all 8 tokens, the softmax runs online (Milakov and Gimelshein 2018), then
 // lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier. An INT8
 // cache is read a word at a time: what a wide load would save on a GPU is nothing where lanes are loaded one by one.
+// needs: state (State), cache (quad_at, scale_at), first_seen (first_seen), scores (capped4), outer (Sums, outer)
 @group(0) @binding(0) var<storage, read> q: array<q_type>;
 @group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;

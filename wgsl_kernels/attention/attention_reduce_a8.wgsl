@@ -1,5 +1,6 @@
 // `attention_reduce`, and its result quantized to INT8 in blocks of 32 on the way out. A workgroup takes one head of one
 // token; heads are whole blocks.
+// needs: attention_parts (THREADS, reduce_parts, lane_sums), quantize_block (quantized_block)
 @group(0) @binding(0) var<storage, read> sums: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<u32>>;

@@ -112,7 +112,7 @@ def _teams(cache: str) -> dict[str, Variant]:
             ),
             tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
             defaults=_defaults,
-            library=lambda c: ("state", cache, *bounds_library(c)),
+            library=lambda c: (cache, *bounds_library(c)),
             refuse=_refuse,
             why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
         )
@@ -128,7 +128,7 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
     params={"scale": float, "splits": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
-    variants=_teams("cache_float"),
+    variants=_teams("cache/float"),
     make_inputs=handing_on(_split_inputs, attention.make_inputs),
     tolerance=_split_tolerance,
     cost=_split_cost,
@@ -181,7 +181,7 @@ def _split_cost8(s) -> Cost:
     params={"scale": float, "splits": int, "head_dim": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
-    variants=_teams("cache_kv8"),
+    variants=_teams("cache/kv8"),
     make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
     tolerance=_split_tolerance8,
     cost=_split_cost8,
@@ -232,7 +232,6 @@ def reduce_tolerance(arguments, expected) -> dict:
         "heads": Variant(
             "attention/attention_reduce",
             grid=lambda c: (c["heads"], c["tokens"], 1),
-            library=lambda c: ("attention_parts",),
         )
     },
     make_inputs=reduce_inputs,

@@ -31,7 +31,6 @@ def _make_inputs(
         "elements": Variant(
             "attention/position_scale",
             grid=lambda c: (ceil_div(c["width"], 64), c["tokens"], 1),
-            library=lambda c: ("state",),
         )
     },
     make_inputs=_make_inputs,

@@ -1,5 +1,6 @@
 // y = x * (1 + SCALE * ln(1 + floor((p + 1) / FLOOR))), p the position of a row. Below FLOOR the factor is 1 exactly: WGSL
 // promises ln(1) only to 2^-21.
+// needs: state (State)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<uniform> state: State;
 @group(0) @binding(2) var<storage, read_write> y: array<y_type>;

@@ -143,7 +143,6 @@ def _tolerance(arguments, expected) -> dict:
                 c["tokens"],
                 1,
             ),
-            library=lambda c: ("state",),
         )
     },
     make_inputs=handing_on(_make_inputs, rope_inputs),

@@ -1,6 +1,7 @@
 // Rotary embedding: the pair (i, i + ROTATED / 2) of each head turns by the angle of its position, or, INTERLEAVED, the
 // pair (2i, 2i + 1); the PASSED dimensions behind the first ROTATED stay as they are. Cosines and sines come from a table, because WGSL promises sin
 // and cos only to 2^-11 and only near zero.
+// needs: state (State)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
 @group(0) @binding(2) var<uniform> state: State;

@@ -173,13 +173,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                     grid=lambda c: (c["kv_heads"], c["tokens"], 2),
                     tunables={"workgroup": (32, 8, 16, 64)},
                     defaults=lanes_default,
-                    library=lambda c: (
-                        "state",
-                        "to_bytes",
-                        "new_rows" if "rows" in new else "new_two",
-                        "append_head_kv8",
-                        reduction(c),
-                    ),
+                    library=lambda c: ("new_quad/rows" if "rows" in new else "new_quad/two", reduction(c)),
                     refuse=lambda c: (
                         f"heads of {c['head_dim']} are not a multiple of 4" if c["head_dim"] % 4 else None
                     ),

@@ -1,5 +1,6 @@
 // Keys and values of the step's tokens into the INT8 cache: a workgroup takes one head of the keys, or of the values, of
 // one token.
+// needs: state (State), append_head (append_head)
 @group(0) @binding(4) var<uniform> state: State;
 
 @compute @workgroup_size(WORKGROUP)

@@ -43,7 +43,6 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
         "elements": Variant(
             "cache/kv_append",
             grid=lambda c: (ceil_div(c["width"], 64), c["tokens"], 1),
-            library=lambda c: ("state",),
         )
     },
     make_inputs=_make_inputs,

@@ -1,4 +1,5 @@
 // Writes keys and values of the step's real tokens into the cache [sequence][key or value][head][position][dim].
+// needs: state (State)
 @group(0) @binding(0) var<storage, read> k: array<k_type>;
 @group(0) @binding(1) var<storage, read> v: array<v_type>;
 @group(0) @binding(2) var<storage, read_write> kv: array<kv_type>;

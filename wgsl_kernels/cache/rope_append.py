@@ -178,11 +178,9 @@ def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
     """append: the library files with `append` and `finish`."""
 
     def library(context: Context) -> tuple[str, ...]:
-        normed = "q_norm" in context.types
-        norms = ("norms_qk", "head_factor") if normed else ("norms_none",)
-        bias = "bias_qkv" if "q_bias" in context.types else "bias_none"
-        sums = (reduction(context),) if normed or "to_bytes" in append else ()
-        return "state", "head_pairs", bias, *norms, *append, *sums
+        norms = "head_norms/qk" if "q_norm" in context.types else "head_norms/none"
+        bias = "bias/qkv" if "q_bias" in context.types else "bias/none"
+        return bias, norms, *append, reduction(context)
 
     return {
         "heads": Variant(
@@ -207,7 +205,7 @@ def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: 
         params={**params, "passed": int},
         defaults={"passed": 0},
         derive=_derive,
-        variants=_variants(("append_cache", "finish_float"), _refuse),
+        variants=_variants(("append/cache", "finish/none"), _refuse),
         make_inputs=make_inputs,
         tolerance=_tolerance,
         cost=_cost,
@@ -222,7 +220,7 @@ def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: 
             writes={"q": Q, "kv": CACHE8, "kv_scales": SCALES8},
             updates={"kv": "kv", "kv_scales": "kv_scales"},
             params={**into_floats.params, "head_dim": int},
-            variants=_variants(("to_bytes", "append_head_kv8", "finish_kv8"), _refuse8),
+            variants=_variants(("append/waiting", "new_quad/waiting", "finish/kv8"), _refuse8),
             make_inputs=handing_on(partial(_inputs8, make_inputs), make_inputs),
             tolerance=_tolerance8,
             values=_reference,

@@ -65,7 +65,7 @@ def _pair(whole: Kernel, rule: Rule, unit: Kernel) -> Kernel:
         return of_floats(**{**given, "x": as_floats(**given)})
 
     def rows(context: Context) -> tuple[str, ...]:
-        return activation_file(unit), "rows_gate_up"
+        return activation_file(unit), "tile_rows/gate_up"
 
     def make_inputs(width=32, **options) -> dict:
         return whole.inputs(rows=2 * width, **options)

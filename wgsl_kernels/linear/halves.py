@@ -20,14 +20,7 @@ from ..weights import IMPLIED_ZERO, dequantize_planes, is_quantized
 
 #: The library file in place of one that a variant in f32 has.
 IN_F16 = {
-    "x_scalar": "x_halves",
-    "x_vec4": "x_halves",
-    "magic": "halves",
-    "nibbles": "nibble_halves",
-    "columns_16": "octets_16",
-    "columns_32": "octets_32",
-    **{f"pieces_{fmt}": f"halves_{fmt}" for fmt in IMPLIED_ZERO},
-    "pieces_int4_16": "halves_int4_16",
+    name: f"{name}_in_f16" for name in (*(f"pieces/{fmt}" for fmt in IMPLIED_ZERO), "pieces/int4_narrow")
 }
 
 

@@ -47,18 +47,18 @@ BATCH = 16
 
 def epilogue(context: Context) -> tuple[str, str]:
     """The library files that read what is added to a product, or stand in for it."""
-    bias = "bias_plane" if "bias" in context.types else "bias_none"
-    return bias, "residual_plane" if "residual" in context.types else "residual_none"
+    bias = "bias/plane" if "bias" in context.types else "bias/none"
+    return bias, "residual/plane" if "residual" in context.types else "residual/none"
 
 
 def in_order(context: Context) -> tuple[str, ...]:
     """The library files of a tile whose rows are those of the weight."""
-    return (*epilogue(context), "rows_in_order")
+    return (*epilogue(context), "tile_rows/in_order")
 
 
 def x_library(context: Context) -> str:
     """The library file that reads float activations, four at a time where rows allow it."""
-    return "x_scalar" if context["columns"] % 4 else "x_vec4"
+    return "x/scalar" if context["columns"] % 4 else "x/vec4"
 
 
 def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -101,7 +101,7 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], p
         "linear/linear_gemv",
         grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
         tunables={**gemv_tunables((2, 1, 4, 8, 16)), **piece_tunables(pieces)},
-        library=lambda c: (*library(c), "team_sums", *epilogue(c), *team_reduction(c)),
+        library=lambda c: (*library(c), "extra_sum/none", *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
         defaults=lambda c: {**defaults(c), **piece_defaults(pieces, c)},
         why=why,
@@ -203,7 +203,7 @@ def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Var
         "broadcast": Variant(
             "linear/linear_broadcast",
             grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
-            library=lambda c: ("x_scalar", *weight_library(fmt, c), *rows(c), "outer_4x8"),
+            library=lambda c: (*weight_library(fmt, c), *rows(c)),
             refuse=eight_lanes_only,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
         ),
@@ -212,7 +212,7 @@ def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Var
 
 def _variants(fmt: str) -> dict[str, Variant]:
     def pieces(context: Context) -> tuple[str, ...]:
-        return (x_library(context), "weigh_none", *piece_library(fmt, context))
+        return (x_library(context), "weigh/none", *piece_library(fmt, context))
 
     found = {
         "gemv": gemv(

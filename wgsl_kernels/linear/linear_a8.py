@@ -41,7 +41,7 @@ from .linear import (
 
 
 def _operands(fmt: str, context: Context) -> tuple[str, ...]:
-    return ("sum_bytes", f"dot_{fmt}", *scale_library(context))
+    return f"packed/{fmt}", *scale_library(context)
 
 
 def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
@@ -50,12 +50,12 @@ def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
     INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
     """
     if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
-        return ("sum_bytes", *scale_library(context), "pieces_a8_int2")
-    return (*_operands(fmt, context), "pieces_a8")
+        return *scale_library(context), "pieces/a8_int2"
+    return *_operands(fmt, context), "pieces/a8"
 
 
 def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
-    return ("x_a8_buffer", *integer_pieces(fmt, context, context["x_groups"]))
+    return ("x_a8/buffer", *integer_pieces(fmt, context, context["x_groups"]))
 
 
 def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 //
 // Every weight byte is read once. Starting a workgroup costs a GPU about 0.6 ns however small it is (3584 of them 4 us
 // before any has done its work, H200), so small teams share one.
+// needs: team_sums (within, team_sums, TEAM), add_up (meet, sum_of), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }

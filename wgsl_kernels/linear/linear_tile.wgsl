@@ -3,6 +3,7 @@
 // All threads bring TILE_COLUMNS columns of both operands to workgroup memory, weights dequantized on the way, and each
 // keeps TOKENS_PER_THREAD tokens by ROWS_PER_THREAD rows in registers: with 8 by 4, 12 reads from workgroup memory serve
 // 32 multiply-adds. Loops that bring have constant bounds, and load all before they store anything.
+// needs: octet (Octet), x (x4), tile_rows (weight_row, store_two), scale_offset (scale_offset), weights (load_octet)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const ROW_THREADS: u32 = TILE_ROWS / ROWS_PER_THREAD;

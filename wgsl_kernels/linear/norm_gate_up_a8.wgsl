@@ -2,6 +2,8 @@
 // (lib/x_a8_row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
+// needs: team_sums (within, team_sums, TEAM), stage (bring), norm_sum (start_sum, norm_factor), add_up (meet, sum_of),
+//   activate (activate), quantize_block (quantized_block)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
 

@@ -1,5 +1,6 @@
 // y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum.wgsl), which
 // saves a dispatch and a trip of the activations through memory.
+// needs: team_sums (within, team_sums, TEAM), stage (bring), add_up (meet, sum_of), norm_sum (norm_factor)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }

@@ -85,14 +85,11 @@ def _refuse(context: Context) -> str | None:
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
     return (
-        "x_vec4",
-        "norm_sum",
-        "to_bytes",
-        "quantize_block",
-        "x_a8_row",
-        "bring_quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "bring_blocks",
+        "x/vec4",
+        "extra_sum/norm",
+        "x_a8/row",
+        "stage/quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "stage/blocks",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
-        "team_sums",
         *team_reduction(context),
     )
 
@@ -213,7 +210,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                         ceil_div(c["rows"] // 2, c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
                     ),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=lambda c: (*_library(fmt, c), "state", "head_pairs", "append_cache"),
+                    library=lambda c: (*_library(fmt, c), "append/cache"),
                     refuse=_refuse,
                     defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
@@ -348,7 +345,6 @@ def _reduce_tolerance(arguments, expected) -> dict:
         "heads": Variant(
             "attention/attention_reduce_a8",
             grid=lambda c: (c["heads"], c["tokens"], 1),
-            library=lambda c: ("attention_parts", "to_bytes", "quantize_block"),
             refuse=lambda c: (
                 f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
                 if c["head_dim"] % INT8_BLOCK

@@ -40,7 +40,7 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         return q, _rows_of(cache, first)
 
     def library(context: Context) -> tuple[str, ...]:
-        return tuple("append_rows" if name == "append_cache" else name for name in gemv.library(context))
+        return tuple("append/rows" if name == "append/cache" else name for name in gemv.library(context))
 
     def make_inputs(kv_heads=1, **options) -> dict:
         arguments = whole.inputs(kv_heads=kv_heads, **options)

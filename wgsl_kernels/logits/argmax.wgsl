@@ -1,4 +1,5 @@
 // Index of the largest number of each row, the first one of equals; a workgroup takes one row.
+// needs: reduce (workgroup_max)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> index: array<u32>;
 

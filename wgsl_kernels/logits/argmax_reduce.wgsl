@@ -1,5 +1,6 @@
 // Of groups' largest numbers the largest, and the index that stands beside it; of equals that of the first group. A
 // workgroup takes one row.
+// needs: reduce (workgroup_max)
 @group(0) @binding(0) var<storage, read> largest: array<f32>;
 @group(0) @binding(1) var<storage, read> index: array<u32>;
 @group(0) @binding(2) var<storage, read_write> best: array<u32>;

@@ -11,7 +11,7 @@ import torch
 
 from ..numerics import EPS32, by_rows, random_tensor
 from ..pair import Cost, Port, Variant, ceil_div, kernel
-from .logits import EXPONENTIALS, ROWS, row_variant, total_error
+from .logits import ROWS, row_variant, total_error
 
 PICKED = ("tokens", "k")
 EACH = ("tokens",)
@@ -55,7 +55,7 @@ def _tolerance(arguments, expected) -> dict:
 @kernel(
     reads={"x": Port(ROWS), "baseline": Port(ROWS), "targets": Port(EACH, "u32")},
     writes={"kl": Port(EACH, "f32"), "change": Port(EACH, "f32")},
-    variants=row_variant("logits/divergence", *EXPONENTIALS, passes=3),
+    variants=row_variant("logits/divergence", passes=3),
     make_inputs=_inputs,
     tolerance=_tolerance,
     cost=lambda s: Cost(8 * s["tokens"] * s["width"], 8 * s["tokens"], 60 * s["tokens"] * s["width"]),
@@ -92,7 +92,7 @@ def _picked_tolerance(arguments, expected) -> dict:
     reads={"x": Port(ROWS), "ids": Port(PICKED, "u32")},
     writes={"y": Port(PICKED, "f32"), "beyond": Port(EACH, "f32")},
     params={"counted": int},
-    variants=row_variant("logits/log_probabilities", *EXPONENTIALS, passes=3),
+    variants=row_variant("logits/log_probabilities", passes=3),
     make_inputs=_picked_inputs,
     tolerance=_picked_tolerance,
     cost=lambda s: Cost(
@@ -166,7 +166,6 @@ def _tail_tolerance(arguments, expected) -> dict:
         "elements": Variant(
             "logits/tail_priorities",
             grid=lambda c: (ceil_div(c["places"], 64), c["tokens"], 1),
-            library=lambda c: ("exp_log",),
         )
     },
     make_inputs=_tail_inputs,

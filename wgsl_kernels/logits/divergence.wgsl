@@ -4,6 +4,8 @@
 // With d = ln p - ln q token by token, KL = sum p d is a small difference of large sums. So sum p (d - 1 + exp(-d)) is
 // taken, which is the same, since the probabilities of both sum to 1: no number in it is below 0, and an error of the
 // normalisers enters by its square. Near d = 0 the bracket is its series; beyond 1 p exp(-d) is q, so nothing overflows.
+// needs: logits (LOWEST, checked, if_number), reduce (workgroup_max, workgroup_sum4), bins (RUN, in_bin, of_bins),
+//   exp_log (exp_of, log_of, log_quotient)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> baseline: array<baseline_type>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;

@@ -1,4 +1,5 @@
 // The largest of each part of a row, and the sum of exp(x - largest) over it; a workgroup takes a part.
+// needs: reduce (workgroup_max, workgroup_sum)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(2) var<storage, read_write> total: array<f32>;

@@ -1,6 +1,8 @@
 // Log-probabilities of K given tokens of each row, and the probability of all but the first COUNTED of these; a workgroup
 // takes one row. What is left is summed, not subtracted from 1, so that little is as exact as much: tokens that do not
 // count are marked in workgroup memory, a segment of the vocabulary at a time.
+// needs: logits (LOWEST, checked, if_number), reduce (workgroup_max, workgroup_sum4), bins (RUN, in_bin, of_bins),
+//   exp_log (exp_of, log_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

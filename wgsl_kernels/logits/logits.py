@@ -9,13 +9,10 @@ from ..pair import Cost, Port, Variant, kernel
 from ..reduce import lanes_within, reduction, too_many_turns
 
 ROWS = ("tokens", "width")
-#: Library files for sums of exponentials over a vocabulary.
-EXPONENTIALS = ("exp_log", "bins", "logits")
 
 
-def row_variant(file: str, *library: str, passes: int = 2) -> dict[str, Variant]:
-    """A workgroup takes one row. library: files that the WGSL needs beside those for its sums and maxima. passes: how
-    often it goes over a row."""
+def row_variant(file: str, *, passes: int = 2) -> dict[str, Variant]:
+    """A workgroup takes one row. passes: how often it goes over a row."""
 
     def turns(context, threads: int) -> float:
         return 1.05 * passes * context["width"] / threads
@@ -28,7 +25,7 @@ def row_variant(file: str, *library: str, passes: int = 2) -> dict[str, Variant]
             tunables={"workgroup": allowed},
             defaults=lanes_within(turns, allowed),
             refuse=too_many_turns(turns),
-            library=lambda c: (reduction(c), *library),
+            library=lambda c: (reduction(c),),
         )
     }
 
@@ -77,7 +74,7 @@ def _cost(s) -> Cost:
 @kernel(
     reads={"x": Port(ROWS)},
     writes={"y": Port(ROWS)},
-    variants=row_variant("logits/softmax", *EXPONENTIALS, passes=3),
+    variants=row_variant("logits/softmax", passes=3),
     make_inputs=_make_inputs,
     tolerance=_softmax_tolerance,
     cost=lambda s: Cost(
@@ -107,7 +104,7 @@ def argmax(x):
 @kernel(
     reads={"x": Port(ROWS), "targets": Port(("tokens",), "u32")},
     writes={"y": Port(("tokens",), "f32")},
-    variants=row_variant("logits/target_log_likelihood", *EXPONENTIALS),
+    variants=row_variant("logits/target_log_likelihood"),
     make_inputs=_make_target_inputs,
     tolerance=_target_tolerance,
     cost=_cost,

@@ -115,7 +115,7 @@ def grouped(gemv: Variant, logits: str, why: str) -> Variant:
         library=lambda c: (
             *gemv.library(c),
             logits,
-            "one_turn" if c["group"] == _at_once(c) else "many_turns",
+            "run_passes/one" if c["group"] == _at_once(c) else "run_passes/many",
         ),
         refuse=partial(_refuse, gemv),
         why=why,
@@ -133,7 +133,7 @@ def norm_argmax(product: Kernel, op: str) -> Kernel:
             reference=partial(_reference, product),
             writes=PARTS,
             params={**params, "group": int},
-            variants={"gemv": grouped(product.variants["gemv"], "logits_none", why)},
+            variants={"gemv": grouped(product.variants["gemv"], "keep_logit/none", why)},
             make_inputs=handing_on(partial(_inputs, product.make_inputs), product.make_inputs),
             tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),

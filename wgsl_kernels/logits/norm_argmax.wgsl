@@ -6,6 +6,8 @@
 // each GROUP rows. A workgroup takes one group, in one turn or in several (lib/one_turn.wgsl, lib/many_turns.wgsl): a
 // CPU's compiler unrolls nothing inside a loop of one turn, which costs half the speed of a product with INT4 weights
 // (llvmpipe).
+// needs: team_sums (within, team_sums, TEAM), norm_sum (start_sum, norm_factor), add_up (meet, sum_of), keep_logit
+//   (keep_logit), stage (bring), run_passes (take_turns)
 @group(0) @binding(6) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(8) var<storage, read_write> index: array<u32>;
 

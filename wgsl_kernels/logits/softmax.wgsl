@@ -1,4 +1,6 @@
 // Softmax of each row; a workgroup takes one row.
+// needs: logits (LOWEST, checked, if_number), reduce (workgroup_max, workgroup_sum4), bins (RUN, in_bin, of_bins),
+//   exp_log (exp_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_type>;
 

@@ -1,6 +1,7 @@
 // Logits with noise, whose largest are a sample of tokens without replacement: x - ln(u), u uniform in (0, 1], one u for
 // each seed and token. Tokens down to a given one in the order of a top-k are left out. Token t goes to stratum t % STRATA,
 // in which it is number t / STRATA; strata lie one after another. Element by element.
+// needs: exp_log (log_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> last_value: array<f32>;
 @group(0) @binding(2) var<storage, read> last_index: array<u32>;

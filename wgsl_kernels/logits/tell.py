@@ -100,7 +100,7 @@ TOLD_IDS = Port(("steps", "k"), "u32")
     },
     writes={"told": TOLD, "told_ids": TOLD_IDS},
     updates={"told": "told", "told_ids": "told_ids"},
-    variants={"one": Variant("logits/tell", grid=lambda c: (1, 1, 1), library=lambda c: ("state",))},
+    variants={"one": Variant("logits/tell", grid=lambda c: (1, 1, 1))},
     make_inputs=_tell_inputs,
     tolerance=_tell_tolerance,
     cost=lambda s: Cost(8 * s["parts"] + 8 * s["k"], 8 * s["k"] + 4, 4 * s["parts"]),

@@ -1,5 +1,6 @@
 // ln p of the chosen token and of the likeliest ones, without filters, into the step's row of `told`; the likeliest ones'
 // ids into that of `told_ids`.
+// needs: state (State)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> token: array<u32>;
 @group(0) @binding(2) var<storage, read> likely: array<u32>;

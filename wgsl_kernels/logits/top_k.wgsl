@@ -3,6 +3,7 @@
 // A knockout: every thread knows the best that is left of its groups (of GROUP numbers each; `best_of` starts with them).
 // In each of K rounds the best of all wins, and only its group is looked through again for who is next: the row itself is
 // read once, or, where a product left the best of each group, only where winners come from.
+// needs: reduce (workgroup_max), best_of (best_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> values: array<f32>;
 @group(0) @binding(2) var<storage, read_write> indices: array<u32>;

@@ -20,10 +20,10 @@ ROWS = Port(("tokens", "width"))
 WEIGHT = Port(("head_dim",), "f32")
 
 
-def _variant(file: str, library: tuple[str, ...] = ()) -> dict[str, Variant]:
+def _variant(file: str) -> dict[str, Variant]:
     def files(context: Context) -> tuple[str, ...]:
-        weight = "head_weight_plane" if "weight" in context.types else "head_weight_none"
-        return (*library, weight, "head_factor", reduction(context))
+        weight = "head_weight/plane" if "weight" in context.types else "head_weight/none"
+        return weight, reduction(context)
 
     return {
         "heads": Variant(
@@ -111,7 +111,7 @@ register(
         params={"eps": float, "passed": int},
         defaults={"passed": 0},
         derive=head_dim_of,
-        variants=_variant("norm/head_norm_rope", ("state",)),
+        variants=_variant("norm/head_norm_rope"),
         make_inputs=handing_on(_rope_inputs, rope_inputs),
         tolerance=_rope_tolerance,
         cost=_cost,

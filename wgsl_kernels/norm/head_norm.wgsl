@@ -1,4 +1,5 @@
 // y = x / sqrt(mean(x^2) + eps) * weight, head by head: a workgroup normalises one head of one token.
+// needs: head_factor (head_factor), head_weight (weight_at)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(2) var<storage, read_write> y: array<y_type>;
 

@@ -1,4 +1,5 @@
 // `head_norm`, and the rotary embedding of its result (rope.wgsl): a workgroup takes one head of one token.
+// needs: state (State), head_factor (head_factor), head_weight (weight_at)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(2) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
 @group(0) @binding(3) var<uniform> state: State;

@@ -1,5 +1,6 @@
 // y = x / sqrt(mean(x^2) + eps) * weight; a workgroup normalises one row. Squares are summed in short runs: behind one of
 // the very large numbers that models have, a long sum would lose the others.
+// needs: reduce (workgroup_sum)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<y_type>;

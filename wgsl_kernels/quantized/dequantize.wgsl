@@ -1,4 +1,5 @@
 // y[r, k] = scale * (quant - zero): a weight written out in f32. A thread writes eight columns.
+// needs: scale_offset (scale_offset), weights (load_octet)
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(64)

@@ -87,7 +87,6 @@ def _derive(s) -> dict:
         "blocks": Variant(
             "quantized/quantize_activations",
             grid=lambda c: (ceil_div(ceil_div(c["width"], c["block"]), 64), c["tokens"], 1),
-            library=lambda c: ("to_bytes",),
         )
     },
     make_inputs=_make_inputs,

@@ -3,6 +3,7 @@
 //
 // STRIDE is the order that a weight format's unpacking asks for: of each 4 * STRIDE columns, word j holds columns j,
 // j + STRIDE, j + 2 * STRIDE, j + 3 * STRIDE. 1 is the natural order.
+// needs: to_bytes (scale_for, to_word, to_bytes, inverse_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> quants: array<u32>;
 @group(0) @binding(2) var<storage, read_write> scales: array<f32>;

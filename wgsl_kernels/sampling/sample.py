@@ -38,14 +38,13 @@ CUT = Port((5,), "u32")
 ROUNDS = 8
 
 
-def _variants(file: str, library: tuple[str, ...], *, in_parts: bool) -> dict[str, Variant]:
+def _variants(file: str, *, in_parts: bool) -> dict[str, Variant]:
     return {
         "radix": Variant(
             file,
             grid=lambda c: (c["parts"] if in_parts else 1, 1, 1),
             tunables={"workgroup": (256, 8, 16, 32, 64, 128)},
             defaults=lanes_default,
-            library=lambda c: library,
         )
     }
 
@@ -111,7 +110,7 @@ def _marked(seen: torch.Tensor, token: int, unusable: bool) -> torch.Tensor:
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "state": STATE},
     writes={"token": TOKEN, "seen": SEEN},
     updates={"seen": "seen"},
-    variants=_variants("sampling/sample", ("state", "draw", "draw_bins", "draw_choose"), in_parts=False),
+    variants=_variants("sampling/sample", in_parts=False),
     make_inputs=_inputs,
     tolerance=_exact,
     cost=partial(_cost, 10),
@@ -182,7 +181,7 @@ def _without_state(**rest) -> dict:
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS},
     writes={"best": BEST, "bins_after": BINS, "cut": CUT},
     params={"parts": int},
-    variants=_variants("sampling/sample_first", ("draw", "draw_bins"), in_parts=True),
+    variants=_variants("sampling/sample_first", in_parts=True),
     make_inputs=handing_on(
         lambda parts=3, **rest: {**_without_state(**rest), "parts": parts}, _inputs, without=("position",)
     ),
@@ -214,7 +213,7 @@ def _tally_inputs(parts=3, round=5, **rest) -> dict:
 @kernel(
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"bins_after": BINS, "cut_after": CUT},
-    variants=_variants("sampling/sample_tally", ("draw", "draw_bins", "draw_parts"), in_parts=True),
+    variants=_variants("sampling/sample_tally", in_parts=True),
     make_inputs=handing_on(_tally_inputs, _inputs, without=("position",)),
     tolerance=_exact,
     cost=partial(_cost, 1),
@@ -237,9 +236,7 @@ def sample_tally(x, seen, options, best, bins_before, cut):
 @kernel(
     reads={"x": ROW, "seen": SEEN, "options": OPTIONS, "best": BEST, "bins_before": BINS, "cut": CUT},
     writes={"sums": Port(("parts", 2), "u32"), "lowest": Port((1,), "u32")},
-    variants=_variants(
-        "sampling/sample_sums", ("draw", "draw_bins", "draw_parts", "draw_choose"), in_parts=True
-    ),
+    variants=_variants("sampling/sample_sums", in_parts=True),
     make_inputs=handing_on(partial(_tally_inputs, round=ROUNDS), _inputs, without=("position", "round")),
     tolerance=_exact,
     cost=partial(_cost, 1),
@@ -278,7 +275,7 @@ def _draw_inputs(parts=3, position=7, **rest) -> dict:
     },
     writes={"token": TOKEN, "seen": SEEN},
     updates={"seen": "seen"},
-    variants=_variants("sampling/sample_draw", ("state", "draw", "draw_choose"), in_parts=False),
+    variants=_variants("sampling/sample_draw", in_parts=False),
     make_inputs=handing_on(_draw_inputs, _inputs),
     tolerance=_exact,
     cost=partial(_cost, 0),

@@ -1,4 +1,6 @@
 // The token at a random share of the mass, given its sums over parts of the row: one workgroup goes through one part.
+// needs: draw (Options, add, share_of, random_word, less, subtract, is_unusable), state (State), draw_choose (sum_run,
+//   token_at)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;

@@ -1,4 +1,5 @@
 // Of each part of a row of logits the best key, and how many keys begin with each digit; a workgroup takes a part.
+// needs: draw (Options, key_of), draw_bins (clear_bins, is_on, bins, BIN_WORDS)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;

@@ -1,5 +1,6 @@
 // The threshold that the search has found, and the weights of what all filters leave, summed over each part of the row; a
 // workgroup takes a part.
+// needs: draw (Options), draw_parts (search_on, part_start, best_of_parts), draw_choose (sum_run, all_runs)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;

@@ -1,5 +1,6 @@
 // y[t] = row ids[t] of the weight. Ids outside [ROW_OFFSET, ROW_OFFSET + ROWS) belong to another part of the table
 // and are left alone. A thread writes eight columns.
+// needs: scale_offset (scale_offset), weights (load_octet)
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
 @group(0) @binding(4) var<storage, read_write> y: array<y_type>;
 

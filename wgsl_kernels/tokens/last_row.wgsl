@@ -1,4 +1,5 @@
 // The row of the last real token.
+// needs: state (State)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<uniform> state: State;
 @group(0) @binding(2) var<storage, read_write> y: array<y_type>;
