@@ -70,7 +70,7 @@ def _add_tolerance(arguments, expected) -> dict:
 
 
 def _softcap_tolerance(arguments, expected) -> dict:
-    # lib/tanh.wgsl is good to 2^-20
+    # lib/tanh is good to 2^-20
     return {"y": EPS32 * (16 * arguments["cap"] + 4 * expected["y"].double().abs())}
 
 

@@ -20,7 +20,7 @@ STATE = Port((4,), "u32", uniform=True)
 
 
 def make_state(position: int = 0, valid: int = 1, sequence: int = 0, steps: int = 0) -> torch.Tensor:
-    """The state words in the order of `lib/state.wgsl`."""
+    """The state words in the order of `lib/state`."""
     return torch.tensor([position, valid, sequence, steps], dtype=torch.int32)
 
 

@@ -5,8 +5,8 @@
 // one for each token the activations; their next loads are in flight while all threads multiply. A thread keeps 4
 // tokens by ROWS_PER_THREAD rows: with 8 rows, 24 reads of 16 bytes serve 256 integer dot products of four. Sums become
 // floats without a conversion (see `to_float`).
-// needs: tile_rows (weight_row, store_two), packed (Bytes, unpacked, packed_at), scale_offset (scale_offset), sum_bytes
-//   (sum_bytes)
+// needs: tile_rows (weight_row, store_two), packed (Bytes, unpacked, packed_at), scale_offset (scale_offset),
+//   sum_bytes (sum_bytes)
 @group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 @group(0) @binding(7) var<storage, read> x_scales: array<f32>;

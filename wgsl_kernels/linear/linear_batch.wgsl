@@ -3,8 +3,8 @@
 //
 // As for one token, but a piece of a row, loaded once, meets the activations of every token of the batch: weights are
 // read once a batch instead of once a token. The sums of all tokens stay in registers, which limits the batch.
-// needs: pieces (PIECES, Piece, piece_at, prepared, activations_at, piece_sum), add_up (meet, sum_of), residual
-//   (with_residual), bias (bias_at)
+// needs: pieces (PIECES, Piece, piece_at, prepared, activations_at, piece_sum), add_up (meet, sum_of),
+//   residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const TEAM: u32 = WORKGROUP / TEAMS;

@@ -3,8 +3,8 @@
 // Made for software adapters, whose loads are one scalar load a lane and whose barriers are expensive. A workgroup
 // is one subgroup: lane l owns rows l, l+8, l+16, l+24 of 32 and all 8 tokens of the tile, in 64 registers. The 8
 // lanes load 8 columns of 8 tokens once and hand them round with broadcasts, which cost one shuffle.
-// needs: x/scalar (x1), tile_rows (weight_row, store_two), outer (Sums, outer), scale_offset (scale_offset), weights
-//   (load_octet)
+// needs: x/scalar (x1), tile_rows (weight_row, store_two), outer (Sums, outer), scale_offset (scale_offset),
+//   weights (load_octet)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const APART: u32 = 8u;  // how far apart the rows of two sums that belong together stand in a tile

@@ -1,5 +1,5 @@
 // y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for few tokens: a team of threads computes ROWS_PER_TEAM rows
-// of one token (lib/team_sums.wgsl), and TEAMS of them share a workgroup.
+// of one token (lib/team_sums), and TEAMS of them share a workgroup.
 //
 // Every weight byte is read once. Starting a workgroup costs a GPU about 0.6 ns however small it is (3584 of them 4 us
 // before any has done its work, H200), so small teams share one.

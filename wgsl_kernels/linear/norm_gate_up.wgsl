@@ -1,7 +1,7 @@
 // y[t, u] = activate(g) * v, with g = sum_k rms_norm(x)[t, k] * w[u, k] and v the same of row WIDTH + u: norm, gate, up and
 // their product in one dispatch for few tokens. A team computes the gate and up rows of ROWS_PER_TEAM / 2 units.
-// needs: team_sums (within, team_sums, TEAM), stage (bring), add_up (meet, sum_of), norm_sum (norm_factor), activate
-//   (activate)
+// needs: team_sums (within, team_sums, TEAM), stage (bring), add_up (meet, sum_of), norm_sum (norm_factor),
+//   activate (activate)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const UNITS: u32 = ROWS_PER_TEAM / 2u;

@@ -1,5 +1,5 @@
 // Norm, gate, up and their product as in norm_gate_up.wgsl, in integers: the input is quantized on the way in
-// (lib/x_a8_row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
+// (lib/x_a8/row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
 // needs: team_sums (within, team_sums, TEAM), stage (bring), norm_sum (start_sum, norm_factor), add_up (meet, sum_of),

@@ -1,4 +1,4 @@
-// y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum.wgsl), which
+// y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum), which
 // saves a dispatch and a trip of the activations through memory.
 // needs: team_sums (within, team_sums, TEAM), stage (bring), add_up (meet, sum_of), norm_sum (norm_factor)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;

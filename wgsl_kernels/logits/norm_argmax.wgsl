@@ -3,11 +3,10 @@
 //
 // Logits stay in registers (or go to memory too, `keep_logit`: for top_k.wgsl). A vocabulary of 128256 would be read
 // again by a single workgroup, which has nothing to hide its loads behind (120 us, H100); this leaves it a number for
-// each GROUP rows. A workgroup takes one group, in one turn or in several (lib/one_turn.wgsl, lib/many_turns.wgsl): a
-// CPU's compiler unrolls nothing inside a loop of one turn, which costs half the speed of a product with INT4 weights
-// (llvmpipe).
-// needs: team_sums (within, team_sums, TEAM), norm_sum (start_sum, norm_factor), add_up (meet, sum_of), keep_logit
-//   (keep_logit), stage (bring), run_passes (take_turns)
+// each GROUP rows. A workgroup takes one group, in one pass or in several (lib/run_passes): a CPU's compiler unrolls
+// nothing inside a loop of one pass, which costs half the speed of a product with INT4 weights (llvmpipe).
+// needs: team_sums (within, team_sums, TEAM), norm_sum (start_sum, norm_factor), add_up (meet, sum_of),
+//   keep_logit (keep_logit), stage (bring), run_passes (take_turns)
 @group(0) @binding(6) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(8) var<storage, read_write> index: array<u32>;
 

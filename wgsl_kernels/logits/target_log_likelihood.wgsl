@@ -1,6 +1,6 @@
 // Log-probability of one target a row: x[target] - max - log(sum(exp(x - max))); a workgroup takes one row, so that
 // perplexity never reads a matrix of logits back. What is summed, and how, decides the last digits of a perplexity:
-// lib/bins.wgsl, lib/exp_log.wgsl.
+// lib/bins, lib/exp_log.
 // needs: logits (LOWEST, checked, if_number), reduce (workgroup_max, workgroup_sum4), bins (RUN, in_bin, of_bins),
 //   exp_log (exp_of, log_of)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;

@@ -3,7 +3,7 @@
 A logit becomes a *key*: a 32-bit integer in the order of the penalised scores, which are computed with single
 multiplications of f32 (each correctly rounded, in WGSL as in PyTorch; a quotient would not be). A key becomes a
 *weight*: 2^41 exp((score - best) / temperature) as an integer, from the rounded difference, one multiplication, and a
-polynomial in 32-bit fixed point. Sums of weights are exact, hence the same in any order. `lib/draw.wgsl` is the same
+polynomial in 32-bit fixed point. Sums of weights are exact, hence the same in any order. `lib/draw` is the same
 arithmetic in WGSL.
 
 The random number is a function of a seed and a position alone (Philox4x32-10, Salmon et al. 2011).

@@ -3,9 +3,9 @@
 // Thresholds of top-k and top-p are found digit by digit of the keys (a radix search, eight bits at a time): counts or
 // weights of each digit's keys are summed, and the digit at which sums from the best down reach what is wanted is kept.
 // No sort, and eight times through the logits at most. Small vocabularies; sample_tally.wgsl is for large ones.
-// needs: draw (Options, EVERY, key_of, weight_of, share_of, random_word, is_unusable), state (State), draw_bins
-//   (clear_bins, is_within, put, bins, sum_sixteens, nucleus, find_digit, is_on), draw_choose (sum_run, all_runs,
-//   token_at)
+// needs: draw (Options, EVERY, key_of, weight_of, share_of, random_word, is_unusable), state (State),
+//   draw_bins (clear_bins, is_within, put, bins, sum_sixteens, nucleus, find_digit, is_on),
+//   draw_choose (sum_run, all_runs, token_at)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;

@@ -1,6 +1,6 @@
 // The token at a random share of the mass, given its sums over parts of the row: one workgroup goes through one part.
-// needs: draw (Options, add, share_of, random_word, less, subtract, is_unusable), state (State), draw_choose (sum_run,
-//   token_at)
+// needs: draw (Options, add, share_of, random_word, less, subtract, is_unusable), state (State),
+//   draw_choose (sum_run, token_at)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;
@@ -27,7 +27,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     rest = subtract(rest, here);
     part += 1u;
   }
-  workgroupBarrier();  // see lib/draw_parts.wgsl
+  workgroupBarrier();  // see lib/draw_parts
   let first = min(part * length, WIDTH);
   let last = min(first + length, WIDTH);
   sum_run(first, last, largest, lowest[0], thread);

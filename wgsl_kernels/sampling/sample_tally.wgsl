@@ -2,8 +2,8 @@
 // found so far are counted, or weighed, by their next one. A workgroup takes a part of the row.
 //
 // A single workgroup has nothing to hide its loads behind, and takes 120 us for one pass over 128,256 logits (H100).
-// needs: draw (Options, key_of, weight_of), draw_parts (search_on, best_of_parts, shift_of, part_start), draw_bins
-//   (clear_bins, is_on, is_within, bins, put, BIN_WORDS)
+// needs: draw (Options, key_of, weight_of), draw_parts (search_on, best_of_parts, shift_of, part_start),
+//   draw_bins (clear_bins, is_on, is_within, bins, put, BIN_WORDS)
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> seen: array<u32>;
 @group(0) @binding(2) var<uniform> options: Options;

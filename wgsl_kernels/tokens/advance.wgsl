@@ -3,7 +3,7 @@
 @group(0) @binding(0) var<storage, read> token: array<u32>;
 @group(0) @binding(1) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> history: array<u32>;
-@group(0) @binding(3) var<storage, read_write> state: array<u32>;  // the words of lib/state.wgsl
+@group(0) @binding(3) var<storage, read_write> state: array<u32>;  // the words of lib/state
 
 @compute @workgroup_size(1)
 fn main() {

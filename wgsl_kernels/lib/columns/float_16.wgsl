@@ -1,6 +1,6 @@
 // provides: Columns, activations_at, prepared
 // needs: x (x4), weigh (weigh), caller (EVEN_PLACES, ODD_PLACES, PIECE)
-// As columns_32.wgsl, 16 columns.
+// As float_32.wgsl, 16 columns.
 alias Activations = array<vec4<f32>, 4>;
 struct Columns { v: Activations, sum: f32 }
 

@@ -1,6 +1,6 @@
 // provides: Octets, Arranged, Columns, activations_at, prepared
 // needs: x8 (Octet, x8, octet_of, sum_octet), zeros (ZEROS), caller (arranged, PIECE)
-// As octets_32.wgsl, 16 columns.
+// As half_32.wgsl, 16 columns.
 alias Activations = array<vec4<u32>, 2>;
 alias Octets = array<Octet, 2>;
 alias Arranged = array<vec4<f16>, 4>;

@@ -1,6 +1,6 @@
 // provides: best_of_parts, part_start, shift_of, search_on
-// needs: draw_bins (BIN_WORDS, bins, is_on, sum_sixteens, nucleus, find_digit), draw (add), caller (best, bins_before,
-//   cut)
+// needs: draw_bins (BIN_WORDS, bins, is_on, sum_sixteens, nucleus, find_digit), draw (add),
+//   caller (best, bins_before, cut)
 // A search for thresholds whose digits are taken in turn by several dispatches, each over all parts of a row: what the one
 // before has left of each part (`bins_before`, `cut`) is put together again by every workgroup. What includes this binds
 // these, and `best` (a key a part).

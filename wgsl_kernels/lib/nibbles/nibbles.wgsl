@@ -1,6 +1,6 @@
 // provides: EVEN_PLACES, ODD_PLACES, with_word
 // needs: magic (masked)
-// The eight columns of an INT4 word times activations in their places; conversion as in magic.wgsl.
+// The eight columns of an INT4 word times activations in their places; conversion as in lib/magic.
 const NIBBLES = vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
 const EVEN_PLACES = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);  // 2^0, 2^-4, 2^-8, 2^-12
 const ODD_PLACES = EVEN_PLACES;

@@ -1,6 +1,6 @@
 // provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
-// needs: packed (Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of), x_a8 (x_words,
-//   x_scale, met), sum_bytes (sum_bytes)
+// needs: packed (Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
+//   x_a8 (x_words, x_scale, met), sum_bytes (sum_bytes)
 // INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.
 const PIECE: u32 = 32u;
 const PIECES: u32 = X_GROUPS;

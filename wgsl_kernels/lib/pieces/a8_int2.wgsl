@@ -1,8 +1,8 @@
 // provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
 // needs: block_scale (BlockScale, block_scale_at, scale_zero_of), x_a8 (x_words, x_scale, met), sum_bytes (sum_bytes)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
-// 32 columns (pieces_a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
-// (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in dot_int2.wgsl.
+// 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
+// (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
 //
 // Bits 2 to 5 of a byte are multiplied where they stand, as 4 and 16 times the weight: two shifts fewer a word. A piece
 // counts in sixteenths, so its scale of activations is a sixteenth.

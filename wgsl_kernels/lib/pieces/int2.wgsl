@@ -1,6 +1,6 @@
 // provides: PIECE, Words, EVEN_PLACES, ODD_PLACES, piece_sum
 // needs: quant_pieces (Piece), columns/float_32 (Columns), block_scale (scale_zero_of), magic (masked)
-// INT2 weights times float activations, 32 columns (8 bytes of a row) at a time; conversion as in magic.wgsl.
+// INT2 weights times float activations, 32 columns (8 bytes of a row) at a time; conversion as in lib/magic.
 const PIECE: u32 = 32u;
 alias Words = vec2<u32>;
 const LOW = vec4<u32>(0x3u, 0xcu, 0x30u, 0xc0u);

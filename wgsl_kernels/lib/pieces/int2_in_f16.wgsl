@@ -1,6 +1,6 @@
 // provides: PIECE, Words, arranged, piece_sum
 // needs: columns/half_32 (Octets, Arranged, Columns), halves (halves_of, HALF_BITS, from_sums), quant_pieces (Piece)
-// INT2 weights times f16 activations, 32 columns (8 bytes of a row) at a time; conversion as in halves.wgsl.
+// INT2 weights times f16 activations, 32 columns (8 bytes of a row) at a time; conversion as in lib/halves.
 const PIECE: u32 = 32u;
 alias Words = vec2<u32>;
 

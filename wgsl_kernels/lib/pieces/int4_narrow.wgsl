@@ -1,8 +1,8 @@
 // provides: Words, piece_sum
 // needs: quant_pieces (Piece), columns/float_16 (Columns), block_scale (scale_zero_of), nibbles (with_word)
 // INT4 weights times float activations, 16 columns (8 bytes of a row), where PIECE is 16: threads side by side then read
-// activations that lie half as far apart as with pieces_int4.wgsl. Where these are f32 that counts for more than loads of
-// 16 bytes: 18 to 20% (H100); a CPU loses as much.
+// activations that lie half as far apart as in int4.wgsl. Where these are f32 that counts for more than loads of 16
+// bytes: 18 to 20% (H100); a CPU loses as much.
 alias Words = vec2<u32>;
 
 fn piece_sum(p: Piece, c: Columns) -> f32 {

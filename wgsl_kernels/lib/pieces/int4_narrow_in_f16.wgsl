@@ -1,7 +1,7 @@
 // provides: Words, arranged, piece_sum
 // needs: columns/half_16 (Octets, Arranged, Columns), nibble_halves (low_columns, high_columns, with_word),
 //   quant_pieces (Piece), halves (from_sums)
-// As halves_int4.wgsl, 16 columns (8 bytes of a row), where PIECE is 16.
+// As int4_in_f16.wgsl, 16 columns (8 bytes of a row), where PIECE is 16.
 alias Words = vec2<u32>;
 
 fn arranged(o: Octets) -> Arranged {

@@ -1,6 +1,6 @@
 // provides: PIECE, Words, EVEN_PLACES, ODD_PLACES, piece_sum
 // needs: magic (MAGIC_BITS, MAGIC), quant_pieces (Piece), columns/float_16 (Columns), block_scale (scale_zero_of)
-// INT8 weights times float activations, 16 columns (16 bytes of a row) at a time; conversion as in magic.wgsl.
+// INT8 weights times float activations, 16 columns (16 bytes of a row) at a time; conversion as in lib/magic.
 const PIECE: u32 = 16u;
 alias Words = vec4<u32>;
 const EVEN_PLACES = vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625);  // 2^0, 2^-8

@@ -1,6 +1,6 @@
 // provides: PIECE, Words, arranged, piece_sum
 // needs: columns/half_16 (Octets, Arranged, Columns), halves (halves_of, from_sums), quant_pieces (Piece)
-// INT8 weights times f16 activations, 16 columns (16 bytes of a row) at a time; conversion as in halves.wgsl.
+// INT8 weights times f16 activations, 16 columns (16 bytes of a row) at a time; conversion as in lib/halves.
 const PIECE: u32 = 16u;
 alias Words = vec4<u32>;
 

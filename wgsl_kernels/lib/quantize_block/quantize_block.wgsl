@@ -1,6 +1,6 @@
 // provides: quantized_block
 // needs: to_bytes (scale_for, largest_of, to_bytes, inverse_of)
-// 32 activations to INT8 (lib/to_bytes.wgsl). Of each 4 * stride columns, word j holds columns j, j + stride,
+// 32 activations to INT8 (lib/to_bytes). Of each 4 * stride columns, word j holds columns j, j + stride,
 // j + 2 * stride, j + 3 * stride: the order that a weight format unpacks to.
 struct QuantizedBlock { a: vec4<u32>, b: vec4<u32>, scale: f32 }
 

@@ -1,6 +1,6 @@
 // provides: TEAM, SUMS, within, team_sums
-// needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum), caller
-//   (weight_row)
+// needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum),
+//   caller (weight_row)
 // The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
 // with one token's activations; `meet` and `sum_of` add up what the threads of a team have.
 //
