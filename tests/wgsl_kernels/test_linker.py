@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ DECLARATION = re.compile(r"\b(?:fn|struct|alias|const|var(?:<[^>]*>)?)\s+([A-Za-
 NAME = re.compile(r"(?<![.\w])[A-Za-z_]\w*")
 
 
+@functools.cache
 def said(name: str):
     return parse(PATHS[name].read_text("utf-8"), name)
 
@@ -47,11 +49,13 @@ def layers(text: str) -> tuple[str, str]:
     return found[0], found[1]
 
 
+@functools.cache
 def declared(name: str) -> set[str]:
     """Functions, types, constants and variables of a module that a file declares."""
     return set(DECLARATION.findall(layers(code(PATHS[name]))[0]))
 
 
+@functools.cache
 def used(name: str) -> set[str]:
     """Names that a file takes from elsewhere: WGSL's own, the header's, and those of other files."""
     text = code(PATHS[name])
@@ -92,6 +96,37 @@ def offered_by(needed: str, seen: frozenset[str] = frozenset()) -> set[str]:
     return set.intersection(*(offered(file, seen) for file in files))
 
 
+def names_of(name: str) -> set[str]:
+    """What a library file's users call it; nothing of a kernel's own file."""
+    file = name.removeprefix("lib/")
+    return {file, file.partition("/")[0]} if file != name else set()
+
+
+@functools.cache
+def users(name: str) -> set[str]:
+    """A file and those that need it or its interface, directly or not."""
+    found, todo = {name}, [name]
+    while todo:
+        names = names_of(todo.pop())
+        more = {each for each in PATHS if names & set(said(each).needs or {})} - found
+        found |= more
+        todo += more
+    return found
+
+
+def wanted(file: str) -> set[str]:
+    """Names that others need of a library file: of its interface, of one that hands them on, or of their caller."""
+    found = set()
+    for user in users(f"lib/{file}"):
+        for name in PATHS:
+            needs = said(name).needs or {}
+            found |= {each for of in names_of(user) & set(needs) for each in needs[of]}
+        for needed in said(user).needs or {}:
+            for each in (needed,) if "/" in needed else interfaces().get(needed, ()):
+                found |= set((source(each).needs or {}).get(CALLER, ()))
+    return found
+
+
 @every_file
 def test_what_a_file_needs_is_provided_by_every_implementation(name):
     for needed, names in (said(name).needs or {}).items():
@@ -117,8 +152,7 @@ def test_a_library_file_says_what_it_provides_and_then_what_it_is(file):
     assert len(provides) == len(set(provides)) and set(provides) <= declared(f"lib/{file}")
     sentence = re.match(r"(?:// [^\n]*\n(?://\n)?)+", source(file).text)
     assert sentence and sentence[0].endswith((".\n", ":\n")), source(file).text[:80]
-    wanted = {each for name in PATHS for names in (said(name).needs or {}).values() for each in names}
-    assert set(provides) <= wanted, "nobody needs it"
+    assert set(provides) <= wanted(file), "nobody needs it"
 
 
 def test_every_library_file_is_linked_for_some_case():
@@ -131,6 +165,21 @@ def test_every_library_file_is_linked_for_some_case():
                 continue
             used |= set(link(variant.body(), variant.file, variant.library(case.context(adapter))))
     assert used == set(FILES)
+
+
+def test_files_that_comments_and_pages_name_exist():
+    pages = [
+        FOLDER.parent / "README.md",
+        FOLDER.parent / "CONTRIBUTING.md",
+        *(FOLDER.parent / "docs").glob("*.md"),
+    ]
+    files = {path.name for path in PATHS.values()}
+    for path in [*PATHS.values(), *FOLDER.rglob("*.py"), *pages]:
+        text = path.read_text("utf-8")
+        for name in re.findall(r"(?<![\w/.])([a-z_0-9]+\.wgsl)\b", text):
+            assert name in files, f"{path} names {name}"
+        for name in re.findall(r"(?<![\w/])(?:wgsl_kernels/)?(lib/[a-z_0-9]+(?:/[a-z_0-9]+\.wgsl)?)", text):
+            assert (FOLDER / name).exists(), f"{path} names {name}"
 
 
 def test_files_stand_after_those_that_they_need():

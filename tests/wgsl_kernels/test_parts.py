@@ -88,7 +88,7 @@ def test_inputs_come_from_the_seed(name):
         (
             "linear[int2, a8]",
             {"tile_tokens": 32},
-            "128 threads are fewer than the 32 tokens and 128 rows that they bring",
+            "128 threads are fewer than the 32 tokens and 128 rows that they load",
         ),
     ],
 )

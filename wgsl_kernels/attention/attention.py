@@ -17,7 +17,7 @@ from ..layout import KV8
 from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
-from ..reduce import eight_lanes_only, lanes_within, reduction, too_many_turns
+from ..reduce import eight_lanes_only, lanes_within, reduction, too_many_iterations
 from ..tiles import beyond_a_workgroup
 from .rope import STATE, make_state
 
@@ -112,7 +112,7 @@ def _prefer(context: Context) -> tuple[str, str]:
 THREADS = (64, 8, 16, 32, 128)
 
 
-def _turns(context: Context, threads: int) -> float:
+def _iterations(context: Context, threads: int) -> float:
     """Of each tile of positions: pieces of a key, and of values those that a thread owns, every few positions."""
     pieces = context["head_dim"] / 4
     share = min(pieces, threads)
@@ -127,7 +127,7 @@ def _refuse(context: Context) -> str | None:
         scores = 8 * threads * context["positions_per_thread"]  # of a tile, and as much for its reduction
         if reason := beyond_a_workgroup(threads, 16 * quads * (1 + at_once) + scores):
             return reason
-    return too_many_turns(_turns)(context)
+    return too_many_iterations(_iterations)(context)
 
 
 def _variants(cache: str) -> dict[str, Variant]:
@@ -137,7 +137,7 @@ def _variants(cache: str) -> dict[str, Variant]:
             "attention/attention",
             grid=lambda c: (c["width"] // c["head_dim"], c["tokens"], 1),
             tunables={"workgroup": THREADS, "positions_per_thread": (1, 2, 4)},
-            defaults=lanes_within(_turns, THREADS),
+            defaults=lanes_within(_iterations, THREADS),
             refuse=_refuse,
             library=lambda c: (cache, *bounds_library(c), reduction(c)),
             why="any number of tokens: a workgroup a token and head",

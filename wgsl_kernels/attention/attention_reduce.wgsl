@@ -1,4 +1,4 @@
-// Puts the splits of `attention_split` together (lib/attention_parts.wgsl). A workgroup takes one head of one token.
+// Puts the splits of `attention_split` together (lib/attention_parts). A workgroup takes one head of one token.
 // needs: attention_parts (THREADS, reduce_parts, QUADS, lane_sums)
 @group(0) @binding(0) var<storage, read> sums: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2<f32>>;

@@ -8,8 +8,8 @@
 //
 // Four queries are the components of a vector and every index in the loop is a constant: drivers keep what they cannot
 // unroll in memory, which made this kernel half as fast (H200).
-// needs: state (State), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), first_seen (first_seen), scores
-//   (capped4)
+// needs: state (State), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), first_seen (first_seen),
+//   scores (capped4)
 @group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
 @group(0) @binding(2) var<uniform> state: State;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;   // [token][head][split][quad]

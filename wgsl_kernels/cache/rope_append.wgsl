@@ -1,7 +1,7 @@
 // Queries, keys and values of a token side by side, as a product of stacked matrices leaves them: queries and keys turn,
 // keys and values go where a library file takes them. A workgroup takes one head of one token.
-// needs: state (State), head_norms (norm_factor, norm_at), head_pairs (HALF, first_dim, dims_apart, turned), bias
-//   (bias_at), append (append), finish (finish)
+// needs: state (State), head_norms (norm_factor, norm_at), head_pairs (HALF, first_dim, dims_apart, turned),
+//   bias (bias_at), append (append), finish (finish)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;  // [token][queries, keys, values]
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: State;

@@ -3,7 +3,7 @@
     gate_up       linear (gate), linear (up), silu_mul
     gate_up_gelu  linear (gate), linear (up), gelu_mul
 
-The tiles are those of `linear` over rows of gate and up by turns: a thread has both sums of a unit in its registers,
+The tiles are those of `linear` over rows of gate and up alternately: a thread has both sums of a unit in its registers,
 each added up as `linear` does. Weights are stacked as in `norm_gate_up`, which serves few tokens.
 """
 

@@ -73,7 +73,7 @@ def _refuse_tile(context: Context) -> str | None:
     tokens, rows = context["tile_tokens"], context["tile_rows"]
     threads = tokens // 4 * (rows // context["rows_per_thread"])
     if tokens + rows > threads:
-        return f"{threads} threads are fewer than the {tokens} tokens and {rows} rows that they bring"
+        return f"{threads} threads are fewer than the {tokens} tokens and {rows} rows that they load"
     return beyond_a_workgroup(threads, 40 * (tokens + rows))
 
 

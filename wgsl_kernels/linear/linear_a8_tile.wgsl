@@ -1,7 +1,7 @@
 // y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) with both operands integers, for many tokens: tiles of
 // TILE_TOKENS tokens by TILE_ROWS rows.
 //
-// 32 columns at a time, a thread for each row brings the weights to workgroup memory, unpacked to bytes on the way, and
+// 32 columns at a time, a thread for each row loads the weights into workgroup memory, unpacked to bytes on the way, and
 // one for each token the activations; their next loads are in flight while all threads multiply. A thread keeps 4
 // tokens by ROWS_PER_THREAD rows: with 8 rows, 24 reads of 16 bytes serve 256 integer dot products of four. Sums become
 // floats without a conversion (see `to_float`).

@@ -1,9 +1,9 @@
 // y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for 2 to 16 tokens: a team of threads computes ROWS_PER_TEAM
 // rows of up to BATCH tokens.
 //
-// As for one token, but a piece of a row, loaded once, meets the activations of every token of the batch: weights are
+// As for one token, but a piece of a row, loaded once, is multiplied with the activations of every token of the batch: weights are
 // read once a batch instead of once a token. The sums of all tokens stay in registers, which limits the batch.
-// needs: pieces (PIECES, Piece, piece_at, prepared, activations_at, piece_sum), add_up (meet, sum_of),
+// needs: pieces (PIECES, Piece, piece_at, prepared, activations_at, piece_sum), add_up (add_up, sum_of),
 //   residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
@@ -28,7 +28,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       }
     }
   }
-  meet(sums, thread);
+  add_up(sums, thread);
   for (var i = thread; i < TEAMS * SUMS; i += WORKGROUP) {
     let team = i / SUMS;
     let token = first_token + i % SUMS / ROWS_PER_TEAM;

@@ -3,7 +3,7 @@
 //
 // Every weight byte is read once. Starting a workgroup costs a GPU about 0.6 ns however small it is (3584 of them 4 us
 // before any has done its work, H200), so small teams share one.
-// needs: team_sums (within, team_sums, TEAM), add_up (meet, sum_of), residual (with_residual), bias (bias_at)
+// needs: team_sums (within, team_sums, TEAM), add_up (add_up, sum_of), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
@@ -12,7 +12,7 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS 
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
-  meet(team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
+  add_up(team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
   for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
     let row = group_first + i;
     if (row < ROWS) {

@@ -1,8 +1,8 @@
 // y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) for many tokens: tiles of TILE_TOKENS tokens by TILE_ROWS rows.
 //
-// All threads bring TILE_COLUMNS columns of both operands to workgroup memory, weights dequantized on the way, and each
+// All threads load TILE_COLUMNS columns of both operands into workgroup memory, weights dequantized on the way, and each
 // keeps TOKENS_PER_THREAD tokens by ROWS_PER_THREAD rows in registers: with 8 by 4, 12 reads from workgroup memory serve
-// 32 multiply-adds. Loops that bring have constant bounds, and load all before they store anything.
+// 32 multiply-adds. Loops that load have constant bounds, and load all before they store anything.
 // needs: octet (Octet), x (x4), tile_rows (weight_row, store_two), scale_offset (scale_offset), weights (load_octet)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 

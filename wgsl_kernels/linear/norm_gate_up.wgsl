@@ -1,6 +1,6 @@
 // y[t, u] = activate(g) * v, with g = sum_k rms_norm(x)[t, k] * w[u, k] and v the same of row WIDTH + u: norm, gate, up and
 // their product in one dispatch for few tokens. A team computes the gate and up rows of ROWS_PER_TEAM / 2 units.
-// needs: team_sums (within, team_sums, TEAM), stage (bring), add_up (meet, sum_of), norm_sum (norm_factor),
+// needs: team_sums (within, team_sums, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor),
 //   activate (activate)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
@@ -11,8 +11,8 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, 
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
-  bring(token, thread);
-  meet(team_sums(token, group_first + thread / TEAM * UNITS, thread), thread);
+  stage(token, thread);
+  add_up(team_sums(token, group_first + thread / TEAM * UNITS, thread), thread);
   for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
     let unit = group_first + i;
     let team = i / UNITS;

@@ -2,8 +2,8 @@
 // (lib/x_a8/row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
-// needs: team_sums (within, team_sums, TEAM), stage (bring), norm_sum (start_sum, norm_factor), add_up (meet, sum_of),
-//   activate (activate), quantize_block (quantized_block)
+// needs: team_sums (within, team_sums, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
+//   add_up (add_up, sum_of), activate (activate), quantize_block (quantized_block)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
 
@@ -18,11 +18,11 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, 
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * GROUP_UNITS;
-  bring(token, thread);
+  stage(token, thread);
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_sum();
-    meet(team_sums(token, first + thread / TEAM * UNITS, thread), thread);
+    add_up(team_sums(token, first + thread / TEAM * UNITS, thread), thread);
     for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
       let team = i / UNITS;
       let factor = norm_factor(team);

@@ -69,7 +69,7 @@ def row_fits(columns: int) -> bool:
 
 
 def _sum_bytes(context: Context) -> int:
-    """Of the sums that teams meet in, in workgroup memory, and of 64 products."""
+    """Of the workgroup memory in which sums are added up over teams, and of 64 products."""
     threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
     return 256 + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)

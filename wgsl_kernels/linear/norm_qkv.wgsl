@@ -1,8 +1,8 @@
 // Norm, q/k/v projections, rotary embedding and, by a library file, the append to the cache in one dispatch for few
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
-// of a head (lib/head_pairs.wgsl).
-// needs: state (State), team_sums (within, team_sums, TEAM), head_pairs (HALF, first_dim, dims_apart, turned), stage
-//   (bring), add_up (meet, sum_of), norm_sum (norm_factor), append (append)
+// of a head (lib/head_pairs).
+// needs: state (State), team_sums (within, team_sums, TEAM), head_pairs (HALF, first_dim, dims_apart, turned),
+//   stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor), append (append)
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: State;
 
@@ -17,8 +17,8 @@ fn weight_row(first: u32, i: u32) -> u32 {
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * PAIRS;
-  bring(token, thread);
-  meet(team_sums(token, group_first + thread / TEAM * PAIRS, thread), thread);
+  stage(token, thread);
+  add_up(team_sums(token, group_first + thread / TEAM * PAIRS, thread), thread);
   for (var i = thread; i < TEAMS * PAIRS; i += WORKGROUP) {
     let pair = group_first + i;
     let team = i / PAIRS;

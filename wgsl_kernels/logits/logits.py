@@ -6,7 +6,7 @@ import torch
 
 from ..numerics import EPS32, by_rows, random_tensor
 from ..pair import Cost, Port, Variant, kernel
-from ..reduce import lanes_within, reduction, too_many_turns
+from ..reduce import lanes_within, reduction, too_many_iterations
 
 ROWS = ("tokens", "width")
 
@@ -14,7 +14,7 @@ ROWS = ("tokens", "width")
 def row_variant(file: str, *, passes: int = 2) -> dict[str, Variant]:
     """A workgroup takes one row. passes: how often it goes over a row."""
 
-    def turns(context, threads: int) -> float:
+    def iterations(context, threads: int) -> float:
         return 1.05 * passes * context["width"] / threads
 
     allowed = (128, 8, 16, 32, 64, 256)
@@ -23,8 +23,8 @@ def row_variant(file: str, *, passes: int = 2) -> dict[str, Variant]:
             file,
             grid=lambda c: (c["tokens"], 1, 1),
             tunables={"workgroup": allowed},
-            defaults=lanes_within(turns, allowed),
-            refuse=too_many_turns(turns),
+            defaults=lanes_within(iterations, allowed),
+            refuse=too_many_iterations(iterations),
             library=lambda c: (reduction(c),),
         )
     }

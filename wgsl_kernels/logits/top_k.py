@@ -19,7 +19,7 @@ from ..judge import doubles
 from ..makers import handing_on
 from ..numerics import random_tensor
 from ..pair import Cost, Kernel, Port, Variant, ceil_div, kernel, register
-from ..reduce import lanes_within, reduction, too_many_turns
+from ..reduce import lanes_within, reduction, too_many_iterations
 from .norm_argmax import (
     GROUPS,
     NORM_ARGMAX,
@@ -49,14 +49,14 @@ def _held(context, threads: int) -> int:
     return ceil_div(context["groups"], threads)
 
 
-def _turns(context, threads: int) -> float:
+def _iterations(context, threads: int) -> float:
     """Once over the numbers, and each round over the groups held."""
     return _held(context, threads) * (context["group"] + context["k"] + 1) + 2 * context["k"]
 
 
 def _defaults(context) -> dict[str, int]:
-    """One subgroup on a software adapter, unless its threads would hold too many groups, or turn too often."""
-    found = lanes_within(_turns, THREADS)(context)
+    """One subgroup on a software adapter, unless its threads would hold too many groups, or loop too often."""
+    found = lanes_within(_iterations, THREADS)(context)
     held = _held(context, found.get("workgroup", THREADS[0])) * HELD_BYTES
     return found if held <= PRIVATE_BYTES else {}
 
@@ -67,7 +67,7 @@ def _refuse(context) -> str | None:
     held = _held(context, context["workgroup"]) * HELD_BYTES
     if held > PRIVATE_BYTES:
         return f"a thread would hold {held} bytes, more than {PRIVATE_BYTES}"
-    return too_many_turns(_turns)(context)
+    return too_many_iterations(_iterations)(context)
 
 
 def _variant(groups: str) -> dict[str, Variant]:

@@ -14,7 +14,7 @@ const HELD: u32 = (GROUPS + WORKGROUP - 1u) / WORKGROUP;
 struct Place { value: f32, index: u32 }
 var<private> held: array<Place, HELD>;
 
-// The largest of what the threads bring, the first of equals.
+// The largest of what the threads have, the first of equals.
 fn best_of_all(mine: Place, thread: u32) -> Place {
   let most = workgroup_max(mine.value, thread);
   let first = workgroup_max(select(-f32(NOWHERE), -f32(mine.index), mine.value == most), thread);

@@ -1,10 +1,10 @@
-// provides: meet, sum_of
+// provides: add_up, sum_of
 // needs: reduce (workgroup_sum4), caller (SUMS)
 // Sums over a workgroup, four at a time by `workgroup_sum4`.
 const FOURS: u32 = (SUMS + 3u) / 4u;
 var<private> all_sums: array<vec4<f32>, FOURS>;
 
-fn meet(sums: array<f32, SUMS>, thread: u32) {
+fn add_up(sums: array<f32, SUMS>, thread: u32) {
   const LAST: u32 = SUMS - 1u;
   for (var f = 0u; f < FOURS; f++) {
     let i = f * 4u;

@@ -1,4 +1,4 @@
-// provides: meet, sum_of
+// provides: add_up, sum_of
 // needs: caller (TEAM, SUMS)
 // Sums over teams of whole subgroups, with one barrier. Subgroups are consecutive threads: WGSL does not promise it, but
 // it is so on the adapters whose subgroup size counts as known (workbench/runtime/device.py).
@@ -21,7 +21,7 @@ fn sum_of_four(v: vec4<f32>, lane: u32) -> f32 {
   return sum;
 }
 
-fn meet(sums: array<f32, SUMS>, thread: u32) {
+fn add_up(sums: array<f32, SUMS>, thread: u32) {
   let subgroup = thread / SUBGROUP_SIZE;
   let lane = thread % SUBGROUP_SIZE;
   let first = subgroup / TEAM_SUBGROUPS * SUMS;

@@ -1,5 +1,5 @@
 // provides: RUN, in_bin, of_bins
-// Sums of many numbers >= 0 in f32: by size in four sums, each of which its own numbers meet in short runs (`RUN` of a
+// Sums of many numbers >= 0 in f32: by size in four sums, to each of which its own numbers are added in short runs (`RUN` of a
 // thread). In one sum what is smaller than half a unit of it is lost, which over a vocabulary makes a logarithm too small
 // by 1e-5, always to one side. Nothing here rests on the order in which a compiler adds.
 const RUN: u32 = 64u;

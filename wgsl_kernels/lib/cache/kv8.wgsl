@@ -1,6 +1,6 @@
 // provides: PIECE, PIECES, PLACES, Raw, Piece, raw_at, piece_of, quad_at, scale_at
 // The key/value cache in INT8. A row is a position of one head, with one scale; a piece of it is what one load takes:
-// 16 bytes, four quads of dimensions. Bytes become floats as in magic.wgsl, without a conversion: PLACES is what the
+// 16 bytes, four quads of dimensions. Bytes become floats as in lib/magic, without a conversion: PLACES is what the
 // components of `piece_of` are too large by, to be multiplied into queries, and into sums of values at the end.
 @group(0) @binding(1) var<storage, read> kv: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read> kv_scales: array<f32>;

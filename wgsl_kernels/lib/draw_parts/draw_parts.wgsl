@@ -1,7 +1,7 @@
 // provides: best_of_parts, part_start, shift_of, search_on
 // needs: draw_bins (BIN_WORDS, bins, is_on, sum_sixteens, nucleus, find_digit), draw (add),
 //   caller (best, bins_before, cut)
-// A search for thresholds whose digits are taken in turn by several dispatches, each over all parts of a row: what the one
+// A search for thresholds whose digits are found one after another by several dispatches, each over all parts of a row: what the one
 // before has left of each part (`bins_before`, `cut`) is put together again by every workgroup. What includes this binds
 // these, and `best` (a key a part).
 struct Cut { prefix: u32, wanted: vec2<u32>, lowest: u32, round: u32 }

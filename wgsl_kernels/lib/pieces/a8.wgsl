@@ -1,6 +1,6 @@
-// provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
 // needs: packed (Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
-//   x_a8 (x_words, x_scale, met), sum_bytes (sum_bytes)
+//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.
 const PIECE: u32 = 32u;
 const PIECES: u32 = X_GROUPS;
@@ -12,7 +12,7 @@ fn activations_at(token: u32, piece: u32) -> Activations {
   return Activations(x_words(token, piece * 2u), x_words(token, piece * 2u + 1u), x_scale(token, piece));
 }
 fn prepared(v: Activations, piece: u32) -> Columns {
-  met(piece);
+  add_squares(piece);
   return Columns(v.a, v.b, v.scale, f32(sum_bytes(v.a) + sum_bytes(v.b)));
 }
 fn piece_at(row: u32, piece: u32) -> Piece {

@@ -1,5 +1,6 @@
-// provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
-// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), x_a8 (x_words, x_scale, met), sum_bytes (sum_bytes)
+// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
+// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), x_a8 (x_words, x_scale, add_squares),
+//   sum_bytes (sum_bytes)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
 // 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
@@ -21,8 +22,8 @@ fn activations_at(token: u32, piece: u32) -> Activations {
     vec2<f32>(x_scale(token, piece * 2u), x_scale(token, piece * 2u + 1u)));
 }
 fn prepared(a: Activations, piece: u32) -> Columns {
-  met(piece * 2u);
-  met(piece * 2u + 1u);
+  add_squares(piece * 2u);
+  add_squares(piece * 2u + 1u);
   let sums = vec2<f32>(f32(sum_bytes(a.v[0]) + sum_bytes(a.v[1])), f32(sum_bytes(a.v[2]) + sum_bytes(a.v[3])));
   return Columns(a.v, a.scale * 0.0625, dot(a.scale, sums));
 }

@@ -1,4 +1,4 @@
-// provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
 // needs: x (x4), weigh (weigh)
 // bf16 weights (the upper half of an f32) times float activations, 8 columns (16 bytes of a row) at a time.
 const PIECE: u32 = 8u;

@@ -1,4 +1,4 @@
-// provides: PIECE, PIECES, Piece, Columns, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
 // needs: x (x4), weigh (weigh)
 // f16 weights times float activations, 8 columns (16 bytes of a row) at a time. Needs no f16 feature.
 const PIECE: u32 = 8u;

@@ -1,4 +1,4 @@
-// provides: take_turns
-// needs: caller (take)
+// provides: run_passes
+// needs: caller (compute_pass)
 // A workgroup computes all GROUP rows of its group at once.
-fn take_turns(token: u32, first: u32, thread: u32) { take(token, first, thread); }
+fn run_passes(token: u32, first: u32, thread: u32) { compute_pass(token, first, thread); }

@@ -1,7 +1,7 @@
-// provides: bring
+// provides: stage
 // needs: x (x4), norm_sum (norm), quantize_block (quantized_block), x_a8/row (row_words, row_facts, X_GROUPS)
 // A thread quantizes a block of 32 columns: for any device.
-fn bring(token: u32, thread: u32) {
+fn stage(token: u32, thread: u32) {
   for (var group = thread; group < X_GROUPS; group += WORKGROUP) {
     var v: array<vec4<f32>, 8>;
     var sum = 0.0;

@@ -1,3 +1,3 @@
-// provides: bring
+// provides: stage
 // Activations are read where they are used; nothing goes into workgroup memory before.
-fn bring(token: u32, thread: u32) {}
+fn stage(token: u32, thread: u32) {}

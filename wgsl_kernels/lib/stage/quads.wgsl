@@ -1,4 +1,4 @@
-// provides: QUADS, bring
+// provides: stage
 // needs: x (x4), norm_sum (norm), to_bytes (largest_of, scale_for, to_word, to_bytes, inverse_of),
 //   x_a8/row (row_words, row_facts, X_GROUPS)
 // Eight lanes quantize a block of 32 columns, four each: loads side by side, and an eighth of the work in a row.
@@ -24,7 +24,7 @@ fn in_stride(word: u32, lane: u32) -> u32 {
   return select(mine | (theirs << 16u), theirs | (mine << 16u), upper);
 }
 
-fn bring(token: u32, thread: u32) {
+fn stage(token: u32, thread: u32) {
   for (var first = 0u; first < QUADS; first += WORKGROUP) {
     let quad = first + thread;
     let column = quad * 4u;

@@ -2,7 +2,7 @@
 // needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum),
 //   caller (weight_row)
 // The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
-// with one token's activations; `meet` and `sum_of` add up what the threads of a team have.
+// with one token's activations; `add_up` and `sum_of` add up what the threads of a team have.
 //
 // Neighbouring threads read neighbouring pieces of a row; a piece of activations, loaded once, serves all rows of the
 // team. The number of steps is a constant, and a step loads all it needs before it computes anything: drivers keep this

@@ -1,4 +1,4 @@
-// provides: x, x1, x4
+// provides: x1, x4
 // Activations read one at a time, for any COLUMNS; what lies beyond a row reads as 0.
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 fn x1(token: u32, column: u32) -> f32 {

@@ -1,4 +1,4 @@
-// provides: x, x8, Octet, octet_of, sum_octet
+// provides: x8, Octet, octet_of, sum_octet
 // needs: halves (halves_of)
 // f16 activations read eight at a time; COLUMNS is a multiple of 8; what lies beyond a row reads as 0, which can happen
 // only where COLUMNS is no whole number of groups of 32: no caller goes beyond those.
