@@ -208,7 +208,7 @@ def _numbers(kept: np.ndarray, quants: tuple[int, int] | None) -> np.ndarray:
         return kept
     import torch
 
-    from wgsl_kernels.quantize_activations import unpack_activations
+    from wgsl_kernels.quantized.quantize_activations import unpack_activations
 
     return unpack_activations(torch.from_numpy(kept.view(np.int32)), quants[1]).numpy()
 

@@ -168,7 +168,7 @@ class TopLogits:
             together = np.log(t) - np.log(u)
             rest = np.where(t > 0, t * together, 0.0) - t + u
             d = log_p - log_q[:, :k]
-            # as in wgsl_kernels/divergence.wgsl: of terms >= 0, so that rounding of normalisers hardly matters
+            # as in wgsl_kernels/logits/divergence.wgsl: of terms >= 0, so that rounding of normalisers hardly matters
             bound = _weighted(np.exp(log_p), d + np.expm1(-d)).sum(1) + rest
             e = log_tail_p - log_q[:, k:] - together[:, None]
             share = 1 / (1 + bound[:, None])

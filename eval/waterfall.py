@@ -216,7 +216,7 @@ def round_inputs(x: np.ndarray, activations: str, format: WeightFormat) -> np.nd
         return x
     if activations == "f16":
         return x.astype(np.float16).astype(np.float32)
-    from wgsl_kernels.linear_a8 import dequantize_activations
+    from wgsl_kernels.linear.linear_a8 import dequantize_activations
 
     words, scales = _int8(x, format)
     return dequantize_activations(format.dtype, words, scales, x.shape[1]).numpy()
@@ -251,7 +251,7 @@ def _int8(x: np.ndarray, format: WeightFormat) -> tuple[Any, Any]:
     import torch
 
     from wgsl_kernels.layout import INT8_BLOCK, INT8_STRIDES
-    from wgsl_kernels.quantize_activations import quantize_activations
+    from wgsl_kernels.quantized.quantize_activations import quantize_activations
 
     return quantize_activations.reference(
         torch.from_numpy(np.array(x, np.float32)), block=INT8_BLOCK, stride=INT8_STRIDES[format.dtype]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from .attention_split import SPLIT_ATTENTION
+from .attention.attention_split import SPLIT_ATTENTION
+from .cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .composition import Rule
-from .gate_up import gate_up, gate_up_gelu
-from .head_norm import head_norm_rope
-from .linear import LINEAR_SUM
-from .norm_argmax import ARGMAX
-from .norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
-from .norm_linear_a8 import (
+from .linear.gate_up import gate_up, gate_up_gelu
+from .linear.linear import LINEAR_SUM
+from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from .linear.norm_linear_a8 import (
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
     reduce_in_int8,
 )
-from .norm_qkv_rows import QKV_ROWS
-from .rope_append import STACKED_QKV, STACKED_QKV_NORM
-from .rows import ONLY_ROW
-from .sample import SAMPLE_IN_PARTS
-from .top_k import TOP_K
+from .linear.norm_qkv_rows import QKV_ROWS
+from .logits.norm_argmax import ARGMAX
+from .logits.top_k import TOP_K
+from .norm.head_norm import head_norm_rope
+from .sampling.sample import SAMPLE_IN_PARTS
+from .tokens.rows import ONLY_ROW
 
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,

@@ -1,7 +1,8 @@
 """Writes the header that turns a variant's plain WGSL into a complete module for one context and one compiler.
 
-Order: `enable` directives, an alias `<port>_type` for each float port, a constant for each size, the library
-functions, then the body exactly as it stands in its file. `Module.body_line` maps line numbers back to that file.
+Order: `enable` directives, an alias `<port>_type` for each float port, a constant for each size, the files of
+lib/ that it needs (`linker`), then the body exactly as it stands in its file. `Module.body_line` maps line numbers
+back to that file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from .pair import FOLDER, Context, Kernel, Variant
+from .linker import link, source
+from .pair import Context, Kernel, Variant
 
 #: Naga (wgpu) enables subgroup operations by a device feature and rejects the directive; Tint requires it.
 DIALECTS = ("naga", "tint")
@@ -50,8 +52,9 @@ def write_module(kernel: Kernel, variant: Variant, context: Context, dialect: st
     """The complete source of `variant` in `context` for a compiler (`"naga"` or `"tint"`)."""
     if dialect not in DIALECTS:
         raise ValueError(f"dialect is one of {DIALECTS}, not {dialect!r}")
-    library = [(FOLDER / "lib" / f"{name}.wgsl").read_text("utf-8") for name in variant.library(context)]
     body = variant.body()
+    files = link(body, variant.file or kernel.name, variant.library(context))
+    library = [f"// lib/{name}.wgsl\n{source(name).text}" for name in files]
     values = {name: kernel.params.get(name, type(v))(v) for name, v in context.sizes.items()}
     if context.adapter.subgroup_size:
         values["subgroup_size"] = context.adapter.subgroup_size

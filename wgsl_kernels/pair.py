@@ -90,10 +90,10 @@ class Context:
 class Variant:
     """One WGSL source of a kernel.
 
-    file: stem of the `.wgsl` file. tunables: name -> allowed values, the default first. grid: workgroups for a
-    context. library: names of `lib/` files that the header puts in front, for a context. refuse: says why the
-    variant cannot run in a context, or None. defaults: tunables that suit an adapter better than the first values.
-    tolerance: as the kernel's, of a variant that computes with less precision. why: when it wins, one line.
+    file: of the `.wgsl`, as in "norm/rms_norm". tunables: name -> allowed values, the default first. grid: workgroups
+    for a context. library: the implementations that a context decides, of what the WGSL needs (`linker`). refuse: says
+    why the variant cannot run in a context, or None. defaults: tunables that suit an adapter better than the first
+    values. tolerance: as the kernel's, of a variant that computes with less precision. why: when it wins, one line.
     """
 
     file: str

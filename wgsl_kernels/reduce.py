@@ -11,20 +11,20 @@ def reduction(context: Context) -> str:
     """The library file for sums and maxima over a workgroup of `workgroup` threads."""
     adapter = context.adapter
     if not adapter.subgroups:
-        return "reduce_tree"
+        return "reduce/tree"
     if adapter.subgroup_size == context["workgroup"]:
-        return "reduce_one_subgroup"
-    return "reduce_subgroups"
+        return "reduce/one_subgroup"
+    return "reduce/subgroups"
 
 
 def team_reduction(context: Context) -> tuple[str, ...]:
-    """The library files for `meet` and `sum_of`: several sums over teams of threads."""
+    """The library files for `add_up` and `sum_of`: several sums over teams of threads."""
     adapter = context.adapter
     if not (adapter.subgroups and adapter.subgroup_size):
-        return reduction(context), "sums_by_fours"
+        return reduction(context), "add_up/by_fours"
     if context["teams"] == 1 and context["workgroup"] <= adapter.subgroup_size:
-        return ("sums_one_subgroup",)
-    return ("sums_subgroups",)
+        return ("add_up/one_subgroup",)
+    return ("add_up/subgroups",)
 
 
 def whole_subgroups(context: Context) -> str | None:
@@ -49,13 +49,13 @@ def lanes_default(context: Context) -> dict[str, int]:
     return {}
 
 
-#: Mesa's software adapter ends the loops of an invocation, all together, after 65,535 turns, and says nothing.
-MOST_TURNS = 60_000
-#: Turns of the loops of one invocation, for a context and a workgroup's threads.
-Turns = Callable[[Context, int], float]
+#: Mesa's software adapter ends the loops of an invocation, all together, after 65,535 iterations, and says nothing.
+MOST_ITERATIONS = 60_000
+#: Iterations of the loops of one invocation, for a context and a workgroup's threads.
+Iterations = Callable[[Context, int], float]
 
 
-def lanes_within(turns: Turns, allowed: tuple[int, ...]) -> Callable[[Context], dict[str, int]]:
+def lanes_within(iterations: Iterations, allowed: tuple[int, ...]) -> Callable[[Context], dict[str, int]]:
     """`lanes_default`, or on a software adapter the fewest of the allowed threads beyond, whose loops end."""
 
     def defaults(context: Context) -> dict[str, int]:
@@ -63,25 +63,27 @@ def lanes_within(turns: Turns, allowed: tuple[int, ...]) -> Callable[[Context], 
         if not context.adapter.is_cpu:
             return found
         least = found.get("workgroup", allowed[0])
-        if turns(context, least) <= MOST_TURNS:
+        if iterations(context, least) <= MOST_ITERATIONS:
             return found
         more = sorted(n for n in allowed if n > least)
-        return {"workgroup": next((n for n in more if turns(context, n) <= MOST_TURNS), max(allowed))}
+        return {
+            "workgroup": next((n for n in more if iterations(context, n) <= MOST_ITERATIONS), max(allowed))
+        }
 
     return defaults
 
 
-def too_many_turns(turns: Turns) -> Callable[[Context], str | None]:
+def too_many_iterations(iterations: Iterations) -> Callable[[Context], str | None]:
     """Why a variant's loops would not end as they should on a software adapter, or None."""
 
     def refuse(context: Context) -> str | None:
         threads = context.sizes.get("workgroup")
         if not context.adapter.is_cpu or threads is None:
             return None
-        needed = turns(context, threads)
-        if needed <= MOST_TURNS:
+        needed = iterations(context, threads)
+        if needed <= MOST_ITERATIONS:
             return None
-        return f"with {threads} threads its loops turn {needed:.0f} times, which a software adapter cuts off"
+        return f"with {threads} threads its loops take {needed:.0f} iterations, which a software adapter cuts off"
 
     return refuse
 

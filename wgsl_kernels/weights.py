@@ -46,24 +46,22 @@ def quant_params(fmt: str) -> dict[str, type]:
 def weight_library(fmt: str, context: Context) -> tuple[str, ...]:
     """The header files that read a weight of this format: `load_octet`, `scale_offset`."""
     if not is_quantized(fmt):
-        return ("octet", f"weights_{fmt}", "scales_none")
-    return ("octet", f"weights_{fmt}", *scale_library(context))
+        return f"weights/{fmt}", "scale_offset/none"
+    return f"weights/{fmt}", *scale_library(context)
 
 
 def scale_library(context: Context) -> tuple[str, ...]:
     """The header files behind `scale_offset` of an integer weight."""
-    scales = "scales_f16" if context.types["scales"] == "f16" else "scales_f32"
-    return scales, "zeros_plane" if "zeros" in context.types else "zeros_implied", "block_scale"
+    scales = "scales/f16" if context.types["scales"] == "f16" else "scales/f32"
+    return scales, "zeros/plane" if "zeros" in context.types else "zeros/implied", "scale_offset/block"
 
 
 def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
     """The header files that multiply pieces of a row: `activations_at`, `prepared`, `piece_at`, `piece_sum`."""
     if not is_quantized(fmt):
-        return (f"pieces_{fmt}",)
-    narrow = fmt == "int8" or (fmt == "int4" and context["piece"] == 16)
-    pieces = {"int4": ("nibbles", "pieces_int4_16" if narrow else "pieces_int4")}.get(fmt, (f"pieces_{fmt}",))
-    columns = "columns_16" if narrow else "columns_32"
-    return ("magic", *pieces, "quant_pieces", columns, *scale_library(context))
+        return (f"pieces/{fmt}",)
+    narrow = fmt == "int4" and context["piece"] == 16
+    return "pieces/int4_narrow" if narrow else f"pieces/{fmt}", *scale_library(context)
 
 
 def piece_tunables(fmt: str) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import pytest
 
 import wgsl_kernels
 import workbench
-from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP
+from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, READ_SWEEP
 from workbench.cli import main
 from workbench.errors import WorkbenchError
 from workbench.kernel_bench.differences import compare_records, read

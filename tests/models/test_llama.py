@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from tests.models.config_edits import BASE, LLAMA3, Judge, edits
-from wgsl_kernels.rope import inverse_frequencies
+from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.errors import UnsupportedModelError
 from workbench.models.families.llama import Llama
 from workbench.models.pretrained_keys import PRETRAINED_KEYS

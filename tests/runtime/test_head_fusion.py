@@ -10,9 +10,9 @@ import pytest
 
 from wgsl_kernels import Adapter
 from wgsl_kernels.fusions import RULES
-from wgsl_kernels.norm_argmax import ARGMAX
-from wgsl_kernels.rows import ONLY_ROW
-from wgsl_kernels.top_k import TOP_K
+from wgsl_kernels.logits.norm_argmax import ARGMAX
+from wgsl_kernels.logits.top_k import TOP_K
+from wgsl_kernels.tokens.rows import ONLY_ROW
 from workbench.plan.plan import step_sizes
 from workbench.runtime import lowering
 from workbench.runtime.lowering import lower

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import workbench
-from wgsl_kernels.quantize_activations import unpack_activations
+from wgsl_kernels.quantized.quantize_activations import unpack_activations
 from workbench.assets import demo_model_path, evaluation_text
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions

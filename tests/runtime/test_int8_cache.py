@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import workbench
-from wgsl_kernels.kv8 import dequantized
+from wgsl_kernels.cache.kv8 import dequantized
 from workbench.assets import demo_model_path, evaluation_text
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions

@@ -9,8 +9,8 @@ import pytest
 
 import wgsl_kernels
 from wgsl_kernels import Adapter
-from wgsl_kernels.attention_split import SPLIT_ATTENTION
-from wgsl_kernels.linear import LINEAR_SUM
+from wgsl_kernels.attention.attention_split import SPLIT_ATTENTION
+from wgsl_kernels.linear.linear import LINEAR_SUM
 from workbench.errors import OutOfMemoryError
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of

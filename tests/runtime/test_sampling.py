@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import wgsl_kernels
-from wgsl_kernels import drawing
 from wgsl_kernels.layout import make_seen, parts_of_row
-from wgsl_kernels.sample import ROUNDS
+from wgsl_kernels.sampling import drawing
+from wgsl_kernels.sampling.sample import ROUNDS
 from workbench.errors import WorkbenchError
 from workbench.runtime.launch import run_kernel
 from workbench.runtime.sampling import Sampler, SamplingOptions, filter_logits, softmax

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from wgsl_kernels import Adapter
-from wgsl_kernels.sample import ROUNDS
+from wgsl_kernels.sampling.sample import ROUNDS
 from workbench.plan.plan import step_sizes
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import SamplingOptions

@@ -9,7 +9,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 import wgsl_kernels
 from tests.runtime.rewriting import rewritten
-from wgsl_kernels.attention_split import SPLIT_ATTENTION
+from wgsl_kernels.attention.attention_split import SPLIT_ATTENTION
 from wgsl_kernels.layout import KV8
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.plan import Plan

@@ -21,7 +21,7 @@ from tests.support.tint import compile_all
 from tests.wgsl_kernels.cases import Case, all_cases
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
 from wgsl_kernels import Adapter, Kernel
-from wgsl_kernels.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
+from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
 from wgsl_kernels.header import write_module
 from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.runtime.launch import port_types, sizes_of, tensor_bytes

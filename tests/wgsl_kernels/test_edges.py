@@ -8,7 +8,7 @@ import torch
 import wgsl_kernels
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
 from wgsl_kernels import KernelUsageError
-from wgsl_kernels.norm_argmax import largest_of
+from wgsl_kernels.logits.norm_argmax import largest_of
 from workbench.runtime.launch import run_kernel
 
 LOWEST = -3.4028234e38

@@ -18,9 +18,10 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import wgsl_kernels
 from tests.wgsl_kernels.cases import BLOCKS, ZERO_POINTS
-from wgsl_kernels.kv8 import dequantized, quantized
+from wgsl_kernels.attention.rope import inverse_frequencies, rope_table
+from wgsl_kernels.cache.kv8 import dequantized, quantized
 from wgsl_kernels.layout import cache_words
-from wgsl_kernels.rope import inverse_frequencies, make_state, rope_table
+from wgsl_kernels.state import make_state
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
 from workbench.runtime.launch import run_kernel

@@ -8,7 +8,7 @@ import { BrowserError } from "./errors.js";
 
 /**
  * Cosines, then sines, of each position's angles: f32 [positions, 2 * frequencies]. Angles are rounded to f32 before
- * they are taken, as in wgsl_kernels/rope.py.
+ * they are taken, as in wgsl_kernels/attention/rope.py.
  * @param {Initial} initial
  * @param {number[]} shape
  */

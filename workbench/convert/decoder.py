@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 import wgsl_kernels
-from wgsl_kernels.attention import capped, first_seen
-from wgsl_kernels.position_scale import position_factor
-from wgsl_kernels.rope import joined, pairs_of
+from wgsl_kernels.attention.attention import capped, first_seen
+from wgsl_kernels.attention.position_scale import position_factor
+from wgsl_kernels.attention.rope import joined, pairs_of
 from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.specs import Describe
@@ -147,7 +147,7 @@ def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def _rotated(
     x: torch.Tensor, table: torch.Tensor, passed: int = 0, interleaved: bool = False
 ) -> torch.Tensor:
-    """`wgsl_kernels.rope` of x [n, T, width]."""
+    """`wgsl_kernels.attention.rope` of x [n, T, width]."""
     n, length, width = x.shape
     rotated = table.shape[1]
     cos, sin = table[:length, None].chunk(2, dim=-1)  # [T, 1, rotated / 2]
@@ -168,7 +168,7 @@ def _attended(
     chunk: int = 0,
     softcap: float = 0.0,
 ) -> torch.Tensor:
-    """`wgsl_kernels.attention` over windows: q [n, T, width], k and v [n, T, kv_heads * head_dim]."""
+    """`wgsl_kernels.attention.attention` over windows: q [n, T, width], k and v [n, T, kv_heads * head_dim]."""
     n, length, width = q.shape
     head_dim = k.shape[-1] // kv_heads
     heads = width // head_dim

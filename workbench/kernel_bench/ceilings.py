@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from wgsl_kernels.ceilings import COMPUTE, COPY, READ_SWEEP, SWEEP_STEPS, UNIT
+from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, READ_SWEEP, SWEEP_STEPS, UNIT
 from workbench.errors import WorkbenchError
 from workbench.known import known
 from workbench.runtime.device import Device

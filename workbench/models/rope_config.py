@@ -54,8 +54,8 @@ TYPES: dict[str, tuple[Key, ...]] = {
 
 @dataclass(frozen=True)
 class Rope:
-    """theta: base of the wavelengths. scaling: as `wgsl_kernels.rope.inverse_frequencies` takes it, None for none.
-    notes: what of the file does not count."""
+    """theta: base of the wavelengths. scaling: as `inverse_frequencies` of `wgsl_kernels.attention.rope` takes it, None
+    for none. notes: what of the file does not count."""
 
     theta: float
     scaling: dict[str, Any] | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wgsl_kernels.rope import rope_table
+from wgsl_kernels.attention.rope import rope_table
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def commit() -> dict:
 def kernels_hash() -> str:
     """sha256 over the kernel library's WGSL and Python files, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted([*FOLDER.rglob("*.wgsl"), *FOLDER.glob("*.py")]):
+    for path in sorted([*FOLDER.rglob("*.wgsl"), *FOLDER.rglob("*.py")]):
         digest.update(path.relative_to(FOLDER).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

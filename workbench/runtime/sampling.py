@@ -1,7 +1,7 @@
 """Choosing the next token from logits on the host: the options, and the same draw that devices make.
 
-The draw itself is the pair `wgsl_kernels.sample`; its arithmetic, in `wgsl_kernels.drawing`, gives the same token on
-every backend for the same logits, options, seed and position.
+The draw itself is the pair `sample`; its arithmetic, in `wgsl_kernels.sampling.drawing`, gives the same token on every
+backend for the same logits, options, seed and position.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wgsl_kernels import drawing
 from wgsl_kernels.layout import make_seen
+from wgsl_kernels.sampling import drawing
 from workbench.errors import WorkbenchError
 from workbench.models.endings import LIKELY
 

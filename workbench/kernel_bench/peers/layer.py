@@ -9,7 +9,7 @@ import torch
 
 from wgsl_kernels import Kernel
 from wgsl_kernels.layout import A8
-from wgsl_kernels.linear_a8 import dequantize_activations
+from wgsl_kernels.linear.linear_a8 import dequantize_activations
 from wgsl_kernels.weights import BITS, dequantize_planes, is_quantized
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from wgsl_kernels.rope import inverse_frequencies
+from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.errors import UnsupportedModelError
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import Blocks, Heads
@@ -83,7 +83,7 @@ def named(model_type: str, *architectures: str) -> tuple[Key, Key]:
 class Dense(Architecture):
     """A decoder of layers with attention and a gated MLP, a norm before each (Touvron et al. 2023).
 
-    rope_scaling: as `wgsl_kernels.rope.inverse_frequencies` takes it.
+    rope_scaling: as `wgsl_kernels.attention.rope.inverse_frequencies` takes it.
     """
 
     #: What the family reads, beside the keys that transformers reads for all of them.
@@ -245,7 +245,7 @@ class Dense(Architecture):
         return "rope_table"
 
     def bounds(self, index: int) -> dict[str, float]:
-        """Parameters of a layer's attention: its bounds (`wgsl_kernels.attention.BOUNDS`), or another scale."""
+        """Parameters of a layer's attention: `BOUNDS` of `wgsl_kernels.attention.attention`, or another scale."""
         return {}
 
     def final(self, plan: Blocks, x: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from wgsl_kernels.rope import inverse_frequencies
+from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.models.blocks import Blocks
 from workbench.models.families.dense import ATTENTION_BIAS, WHERE, Biased, keys_of, named
 from workbench.models.families.windows import FULL, LAYER_TYPES, SLIDING, SLIDING_WINDOW, Windowed, windows

@@ -30,8 +30,8 @@ _UNUSED = "of mixtures of experts, which no layer is"
 @dataclass(frozen=True, kw_only=True)
 class Llama4(Biased):
     """rotated: whether each layer has a rotary embedding. chunk: of each layer's attention, 0 for none. normed: whether
-    rotated queries and keys are. growth, floor: `scale` and `floor` of `wgsl_kernels.position_scale` for queries that
-    are not rotated; growth is None where they do not grow.
+    rotated queries and keys are. growth, floor: `scale` and `floor` of the op `position_scale` for queries that are not
+    rotated; growth is None where they do not grow.
     """
 
     family = "Llama4Text"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wgsl_kernels.rope import inverse_frequencies
+from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.models.families.dense import HEAD_DIM, WHERE, keys_of, named
 from workbench.models.families.windows import FULL, SLIDING, Windowed, windows
 from workbench.models.keys import NULL, TEXT, Key, integer, list_of, number, read_keys, real, refused

@@ -1,0 +1,285 @@
+"""Decode attention in two steps: `attention_split` over parts of the cache, `attention_reduce` over the parts.
+
+A single token has one row of queries: a workgroup a head leaves a GPU idle. Splitting the cache fills it
+(flash-decoding, Dao et al. 2023). Both together compute what `attention` computes, over a cache of floats
+or of INT8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..cache.kv_append import CACHE
+from ..composition import Facts, Match, rule
+from ..layout import KV8, cache_words
+from ..linear.linear import FEW_TOKENS
+from ..makers import handing_on
+from ..numerics import EPS32, random_tensor
+from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
+from ..state import STATE
+from ..tiles import WORKGROUP_BYTES
+from .attention import (
+    BOUNDS,
+    READS8,
+    UNBOUNDED,
+    as_float,
+    attention,
+    bounds_library,
+    cache_bytes8,
+    capped,
+    first_seen,
+    inputs8,
+    positions_seen,
+    score_bound,
+    seen_cache,
+)
+
+#: Positions that a split takes at least: fewer are not worth a workgroup.
+LEAST = 32
+#: A score that no position has, exact in every float type of references.
+NONE = -(2.0**127)
+
+
+def splits_for(capacity: int) -> int:
+    """Splits that fill a GPU, of `LEAST` positions each where 64 of them hold the cache.
+
+    A workgroup a head, and a few splits, leave a GPU idle: 640 positions of an 8B Llama took 27 us in 2 splits (H100).
+    """
+    return max(1, min(64, ceil_div(capacity, LEAST)))
+
+
+def _defaults(context: Context) -> dict[str, int]:
+    """Half a subgroup of 32 a position, or as many lanes as an INT8 row has pieces of 16 bytes; fewer threads where
+    heads are so large that teams' sums would not fit."""
+    lanes = min(16, context.adapter.subgroup_size or 16)
+    if "words" in context.sizes:
+        lanes = max(4, min(lanes, 1 << (context["words"] // 4).bit_length() - 1))
+    fits = 16 * (128 // lanes) * (context["head_dim"] // 4 + 2) <= WORKGROUP_BYTES
+    return {"workgroup": 128 if fits else 64, "lanes": lanes}
+
+
+def _refuse(context: Context) -> str | None:
+    lanes = context.sizes.get("lanes", 1)
+    if not (context.adapter.subgroups and context.adapter.subgroup_size):
+        return "it needs subgroups of a known size"
+    if lanes > context.adapter.subgroup_size:
+        return f"{lanes} lanes are more than a subgroup's {context.adapter.subgroup_size}"
+    if {"workgroup", "head_dim"} <= set(context.sizes):
+        need = 16 * (context["workgroup"] // lanes) * (context["head_dim"] // 4 + 2)
+        if need > WORKGROUP_BYTES:
+            return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
+    return None
+
+
+def _split_inputs(seed=0, splits=4, heads=4, kv_heads=2, position=5, y_dtype="f32", **options) -> dict:
+    given = attention.inputs(seed=seed, heads=heads, kv_heads=kv_heads, position=position, **options)
+    return {**given, "splits": splits}
+
+
+def _split_tolerance(arguments, expected) -> dict:
+    """Weights carry the error of their scores, eps * sum |q||k|, relatively."""
+    kv, score = arguments["kv"].double(), score_bound(arguments)
+    relative = (8 + 4 * score) * EPS32
+    total = expected["stats"][..., 1].double()
+    bound = relative * kv.abs().max() * total.unsqueeze(-1) + 1e-30
+    stats = torch.stack([2 * EPS32 * score * torch.ones_like(total), relative * total], -1)
+    stats[total == 0] = 0
+    return {"sums": bound.expand_as(expected["sums"]), "stats": stats}
+
+
+def _split_cost(s) -> Cost:
+    seen, read = positions_seen(s)
+    cache = 2 * s["kv_heads"] * s["head_dim"] * read * 4
+    parts = 4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2)
+    return Cost(4 * s["tokens"] * s["width"] + cache, parts, 4 * s["tokens"] * s["width"] * seen)
+
+
+def _heads(s) -> dict:
+    return {"heads": s["width"] // s["head_dim"], "least": LEAST} if {"width", "head_dim"} <= set(s) else {}
+
+
+def _teams(cache: str) -> dict[str, Variant]:
+    """For a cache that a library file reads."""
+    return {
+        "teams": Variant(
+            "attention/attention_split",
+            grid=lambda c: (
+                c["kv_heads"] * ceil_div(c["heads"] // c["kv_heads"], 4),
+                c["splits"],
+                c["tokens"],
+            ),
+            tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
+            defaults=_defaults,
+            library=lambda c: (cache, *bounds_library(c)),
+            refuse=_refuse,
+            why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
+        )
+    }
+
+
+SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "splits", 2)
+
+
+@kernel(
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
+    writes={"sums": Port(SUMS, "f32"), "stats": Port(STATS, "f32")},
+    params={"scale": float, "splits": int, **BOUNDS},
+    defaults=UNBOUNDED,
+    derive=_heads,
+    variants=_teams("cache/float"),
+    make_inputs=handing_on(_split_inputs, attention.make_inputs),
+    tolerance=_split_tolerance,
+    cost=_split_cost,
+)
+def attention_split(q, kv, state, scale, splits, window=0, chunk=0, softcap=0.0):
+    """Unnormalised attention of q [tokens, heads * head_dim] over `splits` parts of the positions that a token sees.
+
+    sums [tokens, heads, splits, head_dim] = sum_p exp(s_p - m) v_p; stats [tokens, heads, splits, 2] = m = max s_p and
+    sum_p exp(s_p - m), over the part's positions p; s_p = scale q k_p. A part without positions has sums 0 and stats
+    (-2^127, 0). Parts have ceil(count / splits) of the `count` positions that a token sees, but at least 32. window,
+    chunk, softcap: as for `attention`.
+    """
+    tokens, width = q.shape
+    _, _, kv_heads, capacity, head_dim = kv.shape
+    heads = width // head_dim
+    sums = torch.zeros(tokens, heads, splits, head_dim, dtype=q.dtype)
+    stats = torch.zeros(tokens, heads, splits, 2, dtype=q.dtype)
+    stats[..., 0] = NONE
+    for t, (position, _, sequence, _) in enumerate(state.tolist()):
+        keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
+        own = min(position, capacity - 1)
+        first = int(first_seen(torch.tensor(own), window, chunk))
+        length = max(ceil_div(own + 1 - first, splits), LEAST)
+        query = q[t].view(heads, 1, head_dim)
+        for s, start in enumerate(range(first, own + 1, length)):
+            part = slice(start, min(start + length, own + 1))
+            scores = capped((query * keys[:, part]).sum(-1) * scale, softcap)
+            largest = scores.amax(-1, keepdim=True)
+            weights = (scores - largest).exp()
+            sums[t, :, s] = torch.einsum("hp,hpd->hd", weights, values[:, part])
+            stats[t, :, s] = torch.cat([largest, weights.sum(-1, keepdim=True)], -1)
+    return sums, stats
+
+
+def _split_tolerance8(arguments, expected) -> dict:
+    """That of `attention_split`, twice: a score is multiplied by its scale, and so is a weight."""
+    return {name: 2 * bound for name, bound in _split_tolerance(as_float(arguments), expected).items()}
+
+
+def _split_cost8(s) -> Cost:
+    return replace(_split_cost(s), read=4 * s["tokens"] * s["width"] + cache_bytes8(s))
+
+
+@kernel(
+    op="attention_split",
+    form={"kv": KV8},
+    reads={"q": Port(("tokens", "width")), **READS8},
+    writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
+    params={"scale": float, "splits": int, "head_dim": int, **BOUNDS},
+    defaults=UNBOUNDED,
+    derive=_heads,
+    variants=_teams("cache/kv8"),
+    make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
+    tolerance=_split_tolerance8,
+    cost=_split_cost8,
+)
+def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **bounds):
+    """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
+    seen = seen_cache(q, kv, kv_scales, state, head_dim)
+    return attention_split.reference(q, seen, state, scale, splits, **bounds)
+
+
+def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    sums = random_tensor(generator, (tokens, heads, splits, head_dim), "f32")
+    stats = torch.stack(
+        [
+            random_tensor(generator, (tokens, heads, splits), "f32"),
+            1 + torch.rand(tokens, heads, splits, generator=generator),
+        ],
+        -1,
+    )
+    if splits > 1:  # the last part saw no position
+        sums[:, :, -1], stats[:, :, -1, 0], stats[:, :, -1, 1] = 0, NONE, 0
+    return {"sums": sums, "stats": stats}
+
+
+def reduce_tolerance(arguments, expected) -> dict:
+    """A weight exp(d), d = largest_s - largest, is off by (3 + 2|d|) ulp and by d's own rounding, relatively; both sums
+    carry that and a rounding a split. A part without positions weighs nothing."""
+    sums, stats = arguments["sums"].double(), arguments["stats"].double()
+    away = stats[..., 0] - stats[..., 0].amax(-1, keepdim=True)
+    weights = away.exp()
+    error = (8 + sums.shape[2] + 5 * away.abs()) * weights
+    total = (weights * stats[..., 1]).sum(-1, keepdim=True)
+    y = expected["y"].double().abs().unflatten(1, (sums.shape[1], sums.shape[3]))
+    above = (error.unsqueeze(-1) * sums.abs()).sum(2)
+    below = (error * stats[..., 1]).sum(-1, keepdim=True)
+    return {"y": EPS32 * ((above + below * y) / total + 5 * y).flatten(1) + 1e-30}
+
+
+@kernel(
+    reads={
+        "sums": Port(SUMS, "f32"),
+        "stats": Port(STATS, "f32"),
+    },
+    writes={"y": Port(("tokens", "width"))},
+    derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},
+    variants={
+        "heads": Variant(
+            "attention/attention_reduce",
+            grid=lambda c: (c["heads"], c["tokens"], 1),
+        )
+    },
+    make_inputs=reduce_inputs,
+    tolerance=reduce_tolerance,
+    cost=lambda s: Cost(
+        4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2),
+        4 * s["tokens"] * s["heads"] * s["head_dim"],
+        4 * s["tokens"] * s["heads"] * s["splits"] * s["head_dim"],
+    ),
+)
+def attention_reduce(sums, stats):
+    """y [tokens, heads * head_dim] from the parts of `attention_split`: softmax over all positions, put together."""
+    largest, totals = stats[..., 0], stats[..., 1]
+    weights = (largest - largest.amax(-1, keepdim=True)).exp()
+    y = (weights.unsqueeze(-1) * sums).sum(2) / (weights * totals).sum(-1, keepdim=True)
+    return y.flatten(1)
+
+
+def _whole(p, q, kv, state, *, scale, window, chunk, softcap):
+    """Attention of few tokens, over parts of the cache."""
+    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
+    return p.attention(q=q, kv=kv, state=state, scale=scale, **bounds)
+
+
+def _parts(
+    p, q, kv, state, *, scale, window, chunk, softcap, splits
+):  # many parameters: the operands and parameters of the op
+    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
+    sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits, **bounds)
+    return p.attention_reduce(sums=sums, stats=stats)
+
+
+def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
+    """Where `attention_split` can run, for few tokens."""
+    limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
+    splits = splits_for(min([facts.capacity, *limits]))
+    if facts.tokens > FEW_TOKENS or splits < 2:
+        return False
+    pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
+    head_dim = match.shape("kv")[4]
+    sizes = {"head_dim": head_dim} | ({"words": cache_words(head_dim)} if pair is attention_split_kv8 else {})
+    if pair.variants["teams"].refuse(pair.specialise("teams", sizes, {}, facts.adapter)):
+        return False
+    return {"splits": splits}
+
+
+def _idle_units(facts: Facts, match: Match) -> bool:
+    """A GPU has them for parts of the cache; a CPU computes workgroups one after the other."""
+    return not facts.adapter.is_cpu
+
+
+SPLIT_ATTENTION = rule(_whole, _parts, name="split_attention", where=_where, usual=_idle_units)

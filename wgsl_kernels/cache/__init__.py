@@ -1,0 +1,1 @@
+"""The key/value cache: what goes into it, in floats and in INT8."""

@@ -1,1 +1,0 @@
-fn weight_at(i: u32) -> f32 { return 1.0; }

@@ -1,2 +1,0 @@
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-fn weight_at(i: u32) -> f32 { return weight[i]; }

@@ -1,2 +1,0 @@
-// A workgroup computes all GROUP rows of its group at once.
-fn take_turns(token: u32, first: u32, thread: u32) { take(token, first, thread); }

@@ -1,1 +1,0 @@
-fn with_residual(v: f32, index: u32) -> f32 { return v; }

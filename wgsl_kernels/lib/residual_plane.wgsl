@@ -1,2 +1,0 @@
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
-fn with_residual(v: f32, index: u32) -> f32 { return FACTOR * v + residual[index]; }

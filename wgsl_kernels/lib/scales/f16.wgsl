@@ -1,0 +1,8 @@
+// provides: scale_bits, scale_from
+// Scales, two f16 a word. SCALE_STRIDE is the number of blocks a row, or 0 where one scale serves the whole tensor.
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+fn scale_bits(i: u32) -> u32 { return scales[i >> 1u]; }
+fn scale_from(bits: u32, i: u32) -> f32 {
+  let pair = unpack2x16float(bits);
+  return select(pair.x, pair.y, (i & 1u) == 1u);
+}

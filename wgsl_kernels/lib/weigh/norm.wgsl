@@ -1,0 +1,7 @@
+// provides: weigh
+// needs: norm_sum (squares, norm)
+// Float activations are weighed with the norm as they are read.
+fn weigh(v: vec4<f32>, column: u32) -> vec4<f32> {
+  squares += dot(v, v);
+  return v * norm[min(column, COLUMNS - 4u) / 4u];
+}

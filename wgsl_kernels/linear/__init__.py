@@ -1,0 +1,1 @@
+"""Products with weight matrices, alone and fused with what stands around them."""

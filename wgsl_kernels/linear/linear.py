@@ -1,0 +1,372 @@
+"""Linear layers, y = x W^T (+ bias), one kernel a weight format: `linear[f32]` ... `linear[int2]`; with a residual
+factor * y + residual.
+
+Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
+many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger
+result: it then writes columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no binding takes an
+embedding of 1 GB whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..composition import rule
+from ..numerics import EPS32, random_tensor
+from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from ..reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
+from ..tiles import beyond_a_workgroup
+from ..weights import (
+    BITS,
+    WEIGHT_FORMATS,
+    dense,
+    is_quantized,
+    magnitude_planes,
+    piece_defaults,
+    piece_library,
+    piece_tunables,
+    quant_params,
+    random_planes,
+    weight_library,
+    weight_ports,
+    weight_sizes,
+    with_planes,
+)
+from . import halves
+
+#: Up to so many tokens a CPU reads the weights once a token; attention is split over the cache.
+FEW_TOKENS = 4
+#: Up to so many tokens a batch in registers is better than a tile in workgroup memory.
+BATCH = 16
+
+
+def epilogue(context: Context) -> tuple[str, str]:
+    """The library files that read what is added to a product, or stand in for it."""
+    bias = "bias/plane" if "bias" in context.types else "bias/none"
+    return bias, "residual/plane" if "residual" in context.types else "residual/none"
+
+
+def in_order(context: Context) -> tuple[str, ...]:
+    """The library files of a tile whose rows are those of the weight."""
+    return (*epilogue(context), "tile_rows/in_order")
+
+
+def x_library(context: Context) -> str:
+    """The library file that reads float activations, four at a time where rows allow it."""
+    return "x/scalar" if context["columns"] % 4 else "x/vec4"
+
+
+def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Tunables of a variant over `team_sums`; the first of rows_per_team is its default."""
+    return {
+        "workgroup": (128, 8, 16, 32, 64, 96, 224, 256),
+        "teams": (1, 2, 4, 8),
+        "rows_per_team": rows_per_team,
+    }
+
+
+def gemv_defaults(gpu: Callable[[Context], tuple[int, int, int]]):
+    """Tunables that suit an adapter: one subgroup with many rows on a CPU; on a GPU threads, teams and rows a team
+    from `gpu`, as measured on NVIDIA's. Several teams need subgroups of a known size, and a tree a power of two."""
+
+    def defaults(context: Context) -> dict[str, int]:
+        if lanes := lanes_default(context):
+            return {**lanes, "rows_per_team": 16}
+        workgroup, teams, rows = gpu(context)
+        if not (context.adapter.subgroups and context.adapter.subgroup_size == 32):
+            workgroup, teams = 1 << (workgroup // teams).bit_length() - 1, 1
+        return {"workgroup": workgroup, "teams": teams, "rows_per_team": rows}
+
+    return defaults
+
+
+def long_rows(context: Context) -> bool:
+    """Whether rows are so long that smaller teams with more rows each keep more loads in flight."""
+    return context["columns"] > 8192
+
+
+def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], pieces: str = "") -> Variant:
+    """The variant for few tokens over a library with `activations_at`, `prepared`, `piece_at` and `piece_sum`.
+
+    gpu: threads, teams and rows a team that suit a GPU. pieces: a weight format whose pieces the library has a choice
+    of (`piece_tunables`).
+    """
+    defaults = gemv_defaults(gpu)
+    return Variant(
+        "linear/linear_gemv",
+        grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
+        tunables={**gemv_tunables((2, 1, 4, 8, 16)), **piece_tunables(pieces)},
+        library=lambda c: (*library(c), "extra_sum/none", *epilogue(c), *team_reduction(c)),
+        refuse=whole_subgroups,
+        defaults=lambda c: {**defaults(c), **piece_defaults(pieces, c)},
+        why=why,
+    )
+
+
+def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int]], pieces: str = "") -> Variant:
+    """The variant for 2 to 16 tokens, over the same library as `gemv`.
+
+    gpu: tokens at once, at most, and rows a team that suit a GPU; pieces: as for `gemv`.
+    """
+    sizes = (4, 2, 8, 16)
+
+    def defaults(context: Context) -> dict[str, int]:
+        most, rows = gpu(context)
+        at_once = next((size for size in sorted(sizes) if context["tokens"] <= size), most)
+        piece = piece_defaults(pieces, context, crowded=True)
+        return {"rows_per_team": rows, **lanes_default(context), **piece, "batch": min(at_once, most)}
+
+    return Variant(
+        "linear/linear_batch",
+        grid=lambda c: spread(
+            ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), ceil_div(c["tokens"], c["batch"])
+        ),
+        tunables={
+            "workgroup": (64, 8, 32, 128),
+            "teams": (1, 2, 4),
+            "rows_per_team": (2, 1, 4),
+            "batch": sizes,
+            **piece_tunables(pieces),
+        },
+        library=lambda c: (*library(c), *epilogue(c), *team_reduction(c)),
+        refuse=whole_subgroups,
+        defaults=defaults,
+        why=why,
+    )
+
+
+def tiles(context: Context) -> tuple[int, int, int]:
+    """A workgroup for each tile of a product."""
+    rows, tokens = context["tile_rows"], context["tile_tokens"]
+    return spread(ceil_div(context["rows"], rows), ceil_div(context["tokens"], tokens))
+
+
+def _refuse_tile(context: Context) -> str | None:
+    if "tile_rows" not in context.sizes:
+        return None
+    tokens, rows = context["tile_tokens"], context["tile_rows"]
+    threads = tokens // context["tokens_per_thread"] * (rows // context["rows_per_thread"])
+    return beyond_a_workgroup(threads, 4 * context["tile_columns"] * (tokens + rows))
+
+
+def few_tokens(context: Context) -> tuple[str, str] | None:
+    """The variant for few tokens and the reason, or None where there are many."""
+    tokens, adapter = context["tokens"], context.adapter
+    if tokens == 1 or (adapter.is_cpu and tokens <= FEW_TOKENS):
+        return "gemv", f"{tokens} token(s): weights are read once a token"
+    if tokens <= BATCH and not adapter.is_cpu:
+        return "batch", f"{tokens} tokens, at most {BATCH}: weights are read once for several of them"
+    return None
+
+
+def _gpu_gemv(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
+    """Threads, teams and rows a team: floats measured on an H200, integers on an H100. f16: in f16 arithmetic."""
+    if not is_quantized(fmt):
+        return (256, 2, 2) if long_rows(context) else (256, 1, 1)
+    if long_rows(context):
+        return (256 if f16 or fmt == "int2" else 128), 1, 4
+    return 128, 1, (8 if f16 and fmt == "int2" else 4)
+
+
+def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int]:
+    """Tokens at once and rows a team, measured on an H100: registers set the limit, and beyond it a batch takes up to
+    five times as long. f16: in f16 arithmetic."""
+    if not is_quantized(fmt):
+        return 8, 4
+    if f16:
+        return (2, 2) if fmt == "int2" else (4, 4)
+    return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
+
+
+def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
+    """The variants for many tokens. rows: the library files with `weight_row` and `store_two`."""
+    return {
+        "tile": Variant(
+            "linear/linear_tile",
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (64, 32, 128),
+                "tile_columns": (16, 8, 32),
+                "tokens_per_thread": (8, 4),
+                "rows_per_thread": (4, 8),
+            },
+            library=lambda c: (x_library(c), *weight_library(fmt, c), *rows(c)),
+            refuse=_refuse_tile,
+            why="many tokens: a weight in workgroup memory serves 64 of them",
+        ),
+        "broadcast": Variant(
+            "linear/linear_broadcast",
+            grid=lambda c: spread(ceil_div(c["rows"], 32), ceil_div(c["tokens"], 8)),
+            library=lambda c: (*weight_library(fmt, c), *rows(c)),
+            refuse=eight_lanes_only,
+            why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
+    }
+
+
+def _variants(fmt: str) -> dict[str, Variant]:
+    def pieces(context: Context) -> tuple[str, ...]:
+        return (x_library(context), "weigh/none", *piece_library(fmt, context))
+
+    found = {
+        "gemv": gemv(
+            pieces,
+            "few tokens: every weight byte is read once a token, at the memory's speed",
+            gpu=partial(_gpu_gemv, fmt, False),
+            pieces=fmt,
+        ),
+        "batch": batch(
+            pieces,
+            "2 to 16 tokens on a GPU: every weight byte is read once for several of them",
+            gpu=partial(_gpu_batch, fmt, False),
+            pieces=fmt,
+        ),
+        **tiled(fmt, in_order),
+    }
+    if is_quantized(fmt):
+        tolerance = partial(linear_tolerance, fmt, f16=True)
+        in_f16 = {
+            "gemv": gemv(pieces, found["gemv"].why, gpu=partial(_gpu_gemv, fmt, True), pieces=fmt),
+            "batch": batch(pieces, found["batch"].why, gpu=partial(_gpu_batch, fmt, True), pieces=fmt),
+        }
+        for name, in_f32 in in_f16.items():
+            found[f"{name}_f16"] = halves.in_f16(in_f32, tolerance)
+    return found
+
+
+def _prefer(fmt: str, context: Context) -> tuple[str, str]:
+    if chosen := few_tokens(context):
+        variant, reason = chosen
+        if halves.pays(fmt, variant, context):
+            return f"{variant}_f16", f"{reason}, in f16 arithmetic"
+        return chosen
+    return prefer_tiled(context)
+
+
+def prefer_tiled(context: Context) -> tuple[str, str]:
+    """Of `tiled` the variant that suits an adapter, and why."""
+    if context.adapter.is_cpu and context.adapter.subgroup_size == 8:
+        return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
+    return "tile", f"{context['tokens']} tokens: a tile of weights serves 64 of them"
+
+
+def linear_reference(x, weight, bias=None, residual=None, factor=1.0, row_offset=0, out_rows=None, **_):
+    """y = x W^T + bias, with a residual factor * y + residual, placed at columns [row_offset, row_offset + rows) of
+    [tokens, out_rows]."""
+    y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if out_rows is not None and out_rows != y.shape[-1]:
+        y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
+    return y if residual is None else factor * y + residual.to(x.dtype)
+
+
+def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
+    fmt: str,
+    seed=0,
+    tokens=1,
+    rows=64,
+    columns=64,
+    n=None,
+    k=None,
+    bias=False,
+    residual=False,
+    factor=1.0,
+    x_dtype="f32",
+    y_dtype="f32",
+    **weight_options,
+) -> dict:
+    """Random operands of a linear layer from a seed; n and k are other names of rows and columns."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = n or rows, k or columns
+    arguments: dict[str, Any] = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
+    arguments |= random_planes(fmt, generator, rows, columns, **weight_options)
+    if bias:
+        arguments["bias"] = random_tensor(generator, (rows,), "f32")
+    if residual:
+        arguments["residual"] = random_tensor(generator, (tokens, rows), "f32")
+        arguments["factor"] = factor
+    return arguments
+
+
+def linear_tolerance(fmt: str, arguments, expected, *, f16: bool = False) -> dict:
+    """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (see weights.py).
+
+    f16: of products in f16 arithmetic, which come first.
+    """
+    x = arguments["x"].double()
+    bound = x.abs() @ magnitude_planes(fmt, arguments, x.shape[1]).T
+    if "bias" in arguments:
+        bound = bound + arguments["bias"].double().abs()
+    rounding = halves.bound(fmt, x, arguments) if f16 else torch.zeros_like(bound)
+    before, width = arguments.get("row_offset", 0), expected["y"].shape[-1]
+    bound, rounding = (F.pad(each, (before, width - before - each.shape[-1])) for each in (bound, rounding))
+    if "residual" in arguments:
+        factor = abs(arguments.get("factor", 1.0))
+        bound, rounding = factor * bound + arguments["residual"].double().abs(), factor * rounding
+    return {"y": 8 * EPS32 * bound + rounding + 1e-30}
+
+
+def _cost(fmt: str, sizes) -> Cost:
+    tokens, rows, columns = sizes["tokens"], sizes["rows"], sizes["columns"]
+    weight = rows * columns * BITS[fmt] / 8
+    if is_quantized(fmt):
+        weight += rows * (columns / sizes["block"]) * 3
+    return Cost(weight + 4 * tokens * columns, 4 * tokens * rows, 2 * tokens * rows * columns)
+
+
+def _derive(fmt: str, sizes) -> dict:
+    return {"out_rows": sizes.get("rows"), **weight_sizes(fmt)}
+
+
+def linear(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            op="linear",
+            form={"weight": fmt},
+            reference=linear_reference,
+            reads={
+                "x": Port(("tokens", "columns")),
+                **weight_ports(fmt),
+                "bias": Port(("rows",), "f32", optional=True, binding=4),
+                "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
+            },
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "factor": float, "row_offset": int, "out_rows": int},
+            defaults={"factor": 1.0, "row_offset": 0},
+            variants=_variants(fmt),
+            make_inputs=with_planes(fmt, linear_inputs),
+            tolerance=partial(linear_tolerance, fmt),
+            cost=partial(_cost, fmt),
+            prepare=partial(dense, fmt),
+            prepared_ports=tuple(weight_ports(fmt)),
+            derive=partial(_derive, fmt),
+            prefer=partial(_prefer, fmt),
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    linear(_format)
+
+
+def _sum_behind(p, x, weight, residual, bias=None, *, factor):
+    """A linear layer and the sum behind it."""
+    return p.add(a=residual, b=p.linear(x=x, weight=weight, bias=bias), factor=factor)
+
+
+def _with_residual(p, x, weight, residual, bias=None, *, factor):
+    return p.linear(x=x, weight=weight, bias=bias, residual=residual, factor=factor)
+
+
+LINEAR_SUM = rule(
+    _sum_behind,
+    _with_residual,
+    name="linear_sum",
+    where=lambda facts, match: match.label("residual") == "f32",
+)

@@ -1,0 +1,180 @@
+"""Linear layers with INT8 activations and integer weights: `linear[int8, a8]`, `linear[int4, a8]`, `linear[int2, a8]`.
+
+Activations come from `quantize_activations` in blocks of 32, in the order (`stride`) that the weight format unpacks
+to. Products are integer dot products of four (DP4A), exact; only scales are floats. What this costs in accuracy is
+the activations' rounding, which a plan states by its own calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ..layout import A8, INT8_BLOCK, INT8_STRIDES
+from ..makers import handing_on
+from ..pair import Context, Cost, Kernel, Port, Variant, register
+from ..quantized.quantize_activations import quantize_activations, unpack_activations
+from ..tiles import beyond_a_workgroup
+from ..weights import (
+    BITS,
+    dense,
+    quant_params,
+    scale_library,
+    weight_ports,
+    weight_sizes,
+    with_planes,
+)
+from .linear import (
+    BATCH,
+    batch,
+    few_tokens,
+    gemv,
+    in_order,
+    linear_inputs,
+    linear_reference,
+    linear_tolerance,
+    long_rows,
+    tiles,
+)
+
+
+def _operands(fmt: str, context: Context) -> tuple[str, ...]:
+    return f"packed/{fmt}", *scale_library(context)
+
+
+def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
+    """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
+
+    INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
+    """
+    if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
+        return *scale_library(context), "pieces/a8_int2"
+    return *_operands(fmt, context), "pieces/a8"
+
+
+def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
+    return ("x_a8/buffer", *integer_pieces(fmt, context, context["x_groups"]))
+
+
+def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
+    """Threads, teams and rows a team: INT8 and INT4 measured on an H200, INT2 on an H100."""
+    if fmt == "int2":
+        if long_rows(context):
+            return 224, 1, 8
+        return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
+    return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
+
+
+def _refuse_tile(context: Context) -> str | None:
+    if "tile_rows" not in context.sizes:
+        return None
+    tokens, rows = context["tile_tokens"], context["tile_rows"]
+    threads = tokens // 4 * (rows // context["rows_per_thread"])
+    if tokens + rows > threads:
+        return f"{threads} threads are fewer than the {tokens} tokens and {rows} rows that they load"
+    return beyond_a_workgroup(threads, 40 * (tokens + rows))
+
+
+def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
+    """The variant for many tokens. rows: the library files with `weight_row` and `store_two`."""
+    return {
+        "tile": Variant(
+            "linear/linear_a8_tile",
+            grid=tiles,
+            tunables={
+                "tile_tokens": (64, 32, 128),
+                "tile_rows": (128, 32, 64),
+                "rows_per_thread": (8, 4, 16),
+            },
+            library=lambda c: (*_operands(fmt, c), *rows(c)),
+            refuse=_refuse_tile,
+            why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
+        )
+    }
+
+
+def _variants(fmt: str) -> dict[str, Variant]:
+    return {
+        "gemv": gemv(
+            partial(_pieces, fmt),
+            "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+            gpu=partial(_gpu_defaults, fmt),
+        ),
+        "batch": batch(
+            partial(_pieces, fmt),
+            "2 to 16 tokens on a GPU: every weight byte is read and unpacked once for all of them",
+            gpu=lambda c: (BATCH, 2),
+        ),
+        **tiled(fmt, in_order),
+    }
+
+
+def _prefer(context: Context) -> tuple[str, str]:
+    return few_tokens(context) or ("tile", f"{context['tokens']} tokens: a tile serves 64 of them")
+
+
+def dequantize_activations(fmt: str, x, x_scales, columns: int) -> torch.Tensor:
+    """Words in the order of a weight format, and their scales -> x [tokens, columns] in the scales' type."""
+    q = unpack_activations(x, INT8_STRIDES[fmt]).to(x_scales.dtype)
+    return (q.unflatten(1, (-1, INT8_BLOCK)) * x_scales.unsqueeze(-1)).flatten(1)[:, :columns]
+
+
+def _reference(fmt: str, x, x_scales, weight, columns, **rest):
+    """`linear_reference` of x = x_scale * xq."""
+    return linear_reference(
+        dequantize_activations(fmt, x, x_scales.to(weight.dtype), columns), weight, **rest
+    )
+
+
+def _make_inputs(fmt: str, **options) -> dict:
+    arguments = linear_inputs(fmt, **options)
+    x = arguments.pop("x")
+    words, scales = quantize_activations.reference(x, block=INT8_BLOCK, stride=INT8_STRIDES[fmt])
+    return {"x": words, "x_scales": scales, "columns": x.shape[1], **arguments}
+
+
+def _tolerance(fmt: str, arguments, expected) -> dict:
+    """As for float activations: integer products are exact, sums over blocks round as any sum does."""
+    x = dequantize_activations(fmt, arguments["x"], arguments["x_scales"].double(), arguments["columns"])
+    return linear_tolerance(fmt, {**arguments, "x": x}, expected)
+
+
+def _cost(fmt: str, sizes) -> Cost:
+    tokens, rows, columns = sizes["tokens"], sizes["rows"], sizes["columns"]
+    weight = rows * columns * BITS[fmt] / 8 + rows * (columns / sizes["block"]) * 3
+    return Cost(weight + 1.125 * tokens * columns, 4 * tokens * rows, 2 * tokens * rows * columns)
+
+
+def linear_a8(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            op="linear",
+            form={"weight": fmt, "x": A8},
+            reference=partial(_reference, fmt),
+            reads={
+                "x": Port(("tokens", "x_words"), "u32", of="x", plane="quants"),
+                **weight_ports(fmt),
+                "bias": Port(("rows",), "f32", optional=True, binding=4),
+                "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
+                "x_scales": Port(("tokens", "x_groups"), "f32", binding=7, of="x", plane="scales"),
+            },
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "columns": int, "factor": float, "row_offset": int, "out_rows": int},
+            defaults={"factor": 1.0, "row_offset": 0},
+            variants=_variants(fmt),
+            make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
+            tolerance=partial(_tolerance, fmt),
+            cost=partial(_cost, fmt),
+            prepare=partial(dense, fmt),
+            prepared_ports=tuple(weight_ports(fmt)),
+            derive=lambda sizes: {"out_rows": sizes.get("rows"), **weight_sizes(fmt)},
+            prefer=_prefer,
+        )
+    )
+
+
+for _format in INT8_STRIDES:
+    linear_a8(_format)

@@ -1,0 +1,399 @@
+"""Fused kernels of a decode step that begin with a norm: `norm_linear`, `norm_gate_up` and `norm_qkv`, a format each.
+
+    norm_linear        rms_norm, linear
+    norm_gate_up       rms_norm, linear (gate), linear (up), silu_mul
+    norm_gate_up_gelu  rms_norm, linear (gate), linear (up), gelu_mul
+    norm_qkv           rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k), kv_append
+
+The weights of all but the first are stacked: rows of gate and up, or of q, k and v, in one set of planes. Each
+reference is the composition of the references it replaces.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ..activations.activations import activation_file, gelu_mul, silu_mul
+from ..attention.rope import head_dim_of, inverse_frequencies, paired, rope_table
+from ..cache.kv_append import CACHE, kv_append
+from ..composition import Facts, Match, Rule, composed, fusion
+from ..layout import KV8
+from ..norm.rms_norm import rms_norm
+from ..numerics import EPS32, TORCH_TYPES, random_tensor
+from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from ..reduce import team_reduction, whole_subgroups
+from ..state import STATE, make_state, scattered_state
+from ..weights import (
+    BITS,
+    WEIGHT_FORMATS,
+    dense,
+    is_quantized,
+    magnitude_planes,
+    piece_defaults,
+    piece_library,
+    piece_tunables,
+    quant_params,
+    random_planes,
+    weight_ports,
+    weight_sizes,
+    with_planes,
+)
+from .linear import FEW_TOKENS, gemv_defaults, gemv_tunables
+
+
+def behind_a_norm(facts: Facts, match: Match) -> bool:
+    """Where a norm goes into the products that read it: on a GPU a batch of tokens is better served by `batch`."""
+    few = facts.tokens == 1 or (facts.adapter.is_cpu and facts.tokens <= FEW_TOKENS)
+    return few and match.shape("x")[1] % 4 == 0
+
+
+X = Port(("tokens", "columns"))
+NORM = Port(("columns",), "f32", binding=7)
+
+
+def refuse_columns(context: Context) -> str | None:
+    if context["columns"] % 4:
+        return f"{context['columns']} columns are not a multiple of 4"
+    return whole_subgroups(context)
+
+
+def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[str, ...] = ()) -> Variant:
+    """units(context): what the grid counts, each of so many rows."""
+    rows = (4, 2, 8, 16) if rows_per_unit == 2 else (4, 1, 2, 8, 16)
+    # What is read of activations and norm serves twice as many rows: 10 to 35% less time of integer weights (H100).
+    defaults = gemv_defaults(lambda c: (128, 1, 8 if is_quantized(fmt) else 4))
+    return Variant(
+        file,
+        grid=lambda c: spread(
+            ceil_div(units(c), c["rows_per_team"] // rows_per_unit * c["teams"]), c["tokens"]
+        ),
+        tunables={**gemv_tunables(rows), **piece_tunables(fmt)},
+        library=lambda c: (
+            "x/vec4",
+            "extra_sum/norm",
+            "weigh/norm",
+            "stage/none",
+            *piece_library(fmt, c),
+            *team_reduction(c),
+            *library,
+        ),
+        refuse=refuse_columns,
+        defaults=lambda c: {**defaults(c), **piece_defaults(fmt, c, crowded=True)},
+        why="few tokens: one dispatch, and what is between the layers stays in registers",
+    )
+
+
+def _inputs(
+    fmt: str, generator, tokens: int, rows: int, columns: int, x_dtype: str, eps: float, options
+) -> dict:
+    return {
+        "x": random_tensor(generator, (tokens, columns), x_dtype),
+        "norm": torch.rand(columns, generator=generator) + 0.5,
+        **random_planes(fmt, generator, rows, columns, **options),
+        "eps": eps,
+    }
+
+
+def weight_parts(fmt: str, arguments) -> dict:
+    """What `dense` takes, from a call's arguments."""
+    return {n: arguments[n] for n in (*weight_ports(fmt), "block", "zero_unit") if n in arguments}
+
+
+def product_bound(fmt: str, arguments, normed) -> torch.Tensor:
+    """Bound of the error of n W^T, n = rms_norm(x) f64 [tokens, columns]: of the sum, and of the norm's factor."""
+    columns = normed.shape[1]
+    return (
+        (12 + columns**0.5) * EPS32 * (normed.abs() @ magnitude_planes(fmt, arguments, columns).T)
+    ) + 1e-30
+
+
+def _product_bound(fmt: str, arguments) -> torch.Tensor:
+    """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]."""
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    return product_bound(fmt, arguments, normed)
+
+
+def _weight_cost(fmt: str, s) -> float:
+    scales = s["rows"] * s["columns"] / s["block"] * 3 if is_quantized(fmt) else 0
+    return s["rows"] * s["columns"] * BITS[fmt] / 8 + scales
+
+
+def _cost(fmt: str, s) -> Cost:
+    read = _weight_cost(fmt, s) + 4 * (s["tokens"] + 1) * s["columns"]
+    written = s["rows"] if "kv_heads" in s else s.get("width", s["rows"])
+    return Cost(read, 4 * s["tokens"] * written, 2 * s["tokens"] * s["rows"] * s["columns"])
+
+
+def _shared(fmt: str) -> dict:
+    ports = weight_ports(fmt)
+    return {"prepare": partial(dense, fmt), "prepared_ports": tuple(ports), "cost": partial(_cost, fmt)}
+
+
+# ---- norm, linear ------------------------------------------------------------------------------------------------
+
+
+@fusion(where=behind_a_norm)
+def norm_linear(p, x, norm, weight, *, eps):
+    """y = rms_norm(x) W^T."""
+    return p.linear(x=p.rms_norm(x=x, weight=norm, eps=eps), weight=weight)
+
+
+def in_place(reference):
+    """A reference whose y stands at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
+
+    @functools.wraps(reference)
+    def placed_reference(row_offset=0, out_rows=None, **given):
+        y = reference(**given)
+        after = 0 if out_rows is None else out_rows - row_offset - y.shape[-1]
+        return torch.nn.functional.pad(y, (row_offset if out_rows is not None else 0, after))
+
+    return placed_reference
+
+
+def linear_inputs(
+    fmt, seed=0, tokens=1, rows=64, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+
+
+def placed(bound, arguments, expected) -> dict:
+    """The bound of a range of rows in the places that it has in the result."""
+    before = arguments.get("row_offset", 0)
+    after = expected["y"].shape[-1] - before - bound.shape[-1]
+    return {"y": torch.nn.functional.pad(bound, (before, after))}
+
+
+def norm_linear_pair(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    return register(
+        Kernel(
+            op="norm_linear",
+            form={"weight": fmt},
+            reference=in_place(composed(norm_linear)),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={"y": Port(("tokens", "out_rows"), binding=6)},
+            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
+            defaults={"row_offset": 0},
+            variants={"gemv": _variant("linear/norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
+            make_inputs=with_planes(fmt, linear_inputs),
+            tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
+            derive=lambda s: {"out_rows": s.get("rows"), **weight_sizes(fmt)},
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- norm, gate, up, their product -------------------------------------------------------------------------------
+
+
+def gate_and_up(p, normed, gate, up) -> dict:
+    """What a gated unit takes: n G^T and n U^T."""
+    return {"gate": p.linear(x=normed, weight=gate), "up": p.linear(x=normed, weight=up)}
+
+
+@fusion(stack=("gate", "up"), where=behind_a_norm)
+def norm_gate_up(p, x, norm, gate, up, *, eps):
+    """y = silu(n G^T) * (n U^T), n = rms_norm(x)."""
+    return p.silu_mul(**gate_and_up(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up))
+
+
+@fusion(stack=("gate", "up"), where=behind_a_norm)
+def norm_gate_up_gelu(p, x, norm, gate, up, *, eps):
+    """y = gelu(n G^T) * (n U^T), n = rms_norm(x)."""
+    return p.gelu_mul(**gate_and_up(p, p.rms_norm(x=x, weight=norm, eps=eps), gate, up))
+
+
+def halves_of(weight, **_) -> list[int]:
+    """Rows of gate and of up."""
+    return [weight.shape[0] // 2] * 2
+
+
+def gate_up_inputs(
+    fmt, seed=0, tokens=1, width=32, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
+
+
+def gated_bound(normed, weight, bound) -> torch.Tensor:
+    """Bound of the error of a(g) * u, f64 [tokens, width], where those of g and u are `bound` [tokens, rows].
+
+    SiLU and GELU a have a slope of at most 1.13 and a(g) <= |g|; their own error is that of `silu_mul` and `gelu_mul`.
+    """
+    gate, up = (normed @ weight[:, : normed.shape[1]].T).abs().chunk(2, dim=-1)
+    gate_error, up_error = bound.chunk(2, dim=-1)
+    product = (12 + 4 * gate) * EPS32 * gate * up
+    return 1.13 * gate_error * (up + up_error) + (gate + gate_error) * up_error + product + 1e-30
+
+
+def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
+    weight = dense(fmt, **weight_parts(fmt, arguments)).double()
+    normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    return {"y": gated_bound(normed, weight, _product_bound(fmt, arguments))}
+
+
+def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
+    """The pair for one weight format and gated unit, `rule` of its composition."""
+    return register(
+        Kernel(
+            op=rule.name,
+            form={"weight": fmt},
+            reference=composed(rule, rows=halves_of),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            writes={"y": Port(("tokens", "width"), binding=6)},
+            params={**quant_params(fmt), "eps": float},
+            variants={
+                "gemv": _variant(
+                    "linear/norm_gate_up",
+                    fmt,
+                    lambda c: c["width"],
+                    rows_per_unit=2,
+                    library=(activation_file(unit),),
+                )
+            },
+            make_inputs=with_planes(fmt, gate_up_inputs),
+            tolerance=partial(_gate_up_tolerance, fmt),
+            derive=lambda s: (
+                {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
+            ),
+            **_shared(fmt),
+        )
+    )
+
+
+# ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
+
+
+def turned_and_appended(
+    p, normed, q, k, v, table, kv, state, *, passed
+):  # many parameters: the operands and parameters of the op
+    """Queries, turned, and the cache with the step's keys, turned, and values."""
+    queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
+    queries, keys = (p.rope(x=each, table=table, state=state, passed=passed) for each in (queries, keys))
+    return queries, p.kv_append(k=keys, v=values, kv=kv, state=state)
+
+
+def _float_cache(facts: Facts, match: Match) -> bool:
+    return match.label("kv") != KV8 and behind_a_norm(facts, match)
+
+
+@fusion(stack=("q", "k", "v"), where=_float_cache)
+def norm_qkv(
+    p, x, norm, q, k, v, table, kv, state, *, eps, passed
+):  # many parameters: the operands and parameters of the op
+    """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
+    normed = p.rms_norm(x=x, weight=norm, eps=eps)
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
+
+
+def qkv_rows(weight, kv, **_) -> list[int]:
+    """Rows of q, k and v: the cache says how many heads keys and values have."""
+    width = kv.shape[2] * kv.shape[4]
+    return [weight.shape[0] - 2 * width, width, width]
+
+
+def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
+    fmt,
+    seed=0,
+    tokens=1,
+    heads=2,
+    kv_heads=1,
+    head_dim=16,
+    passed=0,
+    columns=64,
+    capacity=32,
+    position=5,
+    valid=None,
+    sequences=2,
+    sequence=1,
+    scattered=False,
+    eps=1e-5,
+    x_dtype="f32",
+    y_dtype="f32",
+    **options,
+) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    rows = (heads + 2 * kv_heads) * head_dim
+    return {
+        **_inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options),
+        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
+        "passed": passed,
+        "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
+        "state": scattered_state(seed, tokens, sequences, capacity)
+        if scattered
+        else make_state(position, tokens, sequence, valid=valid),
+    }
+
+
+def qkv_tolerance(bound, arguments) -> dict:
+    """From the bound of the product, f64 [tokens, rows]. The rotation mixes pairs of rows; q and k have entries up to
+    |a| + |b| of a pair's."""
+    kv, state = arguments["kv"], arguments["state"]
+    mixed = 2 * paired(bound, arguments["table"].shape[1], kv.shape[4])
+    kv_width = kv.shape[2] * kv.shape[4]
+    q, k, v = mixed.split([mixed.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
+    cache = torch.zeros(kv.shape, dtype=torch.float64)
+    return {"q": q, "kv": kv_append.reference(k, v, cache, state)}
+
+
+def qkv_derive(fmt: str, s) -> dict:
+    found = {**head_dim_of(s), **weight_sizes(fmt)}
+    if {"rows", "kv_heads"} <= set(s) and "head_dim" in found:
+        found["width"] = s["rows"] - 2 * s["kv_heads"] * found["head_dim"]
+    return found
+
+
+def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
+    """What `norm_qkv` reads and writes."""
+    reads = {
+        "x": X,
+        **weight_ports(fmt),
+        "norm": NORM,
+        "table": Port(("capacity", "rotated"), "f32", binding=4),
+        "kv": Port(CACHE.shape, binding=5),
+        "state": replace(STATE, binding=8),
+    }
+    return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
+
+
+def norm_qkv_pair(fmt: str) -> Kernel:
+    """The pair for one weight format."""
+    reads, writes = qkv_ports(fmt)
+    return register(
+        Kernel(
+            op="norm_qkv",
+            form={"weight": fmt},
+            reference=composed(norm_qkv, rows=qkv_rows),
+            reads=reads,
+            writes=writes,
+            updates={"kv": "kv"},
+            params={**quant_params(fmt), "eps": float, "passed": int},
+            defaults={"passed": 0},
+            variants={
+                "gemv": _variant(
+                    "linear/norm_qkv",
+                    fmt,
+                    lambda c: c["rows"] // 2,
+                    rows_per_unit=2,
+                    library=("append/cache",),
+                )
+            },
+            make_inputs=with_planes(fmt, qkv_inputs),
+            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
+            derive=partial(qkv_derive, fmt),
+            **_shared(fmt),
+        )
+    )
+
+
+#: The pairs by weight format; others are made from them.
+NORM_LINEAR = {fmt: norm_linear_pair(fmt) for fmt in WEIGHT_FORMATS}
+NORM_QKV = {fmt: norm_qkv_pair(fmt) for fmt in WEIGHT_FORMATS}
+for _format in WEIGHT_FORMATS:
+    norm_gate_up_pair(_format, norm_gate_up, silu_mul)
+    norm_gate_up_pair(_format, norm_gate_up_gelu, gelu_mul)

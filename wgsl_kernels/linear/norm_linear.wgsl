@@ -1,0 +1,21 @@
+// y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum), which
+// saves a dispatch and a trip of the activations through memory.
+// needs: team_sums (within, team_sums, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor)
+@group(0) @binding(6) var<storage, read_write> y: array<y_type>;
+
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let token = id.y;
+  let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
+  stage(token, thread);
+  add_up(team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
+  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+    let row = group_first + i;
+    let team = i / ROWS_PER_TEAM;
+    if (row < ROWS) {
+      y[token * OUT_ROWS + ROW_OFFSET + row] = y_type(sum_of(team, i % ROWS_PER_TEAM) * norm_factor(team));
+    }
+  }
+}
