@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", metavar="FILE", help="feed the beginning of this UTF-8 text instead of random token ids"
     )
     parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
+    parser.add_argument(
+        "--sequences",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="instead, so many sequences together in one cache, a row each",
+    )
     parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
     parser.add_argument(
         "--against",
@@ -73,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WorkbenchError("--like and --format go together: a model has its formats already")
     if arguments.text and arguments.like:
         raise WorkbenchError("--text needs a tokenizer: random weights have none")
+    if arguments.sequences and (arguments.text or arguments.trace or arguments.against):
+        raise WorkbenchError("--sequences measures rates alone: without --text, --trace and --against")
     if arguments.trace and arguments.backend == "torch":
         raise WorkbenchError("--trace shows dispatches of a device; --backend torch has none")
     for file in filter(None, (arguments.json, arguments.trace)):
@@ -85,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         source = open_source(arguments.model)
     if arguments.against:
         return run_against(arguments, source)
+    if arguments.sequences:
+        return run_batches(arguments, source)
     rows = [
         measured(
             source,
@@ -106,6 +117,31 @@ def run(arguments: argparse.Namespace) -> int:
         profiles = [(f"{row.model}, {row.dtype} activations", known(row.profile)) for row in rows]
         save_trace(arguments.trace, profiles, rows[0].record)
         print(*(profile.notes() for _, profile in profiles), sep="\n")
+    return 0
+
+
+def run_batches(arguments: argparse.Namespace, source) -> int:
+    """Several sequences together."""
+    from workbench.files.writing import write_json
+    from workbench.model_bench.batch_speed import measured_batches, table
+
+    rows = [
+        row
+        for dtype in arguments.dtype
+        for row in measured_batches(
+            source,
+            arguments.sequences,
+            backend=arguments.backend,
+            dtype=dtype,
+            cache=arguments.cache,
+            prompt_tokens=arguments.prompt_tokens,
+            decode_tokens=arguments.tokens,
+            repetitions=arguments.repetitions,
+        )
+    ]
+    print(table(rows))
+    if arguments.json:
+        write_json(Path(arguments.json), [row.to_json() for row in rows])
     return 0
 
 

@@ -140,8 +140,9 @@ class Batch:
         """
         arrays = [np.zeros(0, np.int64)] * self.sequences
         for sequence, ids in texts.items():
-            arrays[sequence] = check_ids(ids, self._vocab_size)
-            self._require(sequence, len(arrays[sequence]))
+            array = check_ids(ids, self._vocab_size)
+            self._require(sequence, len(array))
+            arrays[sequence] = array
         found: dict[int, np.ndarray] = {}
         most = self._executor.chunk(sum(map(len, arrays)), self._cache)
         for step, places in packed_steps(arrays, most, self._lengths):

@@ -42,7 +42,7 @@ from .streaming import Readbacks, readback_bytes, stream
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
 #: Rows a step where they are of several sequences: each generates one token in most steps.
-BATCHES = (1024, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+BATCHES = (1024, 256, 64, 32, 16, 8, 4, 1)
 #: Steps of one readback at most, when tokens are generated.
 STEPS = 16
 
