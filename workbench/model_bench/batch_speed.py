@@ -61,7 +61,7 @@ def measured_batches(  # many parameters: the options of a measurement, each of 
         prefill, decode = _times(model, count, prompt_tokens, decode_tokens, repetitions)
         rows.append(
             BatchRow(
-                source.name,
+                source.path.name,
                 model.executor.activations,
                 model.executor.cache,
                 count,
