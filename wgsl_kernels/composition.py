@@ -171,11 +171,12 @@ class Match(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rule may ask about a step: its tokens, the cache's positions, and the adapter."""
+    """What a rule may ask about a step: its tokens, the cache's positions and sequences, and the adapter."""
 
     tokens: int
     capacity: int
     adapter: Adapter
+    sequences: int = 1
 
 
 #: Says whether a rule holds at a place: False, True, or the parameters that only its second composition has.

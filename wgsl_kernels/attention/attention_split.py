@@ -38,6 +38,8 @@ from .attention import (
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
+#: Rows of several sequences in one step that are split at most: more fill a GPU by themselves.
+MANY_ROWS = 64
 #: A score that no position has, exact in every float type of references.
 NONE = -(2.0**127)
 
@@ -267,7 +269,9 @@ def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where `attention_split` can run, for few tokens."""
     limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
     splits = splits_for(min([facts.capacity, *limits]))
-    if facts.tokens > FEW_TOKENS or splits < 2:
+    # rows of several sequences share no keys, however many there are
+    few = FEW_TOKENS if facts.sequences == 1 else MANY_ROWS
+    if facts.tokens > few or splits < 2:
         return False
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
     head_dim = match.shape("kv")[4]

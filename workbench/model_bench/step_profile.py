@@ -145,10 +145,10 @@ class StepProfile:
         return Table(head, body, "llr", self.notes()).html()
 
 
-def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepProfile:
+def profile_step(model: Any, position: int = 64, repetitions: int = 7, sequences: int = 1) -> StepProfile:
     """Time each dispatch of one decode step on the model's device.
 
-    position: tokens in the cache; their keys are zeros, which takes no less time. Raises `WorkbenchError` for the
+    position: tokens in the cache of each of the `sequences`; their keys are zeros, which takes no less time. Raises `WorkbenchError` for the
     torch backend, which dispatches nothing, and for a position beyond the cache.
     """
     if model.backend != "wgpu":
@@ -159,15 +159,17 @@ def profile_step(model: Any, position: int = 64, repetitions: int = 7) -> StepPr
         )
     executor = model.executor
     device = executor.device
-    cache = executor.new_cache(model.max_tokens)
-    cache.position = position
+    cache = executor.new_cache(model.max_tokens, sequences)
+    rows = np.arange(sequences)
+    step = Step(0 * rows, position + 0 * rows, rows)
+    size = executor.size_of(step, cache)
     try:
         with device.lock, device.errors():
-            recorder = executor.recorder("greedy", 1, cache, ())
-            plan = executor.device_plan("greedy", 1, cache, ())
+            recorder = executor.recorder("greedy", size, cache, ())
+            plan = executor.device_plan("greedy", size, cache, ())
 
             def prepare() -> None:  # a step moves its own position on
-                executor.write_inputs(cache, 1, Step.following(np.array([0]), position))
+                executor.write_inputs(cache, size, step)
 
             outputs = [next(iter(step.call.outputs.values())) for step in plan.steps]
             with Stopwatch(device, prepare=prepare) as watch:

@@ -207,7 +207,7 @@ def lower(
     stacks = stackable(stacked_together(plan, library), binding_bytes)
     plan = rewrite(
         plan,
-        Facts(sizes["tokens"], sizes["capacity"], adapter),
+        Facts(sizes["tokens"], sizes["capacity"], adapter, sizes["sequences"]),
         keep=[plan.arrays[name][0].name for name in keep if name in plan.arrays],
         stacks=stacks,
         ranges=lambda name: row_ranges(plan.buffers[name], binding_bytes),

@@ -79,7 +79,7 @@ def place_of(
         {"tokens": sizes["tokens"], "capacity": sizes["capacity"], **found.params, **shape},
         {symbol: str(buffer.type) for symbol, buffer in operands.items()},
     )
-    facts = Facts(sizes["tokens"], sizes["capacity"], adapter)
+    facts = Facts(sizes["tokens"], sizes["capacity"], adapter, sizes["sequences"])
     return Place(
         case, Plan(buffers, calls, results), sizes, REWRITTEN if known(rule.usual)(facts, found) else PLANNED
     )
