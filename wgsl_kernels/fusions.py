@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .attention.attention_reduce_a8 import reduce_in_int8
 from .attention.attention_split import SPLIT_ATTENTION
 from .cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .composition import Rule
@@ -13,12 +14,12 @@ from .linear.norm_linear_a8 import (
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
-    reduce_in_int8,
 )
 from .linear.norm_qkv_rows import QKV_ROWS
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .norm.head_norm import head_norm_rope
+from .quantized.rms_norm_a8 import norm_in_int8
 from .sampling.sample import SAMPLE_IN_PARTS
 from .tokens.rows import ONLY_ROW
 
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     gate_up_gelu,
     norm_linear,
     norm_linear_a8,
+    norm_in_int8,
     reduce_in_int8,
     *ARGMAX,
     *TOP_K,

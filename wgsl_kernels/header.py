@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from .linker import link, source
+from .linker import link
 from .pair import Context, Kernel, Variant
 
 #: Naga (wgpu) enables subgroup operations by a device feature and rejects the directive; Tint requires it.
@@ -54,7 +54,7 @@ def write_module(kernel: Kernel, variant: Variant, context: Context, dialect: st
         raise ValueError(f"dialect is one of {DIALECTS}, not {dialect!r}")
     body = variant.body()
     files = link(body, variant.file or kernel.name, variant.library(context))
-    library = [f"// lib/{name}.wgsl\n{source(name).text}" for name in files]
+    library = [f"// lib/{name}.wgsl\n{file.text}" for name, file in files.items()]
     values = {name: kernel.params.get(name, type(v))(v) for name, v in context.sizes.items()}
     if context.adapter.subgroup_size:
         values["subgroup_size"] = context.adapter.subgroup_size

@@ -65,27 +65,36 @@ def interfaces() -> dict[str, tuple[str, ...]]:
     return found
 
 
-@functools.cache
 def source(name: str) -> Source:
     """The implementation of that name, as in "reduce/tree"; raises `KernelUsageError` listing what there is."""
+    _check(name)
+    return _parsed(name, (LIB / f"{name}.wgsl").stat().st_mtime_ns)
+
+
+def _check(name: str) -> None:
     interface = name.partition("/")[0]
     if name not in interfaces().get(interface, ()):
         there = ", ".join(interfaces().get(interface, interfaces()))
         raise KernelUsageError(f"lib/ has no {name!r}; it has {there}")
+
+
+@functools.cache
+def _parsed(name: str, changed: int) -> Source:
+    """changed: when the file was written, so that one that is edited is read again."""
     return parse((LIB / f"{name}.wgsl").read_text("utf-8"), f"lib/{name}.wgsl")
 
 
-def link(body: str, where: str, choices: Sequence[str]) -> list[str]:
-    """Names of the files that `body` needs, each after those that it needs itself.
+def link(body: str, where: str, choices: Sequence[str]) -> dict[str, Source]:
+    """The files that `body` needs by name, each after those that it needs itself.
 
     choices: implementations, of interfaces that have several. A body that does not say what it needs gets all of them.
     Raises `KernelUsageError` where a choice is missing, unknown or made twice; `where` names the body.
     """
     chosen: dict[str, str] = {}
     for choice in choices:
-        source(choice)
+        _check(choice)
         _settle(chosen, choice, where)
-    found: dict[str, None] = {}
+    found: dict[str, Source] = {}
     started: set[str] = set()
 
     def add(names: Iterable[str], needed_by: str) -> None:
@@ -96,12 +105,13 @@ def link(body: str, where: str, choices: Sequence[str]) -> list[str]:
             if file not in started:
                 started.add(file)
                 _settle(chosen, file, needed_by)
-                add(source(file).needs or (), f"lib/{file}.wgsl")
-                found[file] = None
+                read = source(file)
+                add(read.needs or (), f"lib/{file}.wgsl")
+                found[file] = read
 
     needs = parse(body, where).needs
     add(choices if needs is None else needs, where)
-    return list(found)
+    return found
 
 
 def _settle(chosen: dict[str, str], file: str, where: str) -> None:

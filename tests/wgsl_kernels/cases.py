@@ -388,6 +388,16 @@ def _elementwise_cases() -> Iterator[Case]:
         {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
     )
     blocks = {"words": words, "static_scale": (0.0, 0.0, 0.01, 0.05)}
+    yield from cases_of(
+        "rms_norm[a8]",
+        "row",
+        12,
+        tokens=(1, 3, 33),
+        hidden=(32, 96, 352, 4128),
+        stride=(1, 2, 4),
+        x_dtype=TYPES,
+        y_dtype=("f32",),
+    )
     yield from cases_of("quantize_activations[a8]", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(
         "advance",

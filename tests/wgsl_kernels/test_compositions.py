@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from wgsl_kernels import library
+from wgsl_kernels.attention.attention_reduce_a8 import reduce_in_int8
 from wgsl_kernels.attention.rope import inverse_frequencies, rope_table
 from wgsl_kernels.composition import Rule, form_of, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
-from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8, reduce_in_int8
+from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
 from wgsl_kernels.numerics import random_tensor
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
 from wgsl_kernels.state import make_state

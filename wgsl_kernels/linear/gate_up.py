@@ -28,7 +28,9 @@ ADDED = ("bias", "residual", "factor")
 
 def many_tokens(facts: Facts, match: Match) -> bool:
     """Where `linear` takes tiles, which are what is fused."""
-    return facts.tokens > (linear.FEW_TOKENS if facts.adapter.is_cpu else linear.BATCH)
+    if facts.adapter.is_cpu:
+        return facts.tokens > linear.FEW_TOKENS
+    return facts.tokens > (linear_a8.A8_BATCH if match.label("x") == A8 else linear.BATCH)
 
 
 def _pays(facts: Facts, match: Match) -> bool:

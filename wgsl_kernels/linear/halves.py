@@ -16,12 +16,11 @@ import torch
 
 from ..numerics import EPS16
 from ..pair import Context, Variant
-from ..weights import IMPLIED_ZERO, dequantize_planes, is_quantized
+from ..weights import dequantize_planes, is_quantized
 
-#: The library file in place of one that a variant in f32 has.
-IN_F16 = {
-    name: f"{name}_in_f16" for name in (*(f"pieces/{fmt}" for fmt in IMPLIED_ZERO), "pieces/int4_narrow")
-}
+
+def _library(variant: Variant, context: Context) -> tuple[str, ...]:
+    return tuple(f"{n}_in_f16" if n.startswith("pieces/") else n for n in variant.library(context))
 
 
 def _refuse(variant: Variant, context: Context) -> str | None:
@@ -36,7 +35,7 @@ def in_f16(variant: Variant, tolerance: Callable[..., dict]) -> Variant:
     """`variant`, a product with integer weights in f32, in f16 arithmetic. tolerance: its errors' bounds."""
     return replace(
         variant,
-        library=lambda c: tuple(IN_F16.get(name, name) for name in variant.library(c)),
+        library=lambda c: _library(variant, c),
         refuse=lambda c: _refuse(variant, c),
         tolerance=tolerance,
         why=f"{variant.why}; f16 activations, fewer operations than in f32",

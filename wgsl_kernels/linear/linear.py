@@ -108,18 +108,19 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], p
     )
 
 
-def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int]], pieces: str = "") -> Variant:
-    """The variant for 2 to 16 tokens, over the same library as `gemv`.
+def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], pieces: str = "") -> Variant:
+    """The variant for 2 to 32 tokens, over the same library as `gemv`.
 
-    gpu: tokens at once, at most, and rows a team that suit a GPU; pieces: as for `gemv`.
+    gpu: tokens at once, at most, rows a team and threads that suit a GPU; pieces: as for `gemv`.
     """
     sizes = (4, 2, 8, 16)
 
     def defaults(context: Context) -> dict[str, int]:
-        most, rows = gpu(context)
+        most, rows, threads = gpu(context)
         at_once = next((size for size in sorted(sizes) if context["tokens"] <= size), most)
         piece = piece_defaults(pieces, context, crowded=True)
-        return {"rows_per_team": rows, **lanes_default(context), **piece, "batch": min(at_once, most)}
+        lanes = lanes_default(context) or {"workgroup": threads}
+        return {"rows_per_team": rows, **lanes, **piece, "batch": min(at_once, most)}
 
     return Variant(
         "linear/linear_batch",
@@ -154,13 +155,13 @@ def _refuse_tile(context: Context) -> str | None:
     return beyond_a_workgroup(threads, 4 * context["tile_columns"] * (tokens + rows))
 
 
-def few_tokens(context: Context) -> tuple[str, str] | None:
-    """The variant for few tokens and the reason, or None where there are many."""
+def few_tokens(context: Context, most: int = BATCH) -> tuple[str, str] | None:
+    """The variant for few tokens and the reason, or None where there are many. most: of `batch` on a GPU."""
     tokens, adapter = context["tokens"], context.adapter
     if tokens == 1 or (adapter.is_cpu and tokens <= FEW_TOKENS):
         return "gemv", f"{tokens} token(s): weights are read once a token"
-    if tokens <= BATCH and not adapter.is_cpu:
-        return "batch", f"{tokens} tokens, at most {BATCH}: weights are read once for several of them"
+    if tokens <= most and not adapter.is_cpu:
+        return "batch", f"{tokens} tokens, at most {most}: weights are read once for several of them"
     return None
 
 
@@ -173,14 +174,14 @@ def _gpu_gemv(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
     return 128, 1, (8 if f16 and fmt == "int2" else 4)
 
 
-def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int]:
-    """Tokens at once and rows a team, measured on an H100: registers set the limit, and beyond it a batch takes up to
+def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
+    """Tokens at once, rows a team and threads, measured on an H100: registers set the limit, and beyond it a batch takes up to
     five times as long. f16: in f16 arithmetic."""
     if not is_quantized(fmt):
-        return 8, 4
+        return 8, 4, 64
     if f16:
-        return (2, 2) if fmt == "int2" else (4, 4)
-    return {"int8": (4, 2), "int4": (4, 4), "int2": (2, 4)}[fmt]
+        return (2, 2, 64) if fmt == "int2" else (4, 4, 64)
+    return {"int8": (4, 2, 64), "int4": (4, 4, 64), "int2": (2, 4, 64)}[fmt]
 
 
 def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:

@@ -4,27 +4,24 @@
     norm_qkv_a8           rms_norm, quantize_activations, linear_a8 (q, k, v), rope (q), rope (k), kv_append
     norm_gate_up_a8       rms_norm, quantize_activations, linear_a8 (gate, up), silu_mul, quantize_activations
     norm_gate_up_gelu_a8  rms_norm, quantize_activations, linear_a8 (gate, up), gelu_mul, quantize_activations
-    attention_reduce[a8]  attention_reduce, quantize_activations
 
-All but the last stand once a weight format; weights of q, k and v, and of gate and up, are stacked as in
+They stand once a weight format; weights of q, k and v, and of gate and up, are stacked as in
 `norm_linear`. Each reference is the composition of the references it replaces. With `linear_a8` and its residual
 behind attention and the MLP, a decoder layer is six dispatches where attention is split.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
 
 from ..activations.activations import activation_file, gelu_mul, silu_mul
-from ..attention.attention_split import attention_reduce, reduce_inputs, reduce_tolerance
 from ..composition import Facts, Match, Rule, composed, fusion
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
-from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
+from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..quantized.quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
 from ..reduce import team_reduction
 from ..tiles import WORKGROUP_BYTES
@@ -311,68 +308,6 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
             **_shared(fmt),
         )
     )
-
-
-# ---- attention's parts, quantized --------------------------------------------------------------------------------
-
-
-def _reduce_tolerance(arguments, expected) -> dict:
-    y = attention_reduce.reference(arguments["sums"].double(), arguments["stats"].double())
-    error = reduce_tolerance(arguments, {"y": y})["y"]
-    stride = arguments["stride"]
-    quants, scales = quantized_tolerance(y, expected["y_scales"].double(), INT8_BLOCK, stride, error)
-    return {"y": quants, "y_scales": scales}
-
-
-@kernel(
-    op="attention_reduce",
-    reads=dict(attention_reduce.reads),
-    writes={
-        "y": Port(WORDS, "u32", packed=8, of="y", plane="quants"),
-        "y_scales": Port(SCALES, "f32", of="y", plane="scales"),
-    },
-    form={"y": A8},
-    params={"stride": int},
-    derive=lambda s: (
-        {
-            "y_blocks": s["heads"] * s["head_dim"] // INT8_BLOCK,
-            "y_words": s["heads"] * s["head_dim"] // 4,
-        }
-        if "heads" in s
-        else {}
-    ),
-    variants={
-        "heads": Variant(
-            "attention/attention_reduce_a8",
-            grid=lambda c: (c["heads"], c["tokens"], 1),
-            refuse=lambda c: (
-                f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
-                if c["head_dim"] % INT8_BLOCK
-                else None
-            ),
-        )
-    },
-    make_inputs=handing_on(
-        lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride}, reduce_inputs
-    ),
-    tolerance=_reduce_tolerance,
-    cost=lambda s: replace(
-        attention_reduce.cost(s), written=1.125 * s["tokens"] * s["heads"] * s["head_dim"]
-    ),
-)
-def attention_reduce_a8(sums, stats, stride):
-    """Words [tokens, y_words] and scales [tokens, y_blocks] of what `attention_reduce` gives."""
-    return quantize_activations.reference(attention_reduce.reference(sums, stats), INT8_BLOCK, stride=stride)
-
-
-def _whole_heads(facts: Facts, match: Match) -> bool:
-    return facts.tokens == 1 and not facts.adapter.is_cpu and match.shape("sums")[3] % INT8_BLOCK == 0
-
-
-@fusion(op="attention_reduce", where=_whole_heads)
-def reduce_in_int8(p, sums, stats):
-    """What `attention_reduce` gives, in INT8."""
-    return p.quantize_activations(x=p.attention_reduce(sums=sums, stats=stats))
 
 
 #: The pairs by weight format; others are made from them.
