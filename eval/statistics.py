@@ -191,15 +191,6 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def log_sum_exp(values: np.ndarray) -> np.ndarray:
-    """ln sum exp over the last axis, f64; -inf where every value is."""
-    values = np.asarray(values, np.float64)
-    largest = values.max(-1)
-    shift = np.where(np.isfinite(largest), largest, 0.0)
-    with np.errstate(divide="ignore"):
-        return shift + np.log(np.exp(values - shift[..., None]).sum(-1))
-
-
 def row_chunks(rows: int, columns: int) -> Iterator[slice]:
     """Slices of rows whose f64 temporaries stay within a few tens of MB."""
     step = max(1, _CHUNK_BYTES // (8 * max(1, columns)))

@@ -23,7 +23,7 @@ import numpy as np
 from workbench.errors import ProtocolError
 from workbench.formats.spec import MAX_ZERO_FRAC_BITS, WeightFormat
 from workbench.formats.tensor import WeightTensor, quantized_tensor
-from workbench.quantizers import QUANTIZERS, rtn
+from workbench.quantizers import QUANTIZERS, QUANTIZERS_OF_ONE_MATRIX, rtn
 from workbench.quantizers.blocks import Quantized, in_blocks, rounded_scale
 
 #: A quantizer by name, or a function (weights f32 [rows, columns], format) -> Quantized.
@@ -65,9 +65,11 @@ def stage_weights(
 def stored(weights: np.ndarray, format: WeightFormat, quantizer: Quantizer = "rtn") -> WeightTensor:
     """The packed tensor that a quantizer makes, in the bit order of the kernels."""
     if isinstance(quantizer, str):
-        if quantizer not in QUANTIZERS:
-            raise ProtocolError(f"quantizer {quantizer!r} is unknown; allowed: {', '.join(QUANTIZERS)}")
-        quantizer = QUANTIZERS[quantizer]
+        if quantizer not in QUANTIZERS_OF_ONE_MATRIX:
+            raise ProtocolError(
+                f"quantizer {quantizer!r} is unknown; allowed: {', '.join(QUANTIZERS_OF_ONE_MATRIX)}"
+            )
+        quantizer = QUANTIZERS[quantizer].quantize
     format = replace(format, order="low-first")
     return quantized_tensor("weights", weights.shape, format, *quantizer(weights, format))
 

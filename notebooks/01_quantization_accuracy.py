@@ -272,7 +272,7 @@ report = save(measurement, RESULTS)  # table.md, results.json with provenance, t
 display(Markdown(report))
 
 # %%
-display(plots.Picture.of(perplexity_vs_size(measurement)))
+display(perplexity_vs_size(measurement))
 
 # %% [markdown]
 # **How to read it.** In the left panel the grey band is the plain error of the unquantized perplexity. INT8 and INT4

@@ -42,7 +42,6 @@ from workbench.assets import demo_model_path
 from workbench.errors import SweepError
 from workbench.kernel_bench import differences, kernels
 from workbench.kernel_bench.request import Request
-from workbench.show.figures import Picture
 from workbench.show.notebook import table
 from workbench.show.progress import Progress
 from workbench.studies.fitting import Study
@@ -132,7 +131,7 @@ found = board.table()
 display(Markdown(found.markdown()))
 
 # %%
-display(Picture.of(board.plot(RESULTS / "front.pdf")))
+display(board.plot(RESULTS / "front.pdf"))
 
 # %% [markdown]
 # The line joins the rows that no other beats in both size and perplexity, as measured; it knows nothing of errors.

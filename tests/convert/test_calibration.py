@@ -18,10 +18,10 @@ from tests.eval.conftest import byte_tokenizer
 from workbench.convert.calibration import CalibrationOptions, load_calibration
 from workbench.convert.check import Verdict
 from workbench.convert.convert import convert
-from workbench.convert.methods import METHODS
 from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.quantizers import QUANTIZERS
 
 
 def test_windows_are_drawn_from_the_disjoint_ones_of_the_text(text):
@@ -79,10 +79,10 @@ def test_texts_are_checked(tmp_path):
 
 
 def test_methods_that_need_data_get_the_embedded_text():
-    for name, method in METHODS.items():
+    for name, method in QUANTIZERS.items():
         options = ConvertOptions(WeightFormat("int4"), quantizer=name)
-        assert (options.calibration == CalibrationOptions()) == method.calibrated
-        assert ("calibration" in options.to_json()) == method.calibrated
+        assert (options.calibration == CalibrationOptions()) == bool(method.needs)
+        assert ("calibration" in options.to_json()) == bool(method.needs)
     with pytest.raises(WorkbenchError, match="steps are of quantizers that train"):
         ConvertOptions(WeightFormat("int4"), steps=10)
     with pytest.raises(WorkbenchError, match="calibration_inputs = 'both'; allowed: quantized, float"):
@@ -91,8 +91,8 @@ def test_methods_that_need_data_get_the_embedded_text():
 
 def test_ids_beyond_the_vocabulary_are_refused_by_every_quantizer_that_learns(tmp_path, text):
     source = small_checkpoint(tmp_path / "source", vocab_size=200)  # the tokenizer has 259
-    for name, method in METHODS.items():
-        if method.calibrated:
+    for name, method in QUANTIZERS.items():
+        if method.needs:
             options = ConvertOptions(
                 WeightFormat("int4"), quantizer=name, calibration=CalibrationOptions(str(text))
             )

@@ -7,8 +7,8 @@ import pytest
 from workbench.cli import build_parser
 from workbench.commands.quantize import options_from
 from workbench.convert.calibration import CalibrationOptions
-from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
+from workbench.quantizers import QUANTIZERS
 
 
 def options(arguments: str):
@@ -16,11 +16,11 @@ def options(arguments: str):
     return options_from(build_parser().parse_args([*common, *arguments.split()]))
 
 
-@pytest.mark.parametrize("quantizer", METHODS)
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_every_method_has_a_name_on_the_command_line(quantizer):
     found = options(f"--quantizer {quantizer}")
     assert found.quantizer == quantizer
-    assert found.calibration == (CalibrationOptions() if METHODS[quantizer].calibrated else None)
+    assert found.calibration == (CalibrationOptions() if QUANTIZERS[quantizer].needs else None)
 
 
 def test_calibration_is_read():

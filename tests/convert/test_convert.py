@@ -41,7 +41,7 @@ def rounded(values: np.ndarray, fmt: WeightFormat, quantizer: str = "rtn") -> np
     if not fmt.is_quantized:
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[fmt.dtype]
         return torch.from_numpy(values).to(dtype).float().numpy()
-    q, scales, zeros = QUANTIZERS[quantizer](values, fmt)
+    q, scales, zeros = QUANTIZERS[quantizer].quantize(values, fmt)
     zeros = np.full(scales.shape, fmt.implied_zero) if zeros is None else zeros / 2**fmt.zero_frac_bits
     blocks = q.reshape(len(q), fmt.blocks(values.shape[1]), -1).astype(np.float64)
     exact = scales[..., None].astype(np.float64) * (blocks - zeros[..., None])

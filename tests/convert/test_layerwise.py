@@ -10,7 +10,6 @@ import torch
 
 from tests.convert.conftest import small_checkpoint
 from workbench.convert.convert import convert
-from workbench.convert.methods import METHODS
 from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.formats.reader import StoredModel
@@ -21,7 +20,7 @@ from workbench.quantizers import QUANTIZERS
 
 INT4 = WeightFormat("int4", block_size=32)
 INT2 = WeightFormat("int2", block_size=32)
-CALIBRATED = [name for name, method in METHODS.items() if method.calibrated]
+CALIBRATED = [name for name, method in QUANTIZERS.items() if method.needs]
 
 
 def stored(folder, source, calibration, fmt=INT2, **options) -> StoredModel:
@@ -57,7 +56,7 @@ def test_calibration_changes_nothing_for_methods_without_data(source, rounded, t
 
 @pytest.mark.parametrize("quantizer", CALIBRATED)
 def test_methods_with_data_leave_smaller_output_errors(source, rounded, calibration, tmp_path, quantizer):
-    steps = {"steps": 20} if METHODS[quantizer].trains else {}
+    steps = {"steps": 20} if QUANTIZERS[quantizer].trains else {}
     model = stored(tmp_path / "out", source, calibration, quantizer=quantizer, **steps)
     ours, theirs = output_errors(model), output_errors(rounded)
     assert set(ours) == set(theirs)
@@ -139,12 +138,14 @@ def test_a_tied_embedding_is_rounded_as_the_head_that_it_is(calibration, tmp_pat
 def test_an_embedding_that_is_looked_up_is_rounded_without_data(source, calibration, tmp_path):
     model = stored(tmp_path / "out", source, calibration, quantizer="gptq")
     weights = Checkpoint.open(source).tensor(EMBEDDING).dequantize()
-    np.testing.assert_array_equal(model.tensor(EMBEDDING).quants(), QUANTIZERS["grid"](weights, INT2).q)
+    np.testing.assert_array_equal(
+        model.tensor(EMBEDDING).quants(), QUANTIZERS["grid"].quantize(weights, INT2).q
+    )
 
 
 def test_two_runs_give_the_same_bytes(source, calibration, tmp_path):
     for quantizer in ("awq-gptq", "trained"):
-        steps = {"steps": 5} if METHODS[quantizer].trains else {}
+        steps = {"steps": 5} if QUANTIZERS[quantizer].trains else {}
         bytes_ = []
         for run in ("one", "two"):
             options = ConvertOptions(

@@ -46,7 +46,7 @@ def inputs():
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_the_last_stage_is_what_the_file_holds(weights, form):
     last = stage_weights(weights, form, stages(form)[-1])
-    made = quantized_tensor("w", weights.shape, form, *QUANTIZERS["rtn"](weights, form)).dequantize()
+    made = quantized_tensor("w", weights.shape, form, *QUANTIZERS["rtn"].quantize(weights, form)).dequantize()
     assert np.array_equal(last, made)
     assert np.abs(stage_weights(weights, form, "range") - weights).max() < 1e-7, "the range clips nothing"
 
@@ -73,10 +73,12 @@ def test_a_search_clips_and_rounds(weights):
     form = WeightFormat("int2", block_size=64)
     found = weight_waterfall(weights, form, quantizer="grid")
     assert found["range"].mse > 0 and found["zero-point"].adds_mse > 0
-    made = quantized_tensor("w", weights.shape, form, *QUANTIZERS["grid"](weights, form)).dequantize()
+    made = quantized_tensor(
+        "w", weights.shape, form, *QUANTIZERS["grid"].quantize(weights, form)
+    ).dequantize()
     assert found["zero-point"].mse == pytest.approx(np.mean((made.astype(float) - weights) ** 2), rel=1e-9)
     assert found["zero-point"].mse < weight_waterfall(weights, form)["zero-point"].mse
-    by_function = weight_waterfall(weights, form, quantizer=QUANTIZERS["grid"])
+    by_function = weight_waterfall(weights, form, quantizer=QUANTIZERS["grid"].quantize)
     assert by_function.causes == found.causes
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.convert.conftest import small_checkpoint, text  # noqa: F401 (a fixture)
 from tests.support.faults import REMOVALS, RENAMES, Faults, command, run_child
-from workbench.convert.methods import METHODS
 from workbench.formats.reader import StoredModel
+from workbench.quantizers import QUANTIZERS
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def quantize(source: Path, text: Path, output: Path, quantizer: str, *more: str)
         "--quiet",
     ]
     argv += ["--quantizer", quantizer, *more]
-    if METHODS[quantizer].calibrated:
+    if QUANTIZERS[quantizer].needs:
         argv += ["--calibration", text, "--calibration-windows", 8, "--calibration-length", 32]
-    return [*argv, "--steps", 2] if METHODS[quantizer].trains else argv
+    return [*argv, "--steps", 2] if QUANTIZERS[quantizer].trains else argv
 
 
 def contents(output: Path) -> dict[str, object]:
@@ -51,12 +51,12 @@ def contents(output: Path) -> dict[str, object]:
     return found | {"manifest.json": manifest}
 
 
-@pytest.mark.parametrize("quantizer", METHODS)
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_each_quantizer_ends_with_the_same_bytes(tmp_path, source, text, quantizer):  # noqa: F811
     here = tmp_path / "here"
     assert run_child(command, *map(str, quantize(source, text, tmp_path / "whole", quantizer))) == 0
     points = Faults(tmp_path, RENAMES).stopped_everywhere(quantize(source, text, here / "out", quantizer))
-    stages = 3 if METHODS[quantizer].calibrated else 0
+    stages = 3 if QUANTIZERS[quantizer].needs else 0
     assert points[-1] == "rename here/out" and sum("stage-" in point for point in points) == stages
     assert sum("streams-" in point for point in points) == max(0, stages - 1)
     assert contents(here / "out") == contents(tmp_path / "whole")

@@ -120,7 +120,7 @@ def test_every_block_is_clipped_as_by_a_slow_search(format, rows, columns, token
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_quantize_clips_and_rounds(format):
     weights, inputs = heavy_tailed(7, 200), correlated_inputs(100, 200)
-    ours = QUANTIZERS["awq"](weights, format, inputs=inputs)
+    ours = QUANTIZERS["awq"].quantize(weights, format, inputs=inputs)
     scales, _ = rtn.parameters(*awq.search_clip(weights, format, inputs=inputs), format)
     np.testing.assert_array_equal(ours.scales, scales)
     assert (ours.q[:, 200:] == padding_of(format, ours)).all()

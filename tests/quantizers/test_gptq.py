@@ -230,7 +230,7 @@ def test_unsuitable_arguments_are_refused(given, complaint):
 def test_it_is_found_by_name_and_leaves_its_arguments_alone():
     weights, hessian = heavy_tailed(8, 100), hessian_of(correlated_inputs(300, 100))
     before = weights.copy(), hessian.copy()
-    quantize = partial(QUANTIZERS["gptq"], format=COARSE, hessian=hessian)
+    quantize = partial(QUANTIZERS["gptq"].quantize, format=COARSE, hessian=hessian)
     np.testing.assert_array_equal(quantize(np.asfortranarray(weights)).q, quantize(weights).q)
     for mine, old in zip((weights, hessian), before, strict=True):
         np.testing.assert_array_equal(mine, old)

@@ -202,10 +202,10 @@ def test_torch_finds_what_numpy_finds(device, format):
 def test_the_weighted_grid_needs_its_importance():
     weights, importance = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32), np.arange(64)
     format = WeightFormat("int2", block_size=32)
-    ours = QUANTIZERS["grid-importance"](weights, format, importance)
+    ours = QUANTIZERS["grid-importance"].quantize(weights, format, importance)
     np.testing.assert_array_equal(ours.q, grid.quantize(weights, format, importance).q)
     with pytest.raises(ValueError, match="needs the importance"):
-        QUANTIZERS["grid-importance"](weights, format, None)
+        QUANTIZERS["grid-importance"].quantize(weights, format, None)
 
 
 @pytest.mark.parametrize(

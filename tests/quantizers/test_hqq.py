@@ -274,4 +274,4 @@ def test_non_finite_weights_are_named(granularity, bad):
 
 
 def test_it_is_found_by_name():
-    assert QUANTIZERS["hqq"] is hqq.quantize
+    assert QUANTIZERS["hqq"].quantize is hqq.quantize

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
-from workbench.quantizers import NEEDS, QUANTIZERS, rtn
+from workbench.quantizers import QUANTIZERS, QUANTIZERS_OF_ONE_MATRIX, rtn
 
 FORMATS = [
     WeightFormat("int8"),
@@ -26,7 +26,7 @@ FORMATS = [
     WeightFormat("int2", symmetric=True),
     WeightFormat("int2", "tensor", zero_frac_bits=5),
 ]
-DATA_FREE = sorted(name for name in QUANTIZERS if not NEEDS[name])
+DATA_FREE = sorted(QUANTIZERS_OF_ONE_MATRIX)
 FINITE = st.floats(-1e4, 1e4, width=32, allow_subnormal=True)
 
 
@@ -148,20 +148,22 @@ def test_non_finite_weights_are_named(name, bad):
     weights = np.ones((700, 2048), np.float32)
     weights[699, 3], weights[699, 9] = bad, np.nan
     with pytest.raises(ValueError, match=r"weights\[699, 3\] is (nan|inf|-inf)"):
-        QUANTIZERS[name](weights, WeightFormat("int4"))
+        QUANTIZERS[name].quantize(weights, WeightFormat("int4"))
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_a_scale_too_large_is_refused(name):
     weights = np.full((1, 32), 3e6, np.float32)
     with pytest.raises(ValueError, match=r"beyond 65504.*f32"):
-        QUANTIZERS[name](weights, WeightFormat("int4"))
-    assert np.isfinite(QUANTIZERS[name](weights, WeightFormat("int4", scale_dtype="f32")).scales).all()
+        QUANTIZERS[name].quantize(weights, WeightFormat("int4"))
+    assert np.isfinite(
+        QUANTIZERS[name].quantize(weights, WeightFormat("int4", scale_dtype="f32")).scales
+    ).all()
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_unsuitable_arguments_are_refused(name):
-    quantize = QUANTIZERS[name]
+    quantize = QUANTIZERS[name].quantize
     with pytest.raises(ValueError, match="not quantized"):
         quantize(np.ones((2, 32), np.float32), WeightFormat("f16"))
     with pytest.raises(ValueError, match=r"float32 \[32\]"):
@@ -171,14 +173,16 @@ def test_unsuitable_arguments_are_refused(name):
 
 
 def test_quantizers_by_name():
-    assert QUANTIZERS["rtn"] is rtn.quantize
-    with pytest.raises(KeyError, match="only rtn"):
-        QUANTIZERS["magic"]
+    assert QUANTIZERS["rtn"].quantize is rtn.quantize
+    with pytest.raises(TypeError, match="no form for one matrix"):
+        _ = QUANTIZERS["trained"].quantize
 
 
 def test_every_quantizer_says_what_it_needs():
-    assert set(QUANTIZERS) == set(NEEDS) - {"trained"}
-    for name, quantize in QUANTIZERS.items():
-        arguments = set(inspect.signature(quantize).parameters)
-        assert NEEDS[name] - {"inputs"} <= arguments, name  # awq-gptq's inputs are for awq.search_scale
-    assert {"inputs", "device"} <= set(inspect.signature(QUANTIZERS["awq"]).parameters)
+    for name, entry in QUANTIZERS.items():
+        assert not QUANTIZERS[entry.lookup].needs and QUANTIZERS[entry.rounding].function
+        assert entry.able(entry.needs) == (name != "trained")
+        if entry.function:
+            arguments = set(inspect.signature(entry.quantize).parameters)
+            assert entry.needs - {"inputs"} <= arguments, name  # awq-gptq's inputs are for awq.search_scale
+    assert {"inputs", "device"} <= set(inspect.signature(QUANTIZERS["awq"].quantize).parameters)

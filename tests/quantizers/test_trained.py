@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.quantizers.layers import correlated_inputs, heavy_tailed, hessian_of, padding_of, restored
 from tests.quantizers.test_rtn import FORMATS
 from workbench.formats.spec import WeightFormat
-from workbench.quantizers import NEEDS, gptq, grid, rtn, trained
+from workbench.quantizers import QUANTIZERS, gptq, grid, rtn, trained
 
 COARSE = WeightFormat("int2", block_size=32)
 HIDDEN, INNER, TOKENS = 48, 80, 10
@@ -190,4 +190,4 @@ def test_unsuitable_arguments_are_refused():
 
 
 def test_it_needs_the_layer():
-    assert NEEDS["trained"] == {"layer"}
+    assert QUANTIZERS["trained"].needs == {"layer"}

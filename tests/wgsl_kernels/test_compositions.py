@@ -67,12 +67,14 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         made[name] = 1 + normal(HEAD_DIM) / 4
     for name in rule.stack:
         made[name] = normal(ROWS[name], HIDDEN) / 8
+    if rule.name == "norm_in_int8":
+        made["weight"] = made["norm"]
     if inputs[0] == "q" and "kv" in inputs and not rule.stack:
         made["q"] = normal(TOKENS, HEADS * HEAD_DIM)
     if rule.name == "head_norm_rope":
         made |= {"x": normal(TOKENS, HEADS * HEAD_DIM), "weight": 1 + normal(HEAD_DIM) / 4}
     if rule.name == "only_row":
-        made |= {"x": normal(1, HIDDEN), "state": make_state(5, 1)}
+        made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
     return {name: made[name] for name in inputs}
 
 

@@ -14,7 +14,7 @@ from workbench.convert.calibration import load_calibration
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.source import open_source
-from workbench.quantizers import NEEDS, QUANTIZERS
+from workbench.quantizers import QUANTIZERS
 from workbench.runtime.model import load
 from workbench.studies.exploration import explore, first_look
 from workbench.studies.weight_error import weight_error
@@ -114,16 +114,16 @@ def test_gptq_gives_better_outputs_than_rounding(hessian):
 
 def test_what_a_quantizer_lacks_is_named():
     weights = np.ones((4, 32), np.float32)
-    for name, needs in NEEDS.items():
-        if needs and name in QUANTIZERS:
-            says = f"{name} needs .*{min(needs)}.*allowed without: rtn, grid, hqq"
+    for name, entry in QUANTIZERS.items():
+        if entry.needs:
+            says = f"{name} needs .*{min(entry.needs)}.*allowed without: rtn, grid, hqq"
             with pytest.raises(WorkbenchError, match=says):
                 weight_error(weights, WeightFormat("int4"), name)
 
 
 def test_the_explorer_calibrates_once_and_shows_outputs_of_both_sides(source, monkeypatch):
     widget = QuantizationExplorer(source, NAME, b={"bits": 2, "block": 64})
-    assert widget.quantizers == ["rtn", "grid", "grid-importance", "hqq", "gptq"]
+    assert widget.quantizers == ["rtn", "grid", "hqq", "grid-importance", "gptq"]
     told = []
     monkeypatch.setattr(widget, "tell", lambda kind, content=None, buffers=None: told.append((kind, content)))
     widget.wait()

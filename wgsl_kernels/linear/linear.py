@@ -175,8 +175,8 @@ def _gpu_gemv(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
 
 
 def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
-    """Tokens at once, rows a team and threads, measured on an H100: registers set the limit, and beyond it a batch takes up to
-    five times as long. f16: in f16 arithmetic."""
+    """Tokens at once, rows a team and threads, measured on an H100: registers set the limit, and beyond it a batch
+    takes up to five times as long. f16: in f16 arithmetic."""
     if not is_quantized(fmt):
         return 8, 4, 64
     if f16:

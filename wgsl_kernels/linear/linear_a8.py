@@ -38,7 +38,6 @@ from .linear import (
     tiles,
 )
 
-
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
 #: too few: 4096x14336 takes 85 us for 32 tokens, a tile 540 (INT4, H200).
 A8_BATCH = 32

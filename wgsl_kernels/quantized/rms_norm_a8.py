@@ -1,5 +1,5 @@
-"""`rms_norm` with its result in INT8, for the products behind it: in steps of several tokens, where no product makes its
-own input."""
+"""`rms_norm` with its result in INT8, for the products behind it: in steps of several tokens, where no product makes
+its own input."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def _tolerance(arguments, expected) -> dict:
             defaults=_defaults,
             library=lambda c: (reduction(c),),
             refuse=lambda c: (
-                f"rows of {c['hidden']} are not whole blocks of {INT8_BLOCK}" if c["hidden"] % INT8_BLOCK else None
+                f"rows of {c['hidden']} are not whole blocks of {INT8_BLOCK}"
+                if c["hidden"] % INT8_BLOCK
+                else None
             ),
         )
     },

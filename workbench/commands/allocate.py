@@ -6,14 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.commands.common import add_adapter, add_model, positive, size, utf8_text
-from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
+from workbench.commands.common import add, add_adapter, positive, size
 
 WINDOWS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add(parser, "--model", required=True)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--budget", type=size, metavar="SIZE", help="bytes of all weights, such as 2.5MB")
     target.add_argument("--bits", type=float, metavar="B", help="bits a weight, scales and norms counted")
@@ -24,11 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit-memory", type=size, metavar="SIZE", help="weights, cache and activations together, such as 2GB"
     )
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", metavar="FILE", help="calibration text, UTF-8")
-    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument(
-        "--separator", type=utf8_text, metavar="TEXT", help="what stands between documents of the texts"
-    )
+    add(text, "--text", help="calibration text, UTF-8")
+    add(text, "--dataset")
+    add(parser, "--separator", help="what stands between documents of the texts")
     parser.add_argument("--output", required=True, metavar="FILE", help="the allocation, JSON")
     parser.add_argument(
         "--table",
@@ -42,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="candidates, such as int8 int4/64 int2 (default: the model's 16 bits, int8, int4, int2)",
     )
-    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
-    parser.add_argument(
-        "--protocol", default="disjoint-512", metavar="NAME", help="how texts are cut (default disjoint-512)"
-    )
+    add(parser, "--quantizer", "--protocol")
     parser.add_argument(
         "--max-windows",
         type=positive,
@@ -60,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"of each text to measure the allocation on (default {WINDOWS})",
     )
-    parser.add_argument("--max-tokens", type=positive, metavar="N", help="cache that --fit-memory counts")
+    add(parser, "--max-tokens", help="cache that --fit-memory counts")
     parser.add_argument(
         "--check-text", metavar="FILE", help="held-out text to measure the allocation on as well"
     )
@@ -78,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
     )
     add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add(parser, "--quiet")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,9 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from workbench.commands.common import add_adapter, positive
+from workbench.commands.common import add, add_adapter, add_formats, positive
 from workbench.errors import WorkbenchError
-from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 
 FORMATS = ("int8", "int4", "int2")
 REPETITIONS = {"suite": 15, "encoding": 15, "kernels": 7}
@@ -28,23 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("records", nargs="*", metavar="RECORD", help="two files, with compare")
     parser.add_argument("--output", default="runs/bench", metavar="DIR", help="default runs/bench")
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        default=list(FORMATS),
-        metavar="FORMAT",
-        help=f"such as int4 or int4/64 (default {' '.join(FORMATS)}); f16 is always among them",
-    )
-    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
-    parser.add_argument(
-        "--tokens",
-        type=positive,
-        metavar="N",
-        help="to score (default: the whole text); with kernels: of a call (default 1)",
-    )
-    parser.add_argument(
-        "--repetitions", type=positive, metavar="N", help="of each timing (default 15; 7 with kernels)"
-    )
+    add_formats(parser, FORMATS, "int4 or int4/64", "; f16 is always among them")
+    add(parser, "--quantizer")
+    told = "to score (default: the whole text); with kernels: of a call (default 1)"
+    add(parser, "--tokens", default=None, help=told)
+    add(parser, "--repetitions", default=None, help="of each timing (default 15; 7 with kernels)")
     kernels = parser.add_argument_group("kernels")
     kernels.add_argument(
         "--kernel", nargs="+", metavar="NAME", help="such as linear[int4] (default: linear layers)"
@@ -64,9 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument(
         "--block", type=positive, metavar="N", help="columns a scale (default: the format's)"
     )
-    kernels.add_argument(
-        "--dtype", choices=["f32", "f16"], help="of activations, of kernels that take either (default f32)"
-    )
+    told = "of activations, of kernels that take either (default f32)"
+    add(kernels, "--dtype", choices=["f32", "f16"], default=None, help=told)
     kernels.add_argument(
         "--size",
         nargs="+",

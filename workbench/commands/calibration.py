@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import positive, utf8_text
+from workbench.commands.common import OPTIONS, positive
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +27,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens a window (2048, at most the model's context)",
     )
-    group.add_argument(
-        "--calibration-separator",
-        type=utf8_text,
-        metavar="TEXT",
-        help="what stands between documents; each then gets a BOS",
-    )
+    group.add_argument("--calibration-separator", **OPTIONS["--separator"])
     group.add_argument("--calibration-seed", type=int, metavar="N", help="of the draw of windows (0)")
     group.add_argument(
         "--calibration-inputs",
@@ -47,8 +42,8 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 def calibration_from(arguments: argparse.Namespace, quantizer: str):
     """CalibrationOptions, or None where nothing asks for calibration; raises WorkbenchError."""
     from workbench.convert.calibration import CalibrationOptions
-    from workbench.convert.methods import METHODS
     from workbench.errors import WorkbenchError
+    from workbench.quantizers import QUANTIZERS
 
     named = {
         "text": arguments.calibration,
@@ -58,7 +53,7 @@ def calibration_from(arguments: argparse.Namespace, quantizer: str):
         "seed": arguments.calibration_seed,
     }
     given = {name: value for name, value in named.items() if value is not None}
-    if arguments.calibration is None and not METHODS[quantizer].calibrated:
+    if arguments.calibration is None and not QUANTIZERS[quantizer].needs:
         if given:
             names = ", ".join(f"--calibration-{name}" for name in given)
             raise WorkbenchError(

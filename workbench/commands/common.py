@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from workbench import utf8
 from workbench.errors import TextError
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
+from workbench.show.table import FORMS
 
 
 def positive(text: str) -> int:
@@ -30,6 +34,8 @@ def utf8_text(value: str) -> str:
 MODEL_HELP = "converted model or checkpoint, or a name that `workbench models` lists"
 #: Of activations (`workbench.runtime.choices` says what auto stands for), and of keys and values in the cache.
 DTYPES = ("f32", "f16", "int8", "auto")
+#: Forms of a table of results.
+TABLE_FORMS = (*FORMS[1:], "json")
 CACHES = ("f32", "f16", "int8")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -44,30 +50,65 @@ def size(text: str) -> int:
     return found
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
+#: Options that several commands have, as argparse takes them. What one of them says otherwise, it gives to `add`.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--model": {"metavar": "DIR_OR_HUB_ID", "help": MODEL_HELP},
+    "--backend": {
+        "choices": ["wgpu", "torch"],
+        "help": "the WGSL kernels or their PyTorch references; by default wgpu where there is an adapter",
+    },
+    "--dtype": {
+        "choices": DTYPES,
+        "default": "f32",
+        "help": "of activations (default f32); auto: f16 where the adapter has it, else f32",
+    },
+    "--cache": {
+        "choices": CACHES,
+        "help": "what keys and values are stored as (default: f16 with --dtype f16, else f32)",
+    },
+    "--max-tokens": {
+        "type": positive,
+        "metavar": "N",
+        "help": "positions of the key/value cache (default: the model's context, at most 8192)",
+    },
+    "--baseline-dtype": {"choices": DTYPES, "help": "of its activations (default f32)"},
+    "--baseline-cache": {"choices": CACHES, "help": "of its keys and values (default f32)"},
+    "--quantizer": {"choices": QUANTIZERS_OF_ONE_MATRIX, "default": "rtn", "help": "default rtn"},
+    "--text": {"metavar": "FILE", "help": "a UTF-8 text file"},
+    "--dataset": {"metavar": "NAME", "help": "a dataset by its short name, such as wikitext2"},
+    "--protocol": {
+        "default": "disjoint-512",
+        "metavar": "NAME",
+        "help": "how texts are cut (default disjoint-512)",
+    },
+    "--separator": {
+        "type": utf8_text,
+        "metavar": "TEXT",
+        "help": "what stands between documents; each then gets a BOS of its own",
+    },
+    "--tokens": {"type": positive, "default": 12_000, "metavar": "N", "help": "to score (default 12000)"},
+    "--repetitions": {"type": positive, "default": 5, "metavar": "N", "help": "of each timing (default 5)"},
+    "--processes": {
+        "type": positive,
+        "metavar": "N",
+        "help": "worker processes here (default: half of the CPUs)",
+    },
+    "--format": {"choices": TABLE_FORMS, "default": "md", "help": "of the table (default md)"},
+    "--adapter": {"metavar": "NAME|INDEX", "help": "the WebGPU adapter to run on"},
+    "--quiet": {"action": "store_true", "help": "no progress bar"},
+}
+
+
+def add(parser: Any, *names: str, **changes: Any) -> None:
+    """Options of `OPTIONS` by name, with changes. parser: of argparse, or a group of one."""
+    for name in names:
+        parser.add_argument(name, **{**OPTIONS[name], **changes})
 
 
 def add_execution(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--backend",
-        choices=["wgpu", "torch"],
-        help="the WGSL kernels or their PyTorch references; by default wgpu where there is an adapter",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="f32",
-        help="of activations (default f32); auto: f16 where the adapter has it, else f32",
-    )
-    add_cache(parser)
+    add(parser, "--backend", "--dtype", "--cache")
     add_adapter(parser)
-    parser.add_argument(
-        "--max-tokens",
-        type=positive,
-        metavar="N",
-        help="positions of the key/value cache (default: the model's context, at most 8192)",
-    )
+    add(parser, "--max-tokens")
 
 
 def add_baseline_precision(parser: argparse.ArgumentParser) -> None:
@@ -75,46 +116,30 @@ def add_baseline_precision(parser: argparse.ArgumentParser) -> None:
         "precision of the baseline",
         "It is in f32 unless asked, whatever --dtype and --cache say of the model.",
     )
-    group.add_argument("--baseline-dtype", choices=DTYPES, help="of its activations (default f32)")
-    group.add_argument("--baseline-cache", choices=CACHES, help="of its keys and values (default f32)")
+    add(group, "--baseline-dtype", "--baseline-cache")
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
     """What is scored, and how it is cut: `--text` or `--dataset`, `--protocol`, `--separator`."""
-    text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", metavar="FILE", help="a UTF-8 text file")
-    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument(
-        "--protocol",
-        required=True,
-        metavar="NAME",
-        help="disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
-        "lm-eval-wikitext or lm-eval-wikitext-L",
+    add(parser.add_mutually_exclusive_group(required=True), "--text", "--dataset")
+    told = (
+        "disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
+        "lm-eval-wikitext or lm-eval-wikitext-L"
     )
-    parser.add_argument(
-        "--separator",
-        type=utf8_text,
-        metavar="TEXT",
-        help="what stands between documents; each then gets a BOS of its own",
-    )
+    add(parser, "--protocol", default=None, required=True, help=told)
+    add(parser, "--separator")
 
 
-def add_adapter(parser: argparse.ArgumentParser, help: str = "the WebGPU adapter to run on") -> None:
+def add_formats(parser: argparse.ArgumentParser, default: Sequence[str], such: str, more: str = "") -> None:
+    """`--formats`. such: examples; more: what else to say of them."""
+    told = f"such as {such} (default {' '.join(default)}){more}"
+    parser.add_argument("--formats", nargs="+", default=list(default), metavar="FORMAT", help=told)
+
+
+def add_adapter(parser: argparse.ArgumentParser, help: str = OPTIONS["--adapter"]["help"]) -> None:
     """`--adapter`, which holds for all that a command runs, also in processes that it starts (see `workbench.cli`)."""
-    parser.add_argument(
-        "--adapter",
-        metavar="NAME|INDEX",
-        help=f"{help}: a part of its name, or its place in `workbench adapters` "
-        "(default: WORKBENCH_ADAPTER, else the most powerful)",
-    )
-
-
-def add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cache",
-        choices=CACHES,
-        help="what keys and values are stored as (default: f16 with --dtype f16, else f32)",
-    )
+    told = "a part of its name, or its place in `workbench adapters`"
+    add(parser, "--adapter", help=f"{help}: {told} (default: WORKBENCH_ADAPTER, else the most powerful)")
 
 
 def say_choices(model, what: tuple[str, ...] = ("backend",)) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.commands.common import (
     MODEL_HELP,
+    add,
     add_baseline_precision,
     add_execution,
     add_text,
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-speed", action="store_true", help="do not measure tokens a second")
     add_baseline_precision(parser)
     add_execution(parser)
-    parser.add_argument("--format", choices=["md", "csv", "latex", "html", "json"], default="md")
+    add(parser, "--format")
     parser.add_argument(
         "--json", metavar="FILE", help="where figures with provenance go, for `workbench table`"
     )

@@ -5,37 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import MODEL_HELP, add_adapter, positive
-from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
+from workbench.commands.common import add, add_adapter, add_formats
 
 FORMATS = ("int8", "int4", "int2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        default=list(FORMATS),
-        metavar="FORMAT",
-        help=f"such as int4 or int4/64 (default {' '.join(FORMATS)}); the model as it is comes first",
-    )
-    parser.add_argument("--quantizer", choices=QUANTIZERS_OF_ONE_MATRIX, default="rtn", help="default rtn")
+    add(parser, "--model")
+    add_formats(parser, FORMATS, "int4 or int4/64", "; the model as it is comes first")
+    add(parser, "--quantizer")
     text = parser.add_mutually_exclusive_group()
-    text.add_argument(
-        "--text", metavar="FILE", help="UTF-8 text (default: stories that come with the project)"
-    )
-    text.add_argument("--dataset", metavar="NAME", help="a dataset by its short name, such as wikitext2")
-    parser.add_argument(
-        "--protocol", default="disjoint-512", metavar="NAME", help="how texts are cut (default disjoint-512)"
-    )
+    add(text, "--text", help="UTF-8 text (default: stories that come with the project)")
+    add(text, "--dataset")
+    add(parser, "--protocol")
     parser.add_argument("--output", metavar="DIR", help="default runs/demo, of a --model runs/demo-NAME")
-    parser.add_argument(
-        "--tokens", type=positive, default=12_000, metavar="N", help="to score (default 12000)"
-    )
-    parser.add_argument(
-        "--repetitions", type=positive, default=5, metavar="N", help="of each timing (default 5)"
-    )
+    add(parser, "--tokens", "--repetitions")
     add_adapter(parser)
 
 

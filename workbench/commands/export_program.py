@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import MODEL_HELP, positive
+from workbench.commands.common import MODEL_HELP, add
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="browser",
         help="what devices are known to grant: browser (default) is what WebGPU promises",
     )
-    parser.add_argument(
-        "--max-tokens", type=positive, default=2048, metavar="N", help="positions of the cache (default 2048)"
-    )
+    add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
     parser.add_argument("--overwrite", action="store_true", help="replace programs that are there")
 
 

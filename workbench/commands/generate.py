@@ -6,11 +6,11 @@ import argparse
 import sys
 
 from workbench import utf8
-from workbench.commands.common import add_execution, add_model, positive, say_choices, utf8_text
+from workbench.commands.common import add, add_execution, positive, say_choices, utf8_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add(parser, "--model", required=True)
     parser.add_argument(
         "--prompt", type=utf8_text, required=True, help="the text to continue; - reads it from stdin"
     )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat", action="store_true", help="put the prompt into the tokenizer's chat template"
     )
     add_execution(parser)
-    parser.add_argument("--quiet", action="store_true", help="say nothing on stderr")
+    add(parser, "--quiet", help="say nothing on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:

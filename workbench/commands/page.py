@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import MODEL_HELP, positive
+from workbench.commands.common import MODEL_HELP, add
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR", help=MODEL_HELP)
     parser.add_argument("output", metavar="OUT", help="folder to make")
-    parser.add_argument(
-        "--max-tokens", type=positive, default=2048, metavar="N", help="positions of the cache (default 2048)"
-    )
+    add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
     parser.add_argument("--overwrite", action="store_true", help="replace a page that is there")
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from workbench.commands.common import (
+    add,
     add_baseline_precision,
     add_execution,
-    add_model,
     add_text,
     positive,
     say_choices,
@@ -19,7 +19,7 @@ from workbench.errors import WorkbenchError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add(parser, "--model", required=True)
     add_text(parser)
     parser.add_argument(
         "--baseline",
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-windows", type=positive, metavar="N", help="score only the first N windows")
     add_execution(parser)
     parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, nothing on stderr")
+    add(parser, "--quiet", help="no progress bar, nothing on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:

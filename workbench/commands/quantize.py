@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
-from workbench.commands.common import add_adapter, positive, size
+from workbench.commands.common import add, add_adapter, size
 from workbench.commands.precision import allocated_options, fitted_options
 
 FLOATS = ("f32", "f16", "bf16")
@@ -16,7 +16,7 @@ QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from workbench.convert.methods import METHODS
+    from workbench.quantizers import QUANTIZERS
 
     parser.add_argument(
         "--model",
@@ -41,16 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the highest of 16 bits, int8, int4 and int2 whose forecast (weights, cache, activations) fits, "
         "such as 2GB",
     )
-    parser.add_argument(
-        "--max-tokens", type=positive, metavar="N", help="positions of the cache that --fit-memory counts"
-    )
+    add(parser, "--max-tokens", help="positions of the cache that --fit-memory counts")
     parser.add_argument(
         "--block-size", type=int, metavar="N", help="weights a scale, a multiple of 32 (128; int2: 256)"
     )
     parser.add_argument("--granularity", choices=["tensor", "channel", "block"], help="default block")
-    parser.add_argument(
+    add(
+        parser,
         "--quantizer",
-        choices=list(METHODS),
+        choices=list(QUANTIZERS),
+        default=None,
         help="default rtn (round to nearest), with --precision the one that it was measured with; "
         "docs/quantizers.md has what each one is worth",
     )
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add(parser, "--quiet")
 
 
 def run(arguments: argparse.Namespace) -> int:

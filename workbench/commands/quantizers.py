@@ -6,31 +6,23 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
-from workbench.commands.common import positive
+from workbench.commands.common import add, add_formats
 
 FORMATS = ("int8", "int4", "int4/32", "int2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from workbench.convert.methods import METHODS
+    from workbench.quantizers import QUANTIZERS
 
     parser.add_argument("--output", default="runs/quantizers", metavar="DIR", help="default runs/quantizers")
+    add_formats(parser, FORMATS, "int4/64 or int2/z5")
     parser.add_argument(
-        "--formats",
-        nargs="+",
-        default=list(FORMATS),
-        metavar="FORMAT",
-        help=f"such as int4/64 or int2/z5 (default {' '.join(FORMATS)})",
-    )
-    parser.add_argument(
-        "--quantizers", nargs="+", default=list(METHODS), choices=list(METHODS), help="default: all"
+        "--quantizers", nargs="+", default=list(QUANTIZERS), choices=list(QUANTIZERS), help="default: all"
     )
     parser.add_argument(
         "--keep-embedding", action="store_true", help="leave the embedding, here also the LM head, in f16"
     )
-    parser.add_argument(
-        "--tokens", type=positive, default=12_000, metavar="N", help="to score (default 12000)"
-    )
+    add(parser, "--tokens")
     add_calibration(parser)
 
 
@@ -72,19 +64,17 @@ def _convert(cell, arguments: argparse.Namespace) -> None:
     """Convert the embedded model, unless the folder holds just that conversion already."""
     from workbench.assets import demo_model_path
     from workbench.convert.convert import convert
-    from workbench.convert.methods import METHODS
     from workbench.convert.options import ConvertOptions, parse_format
     from workbench.formats.reader import StoredModel
+    from workbench.quantizers import QUANTIZERS
 
     options = ConvertOptions(
         parse_format(cell.format),
         quantizer=cell.quantizer,
         embedding=parse_format(cell.embedding) if cell.embedding else None,
-        calibration=calibration_from(arguments, cell.quantizer)
-        if METHODS[cell.quantizer].calibrated
-        else None,
+        calibration=calibration_from(arguments, cell.quantizer) if QUANTIZERS[cell.quantizer].needs else None,
         calibration_inputs=arguments.calibration_inputs,
-        steps=arguments.steps if METHODS[cell.quantizer].trains else None,
+        steps=arguments.steps if QUANTIZERS[cell.quantizer].trains else None,
         device=arguments.device,
         overwrite=True,
     )

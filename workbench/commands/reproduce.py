@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import add_adapter, positive
+from workbench.commands.common import add, add_adapter
 from workbench.errors import WorkbenchError
 
 
@@ -18,11 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--texts", metavar="DIR", help="where texts lie (default: WORKBENCH_TEXTS)")
     parser.add_argument("--output", default="runs/reproduce", metavar="DIR", help="default runs/reproduce")
-    parser.add_argument(
-        "--processes", type=positive, metavar="N", help="worker processes (default: half of the CPUs)"
-    )
+    add(parser, "--processes")
     add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
-    parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
+    add(parser, "--quiet", help="no progress, nothing on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import DTYPES, MODEL_HELP, add_adapter, add_cache, positive
+from workbench.commands.common import MODEL_HELP, add, add_adapter, positive
 from workbench.errors import WorkbenchError
 from workbench.known import known
 
@@ -20,17 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", metavar="FORMAT", help="with --like: of every matrix, such as int4 or int4/64"
     )
-    parser.add_argument(
-        "--backend", choices=["wgpu", "torch"], help="by default wgpu where there is an adapter"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        nargs="+",
-        default=["f32"],
-        help="of activations, one or more (default f32)",
-    )
-    add_cache(parser)
+    add(parser, "--backend")
+    add(parser, "--dtype", nargs="+", default=["f32"], help="of activations, one or more (default f32)")
+    add(parser, "--cache")
     add_adapter(parser)
     parser.add_argument(
         "--prompt-tokens", type=positive, default=512, metavar="N", help="to feed (default 512)"
@@ -38,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", metavar="FILE", help="feed the beginning of this UTF-8 text instead of random token ids"
     )
-    parser.add_argument("--tokens", type=positive, default=128, metavar="N", help="to decode (default 128)")
+    add(parser, "--tokens", default=128, help="to decode (default 128)")
     parser.add_argument(
         "--sequences",
         type=positive,
@@ -46,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="instead, so many sequences together in one cache, a row each",
     )
-    parser.add_argument("--repetitions", type=positive, default=5, metavar="N", help="default 5")
+    add(parser, "--repetitions")
     parser.add_argument(
         "--against",
         metavar="FORMAT_OR_MODEL",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import add_adapter, positive
+from workbench.commands.common import add, add_adapter
 from workbench.errors import WorkbenchError
 
 
@@ -15,9 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", help="for the results (default: the file's own, else runs/NAME)"
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--processes", type=positive, metavar="N", help="worker processes here (default: half of the CPUs)"
-    )
+    add(where, "--processes")
     where.add_argument(
         "--scheduler",
         metavar="ADDRESS",
@@ -30,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
     add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
-    parser.add_argument("--quiet", action="store_true", help="no progress, nothing on stderr")
+    add(parser, "--quiet", help="no progress, nothing on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from workbench.commands.common import add
 from workbench.errors import WorkbenchError
 
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders of sweeps or benchmarks, cells, results.json, or what `compare-models --json` wrote and "
         "`perplexity --json` printed",
     )
-    parser.add_argument("--format", choices=["md", "csv", "latex", "html", "json"], default="md")
+    add(parser, "--format")
     parser.add_argument(
         "--by-protocol",
         action="store_true",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import DTYPES, add_adapter, add_cache, positive
+from workbench.commands.common import add, add_adapter, positive
 from workbench.errors import WorkbenchError
 from workbench.show.table import FORMS
 
@@ -25,29 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="of every matrix, such as int4 or int4/64, instead of what the model is stored in",
     )
-    parser.add_argument(
-        "--tokens",
-        type=positive,
-        nargs="+",
-        metavar="N",
-        help="steps of so many tokens (default: all that prompts are cut into, and one)",
-    )
+    told = "steps of so many tokens (default: all that prompts are cut into, and one)"
+    add(parser, "--tokens", nargs="+", default=None, help=told)
     parser.add_argument(
         "--kernel", nargs="+", metavar="NAME", help="such as linear[int4] (default: all that the model runs)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of activations (default f32)")
-    add_cache(parser)
+    add(parser, "--dtype", "--cache")
     add_adapter(parser)
-    parser.add_argument(
-        "--max-tokens", type=positive, metavar="N", help="positions of the key/value cache, as when loading"
-    )
+    add(parser, "--max-tokens")
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help="stop after so long (default: no limit)"
     )
     parser.add_argument("--rounds", type=positive, metavar="N", help="of each comparison (default 7)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights and orders (default 0)")
     parser.add_argument("--force", action="store_true", help="measure again what is remembered")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add(parser, "--quiet")
     others = parser.add_argument_group("instead of measuring").add_mutually_exclusive_group()
     others.add_argument("--export", metavar="FILE", help="write what is remembered here, of every adapter")
     others.add_argument(

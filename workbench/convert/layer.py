@@ -11,11 +11,11 @@ import torch
 from workbench.convert.capture import Moments
 from workbench.convert.decoder import Decoder
 from workbench.convert.fold import fold_layer
-from workbench.convert.methods import Method
 from workbench.convert.rounding import MatrixErrors, Rounding
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
 from workbench.plan.inputs import read_together
+from workbench.quantizers import Quantizer
 from workbench.quantizers.blocks import Quantized
 from workbench.quantizers.suited import suited
 
@@ -47,7 +47,7 @@ class LayerResult:
 
 
 def quantize_layer(
-    method: Method,
+    method: Quantizer,
     decoder: Decoder,
     index: int,
     weights: Mapping[str, torch.Tensor],

@@ -28,7 +28,6 @@ from workbench.convert.check import Check
 from workbench.convert.decoder import Decoder, Weights
 from workbench.convert.layer import quantize_layer
 from workbench.convert.lookup import looked_up, row_parts
-from workbench.convert.methods import METHODS
 from workbench.convert.options import ConvertOptions
 from workbench.convert.rounding import Rounding
 from workbench.convert.tensors import convert_tensor
@@ -41,6 +40,7 @@ from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
 from workbench.models.source import Source
+from workbench.quantizers import QUANTIZERS
 from workbench.runtime.provenance import versions
 from workbench.runtime.session import check_ids
 
@@ -61,7 +61,7 @@ class Layerwise:
     calibration: Calibration
 
     def __post_init__(self) -> None:
-        self.method = METHODS[self.options.quantizer]
+        self.method = QUANTIZERS[self.options.quantizer]
         self.device = self.options.device
         self.seed = self.calibration.record["seed"]
         try:
@@ -80,7 +80,7 @@ class Layerwise:
         except WorkbenchError as error:
             raise WorkbenchError(f"{self.source.path}: calibration: {error}") from error
         self.check: Check | None = None
-        if self.method.calibrated and check is not None:
+        if self.method.needs and check is not None:
             self.check = Check(self.source, self.config, self.formats, self.device, check)
         for name in self.formats:
             if self.source.describe(name)[1].is_quantized:

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from workbench.convert.calibration import CalibrationOptions
-from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.architecture import Architecture
+from workbench.quantizers import QUANTIZERS
 
 LAYOUTS = ("planar", "interleaved")
 CALIBRATION_INPUTS = ("quantized", "float")
@@ -24,7 +24,7 @@ class ConvertOptions:
 
     format      of every 2-D weight: linear layers, embedding, LM head. 1-D tensors (norms, biases) are
                 always f32: they are few, and every kernel reads them so.
-    quantizer   a name of `workbench.convert.methods.METHODS`; "hqq" takes no symmetric format
+    quantizer   a name of `workbench.quantizers.QUANTIZERS`; "hqq" takes no symmetric format
     embedding, lm_head
                 formats of these two where they differ (f16 keeps them); if tied, either names both
     overrides   name pattern (`*`, `?`, `[...]` as in fnmatch) -> format of the matrices it matches, by their
@@ -57,7 +57,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("quantizer", METHODS),
+            ("quantizer", QUANTIZERS),
             ("layout", LAYOUTS),
             ("calibration_inputs", CALIBRATION_INPUTS),
         ):
@@ -65,26 +65,26 @@ class ConvertOptions:
                 raise WorkbenchError(f"convert: {name} = {value!r}; allowed: {', '.join(allowed)}")
         if self.steps is not None and (type(self.steps) is not int or self.steps < 1):
             raise WorkbenchError(f"convert: steps = {self.steps!r}; allowed: an integer of at least 1")
-        if self.steps is not None and not METHODS[self.quantizer].trains:
-            trained = ", ".join(name for name, method in METHODS.items() if method.trains)
+        if self.steps is not None and not QUANTIZERS[self.quantizer].trains:
+            trained = ", ".join(name for name, method in QUANTIZERS.items() if method.trains)
             raise WorkbenchError(
                 f"convert: steps are of quantizers that train ({trained}), not {self.quantizer}"
             )
-        if self.calibration is None and METHODS[self.quantizer].calibrated:
+        if self.calibration is None and QUANTIZERS[self.quantizer].needs:
             object.__setattr__(self, "calibration", CalibrationOptions())
         self._check_zero_points()
 
     def _check_zero_points(self) -> None:
-        """HQQ refuses symmetric formats: say so before anything is read or written."""
-        if self.quantizer != "hqq":
+        """A quantizer of zero-points refuses symmetric formats: say so before anything is read or written."""
+        if not QUANTIZERS[self.quantizer].zero_points:
             return
         given = {"format": self.format, "embedding": self.embedding, "lm_head": self.lm_head}
         given |= {f"overrides[{pattern!r}]": each for pattern, each in self.overrides.items()}
         for what, each in given.items():
             if each is not None and each.is_quantized and each.symmetric:
                 raise WorkbenchError(
-                    f"convert: {what} = {each} has no zero-points, which are what hqq optimises; allowed: "
-                    "formats that are not symmetric, or quantizer 'rtn' or 'grid'"
+                    f"convert: {what} = {each} has no zero-points, which are what {self.quantizer} optimises; "
+                    "allowed: formats that are not symmetric, or quantizer 'rtn' or 'grid'"
                 )
 
     def to_json(self) -> dict[str, Any]:

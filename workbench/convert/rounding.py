@@ -13,7 +13,7 @@ from workbench.convert.tensors import quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
 from workbench.known import known
-from workbench.quantizers import NEEDS
+from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import Quantized
 
 
@@ -50,7 +50,7 @@ class Rounding:
     """
 
     def __init__(self, quantizer: str, moments: Moments | None, device: str) -> None:
-        needs = NEEDS[quantizer]
+        needs = QUANTIZERS[quantizer].needs
         given: dict[str, Any] = {}
         if "importance" in needs:
             given["importance"] = known(moments).hessian.diagonal().cpu().numpy()

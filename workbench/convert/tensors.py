@@ -25,7 +25,7 @@ Quantize = Callable[[np.ndarray, WeightFormat], Quantized]
 
 def quantizer_on(name: str, device: str) -> Quantize:
     """The quantizer of that name, on a device (as torch names it) if it can use one."""
-    quantize = QUANTIZERS[name]
+    quantize = QUANTIZERS[name].quantize
     return partial(quantize, device=device) if "device" in signature(quantize).parameters else quantize
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.show.figures import COLOURS, Picture
+from workbench.show.figures import COLOURS, Picture, labelled
 
 from .arithmetic import arithmetic
 from .comparison import Comparison, VariantResult
@@ -59,28 +59,16 @@ def draw_roof(axes: Any, read: float, rates: Mapping[str, float], intensities: S
     top = max(rates.values(), default=read * max(intensities))
     span = np.geomspace(min(intensities) / 2, max(*intensities, top / read) * 2, 200)
     axes.plot(span, np.minimum(span * read, top), color="0.35", lw=1.2)
-    axes.annotate(
-        f"reads {read / 1e9:,.0f} GB/s",
-        (span[0], span[0] * read),
-        xytext=(12, -6),
-        va="top",
-        textcoords="offset points",
-        fontsize=8,
-        color="0.35",
-    )
+    style = {"fontsize": 8, "color": "0.35"}
+    labelled(axes, f"reads {read / 1e9:,.0f} GB/s", (span[0], span[0] * read), (12, -6), va="top", **style)
     above = math.inf
     for name, rate in sorted(rates.items(), key=lambda each: -each[1]):
         reach = span[span * read >= rate]
         axes.plot(reach, np.full(reach.shape, rate), color="0.35", lw=0.8, ls="--")
-        axes.annotate(
-            f"{name} {rate / 1e12:.3g} T/s",
-            (span[-1], rate),
-            xytext=(0, 3 if above > 1.25 * rate else -3),
-            va="bottom" if above > 1.25 * rate else "top",
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color="0.35",
+        over = above > 1.25 * rate
+        offset, side = (0, 3 if over else -3), "bottom" if over else "top"
+        labelled(
+            axes, f"{name} {rate / 1e12:.3g} T/s", (span[-1], rate), offset, va=side, ha="right", **style
         )
         above = rate
     for axis, unit, span in (

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
-from workbench.show.figures import COLOURS
+from workbench.show.figures import COLOURS, Picture, labelled, plain_numbers
 
 from .measure import Measurement
 
 
-def perplexity_vs_size(measurement: Measurement) -> Any:
-    """A matplotlib Figure of two panels: perplexity ± SE against file size, and the paired change ± its SE.
+def perplexity_vs_size(measurement: Measurement) -> Picture:
+    """Two panels: perplexity ± SE against file size, and the paired change ± its SE.
 
     The right panel is there because the error of a perplexity is much larger than that of a difference.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    figure = Figure(figsize=(8.4, 3.7), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    picture = Picture(8.4, 3.7, columns=2, dpi=200)
+    left, right = picture.axes
     baseline = measurement.row(measurement.baseline)
     rows = sorted(measurement.rows, key=lambda row: row.file_bytes)
     colours = {row.name: COLOURS[index % len(COLOURS)] for index, row in enumerate(measurement.rows)}
@@ -42,44 +35,28 @@ def perplexity_vs_size(measurement: Measurement) -> Any:
         size, ppl = row.file_bytes / 1e6, row.result.ppl
         style = {"color": colours[row.name], "fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
         left.errorbar(size, ppl, yerr=row.result.ppl_se, zorder=3, **style)
-        _label(left, row.name, size, ppl)
+        labelled(left, row.name, (size, ppl))
         if row.change is not None:
             percent, se = row.change
             right.errorbar(row.bits_per_weight, percent, yerr=se, zorder=3, **style)
-            _label(right, row.name, row.bits_per_weight, percent)
+            labelled(right, row.name, (row.bits_per_weight, percent))
     for axes in (left, right):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 4, 6, 8)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(axes.xaxis, (1, 2, 3, 4, 6, 8))
         axes.margins(x=0.14, y=0.16)
-        axes.grid(True, which="major", color="0.93", lw=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     if max(row.result.ppl for row in rows) > 3 * baseline.result.ppl:
         left.set_yscale("log")
-        left.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(left.yaxis, (1, 1.5, 2, 3, 5, 7))
     # Linear near zero, where a change may have either sign, and logarithmic beyond.
     smallest = min((row.change[1] for row in rows if row.change), default=1.0)
     right.set_yscale("symlog", linthresh=10 ** math.ceil(math.log10(max(smallest, 1e-3))))
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(right.yaxis)
     right.axhline(0, color="0.55", lw=0.8, ls="--", zorder=1)
     left.set(xlabel="weights, MB", ylabel="perplexity ± SE")
     right.set(xlabel="bits a weight", ylabel=f"change against {measurement.baseline}, % ± paired SE")
     result = baseline.result
     through = "PyTorch references" if measurement.no_adapter else "WGSL kernels"
-    figure.suptitle(
+    picture.figure.suptitle(
         f"{result.protocol.name}, {result.tokens_scored:,} tokens, through the {through}", fontsize=10
     )
-    return figure
-
-
-def _label(axes: Any, name: str, x: float, y: float) -> None:
-    axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8.5, color="0.2")
-
-
-def save_plot(measurement: Measurement, path: Path) -> None:
-    """Write the figure as PNG."""
-    perplexity_vs_size(measurement).savefig(path, format="png")
+    return picture

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workbench.files.writing import write_json, write_text, written_whole
+from workbench.files.writing import write_json, write_text
 
 from .measure import Measurement
-from .plot import save_plot
+from .plot import perplexity_vs_size
 from .table import markdown
 
 SCHEMA = Path(__file__).with_name("results.schema.json")
@@ -47,6 +47,5 @@ def save(measurement: Measurement, folder: Path, **more: Any) -> str:
     table = markdown(measurement)
     write_text(folder / "table.md", table)
     write_json(folder / "results.json", record(measurement, **more))
-    with written_whole(folder / "perplexity_vs_size.png") as partial:
-        save_plot(measurement, partial)
+    perplexity_vs_size(measurement).save(folder / "perplexity_vs_size.png")
     return table

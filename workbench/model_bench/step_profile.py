@@ -148,8 +148,8 @@ class StepProfile:
 def profile_step(model: Any, position: int = 64, repetitions: int = 7, sequences: int = 1) -> StepProfile:
     """Time each dispatch of one decode step on the model's device.
 
-    position: tokens in the cache of each of the `sequences`; their keys are zeros, which takes no less time. Raises `WorkbenchError` for the
-    torch backend, which dispatches nothing, and for a position beyond the cache.
+    position: tokens in the cache of each of the `sequences`; their keys are zeros, which takes no less time.
+    Raises `WorkbenchError` for the torch backend, which dispatches nothing, and for a position beyond the cache.
     """
     if model.backend != "wgpu":
         raise WorkbenchError("only the wgpu backend has dispatches; load the model with backend='wgpu'")

@@ -24,25 +24,18 @@ DPI = 110
 class Picture:
     """A matplotlib Figure that shows itself as PNG."""
 
-    def __init__(self, width: float, height: float, *, columns: int = 1, **grid: Any):
-        """width, height: inches; further arguments as in `Figure.subplots`."""
+    def __init__(self, width: float, height: float, *, columns: int = 1, dpi: int = DPI, **grid: Any):
+        """width, height: inches; dpi: of what is saved; further arguments as in `Figure.subplots`."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self.figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        self.figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         FigureCanvasAgg(self.figure)
         self.axes = list(self.figure.subplots(1, columns, squeeze=False, **grid)[0])
         for axes in self.axes:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, which="major", color="0.93", lw=0.6)
             axes.set_axisbelow(True)
-
-    @classmethod
-    def of(cls, figure: Any) -> Picture:
-        """A Figure that was made elsewhere."""
-        picture = cls.__new__(cls)
-        picture.figure, picture.axes = figure, list(figure.axes)
-        return picture
 
     def __repr__(self) -> str:
         return f"<Picture of {len(self.axes)} panels>"
@@ -65,3 +58,21 @@ class Picture:
 def colour_of(label: str) -> str:
     """The colour of the format that a label begins with; black for another."""
     return next((colour for name, colour in FORMAT_COLOURS.items() if label.startswith(name)), "black")
+
+
+def plain_numbers(axis: Any, decade: tuple[float, ...] = ()) -> None:
+    """Ticks of a matplotlib axis as plain numbers. decade: where they stand on a logarithmic one, from 1 to 10."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if decade:
+        axis.set_major_locator(LogLocator(base=10, subs=decade))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def labelled(
+    axes: Any, text: str, place: tuple[float, float], offset: tuple[float, float] = (6, 6), **style: Any
+) -> None:
+    """A small label beside a point; offset: in points."""
+    style = {"fontsize": 8.5, "color": "0.2", **style}
+    axes.annotate(text, place, xytext=offset, textcoords="offset points", **style)

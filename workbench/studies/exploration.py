@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from workbench.formats.spec import WeightFormat
-from workbench.quantizers import NEEDS
+from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import in_blocks, row_chunks
 from workbench.quantizers.suited import suited
 from workbench.show.table import Table
@@ -286,7 +286,7 @@ def _pieces(weights: np.ndarray, format: WeightFormat, quantizer: str) -> Iterat
     """Ranges of rows that quantizers treat alike whether together or apart."""
     rows, columns = weights.shape
     size = rows * columns if format.granularity == "tensor" else PIECE
-    if NEEDS[quantizer] & FROM_HESSIAN:
+    if QUANTIZERS[quantizer].needs & FROM_HESSIAN:
         size = max(size, columns * columns)  # each piece factorises the Hessian anew
     for part in row_chunks(rows, columns, size):
         yield np.arange(part.start, part.stop)

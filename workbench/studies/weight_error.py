@@ -9,7 +9,7 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, quantized_tensor
-from workbench.quantizers import NEEDS, QUANTIZERS
+from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import in_blocks
 
 #: What a quantizer may need beside the weights that follows from the second moments of the inputs.
@@ -83,17 +83,17 @@ def weight_error(
     formats that it does not take.
     """
     weights = np.asarray(weights, np.float32)
-    quantize = QUANTIZERS[quantizer]
+    method = QUANTIZERS[quantizer]
     known = FROM_HESSIAN if hessian is not None else frozenset()
-    if missing := NEEDS[quantizer] - known:
-        able = ", ".join(each for each in QUANTIZERS if NEEDS[each] <= known)
+    if missing := method.needs - known:
+        able = ", ".join(name for name, each in QUANTIZERS.items() if each.able(known))
         raise WorkbenchError(
             f"{quantizer} needs {' and '.join(sorted(missing))} of the calibration inputs beside the weights; "
             f"allowed without: {able}"
         )
     given = {} if hessian is None else {"hessian": hessian, "importance": np.diagonal(hessian)}
-    given = {name: given[name] for name in NEEDS[quantizer]}
-    tensor = quantized_tensor(name, weights.shape, format, *quantize(weights, format, **given))
+    given = {name: given[name] for name in method.needs}
+    tensor = quantized_tensor(name, weights.shape, format, *method.quantize(weights, format, **given))
     return WeightError(quantizer, weights, tensor, tensor.dequantize())
 
 

@@ -34,7 +34,7 @@ from workbench.model_bench.table import model_note
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.model import Model, load
-from workbench.show.figures import COLOURS, Picture
+from workbench.show.figures import COLOURS, Picture, labelled
 from workbench.show.progress import Progress
 
 from .pareto import plain
@@ -121,13 +121,7 @@ class ModelComparison:
             right.errorbar(
                 size, found.ln_ratio, yerr=found.ln_ratio_se, fmt="o", ms=5, capsize=3, color=colour
             )
-            right.annotate(
-                plain(each.name),
-                (size, found.ln_ratio),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            labelled(right, plain(each.name), (size, found.ln_ratio), (6, 5), fontsize=8, color="black")
         left.set_yscale("log")
         left.set_xticks(range(len(places)), places)
         left.set(ylabel="KL to the baseline, nats", xlabel="of the tokens")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from workbench.errors import SweepError
-from workbench.files.writing import written_whole
 from workbench.known import known
-from workbench.show.figures import COLOURS
+from workbench.show.figures import COLOURS, Picture, plain_numbers
 
 from .rows import Row
 
@@ -32,20 +30,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def pareto_plot(rows: Sequence[Row], front: Sequence[Row], title: str, path: str | Path | None = None) -> Any:
-    """A Figure: perplexity ± SE against bits a weight, a colour a quantizer, a marker a model, the front as a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
+def pareto_plot(
+    rows: Sequence[Row], front: Sequence[Row], title: str, path: str | Path | None = None
+) -> Picture:
+    """Perplexity ± SE against bits a weight, a colour a quantizer, a marker a model, the front as a line."""
     if path is not None and Path(path).suffix.lower() not in SUFFIXES:
         raise SweepError(f"plot {path}: the suffix is none of {', '.join(SUFFIXES)}")
     shown = [row for row in rows if row.bits_per_weight is not None and row.ppl is not None]
     if not shown:
         raise SweepError("there is nothing to plot: no row has bits a weight and a perplexity")
-    figure = Figure(figsize=(6.6, 4.2), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    picture = Picture(6.6, 4.2, dpi=200)
+    [axes] = picture.axes
     colours = {
         name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(r.quantizer for r in shown))
     }
@@ -74,33 +69,22 @@ def pareto_plot(rows: Sequence[Row], front: Sequence[Row], title: str, path: str
         labelled.add(name)
     for index, row in enumerate(front):
         # neighbours above and below, so that they keep apart
-        place = {
-            "xytext": (4, -10 if index % 2 else 5),
-            "textcoords": "offset points",
-            "fontsize": 7,
-            "color": "0.25",
-        }
-        axes.annotate(plain(row.format), (row.bits_per_weight, row.ppl), **place)
+        offset = (4, -10 if index % 2 else 5)
+        place = known(row.bits_per_weight), known(row.ppl)
+        labelled(axes, plain(row.format), place, offset, fontsize=7, color="0.25")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 4, 5, 6, 8)))
+    plain_numbers(axes.xaxis, (1, 2, 3, 4, 5, 6, 8))
     heights = [known(row.ppl) for row in shown]
-    if max(heights) > 3 * min(heights):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    wide = max(heights) > 3 * min(heights)
+    axes.set_yscale("log" if wide else "linear")
+    plain_numbers(axes.yaxis, (1, 1.5, 2, 3, 5, 7) if wide else ())
     axes.margins(x=0.12, y=0.12)
-    axes.grid(True, which="major", color="0.93", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="bits a weight", ylabel="perplexity ± SE")
     axes.set_title(plain(title), fontsize=7.5)
     axes.legend(fontsize=7, frameon=False)
     if path is not None:
-        with written_whole(path) as partial:
-            figure.savefig(partial, format=Path(path).suffix[1:].lower())
-    return figure
+        picture.save(path)
+    return picture
 
 
 def plain(text: str) -> str:

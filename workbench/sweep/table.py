@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import SweepError
+from workbench.show.figures import Picture
+from workbench.show.table import FORMS
 
 from . import render
 from .pareto import pareto_front, pareto_plot
 from .rows import Conditions, Row, files, read_rows
 
-FORMATS = ("md", "csv", "latex", "html", "json")
+FORMATS = (*FORMS[1:], "json")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class Table:
     def markdown(self) -> str:
         return self.format("md")
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib Figure, perplexity against bits a weight with the Pareto front; saved if a path is given, in the
+    def plot(self, path: str | Path | None = None) -> Picture:
+        """Perplexity against bits a weight with the Pareto front; saved if a path is given, in the
         format of its suffix."""
         return pareto_plot(self.rows, self.front, self.caption, path)
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from workbench.convert.methods import METHODS
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.known import known
-from workbench.quantizers import NEEDS
+from workbench.quantizers import QUANTIZERS
 from workbench.show.table import Table
 from workbench.studies.exploration import Exploration, explore, first_look, histogram
 from workbench.studies.matrices import Matrices
@@ -253,14 +252,15 @@ class QuantizationExplorer(View):
 
     def _known(self, side: str) -> bool:
         """Whether all is there that the side's quantizer needs."""
-        return not NEEDS[self._settings(side)["quantizer"]] or known(self._inputs).measured
+        return not QUANTIZERS[self._settings(side)["quantizer"]].needs or known(self._inputs).measured
 
     def _hessian(self, name: str) -> np.ndarray | None:
         return None if self._inputs is None else self._inputs.hessian(name)
 
     def _quantizer(self, name: str, wanted: str) -> str:
         """What a conversion does to a matrix where `wanted` is asked for."""
-        return wanted if not NEEDS[wanted] or self._hessian(name) is not None else METHODS[wanted].lookup
+        entry = QUANTIZERS[wanted]
+        return wanted if not entry.needs or self._hessian(name) is not None else entry.lookup
 
     def _asked(self, weights: np.ndarray, side: str) -> tuple[np.ndarray, WeightFormat, str, str]:
         settings = self._settings(side)

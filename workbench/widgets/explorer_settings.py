@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from workbench.convert.methods import METHODS
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.quantizers import NEEDS, QUANTIZERS
+from workbench.quantizers import QUANTIZERS
 from workbench.studies.matrices import Matrices
 from workbench.studies.weight_error import FROM_HESSIAN
 
@@ -48,7 +47,7 @@ def inputs_of(matrices: Matrices) -> MatrixInputs | None:
 def offered(inputs: MatrixInputs | None) -> list[str]:
     """Quantizers of one matrix that have all they need. AWQ's scales belong to a layer, not to a matrix."""
     known = FROM_HESSIAN if inputs is not None else frozenset()
-    return [name for name in QUANTIZERS if NEEDS[name] <= known and not METHODS[name].folds]
+    return [name for name, each in QUANTIZERS.items() if each.able(known) and not each.folds]
 
 
 def check(settings: Mapping[str, Any], quantizers: Iterable[str]) -> None:
@@ -58,12 +57,12 @@ def check(settings: Mapping[str, Any], quantizers: Iterable[str]) -> None:
     name, format = settings["quantizer"], format_of(settings)
     if not isinstance(name, str) or name not in quantizers:
         why = f"no quantizer {name!r}"
-        if isinstance(name, str) and name in QUANTIZERS and NEEDS[name] <= FROM_HESSIAN:
+        if isinstance(name, str) and name in QUANTIZERS and QUANTIZERS[name].able(FROM_HESSIAN):
             why = f"{name} needs the inputs of its matrix, which are not available here"
-        elif isinstance(name, str) and name in METHODS:
+        elif isinstance(name, str) and name in QUANTIZERS:
             why = f"{name} changes a whole layer (`workbench quantize --quantizer {name}`), not one matrix"
         raise WorkbenchError(f"{why}; there are {', '.join(quantizers)}")
-    if name == "hqq" and format.symmetric:
+    if QUANTIZERS[name].zero_points and format.symmetric:
         raise WorkbenchError(
-            "hqq optimises zero-points, and a symmetric format has none; allowed: symmetric = False"
+            f"{name} optimises zero-points, and a symmetric format has none; allowed: symmetric = False"
         )

@@ -222,7 +222,7 @@ def static_html(costs: SensitivityTable, rows: Sequence[Row], pins: Collection[s
     caption = f"{chosen.target}: bits/block of each group{'; * pinned by hand' if pins else ''}"
     return "".join(
         [
-            Table(["layer", *layers], inside, caption=caption).html() if layers else "",
+            Table(["layer", *map(str, layers)], inside, caption=caption).html() if layers else "",
             Table(["outside the layers", "format"], outside).html() if outside else "",
             Table(HEAD, [row_texts(row) for row in rows], caption=about(costs) + _measured_on(rows)).html(),
         ]

@@ -12,6 +12,7 @@ from typing import Any
 import traitlets
 
 from workbench.errors import SweepError
+from workbench.show.figures import Picture
 from workbench.sweep.follow import Followed, opened
 from workbench.sweep.render import COLUMNS, Figure
 from workbench.sweep.show import headline, html, status
@@ -120,8 +121,8 @@ class SweepBoard(View):
         cells = [s for s in self.sweep.cells if s.status == "done" and (not chosen or s.key in chosen)]
         return Table.of([self.sweep.store.cell(state.key) for state in cells])
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib Figure of `table()`: perplexity against bits a weight, with the Pareto front."""
+    def plot(self, path: str | Path | None = None) -> Picture:
+        """Of `table()`: perplexity against bits a weight, with the Pareto front."""
         return self.table().plot(path)
 
     # ---- what the buttons do ---------------------------------------------------------------------------------
