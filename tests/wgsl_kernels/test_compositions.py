@@ -16,6 +16,7 @@ from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
 from wgsl_kernels.numerics import random_tensor
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
+from wgsl_kernels.quantized.rms_norm_a8 import norm_in_int8
 from wgsl_kernels.state import make_state
 
 TOKENS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, CAPACITY = 3, 4, 2, 16, 64, 96, 40
@@ -35,7 +36,7 @@ PARAMS = {
     "passed": 0,
 }
 #: Rules whose results are words of INT8.
-IN_WORDS = (reduce_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
+IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
