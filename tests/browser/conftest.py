@@ -43,11 +43,11 @@ def adapter() -> None:
         pytest.skip(missing)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def software_adapters():
     """Programs for adapters as Chromium's software one is: lowering takes seconds for each kind."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "SUBGROUPS", (0,))
+        patch.setattr(export, "SUBGROUPS", (0, 4))
         patch.setattr(export, "TYPES", ("f32",))
         yield
 

@@ -37,7 +37,7 @@ INDEX = "programs.json"
 #: What pages need: a prompt, scores of windows, and decoding.
 PROMPT, DECODE = ("last", "score"), ("greedy", "draw", "told")
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
-SUBGROUPS = (0, 8, 16, 32, 64)
+SUBGROUPS = (0, 4, 8, 16, 32, 64)
 TYPES = ("f32", "f16")
 #: The limits that programs can be lowered for, by name -> bytes of a binding.
 LIMITS = {"browser": PROMISED_LIMITS["max-storage-buffer-binding-size"]}
