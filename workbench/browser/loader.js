@@ -112,7 +112,11 @@ export function bundleFor(index, activations, subgroupSize) {
  * @returns {Promise<import("./player.js").Program[]>}
  */
 export async function readBundle(read, entry) {
-  const bundle = await readJson(read, PROGRAMS + entry.file, entry.sha256);
+  return unbundled(await readJson(read, PROGRAMS + entry.file, entry.sha256));
+}
+
+/** Programs, with what they share in each. @param {any} bundle @returns {import("./player.js").Program[]} */
+export function unbundled(bundle) {
   return bundle.programs.map((/** @type {any} */ program) => ({
     ...program,
     modules: program.modules.map((/** @type {number} */ n) => bundle.modules[n]),

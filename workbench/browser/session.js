@@ -7,6 +7,8 @@ import { isPlain, optionWords, seenWords } from "./sampling.js";
 const AHEAD = 2;
 /** The token that the device makes of logits that are all NaN: TOKEN_OF_NAN in workbench/runtime/finite.py. */
 const TOKEN_OF_NAN = 0;
+/** So many of the likeliest tokens are told beside one that was drawn: LIKELY in workbench/models/endings.py. */
+const LIKELY = 5;
 /** So many steps of one token are sooner done than a program is compiled. */
 const FEW_TOKENS = 24;
 /** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
@@ -14,7 +16,7 @@ const GROUP_MS = 8;
 
 /** @typedef {import("./player.js").Program} Program */
 /** @typedef {import("./player.js").Recorded} Recorded */
-/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array>}} Group steps that are on the device */
+/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array<ArrayBuffer>>}} Group steps that are on the device */
 
 /** @param {number} position */
 const notFinite = (position) =>
@@ -179,8 +181,10 @@ export class Session {
     }
     for (let left = count; left; ) {
       let doubtful = false;
-      for await (const found of this.groups(recorded, head, left)) {
-        doubtful = head === "greedy" && found[found.length - 1] === TOKEN_OF_NAN;
+      for await (const { steps, words } of this.groups(recorded, head, this.position, left)) {
+        const found = words.subarray(0, steps);
+        if (head === "draw" && words[steps]) throw notFinite(this.position + steps);
+        doubtful = head === "greedy" && found[steps - 1] === TOKEN_OF_NAN;
         if (doubtful) await this.requireFinite([token, ...found.subarray(0, -1)]);
         for (const next of found) {
           this.ids.push(token);
@@ -195,20 +199,22 @@ export class Session {
   }
 
   /**
-   * The tokens after `token`, as many at a time as come back together. Whoever takes them moves the position.
+   * What `count` steps from a position on leave, as many at a time as come back together: tokens; of drawn ones a word that
+   * tells of unusable logits; of told ones then how likely they and others were, and the others' ids.
    * @param {Recorded} recorded
-   * @param {"greedy" | "draw"} head
+   * @param {"greedy" | "draw" | "told"} head
+   * @param {number} start
    * @param {number} count
-   * @returns {AsyncGenerator<Uint32Array>}
+   * @param {number} [ahead] groups on the device at a time; with one, none runs while nobody waits
+   * @returns {AsyncGenerator<{steps: number, words: Uint32Array<ArrayBuffer>}>}
    */
-  async *groups(recorded, head, count) {
-    const start = this.position;
+  async *groups(recorded, head, start, count, ahead = AHEAD) {
     const pace = new Pace(this.most);
     /** @type {Group[]} */
     const pending = [];
     let sent = 0;
     const fill = () => {
-      while (sent < count && pending.length < AHEAD) {
+      while (sent < count && pending.length < ahead) {
         const steps = Math.min(pace.steps, count - sent);
         pending.push(this.send(recorded, head, start + sent, steps));
         sent += steps;
@@ -218,13 +224,12 @@ export class Session {
       for (let given = 0; given < count; ) {
         fill();
         const group = /** @type {Group} */ (pending.shift());
-        const waited = !group.came;
-        const found = await group.words;
+        const waited = ahead > 1 && !group.came;
+        const words = await group.words;
         pace.arrived(group.steps, waited);
         given += group.steps;
-        if (found[group.steps]) throw notFinite(start + given);
-        fill(); // before the consumer takes its time
-        yield found.subarray(0, group.steps);
+        if (ahead > 1) fill(); // before the consumer takes its time
+        yield { steps: group.steps, words };
       }
     } finally {
       for (const { words: abandoned } of pending) abandoned.catch(() => {});
@@ -323,20 +328,27 @@ export class Session {
   /**
    * A group of steps, whose tokens are on their way back.
    * @param {Recorded} recorded
-   * @param {"greedy" | "draw"} head
+   * @param {"greedy" | "draw" | "told"} head
    * @param {number} position
    * @param {number} steps
    * @returns {Group}
    */
   send(recorded, head, position, steps) {
-    const staging = this.free.pop() ?? this.device.staging(4 * (this.most + 1));
-    const own = (/** @type {string} */ name) => /** @type {GPUBuffer} */ (this.own.get(name));
+    const likely = Math.min(LIKELY, this.vocabSize);
+    /** @type {[buffer: string, words: number, offset: number][]} */
+    const wanted = [["history", steps, 0]];
+    if (head !== "greedy") wanted.push(["seen", 1, Math.ceil(this.vocabSize / 32)]);
+    if (head === "told") wanted.push(["told", steps * (likely + 1), 0], ["told_ids", steps * likely, 0]);
+    const staging = this.free.pop() ?? this.device.staging(4 * (this.most * (2 + 2 * LIKELY) + 1));
+    let total = 0;
     this.submit(recorded, position, 1, steps, (encoder) => {
-      encoder.copyBufferToBuffer(own("history"), 0, staging, 0, 4 * steps);
-      // the last word of `seen` tells of unusable logits
-      if (head === "draw") encoder.copyBufferToBuffer(own("seen"), 4 * Math.ceil(this.vocabSize / 32), staging, 4 * steps, 4);
+      for (const [name, words, offset] of wanted) {
+        const buffer = /** @type {GPUBuffer} */ (this.own.get(name));
+        encoder.copyBufferToBuffer(buffer, 4 * offset, staging, 4 * total, 4 * words);
+        total += words;
+      }
     });
-    const words = this.device.mapped(staging, 4 * (steps + (head === "draw" ? 1 : 0))).then((data) => {
+    const words = this.device.mapped(staging, 4 * total).then((data) => {
       group.came = true;
       this.free.push(staging);
       return new Uint32Array(data);
