@@ -17,6 +17,8 @@ FETCH = $(if $(findstring /,$(MODEL)),,$(PY) -m workbench.cli fetch $(MODEL))
 # WikiText-2, which the hub has as well.
 REAL_TEXT := $(or $(addprefix --text ,$(wildcard $(WORKBENCH_SHARED)/data/wiki.test.raw)),--dataset wikitext2)
 
+TSC := tests/support/node_modules/typescript/bin/tsc
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo real test lab bench lint
 .NOTPARALLEL:
@@ -43,7 +45,7 @@ real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
 	--protocol disjoint-512 --tokens 2048 --repetitions 2 --output runs/real $(ARGS)
 
 test: lint  ## what lint checks, then the tests
-	@.ci/setup vulkan browser tint
+	@.ci/setup vulkan browser
 	@$(PY) -m pytest $(ARGS)
 
 lab: $(PACKAGES)  ## JupyterLab in notebooks/
@@ -55,10 +57,12 @@ bench: $(PACKAGES)  ## the benchmarks on this machine's adapter
 	@.ci/setup vulkan
 	@$(PY) -m workbench.cli bench $(ARGS)
 
-lint: $(PACKAGES)  ## ruff, formatting, import contracts and types
-	@.ci/setup node
+lint: $(PACKAGES)  ## ruff, formatting, import contracts, types of Python and of the page's JavaScript
+	@.ci/setup node tint
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(VENV)/bin/lint-imports
 	@if $(PY) -m pyright --version >/dev/null 2>&1; then $(PY) -m pyright; else \
 	echo "lint: pyright could not be fetched (is the npm registry out of reach?): types were not checked" >&2; fi
+	@if [ -e $(TSC) ]; then node $(TSC) -p tests/support; else \
+	echo "lint: TypeScript is not installed ($(TSC)): the page's types were not checked" >&2; fi

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 from http import HTTPStatus
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import workbench
 from tests.support.chromium import QuietHandler, launched, serve
 from tests.support.dawn import run_script
-from workbench.assets import demo_model_path
 from workbench.browser import page as pages
 from workbench.browser.page import write_page
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import StorageError, WorkbenchError
+from workbench.models.chat import chat_ids
+from workbench.runtime.textstream import stream_text
 
 from .conftest import CAPACITY
 
@@ -33,9 +37,9 @@ PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+def model(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page") / NAME
-    convert(demo_model_path(), folder, ConvertOptions(parse_format("int4/32")))
+    convert(small, folder, ConvertOptions(parse_format("int4/32")))
     return folder
 
 
@@ -103,89 +107,295 @@ def test_vendored_files_are_those_that_are_named():
     folder = Path(pages.__file__).parent / "vendor"
     named = json.loads((folder / "vendor.json").read_text())
     files = {name: file for package in named.values() for name, file in package["files"].items()}
-    assert {path.name for path in folder.iterdir()} == {*files, "vendor.json"}
+    assert {path.name for path in folder.iterdir() if path.suffixes != [".d", ".ts"]} == {
+        *files,
+        "vendor.json",
+    }
     for name, file in files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == file["sha256"]
     for package in named.values():
         assert len(base64.b64decode(package["integrity"].removeprefix("sha512-"))) == 64
 
 
+class Shown:
+    """The page in a browser context of its own, and what it said and asked for; loaded, or with an alert."""
+
+    def __init__(self, context, address: str):
+        self.page, self.address = context.new_page(), address
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        context.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(address)
+        self.settled()
+
+    def settled(self) -> None:
+        self.page.locator("#write:enabled, #alert:not([hidden])").first.wait_for(timeout=LOAD_MS)
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.settled()
+
+    def set(self, **values: str) -> None:
+        for name, value in values.items():
+            self.page.locator(f"#{name}").fill(value)
+
+    def write(self, prompt: str) -> str:
+        """What the model writes; the status says how it ended."""
+        self.page.locator("#prompt").fill(prompt)
+        self.page.locator("#write").click()
+        self.page.locator("#stop:disabled").wait_for(timeout=LOAD_MS)
+        written = self.page.locator(".written")
+        return written.last.text_content() if written.count() else ""
+
+    def status(self) -> str:
+        return self.page.get_by_role("status").text_content()
+
+    def kept(self) -> str:
+        return self.page.locator("#kept").text_content()
+
+    def offline(self) -> None:
+        """Wait until all is kept, and take the network away."""
+        self.page.locator("#kept", has_text="without a network").wait_for(timeout=LOAD_MS)
+        self.page.context.set_offline(True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shown(written, browser):
+    Ranges.asked = []
+    with serve(written, Ranges) as address:
+        context = browser.new_context(color_scheme="dark")
+        found = Shown(context, address)
+        found.page.locator("summary").click()
+        yield found
+        assert found.said == []
+        assert [url for url in found.asked if not url.startswith((f"{address}/", "data:"))] == []
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def native(model):
+    return workbench.load(model, backend="wgpu", dtype="f32", max_tokens=CAPACITY)
+
+
 @pytest.mark.browser
 @pytest.mark.usefixtures("adapter")
-def test_the_page_writes_what_the_native_engine_writes(written, model):
-    from playwright.sync_api import expect
+class TestPage:
+    """One page, which does one thing after the other."""
 
-    native = workbench.load(model, backend="wgpu", dtype="f32", max_tokens=CAPACITY)
-    expected = "".join(native.generate(PROMPT, max_new_tokens=8))
-    Ranges.asked = []
-
-    with serve(written, Ranges) as address, launched() as browser:
-        page = browser.new_page(color_scheme="dark")
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        expect(page.locator("#write")).to_be_enabled(timeout=LOAD_MS)
+    def test_it_writes_what_the_native_engine_writes(self, shown, native):
+        page = shown.page
         assert page.title() == NAME and page.get_by_role("heading", level=1).text_content() == NAME
-        page.get_by_label("Prompt").fill(PROMPT)
-        page.get_by_label("new tokens").fill("8")
-        page.get_by_role("button", name="Write").click()
-        expect(page.get_by_role("status")).to_contain_text("As many tokens", timeout=LOAD_MS)
-        assert page.text_content("#given") == PROMPT and page.text_content("#written") == expected
+        shown.set(count="8")
+        assert shown.write(PROMPT) == "".join(native.generate(PROMPT, max_new_tokens=8))
+        assert page.text_content(".given") == PROMPT and "As many tokens" in shown.status()
         assert float(page.text_content("#speed")) > 0 and page.text_content("#first").endswith(" s")
         assert page.text_content("#memory").endswith(" MB")
 
-        # sampled, and stopped with a key
-        for label, value in (("new tokens", "50"), ("temperature", "0.8"), ("top-k", "20"), ("seed", "3")):
-            page.get_by_label(label).fill(value)
-        page.get_by_label("Prompt").press("Control+Enter")
-        expect(page.locator("#written")).not_to_be_empty(timeout=LOAD_MS)
-        page.keyboard.press("Escape")
-        expect(page.get_by_role("status")).to_have_text("Stopped.", timeout=LOAD_MS)
+    def test_drawn_text_is_the_native_one_and_ends_before_a_stop_string(self, shown, native):
+        options = {"temperature": 0.8, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.1, "seed": 3}
+        shown.set(count="24", temperature="0.8", topK="20", minP="0.01", repetitionPenalty="1.1", seed="3")
+        whole = "".join(native.generate(PROMPT, max_new_tokens=24, **options))
+        stop = whole[len(whole) // 2 :][:3]
+        expected = "".join(native.generate(PROMPT, max_new_tokens=24, stop=[stop, "never"], **options))
+        assert 0 < len(expected) < len(whole) and "\n" not in stop
+        shown.set(stops=f"never\n{stop}")
+        assert shown.write(PROMPT) == expected
+        assert "before which to stop" in shown.status()
+        shown.set(stops="", temperature="0", topK="0", minP="0", repetitionPenalty="1", seed="0")
 
-        # too long: told, and the page goes on
-        page.get_by_label("Prompt").fill("x y z " * CAPACITY)
-        page.get_by_role("button", name="Write").click()
-        page.get_by_role("alert").wait_for(timeout=LOAD_MS)
-        assert "do not fit" in page.text_content("#problem") and page.is_hidden("#again")
-        assert page.is_enabled("#write")
+    def test_a_key_stops_it(self, shown):
+        shown.set(count="100")
+        shown.page.locator("#prompt").press("Control+Enter")
+        shown.page.locator(".written").filter(has_text=re.compile(".")).wait_for(timeout=LOAD_MS)
+        shown.page.keyboard.press("Escape")
+        shown.page.locator("#stop:disabled").wait_for(timeout=LOAD_MS)
+        assert shown.status() == "Stopped."
+        shown.set(count="8")
 
+    def test_it_chats_over_several_turns(self, shown, native):
+        shown.page.get_by_label("answers in a chat").check()
+        talk = [{"role": "system", "content": "Be <i>brief</i>."}]
+        shown.page.get_by_label("system message").fill(talk[0]["content"])
+        for message in (" Who? ", "And then…"):
+            talk.append({"role": "user", "content": message})
+            ids = chat_ids(native.tokenizer, talk)
+            expected = "".join(
+                stream_text(
+                    native.tokenizer, native.generate_ids(ids, 8), eos_ids=native.eos_ids, prompt_ids=ids
+                )
+            )
+            assert shown.write(message) == expected
+            talk.append({"role": "assistant", "content": expected})
+        assert shown.page.locator("article").count() == 2
+        shown.page.get_by_role("button", name="New chat").click()
+        assert shown.page.locator("article").count() == 0
+        shown.page.get_by_label("continues a text").check()
+
+    def test_what_does_not_fit_is_told_and_the_page_goes_on(self, shown):
+        shown.write("x y z " * CAPACITY)
+        assert "do not fit" in shown.page.text_content("#problem") and shown.page.is_hidden("#again")
+        assert shown.page.is_enabled("#write") and shown.write(PROMPT)
+
+    def test_it_fits_every_screen(self, shown):
+        page = shown.page
         page.emulate_media(color_scheme="dark")
         dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         page.emulate_media(color_scheme="light")
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != dark
-        assert said == []
-        assert [url for url in asked if not url.startswith((f"{address}/", "data:"))] == []
-    assert [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu" and not wanted] == []
+        page.set_viewport_size({"width": 320, "height": 640})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        # every control has a name, for those who hear it
+        for each in page.locator("button:visible, input:visible, textarea:visible").all():
+            assert each.evaluate("(e) => (e.labels?.length ? e.labels[0] : e).textContent.trim()"), each
+
+    def test_it_works_without_a_network(self, shown, native):
+        shards = [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu"]
+        assert shards and all(shards)
+        shown.offline()
+        shown.reload()
+        shown.page.locator("summary").click()
+        shown.set(count="4")
+        assert shown.write(PROMPT) == "".join(native.generate(PROMPT, max_new_tokens=4))
+        shown.page.context.set_offline(False)
+        assert [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu"] == shards
+        shown.page.get_by_role("button", name="Forget").click()
+        shown.page.locator("#kept", has_text="nothing any more").wait_for()
+        shown.reload()
+        assert [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu"] == [*shards, *shards]
+
+
+#: Flips a bit of what the browser keeps of a model, from the middle of the shard.
+SPOIL = """async () => {
+    const root = await (await navigator.storage.getDirectory()).getDirectoryHandle("workbench-models");
+    const [folder] = await Array.fromAsync(root.values());
+    const handle = await folder.getFileHandle("model.wgpu");
+    const at = (await handle.getFile()).size >> 1;
+    const byte = new Uint8Array(await (await handle.getFile()).slice(at, at + 1).arrayBuffer());
+    const stream = await handle.createWritable({ keepExistingData: true });
+    await stream.write({ type: "write", position: at, data: byte.map((each) => each ^ 1) });
+    await stream.close();
+    return at;
+}"""
 
 
 @pytest.mark.browser
-def test_a_damaged_model_is_named_with_a_way_on(written):
-    """From a server that knows no ranges, at that."""
-    shard = written / "model" / "model.wgpu"
+def test_a_load_that_broke_off_goes_on_where_it_was(written, browser, tmp_path):
+    """What has its checksum is kept; what the storage spoils is loaded again, and nothing else."""
+    site = tmp_path / "site"
+    shutil.copytree(written, site)
+    loader = site / "browser" / "loader.js"
+    assert "16 << 20" in loader.read_text()
+    loader.write_text(
+        loader.read_text().replace("16 << 20", "1 << 15")
+    )  # so that a small model takes some requests
+    shard = site / "model" / "model.wgpu"
     before = shard.read_bytes()
-    try:
-        shard.write_bytes(before[:5000] + bytes([before[5000] ^ 1]) + before[5001:])
-        with serve(written) as address, launched() as browser:
-            page = browser.new_page()
-            page.goto(address)
-            page.get_by_role("alert").wait_for(timeout=LOAD_MS)
-            assert "does not have its checksum" in page.text_content("#problem")
-            assert page.is_visible("#again") and page.is_disabled("#write")
-    finally:
+    shard.write_bytes(before[: len(before) * 2 // 3])
+
+    def asked() -> list[tuple[int, int]]:
+        found = [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu"]
+        Ranges.asked = []
+        return [tuple(map(int, each.removeprefix("bytes=").split("-"))) for each in found]
+
+    Ranges.asked = []
+    with serve(site, Ranges) as address, contextlib.closing(browser.new_context()) as context:
+        shown = Shown(context, address)
+        assert "ends in the middle of" in shown.page.text_content("#problem")
+        assert shown.page.is_visible("#again") and shown.page.is_disabled("#write")
+        first = asked()
+        assert len(first) >= 3 and first[0][0] == 0
         shard.write_bytes(before)
+        shown.page.get_by_role("button", name="Load again").click()
+        shown.page.locator("#write:enabled").wait_for(timeout=LOAD_MS)
+        again = asked()
+        assert again[0][0] in {start for start, _ in first[-2:]} and again[-1][1] >= len(before) * 0.99
+        at = shown.page.evaluate(SPOIL)
+        shown.reload()
+        [(start, end)] = asked()
+        assert start <= at <= end and shown.page.is_enabled("#write")
 
 
-def test_the_page_tokenizes_as_python_does(written):
+@pytest.mark.browser
+def test_a_worker_that_ends_is_told(shown):
+    said = shown.page.evaluate("""async () => {
+        const { Engine } = await import("./browser/engine.js");
+        const engine = new Engine(new Worker("browser/missing.js", { type: "module" }));
+        const failed = (promise) => promise.then(() => "none", ({ kind, message }) => `${kind}: ${message}`);
+        return [await failed(engine.call("load", {})), await failed(engine.call("write"))];
+    }""")
+    assert said[0].startswith("worker: the browser ended the model's worker") and said[1] == said[0]
+    shown.said.clear()  # the file that is not there
+
+
+#: Another model in the browser's storage, of as many bytes; then the names of all.
+OTHER = """async (bytes) => {
+    const storage = await navigator.storage.getDirectory();
+    const root = await storage.getDirectoryHandle("workbench-models", { create: true });
+    if (bytes) {
+        const folder = await root.getDirectoryHandle("other", { create: true });
+        const stream = await (await folder.getFileHandle("model.wgpu", { create: true })).createWritable();
+        await stream.write(new Uint8Array(bytes));
+        await stream.close();
+    }
+    return Array.fromAsync(root.keys());
+}"""
+
+
+@pytest.mark.browser
+def test_the_storage_makes_room_and_a_model_that_it_does_not_hold_is_used_all_the_same(written, browser):
+    """From a server that knows no ranges, at that."""
+    bytes_ = (written / "model" / "model.wgpu").stat().st_size
+    with serve(written) as address, contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"{address}/page.json")
+        assert page.evaluate(OTHER, bytes_) == ["other"]
+        session = context.new_cdp_session(page)
+        session.send("Storage.overrideQuotaForOrigin", {"origin": address, "quotaSize": bytes_ * 3 // 2})
+        shown = Shown(context, address)
+        assert shown.page.is_enabled("#write") and shown.kept().startswith(("the model", "all"))
+        assert len(names := page.evaluate(OTHER, 0)) == 1 and names != ["other"]
+    with serve(written) as address, contextlib.closing(browser.new_context()) as context:
+        session = context.new_cdp_session(context.new_page())
+        session.send("Storage.overrideQuotaForOrigin", {"origin": address, "quotaSize": bytes_ // 2})
+        shown = Shown(context, address)
+        assert shown.page.is_enabled("#write")
+        assert shown.kept() == "not: the browser's storage for this page is full"
+
+
+def test_the_page_tokenizes_and_streams_text_as_python_does(written):
     """Library and files; that they are checked against the sample, too."""
     sample = json.loads((written / "page.json").read_text())["sample"]
     texts = [sample["text"], "", " ", "Tom's 3rd café\r\n", "<s>", "日本語 🙂🙃 zero\u200bwidth"]
     tokenizer = workbench.load(written / "model", backend="torch").tokenizer
-    answer = run_script("text_node.js", {"folder": str(written), "texts": texts, "sample": sample})
+    generator = np.random.default_rng(5)
+    ids = [tokenizer(text)["input_ids"] for text in (sample["text"], texts[5])]
+    ids += [
+        generator.integers(0, 260, 60).tolist() for _ in range(4)
+    ]  # bytes that are no text, and special tokens
+    streams = [
+        {"prompt": each[:at], "ids": each[at:], "stop": stop}
+        for each in ids
+        for at in (0, 7)
+        for stop in ([], ["café", "afé –", "🙃 z", "\ufffd\ufffd"])
+    ]
+    answer = run_script(
+        "text_node.js", {"folder": str(written), "texts": texts, "sample": sample, "streams": streams}
+    )
     for text, found in zip(texts, answer["texts"], strict=True):
         ids = list(tokenizer(text)["input_ids"])
         assert found["ids"] == ids
         whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert found["text"] == whole
     assert answer["other"] == "unsupported"
+    for stream, found in zip(streams, answer["streams"], strict=True):
+        expected = stream_text(tokenizer, stream["ids"], stop=stream["stop"], prompt_ids=stream["prompt"])
+        assert found["pieces"] == list(expected) and found["reason"] == expected.finish_reason
+    assert {found["reason"] for found in answer["streams"]} == {"length", "stop"}

@@ -54,7 +54,7 @@ def page(site, tmp_path_factory):
 
 def test_chromium_gives_what_the_native_engine_gives(page):
     found, folder = page
-    compare(folder, lambda request: found.evaluate(PLAY, request), 32, sampled=True)
+    compare(folder, lambda request: found.evaluate(PLAY, request), 8, sampled=True)
 
 
 def test_a_lost_device_and_too_large_a_wish_are_named(page):

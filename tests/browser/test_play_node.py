@@ -23,7 +23,7 @@ def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_p
     folder = site("int4/32", write_family(tmp_path / "phi3", "phi3", 1))
     index = json.loads((folder / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
-    compare(folder, played(folder), 16, sampled=True)
+    compare(folder, played(folder), 8, sampled=True)
 
 
 @pytest.mark.parametrize(
@@ -32,26 +32,27 @@ def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_p
         ("model/model.wgpu", lambda data: data[:-700], "damaged", "ends in the middle of"),
         ("model/model.wgpu", lambda data: data[:9] + b"\xff" + data[10:], "damaged", "does not have its checksum"),
         ("model/manifest.json", lambda data: data + b" ", "damaged", "not the bytes that were written"),
-        ("programs/f32-0.json", lambda data: data[:-1] + b" ", "damaged", "not the bytes that were written"),
+        ("programs/f32-*.json", lambda data: data[:-1] + b" ", "damaged", "not the bytes that were written"),
         ("programs/programs.json", lambda data: data.replace(b'n": 1,', b'n": 9,'), "unsupported", "of version 9"),
         ("programs/programs.json", lambda data: data[:50], "damaged", "is no JSON"),
     ],
 )  # fmt: skip
-def test_damage_is_named(demo, file, damage, kind, says):
-    path = demo / file
-    before = path.read_bytes()
+def test_damage_is_named(small_site, file, damage, kind, says):
+    before = {path: path.read_bytes() for path in small_site.glob(file)}
     try:
-        path.write_bytes(damage(before))
-        said = play({"folder": str(demo), "ids": [1], "count": 1})["error"]
+        for path, data in before.items():
+            path.write_bytes(damage(data))
+        said = play({"folder": str(small_site), "ids": [1], "count": 1})["error"]
     finally:
-        path.write_bytes(before)
+        for path, data in before.items():
+            path.write_bytes(data)
     assert said["kind"] == kind and says in said["message"]
 
 
-def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(demo):
-    said = play({"folder": str(demo), "ids": [1], "count": 1, "without": True})["error"]
+def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(small_site):
+    said = play({"folder": str(small_site), "ids": [1], "count": 1, "without": True})["error"]
     assert said["kind"] == "no-webgpu" and "Firefox 141" in said["message"]
-    answer = play({"folder": str(demo), "ids": [1], "count": 1, "activations": "f16"})
+    answer = play({"folder": str(small_site), "ids": [1], "count": 1, "activations": "f16"})
     if "error" in answer:
         assert (
             answer["error"]["kind"] == "missing-feature"
@@ -59,14 +60,15 @@ def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(demo):
         )
 
 
-@pytest.mark.parametrize(
-    "request_, kind, says",
-    [
-        ({"ids": [4096]}, "input", "token id 4096 at place 0 is outside the vocabulary of 4096"),
-        ({"ids": [5] * 65}, "context", "65 tokens do not fit behind 0: there is room for 64"),
-        ({"ids": []}, "input", "at least one token"),
-    ],
-)
-def test_what_cannot_be_fed_is_named(demo, request_, kind, says):
-    said = play({"folder": str(demo), "count": 1, **request_})["error"]
-    assert said["kind"] == kind and says in said["message"]
+def test_what_cannot_be_fed_and_logits_that_are_no_numbers_are_named(small_site):
+    """In greedy text, in drawn text and where logits are handed out; the sequence is then what it was."""
+    refused = [[4096], [5] * 129, []]
+    answer = play({"folder": str(small_site), "ids": [5, 6, 7], "count": 3, "refused": refused})
+    assert answer["feeds"] == [
+        "input: token id 4096 at place 0 is outside the vocabulary of 4096",
+        "context: 129 tokens do not fit behind 0: there is room for 128",
+        "input: at least one token is fed",
+    ]
+    for how in ("fed", "greedy", "drawn"):
+        assert answer[how].startswith("not-finite: the logits are not finite at or before position"), how
+    assert answer["position"] == 0

@@ -1,9 +1,30 @@
 // What tests have the browser's modules do, in Node and in a page alike.
 import { Model } from "../../workbench/browser/model.js";
 
-async function played(gpu, read, { ids, count, options, activations, without }) {
+const failed = (promise) => promise.then(() => "none", ({ kind, message }) => `${kind}: ${message}`);
+
+/** What is said of ids that cannot be fed, and of logits that are no numbers since weights are none. */
+async function refusals(model, session, { ids, count, refused }) {
+  const feeds = [];
+  for (const each of refused) feeds.push(await failed(session.feed(each)));
+  const [, buffer] = [...model.player.buffers].find(([name]) => name.includes("norm"));
+  model.device.write(buffer, 0, new Float32Array(buffer.size / 4).fill(NaN));
+  const all = async (stream) => { for await (const _ of stream); };
+  const fed = await failed(session.feed(ids));
+  const position = session.position;
+  const greedy = await failed(all(session.generate(ids, { count })));
+  const drawn = await failed(all(session.generate(ids, { count, options: { temperature: 1 } })));
+  return { feeds, fed, position, greedy, drawn };
+}
+
+async function played(gpu, read, { ids, count, options, activations, without, refused }) {
   const model = await Model.load(without ? undefined : gpu, read, { activations });
   const session = await model.session();
+  if (refused) {
+    const said = await refusals(model, session, { ids, count, refused });
+    model.close();
+    return said;
+  }
   const logits = Array.from(await session.feed(ids));
   const tokens = [];
   for await (const token of session.generate(ids, { count })) tokens.push(token);
@@ -18,8 +39,8 @@ async function played(gpu, read, { ids, count, options, activations, without }) 
 /**
  * @param {GPU} gpu
  * @param {import("../../workbench/browser/loader.js").Read} read
- * @param {{ids: number[], count: number, options?: object, activations?: "f32" | "f16", without?: boolean}} request
- *   without: as if there were no WebGPU
+ * @param {{ids: number[], count: number, options?: object, activations?: "f32" | "f16", without?: boolean,
+ *   refused?: number[][]}} request without: as if there were no WebGPU; refused: ids that cannot be fed
  */
 export async function play(gpu, read, request) {
   try {

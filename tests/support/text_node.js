@@ -1,11 +1,12 @@
-// Reads {folder, texts, sample} from stdin and prints ids and text of each under the page's tokenizer, and the kind of
-// error of a sample that is another tokenizer's.
+// Reads {folder, texts, sample, streams} from stdin and prints ids and text of each under the page's tokenizer, the kind of
+// error of a sample that is another tokenizer's, and of each stream {prompt, ids, stop} its pieces and why it ended.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { Text } from "../../workbench/browser/text.js";
+import { streamText } from "../../workbench/browser/textstream.js";
 
-const { folder, texts, sample } = JSON.parse(readFileSync(0, "utf8"));
+const { folder, texts, sample, streams } = JSON.parse(readFileSync(0, "utf8"));
 const read = async (file) => new Uint8Array(readFileSync(join(folder, file)));
 const files = JSON.parse(readFileSync(join(folder, "model/manifest.json"), "utf8")).tokenizer;
 const text = await Text.load(read, files, sample);
@@ -14,4 +15,19 @@ const found = texts.map((each) => {
   return { ids, text: text.decode(ids) };
 });
 const other = await Text.load(read, files, { text: sample.text, ids: [1, 2, 3] }).then(() => "none", ({ kind }) => kind);
-process.stdout.write(JSON.stringify({ texts: found, other }));
+async function* given(ids) {
+  yield* ids;
+  return "length";
+}
+
+async function streamed({ prompt, ids, stop }) {
+  const pieces = [];
+  const stream = streamText(text, given(ids), prompt, stop);
+  for (;;) {
+    const { value, done } = await stream.next();
+    if (done) return { pieces, reason: value };
+    pieces.push(value.text);
+  }
+}
+
+process.stdout.write(JSON.stringify({ texts: found, other, streams: await Promise.all(streams.map(streamed)) }));

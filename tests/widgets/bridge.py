@@ -11,7 +11,7 @@ import contextlib
 import json
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.support.chromium import page_of, serve
@@ -30,7 +30,8 @@ MODEL = """async ({ state, css, module }) => {
     get: (name) => state[name],
     set: (name, value) => { state[name] = value; dirty.add(name); call(`change:${name}`); },
     save_changes: () => { toPython("set", Object.fromEntries([...dirty].map((n) => [n, state[n]]))); dirty.clear(); },
-    send: (content) => toPython("message", content),
+    send: (content, _, buffers = []) => toPython("message", content, buffers.map(
+      (buffer) => btoa(Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join("")))),
     on: (name, action) => listeners.set(name, new Set([...(listeners.get(name) ?? []), action])),
     off: (name, action) => listeners.get(name)?.delete(action),
   };
@@ -80,10 +81,10 @@ class Bridge:
         state = {name: getattr(widget, name) for name in keys}
         page.evaluate(MODEL, {"state": state, "css": widget._css, "module": module})
 
-    def _heard(self, kind: str, content: dict) -> None:
+    def _heard(self, kind: str, content: dict, buffers: Sequence[str] = ()) -> None:
         self.sent.append((kind, content))
         if kind == "message":
-            self.widget._received(None, content, [])
+            self.widget._received(None, content, [base64.b64decode(each) for each in buffers])
         else:
             self.widget.set_state(content)
 

@@ -2,7 +2,7 @@
 
 /**
  * @typedef {"no-webgpu" | "no-adapter" | "missing-feature" | "limits" | "out-of-memory" | "device-lost" | "device"
- *   | "not-found" | "damaged" | "unsupported" | "input" | "context" | "not-finite"} Kind
+ *   | "not-found" | "damaged" | "unsupported" | "input" | "context" | "not-finite" | "worker"} Kind
  */
 
 /** An error of the page's own; `kind` says what it is about, for code that wants to go on. */

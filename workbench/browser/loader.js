@@ -92,19 +92,31 @@ export async function readIndex(read) {
 }
 
 /**
- * The programs of one kind of adapter.
- * @param {Read} read
+ * The file that holds the programs of one kind of adapter.
  * @param {any} index
  * @param {string} activations "f32" or "f16"
  * @param {number} subgroupSize
- * @returns {Promise<import("./player.js").Program[]>}
+ * @returns {{file: string, sha256: string}}
  */
-export async function readBundle(read, index, activations, subgroupSize) {
-  const entry = index.bundles.find(
+export function bundleFor(index, activations, subgroupSize) {
+  const found = index.bundles.find(
     (/** @type {any} */ each) => each.activations === activations && each.subgroup_size === subgroupSize,
   );
-  if (!entry) throw new BrowserError("unsupported", `no programs for ${activations} and subgroups of ${subgroupSize}`);
-  const bundle = await readJson(read, PROGRAMS + entry.file, entry.sha256);
+  if (!found) throw new BrowserError("unsupported", `no programs for ${activations} and subgroups of ${subgroupSize}`);
+  return found;
+}
+
+/**
+ * @param {Read} read
+ * @param {{file: string, sha256: string}} entry
+ * @returns {Promise<import("./player.js").Program[]>}
+ */
+export async function readBundle(read, entry) {
+  return unbundled(await readJson(read, PROGRAMS + entry.file, entry.sha256));
+}
+
+/** Programs, with what they share in each. @param {any} bundle @returns {import("./player.js").Program[]} */
+export function unbundled(bundle) {
   return bundle.programs.map((/** @type {any} */ program) => ({
     ...program,
     modules: program.modules.map((/** @type {number} */ n) => bundle.modules[n]),
@@ -150,36 +162,51 @@ function requests(planes) {
   return groups;
 }
 
+/** What is wrong with the bytes of a plane; undefined if nothing is. @param {Plane} plane @param {Uint8Array<ArrayBuffer>} bytes */
+async function damage({ shard, tensor, name, offset, length, checksum }, bytes) {
+  if (bytes.length < length) return `${shard}: ends in the middle of ${tensor}; copy the file again`;
+  if (`sha256:${await sha256(bytes)}` === checksum) return undefined;
+  return `${shard}: ${name} of ${tensor}, from byte ${offset} on, does not have its checksum; copy the file again`;
+}
+
 /**
  * Planes with their bytes, checked, as they arrive; the next request is on its way meanwhile.
  * @param {Read} read
  * @param {Plane[]} planes in the order of `planesOf`
+ * @param {import("./storage.js").Store} [store] asked first, and given what it did not have
  * @returns {AsyncGenerator<[Plane, Uint8Array<ArrayBuffer>]>}
  */
-export async function* readPlanes(read, planes) {
+export async function* readPlanes(read, planes, store) {
   const groups = requests(planes);
-  const fetched = (/** @type {number} */ n) => {
-    if (n >= groups.length) return undefined;
-    const [first, last] = [groups[n][0], /** @type {Plane} */ (groups[n].at(-1))];
-    const bytes = read(MODEL + first.shard, first.offset, last.offset + last.length - first.offset);
-    bytes.catch(() => {}); // told where it is awaited
-    return bytes;
-  };
-  let coming = fetched(0);
-  for (const [n, group] of groups.entries()) {
-    const bytes = /** @type {Uint8Array<ArrayBuffer>} */ (await coming);
-    coming = fetched(n + 1);
-    for (const plane of group) {
-      const start = plane.offset - group[0].offset;
-      const part = bytes.subarray(start, start + plane.length);
-      if (part.length < plane.length) {
-        throw new BrowserError("damaged", `${plane.shard}: ends in the middle of ${plane.tensor}; copy the file again`);
-      }
-      if (`sha256:${await sha256(part)}` !== plane.checksum) {
-        const where = `${plane.name} of ${plane.tensor}, from byte ${plane.offset} on`;
-        throw new BrowserError("damaged", `${plane.shard}: ${where}, does not have its checksum; copy the file again`);
-      }
-      yield [plane, part];
+  const cut = (/** @type {Plane[]} */ group, /** @type {Uint8Array<ArrayBuffer>} */ bytes) =>
+    group.map(({ offset, length }) => bytes.subarray(offset - group[0].offset, offset - group[0].offset + length));
+  const fetched = async (/** @type {Plane[]} */ group) => {
+    const [first, last] = [group[0], /** @type {Plane} */ (group.at(-1))];
+    const length = last.offset + last.length - first.offset;
+    const kept = await store?.get(first.shard, first.offset, length);
+    if (kept) {
+      const parts = cut(group, kept);
+      const wrong = await Promise.all(group.map((plane, n) => damage(plane, parts[n])));
+      if (!wrong.some(Boolean)) return parts;
     }
+    const bytes = await read(MODEL + first.shard, first.offset, length);
+    const parts = cut(group, bytes);
+    for (const [n, plane] of group.entries()) {
+      const wrong = await damage(plane, parts[n]);
+      if (wrong) throw new BrowserError("damaged", wrong);
+    }
+    await store?.put(first.shard, first.offset, bytes);
+    return parts;
+  };
+  const ahead = (/** @type {number} */ n) => {
+    const coming = groups[n] && fetched(groups[n]);
+    coming?.catch(() => {}); // told where it is awaited
+    return coming;
+  };
+  let coming = ahead(0);
+  for (const [n, group] of groups.entries()) {
+    const parts = await coming;
+    coming = ahead(n + 1);
+    for (const [place, plane] of group.entries()) yield [plane, parts[place]];
   }
 }

@@ -1,9 +1,10 @@
 // A model from a folder of files: the device, the programs for it, and the weights on it.
 
 import { Device } from "./device.js";
-import { readBundle, readIndex, readManifest } from "./loader.js";
+import { bundleFor, readBundle, readIndex, readManifest } from "./loader.js";
 import { Player } from "./player.js";
 import { Session } from "./session.js";
+import { Store } from "./storage.js";
 
 export { BrowserError } from "./errors.js";
 export { overHttp } from "./loader.js";
@@ -13,36 +14,39 @@ const HEADS = new Set(["last", "greedy", "draw"]);
 
 /** A model that is ready to run. */
 export class Model {
-  /** @param {Player} player @param {any} index @param {any} manifest */
-  constructor(player, index, manifest) {
+  /** @param {Player} player @param {any} index @param {any} manifest @param {string} bundle the programs' file */
+  constructor(player, index, manifest, bundle) {
     this.player = player;
     this.device = player.device;
     this.name = index.model.name;
+    /** By which its shards are kept. */
+    this.key = index.model.manifest_sha256;
     this.vocabSize = index.model.vocab_size;
     /** Tokens that a session holds at most. */
     this.capacity = index.capacity;
     /** Names and checksums of the tokenizer's files. @type {Record<string, {checksum: string}>} */
     this.tokenizerFiles = manifest.tokenizer;
+    this.bundle = bundle;
   }
 
   /**
    * @param {GPU | undefined} gpu `navigator.gpu`, or Dawn's
    * @param {import("./loader.js").Read} read of a folder that holds `model/` and `programs/`
-   * @param {{activations?: "f32" | "f16", onProgress?: (progress: import("./player.js").Progress) => void}} [wanted]
+   * @param {{activations?: "f32" | "f16", keep?: boolean, onProgress?: (progress: import("./player.js").Progress) => void}}
+   *   [wanted] keep: shards in the browser's storage, where there is one
    */
-  static async load(gpu, read, { activations = "f32", onProgress } = {}) {
+  static async load(gpu, read, { activations = "f32", keep = false, onProgress } = {}) {
     const index = await readIndex(read);
     const subgroupSizes = index.bundles.map((/** @type {any} */ each) => each.subgroup_size);
     const needs = { bindingBytes: index.limits.binding_bytes, subgroupSizes, f16: activations === "f16" };
     const device = await Device.open(gpu, needs);
     try {
-      const [programs, manifest] = await Promise.all([
-        readBundle(read, index, activations, device.subgroupSize),
-        readManifest(read, index),
-      ]);
+      const bundle = bundleFor(index, activations, device.subgroupSize);
+      const [programs, manifest] = await Promise.all([readBundle(read, bundle), readManifest(read, index)]);
       const player = new Player(device, programs.filter(({ target }) => HEADS.has(target.head)));
-      await player.load(read, manifest, onProgress);
-      return new Model(player, index, manifest);
+      const store = keep ? (/** @type {number} */ bytes) => Store.open(index.model.manifest_sha256, bytes) : undefined;
+      await player.load(read, manifest, { onProgress, keep: store });
+      return new Model(player, index, manifest, bundle.file);
     } catch (error) {
       device.close();
       throw error;

@@ -1,8 +1,9 @@
 """A folder for any web server, in which a converted model runs in the browser.
 
     OUT/
-      index.html, style.css, app.js   the page
-      page.json                       kind, version, name, the tokens that end a text, a text with its ids
+      index.html, style.css, app.js   the page; sw.js: what answers without a network
+      page.json                       kind, version, name, the tokens that end a text, a text with its ids, the chat
+                                      template with a conversation and its ids, all files that are kept with the page
       browser/                        the modules that play programs, and the tokenizer's library
       model/                          the converted model, as it is
       programs/                       what `export-program` writes
@@ -13,6 +14,7 @@ Nothing in it needs a build step, and nothing is fetched from anywhere else.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -22,6 +24,7 @@ from workbench.errors import WorkbenchError
 from workbench.files.folders import Partial
 from workbench.files.writing import storing
 from workbench.formats import manifest
+from workbench.models.chat import chat_ids
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 from workbench.runtime.export import export_programs
@@ -31,6 +34,16 @@ VERSION = 1
 FILE = "page.json"
 #: Spaces, digits, contractions, accents, other scripts and a character of several bytes: what tokenizers differ in.
 SAMPLE = "Once upon a time, 1234 cats didn't say:  naïve café – 東京!\n\n\tfor (i = 0; i < 10; i++) 🙂"
+#: Two turns and the beginning of a third: what chat templates differ in.
+TALK = [
+    {"role": "user", "content": "Is 2 < 3?"},
+    {"role": "assistant", "content": "Yes.\n"},
+    {"role": "user", "content": "  Why? 🙂"},
+]
+#: Of what is vendored, for those who work on the modules.
+_TYPES = shutil.ignore_patterns("*.d.ts")
+#: What a browser keeps elsewhere, or loads one of.
+_LOADED_APART = re.compile(r"model/.*\.wgpu|programs/(f32|f16)-")
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ def write_page(
         what = "and holds no page" if overwrite else "give --overwrite to replace it"
         raise WorkbenchError(f"page: {output} exists; {what}")
     source = open_source(model)
-    text = json.dumps(_page(source), ensure_ascii=False, indent=1)
+    facts = _page(source)
     partial = Partial(output)
     try:
         with storing(output):
@@ -63,8 +76,13 @@ def write_page(
             )  # refuses what pages cannot read
             _copy_model(Path(source.path), partial.path / "model")
             _copy_modules(partial.path)
-            (partial.path / FILE).write_text(text, encoding="utf-8")
-            nbytes = sum(path.stat().st_size for path in partial.path.rglob("*") if path.is_file())
+            files = [path for path in partial.path.rglob("*") if path.is_file()]
+            nbytes = sum(path.stat().st_size for path in files)
+            names = [path.relative_to(partial.path).as_posix() for path in files]
+            facts["files"] = sorted([FILE, *(name for name in names if not _LOADED_APART.match(name))])
+            (partial.path / FILE).write_text(
+                json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8"
+            )
         partial.put_in_place()
     except BaseException:
         partial.remove()
@@ -83,6 +101,27 @@ def _page(source) -> dict:
         "name": Path(source.path).resolve().name,
         "ends": sorted(end_of_text_ids(source.tokenizer_path, source.config, tokenizer)),
         "sample": {"text": SAMPLE, "ids": list(tokenizer(SAMPLE)["input_ids"])},
+        "chat": _chat(tokenizer),
+    }
+
+
+def _chat(tokenizer) -> dict | None:
+    """The chat template, what it may name, and what it makes of a conversation; None without one that takes it."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    template = tokenizer.get_chat_template()
+    try:
+        ids = chat_ids(tokenizer, TALK)
+    except WorkbenchError:  # it refuses an ordinary conversation
+        return None
+    tokens = {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if name.endswith("_token")
+    }
+    dated = "strftime_now" in template
+    return {
+        "template": template,
+        "tokens": tokens,
+        "sample": None if dated else {"messages": TALK, "ids": ids},
     }
 
 
@@ -103,6 +142,6 @@ def _copy_modules(target: Path) -> None:
     """The page at the top, and the modules below `browser`."""
     with as_file(files("workbench.browser")) as package:
         shutil.copytree(package / "static", target, dirs_exist_ok=True)
-        shutil.copytree(package / "vendor", target / "browser" / "vendor")
+        shutil.copytree(package / "vendor", target / "browser" / "vendor", ignore=_TYPES)
         for module in package.glob("*.js"):
             shutil.copyfile(module, target / "browser" / module.name)

@@ -26,6 +26,11 @@ import { Uploader } from "./uploads.js";
 
 /** @typedef {{pipeline: GPUComputePipeline, layout: GPUBindGroupLayout}} Built */
 /** @typedef {{done: number, total: number}} Progress bytes */
+/**
+ * @typedef {object} Loading
+ * @property {(progress: Progress) => void} [onProgress]
+ * @property {(bytes: number) => Promise<import("./storage.js").Store | undefined>} [keep] where so many bytes are kept
+ */
 
 /** Kinds of buffers that belong to one sequence; all others are the same for all. */
 const OWN = new Set(["cache", "input", "state"]);
@@ -35,9 +40,10 @@ const AHEAD_BYTES = 32 << 20;
 
 /** The dispatches of a program, bound. */
 export class Recorded {
-  /** @param {string} label @param {[GPUComputePipeline, GPUBindGroup, [number, number, number]][]} calls */
-  constructor(label, calls) {
+  /** @param {string} label @param {number} rows of a step @param {[GPUComputePipeline, GPUBindGroup, [number, number, number]][]} calls */
+  constructor(label, rows, calls) {
     this.label = label;
+    this.rows = rows;
     this.calls = calls;
   }
 
@@ -65,35 +71,48 @@ export class Player {
     this.programs = programs;
     /** By module and bindings. @type {Map<string, Promise<Built>>} */
     this.building = new Map();
+    /** Programs whose pipelines are there. @type {Set<Program>} */
+    this.ready = new Set();
+    /** Texts that are being written. */
+    this.working = 0;
     /** @type {Map<string, GPUShaderModule>} */
     this.modules = new Map();
     /** Weights, constants and activations by name. @type {Map<string, GPUBuffer>} */
     this.buffers = new Map();
+    /** Where the model is kept. @type {import("./storage.js").Store | undefined} */
+    this.store = undefined;
   }
 
   /**
    * Upload weights, and compile the greedy program meanwhile; the others follow in the background, the shortest first.
    * @param {import("./loader.js").Read} read
    * @param {any} manifest
-   * @param {(progress: Progress) => void} [onProgress]
+   * @param {Loading} [how]
    */
-  async load(read, manifest, onProgress) {
+  async load(read, manifest, how = {}) {
     const shared = this.sizes((kind) => !OWN.has(kind));
     const weights = [...shared.values()].reduce((sum, { bytes }) => sum + aligned(bytes), 0);
     this.buffers = await this.device.allocate(shared, `a model of ${megabytes(weights)}`);
     const [first, ...rest] = [...this.programs].sort(
       (a, b) => Number(b.target.head === "greedy") - Number(a.target.head === "greedy") || a.target.tokens - b.target.tokens,
     );
-    await Promise.all([this.compile(first), this.upload(read, manifest, onProgress)]);
+    await Promise.all([this.compile(first), this.upload(read, manifest, how)]);
     this.device.check();
     this.compileAhead(rest);
   }
 
-  /** One after the other, so that the first one asked for waits for few others. @param {Program[]} programs */
+  /**
+   * One pipeline after the other, and none while a text is written: compilers take the time of software adapters.
+   * @param {Program[]} programs
+   */
   async compileAhead(programs) {
     for (const program of programs) {
-      if (this.device.failure) return;
-      await this.compile(program).catch(() => {}); // told where the program is played
+      for (const pipeline of program.pipelines) {
+        while (this.working && !this.device.failure) await new Promise((resolve) => setTimeout(resolve, 50));
+        if (this.device.failure) return;
+        await this.pipeline(program, pipeline).catch(() => {}); // told where the program is played
+      }
+      this.ready.add(program);
     }
   }
 
@@ -136,20 +155,23 @@ export class Player {
       const group = this.device.gpu.createBindGroup({ label, layout, entries });
       return /** @type {[GPUComputePipeline, GPUBindGroup, [number, number, number]]} */ ([pipeline, group, grid]);
     });
-    return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, calls);
+    return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, program.target.tokens, calls);
   }
 
-  /** A program's pipelines; those that programs share are compiled once. @param {Program} program */
-  compile(program) {
-    return Promise.all(
-      program.pipelines.map(({ label, module, bindings }) => {
-        const code = program.modules[module];
-        const key = JSON.stringify(bindings) + code;
-        let building = this.building.get(key);
-        if (!building) this.building.set(key, (building = this.build(label, code, bindings)));
-        return building;
-      }),
-    );
+  /** A program's pipelines. @param {Program} program */
+  async compile(program) {
+    const built = await Promise.all(program.pipelines.map((pipeline) => this.pipeline(program, pipeline)));
+    this.ready.add(program);
+    return built;
+  }
+
+  /** Those that programs share are compiled once. @param {Program} program @param {Program["pipelines"][number]} pipeline */
+  pipeline(program, { label, module, bindings }) {
+    const code = program.modules[module];
+    const key = JSON.stringify(bindings) + code;
+    let building = this.building.get(key);
+    if (!building) this.building.set(key, (building = this.build(label, code, bindings)));
+    return building;
   }
 
   /**
@@ -178,9 +200,9 @@ export class Player {
   /**
    * @param {import("./loader.js").Read} read
    * @param {any} manifest
-   * @param {(progress: Progress) => void} [onProgress]
+   * @param {Loading} how
    */
-  async upload(read, manifest, onProgress) {
+  async upload(read, manifest, { onProgress, keep }) {
     /** Each upload once, though programs share them. @type {Map<string, import("./uploads.js").Upload>} */
     const uploads = new Map();
     for (const { uploads: each } of this.programs) for (const upload of each) uploads.set(JSON.stringify(upload), upload);
@@ -191,15 +213,20 @@ export class Player {
     const uploader = new Uploader(this.device, [...uploads.values()], this.buffers);
     const planes = planesOf(manifest, new Set(uploader.byTensor.keys()));
     const total = planes.reduce((sum, { length }) => sum + length, 0);
+    const store = (this.store = await keep?.(total));
     let [done, waiting] = [0, 0];
-    for await (const [plane, bytes] of readPlanes(read, planes)) {
-      uploader.put(plane, bytes);
-      if ((waiting += plane.length) >= AHEAD_BYTES) {
-        await this.device.gpu.queue.onSubmittedWorkDone();
-        waiting = 0;
+    try {
+      for await (const [plane, bytes] of readPlanes(read, planes, store)) {
+        uploader.put(plane, bytes);
+        if ((waiting += plane.length) >= AHEAD_BYTES) {
+          await this.device.gpu.queue.onSubmittedWorkDone();
+          waiting = 0;
+        }
+        this.device.check();
+        onProgress?.({ done: (done += plane.length), total });
       }
-      this.device.check();
-      onProgress?.({ done: (done += plane.length), total });
+    } finally {
+      await store?.close();
     }
     uploader.finish();
     await this.device.gpu.queue.onSubmittedWorkDone();

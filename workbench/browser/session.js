@@ -5,12 +5,22 @@ import { isPlain, optionWords, seenWords } from "./sampling.js";
 
 /** Groups of steps on the device at a time: while one is waited for, the other runs. */
 const AHEAD = 2;
+/** The token that the device makes of logits that are all NaN: TOKEN_OF_NAN in workbench/runtime/finite.py. */
+const TOKEN_OF_NAN = 0;
+/** So many of the likeliest tokens are told beside one that was drawn: LIKELY in workbench/models/endings.py. */
+const LIKELY = 5;
+/** So many steps of one token are sooner done than a program is compiled. */
+const FEW_TOKENS = 24;
 /** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
 const GROUP_MS = 8;
 
 /** @typedef {import("./player.js").Program} Program */
 /** @typedef {import("./player.js").Recorded} Recorded */
-/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array>}} Group steps that are on the device */
+/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array<ArrayBuffer>>}} Group steps that are on the device */
+
+/** @param {number} position */
+const notFinite = (position) =>
+  new BrowserError("not-finite", `the logits are not finite at or before position ${position}: weights or activations overflow`);
 
 /** How many steps make up a group: one at first, then as many as take `GROUP_MS`. */
 class Pace {
@@ -112,24 +122,28 @@ export class Session {
     const logits = /** @type {GPUBuffer} */ (this.player.buffers.get(program.buffers[index].name));
     encoder.copyBufferToBuffer(logits, 0, staging, 0, 4 * count);
     this.device.gpu.queue.submit([encoder.finish()]);
-    try {
-      return new Float32Array(await this.device.mapped(staging, 4 * count));
-    } finally {
-      staging.destroy();
-    }
+    const found = this.device.mapped(staging, 4 * count).finally(() => staging.destroy());
+    const values = new Float32Array(await found);
+    if (values.every(Number.isFinite)) return values;
+    const end = this.position;
+    this.reset(end - ids.length);
+    throw notFinite(end);
   }
 
   /**
    * Append tokens in steps of the sizes that there are; a step is padded if that wastes a quarter at most. Does not
    * wait for the device. Returns the last step's program.
    * @param {number[]} ids at least one
+   * @param {boolean} [blind] no logits are wanted: where few tokens would wait for a compiler, the greedy program takes them
    */
-  async append(ids) {
+  async append(ids, blind = false) {
     this.check(ids);
     let program = this.prompts[0];
     for (let start = 0; start < ids.length; ) {
       const left = ids.length - start;
       program = /** @type {Program} */ (this.prompts.find(({ target }) => 3 * target.tokens <= 4 * left) ?? this.prompts.at(-1));
+      const early = blind && left <= FEW_TOKENS && !this.player.ready.has(program);
+      if (early) program = this.player.programs.find(({ target }) => target.head === "greedy") ?? program;
       const recorded = await this.record(program);
       const step = ids.slice(start, start + program.target.tokens);
       const padded = new Uint32Array(program.target.tokens);
@@ -165,13 +179,42 @@ export class Session {
       this.write("options", words);
       this.write("seen", seenWords(Math.ceil(this.vocabSize / 32) + 1, [...this.ids, token]));
     }
-    const start = this.position;
+    for (let left = count; left; ) {
+      let doubtful = false;
+      for await (const { steps, words } of this.groups(recorded, head, this.position, left)) {
+        const found = words.subarray(0, steps);
+        if (head === "draw" && words[steps]) throw notFinite(this.position + steps);
+        doubtful = head === "greedy" && found[steps - 1] === TOKEN_OF_NAN;
+        if (doubtful) await this.requireFinite([token, ...found.subarray(0, -1)]);
+        for (const next of found) {
+          this.ids.push(token);
+          token = next;
+          left -= 1;
+          yield next;
+        }
+        if (doubtful) break; // what was sent meanwhile came before the check, which took its place in the cache
+      }
+      if (doubtful) this.write("ids", Uint32Array.of(token));
+    }
+  }
+
+  /**
+   * What `count` steps from a position on leave, as many at a time as come back together: tokens; of drawn ones a word that
+   * tells of unusable logits; of told ones then how likely they and others were, and the others' ids.
+   * @param {Recorded} recorded
+   * @param {"greedy" | "draw" | "told"} head
+   * @param {number} start
+   * @param {number} count
+   * @param {number} [ahead] groups on the device at a time; with one, none runs while nobody waits
+   * @returns {AsyncGenerator<{steps: number, words: Uint32Array<ArrayBuffer>}>}
+   */
+  async *groups(recorded, head, start, count, ahead = AHEAD) {
     const pace = new Pace(this.most);
     /** @type {Group[]} */
     const pending = [];
     let sent = 0;
     const fill = () => {
-      while (sent < count && pending.length < AHEAD) {
+      while (sent < count && pending.length < ahead) {
         const steps = Math.min(pace.steps, count - sent);
         pending.push(this.send(recorded, head, start + sent, steps));
         sent += steps;
@@ -181,22 +224,30 @@ export class Session {
       for (let given = 0; given < count; ) {
         fill();
         const group = /** @type {Group} */ (pending.shift());
-        const waited = !group.came;
-        const found = await group.words;
+        const waited = ahead > 1 && !group.came;
+        const words = await group.words;
         pace.arrived(group.steps, waited);
-        if (found[group.steps]) {
-          throw new BrowserError("not-finite", `the logits are not finite at or before position ${start + given + group.steps}`);
-        }
         given += group.steps;
-        fill(); // before the consumer takes its time
-        for (const next of found.subarray(0, group.steps)) {
-          this.ids.push(token);
-          token = next;
-          yield next;
-        }
+        if (ahead > 1) fill(); // before the consumer takes its time
+        yield { steps: group.steps, words };
       }
     } finally {
       for (const { words: abandoned } of pending) abandoned.catch(() => {});
+    }
+  }
+
+  /**
+   * Throws if a greedy group has ended in NaN. It hands out no logits, but a cache that holds NaN gives nothing else from
+   * there on, and so one token until the end: the last step is run again for its logits.
+   * @param {number[]} fed the tokens that were fed, not yet counted as such
+   */
+  async requireFinite(fed) {
+    const before = this.position;
+    this.ids.push(...fed.slice(0, -1));
+    try {
+      await this.feed(fed.slice(-1));
+    } finally {
+      this.reset(before);
     }
   }
 
@@ -210,11 +261,27 @@ export class Session {
   async *generate(ids, { count, options = {}, ends = new Set() }) {
     if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
     optionWords(options); // what is wrong is told before anything is computed
+    this.player.working += 1;
+    try {
+      return yield* this.generated(ids, count, options, ends);
+    } finally {
+      this.player.working -= 1;
+    }
+  }
+
+  /**
+   * @param {number[]} ids
+   * @param {number} count
+   * @param {import("./sampling.js").Options} options
+   * @param {Set<number>} ends
+   * @returns {AsyncGenerator<number, "length" | "context" | "eos">}
+   */
+  async *generated(ids, count, options, ends) {
     let same = 0;
     while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
     this.reset(same);
     this.check(ids.slice(same));
-    if (same < ids.length - 1) await this.append(ids.slice(same, -1));
+    if (same < ids.length - 1) await this.append(ids.slice(same, -1), true);
     const room = this.capacity - this.position;
     for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
       if (ends.has(token)) return "eos";
@@ -224,6 +291,17 @@ export class Session {
   }
 
   // ---- steps -----------------------------------------------------------------------------------------------------
+
+  /**
+   * What a step reads of its rows: where each stands, whether it is real, its sequence, and its steps so far.
+   * @param {number} position @param {number} valid real rows of the step @param {number} rows with those of padding
+   */
+  writeState(position, valid, rows) {
+    const state = new Uint32Array(4 * rows);
+    for (let row = 0; row < rows; row++) state.set([position + row, row < valid ? 1 : 0], 4 * row);
+    this.write("state", state);
+    if (this.own.has("result_rows")) this.write("result_rows", Uint32Array.of(valid - 1));
+  }
 
   /** @param {string} name @param {Uint32Array<ArrayBuffer>} words */
   write(name, words) {
@@ -246,7 +324,7 @@ export class Session {
    * @param {(encoder: GPUCommandEncoder) => void} [copy]
    */
   submit(recorded, position, valid, steps, copy) {
-    this.write("state", Uint32Array.of(position, valid, 0, 0));
+    this.writeState(position, valid, recorded.rows);
     const encoder = this.device.gpu.createCommandEncoder();
     for (let step = 0; step < steps; step++) recorded.encode(encoder);
     copy?.(encoder);
@@ -256,20 +334,27 @@ export class Session {
   /**
    * A group of steps, whose tokens are on their way back.
    * @param {Recorded} recorded
-   * @param {"greedy" | "draw"} head
+   * @param {"greedy" | "draw" | "told"} head
    * @param {number} position
    * @param {number} steps
    * @returns {Group}
    */
   send(recorded, head, position, steps) {
-    const staging = this.free.pop() ?? this.device.staging(4 * (this.most + 1));
-    const own = (/** @type {string} */ name) => /** @type {GPUBuffer} */ (this.own.get(name));
+    const likely = Math.min(LIKELY, this.vocabSize);
+    /** @type {[buffer: string, words: number, offset: number][]} */
+    const wanted = [["history", steps, 0]];
+    if (head !== "greedy") wanted.push(["seen", 1, Math.ceil(this.vocabSize / 32)]);
+    if (head === "told") wanted.push(["told", steps * (likely + 1), 0], ["told_ids", steps * likely, 0]);
+    const staging = this.free.pop() ?? this.device.staging(4 * (this.most * (2 + 2 * LIKELY) + 1));
+    let total = 0;
     this.submit(recorded, position, 1, steps, (encoder) => {
-      encoder.copyBufferToBuffer(own("history"), 0, staging, 0, 4 * steps);
-      // the last word of `seen` tells of unusable logits
-      if (head === "draw") encoder.copyBufferToBuffer(own("seen"), 4 * Math.ceil(this.vocabSize / 32), staging, 4 * steps, 4);
+      for (const [name, words, offset] of wanted) {
+        const buffer = /** @type {GPUBuffer} */ (this.own.get(name));
+        encoder.copyBufferToBuffer(buffer, 4 * offset, staging, 4 * total, 4 * words);
+        total += words;
+      }
     });
-    const words = this.device.mapped(staging, 4 * (steps + (head === "draw" ? 1 : 0))).then((data) => {
+    const words = this.device.mapped(staging, 4 * total).then((data) => {
       group.came = true;
       this.free.push(staging);
       return new Uint32Array(data);

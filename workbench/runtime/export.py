@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ INDEX = "programs.json"
 #: What pages need: a prompt, scores of windows, and decoding.
 PROMPT, DECODE = ("last", "score"), ("greedy", "draw", "told")
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
-SUBGROUPS = (0, 8, 16, 32, 64)
+SUBGROUPS = (0, 4, 8, 16, 32, 64)
 TYPES = ("f32", "f16")
 #: The limits that programs can be lowered for, by name -> bytes of a binding.
 LIMITS = {"browser": PROMISED_LIMITS["max-storage-buffer-binding-size"]}
@@ -61,13 +61,18 @@ def adapters() -> Iterator[tuple[str, Adapter]]:
 
 
 def programs_for(
-    source: Source, activations: str, adapter: Adapter, capacity: int, binding_bytes: int
+    source: Source,
+    activations: str,
+    adapter: Adapter,
+    capacity: int,
+    binding_bytes: int,
+    prompt: Sequence[str] = PROMPT,
 ) -> Iterator[Program]:
-    """All programs that a page needs on one kind of adapter."""
+    """All programs that a page needs on one kind of adapter. prompt: heads of those that take many tokens a step."""
     model = architecture_of(source.config)
-    for head in (*PROMPT, *DECODE):
+    for head in (*prompt, *DECODE):
         plan = model.build(source.describe, head=head, activations=activations)
-        for tokens in chunk_sizes(model, binding_bytes) if head in PROMPT else (1,):
+        for tokens in chunk_sizes(model, binding_bytes) if head in prompt else (1,):
             sizes = step_sizes(tokens, capacity, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
@@ -102,6 +107,21 @@ def unbundled(data: Mapping[str, Any]) -> list[Program]:
     return [Program.from_json(each) for each in found]
 
 
+def require_readable(source: Any) -> None:
+    """Raises WorkbenchError unless a page can read the source's planes as they lie."""
+    if not isinstance(source, StoredModel):
+        raise WorkbenchError(
+            f"{source.path}: only a converted model has planes that a page can read; convert it first"
+        )
+    for name in source.names():
+        stored = source.stored(name)
+        if stored.layout != "planar" or stored.format.order != "low-first":
+            raise WorkbenchError(
+                f"{source.path}: tensor {name!r} is stored {stored.layout} and {stored.format.order}; a page reads "
+                "planar and low-first"
+            )
+
+
 def export_programs(
     source: Any,
     output: str | Path,
@@ -117,17 +137,7 @@ def export_programs(
     """
     if limits not in LIMITS:
         raise WorkbenchError(f"export-program: limits = {limits!r}; allowed: {', '.join(LIMITS)}")
-    if not isinstance(source, StoredModel):
-        raise WorkbenchError(
-            f"{source.path}: only a converted model has planes that a page can read; convert it first"
-        )
-    for name in source.names():
-        stored = source.stored(name)
-        if stored.layout != "planar" or stored.format.order != "low-first":
-            raise WorkbenchError(
-                f"{source.path}: tensor {name!r} is stored {stored.layout} and {stored.format.order}; a page reads "
-                "planar and low-first"
-            )
+    require_readable(source)
     model = architecture_of(source.config)
     capacity = min(max_tokens, model.context_length)
     index: dict[str, Any] = {

@@ -124,7 +124,7 @@ def stream(
             given += steps
             if ahead:
                 fill()  # before the consumer takes its time
-            yield _read(data, head, steps, executor.config.vocab_size, start + given)
+            yield read_group(data, head, steps, executor.config.vocab_size, start + given)
     finally:
         for _, readback in pending:
             executor.readbacks.abandon(readback)
@@ -152,7 +152,7 @@ def _send(executor: Any, head: str, cache: Any, position: int, steps: int) -> Re
 
 
 def _wanted(cache: Any, head: str, steps: int, vocab_size: int) -> Iterator[tuple[str, int, int]]:
-    """(buffer, offset, bytes) of what a group leaves, in the order of `_read`."""
+    """(buffer, offset, bytes) of what a group leaves, in the order of `read_group`."""
     yield "history", 0, 4 * steps
     if head == "greedy":
         return
@@ -168,7 +168,8 @@ def readback_bytes(steps: int) -> int:
     return 4 * (steps * (2 + 2 * LIKELY) + 1)
 
 
-def _read(data: bytes, head: str, steps: int, vocab_size: int, until: int) -> list[Drawn]:
+def read_group(data: bytes, head: str, steps: int, vocab_size: int, until: int) -> list[Drawn]:
+    """The tokens of a group, of what its steps left. until: the position behind them."""
     words = np.frombuffer(data, np.uint32)
     tokens = words[:steps].tolist()
     if head == "greedy":

@@ -178,7 +178,7 @@ class TorchExecutor(Sequential):
         """Tokens [count, rows]: what follows each row, greedily."""
         found = np.zeros((count, len(step)), np.int64)
         for n in range(count):
-            found[n] = self.run_step("all", step, cache)["logits"].argmax(-1)
+            found[n] = np.asarray(self.run_step("all", step, cache)["logits"]).argmax(-1)
             step = Step(found[n], step.positions + 1, step.sequences)
         return found
 

@@ -70,6 +70,7 @@ class _Writer:
         """Give the cache back."""
         self._steps.close()
         self.found.reason = self.found.reason or reason
+        self.found.device = self.model.device_name  # of a page, it is known once it has computed
         rest = self._detokenizer.finish()
         if rest and self.found.tokens:
             last = self.found.tokens[-1]
@@ -134,6 +135,7 @@ class Run:
                 "larger max_tokens"
             )
         alone = not others
+        self._same_weights = bool(others) and first.source.path == others[0].source.path
         self._writers = [
             _Writer(label, model, self.prompt_ids, count, self.sampling, ahead=alone)
             for label, model in self.models.items()
@@ -205,6 +207,9 @@ class Run:
         self, writer: _Writer, tokens: list[Token], start: int, rows: list[np.ndarray], own: int
     ) -> None:
         targets = np.array([token.id for token in tokens[start : start + len(rows[0])]])
+        if self._same_weights:
+            difference = float(np.abs(rows[1] - rows[0]).max() / np.abs(rows[0]).max())
+            writer.found.logit_difference = max(difference, writer.found.logit_difference or 0.0)
         found = divergence(rows[1], rows[0], targets) if len(rows) == 2 else None
         for at, target in enumerate(targets):
             logits = rows[own][at]

@@ -52,7 +52,8 @@ class Token:
 @dataclass
 class Continuation:
     """What one model wrote. first_s: seconds until the first token. rest_s: from it to the last one; with two models
-    only the time that this one took. reason: why it ended, None while it has not."""
+    only the time that this one took. reason: why it ended, None while it has not. logit_difference: between the same
+    model on two engines, the largest on this text, over the largest logit; None for anything else."""
 
     label: str
     device: str
@@ -60,6 +61,7 @@ class Continuation:
     first_s: float | None = None
     rest_s: float = 0.0
     reason: str | None = None
+    logit_difference: float | None = None
 
     @property
     def text(self) -> str:
@@ -180,6 +182,8 @@ def facts(found: Continuation) -> list[str]:
     if found.mean_kl is not None:
         said.append(f"mean KL {found.mean_kl:.4f} nats")
         said.append(f"{found.flips} flips of the most likely token")
+    if found.logit_difference is not None:
+        said.append(f"logits differ by {found.logit_difference:.1e} of the largest")
     if found.reason:
         said.append(f"ended: {found.reason}")
     return said

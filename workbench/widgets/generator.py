@@ -9,6 +9,8 @@ from typing import Any
 
 import traitlets
 
+from workbench.browser.connection import Host
+from workbench.browser.executor import page_model
 from workbench.errors import WorkbenchError
 from workbench.known import known
 from workbench.runtime.model import Model, load
@@ -21,6 +23,8 @@ from .base import View, execution
 
 #: Seconds between two messages to the page.
 TICK = 0.05
+#: Where models compute: here, in the page that shows the widget, or one model in both.
+ENGINES = ("native", "page", "both")
 OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
@@ -29,8 +33,9 @@ class Generator(View):
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
     same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
-    dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. options: as `workbench
-    generate` has them, by the names of the traits.
+    dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. engine: "native", or
+    "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32; "both" for one
+    model, once each, side by side. options: as `workbench generate` has them, by the names of the traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.studies.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
@@ -54,6 +59,8 @@ class Generator(View):
     devices = traitlets.List(traitlets.Unicode()).tag(sync=True)
     has_chat = traitlets.Bool(False).tag(sync=True)
     limit = traitlets.Int(0).tag(sync=True)
+    #: Whether a model computes in the page.
+    in_page = traitlets.Bool(False).tag(sync=True)
     #: Of the last finished run, for views without a kernel behind them.
     texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     summary = traitlets.List().tag(sync=True)
@@ -70,6 +77,7 @@ class Generator(View):
         cache: str | None = None,
         max_tokens: int | None = None,
         adapter: str | int | None = None,
+        engine: str = "native",
         **options: Any,
     ) -> None:
         self.refuse_unknown(options)
@@ -81,7 +89,8 @@ class Generator(View):
             "adapter": adapter,
         }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
-        self.models = {str(label): _loaded(model, how) for label, model in named.items()}
+        self._host = Host(lambda content, buffers: self.tell("engine", content, buffers))
+        self.models = _models(named, engine, how, self._host)
         first = check_models(self.models)[0]
         self.run: Run | None = None
         super().__init__(
@@ -89,6 +98,7 @@ class Generator(View):
             devices=[model.device_name for model in self.models.values()],
             has_chat=bool(getattr(first.tokenizer, "chat_template", None)),
             limit=min(model.max_tokens for model in self.models.values()),
+            in_page=engine != "native",
             **options,
         )
         self._task = Task(lambda stopped: self._warm(), self.fail)
@@ -96,6 +106,8 @@ class Generator(View):
     def _warm(self) -> None:
         """Compile what the first run needs: seconds on some adapters, in which a page would answer slowly."""
         for model in self.models.values():
+            if model.backend == "page":
+                continue  # there may be no page yet
             session = model.session()
             try:
                 session.feed(model.encode_prompt(self.prompt or " "))
@@ -153,6 +165,15 @@ class Generator(View):
                 setattr(self, name, content["options"][name])
         self.start()
 
+    def hear_page_here(self, content: dict, buffers: list) -> None:
+        self._host.here(str(content["view"]))
+
+    def hear_page_gone(self, content: dict, buffers: list) -> None:
+        self._host.gone(str(content["view"]))
+
+    def hear_engine(self, content: dict, buffers: list) -> None:
+        self._host.hear(content, buffers)
+
     def hear_stop(self, content: dict, buffers: list) -> None:
         self.stop()
 
@@ -207,6 +228,33 @@ class Generator(View):
 
 def _label(model: Any) -> str:
     return model.source.path.name if hasattr(model, "source") else Path(str(model)).name
+
+
+def _models(named: Mapping[str, Any], engine: str, how: Mapping[str, Any], host: Host) -> dict[str, Model]:
+    """The models that run, by label. Raises WorkbenchError for an engine that cannot run them."""
+    if engine not in ENGINES:
+        raise WorkbenchError(f"Generator: engine = {engine!r}; allowed: {', '.join(map(repr, ENGINES))}")
+    if engine == "native":
+        return {str(label): _loaded(model, how) for label, model in named.items()}
+    given = [name for name, value in how.items() if value is not None and name != "max_tokens"]
+    if given and engine == "page":
+        raise WorkbenchError(
+            f"Generator: {', '.join(given)} given with engine='page', which takes max_tokens alone"
+        )
+    if engine == "both" and len(named) != 1:
+        raise WorkbenchError(
+            f"Generator: engine='both' runs one model on two engines, not {len(named)} models"
+        )
+    found = {}
+    for label, model in named.items():
+        path = model.source.path if isinstance(model, Model) else model
+        capacity = how["max_tokens"] or (model.max_tokens if isinstance(model, Model) else None)
+        if engine == "both":
+            found[f"{label}, native"] = native = _loaded(model, how)
+            found[f"{label}, page"] = page_model(path, host, native.max_tokens)
+        else:
+            found[str(label)] = page_model(path, host, capacity)
+    return found
 
 
 def _loaded(model: Any, how: Mapping[str, Any]) -> Model:

@@ -1,0 +1,142 @@
+// Shards in the browser's own storage (OPFS). What is read from there is checked like what comes from a server, so there
+// is no list of what has arrived: a file that ends early, or has a hole, holds planes that do not have their checksums.
+
+import { megabytes } from "./device.js";
+
+/** Below it a folder for each model, by its manifest's checksum. */
+const ROOT = "workbench-models";
+/** In each folder: a file that is written anew whenever the model is used. */
+const USED = "used";
+
+/** Some browsers, private windows and pages that are not secure have no storage. */
+async function root() {
+  const top = await navigator.storage?.getDirectory?.().catch(() => undefined);
+  return top?.getDirectoryHandle(ROOT, { create: true });
+}
+
+/** One model's files. */
+export class Store {
+  /** @param {FileSystemDirectoryHandle} models @param {FileSystemDirectoryHandle} folder */
+  constructor(models, folder) {
+    this.models = models;
+    this.folder = folder;
+    /** Open for writing. @type {Map<string, Promise<FileSystemSyncAccessHandle>>} */
+    this.writing = new Map();
+    /** Why the model is not kept, or not whole. */
+    this.problem = "";
+    /** Other models, the one that was not used for longest last. @type {{name: string, time: number}[]} */
+    this.others = [];
+  }
+
+  /**
+   * Room for a model, which others make that were not used for longer. Undefined where there is no storage.
+   * @param {string} key
+   * @param {number} bytes of the whole model
+   */
+  static async open(key, bytes) {
+    try {
+      const models = await root();
+      if (!models || !("createSyncAccessHandle" in FileSystemFileHandle.prototype)) return undefined;
+      const store = new Store(models, await models.getDirectoryHandle(key, { create: true }));
+      await store.makeRoom(key, bytes);
+      if (!store.problem) await store.touch();
+      return store;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** What browsers say of their room is an estimate: `put` may find that it is less. @param {string} key @param {number} bytes */
+  async makeRoom(key, bytes) {
+    for await (const [name, entry] of this.models.entries()) {
+      if (name === key || entry.kind !== "directory") continue;
+      const folder = /** @type {FileSystemDirectoryHandle} */ (entry);
+      const used = await folder.getFileHandle(USED).then((handle) => handle.getFile()).catch(() => undefined);
+      this.others.push({ name, time: used?.lastModified ?? 0 });
+    }
+    this.others.sort((a, b) => b.time - a.time);
+    const missing = bytes - (await sizeOf(this.folder));
+    for (;;) {
+      const { quota = Infinity, usage = 0 } = await navigator.storage.estimate();
+      if (quota - usage >= missing) return;
+      if (await this.evict()) continue;
+      this.problem = `the browser has ${megabytes(Math.max(0, quota - usage))} left for it, and it takes ${megabytes(missing)}`;
+      return;
+    }
+  }
+
+  /** Give up the model that was not used for longest; whether there was one. */
+  async evict() {
+    const other = this.others.pop();
+    if (other) await this.models.removeEntry(other.name, { recursive: true }).catch(() => {}); // another page may have it open
+    return other !== undefined;
+  }
+
+  async touch() {
+    const handle = await (await this.folder.getFileHandle(USED, { create: true })).createSyncAccessHandle();
+    handle.truncate(0);
+    handle.write(new Uint8Array(1));
+    handle.close();
+  }
+
+  /**
+   * Bytes that were kept, unchecked; undefined where there are not so many.
+   * @param {string} shard
+   * @param {number} offset
+   * @param {number} length
+   */
+  async get(shard, offset, length) {
+    try {
+      const file = await (await this.folder.getFileHandle(shard)).getFile();
+      if (file.size < offset + length) return undefined;
+      return new Uint8Array(await file.slice(offset, offset + length).arrayBuffer());
+    } catch {
+      return undefined; // there is none, or another page writes it
+    }
+  }
+
+  /**
+   * Keep bytes, which are what they should be.
+   * @param {string} shard
+   * @param {number} offset
+   * @param {Uint8Array<ArrayBuffer>} bytes
+   */
+  async put(shard, offset, bytes) {
+    while (!this.problem) {
+      try {
+        let handle = this.writing.get(shard);
+        if (!handle) {
+          handle = this.folder.getFileHandle(shard, { create: true }).then((file) => file.createSyncAccessHandle());
+          this.writing.set(shard, handle);
+        }
+        // Chromium throws nothing where there is no room, and returns an error's number for that of bytes.
+        if ((await handle).write(bytes, { at: offset }) === bytes.length) return;
+      } catch (error) {
+        if (/** @type {DOMException} */ (error).name !== "QuotaExceededError") {
+          this.problem = "another page keeps this model just now";
+          return;
+        }
+      }
+      if (!(await this.evict())) this.problem = "the browser's storage for this page is full";
+    }
+  }
+
+  async close() {
+    for (const opened of this.writing.values()) {
+      await opened.then((handle) => (handle.flush(), handle.close())).catch(() => {}); // told as `problem`
+    }
+    this.writing.clear();
+  }
+}
+
+/** @param {FileSystemDirectoryHandle} folder */
+async function sizeOf(folder) {
+  let total = 0;
+  for await (const entry of folder.values()) total += (await /** @type {FileSystemFileHandle} */ (entry).getFile()).size;
+  return total;
+}
+
+/** Forget a model. @param {string} key */
+export async function forget(key) {
+  await (await root())?.removeEntry(key, { recursive: true }).catch(() => {});
+}
