@@ -35,6 +35,7 @@ COMMANDS = [
     "fetch",
     "models",
     "quantize",
+    "import",
     "allocate",
     "generate",
     "perplexity",

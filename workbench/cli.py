@@ -26,6 +26,7 @@ from workbench.commands import (
     export_program,
     fetch,
     generate,
+    import_,
     info,
     lm_eval,
     models,
@@ -56,6 +57,7 @@ COMMANDS = (
     fetch,
     models,
     quantize,
+    import_,
     quantizers,
     allocate,
     generate,
@@ -185,7 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2].replace("_", "-")
+        name = command.__name__.rpartition(".")[2].strip("_").replace("_", "-")
         summary = known(command.__doc__).strip().splitlines()[0]
         sub = subparsers.add_parser(name, help=summary, description=summary)
         command.add_arguments(sub)

@@ -11,9 +11,9 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
 from workbench.models.catalogue import provenance_of
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
+from workbench.models.foreign.checkpoint import open_checkpoint
 from workbench.models.hub import resolve
 
 
@@ -61,7 +61,7 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
         stored = StoredModel.open(path, verify=verify)
         check_contents(stored, architecture_of(stored.config))
         return stored
-    return Checkpoint.open(path)
+    return open_checkpoint(path)
 
 
 def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:
