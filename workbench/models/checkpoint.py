@@ -327,6 +327,4 @@ def _why_no_weights(path: Path) -> str:
             "can run code. Save them as safetensors where you trust them: "
             "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)"
         )
-    if any(path.glob("*.gguf")):
-        return f"{path}: only GGUF weights; allowed: {WEIGHTS}, or shards with {INDEX}"
     return f"{path}: no weights; expected {WEIGHTS}, or shards with {INDEX}"
