@@ -179,6 +179,10 @@ class Checkpoint:
             )
         return shape, WeightFormat(DTYPES[stored])
 
+    def stored_as(self, name: str) -> str:
+        """How the file stores a tensor; for people."""
+        return self._headers[name][1]
+
     def tensor(self, name: str) -> WeightTensor:
         """The whole tensor in its own dtype."""
         shape, fmt = self.describe(name)

@@ -76,7 +76,7 @@ def test_weights_of_every_type_are_those_of_its_own_reader_bit_for_bit(all_types
         assert str(fmt).removesuffix("/f32") == KEPT.get(kind, "f32").removesuffix("/f32"), kind
         np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, f"{name}, {kind}")
     said = " ".join(source.notes)
-    assert "1 Q4_0 tensors keep their integers" in said and "1 Q4_K tensors are dequantized to f32" in said
+    assert "in Q4_0 (1) keep their integers" in said and "in Q4_K (1) are dequantized to f32" in said
     import_model(file, tmp_path / "out")
     stored = StoredModel.open(tmp_path / "out")
     for name, (kind, weights) in expected.items():

@@ -164,6 +164,10 @@ class QuantizedCheckpoint(Checkpoint):
             return super().describe(name)
         return self._headers[name][0], found.format
 
+    def stored_as(self, name: str) -> str:
+        found, _ = self._whole(name)
+        return super().stored_as(name) if found is None else found.packed.kind
+
     def tensor(self, name: str) -> WeightTensor:
         found, first = self._whole(name)
         if found is None or name not in self._headers:

@@ -67,7 +67,9 @@ class GgufModel:
             _require_readable(tensor, name, where)
         types = Counter(tensor.type_name for tensor in self._tensors.values())
         self.notes = tuple(
-            f"{count} {name} tensors {_becomes(name)}" for name, count in types.items() if name not in FLOATS
+            f"tensors in {name} ({count}) {_becomes(name)}"
+            for name, count in types.items()
+            if name not in FLOATS
         )
         described = {name: value for name, value in file.metadata.items() if name.startswith(_KEPT)}
         self.origin = {"gguf": {**_json(described), "types": dict(types.most_common())}}
@@ -93,11 +95,6 @@ class GgufModel:
                 (folder / name).write_bytes(data)
         return folder
 
-    @property
-    def types(self) -> dict[str, str]:
-        """GGUF type of each tensor that the model reads."""
-        return {name: tensor.type_name for name, tensor in self._tensors.items()}
-
     def names(self) -> list[str]:
         """Names of all tensors that the model reads, in the order of the file."""
         return list(self._tensors)
@@ -120,6 +117,10 @@ class GgufModel:
             fmt = None if grid is None else fitting(grid)[0]
             self._formats[name] = fmt or WeightFormat(FLOATS.get(tensor.type_name, "f32"))
         return tensor.shape, self._formats[name]
+
+    def stored_as(self, name: str) -> str:
+        """The GGUF type of a tensor; for people."""
+        return self._tensor(name).type_name
 
     def tensor(self, name: str) -> WeightTensor:
         return self._rows(name, slice(None))

@@ -61,7 +61,7 @@ def ids_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         f"{role}_id": metadata[f"{PREFIX}{name}"]
         for name, role in IDS.items()
-        if metadata.get(f"{PREFIX}{name}", _NO_ID) != _NO_ID
+        if role != "unk_token" and metadata.get(f"{PREFIX}{name}", _NO_ID) != _NO_ID
     }
     more = [
         metadata[f"{PREFIX}{name}"] for name in _ENDS if metadata.get(f"{PREFIX}{name}", _NO_ID) != _NO_ID
