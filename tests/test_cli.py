@@ -42,6 +42,7 @@ COMMANDS = [
     "compare-models",
     "info",
     "demo",
+    "export",
     "bench",
     "speed",
     "tune",

@@ -24,17 +24,19 @@ DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 SHARD_BYTES = 4 << 30
 
 
-def write_floats(source: Source, folder: Path, dtype: str) -> list[str]:
+def write_floats(source: Source, folder: Path, dtype: str | None) -> list[str]:
     """Write every tensor of a source as floats into a folder that is there; returns the names of the files.
 
-    dtype: one of `DTYPES`. Raises CheckpointError for weights that it cannot hold, OSError.
+    dtype: one of `DTYPES`; None for the own type of floats and f32 for integers, which rounds nothing. Raises
+    CheckpointError for weights that it cannot hold, OSError.
     """
     config = {name: value for name, value in source.config.items() if name != "torch_dtype"}
-    files = {"config.json": json_bytes(config | {"dtype": DTYPES[dtype]}), **tokenizer_files(source)}
+    own = {_own(source, name) for name in source.names() if len(source.describe(name)[0]) == 2}
+    of_all = dtype or (own.pop() if len(own) == 1 else "f32")
+    files = {"config.json": json_bytes(config | {"dtype": DTYPES[of_all]}), **tokenizer_files(source)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    width = 4 if dtype == "f32" else 2
-    sizes = {name: math.prod(source.describe(name)[0]) * width for name in source.names()}
+    sizes = {name: 4 * math.prod(source.describe(name)[0]) for name in source.names()}
     return [*files, *write_safetensors(folder, sizes, lambda name: {name: floats_of(source, name, dtype)})]
 
 
@@ -48,11 +50,19 @@ def tokenizer_files(source: Source) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
-def floats_of(source: Source, name: str, dtype: str) -> Any:
-    """A tensor of the source as one of torch. Raises CheckpointError for weights that the type cannot hold."""
+def _own(source: Source, name: str) -> str:
+    """The type of floats that holds a tensor exactly: its own, or f32 for integers."""
+    fmt = source.describe(name)[1]
+    return "f32" if fmt.is_quantized else fmt.dtype
+
+
+def floats_of(source: Source, name: str, dtype: str | None) -> Any:
+    """A tensor of the source as one of torch, as `write_floats` has its type. Raises CheckpointError for weights that
+    it cannot hold."""
     import torch
 
     shape, _ = source.describe(name)
+    dtype = dtype or _own(source, name)
     stored = np.empty(shape, {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[dtype])
     for start, part in source.parts(name):
         try:

@@ -211,3 +211,60 @@ def _put_bos_in_front(tokenizer: Any, token: str, id: int) -> None:
 
     pair = f"{token} $A {token} $B:1"
     tokenizer.post_processor = processors.TemplateProcessing(f"{token} $A", pair, [(token, int(id))])
+
+
+def metadata_of(tokenizer: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Metadata of a tokenizer.json, read. Raises UnsupportedModelError where its splits or its normalizer are none of
+    those that GGUF has a name for.
+
+    Whether it really splits text alike is for the caller to see.
+    """
+    where, model = "tokenizer.json", tokenizer["model"]
+    if model.get("type") != "BPE":
+        raise UnsupportedModelError(f"{where}: model is {model.get('type')!r}; allowed: 'BPE'")
+    tokens: list[str] = [f"[PAD{at}]" for at in range(vocab_size)]
+    kinds = [UNUSED] * vocab_size
+    for token, at in model["vocab"].items():
+        if at < vocab_size:
+            byte = model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x")
+            tokens[at], kinds[at] = token, BYTE if byte else NORMAL
+    for added in tokenizer["added_tokens"]:
+        if added["id"] >= vocab_size:
+            raise UnsupportedModelError(
+                f"{where}: the token {added['content']!r} is beyond vocab_size {vocab_size}"
+            )
+        tokens[added["id"]] = added["content"]
+        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    found = {f"{PREFIX}tokens": tokens, f"{PREFIX}token_type": kinds}
+    if model.get("byte_fallback"):
+        ranks: dict[str, float] = {}
+        for rank, (left, right) in enumerate(merges):
+            ranks.setdefault(left + right, -float(rank))
+        scores = [ranks.get(token, 0.0) for token in tokens]
+        prefix = "Prepend" in json.dumps(tokenizer.get("normalizer"))
+        return {
+            f"{PREFIX}model": "llama",
+            **found,
+            f"{PREFIX}scores": scores,
+            f"{PREFIX}add_space_prefix": prefix,
+        }
+    return {
+        f"{PREFIX}model": "gpt2",
+        f"{PREFIX}pre": _pre_of(tokenizer, where),
+        **found,
+        f"{PREFIX}merges": [" ".join(merge) for merge in merges],
+    }
+
+
+def _pre_of(tokenizer: Mapping[str, Any], where: str) -> str:
+    """The name of the split in front of byte-level BPE: the one whose parts are those of the file."""
+    own = tokenizer.get("pre_tokenizer"), tokenizer.get("normalizer")
+    for pre in SPLITS:
+        built, _ = _byte_level({"pre": pre, "tokens": ["a"], "merges": []}, where)
+        read = json.loads(built.to_str())
+        if (read["pre_tokenizer"], read["normalizer"]) == own:
+            return pre
+    raise UnsupportedModelError(
+        f"{where}: its pre_tokenizer and normalizer are of none that GGUF files name here: {', '.join(SPLITS)}"
+    )

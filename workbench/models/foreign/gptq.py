@@ -110,10 +110,12 @@ def group_of(headers: Headers, name: str, columns: int, groups: int, asked: Any)
     )
 
 
-def pack(q: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> dict[str, np.ndarray]:
-    """The tensors of a matrix by what they are, in version 1. q: uint8 [N, K]; scales f16, zeros int [N, G]."""
+def pack(
+    q: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int, offset: int
+) -> dict[str, np.ndarray]:
+    """Tensors of a matrix by what they are. q: uint8 [N, K]; scales f16, zeros int [N, G]; offset: of `VERSIONS`."""
     columns, groups = q.shape[1], scales.shape[1]
-    stored = ((zeros.astype(np.int16) - 1) % 2**bits).astype(np.uint8)
+    stored = ((zeros.astype(np.int16) - offset) % 2**bits).astype(np.uint8)
     return {
         "qweight": np.ascontiguousarray(pack_words(q, bits).T),
         "qzeros": pack_words(np.ascontiguousarray(stored.T), bits),
