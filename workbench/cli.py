@@ -23,9 +23,11 @@ from workbench.commands import (
     bench,
     compare_models,
     demo,
+    export,
     export_program,
     fetch,
     generate,
+    import_,
     info,
     lm_eval,
     models,
@@ -56,6 +58,7 @@ COMMANDS = (
     fetch,
     models,
     quantize,
+    import_,
     quantizers,
     allocate,
     generate,
@@ -63,6 +66,7 @@ COMMANDS = (
     compare_models,
     info,
     demo,
+    export,
     export_program,
     page,
     bench,
@@ -185,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2].replace("_", "-")
+        name = command.__name__.rpartition(".")[2].strip("_").replace("_", "-")
         summary = known(command.__doc__).strip().splitlines()[0]
         sub = subparsers.add_parser(name, help=summary, description=summary)
         command.add_arguments(sub)

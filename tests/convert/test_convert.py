@@ -193,7 +193,7 @@ def test_an_existing_output_is_kept_unless_asked(tmp_path):
     [
         ({"model_type": "mpt"}, "model_type is 'mpt'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "quanto"}}, "quanto"),
     ],
 )
 def test_other_models_are_refused_before_anything_is_written(tmp_path, change, named):

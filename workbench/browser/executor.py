@@ -155,7 +155,8 @@ class PageExecutor(Sequential):
         logits = np.frombuffer(data, np.float32).copy().reshape(-1, self.config.vocab_size)
         if not is_finite(logits):
             raise NonFiniteError(
-                f"logits of tokens {first} to {first + count - 1} are not finite; the native engine says where it begins"
+                f"logits of tokens {first} to {first + count - 1} are not finite; "
+                "the native engine says where it begins"
             )
         return {names[0]: logits}
 

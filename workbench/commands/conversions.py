@@ -1,9 +1,42 @@
-"""A model and conversions of it, for the commands that measure what formats cost."""
+"""Conversions: what commands that make one say, and a model with several for those that measure what formats cost."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.convert.convert import ConversionSummary
+
+
+def check_output(output: str, overwrite: bool) -> None:
+    """Raise OutputExistsError's reason, with the option that would help, before anything is read."""
+    from workbench.errors import OutputExistsError, WorkbenchError
+    from workbench.formats.writer import check_target
+
+    try:
+        check_target(Path(output), overwrite)
+    except OutputExistsError as error:
+        instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
+        raise WorkbenchError(instead) from error
+
+
+def print_summary(summary: ConversionSummary) -> None:
+    """What was made, and on stderr what is to be known of it."""
+    from workbench.models.contents import unread_notes
+
+    for note in summary.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for note in unread_notes(summary.skipped):
+        print(note, file=sys.stderr)
+    formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
+    print(
+        f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "
+        f"{summary.bits_per_weight:.3f} bits a weight, {summary.nbytes / 2**20:.2f} MiB, "
+        f"{summary.seconds:.1f} s"
+    )
 
 
 def convert_each(

@@ -9,19 +9,39 @@ from workbench.commands.common import MODEL_HELP, add_execution
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
+    parser.add_argument(
+        "--tensors",
+        action="store_true",
+        help="every tensor: how it is stored, and what it is here (others' quantized models: always)",
+    )
     add_execution(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from workbench.errors import UnsupportedModelError
+    from workbench.models.inside import inside, inside_gguf
+    from workbench.models.source import open_source
     from workbench.runtime.info import describe
 
+    try:
+        source = open_source(arguments.model)
+    except UnsupportedModelError:
+        if (
+            file := Path(arguments.model)
+        ).suffix == ".gguf":  # no model of ours, but what it holds can be told
+            print(inside_gguf(file))
+        raise
     print(
         describe(
-            arguments.model,
+            source,
             backend=arguments.backend,
             dtype=arguments.dtype,
             max_tokens=arguments.max_tokens,
             cache=arguments.cache,
         )
     )
+    if arguments.tensors or getattr(source, "origin", None):
+        print(f"\ntensors:\n{inside(source)}")
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import add, add_adapter, size
@@ -89,28 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from workbench.commands.conversions import check_output, print_summary
     from workbench.convert.convert import convert
-    from workbench.errors import OutputExistsError, WorkbenchError
-    from workbench.formats.writer import check_target
-    from workbench.models.contents import unread_notes
 
-    try:
-        check_target(Path(arguments.output), arguments.overwrite)
-    except OutputExistsError as error:
-        instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
-        raise WorkbenchError(instead) from error
+    check_output(arguments.output, arguments.overwrite)
     options = options_from(arguments)
-    summary = convert(arguments.model, arguments.output, options, progress=not arguments.quiet)
-    for note in summary.notes:
-        print(f"note: {note}", file=sys.stderr)
-    for note in unread_notes(summary.skipped):
-        print(note, file=sys.stderr)
-    formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
-    print(
-        f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "
-        f"{summary.bits_per_weight:.3f} bits a weight, {summary.nbytes / 2**20:.2f} MiB, "
-        f"{summary.seconds:.1f} s"
-    )
+    print_summary(convert(arguments.model, arguments.output, options, progress=not arguments.quiet))
     return 0
 
 

@@ -204,10 +204,10 @@ def _select(
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], tuple[str, ...]]:
     """Shapes of the tensors to store: those that the model reads; the reasons for those left out; what else of the
     source does not count."""
-    if isinstance(source, Checkpoint):
-        skipped, notes = dict(source.unread), (*config.notes, *source.notes)
-    else:
+    if isinstance(source, StoredModel):
         skipped, notes = check_contents(source, config), config.notes
+    else:
+        skipped, notes = dict(source.unread), (*config.notes, *source.notes)
     stored = {name: source.describe(name)[0] for name in source.names() if name not in skipped}
     return stored, skipped, notes
 

@@ -21,10 +21,10 @@ def source_hashes(
     source: Checkpoint | StoredModel, given_up: threading.Event | None = None
 ) -> dict[str, str]:
     """SHA-256 by file name; of a stored model the manifest's alone, which holds the checksums of the rest."""
-    if isinstance(source, Checkpoint):
-        return source.source_hashes(given_up)
-    manifest = Path(source.path) / "manifest.json"
-    return {"manifest.json": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    if isinstance(source, StoredModel):
+        manifest = Path(source.path) / "manifest.json"
+        return {"manifest.json": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    return source.source_hashes(given_up)
 
 
 class HashesBeside:
@@ -77,6 +77,8 @@ def provenance(
     }
     if isinstance(source, StoredModel):
         origin["provenance"] = source.manifest.get("provenance")
+    else:
+        origin |= source.origin
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),

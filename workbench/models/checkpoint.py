@@ -54,6 +54,7 @@ class Checkpoint:
 
     config: as in `config.json`, but with `tie_word_embeddings` false where the file has an LM head of its own.
     unread: tensors that are in the files but not the model's, and why. notes: what else a user should know of them.
+    origin: what the provenance of a conversion says of the weights, beside the hashes of the files.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
@@ -62,6 +63,7 @@ class Checkpoint:
         self.tokenizer_path = path
         self.unread: dict[str, str] = {}
         self.notes: tuple[str, ...] = ()
+        self.origin: dict[str, Any] = {}
         self._files = files  # tensor name -> file name
         self._headers = headers  # tensor name -> (shape, dtype)
         self._rows: dict[
@@ -79,7 +81,7 @@ class Checkpoint:
         path = resolve(dir_or_hub_id)
         for name in ("config.json", INDEX, WEIGHTS, *TOKENIZER_FILES):
             _is_there(path / name)
-        config = read_json(path / "config.json")
+        config = cls._config(path)
         architecture_of(config)
         notes: list[str] = []
         if (path / ADAPTER).is_file():
@@ -101,6 +103,11 @@ class Checkpoint:
         opened = cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
         opened._select(notes)
         return opened
+
+    @classmethod
+    def _config(cls, path: Path) -> dict[str, Any]:
+        """What config.json says of the model."""
+        return read_json(path / "config.json")
 
     def _select(self, notes: list[str]) -> None:
         """Keep what the model reads; the rest is listed, or refused."""
@@ -171,6 +178,10 @@ class Checkpoint:
                 f"allowed: {', '.join(DTYPES)}"
             )
         return shape, WeightFormat(DTYPES[stored])
+
+    def stored_as(self, name: str) -> str:
+        """How the file stores a tensor; for people."""
+        return self._headers[name][1]
 
     def tensor(self, name: str) -> WeightTensor:
         """The whole tensor in its own dtype."""
@@ -320,6 +331,4 @@ def _why_no_weights(path: Path) -> str:
             "can run code. Save them as safetensors where you trust them: "
             "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)"
         )
-    if any(path.glob("*.gguf")):
-        return f"{path}: only GGUF weights; allowed: {WEIGHTS}, or shards with {INDEX}"
     return f"{path}: no weights; expected {WEIGHTS}, or shards with {INDEX}"

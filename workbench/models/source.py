@@ -11,9 +11,10 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
 from workbench.models.catalogue import provenance_of
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
+from workbench.models.foreign.checkpoint import open_checkpoint
+from workbench.models.foreign.gguf_model import GgufModel, gguf_in
 from workbench.models.hub import resolve
 
 
@@ -47,7 +48,8 @@ class Source(Protocol):
 
 
 def open_source(model: Any, *, verify: bool = True) -> Any:
-    """A StoredModel where the folder (or hub repository) has a `manifest.json`, a Checkpoint otherwise.
+    """A StoredModel where the folder (or hub repository) has a `manifest.json`, a GgufModel where it is a GGUF file, or
+    a folder of those alone, else a Checkpoint, whose matrices may be quantized in layouts of others.
 
     model: a path or a hub id; anything that can `describe` its tensors is opened already, and comes back as it is.
     `verify` is passed to StoredModel.open: whether the checksums of the weights are read through at once.
@@ -61,7 +63,11 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
         stored = StoredModel.open(path, verify=verify)
         check_contents(stored, architecture_of(stored.config))
         return stored
-    return Checkpoint.open(path)
+    if path.suffix == ".gguf" and not path.is_dir():
+        return GgufModel.open(path)
+    if not (path / "config.json").exists() and (file := gguf_in(path)) is not None:
+        return GgufModel.open(file)
+    return open_checkpoint(path)
 
 
 def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:

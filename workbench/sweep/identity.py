@@ -20,8 +20,8 @@ import wgsl_kernels
 import workbench
 from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError
+from workbench.formats.reader import StoredModel
 from workbench.known import known
-from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 
 from .cells import Cell
@@ -108,10 +108,10 @@ def key(identity: dict[str, Any]) -> str:
 def source_hashes(model: str | Path) -> dict[str, str]:
     """Hashes by file name of what a conversion of `model` reads, as the conversion's provenance has them."""
     source = open_source(model, verify=False)
-    if isinstance(source, Checkpoint):
-        return source.source_hashes()
-    manifest = (Path(source.path) / "manifest.json").read_bytes()
-    return {"manifest.json": hashlib.sha256(manifest).hexdigest()}
+    if isinstance(source, StoredModel):
+        manifest = (Path(source.path) / "manifest.json").read_bytes()
+        return {"manifest.json": hashlib.sha256(manifest).hexdigest()}
+    return source.source_hashes()
 
 
 def plain_options(options: ConvertOptions) -> dict[str, Any]:

@@ -1,0 +1,170 @@
+"""Quantized checkpoints of others: what they hold comes out bit for bit, as integers wherever a format has them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import workbench
+from tests.models.checkpoints import random_state, write_checkpoint
+from tests.support.foreign import LAYOUTS, SIZES, write_quantized
+from workbench.convert.imported import import_model
+from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.formats.reader import StoredModel
+from workbench.models.source import open_source
+from workbench.runtime.device import adapter_missing
+
+MATRIX = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
+    expected = write_quantized(tmp_path / layout, layout)
+    source = open_source(tmp_path / layout)
+    assert set(source.names()) == set(expected) and not source.unread
+    wanted = LAYOUTS[layout]["format"] or "f32"
+    for name, weights in expected.items():
+        fmt = source.describe(name)[1]
+        assert str(fmt) == (wanted if name.endswith("_proj.weight") else "f16"), name
+        tensor = source.tensor(name)
+        assert tensor.format == fmt
+        np.testing.assert_array_equal(tensor.dequantize(), weights, name)
+    rows = np.concatenate([part.dequantize() for _, part in source.parts(MATRIX)])
+    np.testing.assert_array_equal(rows, expected[MATRIX])
+    said = " ".join(source.notes)
+    if wanted == "f32":
+        why = {"gptq-16": "no multiple of 32", "bnb": "no even grid"}
+        assert "dequantized to f32" in said
+        assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
+    else:
+        assert f"14 matrices keep their integers ({source._parts[MATRIX].packed.kind}, as {wanted})" in said
+
+
+@pytest.mark.parametrize("layout", ["gptq-4", "awq", "packed-8-rows", "gptq-act-order"])
+def test_an_imported_model_holds_the_same_and_says_where_from(tmp_path, layout):
+    expected = write_quantized(tmp_path / "source", layout)
+    summary = import_model(tmp_path / "source", tmp_path / "out")
+    assert any("integers" in note or "dequantized" in note for note in summary.notes)
+    stored = StoredModel.open(tmp_path / "out")
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(stored.tensor(name).dequantize(), weights, name)
+    assert "quantization_config" not in stored.config
+    origin = stored.manifest["provenance"]["source"]
+    assert origin["quantization_config"] == LAYOUTS[layout]["config"]
+    assert "model.safetensors" in origin["sha256"]
+
+
+@pytest.mark.skipif(adapter_missing(), reason="no WebGPU adapter")
+def test_kernels_give_what_the_dequantized_weights_give(tmp_path):
+    """Four layouts in one model: matrices of a file may differ."""
+    expected = write_quantized(tmp_path / "gptq", "gptq-4")
+    mixed = load_file(tmp_path / "gptq" / "model.safetensors")
+    for layer, bits in (
+        ("model.layers.0.self_attn.q_proj", "gptq-v2-8"),
+        ("model.layers.1.mlp.up_proj", "gptq-2"),
+    ):
+        other = write_quantized(tmp_path / bits, bits)
+        stored = load_file(tmp_path / bits / "model.safetensors")
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            mixed[f"{layer}.{part}"] = stored[f"{layer}.{part}"]
+        if bits == "gptq-v2-8":  # the file's version is the first
+            mixed[f"{layer}.qzeros"] -= 0x01010101
+        expected[f"{layer}.weight"] = other[f"{layer}.weight"]
+    save_file(mixed, tmp_path / "gptq" / "model.safetensors")
+    floats = {name: torch.from_numpy(weights) for name, weights in expected.items()}
+    write_checkpoint(tmp_path / "floats", floats, SIZES)
+    ids = np.arange(3, 40)
+    ours = workbench.load(tmp_path / "gptq", backend="wgpu").score(ids).nll
+    plain = workbench.load(tmp_path / "floats", backend="torch").score(ids).nll
+    assert abs(ours.mean() - plain.mean()) < 1e-6
+
+
+def test_stacked_matrices_are_taken_apart(tmp_path):
+    """Phi-3 has q, k and v in one matrix."""
+    config = SIZES | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "pad_token_id": 0}
+    del config["head_dim"]
+    state = random_state(SIZES)
+    for layer in range(2):
+        before = f"model.layers.{layer}."
+        for stack, parts in (("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+                             ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))):  # fmt: skip
+            state[f"{before}{stack}.weight"] = torch.cat([state.pop(f"{before}{p}.weight") for p in parts])
+    expected = write_quantized(tmp_path, "gptq-4", state, config)
+    source = open_source(tmp_path)
+    k = source.tensor("model.layers.1.self_attn.k_proj.weight")
+    assert str(k.format) == "int4/32"
+    whole = expected["model.layers.1.self_attn.qkv_proj.weight"]
+    np.testing.assert_array_equal(k.dequantize(), whole[64 : 64 + k.shape[0]])
+
+
+def test_biases_of_zeros_are_listed_and_others_refused(tmp_path):
+    write_quantized(tmp_path, "gptq-4")
+    file, bias = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.bias"
+    state = load_file(file)
+    save_file(state | {bias: torch.zeros(96)}, file)
+    assert list(open_source(tmp_path).unread) == [bias]
+    save_file(state | {bias: torch.ones(96)}, file)
+    with pytest.raises(UnsupportedModelError, match="a bias, which mlp_bias does not declare"):
+        open_source(tmp_path)
+
+
+def test_scales_that_f16_cannot_hold_stay_f32(tmp_path):
+    write_quantized(tmp_path, "packed-4")
+    file, name = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj"
+    state = load_file(file)
+    scales = state[f"{name}.weight_scale"].to(torch.bfloat16)
+    state[f"{name}.weight_scale"] = scales * 2.0**-20
+    save_file(state, file)
+    tensor = open_source(tmp_path).tensor(f"{name}.weight")
+    assert str(tensor.format) == "int4/32/sym/f32"
+    np.testing.assert_array_equal(tensor.planes["scales"], scales.float().numpy() * 2.0**-20)
+
+
+def edited(folder, **changes):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"] |= changes
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "layout, changes, message",
+    [
+        ("gptq-4", {"quant_method": "quip"}, "quant_method is 'quip'; allowed: gptq, awq, auto-round"),
+        ("gptq-4", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; allowed: gptq or gptq_v2"),
+        ("awq", {"version": "gemv"}, "version is 'gemv'; allowed: gemm"),
+        ("auto-round-gptq", {"packing_format": "auto_round:fp8"}, "packing_format is 'auto_round:fp8'; allowed"),
+        ("packed-4", {"transform_config": {"R1": {}}}, "transform_config is .*; allowed: null"),
+        ("packed-4", {"format": "float-quantized"}, "format of group_0 is 'float-quantized'; allowed"),
+        ("bnb-nf4", {"bnb_4bit_quant_type": "af4"}, "bnb_4bit_quant_type is 'af4'; allowed: nf4 or fp4"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused_by_its_key(tmp_path, layout, changes, message):
+    write_quantized(tmp_path, layout)
+    edited(tmp_path, **changes)
+    with pytest.raises(UnsupportedModelError, match=message):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("qzeros", lambda t: t[:, :2], "has 2 words for 96 rows"),
+        ("scales", lambda t: t[:, :-1], r"scales' has shape \[2, 95\]; allowed: \[2, 96\]"),
+        ("scales", lambda t: t * torch.inf, "scales of 'model.layers.0.mlp.up_proj.weight' are not finite"),
+        ("g_idx", lambda t: t + 1, "names groups 1 to 2; allowed: 0 to 1"),
+        ("qweight", lambda t: t.float(), "has dtype F32; allowed: I32"),
+    ],
+    ids=["words", "scales", "infinite", "groups", "dtype"],
+)
+def test_damaged_tensors_are_refused_by_name(tmp_path, part, change, message):
+    write_quantized(tmp_path, "gptq-4")
+    file, name = tmp_path / "model.safetensors", f"model.layers.0.mlp.up_proj.{part}"
+    state = load_file(file)
+    save_file(state | {name: change(state[name]).contiguous()}, file)
+    with pytest.raises(CheckpointError, match=message):
+        open_source(tmp_path)

@@ -1,0 +1,37 @@
+"""Write a model in somebody else's layout, exactly: hf, gguf, gptq or compressed-tensors."""
+
+from __future__ import annotations
+
+import argparse
+
+from workbench.commands.common import MODEL_HELP
+from workbench.models.foreign import TARGETS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
+    parser.add_argument("output", metavar="OUT", help="folder to make; a file for gguf")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the layout")
+    parser.add_argument(
+        "--floats",
+        choices=("f32", "f16", "bf16"),
+        help="round what is not packed to this type (default: nothing is rounded; integers become f32)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.errors import OutputExistsError, WorkbenchError
+    from workbench.models.foreign.export import export
+    from workbench.models.source import open_source
+
+    source = open_source(arguments.model)
+    try:
+        written = export(
+            source, arguments.to, arguments.output, floats=arguments.floats, overwrite=arguments.overwrite
+        )
+    except OutputExistsError as error:
+        instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
+        raise WorkbenchError(instead) from error
+    print(f"{arguments.output}: {', '.join(written)}")
+    return 0

@@ -1,0 +1,111 @@
+"""Writing a source as a Hugging Face checkpoint of floats: config.json, safetensors, and the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import CheckpointError
+from workbench.files.writing import os_error, storing
+from workbench.formats.errors import FormatError
+from workbench.formats.tensor import float_tensor
+from workbench.models.checkpoint import TOKENIZER_FILES
+from workbench.models.hub import INDEX, WEIGHTS
+from workbench.models.source import Source
+
+#: What config.json calls a type, by what it is called here.
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+#: A file of weights holds about so many bytes.
+SHARD_BYTES = 4 << 30
+
+
+def write_floats(source: Source, folder: Path, dtype: str | None) -> list[str]:
+    """Write every tensor of a source as floats into a folder that is there; returns the names of the files.
+
+    dtype: one of `DTYPES`; None for the own type of floats and f32 for integers, which rounds nothing. Raises
+    CheckpointError for weights that it cannot hold, OSError.
+    """
+    config = {name: value for name, value in source.config.items() if name != "torch_dtype"}
+    own = {_own(source, name) for name in source.names() if len(source.describe(name)[0]) == 2}
+    of_all = dtype or (own.pop() if len(own) == 1 else "f32")
+    files = {"config.json": json_bytes(config | {"dtype": DTYPES[of_all]}), **tokenizer_files(source)}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    sizes = {name: 4 * math.prod(source.describe(name)[0]) for name in source.names()}
+    return [*files, *write_safetensors(folder, sizes, lambda name: {name: floats_of(source, name, dtype)})]
+
+
+def json_bytes(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def tokenizer_files(source: Source) -> dict[str, bytes]:
+    """The files of a source's tokenizer, by name."""
+    folder = Path(source.tokenizer_path)
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def _own(source: Source, name: str) -> str:
+    """The type of floats that holds a tensor exactly: its own, or f32 for integers."""
+    fmt = source.describe(name)[1]
+    return "f32" if fmt.is_quantized else fmt.dtype
+
+
+def floats_of(source: Source, name: str, dtype: str | None) -> Any:
+    """A tensor of the source as one of torch, as `write_floats` has its type. Raises CheckpointError for weights that
+    it cannot hold."""
+    import torch
+
+    shape, _ = source.describe(name)
+    dtype = dtype or _own(source, name)
+    stored = np.empty(shape, {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[dtype])
+    for start, part in source.parts(name):
+        try:
+            values = float_tensor(name, part.dequantize(), dtype).planes["values"]
+        except FormatError as error:
+            raise CheckpointError(f"{source.path}: {error}") from error
+        if shape:
+            stored[start : start + len(values)] = values
+        else:
+            stored[...] = values
+    return torch.from_numpy(stored).view(torch.bfloat16) if dtype == "bf16" else torch.from_numpy(stored)
+
+
+def write_safetensors(
+    folder: Path, sizes: Mapping[str, int], make: Callable[[str], Mapping[str, Any]]
+) -> list[str]:
+    """Write tensors of torch as one file, or as shards with their index; returns the names of the files.
+
+    sizes: bytes, about, of what `make` gives for a name: one tensor, or several that belong together. A shard of them
+    is in memory. Raises StorageError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    shards: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if shards[-1] and sum(sizes[each] for each in shards[-1]) + size > SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(name)
+    weight_map, total = {}, 0
+    for number, names in enumerate(shards, 1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        held = {own: tensor for name in names for own, tensor in make(name).items()}
+        with storing(folder / file):
+            try:
+                save_file(held, folder / file, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise os_error(error) from error
+        weight_map |= dict.fromkeys(held, file)
+        total += sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+    files = list(dict.fromkeys(weight_map.values()))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_bytes(json_bytes(index))
+        files.append(INDEX)
+    return files

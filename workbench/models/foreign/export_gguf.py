@@ -1,0 +1,178 @@
+"""Writing a model as a GGUF file, by the `gguf` package: what Q4_0, Q8_0 and floats hold exactly.
+
+A matrix goes into the smaller type that holds its q - z: Q4_0 from -8 to 7, Q8_0 from -128 to 127, both in blocks of 32
+with scales in f16; larger blocks repeat theirs. The tokenizer is written where reading it back gives the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import WorkbenchError
+from workbench.files.writing import written_whole
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor, float_tensor
+from workbench.models.families import architecture_of
+from workbench.models.foreign import gguf_config, gguf_tokenizer
+from workbench.models.foreign.gguf_blocks import packed_q4_0, packed_q8_0
+from workbench.models.source import Source
+from workbench.models.tokenizer import load_tokenizer
+
+_FITS = "int4/32/sym (Q4_0), int8/32/sym (Q8_0), blocks that are multiples of 32, scales that f16 holds, or floats"
+_FLOATS = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+#: Encoded by the tokenizer of the model and by the one that the file gives, which must agree.
+SAMPLE = "Hello, world! In 1999, “quoted”\n\n\tthe  3½ 猫 it's I'LL  x_y\r\n don't 12345 ﬁne éa  "
+
+
+def write_gguf(source: Source, output: Path, floats: str | None) -> None:
+    """Write a source as a GGUF file. floats: as `export` has it.
+
+    Raises WorkbenchError for what cannot be held, StorageError.
+    """
+    import gguf
+
+    config = source.config
+    kinds = {kind.model_type: name for name, kind in gguf_config.KNOWN.items()}
+    if (model_type := config.get("model_type")) not in kinds:
+        raise WorkbenchError(f"export: gguf is written of {', '.join(kinds)}; this is {model_type}")
+    name, kind = kinds[model_type], gguf_config.KNOWN[kinds[model_type]]
+    types = {each: _type(source, each, floats) for each in source.names()}
+    vocabulary = tokenizer_metadata(source.tokenizer_path, config)
+    scaling = architecture_of(config).rope_scaling  # type: ignore[attr-defined]  # all of KNOWN are dense
+    with written_whole(output) as partial:
+        writer = gguf.GGUFWriter(partial, name)
+        try:
+            for key, value in gguf_config.metadata_of(config, kind):
+                _add(writer, f"{name}.{key}", value)
+            for key, value in vocabulary.items():
+                _add(writer, key, value)
+            if scaling is not None:
+                _add_scaling(writer, name, config, scaling)
+            for each, type_name in types.items():
+                data = _data(source, each, type_name, gguf_config.heads_of(each, kind, config))
+                there = gguf_config.name_there(each)
+                if there is None:
+                    raise WorkbenchError(f"export: GGUF has no name for the tensor {each}")
+                writer.add_tensor(there, data, raw_dtype=gguf.GGMLQuantizationType[type_name])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+
+
+def _type(source: Source, name: str, floats: str | None) -> str:
+    """GGUF type of a tensor. Raises WorkbenchError where none holds it exactly."""
+    shape, fmt = source.describe(name)
+    if len(shape) != 2:
+        return "F32"
+    if not fmt.is_quantized:
+        return _FLOATS[floats or fmt.dtype]
+    low, high = _range(fmt)
+    why = ""
+    if fmt.zero_frac_bits:
+        why = "its zero-points have fractions"
+    elif shape[1] % 32 or fmt.padded_columns(shape[1]) != shape[1]:
+        why = f"rows of {shape[1]} are padded"
+    elif not (low >= -128 and high <= 127):
+        why = f"q - z reaches from {low} to {high}"
+    elif fmt.scale_dtype != "f16":
+        scales = source.tensor(name).planes["scales"]
+        with np.errstate(over="ignore"):
+            if (scales.astype(np.float16) != scales).any():
+                why = "its scales do not fit f16"
+    if why:
+        raise WorkbenchError(f"export: gguf cannot hold {name} ({fmt}): {why}; what fits: {_FITS}")
+    return "Q4_0" if low >= -8 and high <= 7 else "Q8_0"
+
+
+def _range(fmt: WeightFormat) -> tuple[int, int]:
+    """Smallest and largest q - z that the format can hold."""
+    low, high = (-128, 127) if fmt.dtype == "int8" else (0, 2**fmt.bits - 1)
+    return (low - fmt.implied_zero, high - fmt.implied_zero) if fmt.symmetric else (low - high, high - low)
+
+
+def _data(source: Source, name: str, type_name: str, heads: int | None) -> np.ndarray:
+    """What the file holds of a tensor: rows in its order, of floats or of blocks."""
+    tensor = source.tensor(name)
+    if type_name in ("Q4_0", "Q8_0"):
+        rows = _blocks(tensor, type_name)
+    else:
+        dtype = {there: here for here, there in _FLOATS.items()}[type_name]
+        rows = float_tensor(name, tensor.dequantize(), dtype).planes["values"]
+        if dtype == "bf16":  # of which numpy knows nothing: bytes
+            rows = rows.view(np.uint8)
+    return rows if heads is None else rows[gguf_config.order_of_neighbours(len(rows), heads)]
+
+
+def _blocks(tensor: WeightTensor, type_name: str) -> np.ndarray:
+    fmt, (rows, columns) = tensor.format, tensor.shape
+    blocks = fmt.blocks(columns)
+    repeats = columns // 32 // blocks
+    zeros = np.broadcast_to(tensor.zero_points().astype(np.int16), (rows, blocks))
+    scales = np.broadcast_to(tensor.planes["scales"], (rows, blocks)).astype(np.float16)
+    q = tensor.quants()[:, :columns].astype(np.int16) - np.repeat(zeros, columns // blocks, axis=1)
+    scales = np.repeat(scales, repeats, axis=1)
+    return packed_q4_0(q + 8, scales) if type_name == "Q4_0" else packed_q8_0(q, scales)
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    import gguf
+
+    if isinstance(value, list):
+        of = gguf.GGUFValueType.STRING if isinstance(value[0], str) else gguf.GGUFValueType.INT32
+        of = gguf.GGUFValueType.FLOAT32 if isinstance(value[0], float) else of
+        writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, of)
+        return
+    kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING"}
+    writer.add_key_value(key, value, gguf.GGUFValueType[kinds[type(value)]])
+
+
+def _add_scaling(writer: Any, name: str, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "linear":
+        _add(writer, f"{name}.rope.scaling.type", "linear")
+        _add(writer, f"{name}.rope.scaling.factor", float(scaling["factor"]))
+    elif kind == "llama3":
+        model: Any = architecture_of(config)
+        factors = gguf_config.rope_factors(model.head_dim, model.rope_theta, scaling)
+        writer.add_tensor(gguf_config.ROPE_FACTORS, factors)
+
+
+def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of the tokenizer in a folder. Raises WorkbenchError where GGUF has none that splits text alike."""
+    tokenizer = load_tokenizer(folder)
+    file = Path(folder) / "tokenizer.json"
+    if not file.is_file():
+        raise WorkbenchError(f"export: gguf is written with a tokenizer.json; {folder} has none")
+    read = json.loads(file.read_text(encoding="utf-8"))
+    found = gguf_tokenizer.metadata_of(read, config["vocab_size"])
+    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id,
+           "unknown": tokenizer.unk_token_id}  # fmt: skip
+    ends = config.get("eos_token_id")
+    for each in ends if isinstance(ends, list) else [ends]:
+        if each is not None and each != ids["eos"] and ids["eos"] is not None:
+            ids["eot"] = each
+    found |= {f"tokenizer.ggml.{role}_token_id": each for role, each in ids.items() if each is not None}
+    found["tokenizer.ggml.add_bos_token"] = list(tokenizer("a").input_ids)[:1] == [tokenizer.bos_token_id]
+    if isinstance(tokenizer.chat_template, str):
+        found["tokenizer.chat_template"] = tokenizer.chat_template
+    _check(found, tokenizer)
+    return found
+
+
+def _check(metadata: Mapping[str, Any], tokenizer: Any) -> None:
+    """Raise WorkbenchError unless the tokenizer of the metadata gives the ids that this one does."""
+    from tokenizers import Tokenizer
+
+    again = Tokenizer.from_str(gguf_tokenizer.files_of(metadata, "export")["tokenizer.json"].decode())
+    for text in (SAMPLE, *SAMPLE.split()):
+        if again.encode(text).ids != list(tokenizer(text).input_ids):
+            raise WorkbenchError(
+                f"export: GGUF has no tokenizer that splits {text!r} as this one does; what fits: --to hf"
+            )

@@ -1,0 +1,141 @@
+"""What all readers of quantized matrices come to: `w = s (q - z)` with integers q and z, and which format holds that.
+
+    Grid       scales, zero-points and sizes of one matrix: small, and enough to choose a format
+    fitting    the format that holds a grid's integers bit for bit, or why none does
+    to_tensor  the integers in that format
+    floats     the weights of a grid in f32, where no format fits
+
+q is unsigned here, 0 to 2**bits - 1, and z in the same units; formats that store signed q are shifted by 2**(bits - 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.errors import CheckpointError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
+from workbench.quantizers.blocks import LARGEST_SCALE, SMALLEST_SCALE
+
+#: Rows that are dequantized at a time hold so many weights.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Of a matrix [rows, columns]. bits: of q. group: columns that share a scale; the last ones of a row may be fewer.
+
+    scales: f32 [rows, groups]; zeros: int16 [rows, groups], z in units of q, the same for all where it is one number.
+    order: of columns whose groups are no runs of the row, the group of each, int [columns]; None for runs.
+    """
+
+    bits: int
+    columns: int
+    group: int
+    scales: np.ndarray
+    zeros: np.ndarray | int
+    order: np.ndarray | None = None
+
+    @property
+    def one_zero(self) -> int | None:
+        """The zero-point of all blocks, None where they differ."""
+        if isinstance(self.zeros, int):
+            return self.zeros
+        first = int(self.zeros.flat[0])
+        return first if (self.zeros == first).all() else None
+
+
+def groups_in_order(name: str, g_idx: np.ndarray, groups: int) -> tuple[int, np.ndarray | None]:
+    """(columns of a group, None) where the groups of columns are runs of one length, else (0, g_idx).
+
+    g_idx: int [columns], from a tensor of that name. Raises CheckpointError for what is no group.
+    """
+    if g_idx.min() < 0 or g_idx.max() >= groups:
+        raise CheckpointError(
+            f"tensor {name!r} names groups {g_idx.min()} to {g_idx.max()}; allowed: 0 to {groups - 1}"
+        )
+    columns = len(g_idx)
+    group = int(np.argmax(g_idx != g_idx[0])) or columns
+    in_runs = -(-columns // group) == groups and np.array_equal(np.arange(columns) // group, g_idx)
+    return (group, None) if in_runs else (0, g_idx)
+
+
+def fitting(grid: Grid) -> tuple[WeightFormat | None, str]:
+    """The format that holds the grid's integers, scales and zero-points as they are; or None and why there is none."""
+    if grid.order is not None:
+        return (
+            None,
+            "its columns are grouped in an order of their own (act-order), which would have to be gathered",
+        )
+    by_row = grid.group >= grid.columns
+    if not by_row and grid.group % 32:
+        return None, f"its blocks of {grid.group} weights are no multiple of 32"
+    dtype = next(name for name, bits in (("int2", 2), ("int4", 4), ("int8", 8)) if grid.bits <= bits)
+    scale_dtype = _scale_dtype(grid.scales)
+    if scale_dtype is None:
+        return None, "it has scales below 2^-126, which WGSL may flush to zero"
+    how = {
+        "granularity": "channel" if by_row else "block",
+        "block_size": None if by_row else grid.group,
+        "scale_dtype": scale_dtype,
+    }
+    for symmetric in (True, False):
+        fmt = WeightFormat(dtype, symmetric=symmetric, **how)
+        shift = _shift(grid, fmt)
+        if shift is not None:
+            return fmt, ""
+    return None, "it has zero-points outside the range of its integers"
+
+
+def _scale_dtype(scales: np.ndarray) -> str | None:
+    """The smaller type that holds the scales exactly and normal."""
+    sizes = np.abs(scales[scales != 0])
+    if not sizes.size:
+        return "f16"
+    for dtype in ("f16", "f32"):
+        inside = sizes.min() >= SMALLEST_SCALE[dtype] and sizes.max() <= LARGEST_SCALE[dtype]
+        if inside and (
+            dtype == "f32" or np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
+        ):
+            return dtype
+    return None
+
+
+def _shift(grid: Grid, fmt: WeightFormat) -> int | None:
+    """What is added to q and z to store them in a format; None if they leave its range."""
+    low, high = (-128, 127) if fmt.dtype == "int8" else (0, 2**fmt.bits - 1)
+    if fmt.symmetric:
+        if grid.one_zero is None:
+            return None
+        shift = fmt.implied_zero - grid.one_zero
+        return shift if low <= shift and shift + 2**grid.bits - 1 <= high else None
+    shift = -128 if grid.bits == 8 else 0
+    zeros = np.asarray(grid.zeros)
+    return shift if low <= zeros.min() + shift and zeros.max() + shift <= high else None
+
+
+def to_tensor(name: str, grid: Grid, q: np.ndarray, fmt: WeightFormat) -> WeightTensor:
+    """A matrix in the format that `fitting` gave for its grid. q: uint8 [rows, columns]."""
+    rows, columns = q.shape
+    shift = _shift(grid, fmt)
+    assert shift is not None, "fitting chose the format"
+    zeros = np.broadcast_to(np.asarray(grid.zeros, np.int16), grid.scales.shape) + np.int16(shift)
+    stored = np.empty((rows, fmt.padded_columns(columns)), np.int8 if fmt.dtype == "int8" else np.uint8)
+    np.add(q, shift, out=stored[:, :columns], dtype=np.int16, casting="unsafe")
+    stored[:, columns:] = zeros[:, -1:]  # a weight of zero
+    return quantized_tensor(name, q.shape, fmt, stored, grid.scales, None if fmt.symmetric else zeros)
+
+
+def floats(name: str, grid: Grid, q: np.ndarray) -> WeightTensor:
+    """The weights in f32, each step rounded to f32. q: uint8 [rows, columns]."""
+    order = np.arange(grid.columns) // grid.group if grid.order is None else grid.order
+    zeros = np.broadcast_to(np.asarray(grid.zeros, np.float32), grid.scales.shape)
+    values = np.empty(q.shape, np.float32)
+    step = max(1, _CHUNK // grid.columns)
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        np.subtract(q[part], zeros[part][:, order], out=values[part], dtype=np.float32)
+        values[part] *= grid.scales[part][:, order]
+    return float_tensor(name, values, "f32")
