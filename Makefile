@@ -1,6 +1,7 @@
 # Everything starts from a clean clone: each target sets up what it needs, once.
 #   MODEL      another model than the embedded one, for demo and real, as in: make demo MODEL=smollm2-135m
 #   ARGS       further arguments of the command behind the target, as in: make test ARGS="-k formats"
+#   WORKERS    processes that run the tests (default: a core each, four at most)
 #   PYTHON     the interpreter to build .venv with (default: the newest of 3.11 to 3.14 that can make one)
 SHELL := /bin/bash
 VENV := .venv
@@ -18,6 +19,9 @@ FETCH = $(if $(findstring /,$(MODEL)),,$(PY) -m workbench.cli fetch $(MODEL))
 REAL_TEXT := $(or $(addprefix --text ,$(wildcard $(WORKBENCH_SHARED)/data/wiki.test.raw)),--dataset wikitext2)
 
 TSC := tests/support/node_modules/typescript/bin/tsc
+
+# Each computes on one thread: PyTorch's and lavapipe's would wait for each other.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo real test lab bench lint
@@ -46,7 +50,7 @@ real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
 
 test: lint  ## what lint checks, then the tests
 	@.ci/setup vulkan browser
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lab: $(PACKAGES)  ## JupyterLab in notebooks/
 	@.ci/setup vulkan

@@ -10,6 +10,7 @@ of empty contexts and of rolling windows, truncation from the left, stop strings
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
 from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
+from workbench.runtime.generate_batch import run_jobs
 from workbench.runtime.sampling import SamplingOptions
 from workbench.utf8 import checked
 
@@ -46,8 +48,9 @@ class WorkbenchLM(TemplateLM):
     pretrained: a converted folder, a checkpoint folder or hub id, or an object from `workbench.load`. backend,
     dtype, cache, adapter: as in `workbench.load`. max_length: tokens of context (default: all the model takes, at most
     what its cache holds). prefix_token_id: in front of empty contexts and rolling windows (default BOS, else EOS).
-    batch_size, max_batch_size, device: taken for the harness's sake and without effect: requests run one by one
-    in one cache, where those that begin alike share their beginning.
+    batch_size: requests that run side by side; by default, and for "auto", one after the other in one cache, where
+    those that begin alike share their beginning. max_batch_size, device: taken for the harness's sake and without
+    effect.
     """
 
     def __init__(  # many parameters: what lm-evaluation-harness passes, by its names
@@ -81,6 +84,7 @@ class WorkbenchLM(TemplateLM):
         self._ended = end_of_text_ids(source.tokenizer_path, source.config, self.tokenizer)
         self._generation = of_checkpoint(source.tokenizer_path)
         self.scorer = PrefixScorer(self.model)
+        self._together = _together(batch_size)
 
     @property
     def eot_token_id(self) -> int:
@@ -120,20 +124,46 @@ class WorkbenchLM(TemplateLM):
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """(ln p of the continuation, whether it is what greedy decoding gives) of each request, in their order."""
-        order = sorted(range(len(requests)), key=lambda i: requests[i][1] + requests[i][2])
+        pairs = [
+            (self._fitting(context, continuation), continuation) for _, context, continuation in requests
+        ]
+        if self._together > 1:  # those of about one length
+            order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
+        else:  # those that begin alike
+            order = sorted(range(len(pairs)), key=lambda i: pairs[i][0] + pairs[i][1])
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for index in tqdm(order, desc="Running loglikelihood requests", disable=disable_tqdm):
-            key, context, continuation = requests[index]
-            room = self.max_length + 1 - len(continuation)
-            if room < 1:
-                raise WorkbenchError(
-                    f"a continuation of {len(continuation)} tokens exceeds the context of {self.max_length}"
-                )
-            log_p, greedy = self.scorer.score(context[-room:], continuation)
-            found[index] = float(np.sum(log_p)), bool(greedy.all())
-            if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, found[index])
+        with tqdm(total=len(order), desc="Running loglikelihood requests", disable=disable_tqdm) as bar:
+            for first in range(0, len(order), self._together):
+                group = order[first : first + self._together]
+                for index, scored in zip(group, self._scored([pairs[i] for i in group]), strict=True):
+                    found[index] = scored
+                    if (key := requests[index][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", key, scored)
+                bar.update(len(group))
         return found
+
+    def _fitting(self, context: list[int], continuation: list[int]) -> list[int]:
+        """The end of a context that fits in front of a continuation."""
+        room = self.max_length + 1 - len(continuation)
+        if room < 1:
+            raise WorkbenchError(
+                f"a continuation of {len(continuation)} tokens exceeds the context of {self.max_length}"
+            )
+        return context[-room:]
+
+    def _scored(self, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """ln p and greediness of continuations behind contexts, alone or side by side."""
+        if len(pairs) == 1:
+            log_p, greedy = self.scorer.score(*pairs[0])
+            return [(float(np.sum(log_p)), bool(greedy.all()))]
+        results = self.model.score_batch([context + continuation for context, continuation in pairs])
+        return [
+            (
+                -float(np.sum(scores.nll[-len(new) :])),
+                bool((scores.top1[-len(new) :] == np.asarray(new)).all()),
+            )
+            for scores, (_, new) in zip(results, pairs, strict=True)
+        ]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """ln p of whole texts, in windows of the full context that overlap by one token."""
@@ -154,16 +184,33 @@ class WorkbenchLM(TemplateLM):
         Options are those of the harness's `hf` (`eval.generation_options`); raises `WorkbenchError` for others. Repeats
         of a sampled request are different samples.
         """
-        found, seeds = [], Seeds()
-        wanted = [read_options(request.args[1], self._generation) for request in requests]  # before any work
-        every = tqdm(requests, desc="Running generate_until requests", disable=disable_tqdm)
-        for request, options in zip(every, wanted, strict=True):
-            context, given = request.args
-            found.append(self._generate(context, options, seeds.of(context, options)))
-            self.cache_hook.add_partial("generate_until", (context, given), found[-1])
-        return found
+        wanted, seeds = [read_options(request.args[1], self._generation) for request in requests], Seeds()
+        jobs = [
+            self._job(request.args[0], options, seeds.of(request.args[0], options))
+            for request, options in zip(requests, wanted, strict=True)
+        ]
+        with tqdm(total=len(jobs), desc="Running generate_until requests", disable=disable_tqdm) as bar:
+            for first in range(0, len(jobs), max(self._together, 1)):
+                group = jobs[first : first + self._together]
+                self._run(group)
+                for request, job in zip(requests[first:], group, strict=False):
+                    self.cache_hook.add_partial("generate_until", request.args, job.text)
+                bar.update(len(group))
+        return [job.text for job in jobs]
 
-    def _generate(self, context: str, wanted: Wanted, sampling: SamplingOptions) -> str:
+    def _run(self, jobs: list[_Job]) -> None:
+        """Generate for all of them, side by side where there are several."""
+        if len(jobs) > 1:
+            with contextlib.closing(self.model.batch(len(jobs))) as batch:
+                return run_jobs(batch, jobs)
+        with contextlib.closing(
+            self.model.generate_ids(jobs[0].ids, jobs[0].limit, jobs[0].options)
+        ) as stream:
+            for token in stream:
+                if not jobs[0].take(token):
+                    break
+
+    def _job(self, context: str, wanted: Wanted, sampling: SamplingOptions) -> _Job:
         stops = handle_stop_sequences(list(wanted.until), eos=self.tokenizer.decode(self.eot_token_id))
         room = self.max_length - wanted.limit
         if room < 1:
@@ -176,14 +223,49 @@ class WorkbenchLM(TemplateLM):
             limit = min(wanted.total, self.max_length) - len(ids)
             if limit < 1:
                 raise WorkbenchError(f"max_length = {wanted.total} with a context of {len(ids)} tokens")
-        tokens, text = [], ""
-        with contextlib.closing(self.model.generate_ids(ids, limit, sampling)) as stream:
-            for token in stream:
-                tokens.append(token)
-                text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-                if token in ended or any(stop and stop in text for stop in stops):
-                    break
-        return postprocess_generated_text(text, stops, None)
+        return _Job(self.tokenizer, ids, limit, sampling, stops, ended)
+
+
+class _Job:
+    """A request's continuation; see `workbench.runtime.generate_batch.Job`."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        ids: list[int],
+        limit: int,
+        options: SamplingOptions,
+        stops: list[str],
+        ended: Container[int],
+    ) -> None:
+        self.ids, self.limit, self.options = ids, limit, options
+        self.finish_reason: str | None = None
+        self._tokenizer, self._stops, self._ended = tokenizer, stops, ended
+        self._tokens: list[int] = []
+
+    def take(self, token: int) -> bool:
+        """A token; False if it ends the continuation."""
+        self._tokens.append(token)
+        if token in self._ended or any(stop and stop in self._decoded() for stop in self._stops):
+            self.finish_reason = "stop"
+        return self.finish_reason is None
+
+    def _decoded(self) -> str:
+        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+
+    @property
+    def text(self) -> str:
+        """The continuation without the stop string."""
+        return postprocess_generated_text(self._decoded(), self._stops, None)
+
+
+def _together(batch_size: int | str | None) -> int:
+    """Requests side by side; raises `WorkbenchError` for what is no number of them."""
+    if batch_size is None or str(batch_size).startswith("auto"):
+        return 1
+    if not str(batch_size).isdecimal() or int(batch_size) < 1:
+        raise WorkbenchError(f"batch_size = {batch_size!r}; allowed: auto, or an integer >= 1")
+    return int(batch_size)
 
 
 def main(arguments: list[str] | None = None) -> int:

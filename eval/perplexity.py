@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,7 @@ def perplexity(  # many parameters: the options of an evaluation, each of its ow
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
+    windows_per_step: int = 1,
     progress: bool | Progress | None = None,
 ) -> PerplexityResult:
     """Score `text` under the protocol named `scheme`.
@@ -72,6 +73,8 @@ def perplexity(  # many parameters: the options of an evaluation, each of its ow
     save_baseline: a file to keep the baseline's distributions in, or the model's own where there is no
     baseline: the `top_k` likeliest tokens of each place, and a sample of the rest.
     max_windows: score only the first so many.
+    windows_per_step: windows that run side by side, where the model is compared with nothing: a GPU has more to do in
+    a step then. Losses differ by what another order of sums rounds to.
     progress: True for a bar, or a function called as progress(windows done, windows, mean nll so far).
 
     Raises ProtocolError where protocol, text and model do not fit together; NonFiniteScoreError for NaN or
@@ -107,13 +110,15 @@ def perplexity(  # many parameters: the options of an evaluation, each of its ow
         save_baseline=save_baseline,
         top_k=top_k,
         max_windows=max_windows,
+        windows_per_step=windows_per_step,
         progress=told if report else None,
     )["model"]
     if isinstance(baseline, PerplexityResult):
         result = result.with_baseline(compare(result, baseline))
     if again is None:
         return result
-    common = {"separator": separator, "max_windows": max_windows, "progress": progress}
+    common: dict[str, Any] = {"separator": separator, "max_windows": max_windows, "progress": progress}
+    common["windows_per_step"] = windows_per_step
     return result.with_noise_floor(perplexity(again, text, scheme, **common))
 
 
@@ -128,6 +133,7 @@ def perplexities(  # many parameters: the options of an evaluation, each of its 
     save_baseline: str | Path | None = None,
     top_k: int = TOP_K,
     max_windows: int | None = None,
+    windows_per_step: int = 1,
     progress: RunProgress | None = None,
 ) -> dict[str, PerplexityResult]:
     """Score `text` with several models, window by window; results by name, in the order of `models`.
@@ -140,6 +146,8 @@ def perplexities(  # many parameters: the options of an evaluation, each of its 
     _check_names(models, baseline, noise_floor)
     if max_windows is not None and max_windows < 1:
         raise ProtocolError(f"max_windows is {max_windows}; it must be at least 1, or None for all")
+    if windows_per_step < 1:
+        raise ProtocolError(f"windows_per_step is {windows_per_step}; it must be at least 1")
     stored = baseline if isinstance(baseline, StoredBaseline) else None
     kept_name = None if save_baseline is None else _kept(models, baseline, Path(save_baseline))
     scheme = inputs.fitting(protocol(scheme), models)
@@ -168,7 +176,7 @@ def perplexities(  # many parameters: the options of an evaluation, each of its 
         keep=kept_name,
         top_k=top_k,
     )
-    parts, seconds = _scored(scoring, scheme, windows, models, progress)
+    parts, seconds = _scored(scoring, scheme, windows, models, windows_per_step, progress)
     shared = inputs.described(scheme, tokens, windows, every)
     results = {}
     for name, model in models.items():
@@ -220,13 +228,17 @@ def _scored(
     scheme: Protocol,
     windows: Sequence[Window],
     models: Mapping[str, Scorer],
+    together: int,
     progress: RunProgress | None,
 ) -> tuple[dict[str, list[statistics.Divergence]], dict[str, float]]:
-    """The scores of every window, and seconds, of each model. Raises NonFiniteScoreError."""
+    """The scores of every window, and seconds, of each model. together: windows that share steps. Raises
+    NonFiniteScoreError."""
     parts: dict[str, list[statistics.Divergence]] = {name: [] for name in models}
     totals, seconds = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     done = count = 0
     for index, window in enumerate(windows):
+        if together > 1 and index % together == 0:
+            scoring.score_together(index, windows[index : index + together])
         place = slice(count, count + window.scored)
         count += window.scored
         for name, part, took in scoring.window(index, window, place):

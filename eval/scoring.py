@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from eval.protocols import Window
 from eval.scorer import Scorer
 from eval.statistics import Divergence
 from eval.top_logits import StoredBaseline, TopLogits, seeds
-from workbench.errors import WorkbenchError
+from workbench.errors import ProtocolError, WorkbenchError
 from workbench.runtime.model import Model
 from workbench.runtime.side_by_side import share_memory, side_by_side
 
@@ -42,26 +43,53 @@ class Scoring:
     ) -> None:
         self._models, self._baseline, self._stored = models, baseline, stored
         self._keep, self._top_k = keep, top_k
+        self._ahead: dict[tuple[str, int], tuple[Any, float]] = {}
         #: The baseline runs first in each window; alone it is scored like any other.
         self.order = [name for name in models if name == baseline]
         self.order += [name for name in models if name != baseline]
         self.top: list[TopLogits] = []
+
+    @property
+    def alone(self) -> bool:
+        """Whether models are compared with nothing, so that no logits are looked at."""
+        return (
+            self._stored is None and self._keep is None and (self._baseline is None or len(self._models) == 1)
+        )
+
+    def score_together(self, first: int, windows: Sequence[Window]) -> None:
+        """Score these windows, of which the first has this number, in shared steps, for models that can. Raises
+        `ProtocolError` where models are compared."""
+        if not self.alone:
+            raise ProtocolError(
+                "windows share steps where a model is compared with nothing: windows_per_step=1 here"
+            )
+        for name, model in self._models.items():
+            score_batch = getattr(model, "score_batch", None)
+            if score_batch is None:
+                raise ProtocolError(f"the {name} scores one window at a time: windows_per_step=1 here")
+            began = time.perf_counter()
+            found = score_batch([window.ids for window in windows])
+            took = (time.perf_counter() - began) / len(windows)
+            self._ahead |= {(name, first + n): (scores, took) for n, scores in enumerate(found)}
 
     def window(self, index: int, window: Window, place: slice) -> Iterator[Scored]:
         """The scores of each model in order. place: of the window among all scored tokens."""
         if self._stored is not None:
             for name in self.order:
                 yield self._against_stored(self._stored, name, window, place)
-        elif self._keep is None and (self._baseline is None or len(self._models) == 1):
+        elif self.alone:
             for name in self.order:
-                yield self._alone(name, window)
+                yield self._alone(name, index, window)
         elif share_memory(models := [self._models[name] for name in self.order]):
             yield from self._on_device(models, index, window)
         else:
             yield from self._on_host(index, window)
 
-    def _alone(self, name: str, window: Window) -> Scored:
+    def _alone(self, name: str, index: int, window: Window) -> Scored:
         """Of a model that is compared with nothing: no matrix of logits leaves the device."""
+        if (name, index) in self._ahead:
+            scores, took = self._ahead.pop((name, index))
+            return name, _own(scores.nll, scores.top1, window), took
         began = time.perf_counter()
         scores = self._models[name].score(window.ids)
         if not len(scores.nll) == len(scores.top1) == len(window.ids) - 1:

@@ -97,7 +97,7 @@ def evaluate(shared, tasks, tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = str(tmp_path_factory.mktemp("cache"))
     folder = shared / "models" / "stories260K-hf"
 
-    def run(model: str, options: str) -> tuple[dict, dict]:
+    def run(model: str, options: str, batch_size: int = 1) -> tuple[dict, dict]:
         from lm_eval.tasks import TaskManager
 
         found = lm_eval.simple_evaluate(
@@ -106,7 +106,7 @@ def evaluate(shared, tasks, tmp_path_factory):
             tasks=tasks,
             limit=3,
             device="cpu",
-            batch_size=1,
+            batch_size=batch_size,
             bootstrap_iters=0,
             task_manager=TaskManager(include_defaults=False),
         )
@@ -155,6 +155,10 @@ def test_the_kernels_answer_as_transformers(evaluate, hugging_face, adapter):
     greedy = {s["resps"][0][0][1] for s in hugging_face[1]["ends"]}
     texts = [s["resps"][0][0] for s in hugging_face[1]["tells"]]
     assert True in greedy and all(texts), "the tasks tell a model that answers from one that does not"
+
+
+def test_requests_side_by_side_have_the_same_answers(evaluate, hugging_face):
+    same_answers(evaluate("workbench", "backend=torch", batch_size=2), hugging_face)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import workbench
 from eval.comparison import compare
 from eval.perplexity import NonFiniteScoreError, perplexities, perplexity
 from eval.result import PerplexityResult
 from eval.texts import Tokens, encode, load_text
 from tests.eval.conftest import STORIES, byte_tokenizer
 from tests.eval.reference import ReferenceModel, Scores
+from workbench.assets import demo_model_path
 from workbench.errors import ProtocolError, WorkbenchError
 
 KEYS = {
@@ -145,6 +147,18 @@ def test_one_model_is_scored_without_its_logits(tiny, prose):
     tiny.calls.update(score=0, forward=0)
     perplexity(tiny, prose, "disjoint-64", max_windows=3)
     assert tiny.calls == {"score": 3, "forward": 0}
+
+
+def test_windows_side_by_side_give_the_same_figures(prose):
+    """Five windows, two a step: the last group has one."""
+    for backend in ("wgpu", "torch"):
+        model = workbench.load(demo_model_path(), backend=backend)
+        alone = perplexity(model, prose, "disjoint-64", max_windows=5)
+        together = perplexity(model, prose, "disjoint-64", max_windows=5, windows_per_step=2)
+        assert np.abs(together.token_nll - alone.token_nll).max() < 1e-4
+        assert together.perplexity == pytest.approx(alone.perplexity, rel=1e-6)
+        with pytest.raises(ProtocolError, match="windows_per_step=1 here"):
+            perplexity(model, prose, "disjoint-64", max_windows=2, windows_per_step=2, baseline=model)
 
 
 def test_against_a_baseline(tiny, prose):

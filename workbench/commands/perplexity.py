@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "alone changes",
     )
     parser.add_argument("--max-windows", type=positive, metavar="N", help="score only the first N windows")
+    parser.add_argument(
+        "--windows-per-step",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="windows that run side by side, without a baseline (default 1)",
+    )
     add_execution(parser)
     parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
     add(parser, "--quiet", help="no progress bar, nothing on stderr")
@@ -101,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         save_baseline=arguments.save_baseline,
         top_k=arguments.top_k,
         max_windows=arguments.max_windows,
+        windows_per_step=arguments.windows_per_step,
         progress=not arguments.quiet,
     )
     if arguments.json:

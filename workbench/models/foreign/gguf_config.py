@@ -13,8 +13,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from wgsl_kernels.rope import inverse_frequencies
 
+from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.errors import UnsupportedModelError
 
 #: Keys of metadata without the architecture, and what they are in config.json.
