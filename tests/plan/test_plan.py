@@ -156,7 +156,7 @@ def test_bytes_by_kind():
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_every_call_fits_its_kernel(fmt, cache, head):
     """Ports exist and are all bound, shapes agree, parameters are known, element types are taken."""
-    sizes = {**SIZES, "tokens": 1} if head == "greedy" else SIZES
+    sizes = {**SIZES, "tokens": 1} if head in ("greedy", "draw", "told") else SIZES
     plan = plan_of(fmt, head, cache=cache, attention_bias=True, mlp_bias=True)
     for call in plan.calls:
         bound = bind(plan, call, sizes)

@@ -65,8 +65,8 @@ def test_a_layer_of_a_prompt_is_eight_dispatches(family, cache, append):
 
 def test_int8_activations_add_their_quantizations():
     product = "linear[int4, a8]"
-    layer = ["rms_norm", QUANTIZE, product, "rope_append", "attention", QUANTIZE, product]
-    layer += ["rms_norm", QUANTIZE, "gate_up[int4, a8]", QUANTIZE, product]
+    layer = ["rms_norm[a8]", product, "rope_append", "attention", QUANTIZE, product]
+    layer += ["rms_norm[a8]", "gate_up[int4, a8]", QUANTIZE, product]
     assert layer_of(rewritten(plan_of("llama", activations="int8"), tokens=64)) == layer
 
 

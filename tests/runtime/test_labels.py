@@ -49,7 +49,7 @@ def test_pipelines_buffers_and_passes_carry_labels(model, monkeypatch):
         "last, 1 token(s)",
         *["greedy, 1 token(s)"] * 2,
     ]
-    ready = model.executor._ready["greedy", 1, plain.capacity, ()]
+    ready = model.executor._ready["greedy", 1, plain.capacity, 1, ()]
     for step, each in zip(ready.plan.steps, ready.program.dispatches, strict=True):
         built = ready.built[each.pipeline]
         assert built.pipeline.label == f"{step.kernel.name}/{step.variant}" == built.label

@@ -152,7 +152,7 @@ def test_the_device_draws_what_the_reference_draws(open_promised, options, width
     sampler, logits = Sampler(options), x[0].numpy()
     if width < 4096:
         for position in range(8):
-            state = torch.tensor([position, 1, 0, 0], dtype=torch.int32)
+            state = torch.tensor([[position, 1, 0, 0]], dtype=torch.int32)
             found = run("sample", **row, state=state)
             assert int(found["token"]) == sampler(logits, position + 1, [1, 5, 99])
         return
@@ -164,7 +164,7 @@ def test_the_device_draws_what_the_reference_draws(open_promised, options, width
     sums = run("sample_sums", **row, best=best, **search)
     drawn = set()
     for position in range(8):
-        state = torch.tensor([position, 1, 0, 0], dtype=torch.int32)
+        state = torch.tensor([[position, 1, 0, 0]], dtype=torch.int32)
         found = int(run("sample_draw", **row, state=state, best=best, **sums)["token"])
         assert found == sampler(logits, position + 1, [1, 5, 99])
         drawn.add(found)

@@ -49,7 +49,7 @@ def no_clock(monkeypatch):
 
 def remember(store: Store, device, model, *, reverse: bool = False) -> int:
     """An entry for each linear layer of a decode step, as if the last of the candidates had won; how many."""
-    ready = model.executor._ready["last", 1, model.max_tokens, ()]
+    ready = model.executor._ready["last", 1, model.max_tokens, 1, ()]
     entries = {}
     for step in ready.plan.steps:
         if step.kernel.op != "linear":
@@ -99,11 +99,11 @@ def test_what_was_measured_is_used_and_the_numbers_stay(checkpoint, cache, no_cl
     after = workbench.load(checkpoint, backend="wgpu", max_tokens=32)
     found = after.session().feed(ids)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    steps = after.executor._ready["last", 1, 32, ()].plan.steps
+    steps = after.executor._ready["last", 1, 32, 1, ()].plan.steps
     linear = [step for step in steps if step.kernel.op == "linear"]
     assert linear and all(step.variant == "gemv" and step.tunables for step in linear)
     assert all("100.0% faster than the default" in step.reason for step in linear)
-    program = after.executor._ready["last", 1, 32, ()].program
+    program = after.executor._ready["last", 1, 32, 1, ()].program
     for step, each in zip(steps, program.dispatches, strict=True):
         code = program.modules[program.pipelines[each.pipeline].module]
         assert all(f"const {name.upper()}: u32 = {value}u;" in code for name, value in step.tunables.items())
@@ -134,7 +134,7 @@ def test_greedy_decoding_and_top_k_run_what_was_measured(checkpoint, cache, monk
     session.greedy(3)
     next(session.stream(4, 1, told=True))
     for head, kernels in heads.items():
-        steps = model.executor._ready[head, 1, 32, ()].plan.steps
+        steps = model.executor._ready[head, 1, 32, 1, ()].plan.steps
         reasons = {step.kernel.name: step.reason for step in steps}
         assert all("measured" in reasons[name] or "tuned" in reasons[name] for name in kernels), reasons
     told = {

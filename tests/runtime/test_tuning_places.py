@@ -167,7 +167,7 @@ def test_what_was_measured_is_lowered(checkpoint, cache, device):
         session = before.session()
         session.feed(ids)
         assert np.abs(found - session.feed(ids[:1])).max() <= 1e-5 * np.abs(expected).max()
-        steps = model.executor._ready["last", 1, 64, ()].plan.steps
+        steps = model.executor._ready["last", 1, 64, 1, ()].plan.steps
         used = {each["variant"] for each in model.describe_provenance()["tuned"]}
         assert used == ({side} if side in SIDES and not changes else set())
         return {step.kernel.op for step in steps if "attention" in step.kernel.op}
