@@ -269,7 +269,7 @@ def _open_file(path: Path, framework: str):
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the file is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
 
 
 def _is_there(path: Path) -> bool:
