@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -29,11 +28,11 @@ import numpy as np
 
 from tests.formats.damage import NONSENSE, places
 from tests.formats.models import SMALL, write_model
+from tests.support.limits import Worst, held
 from workbench.formats import manifest as rules
 from workbench.formats.errors import FormatError
 from workbench.formats.reader import StoredModel
 
-MOST_SECONDS, MOST_WAITING, MOST_MIB = 2.0, 60.0, 500
 TOKENS = (
     b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u", b"\\ud800", b"null", b"true", b"NaN", b"-Infinity",
     b"1e999", b"-1", b"0", b"256", b"4294967296", b"9" * 30, b'"x": 1,', b"[[[[", b"\x00", b"\xff", b"\n", b"..",
@@ -247,84 +246,51 @@ def read(folder: Path, verify: bool) -> FormatError | None:
     return None
 
 
-def memory_kib(which: str) -> int:
-    """This process's VmRSS, or VmHWM: the largest since the mark was last reset."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{which}:")[1].split()[0])
-
-
-def reset_memory_mark() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-class Hung(BaseException):
-    """Raised by the alarm in the middle of a reading that takes too long."""
-
-
 def run(count: int, seed: int, folder: Path) -> Counter:
-    """Read `count` mutated folders. Returns how many were refused, or read; AssertionError names the mutation.
-
-    Computing is held to `MOST_SECONDS` of this process's own time, whatever else the machine does; what waits, to
-    `MOST_WAITING` of the clock's.
-    """
-
-    def alarm(*_: object) -> None:
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, alarm)
+    """Read `count` mutated folders, within limits. Returns how many were refused, or read; AssertionError names the
+    mutation."""
     bases = [Base(folder / layout, layout) for layout in ("planar", "interleaved")]
     told: Counter = Counter()
-    largest, slowest = 0.0, 0.0
-    try:
-        for number in range(count):
-            rng = random.Random(f"{seed} {number}")
-            base = rng.choice(bases)
-            files, make, done = dict(base.files), None, []
-            if (kind := rng.random()) < 0.06:
-                make = special(rng, base, files)
-            elif kind < 0.062:
-                done = [crowd]
-                crowd(rng, base, files)
-            else:
-                done = rng.choices(MUTATIONS, WEIGHTS, k=rng.choice((1, 1, 1, 2)))
-                for mutation in done:
-                    # What an earlier one has removed or spoilt is left alone.
-                    with contextlib.suppress(LookupError, ValueError, TypeError):
-                        mutation(rng, base, files)
-            if sealed := rng.random() < 0.5:
-                made_right(rng, files, planes=done != [crowd] and rng.random() < 0.5)
-            verify = rng.random() < 0.8
-            base.restore()
-            for name in base.files.keys() | files.keys():
-                if files.get(name) != base.files.get(name):
-                    path = base.folder / name
-                    path.write_bytes(files[name]) if name in files else path.unlink()
-            if make:
-                make()
-            reset_memory_mark()
-            before_reading, began = memory_kib("VmRSS"), time.process_time()
-            signal.setitimer(signal.ITIMER_REAL, MOST_WAITING)
-            try:
-                error = read(base.folder, verify)
-            except BaseException as failed:
-                steps = [each.__name__ for each in done] or "special"
-                raise AssertionError(f"mutation {number} of seed {seed} ({steps}): {failed!r}") from failed
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            slowest = max(slowest, time.process_time() - began)
-            assert slowest < MOST_SECONDS, f"mutation {number} of seed {seed} took {slowest:.1f} s"
-            largest = max(largest, (memory_kib("VmHWM") - before_reading) / 1024)
-            assert largest < MOST_MIB, f"mutation {number} of seed {seed} took {largest:.0f} MiB"
-            changed = make is not None or files != base.files
-            if changed and verify and not sealed:
-                assert error is not None, f"mutation {number} of seed {seed} was believed"
-            told["sealed" if sealed else "not sealed"] += 1
-            told["refused" if error else "read"] += 1
-            if error:
-                told[f"field {error.field.split('.')[0].split('[')[0][:20]}"] += 1
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    told["slowest, ms"], told["memory of one reading at most, MiB"] = round(1000 * slowest), round(largest)
+    worst = Worst()
+    for number in range(count):
+        rng = random.Random(f"{seed} {number}")
+        base = rng.choice(bases)
+        files, make, done = dict(base.files), None, []
+        if (kind := rng.random()) < 0.06:
+            make = special(rng, base, files)
+        elif kind < 0.062:
+            done = [crowd]
+            crowd(rng, base, files)
+        else:
+            done = rng.choices(MUTATIONS, WEIGHTS, k=rng.choice((1, 1, 1, 2)))
+            for mutation in done:
+                # What an earlier one has removed or spoilt is left alone.
+                with contextlib.suppress(LookupError, ValueError, TypeError):
+                    mutation(rng, base, files)
+        if sealed := rng.random() < 0.5:
+            made_right(rng, files, planes=done != [crowd] and rng.random() < 0.5)
+        verify = rng.random() < 0.8
+        base.restore()
+        for name in base.files.keys() | files.keys():
+            if files.get(name) != base.files.get(name):
+                path = base.folder / name
+                path.write_bytes(files[name]) if name in files else path.unlink()
+        if make:
+            make()
+        what = f"mutation {number} of seed {seed} ({[each.__name__ for each in done] or 'special'})"
+        with held(what, worst):
+            error = read(base.folder, verify)
+        changed = make is not None or files != base.files
+        if changed and verify and not sealed:
+            assert error is not None, f"mutation {number} of seed {seed} was believed"
+        told["sealed" if sealed else "not sealed"] += 1
+        told["refused" if error else "read"] += 1
+        if error:
+            told[f"field {error.field.split('.')[0].split('[')[0][:20]}"] += 1
+    told["slowest, ms"], told["memory of one reading at most, MiB"] = (
+        round(1000 * worst.seconds),
+        round(worst.mib),
+    )
     return told
 
 

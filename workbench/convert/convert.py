@@ -30,9 +30,9 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import ModelWriter, check_target
 from workbench.models.architecture import Architecture
-from workbench.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from workbench.models.checkpoint import TOKENIZER_FILES
 from workbench.models.families import architecture_of
-from workbench.models.source import check_contents, open_source
+from workbench.models.source import Original, check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
 
 
@@ -52,7 +52,7 @@ class ConversionSummary:
 
 
 def convert(
-    source: str | Path | Checkpoint | StoredModel,
+    source: str | Path | Original | StoredModel,
     output: str | Path,
     options: ConvertOptions,
     progress: bool = False,
@@ -64,7 +64,7 @@ def convert(
     do not fit the model, or for an output that exists.
     """
     started = time.perf_counter()
-    opened: Checkpoint | StoredModel = open_source(source)
+    opened: Original | StoredModel = open_source(source)
     output = Path(output)
     if output.exists() and output.resolve() == Path(opened.path).resolve():
         raise WorkbenchError(f"convert: output and source are the same folder, {output}")
@@ -200,7 +200,7 @@ def _check_plan(
 
 
 def _select(
-    source: Checkpoint | StoredModel, config: Architecture
+    source: Original | StoredModel, config: Architecture
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], tuple[str, ...]]:
     """Shapes of the tensors to store: those that the model reads; the reasons for those left out; what else of the
     source does not count."""
@@ -212,7 +212,7 @@ def _select(
     return stored, skipped, notes
 
 
-def _tokenizer_files(source: Checkpoint | StoredModel) -> Iterator[tuple[str, bytes]]:
+def _tokenizer_files(source: Original | StoredModel) -> Iterator[tuple[str, bytes]]:
     for name in TOKENIZER_FILES:
         file = Path(source.tokenizer_path) / name
         if file.is_file():

@@ -12,14 +12,12 @@ from typing import Any
 from workbench.convert.options import ConvertOptions
 from workbench.formats.reader import StoredModel
 from workbench.known import known
-from workbench.models.checkpoint import Checkpoint
+from workbench.models.source import Original
 from workbench.models.tokenizer import tokenizer_hash
 from workbench.runtime.provenance import versions
 
 
-def source_hashes(
-    source: Checkpoint | StoredModel, given_up: threading.Event | None = None
-) -> dict[str, str]:
+def source_hashes(source: Original | StoredModel, given_up: threading.Event | None = None) -> dict[str, str]:
     """SHA-256 by file name; of a stored model the manifest's alone, which holds the checksums of the rest."""
     if isinstance(source, StoredModel):
         manifest = Path(source.path) / "manifest.json"
@@ -33,12 +31,12 @@ class HashesBeside:
     Hashing a source takes about as long as reading it, and leaves Python free meanwhile.
     """
 
-    def __init__(self, source: Checkpoint | StoredModel) -> None:
+    def __init__(self, source: Original | StoredModel) -> None:
         self._given_up = threading.Event()
         self._result: dict[str, str] | BaseException | None = None
         self._thread = threading.Thread(target=self._compute, args=(source,))
 
-    def _compute(self, source: Checkpoint | StoredModel) -> None:
+    def _compute(self, source: Original | StoredModel) -> None:
         try:
             self._result = source_hashes(source, self._given_up)
         except BaseException as error:
@@ -60,7 +58,7 @@ class HashesBeside:
 
 
 def provenance(
-    source: Checkpoint | StoredModel,
+    source: Original | StoredModel,
     hashes: Mapping[str, str],
     options: ConvertOptions,
     skipped: Mapping[str, str],

@@ -15,7 +15,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -56,6 +56,9 @@ class Checkpoint:
     unread: tensors that are in the files but not the model's, and why. notes: what else a user should know of them.
     origin: what the provenance of a conversion says of the weights, beside the hashes of the files.
     """
+
+    #: Files that may be there, and are then read.
+    _optional: ClassVar[tuple[str, ...]] = (INDEX, *TOKENIZER_FILES)
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
         self.path = path
@@ -210,10 +213,8 @@ class Checkpoint:
         names = {
             "config.json",
             *self._files.values(),
-            *(n for n in TOKENIZER_FILES if (self.path / n).is_file()),
+            *(name for name in self._optional if (self.path / name).is_file()),
         }
-        if (self.path / INDEX).is_file():
-            names.add(INDEX)
         hashes = {}
         for name in sorted(names):
             hashes[name] = _sha256(self.path / name, given_up)
@@ -269,7 +270,7 @@ def _open_file(path: Path, framework: str):
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the file is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
 
 
 def _is_there(path: Path) -> bool:

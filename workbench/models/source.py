@@ -11,6 +11,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
 from workbench.models.catalogue import provenance_of
+from workbench.models.checkpoint import Checkpoint
 from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
 from workbench.models.foreign.checkpoint import open_checkpoint
@@ -45,6 +46,10 @@ class Source(Protocol):
     def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
         """The tensor in ranges of rows: (first row, rows), in order."""
         ...
+
+
+#: A source that no conversion of ours has made.
+Original = Checkpoint | GgufModel
 
 
 def open_source(model: Any, *, verify: bool = True) -> Any:

@@ -124,6 +124,19 @@ def test_scales_that_f16_cannot_hold_stay_f32(tmp_path):
     np.testing.assert_array_equal(tensor.planes["scales"], scales.float().numpy() * 2.0**-20)
 
 
+def test_a_file_beside_config_json_says_it_too(tmp_path):
+    """As AutoGPTQ wrote it, before config.json had a key for it."""
+    expected = write_quantized(tmp_path, "gptq-4")
+    config = json.loads((tmp_path / "config.json").read_text())
+    told = config.pop("quantization_config")
+    del told["quant_method"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "quantize_config.json").write_text(json.dumps(told))
+    source = open_source(tmp_path)
+    np.testing.assert_array_equal(source.tensor(MATRIX).dequantize(), expected[MATRIX])
+    assert "quantize_config.json" in source.source_hashes()
+
+
 def edited(folder, **changes):
     file = folder / "config.json"
     config = json.loads(file.read_text())

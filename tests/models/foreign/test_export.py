@@ -164,6 +164,17 @@ def test_a_full_disk_leaves_nothing(make, tmp_path, target):
     assert not list(tmp_path.iterdir())
 
 
+def test_large_models_become_shards(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.models.float_checkpoint.SHARD_BYTES", 300_000)
+    source = make("int4/32")
+    for target in ("hf", "compressed-tensors"):
+        export(source, target, tmp_path / target)
+        index = json.loads((tmp_path / target / "model.safetensors.index.json").read_text())
+        files = sorted(path.name for path in (tmp_path / target).glob("*.safetensors"))
+        assert sorted(set(index["weight_map"].values())) == files and len(files) == 2
+        same(source, open_source(tmp_path / target))
+
+
 def test_the_command_replaces_only_when_asked(make, tmp_path, capsys):
     source, out = make("int4/32/sym"), tmp_path / "out"
     command = ["export", str(source.path), str(out), "--to", "gptq", "--floats", "f16"]

@@ -91,6 +91,8 @@ class Found:
 class QuantizedCheckpoint(Checkpoint):
     """Made by `open`, as a Checkpoint. origin: for the provenance of what is made of it."""
 
+    _optional = (*Checkpoint._optional, BESIDE)
+
     def _select(self, notes: list[str]) -> None:
         config = quantization_of(self.path, read_json(self.path / "config.json"))
         assert config is not None, "open_checkpoint looked"

@@ -67,7 +67,7 @@ def find(headers: Headers, config: Mapping[str, Any]) -> Iterator[tuple[str, Pac
     Sizes follow from the shapes alone, since bits and groups may differ from matrix to matrix.
     """
     version = config.get("checkpoint_format") or "gptq"
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise wrong_value(headers.where, "checkpoint_format", version, " or ".join(VERSIONS))
     for name in headers.ending(".qweight"):
         yield f"{name}.weight", _matrix(headers, name, config, version)

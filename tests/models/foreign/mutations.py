@@ -1,0 +1,236 @@
+"""Others' files mutated at random, and what reading each may do: give a model, or raise one of our errors.
+
+    python -m tests.models.foreign.mutations 10000 --reader gguf --seed 1
+
+Bytes anywhere, the header of safetensors and config.json value by value, tensors in other shapes and types, and the
+numbers of a GGUF header. What is given must be of the shape and format that was described, and finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from tests.formats.damage import NONSENSE, places
+from tests.formats.mutations import change_bytes
+from tests.models.checkpoints import random_state
+from tests.support.foreign import SIZES, write_quantized
+from tests.support.gguf_files import LLAMA, Kind, quantized, write_gguf
+from tests.support.limits import Worst, held
+from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.formats.errors import FormatError
+from workbench.models.source import open_source
+
+#: One layer, as small as all layouts take it.
+TINY = SIZES | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+TINY |= {"num_key_value_heads": 2, "vocab_size": 32}
+READERS = {
+    "gptq": "gptq-4",
+    "auto-round": "auto-round-gptq",
+    "awq": "awq",
+    "compressed-tensors": "packed-4-zeros",
+    "compressed-tensors-int8": "int8-zeros",
+    "bitsandbytes": "bnb-nf4-nested",
+    "gguf": "",
+}
+WORDS = (
+    b"GGUF", b"\xff" * 8, b"\x00" * 8, b"I32", b"F16", b"null", b"-1", b"1e999", b"9" * 30, b"[[[[", b"{}", b"llama.",
+    b"tokenizer.ggml.", b"\x09\x00\x00\x00", b"\x08\x00\x00\x00",
+)  # fmt: skip
+NUMBERS = (0, 1, 7, 31, 255, 2**16, 2**24, 2**31 - 1, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
+DTYPES = (
+    torch.int32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.int8,
+    torch.uint8,
+    torch.int64,
+    torch.bool,
+)
+
+
+def make(reader: str, folder: Path) -> dict[str, bytes]:
+    """A whole small model in a folder; its files by name."""
+    folder.mkdir()
+    if reader == "gguf":
+        kinds = {"gate": Kind.Q8_0, "down": Kind.Q5_0, "up": Kind.Q4_1, "q_proj": Kind.IQ4_NL}
+        config = LLAMA | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+        rng = np.random.default_rng(0)
+
+        def store(name: str, values: np.ndarray):
+            kind = next((kind for part, kind in kinds.items() if part in name), Kind.Q4_0)
+            if kind is Kind.IQ4_NL and values.ndim == 2:
+                blocks = rng.integers(0, 256, (len(values), 18), np.uint8)
+                blocks[:, :2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+                return blocks, kind
+            return quantized(name, values, kind)
+
+        write_gguf(folder / "model.gguf", config, store)
+    else:
+        write_quantized(folder, READERS[reader], random_state(TINY), TINY)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def values_of(rng: random.Random, value: Any) -> Any:
+    """JSON with some of its values replaced by nonsense, by another's, or a little changed, or taken away."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        where = [path for path in places(value) if path]
+        if not where:
+            break
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
+            path, inner = rng.choice(where), value
+            for key in path[:-1]:
+                inner = inner[key]
+            kind = rng.randrange(4)
+            if kind == 0:
+                inner[path[-1]] = rng.choice((*NONSENSE, *NUMBERS))
+            elif kind == 1:
+                other = value
+                for key in rng.choice(where):
+                    other = other[key]
+                inner[path[-1]] = json.loads(json.dumps(other))
+            elif kind == 2 and type(inner[path[-1]]) is int:
+                inner[path[-1]] += rng.choice((-256, -32, -1, 1, 2, 31, 256, 4096))
+            else:
+                del inner[path[-1]]
+    return value
+
+
+def config_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    config = json.loads(files["config.json"])
+    own = config["quantization_config"]
+    config = (
+        {**config, "quantization_config": values_of(rng, own)}
+        if rng.random() < 0.7
+        else values_of(rng, config)
+    )
+    files["config.json"] = json.dumps(config).encode()
+
+
+def header_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    """The header of safetensors: dtypes, shapes and offsets."""
+    data = files["model.safetensors"]
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.dumps(values_of(rng, json.loads(data[8 : 8 + size]))).encode()
+    files["model.safetensors"] = struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
+def tensors(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Tensors of the right file with other values, shapes, types or names."""
+    state = load(files["model.safetensors"])
+    for _ in range(rng.choice((1, 1, 3))):
+        name = rng.choice(sorted(state))
+        value, kind = state[name], rng.randrange(7)
+        if kind == 0:
+            bits = torch.frombuffer(bytearray(rng.randbytes(max(1, value.nbytes))), dtype=torch.uint8)
+            value = bits[: value.nbytes].view(value.dtype).reshape(value.shape)
+        elif kind == 1:
+            value = value.to(rng.choice(DTYPES))
+        elif kind == 2:
+            value = value.reshape(-1) if rng.random() < 0.5 else value[None]
+        elif kind == 3:
+            value = value[: rng.randrange(len(value) + 1)] if value.ndim else value
+        elif kind == 4:
+            value = torch.cat([value, value]) if value.ndim else value
+        elif kind == 5 and value.dtype.is_floating_point:
+            value = value * rng.choice((0.0, -1.0, torch.inf, torch.nan, 1e-7, 1e30))
+        if kind == 6:
+            del state[name]
+        else:
+            state[name] = value.contiguous().clone()
+    files["model.safetensors"] = save(state, metadata={"format": "pt"})
+
+
+def any_bytes(rng: random.Random, files: dict[str, bytes]) -> None:
+    name = rng.choice(sorted(files))
+    files[name] = change_bytes(rng, files[name], WORDS if rng.random() < 0.5 else ())
+
+
+def gguf_numbers(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Numbers of the header and of the tensors' entries, which the metadata lie between."""
+    data = bytearray(files["model.gguf"])
+    tensors_at = data.index(b"token_embd.weight") - 8
+    for _ in range(rng.choice((1, 1, 2))):
+        start, stop = rng.choice(((4, 400), (4, 24), (tensors_at, tensors_at + 700)))
+        form, size = rng.choice((("<I", 32), ("<Q", 64)))
+        value = rng.choice(NUMBERS) if rng.random() < 0.7 else rng.randrange(300)
+        struct.pack_into(form, data, rng.randrange(start, min(stop, len(data) - 8)), value % 2**size)
+    files["model.gguf"] = bytes(data)
+
+
+def read(path: Path) -> Exception | None:
+    """Everything of a model; the error that it is refused with, or None."""
+    try:
+        with np.errstate(all="ignore"):
+            source = open_source(path)
+            for name in source.names():
+                described = source.describe(name)
+                tensor = source.tensor(name)
+                assert (tensor.shape, tensor.format) == described
+                assert np.isfinite(tensor.dequantize()).all() or tensor.format.is_quantized
+            assert source.tokenizer_path.is_dir()
+    except (CheckpointError, UnsupportedModelError, FormatError) as error:
+        assert 10 < len(str(error)) < 2000, str(error)
+        return error
+    return None
+
+
+def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
+    """Read `count` mutated models. Returns how many were refused, or read; AssertionError names the mutation."""
+    whole = make(reader, folder / reader)
+    assert read(folder / reader) is None
+    mutations = (
+        (any_bytes, gguf_numbers) if reader == "gguf" else (any_bytes, config_values, header_values, tensors)
+    )
+    told: Counter = Counter()
+    worst = Worst()
+    for number in range(count):
+        rng = random.Random(f"{seed} {number}")
+        files = dict(whole)
+        done = rng.choices(mutations, k=rng.choice((1, 1, 1, 2)))
+        for mutation in done:
+            # What an earlier one has spoilt is left alone.
+            with contextlib.suppress(Exception):
+                mutation(rng, files)
+        for name, data in files.items():
+            (folder / reader / name).write_bytes(data)
+        with held(f"{reader}: mutation {number} of seed {seed} ({[each.__name__ for each in done]})", worst):
+            error = read(folder / reader)
+        told["refused" if error else "read"] += 1
+    told["slowest, ms"], told["memory at most, MiB"] = round(1000 * worst.seconds), round(worst.mib)
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("count", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reader", choices=READERS, action="append")
+    arguments = parser.parse_args()
+    for reader in arguments.reader or READERS:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            told = run(reader, arguments.count, arguments.seed, Path(folder))
+        print(f"{reader}: {dict(told)}")
+        print(
+            f"{arguments.count:,} in {time.perf_counter() - began:.0f} s, seed {arguments.seed}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()

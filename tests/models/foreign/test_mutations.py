@@ -1,0 +1,13 @@
+"""300 files of each reader mutated at random; `python -m tests.models.foreign.mutations 10000` is the same by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.models.foreign.mutations import READERS, run
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_mutated_files_are_read_or_refused(tmp_path, reader):
+    told = run(reader, 300, seed=1, folder=tmp_path)
+    assert told["refused"] > 100 and told["read"] >= 10
