@@ -15,6 +15,7 @@ import torch
 
 from wgsl_kernels.numerics import TORCH_TYPES
 from wgsl_kernels.rope import make_state
+from workbench.dtypes import NUMPY
 from workbench.errors import NonFiniteError
 from workbench.known import known
 from workbench.models.architecture import Architecture
@@ -33,7 +34,6 @@ from .weights import matrix_parts, vector
 
 #: Tokens of one step at most.
 PREFILL, COMPACT_PREFILL = 512, 128
-NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
 class TorchCache(Cache):
