@@ -23,6 +23,7 @@ import torch
 from eval.report import Tabular, finite, ran
 from wgsl_kernels.judge import Expectation, comparable, judge, widen
 from wgsl_kernels.state import make_state
+from workbench.dtypes import NUMPY
 from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes
@@ -191,12 +192,11 @@ class _Step:
     def _caches(self) -> dict[str, np.ndarray]:
         """Keys and values of every layer, as they lie on the device."""
         sizes = step_sizes(1, self._cache.capacity)
-        types = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
         found = {}
         for buffer in self._executor.plan("all").of_kind("cache"):
             for own, shape, dtype in buffer.planes().values():
                 shape = resolve(shape, sizes)
-                place = self._cache.buffers[own], types[dtype], int(np.prod(shape))
+                place = self._cache.buffers[own], NUMPY[dtype], int(np.prod(shape))
                 found[own] = self._executor.device.read(*place).reshape(shape)
         return found
 
@@ -243,9 +243,7 @@ class _Step:
         if not found.is_matrix:
             return torch.from_numpy(np.array(vector(self._executor.source, found)))
         parts = [p[plane] for tensor in found.tensors for _, p in matrix_parts(self._executor.source, tensor)]
-        array = (
-            parts[0] if found.format.granularity == "tensor" and plane != "quants" else np.concatenate(parts)
-        )
+        array = parts[0] if found.format.shares(plane) else np.concatenate(parts)
         if found.format.dtype == "bf16":
             return _tensor(array.view(np.int16)).view(torch.bfloat16)
         return _tensor(array)

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from workbench.dtypes import ELEMENT_BYTES
+
 from .numerics import TORCH_TYPES, random_tensor
-from .pair import ELEMENT_BYTES, FLOAT_TYPES, Cost, KernelUsageError, Port
+from .pair import FLOAT_TYPES, Cost, KernelUsageError, Port
 
 #: A size that is not given.
 SIZE = 64

@@ -19,8 +19,7 @@ from .makers import Maker, options_of
 
 FOLDER = Path(__file__).parent
 
-#: Bytes of one element as it lies in a buffer. "float" ports take any of f32 and f16.
-ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u32": 4, "i32": 4, "i8": 1}
+#: What "float" ports take.
 FLOAT_TYPES = ("f32", "f16")
 
 
@@ -32,7 +31,7 @@ class KernelUsageError(ValueError):
 class Port:
     """One buffer that a kernel reads or writes.
 
-    shape: names or numbers, outermost first. dtype: an element type of `ELEMENT_BYTES`; or "float" where the buffer
+    shape: names or numbers, outermost first. dtype: an element type (`workbench.dtypes`); or "float" where the buffer
     decides between f32 and f16 and the WGSL says `<port>_type`; or "scale", the same without a WGSL type, since a
     library file reads it. uniform: bound as a uniform buffer. optional: may be left out; the header then has a
     function with the neutral value instead of a binding. binding: its number, by default its place in the order.

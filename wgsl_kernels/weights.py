@@ -12,13 +12,13 @@ from functools import partial
 
 import torch
 
+from workbench.dtypes import BITS, IMPLIED_ZERO
+
 from .layout import FLOAT_GROUP
 from .makers import Maker, handing_on
 from .pair import Context, Port, ceil_div
 
-BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 WEIGHT_FORMATS = tuple(BITS)
-IMPLIED_ZERO = {"int8": 0, "int4": 8, "int2": 2}
 
 #: What every kernel that reads an integer weight is told about it.
 QUANT_PARAMS = {"block": int, "scale_stride": int, "zero_unit": float}

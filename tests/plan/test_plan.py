@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.dtypes import ELEMENT_BYTES
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.endings import HEADS

@@ -19,10 +19,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.formats.errors import FormatError
 from workbench.formats.packing import WORD
 from workbench.formats.spec import WeightFormat
-from workbench.formats.tensor import SCALE_DTYPE, WeightTensor, plane_specs
+from workbench.formats.tensor import WeightTensor, plane_specs
 
 LAYOUTS = ("planar", "interleaved")
 
@@ -47,7 +48,7 @@ def _blocks(shape: tuple[int, ...], format: WeightFormat) -> tuple[int, int]:
 
 def _head_bytes(format: WeightFormat) -> tuple[int, int]:
     """Bytes of the scale and of the zero-point in front of a block."""
-    return SCALE_DTYPE[format.scale_dtype].itemsize, 0 if format.symmetric else 1
+    return NUMPY[format.scale_dtype].itemsize, 0 if format.symmetric else 1
 
 
 def _block_bytes(shape: tuple[int, ...], format: WeightFormat) -> int:
@@ -86,7 +87,7 @@ def deinterleave(blocks: np.ndarray, name: str, shape: tuple[int, ...], format: 
     packed = np.ascontiguousarray(blocks[..., scale + zero :]).reshape(shape[0], -1)
     planes = {
         "quants": packed.view(WORD),
-        "scales": np.ascontiguousarray(blocks[..., :scale]).view(SCALE_DTYPE[format.scale_dtype])[..., 0],
+        "scales": np.ascontiguousarray(blocks[..., :scale]).view(NUMPY[format.scale_dtype])[..., 0],
     }
     if zero:
         planes["zeros"] = np.ascontiguousarray(blocks[..., scale]).view(np.int8)

@@ -188,7 +188,7 @@ class StoredModel:
         planes = {}
         for plane in parts[0].planes:
             arrays = [part.planes[plane] for part in parts]
-            if entry.format.granularity == "tensor" and plane in ("scales", "zeros"):
+            if entry.format.shares(plane):
                 for index, array in enumerate(arrays):
                     if array.tobytes() != arrays[0].tobytes():
                         raise FormatError(

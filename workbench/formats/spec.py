@@ -22,14 +22,15 @@ bits. int4 is thus int4/128 on rows of 4096, and int4/96 on rows of 576. What is
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from math import prod
 
+from workbench.dtypes import BITS, ELEMENT_BYTES, IMPLIED_ZERO
 from workbench.formats.errors import FormatError
 
 FLOATS = ("f32", "f16", "bf16")
-BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
 GRANULARITIES = ("tensor", "channel", "block")
 DEFAULT_BLOCK = {"int8": 128, "int4": 128, "int2": 256}
-SCALE_BITS = {"f16": 16, "f32": 32}
+SCALE_DTYPES = ("f16", "f32")
 ORDERS = ("low-first", "high-first")
 # The fixed-point zero must still reach the largest q: 15 * 2**3 and 3 * 2**5 are the last that fit int8.
 MAX_ZERO_FRAC_BITS = {"int8": 0, "int4": 3, "int2": 5}
@@ -70,7 +71,7 @@ class WeightFormat:
             return
         for field, allowed in (
             ("granularity", GRANULARITIES),
-            ("scale_dtype", tuple(SCALE_BITS)),
+            ("scale_dtype", SCALE_DTYPES),
             ("order", ORDERS),
         ):
             _one_of(field, getattr(self, field), allowed)
@@ -131,7 +132,7 @@ class WeightFormat:
     def implied_zero(self) -> int:
         """The zero-point of a symmetric format: 0 (int8), 8 (int4), 2 (int2)."""
         self._only_quantized("implied_zero")
-        return 0 if self.dtype == "int8" else 2 ** (self.bits - 1)
+        return IMPLIED_ZERO[self.dtype]
 
     def _only_quantized(self, what: str) -> None:
         if not self.is_quantized:
@@ -179,10 +180,19 @@ class WeightFormat:
         """Everything stored (quants with their padding, scales, zero-points) divided by rows * columns."""
         if not self.is_quantized:
             return float(self.bits)
+        planes = self.planes(rows, columns).values()
+        return 8 * sum(prod(shape) * ELEMENT_BYTES[element] for shape, element in planes) / (rows * columns)
+
+    def planes(self, rows: int, columns: int) -> dict[str, tuple[tuple[int, int], str]]:
+        """The planes of a quantized matrix: name -> (shape, element type)."""
         scales = self.scale_shape(rows, columns)
-        of_block = SCALE_BITS[self.scale_dtype] + (0 if self.symmetric else 8)
-        stored = rows * self.padded_columns(columns) * self.bits + scales[0] * scales[1] * of_block
-        return stored / (rows * columns)
+        words = self.padded_columns(columns) * self.bits // 32
+        planes = {"quants": ((rows, words), "u32"), "scales": (scales, self.scale_dtype)}
+        return planes if self.symmetric else {**planes, "zeros": (scales, "i8")}
+
+    def shares(self, plane: str) -> bool:
+        """Whether all rows of a matrix share this plane."""
+        return self.granularity == "tensor" and plane != "quants"
 
     def to_json(self) -> dict:
         """A dict of JSON values; floats need their dtype alone."""

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.formats.bf16 import from_bf16, to_bf16
 from workbench.formats.errors import FormatError
-from workbench.formats.packing import WORD, pack, unpack
+from workbench.formats.packing import pack, unpack
 from workbench.formats.spec import WeightFormat
 
-FLOAT_DTYPE = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
-SCALE_DTYPE = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 # dequantize() works on so many weights at a time.
 _CHUNK = 1 << 20
 
@@ -29,18 +28,10 @@ _CHUNK = 1 << 20
 def plane_specs(shape: tuple[int, ...], format: WeightFormat) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The planes a tensor has: name -> (shape, dtype). `FormatError` if a quantized tensor is not 2-D."""
     if not format.is_quantized:
-        return {"values": (tuple(shape), FLOAT_DTYPE[format.dtype])}
+        return {"values": (tuple(shape), NUMPY[format.dtype])}
     if len(shape) != 2:
         raise FormatError(f"{list(shape)} is not [rows, columns], which {format} needs", field="shape")
-    rows, columns = shape
-    scales = format.scale_shape(rows, columns)
-    planes = {
-        "quants": ((rows, format.padded_columns(columns) * format.bits // 32), WORD),
-        "scales": (scales, SCALE_DTYPE[format.scale_dtype]),
-    }
-    if not format.symmetric:
-        planes["zeros"] = (scales, np.dtype(np.int8))
-    return planes
+    return {name: (size, NUMPY[element]) for name, (size, element) in format.planes(*shape).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +82,7 @@ class WeightTensor:
         if not self.shape or not 0 <= start < stop <= self.shape[0]:
             raise IndexError(f"rows {start} to {stop} of {self.name!r} with shape {list(self.shape)}")
         planes = {
-            name: plane if self.format.granularity == "tensor" and name != "quants" else plane[start:stop]
+            name: plane if self.format.shares(name) else plane[start:stop]
             for name, plane in self.planes.items()
         }
         return WeightTensor(self.name, (stop - start, *self.shape[1:]), self.format, planes)
@@ -194,7 +185,7 @@ def float_tensor(name: str, values: np.ndarray, dtype: str) -> WeightTensor:
             stored = to_bf16(values)
             infinite = (stored & 0x7FFF) == 0x7F80
         else:
-            stored = np.require(values.astype(FLOAT_DTYPE[dtype], copy=False), requirements="C")
+            stored = np.require(values.astype(NUMPY[dtype], copy=False), requirements="C")
             infinite = np.isinf(stored) if stored.dtype != values.dtype else np.zeros(1, bool)
     if infinite.any():
         overflow = np.argwhere(infinite & np.isfinite(values))

@@ -10,6 +10,7 @@ import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.weights import WEIGHT_FORMATS
 from workbench.errors import WorkbenchError
+from workbench.formats.spec import DEFAULT_BLOCK
 
 from .compare import ROUNDS
 from .comparison import plain
@@ -21,8 +22,6 @@ GPU_SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096))
 CPU_SHAPES = ((256, 256), (1024, 1024))
 #: The reference of the LM head is computed in f64, which takes so much of the host's memory.
 LM_HEAD_HOST_BYTES = 40 << 30
-#: Columns that share a scale, as models are quantized by default.
-BLOCKS = {"int8": 128, "int4": 128, "int2": 256}
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -40,7 +39,7 @@ def parse_format(text: str) -> tuple[str, int | None]:
         raise ValueError(f"{text!r} is not a format of weights; allowed: {', '.join(WEIGHT_FORMATS)}")
     if not separator:
         return name, None
-    if name not in BLOCKS:
+    if name not in DEFAULT_BLOCK:
         raise ValueError(f"{text!r}: {name} has no blocks")
     if not block.isdecimal() or not int(block) or int(block) % 32:
         raise ValueError(f"{text!r}: a block is a multiple of 32 columns, such as int4/128")
@@ -74,8 +73,8 @@ def sizes_for(
     taken, sizes = set(kernel.takes), {}
     if tokens is not None and "tokens" in taken:
         sizes["tokens"] = tokens
-    if (fmt := format_of(kernel)) in BLOCKS:
-        sizes["block"] = block or BLOCKS[fmt]
+    if (fmt := format_of(kernel)) in DEFAULT_BLOCK:
+        sizes["block"] = block or DEFAULT_BLOCK[fmt]
     if not {"rows", "columns"} <= taken:
         yield {**sizes, **(more or {})}
         return
@@ -93,7 +92,7 @@ def typed(kernel: Kernel, dtype: str) -> dict[str, str]:
 class Request:
     """What to measure. shapes: (rows, columns), default `GPU_SHAPES` or `CPU_SHAPES`. formats: (format, block or
     None), which leave out the kernels of other weights; block: columns a scale where a format names none, default
-    `BLOCKS`. dtype: of activations, f32 or f16, of kernels that take either. sizes: by name, for kernels that take
+    `DEFAULT_BLOCK`. dtype: of activations, f32 or f16, of kernels that take either. sizes: by name, for kernels taking
     others than rows and columns. variants: names; a kernel's own of them are compared, all by default. peers: see
     `compare`; they are timed once a layer."""
 

@@ -9,8 +9,9 @@ from typing import Any
 from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.pair import ORIGINS
 from wgsl_kernels.weights import WEIGHT_FORMATS
+from workbench.formats.spec import DEFAULT_BLOCK
 
-from .request import BLOCKS, format_of
+from .request import format_of
 
 #: Arguments of input makers that are no sizes.
 OTHERS = ("seed", "x_dtype", "y_dtype", "zero_frac_bits")
@@ -59,7 +60,7 @@ def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = N
     own = own_sizes(kernel)
     usual = CPU if is_cpu else GPU
     if fmt := format_of(kernel):
-        usual = {**usual, "block": BLOCKS.get(fmt)}
+        usual = {**usual, "block": DEFAULT_BLOCK.get(fmt)}
     library = ORIGINS.get(kernel.name, "").startswith("wgsl_kernels.")
     found = {name: usual[name] if library and usual.get(name) else value for name, value in own.items()}
     found.update(given or {})
@@ -68,6 +69,6 @@ def worthwhile(kernel: Kernel, is_cpu: bool, given: Mapping[str, Any] | None = N
     for name, value in found.items():
         if name in labels and not (isinstance(value, int) and value > 0):
             raise KernelUsageError(f"{kernel.name}: {name} = {value!r} is not a whole number above 0")
-    if format_of(kernel) in BLOCKS and found.get("block", 32) % 32:
+    if format_of(kernel) in DEFAULT_BLOCK and found.get("block", 32) % 32:
         raise KernelUsageError(f"{kernel.name}: block = {found['block']} is not a multiple of 32 columns")
     return found

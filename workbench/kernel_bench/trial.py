@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.dtypes import ELEMENT_BYTES
 from workbench.known import known
 from workbench.runtime.device import Device
 from workbench.runtime.pipelines import Compiled

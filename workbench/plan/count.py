@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import wgsl_kernels
-from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.dtypes import ELEMENT_BYTES
 
 from .bind import bind
 from .plan import Buffer, Plan, resolve

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from wgsl_kernels.layout import A8, FLOAT_GROUP, INT8_BLOCK, INT8_STRIDES, KV8, cache_words
-from wgsl_kernels.pair import ELEMENT_BYTES
+from workbench.dtypes import ELEMENT_BYTES
 from workbench.formats.spec import WeightFormat
 
 Shape = tuple[int | str, ...]
@@ -63,10 +63,7 @@ class Matrix:
         fmt = self.format
         if not fmt.is_quantized:
             return {"values": ((rows, -(-columns // FLOAT_GROUP) * FLOAT_GROUP), fmt.dtype)}
-        words = fmt.padded_columns(columns) * fmt.bits // 32
-        scales = fmt.scale_shape(rows, columns)
-        found = {"quants": ((rows, words), "u32"), "scales": (scales, fmt.scale_dtype)}
-        return found if fmt.symmetric else {**found, "zeros": (scales, "i8")}
+        return fmt.planes(rows, columns)
 
     def params(self, shape: Shape) -> Mapping[str, int | float]:
         columns = number(shape[1])

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.formats.spec import WeightFormat
 
 # WGSL may flush subnormal numbers, so no scale is below the smallest normal one of its type.
 SMALLEST_SCALE = {"f16": np.float32(2.0**-14), "f32": np.float32(2.0**-126)}
 LARGEST_SCALE = {"f16": np.float32(65504.0), "f32": np.finfo(np.float32).max}
-SCALE_TYPE = {"f16": np.float16, "f32": np.float32}
 
 
 class Quantized(NamedTuple):
@@ -105,7 +105,7 @@ def rounded_scale(scale: np.ndarray, format: WeightFormat) -> np.ndarray:
     """
     kind = format.scale_dtype
     with np.errstate(over="ignore"):
-        scale = np.maximum(np.asarray(scale, SCALE_TYPE[kind]).astype(np.float32), SMALLEST_SCALE[kind])
+        scale = np.maximum(np.asarray(scale, NUMPY[kind]).astype(np.float32), SMALLEST_SCALE[kind])
     if not (scale <= LARGEST_SCALE[kind]).all():
         raise ValueError(
             f"the weights need a scale beyond {LARGEST_SCALE[kind]:.6g}, which {kind} cannot hold"
@@ -153,4 +153,4 @@ def quantize_with(
             level += z
         np.clip(level, low, high, out=level)
         q[part] = level.reshape(len(level), -1)
-    return Quantized(q, scales.astype(SCALE_TYPE[format.scale_dtype]), stored_zero(zeros, format))
+    return Quantized(q, scales.astype(NUMPY[format.scale_dtype]), stored_zero(zeros, format))

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.formats.spec import WeightFormat
 from workbench.quantizers import grid
-from workbench.quantizers.blocks import SCALE_TYPE, Quantized, checked_weights, stored_zero
+from workbench.quantizers.blocks import Quantized, checked_weights, stored_zero
 from workbench.quantizers.measure import centred
 
 if TYPE_CHECKING:
@@ -185,4 +186,4 @@ def quantize(
     q = np.empty((rows, padded), kind)
     q[:, order] = (c + z[block]).T.cpu().numpy().astype(kind)
     q[:, columns:] = np.clip(np.rint(zeros[:, -1:]), low, high)
-    return Quantized(q, scales.astype(SCALE_TYPE[format.scale_dtype]), stored_zero(zeros, format))
+    return Quantized(q, scales.astype(NUMPY[format.scale_dtype]), stored_zero(zeros, format))

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.formats.spec import WeightFormat
 from workbench.quantizers.blocks import (
     LARGEST_SCALE,
-    SCALE_TYPE,
     SMALLEST_SCALE,
     Quantized,
     checked_weights,
@@ -118,7 +118,7 @@ class Trainable:
         q, s, z = q.reshape(self.rows, -1), s[:, :, 0], z[:, :, 0]
         q[:, self.columns :] = np.clip(np.rint(z[:, -1:]), *self.format.q_range)
         return Quantized(
-            q.astype(self.kind), s.astype(SCALE_TYPE[self.format.scale_dtype]), stored_zero(z, self.format)
+            q.astype(self.kind), s.astype(NUMPY[self.format.scale_dtype]), stored_zero(z, self.format)
         )
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import wgpu
 
 import wgsl_kernels
+from workbench.dtypes import NUMPY
 
 from .device import Device
 from .pipelines import Compiled, compile_kernel
-
-NUMPY = {"f32": np.float32, "f16": np.float16, "u32": np.uint32}
 
 
 class DeviceRows:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from wgsl_kernels.numerics import TORCH_TYPES
+from workbench.dtypes import NUMPY
 from workbench.errors import NonFiniteError
 from workbench.known import known
 from workbench.models.architecture import Architecture
@@ -34,7 +35,6 @@ from .weights import matrix_parts, vector
 
 #: Tokens of one step at most.
 PREFILL, COMPACT_PREFILL = 512, 128
-NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
 class TorchCache(Cache):

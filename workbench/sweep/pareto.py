@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench.errors import SweepError
 from workbench.known import known
-from workbench.show.figures import COLOURS, Picture, plain_numbers
+from workbench.show.figures import COLOURS, Picture, labelled, plain_numbers
 
 from .rows import Row
 
@@ -49,7 +49,7 @@ def pareto_plot(
     }
     line = [(row.bits_per_weight, row.ppl) for row in front]
     axes.step(*zip(*line, strict=True), where="post", color="0.6", lw=1, zorder=1, label="Pareto front")
-    labelled = set()
+    named = set()
     for row in shown:
         name = " ".join(part for part in (row.model if len(markers) > 1 else "", row.quantizer) if part)
         name = name or row.format
@@ -64,9 +64,9 @@ def pareto_plot(
             capsize=2,
             elinewidth=1,
             zorder=3 if row in front else 2,
-            label=plain(name) if name not in labelled else None,
+            label=plain(name) if name not in named else None,
         )
-        labelled.add(name)
+        named.add(name)
     for index, row in enumerate(front):
         # neighbours above and below, so that they keep apart
         offset = (4, -10 if index % 2 else 5)

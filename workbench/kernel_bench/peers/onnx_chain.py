@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.known import known
 
 from .layer import Layer
@@ -19,7 +20,6 @@ from .layer import Layer
 WEIGHTS = "weights.bin"
 #: The version of the format, and of the operators, that onnxruntime has read since 1.20.
 IR_VERSION, OPSET = 10, 21
-NUMPY = {"f16": np.float16, "f32": np.float32}
 #: Mapped files are read by pages.
 PAGE = 4096
 
