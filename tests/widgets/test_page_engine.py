@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 from tests.runtime.models import Shape, write_random
+from tests.widgets.front_end import NAME, opened, served
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
@@ -91,3 +94,28 @@ def test_nothing_is_shown_and_so_nothing_computes(small, monkeypatch):
     widget.wait(30)
     assert "computes in the page that shows the widget, and no page does" in widget.error
     widget.close()
+
+
+@pytest.mark.browser
+@pytest.mark.notebook
+@pytest.mark.usefixtures("adapter")
+def test_jupyterlab_carries_weights_to_its_page_and_saves_none(browser, small, tmp_path):
+    pytest.importorskip("jupyterlab")
+    cells = [
+        f"from workbench.widgets import Generator\n"
+        f"g = Generator({str(small)!r}, engine='both', max_tokens=64, max_new_tokens=4)\ng",
+        "a, b = g.run.continuations\nprint('apart', g.run.parted, len(b.tokens), b.logit_difference < 1e-4, b.device)",
+    ]
+    with served(tmp_path, cells) as found, opened(browser, found) as notebook:
+        notebook.run_and_wait(1)
+        section = notebook.cell(1).locator(".wb")
+        section.get_by_role("button", name="Generate").click()
+        section.and_(notebook.page.locator("[data-state='done']")).wait_for(timeout=1000 * PAGE_S)
+        notebook.run_and_wait(2)
+        notebook.cell(2).get_by_text(re.compile(r"apart None 4 True .*\(page\)")).wait_for()
+        notebook.page.keyboard.press("Escape")
+        notebook.page.keyboard.press("Control+s")
+        notebook.page.locator(".jp-mod-dirty").wait_for(state="detached")
+    shard = (small / "model.wgpu").read_bytes()
+    saved = (tmp_path / "notebooks" / NAME).read_text()
+    assert len(saved) < 100_000 and base64.b64encode(shard[3000:3300]).decode()[4:-4] not in saved
