@@ -192,7 +192,7 @@ def test_a_cache_beyond_memory(checkpoint, own_devices):
     model.max_tokens = 10**9
     for call in (model.session, lambda: list(model.generate_ids([1], 2))):
         with pytest.raises(
-            OutOfMemoryError, match="takes 256000000000 bytes, 256 a position, and a binding of .* holds"
+            OutOfMemoryError, match=r"takes 256000000000 bytes, 256 a position, and a binding of .* holds"
         ):
             call()
         assert device.allocated == before

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from workbench.dtypes import NUMPY
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.files.reading import open_regular
 from workbench.files.writing import storing
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.tensor import FLOAT_DTYPE, WeightTensor, float_tensor
+from workbench.formats.tensor import WeightTensor, float_tensor
 from workbench.models.checkpoint import PART_BYTES
 from workbench.models.contents import check_read, unread
 from workbench.models.families import architecture_of
@@ -151,7 +152,7 @@ class GgufModel:
                 raise CheckpointError(f"{self.path}: {error}") from error
         here = shape if len(shape) != 2 else (len(data), shape[1])
         if tensor.type_name in FLOATS:
-            values = np.ascontiguousarray(data).view(FLOAT_DTYPE[fmt.dtype]).reshape(here)
+            values = np.ascontiguousarray(data).view(NUMPY[fmt.dtype]).reshape(here)
         else:
             values = floats_of(data, tensor).reshape(here)
         require_finite(self.path, name, rows.start or 0, values)
