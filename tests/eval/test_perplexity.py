@@ -156,7 +156,7 @@ def test_windows_side_by_side_give_the_same_figures(prose):
         alone = perplexity(model, prose, "disjoint-64", max_windows=5)
         together = perplexity(model, prose, "disjoint-64", max_windows=5, windows_per_step=2)
         assert np.abs(together.token_nll - alone.token_nll).max() < 1e-4
-        assert together.perplexity == pytest.approx(alone.perplexity, rel=1e-6)
+        assert together.ppl == pytest.approx(alone.ppl, rel=1e-6)
         with pytest.raises(ProtocolError, match="windows_per_step=1 here"):
             perplexity(model, prose, "disjoint-64", max_windows=2, windows_per_step=2, baseline=model)
 
