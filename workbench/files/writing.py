@@ -123,7 +123,13 @@ def write_text(path: str | os.PathLike, text: str, *, durable: bool = True) -> N
     write_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
 
 
+def json_bytes(values: Any) -> bytes:
+    """The values as indented JSON in UTF-8. Raises ValueError for NaN and infinities."""
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        "utf-8", "backslashreplace"
+    )
+
+
 def write_json(path: str | os.PathLike, values: Any, *, durable: bool = True) -> None:
     """The values as indented JSON, whole or not at all. Raises StorageError, and ValueError for NaN and infinities."""
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n", durable=durable)
+    write_bytes(path, json_bytes(values), durable=durable)

@@ -83,7 +83,7 @@ class Checkpoint:
         """
         path = resolve(dir_or_hub_id)
         for name in ("config.json", INDEX, WEIGHTS, *TOKENIZER_FILES):
-            _is_there(path / name)
+            is_there(path / name)
         config = cls._config(path)
         architecture_of(config)
         notes: list[str] = []
@@ -273,7 +273,7 @@ def _open_file(path: Path, framework: str):
         raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     """Whether a file is; a CheckpointError for a folder, a FIFO or a device in its place, which is no absence."""
     try:
         return is_regular(path)
@@ -318,7 +318,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _require_shards(path: Path, weight_map: dict[str, str]) -> None:
     for name, file in weight_map.items():
-        if not _is_there(path / file):
+        if not is_there(path / file):
             raise CheckpointError(
                 f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
             )

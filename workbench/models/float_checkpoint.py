@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import CheckpointError
-from workbench.files.writing import os_error, storing
+from workbench.files.writing import json_bytes, os_error, storing
 from workbench.formats.errors import FormatError
 from workbench.formats.tensor import float_tensor
 from workbench.models.checkpoint import TOKENIZER_FILES
@@ -38,10 +37,6 @@ def write_floats(source: Source, folder: Path, dtype: str | None) -> list[str]:
         (folder / name).write_bytes(data)
     sizes = {name: 4 * math.prod(source.describe(name)[0]) for name in source.names()}
     return [*files, *write_safetensors(folder, sizes, lambda name: {name: floats_of(source, name, dtype)})]
-
-
-def json_bytes(values: Any) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def tokenizer_files(source: Source) -> dict[str, bytes]:

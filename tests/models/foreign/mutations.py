@@ -51,6 +51,13 @@ WORDS = (
     b"tokenizer.ggml.", b"\x09\x00\x00\x00", b"\x08\x00\x00\x00",
 )  # fmt: skip
 NUMBERS = (0, 1, 7, 31, 255, 2**16, 2**24, 2**31 - 1, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
+KEYS = (
+    *(b"llama." + name for name in (b"block_count", b"attention.head_count", b"rope.dimension_count", b"rope.freq_base",
+                                    b"attention.layer_norm_rms_epsilon", b"vocab_size")),
+    *(b"tokenizer.ggml." + name for name in (b"bos_token_id", b"eos_token_id", b"unknown_token_id", b"pre", b"model")),
+    b"general.architecture",
+    b"tokenizer.chat_template",
+)  # fmt: skip
 DTYPES = (
     torch.int32,
     torch.float16,
@@ -172,6 +179,21 @@ def gguf_numbers(rng: random.Random, files: dict[str, bytes]) -> None:
     files["model.gguf"] = bytes(data)
 
 
+def gguf_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    """A value of the metadata of another type, or an array of another."""
+    data = files["model.gguf"]
+    key = rng.choice(KEYS)
+    at = data.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
+    kind, size = struct.unpack_from("<IQ", data, at)
+    old = 12 + size if kind == 8 else 4 + {0: 1, 7: 1}.get(kind, 4)
+    values = (
+        struct.pack("<II", 4, rng.choice(NUMBERS) % 2**32), struct.pack("<If", 6, rng.choice((0.5, -1.0, 1e30))),
+        struct.pack("<IB", 7, 1), struct.pack("<IQ", 8, 3) + b"two", struct.pack("<IIQ", 9, 5, 2) + bytes(8),
+        struct.pack("<IIQ", 9, 8, 1) + struct.pack("<Q", 1) + b"x", struct.pack("<IIQ", 9, 6, 0),
+    )  # fmt: skip
+    files["model.gguf"] = data[:at] + rng.choice(values) + data[at + old :] + bytes(64)
+
+
 def read(path: Path) -> Exception | None:
     """Everything of a model; the error that it is refused with, or None."""
     try:
@@ -193,9 +215,8 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
     """Read `count` mutated models. Returns how many were refused, or read; AssertionError names the mutation."""
     whole = make(reader, folder / reader)
     assert read(folder / reader) is None
-    mutations = (
-        (any_bytes, gguf_numbers) if reader == "gguf" else (any_bytes, config_values, header_values, tensors)
-    )
+    own = (any_bytes, gguf_numbers, gguf_values)
+    mutations = own if reader == "gguf" else (any_bytes, config_values, header_values, tensors)
     told: Counter = Counter()
     worst = Worst()
     for number in range(count):

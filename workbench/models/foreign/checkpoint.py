@@ -16,11 +16,10 @@ import numpy as np
 from safetensors import SafetensorError
 
 from workbench.errors import CheckpointError
-from workbench.files.reading import is_regular
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.checkpoint import PART_BYTES, Checkpoint, read_json
+from workbench.models.checkpoint import PART_BYTES, Checkpoint, is_there, read_json
 from workbench.models.contents import some
 from workbench.models.families import architecture_of
 from workbench.models.finite import require_finite
@@ -50,7 +49,7 @@ METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes")
 def quantization_of(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a checkpoint says of its quantization; None where its weights are floats. Raises CheckpointError."""
     found = config.get(KEY)
-    if found is None and is_regular(path / BESIDE):
+    if found is None and is_there(path / BESIDE):
         return {"quant_method": "gptq", **read_json(path / BESIDE)}
     if found is not None and not isinstance(found, dict):
         raise wrong_value(str(path / "config.json"), KEY, found, "an object")

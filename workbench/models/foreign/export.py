@@ -20,13 +20,12 @@ import numpy as np
 
 from workbench.errors import OutputExistsError, WorkbenchError
 from workbench.files.folders import Partial
-from workbench.files.writing import flush, storing
+from workbench.files.writing import flush, json_bytes, storing
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.families import architecture_of
 from workbench.models.float_checkpoint import (
     floats_of,
-    json_bytes,
     tokenizer_files,
     write_floats,
     write_safetensors,

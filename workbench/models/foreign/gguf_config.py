@@ -110,15 +110,15 @@ def config_of(
     kind = known(metadata, where)
     prefix = f"{metadata['general.architecture']}."
     found = under(prefix, metadata, CONFIG, (*OPTIONAL, *_HEAD, *_SCALING), where)
+    for key, value in found.items():
+        if not isinstance(value, str if key == "rope.scaling.type" else int | float):
+            raise UnsupportedModelError(f"{where}: {prefix}{key} is {type(value).__name__}, not one number")
     # Numbers are stored as f32: 1e-5 is recovered from 9.999999747378752e-06.
     values: dict[str, Any] = {
         name: float(str(np.float32(found[key]))) if isinstance(found[key], float) else found[key]
         for key, name in (CONFIG | OPTIONAL).items()
         if key in found
     }
-    for name, value in values.items():
-        if not isinstance(value, int | float):
-            raise UnsupportedModelError(f"{where}: {name} is {type(value).__name__}, not one number")
     values.setdefault("rope_theta", 10000.0)
     values |= _head_dim(found, values, kind, where)
     if "token_embd.weight" in shapes:

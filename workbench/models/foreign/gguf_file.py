@@ -74,19 +74,25 @@ def open_gguf(path: Path) -> GgufFile:
     tensors: dict[str, GgufTensor] = {}
     for number, file in enumerate(files):
         own, found = _read(file)
-        if len(files) > 1 and (own.get("split.count"), own.get("split.no")) != (len(files), number):
-            raise CheckpointError(
-                f"{file}: split.no and split.count are {own.get('split.no')} and {own.get('split.count')}; "
-                f"its name says {number} and {len(files)}"
-            )
+        for key, named in (("split.no", number), ("split.count", len(files))):
+            if len(files) > 1 and (said := _whole(own, key, file)) != named:
+                raise CheckpointError(f"{file}: {key} is {said}; its name says {named}")
         if double := sorted(tensors.keys() & found.keys()):
             raise CheckpointError(f"{file}: tensor {double[0]!r} is in an earlier shard too")
         metadata = metadata or own
         tensors |= found
-    count = metadata.get("split.tensors.count", len(tensors))
-    if count != len(tensors):
+    count = _whole(metadata, "split.tensors.count", files[0])
+    if count is not None and count != len(tensors):
         raise CheckpointError(f"{files[0]}: split.tensors.count is {count}, but there are {len(tensors)}")
     return GgufFile(tuple(files), metadata, tensors)
+
+
+def _whole(metadata: Mapping[str, Any], key: str, file: Path) -> int | None:
+    """A whole number of the metadata, None where there is none."""
+    value = metadata.get(key)
+    if value is not None and not isinstance(value, int):
+        raise CheckpointError(f"{file}: {key} is {type(value).__name__}, not a whole number")
+    return value
 
 
 def _shards(path: Path) -> list[Path]:

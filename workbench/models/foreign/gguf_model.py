@@ -55,7 +55,7 @@ class GgufModel:
             raise CheckpointError(f"{where}: {gguf_config.ROPE_FACTORS} cannot be read: {error}") from error
         self.config = {
             **gguf_config.config_of(file.metadata, shapes, own, where),
-            **gguf_tokenizer.ids_of(file.metadata),
+            **gguf_tokenizer.ids_of(file.metadata, where),
         }
         self._tensors = {gguf_config.name_here(name, self._kind, where): t for name, t in stored.items()}
         self._formats: dict[str, WeightFormat] = {}

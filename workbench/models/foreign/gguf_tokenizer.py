@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from workbench.errors import UnsupportedModelError
+from workbench.files.writing import json_bytes
 from workbench.models.foreign.gguf_config import under
 
 PREFIX = "tokenizer.ggml."
@@ -33,6 +36,13 @@ _WITHOUT_CONSEQUENCE = (
     *(f"{name}_token_id" for name in ("prefix", "suffix", "middle", "fim_pre", "fim_suf", "fim_mid", "fim_pad",
                                       "fim_rep", "fim_sep")),
 )  # fmt: skip
+#: Types of values; ids and counts are whole numbers.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("model", "pre"), str),
+    **dict.fromkeys(("tokens", "merges"), list),
+    **dict.fromkeys(("token_type", "scores"), list | np.ndarray),
+    **dict.fromkeys(("add_bos_token", "add_eos_token", "add_space_prefix", "remove_extra_whitespaces"), bool),
+}
 #: `tokenizer.ggml.token_type` of tokens that are no plain text.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -56,16 +66,19 @@ _NORMALIZED, _WHOLE_WORDS = ("qwen2", "deepseek-r1-qwen"), ("llama-bpe", "llama3
 SPACE = "▁"  # a space, in SentencePiece's tokens
 
 
-def ids_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Ids for config.json: `bos_token_id` and the like, those that the file has."""
-    found = {
-        f"{role}_id": metadata[f"{PREFIX}{name}"]
-        for name, role in IDS.items()
-        if role != "unk_token" and metadata.get(f"{PREFIX}{name}", _NO_ID) != _NO_ID
+def ids_of(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Ids for config.json: `bos_token_id` and the like, those that the file has. Raises UnsupportedModelError."""
+    ids: dict[str, int] = {}
+    for name in (*IDS, *_ENDS):
+        each = metadata.get(f"{PREFIX}{name}", _NO_ID)
+        if type(each) is not int:
+            raise _refused(where, name, type(each).__name__, ("an id",))
+        if each != _NO_ID:
+            ids[name] = each
+    found: dict[str, Any] = {
+        f"{role}_id": ids[name] for name, role in IDS.items() if name in ids and role != "unk_token"
     }
-    more = [
-        metadata[f"{PREFIX}{name}"] for name in _ENDS if metadata.get(f"{PREFIX}{name}", _NO_ID) != _NO_ID
-    ]
+    more = [ids[name] for name in _ENDS if name in ids]
     if "eos_token_id" in found and (others := [each for each in more if each != found["eos_token_id"]]):
         found["eos_token_id"] = [found["eos_token_id"], *others]
     return found
@@ -76,22 +89,30 @@ def files_of(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     optional = ("pre", "merges", "scores", "add_bos_token", "add_eos_token", "add_space_prefix",
                 "remove_extra_whitespaces", "token_type_count", *IDS, *_ENDS, *_WITHOUT_CONSEQUENCE)  # fmt: skip
     found = under(PREFIX, metadata, ("model", "tokens", "token_type"), optional, where)
+    for name, value in found.items():
+        wanted = _TYPES.get(name, int)
+        if not isinstance(value, wanted):
+            raise _refused(where, name, type(value).__name__, (str(wanted),))
     makers = {"gpt2": _byte_level, "llama": _sentencepiece}
     kind = found["model"]
-    if not isinstance(kind, str) or kind not in makers:
+    if kind not in makers:
         raise _refused(where, "model", kind, makers)
     for name in ("add_eos_token", "remove_extra_whitespaces"):
         if found.get(name, False) is not False:
             raise _refused(where, name, found[name], ("False",))
     tokens, kinds = found["tokens"], found["token_type"]
-    if not isinstance(tokens, list) or len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
+    if (
+        not all(isinstance(token, str) for token in tokens)
+        or len(kinds) != len(tokens)
+        or len(set(tokens)) != len(tokens)
+    ):
         raise UnsupportedModelError(
             f"{where}: {PREFIX}tokens and token_type describe no vocabulary of different tokens"
         )
     special = {}
     for name, role in IDS.items():
         if (each := found.get(name, _NO_ID)) != _NO_ID:
-            if not isinstance(each, int) or not 0 <= each < len(tokens):
+            if not 0 <= each < len(tokens):
                 raise _refused(where, name, each, (f"an id below {len(tokens)}",))
             special[role] = tokens[each]
     try:
@@ -114,13 +135,9 @@ def files_of(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json_bytes(settings),
     }
-    if template := metadata.get("tokenizer.chat_template"):
-        files["chat_template.jinja"] = str(template).encode()
+    if isinstance(template := metadata.get("tokenizer.chat_template"), str):
+        files["chat_template.jinja"] = template.encode()
     return files
-
-
-def json_bytes(values: Any) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _refused(where: str, name: str, value: Any, allowed: Any) -> UnsupportedModelError:
@@ -163,7 +180,7 @@ def _sentencepiece(found: Mapping[str, Any], where: str) -> tuple[Any, bool]:
     if scores is None or len(scores) != len(tokens):
         raise UnsupportedModelError(f"{where}: {PREFIX}scores are missing, or not as many as tokens")
     unknown = found.get("unknown_token_id", 0)
-    if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):
+    if not 0 <= unknown < len(tokens):
         raise _refused(where, "unknown_token_id", unknown, (f"an id below {len(tokens)}",))
     vocabulary = {token: at for at, token in enumerate(tokens)}
     merges = _merges(tokens, scores, found["token_type"])
