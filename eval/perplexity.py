@@ -31,7 +31,7 @@ from eval.scorer import Scorer
 from eval.texts import Text, Tokens
 from eval.top_logits import TOP_K, StoredBaseline, TopLogits
 from workbench.errors import ProtocolError, WorkbenchError
-from workbench.show.progress import RunProgress
+from workbench.show.progress import Bar, RunProgress
 
 if TYPE_CHECKING:
     from eval.scoring import Scoring
@@ -295,15 +295,5 @@ def _reporter(progress: bool | Progress | None) -> Progress | None:
         return None
     if callable(progress):
         return progress
-    from tqdm.auto import tqdm
-
-    bar = tqdm(unit="window")
-
-    def report(done: int, total: int, nll: float) -> None:
-        bar.total = total
-        bar.set_postfix(ppl=ppl_text(statistics.exp(nll)), refresh=False)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return report
+    bar = Bar("window")
+    return lambda done, total, nll: bar.at(done, total, {"ppl": ppl_text(statistics.exp(nll))})

@@ -14,12 +14,12 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.blocks import ACTIVATIONS
 from workbench.models.families import architecture_of
 from workbench.models.specs import described_in
-from workbench.runtime.launch import port_types, sizes_of
+from workbench.runtime.launch import Workload
 from workbench.runtime.tuning import sampling
 from workbench.runtime.tuning.candidates import MOST_COMBINATIONS, candidates, digest
 from workbench.runtime.tuning.cases import Case, case_of, planned_cases
 from workbench.runtime.tuning.sampling import sample
-from workbench.runtime.tuning.trial import CannotMakeError, Trial, make_arguments
+from workbench.runtime.tuning.trial import CannotMakeError, Trial, workload_of
 
 from .models import LLAMA3_8B
 from .planted import CASE, FAST, planted, variant
@@ -113,7 +113,7 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
     for each in planned:
         kernel = wgsl_kernels.get(each.case.kernel)
         if len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) > 1:
-            make_arguments(kernel, each.case)
+            workload_of(kernel, each.case)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
@@ -157,7 +157,7 @@ def test_kernels_of_an_int8_cache_pass(device, dtype):
 
 def test_inputs_of_other_sizes_are_noticed():
     with pytest.raises(CannotMakeError, match=r"linear\[int4\]: no random inputs"):
-        make_arguments(wgsl_kernels.get("linear[int4]"), replace(GEMV, sizes={**GEMV.sizes, "words": 9}))
+        workload_of(wgsl_kernels.get("linear[int4]"), replace(GEMV, sizes={**GEMV.sizes, "words": 9}))
 
 
 def test_every_variant_of_a_linear_layer_passes(device):
@@ -182,7 +182,7 @@ def test_of_a_large_matrix_some_rows_are_compared(device, monkeypatch):
         for name, extra in (("right", ""), ("wrong", "if (id.x == ROWS - 1u) { sum += 1.0; }"))
     }
     kernel = replace(wgsl_kernels.get("linear[f32]"), variants=variants, prefer=None)
-    chosen = sample(kernel, make_arguments(kernel, case)).rows
+    chosen = sample(kernel, workload_of(kernel, case).arguments).rows
     assert len(chosen) == len(chosen.unique()) == sampling.SAMPLED_ROWS < rows
     assert chosen[0] == 0 and chosen[-1] == rows - 1 and bool((chosen.diff() > 0).all())
     with Trial(device, case, 0, kernel) as made:
@@ -203,7 +203,8 @@ def test_of_a_large_matrix_some_groups_are_compared(device, monkeypatch, name):
     for output, (expected, bound) in few.items():
         found, _ = whole[output]
         assert torch.equal(some.output(kernel, output, found), expected) and bound.shape == expected.shape
-    case = case_of(kernel, sizes_of(kernel, arguments), port_types(kernel, arguments))
+    whole = Workload(kernel, arguments)
+    case = case_of(kernel, whole.sizes, whole.types)
     gemv = replace(kernel.variants["gemv"], tunables={}, defaults=lambda context: context_free)
     context_free = {"workgroup": 8, "teams": 1, "rows_per_team": 16, "piece": 32}
     text = gemv.body().replace("ROW_OFFSET + found;", "ROW_OFFSET + found + u32(group == GROUPS - 1u);")

@@ -17,7 +17,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.numerics import random_tensor
-from workbench.runtime.launch import port_types
+from workbench.runtime.launch import Workload
 
 TYPES = ("f32", "f16")
 WIDTHS = (5, 31, 64, 96, 130, 172, 352, 576, 896)
@@ -79,14 +79,12 @@ class Case:
             arguments["kv"] = random_tensor(generator, tuple(arguments["kv"].shape), special["kv_dtype"])
         return arguments
 
+    def workload(self) -> Workload:
+        return Workload(self.pair(), self.arguments(), self.y_dtype)
+
     def context(self, adapter: Adapter) -> Context:
         """The context of the call on an adapter, by the way that the launcher takes."""
-        kernel, arguments = self.pair(), self.arguments()
-        tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-        params = {n: v for n, v in arguments.items() if n not in tensors}
-        sizes = {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
-        types = port_types(kernel, tensors, self.y_dtype)
-        return kernel.specialise(self.variant, sizes, types, adapter, self.tunables)
+        return self.workload().context(self.variant, adapter, self.tunables)
 
     def module(self, adapter: Adapter, dialect: str = "tint") -> Module:
         kernel = self.pair()

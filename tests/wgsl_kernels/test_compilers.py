@@ -24,7 +24,7 @@ from wgsl_kernels import Adapter, Kernel
 from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
 from wgsl_kernels.header import write_module
 from wgsl_kernels.numerics import TORCH_TYPES
-from workbench.runtime.launch import port_types, sizes_of, tensor_bytes
+from workbench.runtime.launch import Workload, tensor_bytes
 
 CASES = all_cases()
 CEILINGS = (
@@ -87,10 +87,9 @@ def modules(*, f16: bool, subgroups: bool) -> dict[str, str]:
 
 def ceiling_modules(pair: Kernel, options: dict, f16: bool) -> Iterator[tuple[str, str]]:
     """(variant, source) of a pair that measures what a device gives at most."""
-    arguments = pair.inputs(**options)
-    sizes, types = sizes_of(pair, arguments), port_types(pair, arguments)
+    workload = Workload.random(pair, **options)
     for name, variant in pair.variants.items():
-        context = pair.specialise(name, sizes, types, Adapter(f16=f16))
+        context = workload.context(name, Adapter(f16=f16))
         yield name, write_module(pair, variant, context, "tint").code
 
 

@@ -8,7 +8,6 @@ import torch
 import wgsl_kernels
 from tests.wgsl_kernels.cases import Case, all_cases, covering
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
-from workbench.runtime.launch import run_kernel
 
 CASES = all_cases()
 
@@ -21,16 +20,10 @@ def run_case(case: Case, device) -> None:
     reason = kernel.variants[case.variant].refuse(case.context(device.adapter))
     if reason:
         pytest.skip(f"{device.name}: {reason}")
-    arguments = case.arguments()
+    workload = case.workload()
+    arguments = workload.arguments
     wanted = expectation(kernel, arguments, case.variant)
-    results = run_kernel(
-        kernel,
-        arguments,
-        variant=case.variant,
-        tunables=case.tunables,
-        device=device,
-        y_dtype=case.y_dtype,
-    )
+    results = workload.run(device, case.variant, case.tunables)
     for output, (expected, bound) in wanted.items():
         got = comparable(kernel, output, results[output])
         mask = case.written(arguments, got)

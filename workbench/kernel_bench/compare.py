@@ -14,17 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
 from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.judge import Expectation
 from workbench.known import known
 from workbench.runtime.device import Device, open_device
-from workbench.runtime.launch import port_types, resolve, sizes_of, tensor_bytes
-from workbench.runtime.pipelines import Compiled
+from workbench.runtime.launch import Workload, resolve
 from workbench.runtime.provenance import surroundings
 from workbench.runtime.rotation import Rotation
-from workbench.runtime.timing import Timed, Timing, measure
+from workbench.runtime.timing import measure
 
 from .comparison import PASSED, Comparison
 from .judging import judge_variant
@@ -71,32 +68,31 @@ def compare(  # many parameters: the options of a measurement, each of its own
         raise KernelUsageError(
             f"{kernel.name} has no variant {unknown[0]!r}; it has {', '.join(kernel.variants)}"
         )
-    arguments = kernel.inputs(seed=seed, **sizes)
-    bound = sizes_of(kernel, arguments)
-    expected = Expectation(kernel, arguments)
-    judged = [
-        judge_variant(kernel, name, arguments, expected.of(name), y_dtype, device, budget) for name in names
-    ]
+    workload = Workload.random(kernel, seed, y_dtype, **sizes)
+    sizes, types = workload.sizes, workload.types  # of wrong inputs before anything runs
+    expected = Expectation(kernel, workload.arguments)
+    judged = [judge_variant(workload, name, expected.of(name), device, budget) for name in names]
     passed = [known(compiled) for compiled, result in judged if result.status == PASSED]
     rotated, timings = 0, []
     with ExitStack() as stack:
         others = []
         if peers:
-            layer = layer_of(kernel, arguments, expected.values.get("y"))
+            layer = layer_of(kernel, workload.arguments, expected.values.get("y"))
             others = open_peers(peers, layer, kernel.name, device.adapter.is_cpu, stack)
         opened = [candidate for _, candidate in others if candidate is not None]
         if passed and rounds > 0:
-            copies, rotated, timings = _time(
-                kernel, passed, arguments, rounds, timestamps, copies, device, opened
-            )
+            with Rotation(device, kernel, workload.arrays, copies) as inputs:
+                recorders = inputs.recorders(passed)
+                timings = measure(device, recorders, rounds=rounds, timestamps=timestamps, beside=opened)
+                copies, rotated = inputs.copies, inputs.nbytes
     mine = dict(zip((each.variant for each in passed), timings, strict=False))
     rest = iter(timings[len(passed) :])
     source = reference_source(kernel)
     return Comparison(
         kernel=kernel.name,
         seed=seed,
-        sizes=bound,
-        types=port_types(kernel, arguments, y_dtype),
+        sizes=sizes,
+        types=types,
         device=device.name,
         label="CPU" if device.adapter.is_cpu else "GPU",
         results=tuple(dataclasses.replace(r, timing=mine.get(r.variant)) for _, r in judged),
@@ -120,22 +116,3 @@ def reference_source(kernel: Kernel) -> str:
         return inspect.getsource(function)
     except (OSError, TypeError):
         return f"{getattr(function, '__name__', function)}{inspect.signature(function)}: its source is not at hand"
-
-
-def _time(
-    kernel: Kernel,
-    compiled: Sequence[Compiled],
-    arguments: Mapping,
-    rounds: int,
-    timestamps: bool | None,
-    copies: int | None,
-    device: Device,
-    beside: Sequence[Timed],
-) -> tuple[int, int, list[Timing]]:
-    """(copies, bytes of all copies, timings): all variants read the same buffers and write the same output; the
-    timings of what was timed `beside` them follow."""
-    arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-    with Rotation(device, kernel, arrays, copies) as inputs:
-        recorders = inputs.recorders(compiled)
-        found = measure(device, recorders, rounds=rounds, timestamps=timestamps, beside=beside)
-        return inputs.copies, inputs.nbytes, found

@@ -15,8 +15,8 @@ from wgsl_kernels.header import write_module
 from wgsl_kernels.judge import comparable, judge, widen
 from workbench.errors import KernelError, WorkbenchError
 from workbench.runtime.device import Device
-from workbench.runtime.launch import port_types, run_kernel, sizes_of, tensor_bytes
-from workbench.runtime.pipelines import Compiled, compile_kernel
+from workbench.runtime.launch import Workload
+from workbench.runtime.pipelines import Compiled
 
 from .child import ChildTimeoutError
 from .comparison import (
@@ -33,11 +33,9 @@ from .trial import trial
 
 
 def judge_variant(
-    kernel: Kernel,
+    workload: Workload,
     name: str,
-    arguments: Mapping,
     expected: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-    y_dtype: str,
     device: Device,
     budget: float | None,
 ) -> tuple[Compiled | None, VariantResult]:
@@ -47,10 +45,10 @@ def judge_variant(
     library's runs in another process first. None: no limit, and everything in this process.
     """
     result = VariantResult(name, UNSUPPORTED)
-    sizes, types = sizes_of(kernel, arguments), port_types(kernel, arguments, y_dtype)
+    kernel = workload.kernel
     variant = kernel.variants[name]
     try:
-        context = kernel.specialise(name, sizes, types, device.adapter)
+        context = workload.context(name, device.adapter)
         cost = kernel.cost(context.sizes)
         result = dataclasses.replace(
             result,
@@ -76,19 +74,18 @@ def judge_variant(
                 result, detail=f"it needs {feature}, which this device does not have"
             )
     try:
-        compiled = compile_kernel(device, kernel, sizes, types, name)
+        compiled = workload.compile(device, name)
     except KernelError as error:
         return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error), places=error.places)
-    if budget is not None and variant.text is not None:
-        arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-        if problem := trial(compiled, arrays, device, budget):
-            timed_out = isinstance(problem, ChildTimeoutError)
-            detail = f"one call did not end within {budget:g} s" if timed_out else str(problem)
-            status = TIMED_OUT if timed_out else RUNTIME_ERROR
-            return None, dataclasses.replace(result, status=status, detail=detail)
+    limit = None if variant.text is None else budget
+    if limit is not None and (problem := trial(compiled, workload.arrays, device, limit)):
+        timed_out = isinstance(problem, ChildTimeoutError)
+        detail = f"one call did not end within {budget:g} s" if timed_out else str(problem)
+        status = TIMED_OUT if timed_out else RUNTIME_ERROR
+        return None, dataclasses.replace(result, status=status, detail=detail)
     began = time.perf_counter()
     try:
-        results = run_kernel(kernel, arguments, variant=name, device=device, y_dtype=y_dtype)
+        results = workload.run(device, name)
     except (WorkbenchError, wgpu.GPUError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}"
         return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 import wgpu
 
-from wgsl_kernels import Kernel, KernelUsageError, get
+from wgsl_kernels import Adapter, Context, Kernel, KernelUsageError, get
 from wgsl_kernels.numerics import TORCH_TYPES, type_name
+from wgsl_kernels.pair import FLOAT_TYPES
 
 from .device import Device, open_device
 from .pipelines import Compiled, compile_kernel
@@ -28,30 +32,99 @@ def resolve(kernel: Kernel | str) -> Kernel:
     return get(kernel) if isinstance(kernel, str) else kernel
 
 
-def port_types(kernel: Kernel, arguments: Mapping, y_dtype: str = "f32") -> dict[str, str]:
-    """Element type by bound port, in the order of the bindings; raises `KernelUsageError` for one not taken."""
-    types = {}
-    for name, port in kernel.ports.items():
-        if isinstance(arguments.get(name), torch.Tensor):
-            given = type_name(arguments[name])
-            allowed = ("f32", "f16") if port.dtype in ("float", "scale") else (port.dtype,)
-            if given not in allowed:
-                raise KernelUsageError(f"{kernel.name}.{name} takes {' or '.join(allowed)}, not {given}")
-            types[name] = given
-        elif name in kernel.writes:
-            types[name] = y_dtype if port.dtype == "float" else port.dtype
-    return types
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A kernel on these inputs: tensors and parameters by name. y_dtype: element type of float outputs.
 
+    Inputs that the kernel does not take raise `KernelUsageError` once their sizes or types are asked for.
+    """
 
-def sizes_of(kernel: Kernel, arguments: Mapping) -> dict:
-    """Shape names from the tensors among `arguments`, and the parameters; raises `KernelUsageError`."""
-    tensors = {n: v for n, v in arguments.items() if isinstance(v, torch.Tensor)}
-    params = {n: v for n, v in arguments.items() if n not in tensors}
-    unknown = set(params) - set(kernel.params)
-    if unknown:
-        allowed = ", ".join(kernel.params) or "none"
-        raise KernelUsageError(f"{kernel.name} has no parameter {sorted(unknown)}; it has {allowed}")
-    return {**kernel.bind_sizes({n: tuple(t.shape) for n, t in tensors.items()}), **params}
+    kernel: Kernel
+    arguments: Mapping[str, Any]
+    y_dtype: str = "f32"
+
+    @classmethod
+    def random(cls, kernel: Kernel, seed: int = 0, y_dtype: str = "f32", **options: Any) -> Workload:
+        """Inputs that the kernel's own maker draws, the same for the same options (`Kernel.inputs`)."""
+        return cls(kernel, kernel.inputs(seed=seed, **options), y_dtype)
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.arguments.items() if isinstance(value, torch.Tensor)}
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The tensors as they lie in buffers."""
+        return {name: tensor_bytes(value) for name, value in self.tensors.items()}
+
+    @cached_property
+    def sizes(self) -> dict[str, Any]:
+        """Shape names from the tensors, and the parameters."""
+        params = {name: value for name, value in self.arguments.items() if name not in self.tensors}
+        if unknown := set(params) - set(self.kernel.params):
+            allowed = ", ".join(self.kernel.params) or "none"
+            raise KernelUsageError(f"{self.kernel.name} has no parameter {sorted(unknown)}; it has {allowed}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        return {**self.kernel.bind_sizes(shapes), **params}
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Element type by bound port, in the order of the bindings."""
+        types = {}
+        for name, port in self.kernel.ports.items():
+            if name in self.tensors:
+                given = type_name(self.tensors[name])
+                allowed = FLOAT_TYPES if port.dtype in ("float", "scale") else (port.dtype,)
+                if given not in allowed:
+                    raise KernelUsageError(
+                        f"{self.kernel.name}.{name} takes {' or '.join(allowed)}, not {given}"
+                    )
+                types[name] = given
+            elif name in self.kernel.writes:
+                types[name] = self.y_dtype if port.dtype == "float" else port.dtype
+        return types
+
+    def context(self, variant: str, adapter: Adapter, tunables: Mapping[str, int] = {}) -> Context:
+        """What a variant is specialised for."""
+        return self.kernel.specialise(variant, self.sizes, self.types, adapter, tunables)
+
+    def compile(
+        self, device: Device, variant: str | None = None, tunables: Mapping[str, int] | None = None
+    ) -> Compiled:
+        return compile_kernel(device, self.kernel, self.sizes, self.types, variant, tunables)
+
+    def run(
+        self, device: Device, variant: str | None = None, tunables: Mapping[str, int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Outputs by name of one dispatch; see `run_kernel`."""
+        kernel, compiled = self.kernel, self.compile(device, variant, tunables)
+        buffers = output_buffers(device, compiled, self.arguments)
+        try:
+            for port in compiled.context.types:
+                if port in self.arguments:
+                    _put(device, compiled, port, self.arrays[port], buffers)
+            with device.lock, device.errors():
+                group = compiled.bind(device, buffers)
+                encoder = device.wgpu.create_command_encoder()
+                compute = encoder.begin_compute_pass(label=compiled.label)
+                compute.set_pipeline(compiled.pipeline)
+                compute.set_bind_group(0, group)
+                compute.dispatch_workgroups(*compiled.grid)
+                compute.end()
+                device.wgpu.queue.submit([encoder.finish()])
+            results = {}
+            for name in kernel.writes:
+                kind = compiled.context.types[name]
+                shape = kernel.output_shape(name, compiled.context.sizes)
+                dtype = TORCH_TYPES[kind]
+                array = device.read(
+                    buffers[name], torch.empty(0, dtype=dtype).numpy().dtype, int(np.prod(shape))
+                )
+                results[name] = torch.from_numpy(array.copy()).view(shape)
+        finally:
+            for buffer in buffers.values():
+                device.release(buffer)
+        return results
 
 
 def output_buffers(device: Device, compiled: Compiled, given: Mapping) -> dict[str, wgpu.GPUBuffer]:
@@ -79,20 +152,6 @@ def _put(device: Device, compiled: Compiled, port: str, array: np.ndarray, buffe
     device.write(buffers[port], array)
 
 
-def prepare(
-    kernel: Kernel,
-    arguments: Mapping,
-    *,
-    device: Device,
-    variant: str | None = None,
-    tunables: Mapping[str, int] | None = None,
-    y_dtype: str = "f32",
-) -> Compiled:
-    """Compile a kernel for the shapes and types of `arguments` (tensors and parameters by name)."""
-    sizes, types = sizes_of(kernel, arguments), port_types(kernel, arguments, y_dtype)
-    return compile_kernel(device, kernel, sizes, types, variant, tunables)
-
-
 def run_kernel(
     kernel: Kernel | str,
     arguments: Mapping,
@@ -107,30 +166,5 @@ def run_kernel(
     y_dtype: element type of float outputs. Outputs are poisoned with NaN (or 0xcdcdcdcd) first, so that an element
     the kernel does not write shows. Raises `KernelUsageError` and `KernelError`.
     """
-    kernel, device = resolve(kernel), device or open_device()
-    compiled = prepare(kernel, arguments, device=device, variant=variant, tunables=tunables, y_dtype=y_dtype)
-    buffers = output_buffers(device, compiled, arguments)
-    try:
-        for port in compiled.context.types:
-            if port in arguments:
-                _put(device, compiled, port, tensor_bytes(arguments[port]), buffers)
-        with device.lock, device.errors():
-            group = compiled.bind(device, buffers)
-            encoder = device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass(label=compiled.label)
-            compute.set_pipeline(compiled.pipeline)
-            compute.set_bind_group(0, group)
-            compute.dispatch_workgroups(*compiled.grid)
-            compute.end()
-            device.wgpu.queue.submit([encoder.finish()])
-        results = {}
-        for name in kernel.writes:
-            kind = compiled.context.types[name]
-            shape = kernel.output_shape(name, compiled.context.sizes)
-            dtype = TORCH_TYPES[kind]
-            array = device.read(buffers[name], torch.empty(0, dtype=dtype).numpy().dtype, int(np.prod(shape)))
-            results[name] = torch.from_numpy(array.copy()).view(shape)
-    finally:
-        for buffer in buffers.values():
-            device.release(buffer)
-    return results
+    workload = Workload(resolve(kernel), arguments, y_dtype)
+    return workload.run(device or open_device(), variant, tunables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,23 @@ class Progress:
         return None
 
 
+class Bar:
+    """A bar on a terminal or in a notebook; it closes when it is full. options: of tqdm."""
+
+    def __init__(self, unit: str, **options: Any) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(unit=unit, **options)
+
+    def at(self, done: int, total: int, figures: Mapping[str, str]) -> None:
+        """So much is done; the figures stand behind it."""
+        self._bar.total = total
+        self._bar.set_postfix(figures, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.close()
+
+
 def window_bar(
     what: str, *, leave: bool = True, finished: Callable[[Mapping[str, str]], None] = lambda found: None
 ) -> RunProgress:
@@ -31,18 +49,13 @@ def window_bar(
 
     leave: the bar stays when it is full. finished: called then, with the perplexities by model.
     """
-    from tqdm.auto import tqdm
-
-    bar = tqdm(desc=what, unit="window", leave=leave)
+    bar = Bar("window", desc=what, leave=leave)
     found: dict[str, str] = {}
 
     def told(done: int, total: int, name: str, nll: float) -> None:
-        bar.total = total
         found[name] = f"{np.exp(nll):.3f}"
-        bar.set_postfix(found, refresh=False)
-        bar.update(done - bar.n)
+        bar.at(done, total, found)
         if done == total:
-            bar.close()
             finished(found)
 
     return told

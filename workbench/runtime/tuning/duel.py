@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from wgsl_kernels.pair import FLOAT_TYPES
+from workbench.dtypes import NUMPY
 from workbench.errors import OutOfMemoryError
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import plane_name, resolve
 
 from ..device import Device
-from ..device_rows import NUMPY
-from ..launch import tensor_bytes
 from ..lowering import Choice, DevicePlan, Step, by_rows
 from ..native import Recorder
 from ..pipelines import compile_kernel
@@ -23,7 +21,7 @@ from .cases import PlannedCase, case_of
 from .places import PLANNED, SIDES, Place
 from .race import ROUNDS, OutOfTimeError, check_time, entry_of, race
 from .report import MEASURED, NOT_REACHED, SKIPPED, Outcome
-from .trial import CannotMakeError, make_arguments
+from .trial import CannotMakeError, workload_of
 
 #: Two sides agree where numbers differ by less than this share of the largest: they add in other orders, and kernels
 #: are judged one by one.
@@ -119,10 +117,10 @@ class Duel:
         """What the place is given, by plane and rows; matrices of a stack as one."""
         found: dict[tuple, np.ndarray] = {}
         for step in plan.steps:
-            arguments = make_arguments(step.kernel, case_of(step.kernel, step.sizes, step.types), seed)
-            for port, value in arguments.items():
-                if isinstance(value, torch.Tensor) and _key(step, port)[0] not in plan.slots:
-                    found.setdefault(_key(step, port), tensor_bytes(value))
+            workload = workload_of(step.kernel, case_of(step.kernel, step.sizes, step.types), seed)
+            for port, array in workload.arrays.items():
+                if _key(step, port)[0] not in plan.slots:
+                    found.setdefault(_key(step, port), array)
         for stack in plan.stacks.values():
             members = ([own for own, *_ in member.planes().values()] for member in stack.members)
             for (own, *_), *parts in zip(stack.buffer.planes().values(), *members, strict=True):

@@ -9,7 +9,7 @@ import torch
 
 from wgsl_kernels import Kernel
 
-from ..launch import sizes_of
+from ..launch import Workload
 
 #: Of a matrix with more weights, so many rows are compared with the reference: the first, the last, some between.
 MOST_WEIGHTS, EDGE_ROWS, SAMPLED_ROWS = 4 << 20, 64, 512
@@ -62,7 +62,7 @@ def sample(kernel: Kernel, arguments: Mapping, seed: int = 0) -> Sample | None:
         return None
     if not kernel.prepared_ports:
         return None
-    sizes = sizes_of(kernel, arguments)
+    sizes = Workload(kernel, arguments).sizes
     group, rows = sizes.get("group", 1), _matrix(arguments).shape[0]
     columns = sizes["columns"] if "columns" in sizes else sizes["padded"]
     units, edge, most = -(-rows // group), -(-EDGE_ROWS // group), -(-SAMPLED_ROWS // group)

@@ -22,7 +22,7 @@ from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.errors import DeviceLostError, OutOfMemoryError, WorkbenchError
 
 from ..device import Device
-from ..launch import output_buffers, port_types, sizes_of, tensor_bytes
+from ..launch import Workload, output_buffers
 from ..native import Recorder
 from ..pipelines import Compiled, compile_kernel
 from ..rotation import Rotation
@@ -35,8 +35,8 @@ class CannotMakeError(WorkbenchError):
     """A kernel's input maker does not give inputs of a case's sizes and types."""
 
 
-def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
-    """Random arguments of exactly the case's sizes and types, by the kernel's own maker. Raises `CannotMakeError`.
+def workload_of(kernel: Kernel, case: Case, seed: int = 0) -> Workload:
+    """Random inputs of exactly the case's sizes and types, by the kernel's own maker. Raises `CannotMakeError`.
 
     Sizes that it does not take (`Kernel.takes`) must follow from the rest.
     """
@@ -48,14 +48,15 @@ def make_arguments(kernel: Kernel, case: Case, seed: int = 0) -> dict:
             arguments[name] = arguments[name].to(TORCH_TYPES[case.types[name]])
     params = {n: case.sizes[n] for n in kernel.params if n in case.sizes}
     arguments = {n: v for n, v in arguments.items() if n not in PLACES} | params
-    made = case_of(kernel, sizes_of(kernel, arguments), port_types(kernel, arguments, _y_type(kernel, case)))
+    workload = Workload(kernel, arguments, _y_type(kernel, case))
+    made = case_of(kernel, workload.sizes, workload.types)
     wanted, given = kernel.complete(case.sizes), kernel.complete(made.sizes)
     different = [n for n in wanted if n not in PLACES and wanted[n] != given.get(n)]
     if different or dict(made.types) != dict(case.types):
         raise CannotMakeError(
             f"{kernel.name}: no random inputs can be made with {different or dict(case.types)}"
         )
-    return arguments
+    return workload
 
 
 def _options(kernel: Kernel, case: Case) -> dict:
@@ -102,11 +103,11 @@ class Trial:
     def __init__(self, device: Device, case: Case, seed: int = 0, kernel: Kernel | None = None):
         self.device, self.case = device, case
         self.kernel = kernel or wgsl_kernels.get(case.kernel)
-        arguments = make_arguments(self.kernel, case, seed)
+        workload = workload_of(self.kernel, case, seed)
+        arguments, self._arrays = workload.arguments, workload.arrays
         self._sample = sample(self.kernel, arguments, seed)
         few = arguments if self._sample is None else self._sample.arguments(self.kernel, arguments)
         self._expected = Expectation(self.kernel, few)
-        self._arrays = {n: tensor_bytes(v) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
         self.rotation = Rotation(device, self.kernel, self._arrays)
 
     def __enter__(self) -> Trial:
