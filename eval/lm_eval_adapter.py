@@ -10,7 +10,7 @@ of empty contexts and of rolling windows, truncation from the left, stop strings
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,8 @@ class _Job:
         stops: list[str],
         ended: Container[int],
     ) -> None:
-        self.ids, self.limit, self.options = ids, limit, options
+        self.ids: Sequence[int] = ids
+        self.limit, self.options = limit, options
         self.finish_reason: str | None = None
         self._tokenizer, self._stops, self._ended = tokenizer, stops, ended
         self._tokens: list[int] = []
