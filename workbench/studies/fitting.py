@@ -6,6 +6,7 @@ Studies are written for some model and tried on others. What does not fit anothe
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -129,12 +130,12 @@ def _asked(fmt: WeightFormat) -> bool:
 
 def fingerprint(source: Any) -> str:
     """A hash (hex) that tells a source from any other model, without reading all of it: of the manifest that seals a
-    converted model, else of config.json and, of each weight file, its name, size and pieces throughout."""
+    converted model, else of the configuration and, of each weight file, its name, size and pieces throughout."""
     path = Path(source.path)
     if isinstance(source, StoredModel):
         return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for file in sorted(path.glob("*.safetensors")):
+    digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
+    for file in sorted(path.parent.glob("*.gguf") if path.is_file() else path.glob("*.safetensors")):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as opened:
