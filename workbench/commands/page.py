@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=positive, default=2048, metavar="N", help="positions of the cache (default 2048)"
     )
+    parser.add_argument(
+        "--certificate", action="store_true", help="with a page beside it that certifies its reader's adapter"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a page that is there")
 
 
@@ -20,7 +23,11 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.browser.page import write_page
 
     done = write_page(
-        arguments.model, arguments.output, max_tokens=arguments.max_tokens, overwrite=arguments.overwrite
+        arguments.model,
+        arguments.output,
+        max_tokens=arguments.max_tokens,
+        certificate=arguments.certificate,
+        overwrite=arguments.overwrite,
     )
     print(
         f"{done.nbytes / 1e6:.1f} MB: {done.path}; serve it with any web server, e.g. python -m http.server"
