@@ -46,7 +46,7 @@ def run_script(script: str, request: dict, environment: dict[str, str] | None = 
 def play(request: dict) -> dict:
     """`play.js` on an adapter that Dawn takes: this machine's, else Chromium's software one; skips without both."""
     answer = run_script("play_node.js", request)
-    icd = _swiftshader()
+    icd = swiftshader()
     if "missing" in answer and icd is not None:
         answer = run_script("play_node.js", request, {"VK_DRIVER_FILES": icd, "VK_ICD_FILENAMES": icd})
     if "missing" in answer:
@@ -54,7 +54,8 @@ def play(request: dict) -> dict:
     return answer
 
 
-def _swiftshader() -> str | None:
+def swiftshader() -> str | None:
+    """Chromium's software adapter for Vulkan's loader, where it can be found."""
     found = find_chromium()
     folders = [Path(found).resolve().parent] if found else []
     folders += [Path("/usr/lib/chromium"), Path("/usr/lib64/chromium-browser")]

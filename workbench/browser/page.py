@@ -29,6 +29,9 @@ from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 from workbench.runtime.export import export_programs
 
+from . import certify_in
+from .certificate import pack
+
 KIND = "webgpu-quant-workbench/page"
 VERSION = 1
 FILE = "page.json"
@@ -43,7 +46,7 @@ TALK = [
 #: Of what is vendored, for those who work on the modules.
 _TYPES = shutil.ignore_patterns("*.d.ts")
 #: What a browser keeps elsewhere, or loads one of.
-_LOADED_APART = re.compile(r"model/.*\.wgpu|programs/(f32|f16)-")
+_LOADED_APART = re.compile(r"model/.*\.wgpu|programs/(f32|f16)-|certif")
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,25 @@ class Page:
 
 
 def write_page(
-    model: str | Path, output: str | Path, *, max_tokens: int = 2048, overwrite: bool = False
+    model: str | Path,
+    output: str | Path,
+    *,
+    max_tokens: int = 2048,
+    certificate: bool = False,
+    overwrite: bool = False,
 ) -> Page:
     """Write the page of a converted model, whole or not at all.
 
-    max_tokens: positions of the cache. Raises WorkbenchError for a model that is not converted or not stored as a page
-    reads it, for one without tokenizer.json, and for an output that exists and is no page to be replaced.
+    max_tokens: positions of the cache. certificate: with a page beside it that certifies its reader's adapter. Raises
+    WorkbenchError for a model that is not converted or not stored as a page reads it, for one without tokenizer.json,
+    and for an output that exists and is no page to be replaced.
     """
     output = Path(output)
     if output.exists() and not (overwrite and (output / FILE).is_file()):
         what = "and holds no page" if overwrite else "give --overwrite to replace it"
         raise WorkbenchError(f"page: {output} exists; {what}")
     source = open_source(model)
-    facts = _page(source)
+    facts = _page(source) | {"certificate": certificate}
     partial = Partial(output)
     try:
         with storing(output):
@@ -76,6 +85,8 @@ def write_page(
             )  # refuses what pages cannot read
             _copy_model(Path(source.path), partial.path / "model")
             _copy_modules(partial.path)
+            if certificate:
+                certify_in.write_page(partial.path, pack())
             files = [path for path in partial.path.rglob("*") if path.is_file()]
             nbytes = sum(path.stat().st_size for path in files)
             names = [path.relative_to(partial.path).as_posix() for path in files]

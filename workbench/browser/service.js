@@ -10,9 +10,9 @@ import { streamText } from "./textstream.js";
 
 /**
  * What is known of a model that is ready. memory: bytes of the GPU. kept: whether the browser's storage holds the whole
- * model, else `unkept` says why not. bundle: the programs that were loaded.
+ * model, else `unkept` says why not. bundle: the programs that were loaded. certificate: whether there is a page that certifies the adapter.
  * @typedef {{name: string, adapter: string, memory: number, capacity: number, chat: boolean, kept: boolean, unkept: string,
- *   bundle: string}} Facts
+ *   bundle: string, certificate: boolean}} Facts
  */
 /**
  * prompt: a text, or a conversation. count: tokens at most. stop: strings that end the text.
@@ -43,8 +43,9 @@ class Service {
     this.ends = new Set(page.ends);
     const { device, player, capacity, bundle } = model;
     const unkept = player.store ? player.store.problem : "this browser has no storage for it here";
-    const chat = page.chat !== null;
-    return { name: page.name, adapter: device.name, memory: device.allocated, capacity, chat, kept: !unkept, unkept, bundle };
+    const { name, certificate } = page;
+    const found = { name, adapter: device.name, memory: device.allocated, capacity, chat: page.chat !== null, certificate };
+    return { ...found, kept: !unkept, unkept, bundle };
   }
 
   /** @param {Wanted} given @param {(event: Begun | Piece) => void} tell @returns {Promise<Ended>} */

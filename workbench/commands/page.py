@@ -11,6 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR", help=MODEL_HELP)
     parser.add_argument("output", metavar="OUT", help="folder to make")
     add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
+    parser.add_argument(
+        "--certificate", action="store_true", help="with a page beside it that certifies its reader's adapter"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a page that is there")
 
 
@@ -18,7 +21,11 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.browser.page import write_page
 
     done = write_page(
-        arguments.model, arguments.output, max_tokens=arguments.max_tokens, overwrite=arguments.overwrite
+        arguments.model,
+        arguments.output,
+        max_tokens=arguments.max_tokens,
+        certificate=arguments.certificate,
+        overwrite=arguments.overwrite,
     )
     print(
         f"{done.nbytes / 1e6:.1f} MB: {done.path}; serve it with any web server, e.g. python -m http.server"

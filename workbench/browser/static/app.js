@@ -54,7 +54,7 @@ class Writer {
   }
 
   ready() {
-    const { name, adapter, memory, chat, kept, unkept, bundle } = this.facts;
+    const { name, adapter, memory, chat, kept, unkept, bundle, certificate } = this.facts;
     document.title = name;
     say("name", name);
     element("progress").hidden = true;
@@ -65,6 +65,7 @@ class Writer {
     say("memory", megabytes(memory));
     say("kept", kept ? "the model" : `not: ${unkept}`);
     element("forget").hidden = !kept;
+    element("certify").hidden = !certificate;
     element("form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.writing) this.write();

@@ -1,0 +1,260 @@
+"""Certificates: what an adapter computes of every kernel's every variant, beside references in f64.
+
+A case is one call: random inputs of a fixed seed, a variant's module, and what the reference gives of the inputs with
+how far off the variant may be. `pack` writes all cases as one file of data, which `certificate.js` plays in a browser
+or in Node; `native` runs the same cases here. A certificate is the JSON of what came of it, sealed by a checksum: it
+shows that nobody has changed it since by mistake, and proves nothing of where it comes from.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import wgsl_kernels
+from eval.report import Table, finite
+from wgsl_kernels import Adapter, Kernel, KernelUsageError
+from wgsl_kernels.judge import Expectation, comparable, judge
+from wgsl_kernels.numerics import TORCH_TYPES
+from workbench.errors import KernelError, WorkbenchError
+from workbench.runtime.export import SUBGROUPS
+from workbench.runtime.launch import port_types, run_kernel, sizes_of, tensor_bytes
+from workbench.runtime.link import Linked, link_kernel
+from workbench.runtime.provenance import commit, kernels_hash, versions
+
+KIND = "webgpu-quant-workbench/certificate"
+CASES_KIND = "webgpu-quant-workbench/cases"
+VERSION = 1
+SEED = 1
+#: Inputs by what `Kernel.inputs` takes, the first that a variant can run on.
+OPTIONS: tuple[dict[str, Any], ...] = ({}, {"x_dtype": "f16"}, {"head_dim": 32})
+#: Where a tensor begins in a file of cases: at a multiple of so many bytes.
+ALIGNED = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant on its inputs. lanes: of the subgroups that its module is for; 0: it uses none."""
+
+    linked: Linked
+    arguments: Mapping[str, Any]
+    expectation: Expectation
+    lanes: int
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.linked.kernel
+
+    def facts(self) -> dict[str, Any]:
+        return {"kernel": self.kernel.name, "variant": self.linked.variant, "lanes": self.lanes}
+
+
+def cases(lanes: Sequence[int] = SUBGROUPS, dialect: str = "tint") -> Iterator[Case]:
+    """Every variant of every kernel on inputs of `SEED`, in f32 where it takes them; with subgroups, for each of
+    `lanes`."""
+    for name in wgsl_kernels.names():
+        kernel = wgsl_kernels.get(name)
+        call = functools.cache(functools.partial(_Call, kernel))
+        taken = [place for place, options in enumerate(OPTIONS) if set(options) <= set(kernel.takes)]
+        for variant in kernel.variants:
+            found = (list(call(place).cases(variant, lanes, dialect)) for place in taken)
+            yield from next(filter(None, found), [])
+
+
+class _Call:
+    """A kernel's inputs with one of `OPTIONS`, and what the reference gives of them."""
+
+    def __init__(self, kernel: Kernel, place: int):
+        self.kernel, self.arguments = kernel, kernel.inputs(seed=SEED, **OPTIONS[place])
+        self._sizes, self._types = sizes_of(kernel, self.arguments), port_types(kernel, self.arguments)
+        self._expectation: Expectation | None = None
+
+    def cases(self, variant: str, lanes: Sequence[int], dialect: str) -> Iterator[Case]:
+        """Nothing where the variant takes other inputs."""
+        for count in dict.fromkeys((0, *lanes)):
+            adapter = Adapter(bool(count), count, f16="f16" in self._types.values())
+            try:
+                linked = link_kernel(self.kernel, self._sizes, self._types, adapter, variant, dialect=dialect)
+            except KernelUsageError:  # it needs subgroups, or other inputs
+                continue
+            if linked.module.uses_subgroups == bool(count):
+                self._expectation = self._expectation or Expectation(self.kernel, self.arguments)
+                yield Case(linked, self.arguments, self._expectation, count)
+
+
+class _Packer:
+    """Tensors and modules, each stored once."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, int] = {}
+        self.tensors: list[list[int]] = []
+        self._parts: list[bytes] = []
+        self._known: dict[bytes, int] = {}
+        self._at = 0
+
+    def tensor(self, array: np.ndarray) -> int:
+        data = np.ascontiguousarray(array).tobytes()
+        key = hashlib.sha256(data).digest()
+        if key not in self._known:
+            self._known[key] = len(self.tensors)
+            self.tensors.append([self._at, len(data)])
+            padded = data + bytes(-len(data) % ALIGNED)
+            self._parts.append(padded)
+            self._at += len(padded)
+        return self._known[key]
+
+    def module(self, code: str) -> int:
+        return self.modules.setdefault(code, len(self.modules))
+
+    def case(self, case: Case) -> dict[str, Any]:
+        kernel, context = case.kernel, case.linked.context
+        ports = list(context.types)
+        return {
+            **case.facts(),
+            "module": self.module(case.linked.module.code),
+            "f16": case.linked.module.uses_f16,
+            "grid": case.linked.grid,
+            "bindings": case.linked.bindings,
+            "buffers": [self.tensor(_initial(case, port)) for port in ports],
+            "outputs": [
+                {
+                    "name": name,
+                    "buffer": ports.index(kernel.updates.get(name, name)),
+                    "dtype": context.types[kernel.updates.get(name, name)],
+                    "packed": kernel.writes[name].packed,
+                    "expected": self.tensor(expected.numpy()),
+                    "bound": self.tensor(bound.broadcast_to(expected.shape).numpy()),
+                }
+                for name, (expected, bound) in case.expectation.of(case.linked.variant).items()
+            ],
+        }
+
+    def data(self) -> bytes:
+        return b"".join(self._parts)
+
+
+def _initial(case: Case, port: str) -> np.ndarray:
+    """What lies in a port's buffer before the call: outputs are poisoned, so that what is not written shows."""
+    if port in case.arguments:
+        return tensor_bytes(case.arguments[port])
+    context = case.linked.context
+    dtype = TORCH_TYPES[context.types[port]]
+    poison = float("nan") if dtype.is_floating_point else -0x32323233
+    return tensor_bytes(torch.full(case.kernel.output_shape(port, context.sizes), poison, dtype=dtype))
+
+
+def pack(found: Iterable[Case] | None = None) -> bytes:
+    """Cases as data: bytes of the head (u32, little-endian), the head in JSON, and tensors behind it."""
+    packer = _Packer()
+    packed = [packer.case(case) for case in found or cases()]
+    head = {
+        "kind": CASES_KIND,
+        "version": VERSION,
+        "seed": SEED,
+        "about": _about(),
+        "modules": list(packer.modules),
+        "tensors": packer.tensors,
+        "cases": packed,
+    }
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 4) % ALIGNED)
+    return struct.pack("<I", len(text)) + text + packer.data()
+
+
+def _about() -> dict[str, Any]:
+    return {"kernels_sha256": kernels_hash(), "workbench": versions()["workbench"], **commit()}
+
+
+def native(device: Any, found_cases: Iterable[Case] | None = None) -> dict[str, Any]:
+    """The cases on a device of this process, as `certificate.js` gives them."""
+    lanes = device.adapter.subgroup_size if device.adapter.subgroups else 0
+    found = []
+    for case in found_cases or cases((lanes,), dialect="naga"):
+        if case.linked.module.uses_f16 and not device.adapter.f16:
+            continue
+        result: dict[str, Any] = {**case.facts(), "status": "within", "worst": 0.0, "elements": 0, "off": 0}
+        try:
+            began = time.perf_counter()
+            got = run_kernel(case.kernel, case.arguments, variant=case.linked.variant, device=device)
+            result["us"] = 1e6 * (time.perf_counter() - began)
+        except KernelError as error:
+            found.append(result | {"status": f"does not compile: {error}", "worst": None, "us": None})
+            continue
+        for name, (expected, bound) in case.expectation.of(case.linked.variant).items():
+            errors = judge(name, comparable(case.kernel, name, got[name]), expected, bound)
+            result["worst"] = max(result["worst"], errors.worst)
+            result["elements"] += errors.elements
+            result["off"] += errors.off
+        found.append(result | {"status": "beyond" if result["off"] else "within"})
+    where = {"runtime": f"wgpu {versions()['wgpu']}", "adapter": device.name, "lanes": lanes}
+    features = sorted(device.wgpu.features)
+    about = {"seed": SEED, "about": _about(), "where": where | {"features": features}}
+    return {**about, "timed": "one call, with compiling and copies", "cases": found}
+
+
+def certificate(results: Mapping[str, Any]) -> str:
+    """The file of a certificate: the content as text, whose sum is the seal."""
+    content = json.dumps(finite(results))
+    head = {"kind": KIND, "version": VERSION, "seal": hashlib.sha256(content.encode()).hexdigest()}
+    return json.dumps({**head, "content": content}, indent=1)
+
+
+def opened(text: str, where: str) -> dict[str, Any]:
+    """The content of a certificate. Raises WorkbenchError for what is none, or was changed after it was sealed."""
+    try:
+        found = json.loads(text)
+        if (found["kind"], found["version"]) != (KIND, VERSION):
+            raise ValueError("another kind or version")
+        content = found["content"]
+        if hashlib.sha256(content.encode()).hexdigest() != found["seal"]:
+            raise WorkbenchError(f"{where}: was changed after it was sealed; certify again")
+        return json.loads(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkbenchError(f"{where}: no certificate; `workbench certify` writes them ({error})") from error
+
+
+class Certificates(Table):
+    """A row a certificate: where, how many cases are within their bounds, the largest error over its bound."""
+
+    caption = "every variant of every kernel beside its reference in f64"
+
+    def __init__(self, named: Mapping[str, Mapping[str, Any]]):
+        self._named = named
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [_row(name, found) for name, found in self._named.items()]
+
+    def beyond(self) -> list[str]:
+        """Cases that are not within their bounds, or did not run."""
+        return [
+            f"{name}: {case['kernel']}/{case['variant']}, {case['lanes']} lanes: {case['status']}"
+            for name, found in self._named.items()
+            for case in found["cases"]
+            if case["status"] != "within"
+        ]
+
+
+def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    where, ran = found["where"], found["cases"]
+    worst = [case["worst"] for case in ran if case["worst"] is not None]
+    times = [case["us"] for case in ran if case["us"]]
+    return {
+        "certificate": name,
+        "runtime": where["runtime"],
+        "adapter": where["adapter"],
+        "lanes": where["lanes"],
+        "cases": len(ran),
+        "within": sum(case["status"] == "within" for case in ran),
+        "error / bound": max(worst) if worst else None,
+        "median, us": float(np.median(times)) if times else None,
+        "kernels": found["about"]["kernels_sha256"][:8],
+    }

@@ -1,0 +1,130 @@
+"""Where a certificate is made: in this process, in a browser that is started for it, or in Node."""
+
+from __future__ import annotations
+
+import http.server
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+
+from .certificate import certificate, native, opened, pack
+
+#: Names of browsers with Chromium's options.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+#: A software adapter takes minutes.
+LIMIT_S = 3600
+
+
+def in_process(adapter: str | int | None = None) -> str:
+    """On an adapter of this machine. Raises NoAdapterError."""
+    from workbench.runtime.device import open_device
+
+    return certificate(native(open_device(adapter)))
+
+
+def in_browser(executable: str | None, options: Sequence[str] = (), cases: bytes | None = None) -> str:
+    """In a browser with Chromium's options, without a window. Raises WorkbenchError with what its page says, too."""
+    found = executable or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise WorkbenchError(f"certify: none of {', '.join(BROWSERS)} was found; name one with --browser")
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), cases or pack()) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/certify.html#report"
+        command = [
+            found,
+            "--headless=new",
+            f"--user-data-dir={folder}/profile",
+            "--no-first-run",
+            *options,
+            address,
+        ]
+        try:
+            browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise WorkbenchError(f"certify: {found} does not start: {error}") from error
+        try:
+            kind, text = server.reports.get(timeout=LIMIT_S)
+        except queue.Empty:
+            raise WorkbenchError(f"certify: {found} has not answered for {LIMIT_S} s") from None
+        finally:
+            browser.terminate()
+            browser.wait()
+    if kind == "/failure":
+        raise WorkbenchError(f"certify: the browser says: {text}")
+    opened(text, found)
+    return text
+
+
+def in_node(package: str, cases: bytes | None = None) -> str:
+    """In Node, with the npm package `webgpu` that is installed in a folder. Raises WorkbenchError with what it says."""
+    node = shutil.which("node")
+    if node is None:
+        raise WorkbenchError("certify: Node was not found")
+    with tempfile.TemporaryDirectory() as folder, as_file(files("workbench.browser")) as modules:
+        data = Path(folder) / "cases.bin"
+        data.write_bytes(cases or pack())
+        command = [node, str(modules / "node" / "certify.js"), str(data), package]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT_S)
+    if done.returncode or '"seal"' not in done.stdout:
+        said = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
+        raise WorkbenchError(
+            f"certify: Node says: {next((x for x in said if 'rror' in x), said[-1:] or 'nothing')}"
+        )
+    opened(done.stdout, "Node")
+    return done.stdout
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """A page that certifies, and what it reports: (path, text)."""
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
+        self.reports: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def __enter__(self) -> _Server:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}  # noqa: RUF012
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        assert isinstance(self.server, _Server)
+        self.server.reports.put((self.path, body.decode("utf-8")))
+
+
+def served(folder: Path, cases: bytes) -> _Server:
+    """The page that certifies, in a folder, served."""
+    write_page(folder, cases)
+    with as_file(files("workbench.browser")) as package:
+        shutil.copyfile(package / "static" / "style.css", folder / "style.css")
+        (folder / "browser").mkdir()
+        for module in package.glob("*.js"):
+            shutil.copyfile(module, folder / "browser" / module.name)
+    return _Server(folder)
+
+
+def write_page(folder: Path, cases: bytes) -> None:
+    """The page itself and its data, beside a page's style and modules."""
+    with as_file(files("workbench.browser")) as package:
+        for name in ("certify.html", "certify.js"):
+            shutil.copyfile(package / "certify" / name, folder / name)
+    (folder / "certificate.bin").write_bytes(cases)
