@@ -27,7 +27,7 @@ from wgsl_kernels.judge import Expectation, comparable, judge
 from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.errors import KernelError, WorkbenchError
 from workbench.runtime.export import SUBGROUPS
-from workbench.runtime.launch import port_types, run_kernel, sizes_of, tensor_bytes
+from workbench.runtime.launch import Workload, run_kernel, tensor_bytes
 from workbench.runtime.link import Linked, link_kernel
 from workbench.runtime.provenance import commit, kernels_hash, versions
 
@@ -74,21 +74,21 @@ class _Call:
     """A kernel's inputs with one of `OPTIONS`, and what the reference gives of them."""
 
     def __init__(self, kernel: Kernel, place: int):
-        self.kernel, self.arguments = kernel, kernel.inputs(seed=SEED, **OPTIONS[place])
-        self._sizes, self._types = sizes_of(kernel, self.arguments), port_types(kernel, self.arguments)
+        self._work = Workload.random(kernel, SEED, **OPTIONS[place])
         self._expectation: Expectation | None = None
 
     def cases(self, variant: str, lanes: Sequence[int], dialect: str) -> Iterator[Case]:
         """Nothing where the variant takes other inputs."""
         for count in dict.fromkeys((0, *lanes)):
-            adapter = Adapter(bool(count), count, f16="f16" in self._types.values())
+            kernel, types = self._work.kernel, self._work.types
+            adapter = Adapter(bool(count), count, f16="f16" in types.values())
             try:
-                linked = link_kernel(self.kernel, self._sizes, self._types, adapter, variant, dialect=dialect)
+                linked = link_kernel(kernel, self._work.sizes, types, adapter, variant, dialect=dialect)
             except KernelUsageError:  # it needs subgroups, or other inputs
                 continue
             if linked.module.uses_subgroups == bool(count):
-                self._expectation = self._expectation or Expectation(self.kernel, self.arguments)
-                yield Case(linked, self.arguments, self._expectation, count)
+                self._expectation = self._expectation or Expectation(kernel, self._work.arguments)
+                yield Case(linked, self._work.arguments, self._expectation, count)
 
 
 class _Packer:
