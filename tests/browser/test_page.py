@@ -292,9 +292,9 @@ def test_a_load_that_broke_off_goes_on_where_it_was(written, browser, tmp_path):
     site = tmp_path / "site"
     shutil.copytree(written, site)
     loader = site / "browser" / "loader.js"
-    assert "16 << 20" in loader.read_text()
+    assert "8 << 20" in loader.read_text()
     loader.write_text(
-        loader.read_text().replace("16 << 20", "1 << 15")
+        loader.read_text().replace("8 << 20", "1 << 15")
     )  # so that a small model takes some requests
     shard = site / "model" / "model.wgpu"
     before = shard.read_bytes()

@@ -28,7 +28,7 @@ const INDEX_KIND = "webgpu-quant-workbench/programs";
 const VERSION = 1;
 
 /** Planes that follow each other are read in requests of about so many bytes; two of them are in memory at a time. */
-const REQUEST_BYTES = 16 << 20;
+const REQUEST_BYTES = 8 << 20;
 
 /**
  * Reads from a folder on a server with range requests.

@@ -36,7 +36,7 @@ import { Uploader } from "./uploads.js";
 const OWN = new Set(["cache", "input", "state"]);
 
 /** Uploads that may wait for the GPU: until it has taken them, the browser holds copies. */
-const AHEAD_BYTES = 32 << 20;
+const AHEAD_BYTES = 16 << 20;
 
 /** The dispatches of a program, bound. */
 export class Recorded {
