@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import wgsl_kernels
-from eval.report import Table, finite
+from eval.report import Tabular, finite
 from wgsl_kernels import Adapter, Kernel, KernelUsageError
 from wgsl_kernels.judge import Expectation, comparable, judge
 from wgsl_kernels.numerics import TORCH_TYPES
@@ -36,7 +36,12 @@ CASES_KIND = "webgpu-quant-workbench/cases"
 VERSION = 1
 SEED = 1
 #: Inputs by what `Kernel.inputs` takes, the first that a variant can run on.
-OPTIONS: tuple[dict[str, Any], ...] = ({}, {"x_dtype": "f16"}, {"head_dim": 32})
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"x_dtype": "f16"},
+    {"head_dim": 32},
+    {"sequences": 1, "sequence": 0},
+)
 #: Where a tensor begins in a file of cases: at a multiple of so many bytes.
 ALIGNED = 16
 
@@ -222,7 +227,7 @@ def opened(text: str, where: str) -> dict[str, Any]:
         raise WorkbenchError(f"{where}: no certificate; `workbench certify` writes them ({error})") from error
 
 
-class Certificates(Table):
+class Certificates(Tabular):
     """A row a certificate: where, how many cases are within their bounds, the largest error over its bound."""
 
     caption = "every variant of every kernel beside its reference in f64"
