@@ -35,6 +35,10 @@ BLOCKS = (
 )
 
 
+#: Cases of a variant, since compiling is what a case costs: of an option with more values each variant draws its own.
+MOST_CASES = 5
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of one variant. options: for `Kernel.inputs`, beside those that `arguments` handles itself."""
@@ -126,12 +130,19 @@ def cases_of(
 ) -> Iterator[Case]:
     """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`.
 
-    first: number of the first case. tunables: values to deal, by default all that the variant has.
+    count: of cases, `MOST_CASES` at most. first: number of the first case. tunables: values to deal, by default all that
+    the variant has.
     """
     if tunables is None:
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
     dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
+    count = min(count, MOST_CASES)
+    rng = random.Random(f"{kernel}/{variant}/values")
+    dealt = {
+        name: tuple(rng.sample(values, count)) if len(values) > count else values
+        for name, values in dealt.items()
+    }
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}

@@ -92,7 +92,7 @@ def plan_of(cache, **bounds) -> Plan:
     builder = PlanBuilder()
     q = builder.buffer("q", ("tokens", HEADS * HEAD_DIM), "f32", "input")
     kv = builder.buffer("kv", ("sequences", 2, KV_HEADS, "capacity", HEAD_DIM), cache, "cache")
-    state = builder.buffer("state", (4,), "u32", "state")
+    state = builder.buffer("state", ("tokens", 4), "u32", "state")
     y = builder.buffer("y", ("tokens", HEADS * HEAD_DIM), "f32", "activation")
     builder.call("attention", {"q": q, "kv": kv, "state": state}, {"y": y}, scale=0.25, **bounds)
     return builder.finish([y])

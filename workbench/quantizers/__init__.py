@@ -56,7 +56,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "hqq": Quantizer("hqq", "hqq.quantize", lookup="hqq", zero_points=True),
     "grid-importance": Quantizer("grid-importance", "grid.quantize_weighted", frozenset({"importance"})),
     "gptq": Quantizer("gptq", "gptq.quantize", _HESSIAN),
-    "awq": Quantizer("rtn", "awq.quantize", _INPUTS, folds=True),
+    "awq": Quantizer("awq", "awq.quantize", _INPUTS, folds=True),
     "awq-gptq": Quantizer("gptq", "gptq.quantize", _INPUTS | _HESSIAN, folds=True),
     "trained": Quantizer("gptq", None, frozenset({"layer"}), trains=True),
 }
