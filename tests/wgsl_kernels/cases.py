@@ -125,24 +125,25 @@ def cases_of(
     count: int,
     *,
     first: int = 0,
+    least: int = MOST_CASES,
     tunables: Mapping | None = None,
     **options: tuple,
 ) -> Iterator[Case]:
     """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`.
 
-    count: of cases, `MOST_CASES` at most. first: number of the first case. tunables: values to deal, by default all that
-    the variant has.
+    count: of cases, at most `least` or what deals all tunables out. first: number of the first case. tunables:
+    values to deal, by default all that the variant has.
     """
     if tunables is None:
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
-    dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    count = min(count, MOST_CASES)
+    every = {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
+    count = min(count, max(least, *map(len, every.values()), 0))
     rng = random.Random(f"{kernel}/{variant}/values")
     dealt = {
         name: tuple(rng.sample(values, count)) if len(values) > count else values
         for name, values in dealt.items()
-    }
+    } | every
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
@@ -196,7 +197,7 @@ def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
         if not tile.refuse(Context(each, {}, Adapter())) and not seen.issuperset(each.items()):
             tiles.append(each)
             seen.update(each.items())
-    cases = cases_of(kernel, "tile", 9, tunables={}, **options)
+    cases = cases_of(kernel, "tile", 9, least=len(tiles), tunables={}, **options)
     yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
 
 
