@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
@@ -144,6 +146,18 @@ def test_what_begins_while_writing_is_an_error_too(poisoned, after):
         list(session.stream(POISONED, 2, SamplingOptions(temperature=1.0)))
     assert session.position == position and session.greedy_after(token, 2)
     session.close()
+
+
+def test_what_begins_in_a_batch_is_an_error_too(poisoned):
+    """Of one sequence beside another, which goes on."""
+    with contextlib.closing(poisoned.batch(2)) as batch:
+        batch.feed({0: [1, 2], 1: [3]})
+        with pytest.raises(NonFiniteError, match="sequences 1 are not finite"):
+            batch.greedy_after({0: 5, 1: POISONED}, 4)
+        assert [batch.length(0), batch.length(1)] == [2, 1]
+        with pytest.raises(NonFiniteError, match="sequences 1 are not finite"):
+            batch.feed({1: [POISONED]})
+        assert len(batch.greedy_after({0: 5}, 4)[0]) == 4
 
 
 def test_a_model_that_likes_the_token_of_nan_still_writes_it(tmp_path, open_promised):

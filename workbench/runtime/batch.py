@@ -11,7 +11,7 @@ from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError,
 
 from .edits import Edits, check_edits
 from .executor import Executor
-from .finite import is_finite
+from .finite import TOKEN_OF_NAN, is_finite
 from .session import Ids, check_ids
 from .step import Step
 from .turns import Turns, alone
@@ -156,7 +156,7 @@ class Batch:
     @alone
     def greedy_after(self, tokens: Mapping[int, int], count: int) -> dict[int, list[int]]:
         """Feed a token to each of these sequences, and return the `count` greedy tokens after it; all but the last are
-        in the cache then. Raises as `feed` does; a token of logits that are NaN is not noticed here."""
+        in the cache then. Raises as `feed` does."""
         if count < 1 or not tokens:
             raise WorkbenchError(
                 f"at least one token of one sequence can be asked for, not {count} of {len(tokens)}"
@@ -169,9 +169,17 @@ class Batch:
         ids = check_ids([tokens[sequence] for sequence in order], self._vocab_size)
         step = Step(ids, np.array([self._lengths[n] for n in order]), np.array(order))
         found = self._executor.greedy_rows(step, count, self._cache)
+        for row in np.flatnonzero((found == TOKEN_OF_NAN).any(axis=0)):
+            self._require_finite(order[row], np.append(ids[row], found[:-1, row]))
         for sequence in order:
             self._lengths[sequence] += count
         return {sequence: found[:, row].tolist() for row, sequence in enumerate(order)}
+
+    def _require_finite(self, sequence: int, fed: np.ndarray) -> None:
+        """Raises `NonFiniteError` if tokens that were fed behind what a sequence holds end in NaN. Greedy tokens bring
+        no logits along, but a cache that holds NaN gives nothing else from there on."""
+        step = Step.joined([Step.following(fed, self._lengths[sequence], sequence)])
+        require_finite_rows(["logits"], self._executor.run_step("last", step, self._cache), [sequence])
 
     def take_back(self, sequence: int, count: int) -> None:
         """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer."""
