@@ -13,14 +13,14 @@ from workbench.errors import CacheFullError, OutOfMemoryError, PromptTooLongErro
 from workbench.runtime.batch import packed_steps, shares
 from workbench.runtime.step import Step
 
-LENGTHS = (1, 9, 40, 17, 3)
+LENGTHS = (1, 9, 24, 17, 3)
 #: As many as `LENGTHS`: a number of sequences has programs of its own, which take long to compile here.
 PROMPTS = ["Once upon a time", "The dog", "Lily and Tom went to the park, and there", "A", "One day"]
 
 
 @pytest.fixture(scope="module", params=["wgpu", "torch"])
 def model(request):
-    return workbench.load(demo_model_path(), backend=request.param, max_tokens=96)
+    return workbench.load(demo_model_path(), backend=request.param, max_tokens=48)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_step_says_where_rows_stand_and_which_are_padding():
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "f16"}, {"cache": "int8"}])
 def test_logits_and_scores_are_those_of_each_alone(texts, options):
-    model = workbench.load(demo_model_path(), backend="wgpu", max_tokens=96, **options)
+    model = workbench.load(demo_model_path(), backend="wgpu", max_tokens=48, **options)
     bound = 2e-5 if not options else 5e-3  # what is rounded to f16 or INT8 may fall to either side
     for text, found in zip(texts, model.forward_batch(texts, keep="layers.0.attn.context"), strict=True):
         alone = model.forward(text, keep="layers.0.attn.context")
@@ -72,7 +72,7 @@ def test_logits_and_scores_are_those_of_each_alone(texts, options):
 
 
 def test_the_references_give_each_what_it_gives_alone(texts):
-    model = workbench.load(demo_model_path(), backend="torch", max_tokens=96)
+    model = workbench.load(demo_model_path(), backend="torch", max_tokens=48)
     for text, found in zip(texts, model.forward_batch(texts), strict=True):
         assert differs(found.logits, model.forward(text).logits) <= 2e-5
 
@@ -83,14 +83,14 @@ def test_many_sequences_go_on_one_token_a_step(model, texts):
     for text in texts:
         with closing(model.session()) as session:
             session.feed(text)
-            expected.append(session.greedy(20))
+            expected.append(session.greedy(10))
     with closing(model.batch(len(texts))) as batch:
         logits = batch.feed(dict(enumerate(texts)))
         first = {n: int(row.argmax()) for n, row in logits.items()}
-        rest = batch.greedy_after(first, 19)
+        rest = batch.greedy_after(first, 9)
         assert [[first[n], *rest[n]] for n in range(len(texts))] == expected
-        assert [batch.length(n) for n in range(len(texts))] == [len(text) + 19 for text in texts]
-        batch.take_back(2, 19)  # one of them again, beside another's next token
+        assert [batch.length(n) for n in range(len(texts))] == [len(text) + 9 for text in texts]
+        batch.take_back(2, 9)  # one of them again, beside another's next token
         again = batch.feed({2: [first[2]], 4: [rest[4][-1]]})
         assert int(again[2].argmax()) == rest[2][0]
 
@@ -134,11 +134,11 @@ def test_edits_see_positions_and_sequences(model, texts):
 
 def test_what_does_not_fit_is_refused_and_nothing_changes(model, texts):
     with closing(model.batch(5)) as batch:
-        with pytest.raises(PromptTooLongError, match="100 tokens do not fit into a sequence of 96"):
+        with pytest.raises(PromptTooLongError, match="100 tokens do not fit into a sequence of 48"):
             batch.feed({0: texts[0], 1: np.zeros(100, int)})
         batch.feed({0: texts[1]})
-        with pytest.raises(CacheFullError, match="sequence 0 holds 9 of 96"):
-            batch.greedy_after({0: 5}, 88)
+        with pytest.raises(CacheFullError, match="sequence 0 holds 9 of 48"):
+            batch.greedy_after({0: 5}, 40)
         with pytest.raises(WorkbenchError, match="there is no sequence 5; there are 0 to 4"):
             batch.feed({5: texts[1]})
         assert [batch.length(n) for n in (0, 1)] == [9, 0]
@@ -150,8 +150,8 @@ def test_a_cache_that_no_binding_holds_is_refused_with_the_arithmetic(model):
     if model.backend == "torch":
         pytest.skip("the references bind nothing")
     most = model.executor.device.binding_bytes
-    sequences = most // (4 * 96) + 1
+    sequences = most // (4 * 48) + 1
     with pytest.raises(
-        OutOfMemoryError, match=rf"of {sequences} sequence\(s\) of 96 positions takes [0-9]+ bytes"
+        OutOfMemoryError, match=rf"of {sequences} sequence\(s\) of 48 positions takes [0-9]+ bytes"
     ):
         model.batch(sequences)
