@@ -131,19 +131,23 @@ def cases_of(
 ) -> Iterator[Case]:
     """Cases of one variant; an option whose values are mappings stands for several of `Kernel.inputs`.
 
-    count: of cases, at most `least` or what deals all tunables out. first: number of the first case. tunables:
-    values to deal, by default all that the variant has.
+    count: of cases, at most `least`. first: number of the first case. tunables: values to deal, by default all that the
+    variant has.
     """
     if tunables is None:
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
-    every = {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    count = min(count, max(least, *map(len, every.values()), 0))
+    dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
+    if sum(name.split("[")[0] == kernel.split("[")[0] for name in wgsl_kernels.names()) < 4:
+        least = max(
+            least, *(len(values) + 1 for values in tunables.values()), 0
+        )  # no other form to deal them out
+    count = min(count, least)
     rng = random.Random(f"{kernel}/{variant}/values")
     dealt = {
         name: tuple(rng.sample(values, count)) if len(values) > count else values
         for name, values in dealt.items()
-    } | every
+    }
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
