@@ -106,7 +106,7 @@ def test_help_is_fast_and_loads_nothing_heavy():
     assert done.returncode == 0
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert not loaded & HEAVY
-    assert min(times) < 0.5
+    assert min(times) < 2  # idle it takes a fifth; one heavy import is seconds, beside other tests as well
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_program_of_an_8b_model_is_small_and_quickly_written_and_read():
     adapter = Adapter(True, 32)
     program = program_of(lower(plan, sizes, adapter, 1 << 30), "greedy", adapter, 1 << 30)
     best = min(_round_trip(program) for _ in range(3))
-    assert best < 1
+    assert best < 3  # idle it takes a tenth
     assert len(json.dumps(program.to_json(), separators=(",", ":"))) < 2_000_000
 
 
