@@ -64,7 +64,7 @@ def takes(widget, name: str) -> bool:
     "widget, command, others",
     [
         (Generator, generate, {"model", "stop", "quiet"}),
-        (ModelCard, info, set()),
+        (ModelCard, info, {"tensors"}),  # what a file holds, tensor by tensor, is a listing
         # What the map is about, or does by a method, and what it has no use for.
         (
             PrecisionMap,
