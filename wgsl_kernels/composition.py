@@ -160,6 +160,10 @@ class Match(Protocol):
         """What its type is called: an element type, a weight format, "a8" or "kv8"."""
         ...
 
+    def has(self, symbol: str) -> bool:
+        """Whether an optional operand is there."""
+        ...
+
     def kept(self, symbol: str) -> bool:
         """Whether somebody wants it as the plan says it."""
         ...
@@ -202,13 +206,15 @@ class Rule:
     summary: str = ""
     usual: Callable[[Facts, Match], bool] | None = None
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Operands that may be left out."""
+        given = inspect.signature(self.before).parameters
+        return tuple(name for name, parameter in given.items() if parameter.default is None)
+
     def forms(self) -> Iterator[tuple[Composition, Composition]]:
         """Both compositions, with and without each optional operand; with more of them first."""
-        optional = [
-            name
-            for name, parameter in inspect.signature(self.before).parameters.items()
-            if parameter.default is None
-        ]
+        optional = self.optional
         for count in range(len(optional) + 1):
             for left_out in itertools.combinations(optional, count):
                 without = frozenset(left_out)
@@ -266,11 +272,11 @@ def composed(
     """
 
     @functools.cache
-    def recorded() -> Composition:
-        return record(rule.before)  # not before all pairs are registered
+    def recorded(without: frozenset[str]) -> Composition:
+        return record(rule.before, without)  # not before all pairs are registered
 
     def reference(weight, **given):
-        before = recorded()
+        before = recorded(frozenset(name for name in rule.optional if given.get(name) is None))
         parts = weight.split(rows(weight, **given)) if rule.stack and rows is not None else (weight,)
         values = {**given, **dict(zip(rule.stack or ("weight",), parts, strict=True))}
         if quantize is not None:

@@ -6,6 +6,8 @@ from .attention.attention_reduce_a8 import reduce_in_int8
 from .attention.attention_split import SPLIT_ATTENTION
 from .cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .composition import Rule
+from .experts.expert_sum import EXPERT_SUM
+from .experts.fused import expert_down, expert_gate_up
 from .linear.gate_up import gate_up, gate_up_gelu
 from .linear.linear import LINEAR_SUM
 from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
@@ -26,6 +28,9 @@ from .tokens.rows import ONLY_ROW
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
     LINEAR_SUM,
+    EXPERT_SUM,
+    expert_gate_up,
+    expert_down,
     STACKED_QKV_NORM,
     head_norm_rope,
     norm_qkv,

@@ -34,8 +34,9 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-#: Llama 4 without experts.
+#: Llama 4 without experts, and what its mixtures have in common: chunks and a temperature that bite.
 DENSE = {"moe_layers": [], "intermediate_size_mlp": 96}
+BITING = {"attention_chunk_size": 16, "floor_scale": 8, "no_rope_layer_interval": 2, "head_dim": 16}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
@@ -96,6 +97,48 @@ CASES: dict[str, tuple[dict, ...]] = {
             "tie_word_embeddings": True,
             "rope_parameters": LLAMA3,
         },
+        {**BITING, "intermediate_size_mlp": 80, "interleave_moe_layer_step": 2, "num_local_experts": 4},
+        {**BITING, "intermediate_size_mlp": 80, "num_local_experts": 16, "num_experts_per_tok": 2},
+        {
+            **BITING,
+            "intermediate_size": 72,
+            "intermediate_size_mlp": 80,
+            "moe_layers": [0, 2],
+            "num_local_experts": 2,
+            "num_experts_per_tok": 2,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "mixtral": (
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+        {"num_local_experts": 8, "num_experts_per_tok": 3, "head_dim": 24, "sliding_window": 9},
+        {
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "intermediate_size": 72,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_moe": (
+        {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "decoder_sparse_step": 2},
+        {
+            "num_experts": 16,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+            "head_dim": 24,
+            "rms_norm_eps": 1e-2,
+        },
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 64,
+            "use_sliding_window": True,
+            "sliding_window": 11,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
     ),
     "smollm3": (
         {"no_rope_layer_interval": 2},
@@ -143,6 +186,8 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"head_dim": 24, "sliding_window": 300, "layer_types": MIXED, "final_logit_softcapping": 2.0},
     ),
 }
+#: Families whose stacks of experts have rows of outputs, where transformers has them.
+OUTPUTS_FIRST = ("mixtral", "qwen3_moe")
 #: Families whose files hold what a Llama reads, and nothing else.
 LIKE_LLAMA = ("mistral", "smollm3", "granite")
 IDS = [(family, index) for family, cases in CASES.items() for index in range(len(cases))]
@@ -165,7 +210,8 @@ def write_family(folder: Path, family: str, index: int = 0, seed: int = 0) -> Pa
             elif value.ndim == 1:
                 value.copy_(1.6 * torch.rand(value.shape, generator=generator) + 0.2)
             else:
-                value.copy_(torch.randn(value.shape, generator=generator) / value.shape[1] ** 0.5)
+                inputs = value.shape[-1 if family in OUTPUTS_FIRST else 1]
+                value.copy_(torch.randn(value.shape, generator=generator) / inputs**0.5)
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
@@ -174,7 +220,8 @@ def write_family(folder: Path, family: str, index: int = 0, seed: int = 0) -> Pa
 def oracle_of(folder: Path, dtype=torch.float64):
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **eager).eval()
 
 
 def oracle_logits(folder: Path, ids: np.ndarray) -> np.ndarray:

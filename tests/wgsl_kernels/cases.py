@@ -100,6 +100,14 @@ class Case:
         if "out_rows" in arguments:
             mask[:, : self.options["before"]] = False
             mask[:, self.options["before"] + self.options["rows"] :] = False
+        if self.pair().op == "expert_linear":
+            rows = torch.arange(arguments["expert_rows"])
+            rows = (
+                arguments["experts"][..., None] * arguments["expert_rows"]
+                + rows
+                - arguments.get("row_offset", 0)
+            )
+            mask &= ((rows >= 0) & (rows < self.options["rows"])).flatten(1)
         if self.pair().op == "embedding":
             row = arguments["ids"] - arguments["row_offset"]
             mask &= ((row >= 0) & (row < self.options["rows"])).unsqueeze(-1)
@@ -376,6 +384,67 @@ def _integer_fused_cases() -> Iterator[Case]:
     )
 
 
+def _expert_cases() -> Iterator[Case]:
+    yield from cases_of(
+        "route",
+        "row",
+        14,
+        tokens=(1, 2, 70),
+        width=(2, 4, 16, 60, 128, 200),
+        k=(1, 2, 8),
+        kind=({}, {"normalised": True}, {"sigmoid": True}, {"sigmoid": True, "normalised": True}),
+        x_dtype=TYPES,
+        y_dtype=("f32",),
+    )
+    common = {"tokens": (1, 2, 3, 9, 33), "chosen": (1, 2, 3)}
+    added = ({}, {"residual": True}, {"residual": True, "factor": 0.22})
+    sums = {"width": WIDTHS, "more": added, "x_dtype": TYPES, "subgroups": (False,)}
+    yield from cases_of("expert_sum", "elements", 9, **common, **sums)
+    # ranges of rows as bindings cut them, within experts too
+    parts = tuple(
+        {"rows": rows, "expert_rows": each, "row_offset": first}
+        for rows, each, first in ((48, 12, 0), (6, 3, 0), (130, 130, 0), (40, 33, 36), (100, 64, 4))
+    )
+    halves = tuple({"rows": 2 * n * each, "expert_rows": each} for n, each in ((2, 3), (4, 33), (3, 130)))
+    forms = [(fmt, False) for fmt in wgsl_kernels.weights.WEIGHT_FORMATS] + [
+        (fmt, True) for fmt in ZERO_POINTS
+    ]
+    for number, (fmt, integer) in enumerate(forms):
+        form = f"[{fmt}, a8]" if integer else f"[{fmt}]"
+        shapes = {
+            **common,
+            "scored": (False, True),
+            **_weight_options(fmt),
+            "columns": (32, 96, 352, 896) if integer else (5, 36, 96, 172, 352, 896),
+            **({} if integer else {"x_dtype": TYPES}),
+        }
+        yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
+        yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
+        # scores and a residual beside INT8 activations would be a buffer too many
+        both = (
+            ({"scored": True}, {"residual": True})
+            if integer
+            else ({"scored": True, "residual": True, "factor": 0.22}, {})
+        )
+        rows = tuple({"rows": 4 * each, "expert_rows": each} for each in (3, 33, 130))
+        down = {name: values for name, values in shapes.items() if name != "scored"}
+        yield from _gathered(f"expert_down{form}", number, **down, part=rows, more=both)
+
+
+def _gathered(kernel: str, number: int, **options: tuple) -> Iterator[Case]:
+    """Two cases of one form, and one with teams of some; number: of the form, over which tunables are dealt out."""
+    op, tunables = kernel.partition("[")[0], wgsl_kernels.get(kernel).variants["gemv"].tunables
+    dealt = {name: (None, *tunables[name]) for name in ("workgroup", "rows_per_team")}
+    dealt = covering(f"{op}/tunables", 18, dealt)[2 * number : 2 * number + 2]
+    for at, case in enumerate(cases_of(kernel, "gemv", 2, tunables={}, **options)):
+        chosen = {**dealt[at], "piece": tunables.get("piece", (None, None))[at], "teams": 1}
+        yield replace(case, tunables={name: n for name, n in chosen.items() if n is not None})
+    if number < 3:
+        case = next(cases_of(kernel, "gemv", 2, tunables={}, **{**options, "subgroups": (True,)}))
+        teams = {"workgroup": 64, "teams": (2, 4, 8)[number], "rows_per_team": 4}
+        yield replace(case, number=2, tunables=teams)
+
+
 def _weight_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         columns = (5, 31, 64, 96, 172, 352, 576, 896)
@@ -647,5 +716,6 @@ def all_cases() -> list[Case]:
         _integer_linear_cases,
         _fused_cases,
         _integer_fused_cases,
+        _expert_cases,
     )
     return [case for maker in makers for case in maker()]

@@ -17,10 +17,10 @@ from typing import ClassVar, Self
 from workbench.models import endings
 from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
 from workbench.models.endings import HEADS
-from workbench.models.specs import Describe, TensorSpec
+from workbench.models.specs import Describe, Piece, TensorSpec
 from workbench.plan.plan import Plan
 
-_LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.(\w+)\.weight")
+_LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.([\w.]+)\.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,10 @@ class Architecture(ABC):
         one under the other. They are taken apart when the file is opened."""
         return {}
 
+    def gathered(self) -> dict[str, tuple[Piece, ...]]:
+        """Tensors of `tensors` whose rows a checkpoint holds in pieces: name -> the pieces, one under the other."""
+        return {}
+
     @abstractmethod
     def embed(self, plan: Blocks) -> str:
         """Constants, and the rows that the first layer reads, from `ids`."""
@@ -87,7 +91,8 @@ class Architecture(ABC):
     @cached_property
     def widest(self) -> int:
         """Columns of the widest activation."""
-        return max(max(spec.shape) for spec in self.tensors().values() if len(spec.shape) == 2)
+        matrices = (spec.shape for spec in self.tensors().values() if len(spec.shape) == 2)
+        return max(map(max, matrices))
 
     def plan_name(self, tensor: str) -> str:
         """What plans call a matrix of the checkpoint: `model.layers.3.self_attn.q_proj.weight` is

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from wgsl_kernels.layout import INT8_BLOCK
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.specs import Describe, TensorSpec
@@ -44,6 +45,17 @@ class Heads:
     def scale(self) -> float:
         """Of the scores (Vaswani et al. 2017, section 3.2.1)."""
         return self.dim**-0.5
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How tokens go to experts. chosen: experts of a token; sigmoid, normalised: of the op `route`. on_inputs: whether
+    scores multiply what experts read (Llama 4), or what they give."""
+
+    chosen: int
+    sigmoid: bool = False
+    normalised: bool = False
+    on_inputs: bool = False
 
 
 class Blocks(PlanBuilder):
@@ -134,10 +146,12 @@ class Blocks(PlanBuilder):
 
     def product(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
         """y = x W^T, with x as integers where the model's activations and the weight are."""
-        if self.integer_inputs and self.format(weight).is_quantized:
-            x = self.as_int8(x, weight)
-        self.call("linear", {"x": x, "weight": weight, **inputs}, {"y": y})
+        self.call("linear", {"x": self.as_input(x, weight), "weight": weight, **inputs}, {"y": y})
         return y
+
+    def as_input(self, x: str, weight: str) -> str:
+        """x as products with this weight read it: as integers where the model's activations and the weight are."""
+        return self.as_int8(x, weight) if self.integer_inputs and self.format(weight).is_quantized else x
 
     def add(self, a: str, b: str, out: str, factor: float = 1.0) -> str:
         """a + factor * b, rows of the residual stream."""
@@ -210,3 +224,46 @@ class Blocks(PlanBuilder):
         hidden = self.rows(f"{layer}.mlp.hidden", self.width(gate), self.act)
         self.call(gate_op, {"gate": gate, "up": up}, {"y": hidden})
         return self.linear(f"{tensor}.down_proj", hidden, f"{layer}.mlp.out")
+
+    def mixture(
+        self, layer: str, router: str, experts: str, x: str, routing: Routing, gate_op: str = "silu_mul"
+    ) -> str:
+        """The sum of what the experts of each token give, which are gated MLPs; the weights of scores apart, that is
+        sum_e down_e(act(gate_e(x)) * up_e(x)).
+
+        router: tensor with a row for each expert; experts: beginning of the names of gate_proj, up_proj and down_proj,
+        each with the matrices of all experts one under the other.
+        """
+        logits = self.linear(router, x, f"{layer}.mlp.router_logits")
+        chosen, scores = f"{layer}.mlp.chosen", f"{layer}.mlp.scores"
+        self.buffer(chosen, ("tokens", routing.chosen), "u32", "activation")
+        self.buffer(scores, ("tokens", routing.chosen), "f32", "activation")
+        kind = {name: True for name in ("sigmoid", "normalised") if getattr(routing, name)}
+        self.call("route", {"x": logits}, {"experts": chosen, "scores": scores}, k=routing.chosen, **kind)
+        given = {"experts": chosen}
+        scored = {**given, "scores": scores}
+        first, last = (scored, given) if routing.on_inputs else (given, scored)
+        name = f"{layer}.mlp.experts"
+        gate, up = (
+            self._of_experts(f"{experts}.{part}_proj.weight", x, f"{name}.{part}", first)
+            for part in ("gate", "up")
+        )
+        hidden = self.rows(f"{name}.hidden", self.width(gate), self.act)
+        self.call(gate_op, {"gate": gate, "up": up}, {"y": hidden})
+        each = self._of_experts(f"{experts}.down_proj.weight", hidden, f"{name}.down", last)
+        y = self.rows(f"{name}.out", self.width(each) // routing.chosen)
+        self.call("expert_sum", {"x": each}, {"y": y}, chosen=routing.chosen)
+        return y
+
+    def _of_experts(self, tensor: str, x: str, out: str, inputs: Mapping[str, str]) -> str:
+        """Products of rows x with the matrices of the experts that each goes to, side by side.
+
+        Where experts have inputs of their own, and their columns are no whole blocks of INT8, those stay floats.
+        """
+        weight, spec = self.matrix(tensor), self.tensors[tensor]
+        rows, columns = spec.shape[0] // spec.experts, spec.shape[1]
+        y = self.rows(out, rows * self.width(inputs["experts"]))
+        if self.width(x) == columns or columns % INT8_BLOCK == 0:
+            x = self.as_input(x, weight)
+        self.call("expert_linear", {"x": x, "weight": weight, **inputs}, {"y": y}, expert_rows=rows)
+        return y

@@ -4,7 +4,8 @@ The files are memory-mapped by the safetensors library, and a tensor is read whe
 checkpoint larger than memory can be converted. Pickled weights (`pytorch_model.bin`) are refused: loading
 them can run code. The reading surface (names, describe, tensor, parts) is the one of
 `workbench.formats.reader.StoredModel`. Of the tensors in the files it shows those that a model of this configuration
-reads; the others are in `unread`, once, with their reasons (`workbench.models.contents`).
+reads; the others are in `unread`, once, with their reasons (`workbench.models.contents`). Tensors of a decoder of text
+inside another model are named without its prefix; experts, which files hold one by one or as columns, are put together.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
 from workbench.models.contents import HEAD, Header, check_read, some, unread
 from workbench.models.families import architecture_of
+from workbench.models.families.multimodal import multimodal, text_part
 from workbench.models.finite import require_finite
 from workbench.models.hub import INDEX, WEIGHTS, resolve
 from workbench.models.index_beside import compare_index
+from workbench.models.specs import Piece, TensorSpec
 
 ADAPTER = "adapter_config.json"
 DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -52,7 +55,8 @@ TOKENIZER_FILES = (
 class Checkpoint:
     """An unquantized checkpoint folder. Made by `Checkpoint.open`; what is wrong with a file is a CheckpointError.
 
-    config: as in `config.json`, but with `tie_word_embeddings` false where the file has an LM head of its own.
+    config: as in `config.json`, of a multimodal model the part of text; with `tie_word_embeddings` false where the file
+    has an LM head of its own.
     unread: tensors that are in the files but not the model's, and why. notes: what else a user should know of them.
     origin: what the provenance of a conversion says of the weights, beside the hashes of the files.
     """
@@ -72,6 +76,8 @@ class Checkpoint:
         self._rows: dict[
             str, tuple[str, int]
         ] = {}  # part of a stack -> name of the stack, its first row there
+        self._pieces: dict[str, tuple[Piece, ...]] = {}  # what is put together -> its pieces
+        self._stored: dict[str, str] = {}  # name -> another one that the files have for it
         self._hashes: dict[str, str] | None = None
 
     @classmethod
@@ -104,17 +110,30 @@ class Checkpoint:
             if name not in headers[file]:
                 raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
         opened = cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
+        if (other := multimodal(read_json(path / "config.json"))) is not None:
+            opened._leave_out(other.prefix)
+            notes.append(f"the decoder of text alone, whose tensors begin with {other.prefix}")
         opened._select(notes)
         return opened
 
     @classmethod
     def _config(cls, path: Path) -> dict[str, Any]:
         """What config.json says of the model."""
-        return read_json(path / "config.json")
+        return text_part(read_json(path / "config.json"))
+
+    def _leave_out(self, prefix: str) -> None:
+        """Name the tensors behind a prefix without it. Raises CheckpointError where that is another's name."""
+        for names in (self._files, self._headers):
+            for name in [name for name in names if name.startswith(prefix)]:
+                if (own := name.removeprefix(prefix)) in names:
+                    raise CheckpointError(f"{self.path}: tensors {name!r} and {own!r} would have one name")
+                names[own] = names.pop(name)
+                self._stored[own] = name
 
     def _select(self, notes: list[str]) -> None:
         """Keep what the model reads; the rest is listed, or refused."""
         self._take_apart(architecture_of(self.config))
+        self._put_together(architecture_of(self.config))
         model = self._checked()
         if model.tied_embeddings and not self._same(HEAD, model.embedding):
             # As transformers has it: an LM head that is there and differs is used, whatever the configuration says.
@@ -147,6 +166,37 @@ class Checkpoint:
                 self._headers[part], self._files[part] = ((count, *rest), dtype), file
                 self._rows[part] = stack, first
                 first += count
+
+    def _put_together(self, model: Architecture) -> None:
+        """Give tensors that the files hold in pieces their own names. Raises CheckpointError for a missing piece,
+        UnsupportedModelError for one of another shape or type."""
+        tensors = model.tensors()
+        for name, pieces in model.gathered().items():
+            if name in self._headers:  # as conversions and exports of ours have it
+                continue
+            types = {self._piece_type(piece, tensors[name]): piece.tensor for piece in pieces}
+            if len(types) > 1 or not types.keys() <= DTYPES.keys():
+                told = ", ".join(f"{tensor} {dtype}" for dtype, tensor in types.items())
+                raise UnsupportedModelError(
+                    f"{self.path}: experts of a layer have one type of {', '.join(DTYPES)}, not {told}"
+                )
+            self._pieces[name] = pieces
+            self._headers[name] = tensors[name].shape, next(iter(types))
+            self._files[name] = self._files[pieces[0].tensor]
+        for tensor in {piece.tensor for pieces in self._pieces.values() for piece in pieces}:
+            del self._headers[tensor]
+
+    def _piece_type(self, piece: Piece, spec: TensorSpec) -> str:
+        """The type of a piece, whose tensor is there in the right shape."""
+        asked = f"config.json asks for it ({', '.join(spec.keys)})"
+        if piece.tensor not in self._headers:
+            raise CheckpointError(f"{self.path}: tensor {piece.tensor!r} is missing, but {asked}")
+        shape, dtype = self._headers[piece.tensor]
+        if shape != (wanted := piece.shape(spec)):
+            raise UnsupportedModelError(
+                f"{self.path}: {piece.tensor} has shape {list(shape)}, but {asked} in {list(wanted)}"
+            )
+        return dtype
 
     def _checked(self) -> Architecture:
         """What the configuration describes, all of whose tensors are there."""
@@ -224,12 +274,12 @@ class Checkpoint:
     def _read(self, name: str, shape: tuple[int, ...], fmt: WeightFormat, rows: slice | None) -> WeightTensor:
         file = self._files[name]
         try:
-            if fmt.dtype == "bf16":  # numpy has no bfloat16: torch reads the bits
-                import torch
-
-                values = self._values(file, "pt", name, rows).view(torch.uint16).numpy()
+            # numpy has no bfloat16: torch reads the bits
+            framework = "pt" if fmt.dtype == "bf16" else "np"
+            if name in self._pieces:
+                values = self._gathered(framework, name, rows or slice(0, shape[0]))
             else:
-                values = self._values(file, "np", name, rows)
+                values = _plain(self._values(file, framework, name, rows))
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{self.path / file}: tensor {name!r} cannot be read: {error}") from error
         values = np.asarray(values).reshape(shape)
@@ -237,15 +287,43 @@ class Checkpoint:
         values.flags.writeable = False
         return WeightTensor(name, shape, fmt, {"values": values})
 
+    def _gathered(self, framework: str, name: str, rows: slice) -> np.ndarray:
+        """Some rows of a tensor that the files hold in pieces."""
+        found, above = [], 0
+        for piece in self._pieces[name]:
+            start, stop = max(rows.start, above) - above, min(rows.stop, above + piece.rows) - above
+            above += piece.rows
+            if start >= stop:
+                continue
+            file = self._files[piece.tensor]
+            if piece.at is None:
+                found.append(_plain(self._values(file, framework, piece.tensor, slice(start, stop))))
+                continue
+            columns = slice(piece.first + start, piece.first + stop)
+            with _open_file(self.path / file, framework) as opened:
+                stack = opened.get_slice(self._stored.get(piece.tensor, piece.tensor))
+                found.append(_plain(stack[piece.at : piece.at + 1, :, columns])[0].T)
+        return np.concatenate(found)
+
     def _values(self, file: str, framework: str, name: str, rows: slice | None):
         if name in self._rows:
             count = self._headers[name][0][0]
             name, first = self._rows[name]
             start, stop = (rows.start, rows.stop) if rows else (0, count)
             rows = slice(first + start, first + stop)
+        name = self._stored.get(name, name)
         # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
         with _open_file(self.path / file, framework) as opened:
             return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
+
+
+def _plain(values: Any) -> np.ndarray:
+    """An array of numpy, of bfloat16 the bits."""
+    if isinstance(values, np.ndarray):
+        return values
+    import torch
+
+    return values.view(torch.uint16).numpy()
 
 
 def _sha256(path: Path, given_up: threading.Event | None) -> str:

@@ -15,10 +15,29 @@ Describe = Callable[[str], tuple[tuple[int, ...], WeightFormat]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that the model reads. keys: of config.json that decide that it is there, and its shape."""
+    """A tensor that the model reads. keys: of config.json that decide that it is there, and its shape. experts: whose
+    matrices its rows are, one under the other."""
 
     shape: tuple[int, ...]
     keys: tuple[str, ...]
+    experts: int = 1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a tensor as a checkpoint holds them: a matrix of its own; or, with `at`, of the matrix at that place of
+    a tensor [matrices, columns, rows] the rows from `first` on, which are columns there. width: all of its columns."""
+
+    tensor: str
+    rows: int
+    at: int | None = None
+    first: int = 0
+    width: int = 0
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """Of its tensor in the checkpoint. spec: of the tensor that it is a piece of."""
+        columns = spec.shape[1]
+        return (self.rows, columns) if self.at is None else (spec.experts, columns, self.width)
 
 
 def described_in(tensors: Mapping[str, TensorSpec], fmt: WeightFormat) -> Describe:

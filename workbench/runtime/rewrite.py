@@ -67,6 +67,9 @@ class Found:
     def label(self, symbol: str) -> str:
         return self.plan.buffers[self.names[symbol]].dtype
 
+    def has(self, symbol: str) -> bool:
+        return symbol in self.names
+
     def kept(self, symbol: str) -> bool:
         return self.names[symbol] in self.protected
 

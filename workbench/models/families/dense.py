@@ -158,9 +158,8 @@ class Dense(Architecture):
     def tensors(self) -> dict[str, TensorSpec]:
         table = TensorSpec((self.vocab_size, self.hidden_size), ("vocab_size", "hidden_size"))
         found = {EMBEDDING: table}
-        layer = self.layer_tensors()
         for index in range(self.layers):
-            found |= {f"model.layers.{index}.{name}": spec for name, spec in layer.items()}
+            found |= {f"model.layers.{index}.{name}": spec for name, spec in self.tensors_of(index).items()}
         found[FINAL_NORM] = self.norm_spec()
         if not self.tied_embeddings:
             found[self.lm_head] = TensorSpec(table.shape, (*table.keys, "tie_word_embeddings"))
@@ -169,8 +168,12 @@ class Dense(Architecture):
     def norm_spec(self) -> TensorSpec:
         return TensorSpec((self.hidden_size,), ("hidden_size", "num_hidden_layers"))
 
+    def tensors_of(self, index: int) -> dict[str, TensorSpec]:
+        """Of one decoder layer, by name within it."""
+        return self.layer_tensors()
+
     def layer_tensors(self) -> dict[str, TensorSpec]:
-        """Of a decoder layer, by name within it."""
+        """Of a decoder layer with an MLP, by name within it."""
         width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
         hidden, middle = self.hidden_size, self.intermediate_size
         head_keys = ("num_attention_heads", "head_dim", "hidden_size")
@@ -220,7 +223,11 @@ class Dense(Architecture):
         normed = self.norm(plan, f"{tensor}.input_layernorm.weight", x, f"{layer}.attn.input")
         x = self.add(plan, x, self.attention(plan, index, normed), f"{layer}.attn.residual")
         normed = self.norm(plan, f"{tensor}.post_attention_layernorm.weight", x, f"{layer}.mlp.input")
-        return self.add(plan, x, self.mlp(plan, index, normed), f"{layer}.out")
+        return self.behind_mlp(plan, index, x, normed)
+
+    def behind_mlp(self, plan: Blocks, index: int, x: str, normed: str) -> str:
+        """The residual stream x with what one layer's MLP makes of the normed one."""
+        return self.add(plan, x, self.mlp(plan, index, normed), f"layers.{index}.out")
 
     def norm(self, plan: Blocks, tensor: str, x: str, out: str, dtype: str | None = None) -> str:
         """Of the residual stream, or what is added to it; dtype: by default that of the inputs of linear layers."""

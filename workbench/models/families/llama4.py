@@ -1,7 +1,8 @@
-"""Llama 4, text, with dense layers (Meta 2025; MobileLLM-R1).
+"""Llama 4, text (Meta 2025; MobileLLM-R1, which is dense).
 
 Most layers have an interleaved rotary embedding, norms of heads without a weight behind it, and attention within
-chunks; every fourth has none of these, and queries that grow with their position. Mixtures of experts are refused.
+chunks; every fourth has none of these, and queries that grow with their position. Some layers, or all, have experts: a
+token goes to those with the largest logits, whose sigmoids multiply what they read, and to one that all tokens share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.models.blocks import Blocks, Heads
+from workbench.models.blocks import Blocks, Heads, Routing
 from workbench.models.families.dense import (
     ATTENTION_BIAS,
     WHERE,
@@ -19,22 +20,40 @@ from workbench.models.families.dense import (
     named,
     require_a_kind_a_layer,
 )
-from workbench.models.keys import NULL, TRUTH, Key, Kind, integer, list_of, number, one_of, real, refused
+from workbench.models.families.mixture import TRAINED_WITH, Mixture, routed_to
+from workbench.models.keys import (
+    ANYTHING,
+    NULL,
+    TRUTH,
+    Key,
+    integer,
+    list_of,
+    number,
+    one_of,
+    real,
+    refused,
+)
 from workbench.models.rope_config import THETA
-from workbench.models.specs import TensorSpec
+from workbench.models.specs import Piece, TensorSpec
 
 CHUNKED, FULL = "chunked_attention", "full_attention"
-_UNUSED = "of mixtures of experts, which no layer is"
+SHARED = "feed_forward.shared_expert"
+#: Keys of mixtures of experts, which count where a layer is one.
+OF_EXPERTS = ("intermediate_size", "num_local_experts", "num_experts_per_tok")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama4(Biased):
+class Llama4(Mixture, Biased):
     """rotated: whether each layer has a rotary embedding. chunk: of each layer's attention, 0 for none. normed: whether
     rotated queries and keys are. growth, floor: `scale` and `floor` of the op `position_scale` for queries that are not
     rotated; growth is None where they do not grow.
     """
 
     family = "Llama4Text"
+    mlp_name = "feed_forward"
+    router = "feed_forward.router"
+    experts_name = "feed_forward.experts"
+    size_keys = ("intermediate_size", "num_local_experts")
     keys = keys_of(
         *named("llama4_text", "Llama4ForCausalLM"),
         Key("head_dim", integer(1) | NULL, 128),
@@ -45,17 +64,8 @@ class Llama4(Biased):
         Key("intermediate_size_mlp", integer(1)),
         Key("moe_layers", list_of(integer(0)) | NULL, None),
         Key("interleave_moe_layer_step", integer(0), 1),
-        *(
-            Key(name, Kind("anything", lambda value: True), None, _UNUSED)
-            for name in (
-                "intermediate_size",
-                "num_experts_per_tok",
-                "num_local_experts",
-                "output_router_logits",
-                "router_aux_loss_coef",
-                "router_jitter_noise",
-            )
-        ),
+        *(Key(name, ANYTHING, default) for name, default in zip(OF_EXPERTS, (8192, 16, 1), strict=True)),
+        *TRAINED_WITH,
         Key("use_qk_norm", TRUTH, True),
         Key("no_rope_layers", list_of(one_of(0, 1)) | NULL, None),
         Key("no_rope_layer_interval", integer(1), 4),
@@ -82,10 +92,7 @@ class Llama4(Biased):
         experts = read["moe_layers"]
         if experts is None:
             experts = list(range(step - 1, layers, step)) if step else []
-        if any(index < layers for index in experts):
-            raise refused(
-                WHERE, "moe_layers", experts, "an empty list", "mixtures of experts are not computed"
-            )
+        mixed = tuple(index in experts for index in range(layers))
         interval = read["no_rope_layer_interval"]
         # transformers' own name means the opposite: 1 has an embedding
         rotated = read["no_rope_layers"] or [(index + 1) % interval != 0 for index in range(layers)]
@@ -103,6 +110,7 @@ class Llama4(Biased):
             **super().fields(config, {**read, "intermediate_size": read["intermediate_size_mlp"]}),
             "rotated": tuple(map(bool, rotated)),
             "chunk": tuple(size if kind == CHUNKED else 0 for kind in kinds),
+            **_experts(read, mixed),
             "normed": read["use_qk_norm"],
             "growth": float(read["attn_scale"]) if read["attn_temperature_tuning"] else None,
             "floor": float(read["floor_scale"]),
@@ -115,8 +123,24 @@ class Llama4(Biased):
     def layer_tensors(self) -> dict[str, TensorSpec]:
         return {name.replace("mlp.", "feed_forward."): spec for name, spec in super().layer_tensors().items()}
 
-    def plan_name(self, tensor: str) -> str:
-        return super().plan_name(tensor.replace(".feed_forward.", ".mlp."))
+    def mixture_tensors(self) -> dict[str, TensorSpec]:
+        found = super().mixture_tensors()
+        for part, shape in self.parts().items():
+            found[f"{SHARED}.{part}.weight"] = TensorSpec(
+                shape, ("intermediate_size", "hidden_size", "num_hidden_layers")
+            )
+        return found
+
+    def piece(self, name: str, part: str, rows: int, expert: int) -> Piece:
+        if part == "down_proj":
+            return Piece(f"{name}.down_proj", rows, expert, width=rows)
+        return Piece(f"{name}.gate_up_proj", rows, expert, 0 if part == "gate_proj" else rows, 2 * rows)
+
+    def behind_mlp(self, plan: Blocks, index: int, x: str, normed: str) -> str:
+        if self.mixed[index]:
+            shared = plan.gated_mlp(f"layers.{index}", f"model.layers.{index}.{SHARED}", normed)
+            x = self.add(plan, x, shared, f"layers.{index}.mlp.residual")
+        return super().behind_mlp(plan, index, x, normed)
 
     def mlp(self, plan: Blocks, index: int, x: str) -> str:
         return plan.gated_mlp(f"layers.{index}", f"model.layers.{index}.feed_forward", x)
@@ -146,3 +170,16 @@ class Llama4(Biased):
             turned if not rotated or self.normed else None,
             **({"chunk": self.chunk[index]} if self.chunk[index] else {}),
         )
+
+
+def _experts(read: Mapping[str, Any], mixed: tuple[bool, ...]) -> dict[str, Any]:
+    """The fields of mixtures. Raises UnsupportedModelError for keys that a layer needs."""
+    if not any(mixed):
+        return {"mixed": mixed, "experts": 0, "expert_size": 0, "routing": Routing(0)}
+    for name in OF_EXPERTS:
+        if not integer(1).holds(read[name]):
+            raise refused(WHERE, name, read[name], integer(1).allowed, "layers have experts")
+    experts = read["num_local_experts"]
+    routing = Routing(routed_to(read, experts), sigmoid=True, on_inputs=True)
+    size = read["intermediate_size"]
+    return {"mixed": mixed, "experts": experts, "expert_size": size, "routing": routing}
