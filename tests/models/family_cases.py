@@ -74,6 +74,7 @@ CASES: dict[str, tuple[dict, ...]] = {
         {"head_dim": 8, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
     ),
     "llama4_text": (
+        {**BITING, "intermediate_size_mlp": 80, "interleave_moe_layer_step": 2, "num_local_experts": 4},
         {
             "head_dim": 32,
             **DENSE,
@@ -97,7 +98,6 @@ CASES: dict[str, tuple[dict, ...]] = {
             "tie_word_embeddings": True,
             "rope_parameters": LLAMA3,
         },
-        {**BITING, "intermediate_size_mlp": 80, "interleave_moe_layer_step": 2, "num_local_experts": 4},
         {**BITING, "intermediate_size_mlp": 80, "num_local_experts": 16, "num_experts_per_tok": 2},
         {
             **BITING,

@@ -7,17 +7,17 @@ f32 tensors by their names in the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-import wgsl_kernels
 from wgsl_kernels.attention.attention import capped, first_seen
 from wgsl_kernels.attention.position_scale import position_factor
 from wgsl_kernels.attention.rope import joined, pairs_of
+from wgsl_kernels.composition import form_of
 from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.specs import Describe
@@ -117,7 +117,7 @@ class Decoder:
             for operand, name in call.inputs.items()
             if operand != "state"
         }
-        (output,), params = call.outputs.values(), dict[str, Any](call.params)
+        output, params = next(iter(call.outputs.values())), dict[str, Any](call.params)
         if call.op == "linear":
             env[output] = F.linear(given["x"], given["weight"], given.get("bias"))
         elif call.op == "rope":
@@ -133,15 +133,16 @@ class Decoder:
         elif "state" in call.inputs:
             raise NotImplementedError(f"{call.op} depends on positions, and is not known for windows")
         else:
-            env[output] = _by_rows(call, given)
+            env |= zip(call.outputs.values(), _by_rows(call, given), strict=True)
 
 
-def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The reference of an op that takes rows [tokens, ...], on [n, T, ...]."""
+def _by_rows(call: Call, given: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """What the reference of an op gives that takes rows [tokens, ...], on [n, T, ...]."""
     rows = {name: each.flatten(0, 1) if each.ndim == 3 else each for name, each in given.items()}
-    found = wgsl_kernels.library().kernel(call.op, {}).reference(**rows, **call.params)
+    found = form_of(call.op).reference(**rows, **call.params)
     n, length, _ = next(each for each in given.values() if each.ndim == 3).shape
-    return found.view(n, length, *found.shape[1:])
+    for each in found if isinstance(found, tuple) else (found,):
+        yield each.view(n, length, *each.shape[1:])
 
 
 def _rotated(
