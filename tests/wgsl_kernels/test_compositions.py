@@ -34,6 +34,8 @@ PARAMS = {
     "chunk": 4,
     "softcap": 3.0,
     "passed": 0,
+    "chosen": 2,
+    "expert_rows": 12,
 }
 #: Rules whose results are words of INT8.
 IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
@@ -74,6 +76,11 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         made["q"] = normal(TOKENS, HEADS * HEAD_DIM)
     if rule.name == "head_norm_rope":
         made |= {"x": normal(TOKENS, HEADS * HEAD_DIM), "weight": 1 + normal(HEAD_DIM) / 4}
+    if rule.name.startswith("expert_"):  # four experts of 12 rows, two a token
+        made |= {name: normal(48, HIDDEN) / 8 for name in ("weight", "gate", "up")}
+        width = HIDDEN if rule.stack else 2 * (HIDDEN if "weight" in inputs else 12)
+        made |= {"x": normal(TOKENS, width), "residual": normal(TOKENS, 12)}
+        made |= {"experts": torch.tensor([[0, 3], [2, 1], [1, 0]]), "scores": normal(TOKENS, 2).abs()}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
     return {name: made[name] for name in inputs}

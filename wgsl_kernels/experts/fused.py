@@ -73,7 +73,7 @@ def _reference(rule, fmt: str, integer: bool, rows=None):
         if integer:
             given["x_scales"] = given["x_scales"].to(weight.dtype)
             given = {**given, "x": floats_of(fmt, given)}
-        return of_floats(weight=weight[:, : given["columns"]], **given)
+        return of_floats(weight=weight[:, : given.get("columns", weight.shape[1])], **given)
 
     reference.__doc__ = rule.summary
     return reference

@@ -53,14 +53,20 @@ def unquantized_plan(source: Source) -> Plan:
 
 
 def fused_groups(plan: Plan) -> list[Group]:
-    """The groups in the order in which the plan first reads them; every matrix is in one of them."""
-    weights = plan.weights
+    """The groups in the order in which the plan first reads them; every matrix is in one of them. Of what reads the
+    input of a mixture the router, the experts and the one that all tokens share are a group each."""
+    weights, groups = plan.weights, []
+    for together in read_together(plan).values():
+        parents: dict[str, list[str]] = {}
+        for name in together:
+            parents.setdefault(name.rpartition(".")[0], []).append(name)
+        groups += parents.values()
     return [
         Group(
             _common_name(names),
             {weights[name].tensor: (weights[name].rows, weights[name].columns) for name in names},
         )
-        for names in read_together(plan).values()
+        for names in groups
     ]
 
 

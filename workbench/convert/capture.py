@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from workbench.convert.decoder import Decoder, Weights
+from workbench.convert.decoder import Decoder, Routed, Weights
+from workbench.known import known
 
 #: Tokens that run through a layer at a time.
 BATCH_TOKENS = 4096
 #: Rows of inputs that are kept of each group, for methods that measure a layer's output.
 SAMPLES = 512
+#: Tokens that have to go to an expert for moments of its own.
+LEAST_TOKENS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +27,16 @@ class Moments:
     hessian     E[x x^T], f32 [K, K] (half the Hessian of the layer's mean squared output error)
     mean_abs    E|x|, f32 [K]
     samples     rows of x, f32 [<= SAMPLES, K]
+    tokens      how many there were
+    experts     where experts read these inputs, those of the tokens that went to each, times their scores; of one that
+                fewer than `LEAST_TOKENS` went to, those of all
     """
 
     hessian: torch.Tensor
     mean_abs: torch.Tensor
     samples: torch.Tensor
+    tokens: int = 0
+    experts: tuple[ExpertMoments, ...] = ()
 
     def divided(self, scales: torch.Tensor) -> Moments:
         """Those of x / scales; scales [K] > 0."""
@@ -46,6 +55,14 @@ class Moments:
             self.mean_abs + size.sqrt(),
             torch.cat([self.samples, (size * len(self.samples)).sqrt() * one]),
         )
+
+
+class ExpertMoments(NamedTuple):
+    """of: the moments that an expert is quantized with; tokens: that went to it; own: whether these are theirs."""
+
+    of: Moments
+    tokens: int
+    own: bool
 
 
 class _Sums:
@@ -67,9 +84,64 @@ class _Sums:
         self._samples.append(x[here.to(x.device)])
         self._seen += len(x)
 
+    @property
+    def tokens(self) -> int:
+        return self._seen
+
     def moments(self) -> Moments:
+        """Of all tokens so far, once; at least one."""
         self._squares /= self._seen
-        return Moments(self._squares, (self._magnitudes / self._seen).float(), torch.cat(self._samples))
+        mean_abs = (self._magnitudes / self._seen).float()
+        return Moments(self._squares, mean_abs, torch.cat(self._samples), self._seen)
+
+
+class _Reads:
+    """Adds up the moments of one activation: of all tokens, and of those that went to each expert that reads it."""
+
+    def __init__(self, tokens: int, seed: int, device: str | torch.device) -> None:
+        self._tokens, self._seed, self._device = tokens, seed, device
+        self._all: _Sums | None = None
+        self._experts: list[_Sums] = []
+        self._linear = False  # whether linear layers read it, such as the router does in front of experts
+
+    def add(self, x: torch.Tensor, routed: Routed | None) -> None:
+        """The next tokens, as a `Tap` is given them."""
+        if routed is None:
+            self._linear = True
+            self._to_all(x, 1)
+            return
+        chosen, ids = routed.chosen.shape[-1], routed.chosen.reshape(-1)
+        inputs = 1 if self._linear else chosen  # of a token
+        columns = x.shape[-1] // inputs
+        rows = x.reshape(-1, inputs, columns).expand(-1, chosen, columns).reshape(-1, columns)
+        if not self._linear:
+            self._to_all(rows, chosen)
+        if routed.scores is not None:
+            rows = rows * routed.scores.reshape(-1, 1)
+        if not self._experts:
+            first = torch.arange(SAMPLES)
+            self._experts = [_Sums(columns, first, self._device) for _ in range(routed.experts)]
+        for expert, sums in enumerate(self._experts):
+            if (here := ids == expert).any():
+                sums.add(rows[here])
+
+    def _to_all(self, x: torch.Tensor, rows: int) -> None:
+        """rows: of each token."""
+        if self._all is None:
+            chosen = sample_indices(rows * self._tokens, self._seed)
+            self._all = _Sums(x.shape[-1], chosen, self._device)
+        self._all.add(x)
+
+    def moments(self) -> Moments:
+        together = known(self._all).moments()
+        own = [sums.tokens >= LEAST_TOKENS for sums in self._experts]
+        return replace(
+            together,
+            experts=tuple(
+                ExpertMoments(sums.moments() if enough else together, sums.tokens, enough)
+                for sums, enough in zip(self._experts, own, strict=True)
+            ),
+        )
 
 
 def batches(hidden: torch.Tensor) -> Iterator[slice]:
@@ -111,18 +183,16 @@ def capture(
 ) -> dict[str, Moments]:
     """The moments of everything that linear layers of a decoder layer read, by its name in the plan; the layer is given
     `hidden` [n, T, hidden_size]."""
-    found: dict[str, _Sums] = {}
-    chosen = sample_indices(hidden.shape[0] * hidden.shape[1], seed)
+    found: dict[str, _Reads] = {}
+    tokens = hidden.shape[0] * hidden.shape[1]
 
-    def tap(read: str, x: torch.Tensor) -> None:
-        if read not in found:
-            found[read] = _Sums(x.shape[-1], chosen, device)
-        found[read].add(x)
+    def tap(read: str, x: torch.Tensor, routed: Routed | None) -> None:
+        found.setdefault(read, _Reads(tokens, seed, device)).add(x, routed)
 
     with torch.no_grad():
         for part in batches(hidden):
             decoder.layer(index, weights, hidden[part].to(device), tap)
-    return {read: sums.moments() for read, sums in found.items()}
+    return {read: reads.moments() for read, reads in found.items()}
 
 
 def capture_rows(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,23 @@ from workbench.plan.stages import Stage, stages
 from workbench.plan.types import number
 
 Weights = Mapping[str, torch.Tensor]
-#: Called as tap(name, x) with what linear layers read, once each: the activation's name and x [n, T, K].
-Tap = Callable[[str, torch.Tensor], None]
+#: Ops that multiply activations with a matrix of the checkpoint.
+PRODUCTS = ("linear", "expert_linear")
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Which of so many experts a token goes to, and what their products are multiplied by: chosen and scores [n, T, k],
+    scores None where they are not."""
+
+    chosen: torch.Tensor
+    scores: torch.Tensor | None
+    experts: int
+
+
+#: Called as tap(name, x, routed) with what linear layers read, once each: the activation's name and x [n, T, K]. What
+#: experts read comes with `routed`, x [n, T, k * K] where each has an input of its own; of linear layers that is None.
+Tap = Callable[[str, torch.Tensor, Routed | None], None]
 #: What a call makes of the buffers so far: the values of its outputs, by name.
 _Env = dict[str, Any]  # of a cache keys and values
 
@@ -91,13 +107,21 @@ class Decoder:
     # ---- calls -------------------------------------------------------------------------------------------------
 
     def _run(self, calls, weights: Weights, env: _Env, tap: Tap | None) -> _Env:
-        tapped: set[str] = set()
+        tapped: set[tuple[str, str]] = set()
         for call in calls:
-            if tap is not None and call.op == "linear" and call.inputs["x"] not in tapped:
-                tapped.add(call.inputs["x"])
-                tap(call.inputs["x"], env[call.inputs["x"]])
+            read = (call.op, call.inputs.get("x", ""))
+            if tap is not None and call.op in PRODUCTS and read not in tapped:
+                tapped.add(read)
+                tap(read[1], env[read[1]], self._routed(call, env))
             self._execute(call, weights, env)
         return env
+
+    def _routed(self, call: Call, env: _Env) -> Routed | None:
+        if call.op == "linear":
+            return None
+        experts = self.plan.buffers[call.inputs["weight"]].rows // int(call.params["expert_rows"])
+        scores = env[call.inputs["scores"]] if "scores" in call.inputs else None
+        return Routed(env[call.inputs["experts"]], scores, experts)
 
     def _value(self, name: str, weights: Weights, env: _Env) -> Any:
         if name in env:

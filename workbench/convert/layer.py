@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ import torch
 from workbench.convert.capture import Moments
 from workbench.convert.decoder import Decoder
 from workbench.convert.fold import fold_layer
-from workbench.convert.rounding import MatrixErrors, Rounding
+from workbench.convert.rounding import errors_of, rounding_of
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
+from workbench.models.specs import TensorSpec
 from workbench.plan.inputs import read_together
 from workbench.quantizers import Quantizer
 from workbench.quantizers.blocks import Quantized
@@ -36,6 +37,11 @@ def suited_again(
             kept, _ = suited(fmt, [weights[name].cpu().numpy() for name in alike])
             changed |= dict.fromkeys(alike, kept)
     return changed
+
+
+def _inputs(moments: Moments, spec: TensorSpec) -> Moments:
+    """Those of a matrix: by expert only where it is experts'."""
+    return moments if spec.experts > 1 else replace(moments, experts=())
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def quantize_layer(
     Raises ValueError or FormatError for weights that a format cannot hold.
     """
     left: dict[str, str] = {}
-    reads = read_together(decoder.plan)
+    reads, specs = read_together(decoder.plan), decoder.architecture.tensors()
     together = {read: [decoder.plan.buffers[m].tensor for m in reads[read]] for read in moments}
     if method.folds:
         from workbench.quantizers.awq import search_scale
@@ -87,7 +93,8 @@ def quantize_layer(
     record: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         if formats[name].is_quantized:
-            rounding = Rounding(method.rounding, moments[read_by[name]], device)
+            inputs = _inputs(moments[read_by[name]], specs[name])
+            rounding = rounding_of(method.rounding, inputs, device)
             try:
                 rounded[name] = rounding(weight.cpu().numpy(), formats[name])
             except ValueError as error:
@@ -110,7 +117,7 @@ def quantize_layer(
         else:
             tensors[name] = float_tensor(name, weight.cpu().numpy(), formats[name].dtype)
         if name in rounded and method.trains:
-            errors = MatrixErrors(moments[read_by[name]])
+            errors = errors_of(_inputs(moments[read_by[name]], specs[name]))
             errors.add(weight, torch.from_numpy(tensors[name].dequantize()).to(weight.device))
             record[name] |= {"quantizer": "trained", **errors.to_json()}
     return LayerResult(tensors, record)

@@ -23,7 +23,8 @@ class ConvertOptions:
     """How a checkpoint is converted. Checked when made.
 
     format      of every 2-D weight: linear layers, embedding, LM head. 1-D tensors (norms, biases) are
-                always f32: they are few, and every kernel reads them so.
+                always f32: they are few, and every kernel reads them so. Routers of experts are f32 unless an
+                override says otherwise.
     quantizer   a name of `workbench.quantizers.QUANTIZERS`; "hqq" takes no symmetric format
     embedding, lm_head
                 formats of these two where they differ (f16 keeps them); if tied, either names both
@@ -118,6 +119,8 @@ class ConvertOptions:
         for pattern, each in self.overrides.items():
             if _matches(model, name, pattern):
                 return each, self.reasons.get(pattern, f"override {pattern!r}")
+        if name in model.routers():
+            return WeightFormat("f32"), "a router, which decides where all else is computed: it stays f32"
         if name == model.embedding and self.embedding is not None:
             return self.embedding, "asked for the embedding"
         if name == model.lm_head and self.lm_head is not None:

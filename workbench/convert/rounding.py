@@ -43,6 +43,25 @@ class MatrixErrors:
         return {**({} if self._moments is None else {"output_error": output}), "weight_error": weight}
 
 
+class ExpertErrors(MatrixErrors):
+    """Of a matrix with the rows of all experts: outputs count for the tokens that went to each."""
+
+    def add(self, weights: torch.Tensor, stored: torch.Tensor) -> None:
+        experts = known(self._moments).experts
+        for (moments, tokens, _), *rows in zip(
+            experts, weights.chunk(len(experts)), stored.chunk(len(experts)), strict=True
+        ):
+            each = MatrixErrors(moments)
+            each.add(*rows)
+            self._sums[0] += tokens * each._sums[0]
+            self._sums[1] += each._sums[1]
+
+
+def errors_of(moments: Moments | None) -> MatrixErrors:
+    """The errors of a matrix whose inputs have these moments."""
+    return ExpertErrors(moments) if moments is not None and moments.experts else MatrixErrors(moments)
+
+
 class Rounding:
     """A function (weights, format) -> Quantized that also keeps the record of a matrix.
 
@@ -60,7 +79,7 @@ class Rounding:
             given["inputs"] = known(moments).samples.cpu().numpy()
         self._quantize, self._given = quantizer_on(quantizer, device), given
         self._quantizer, self._device = quantizer, device
-        self._errors = MatrixErrors(moments)
+        self._errors = errors_of(moments)
         self._notes: list[str] = []
 
     def __call__(self, weights: np.ndarray, format: WeightFormat) -> Quantized:
@@ -69,13 +88,58 @@ class Rounding:
             warnings.simplefilter("always")
             rounded = self._quantize(weights, format, **self._given)
         self._notes += [note for each in caught if (note := str(each.message)) not in self._notes]
+        self._add(weights, format, rounded)
+        return rounded
+
+    def _add(self, weights: np.ndarray, format: WeightFormat, rounded: Quantized) -> None:
         stored = quantized_tensor("", weights.shape, format, *rounded)
         self._errors.add(
             torch.from_numpy(weights).to(self._device), torch.from_numpy(stored.dequantize()).to(self._device)
         )
-        return rounded
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the quantizer warned of so far."""
+        return tuple(self._notes)
 
     def record(self) -> dict[str, Any]:
         """JSON values: the quantizer, the errors so far, and what the quantizer warned of."""
         noted = {"notes": list(self._notes)} if self._notes else {}
         return {"quantizer": self._quantizer, **self._errors.to_json(), **noted}
+
+
+class ExpertRounding(Rounding):
+    """`Rounding` of a matrix with the rows of all experts, each by the moments of its own tokens."""
+
+    def __init__(self, quantizer: str, moments: Moments, device: str) -> None:
+        super().__init__(quantizer, moments, device)
+        self._experts = moments.experts
+
+    def __call__(self, weights: np.ndarray, format: WeightFormat) -> Quantized:
+        """Rounds the whole matrix, f32 [experts * N, K]. Raises ValueError as the quantizers do."""
+        if format.granularity == "tensor":  # one scale for all
+            return super().__call__(weights, format)
+        parts = []
+        for rows, each in zip(np.split(weights, len(self._experts)), self._experts, strict=True):
+            one = Rounding(self._quantizer, each.of, self._device)
+            parts.append(one(rows, format))
+            self._notes += [note for note in one.notes if note not in self._notes]
+        rounded = Quantized(
+            *(None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True))
+        )
+        self._add(weights, format, rounded)
+        return rounded
+
+    def record(self) -> dict[str, Any]:
+        """Also how many tokens went to each expert, and which were so few that those of all counted."""
+        few = [index for index, each in enumerate(self._experts) if not each.own]
+        return {
+            **super().record(),
+            "expert_tokens": [each.tokens for each in self._experts],
+            **({"experts_with_moments_of_all": few} if few else {}),
+        }
+
+
+def rounding_of(quantizer: str, moments: Moments, device: str) -> Rounding:
+    """The rounding of a matrix whose inputs have these moments."""
+    return (ExpertRounding if moments.experts else Rounding)(quantizer, moments, device)

@@ -60,6 +60,10 @@ class Architecture(ABC):
         one under the other. They are taken apart when the file is opened."""
         return {}
 
+    def routers(self) -> tuple[str, ...]:
+        """Matrices of `tensors` that decide which experts a token goes to."""
+        return ()
+
     def gathered(self) -> dict[str, tuple[Piece, ...]]:
         """Tensors of `tensors` whose rows a checkpoint holds in pieces: name -> the pieces, one under the other."""
         return {}

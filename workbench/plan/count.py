@@ -10,7 +10,7 @@ import wgsl_kernels
 from workbench.dtypes import ELEMENT_BYTES
 
 from .bind import bind
-from .plan import Buffer, Plan, resolve
+from .plan import Buffer, Call, Plan, resolve
 
 
 def plane_bytes(buffer: Buffer, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -33,12 +33,21 @@ def kind_bytes(plan: Plan, kind: str, sizes: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Work of one step. bytes: read and written at least, weights once; weight_bytes: the weights' part of it."""
+    """Work of one step. bytes: read and written at least, weights once; weight_bytes: the weights' part of it. Of
+    experts those count that tokens go to, as if no two went to one."""
 
     dispatches: int
     bytes: float
     weight_bytes: float
     flops: float
+
+
+def _read_share(plan: Plan, call: Call, sizes: Mapping[str, int]) -> float:
+    """What a step reads of the matrix of a call."""
+    if "expert_rows" not in call.params:
+        return 1.0
+    pairs = math.prod(plan.buffers[call.inputs["experts"]].resolved(sizes))
+    return min(1.0, pairs * int(call.params["expert_rows"]) / plan.buffers[call.inputs["weight"]].rows)
 
 
 def step_cost(plan: Plan, sizes: Mapping[str, int]) -> StepCost:
@@ -48,10 +57,10 @@ def step_cost(plan: Plan, sizes: Mapping[str, int]) -> StepCost:
         bound = bind(plan, call, sizes, library)
         costs.append(bound.kernel.cost(bound.kernel.complete(bound.sizes())))
     read = {
-        name
+        name: _read_share(plan, call, sizes) if name == call.inputs.get("weight") else 1.0
         for call in plan.calls
         for name in call.inputs.values()
         if plan.buffers[name].kind == "weight" and call.op != "embedding"
     }
-    weights = sum(buffer_bytes(plan.buffers[name], sizes) for name in read)
+    weights = sum(share * buffer_bytes(plan.buffers[name], sizes) for name, share in read.items())
     return StepCost(len(plan.calls), sum(c.bytes for c in costs), weights, sum(c.flops for c in costs))

@@ -55,6 +55,9 @@ class Mixture(Dense):
             )
         return found
 
+    def routers(self) -> tuple[str, ...]:
+        return tuple(f"model.layers.{i}.{self.router}.weight" for i, mixed in enumerate(self.mixed) if mixed)
+
     def parts(self) -> dict[str, tuple[int, int]]:
         """Matrices of an expert and their shapes."""
         size, hidden = self.expert_size, self.hidden_size

@@ -48,6 +48,11 @@ def export(
     """
     if target not in TARGETS:
         raise WorkbenchError(f"export: target = {target!r}; allowed: {', '.join(TARGETS)}")
+    if architecture_of(source.config).gathered():
+        raise WorkbenchError(
+            f"export: {source.path}: experts lie here as one matrix a projection, which no checkpoint of others holds; "
+            "allowed: models without experts"
+        )
     output = Path(output)
     if output.exists() and (not overwrite or output.resolve() == Path(source.path).resolve()):
         why = "give overwrite=True to replace it" if not overwrite else "it is what would be read"
