@@ -202,6 +202,14 @@ def write_family(folder: Path, family: str, index: int = 0, seed: int = 0) -> Pa
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config_of(family, index)))
+    randomise(model, family, seed)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def randomise(model: torch.nn.Module, family: str, seed: int = 0) -> None:
+    """Weights that matter: those that transformers begins with hardly do."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -212,9 +220,6 @@ def write_family(folder: Path, family: str, index: int = 0, seed: int = 0) -> Pa
             else:
                 inputs = value.shape[-1 if family in OUTPUTS_FIRST else 1]
                 value.copy_(torch.randn(value.shape, generator=generator) / inputs**0.5)
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def oracle_of(folder: Path, dtype=torch.float64):
