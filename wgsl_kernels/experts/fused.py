@@ -59,7 +59,9 @@ def expert_gate_up(p, x, gate, up, experts, scores=None, *, expert_rows):
 
 
 @fusion(where=_bindings_suffice)
-def expert_down(p, x, weight, experts, scores=None, residual=None, *, expert_rows, chosen, factor):
+def expert_down(
+    p, x, weight, experts, scores=None, residual=None, *, expert_rows, chosen, factor
+):  # many parameters: the operands and parameters of the op
     """y = factor * sum_j (scores * x_j W_j^T) + residual over the experts of each token."""
     each = p.expert_linear(x=x, weight=weight, experts=experts, scores=scores, expert_rows=expert_rows)
     return p.expert_sum(x=each, residual=residual, chosen=chosen, factor=factor)

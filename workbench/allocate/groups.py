@@ -56,10 +56,12 @@ def fused_groups(plan: Plan) -> list[Group]:
     """The groups in the order in which the plan first reads them; every matrix is in one of them. Of what reads the
     input of a mixture the router, the experts and the one that all tokens share are a group each."""
     weights, groups = plan.weights, []
+    of_experts = {call.inputs["weight"] for call in plan.calls if "experts" in call.inputs}
     for together in read_together(plan).values():
         parents: dict[str, list[str]] = {}
         for name in together:
-            parents.setdefault(name.rpartition(".")[0], []).append(name)
+            apart = name.rpartition(".")[0] if of_experts.intersection(together) else ""
+            parents.setdefault(apart, []).append(name)
         groups += parents.values()
     return [
         Group(

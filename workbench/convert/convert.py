@@ -153,6 +153,7 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
     """Layer by layer, through a work folder that stays behind if this ends early."""
     from workbench.convert.check import Verdict
     from workbench.convert.layerwise import CHECK, Layerwise, work_facts
+    from workbench.convert.rounding import said_of_experts
 
     tokenizer = load_tokenizer(source.tokenizer_path)
     calibration = load_calibration(options.calibration, tokenizer, config.context_length)
@@ -168,6 +169,7 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
         if (found := record.pop(CHECK, None)) is not None:
             facts["calibration"] = {**calibration.record, "against_rtn": found}
             said += tuple(note for note in (Verdict(**found).note,) if note)
+        said += said_of_experts(record)
         yield _Conversion(map(work.tensor, formats), lambda: hashes, facts, said)
 
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.convert.capture import Moments
+from workbench.convert.capture import LEAST_TOKENS, Moments
 from workbench.convert.tensors import quantizer_on
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
 from workbench.known import known
 from workbench.quantizers import QUANTIZERS
 from workbench.quantizers.blocks import Quantized
+
+#: In a record: experts that were quantized with the moments of all tokens.
+FEW = "experts_with_moments_of_all"
 
 
 class MatrixErrors:
@@ -124,8 +127,10 @@ class ExpertRounding(Rounding):
             one = Rounding(self._quantizer, each.of, self._device)
             parts.append(one(rows, format))
             self._notes += [note for note in one.notes if note not in self._notes]
+        quants, scales, zeros = zip(*parts, strict=True)
+        has_zeros = zeros[0] is not None
         rounded = Quantized(
-            *(None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True))
+            np.concatenate(quants), np.concatenate(scales), np.concatenate(zeros) if has_zeros else None
         )
         self._add(weights, format, rounded)
         return rounded
@@ -136,10 +141,22 @@ class ExpertRounding(Rounding):
         return {
             **super().record(),
             "expert_tokens": [each.tokens for each in self._experts],
-            **({"experts_with_moments_of_all": few} if few else {}),
+            **({FEW: few} if few else {}),
         }
 
 
 def rounding_of(quantizer: str, moments: Moments, device: str) -> Rounding:
     """The rounding of a matrix whose inputs have these moments."""
     return (ExpertRounding if moments.experts else Rounding)(quantizer, moments, device)
+
+
+def said_of_experts(record: dict[str, Any]) -> tuple[str, ...]:
+    """What there is to say of experts that met too few tokens. record: by tensor, as `Rounding.record`."""
+    few = {name: each[FEW] for name, each in record.items() if FEW in each}
+    if not few:
+        return ()
+    name = next(iter(few))
+    return (
+        f"{len(few)} matrices have experts that fewer than {LEAST_TOKENS} calibration tokens went to, which take the "
+        f"moments of all: of {name} {len(few[name])} (the manifest lists them, provenance.tensors.*.{FEW})",
+    )

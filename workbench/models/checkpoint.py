@@ -10,22 +10,29 @@ inside another model are named without its prefix; experts, which files hold one
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import threading
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from workbench.errors import CheckpointError, UnsupportedModelError
-from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.models.architecture import Architecture
+from workbench.models.checkpoint_files import (
+    is_there,
+    open_file,
+    read_header,
+    read_index,
+    read_json,
+    require_shards,
+    sha256_of,
+    why_no_weights,
+)
 from workbench.models.contents import HEAD, Header, check_read, some, unread
 from workbench.models.families import architecture_of
 from workbench.models.families.multimodal import multimodal, text_part
@@ -96,16 +103,16 @@ class Checkpoint:
         if (path / ADAPTER).is_file():
             notes.append(f"without the adapter of {ADAPTER}: merge it into the weights to have it")
         if (path / WEIGHTS).is_file():
-            headers = {WEIGHTS: _read_header(path / WEIGHTS)}
+            headers = {WEIGHTS: read_header(path / WEIGHTS)}
             files = dict.fromkeys(headers[WEIGHTS], WEIGHTS)
             if (path / INDEX).is_file():
-                notes += compare_index(path, headers[WEIGHTS], _read_index(path), _read_header)
+                notes += compare_index(path, headers[WEIGHTS], read_index(path), read_header)
         elif (path / INDEX).is_file():
-            files = _read_index(path)
-            _require_shards(path, files)
-            headers = {file: _read_header(path / file) for file in sorted(set(files.values()))}
+            files = read_index(path)
+            require_shards(path, files)
+            headers = {file: read_header(path / file) for file in sorted(set(files.values()))}
         else:
-            raise CheckpointError(_why_no_weights(path))
+            raise CheckpointError(why_no_weights(path))
         for name, file in files.items():
             if name not in headers[file]:
                 raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
@@ -123,12 +130,11 @@ class Checkpoint:
 
     def _leave_out(self, prefix: str) -> None:
         """Name the tensors behind a prefix without it. Raises CheckpointError where that is another's name."""
-        for names in (self._files, self._headers):
-            for name in [name for name in names if name.startswith(prefix)]:
-                if (own := name.removeprefix(prefix)) in names:
-                    raise CheckpointError(f"{self.path}: tensors {name!r} and {own!r} would have one name")
-                names[own] = names.pop(name)
-                self._stored[own] = name
+        for name in [name for name in self._headers if name.startswith(prefix)]:
+            if (own := name.removeprefix(prefix)) in self._headers:
+                raise CheckpointError(f"{self.path}: tensors {name!r} and {own!r} would have one name")
+            self._headers[own], self._files[own] = self._headers.pop(name), self._files.pop(name)
+            self._stored[own] = name
 
     def _select(self, notes: list[str]) -> None:
         """Keep what the model reads; the rest is listed, or refused."""
@@ -267,7 +273,7 @@ class Checkpoint:
         }
         hashes = {}
         for name in sorted(names):
-            hashes[name] = _sha256(self.path / name, given_up)
+            hashes[name] = sha256_of(self.path / name, given_up)
         self._hashes = hashes
         return hashes
 
@@ -300,7 +306,7 @@ class Checkpoint:
                 found.append(_plain(self._values(file, framework, piece.tensor, slice(start, stop))))
                 continue
             columns = slice(piece.first + start, piece.first + stop)
-            with _open_file(self.path / file, framework) as opened:
+            with open_file(self.path / file, framework) as opened:
                 stack = opened.get_slice(self._stored.get(piece.tensor, piece.tensor))
                 found.append(_plain(stack[piece.at : piece.at + 1, :, columns])[0].T)
         return np.concatenate(found)
@@ -313,7 +319,7 @@ class Checkpoint:
             rows = slice(first + start, first + stop)
         name = self._stored.get(name, name)
         # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
-        with _open_file(self.path / file, framework) as opened:
+        with open_file(self.path / file, framework) as opened:
             return opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]
 
 
@@ -324,90 +330,3 @@ def _plain(values: Any) -> np.ndarray:
     import torch
 
     return values.view(torch.uint16).numpy()
-
-
-def _sha256(path: Path, given_up: threading.Event | None) -> str:
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with open_regular(path) as stream:
-        while count := stream.readinto(chunk):
-            if given_up is not None and given_up.is_set():
-                raise InterruptedError(f"hashing {path} was given up")
-            digest.update(chunk[:count])
-    return digest.hexdigest()
-
-
-def _read_header(path: Path) -> dict[str, Header]:
-    with _open_file(path, "np") as opened:
-        slices = ((name, opened.get_slice(name)) for name in opened.keys())  # noqa: SIM118 (no mapping)
-        return {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices}
-
-
-def _open_file(path: Path, framework: str):
-    try:
-        return safe_open(str(require_regular(path)), framework=framework)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: the file is missing") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
-
-
-def is_there(path: Path) -> bool:
-    """Whether a file is; a CheckpointError for a folder, a FIFO or a device in its place, which is no absence."""
-    try:
-        return is_regular(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file of a checkpoint; raises CheckpointError naming the file for all that is none."""
-    try:
-        value = json.loads(read_text(path))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: the file is missing; a checkpoint has config.json beside its weights"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{path / INDEX}: field 'weight_map' must be a non-empty object of tensor: file name"
-        )
-    for name, file in weight_map.items():
-        # Judged by the name alone: files in the hub's cache are links that lead elsewhere rightly.
-        pure = PurePosixPath(
-            file if isinstance(file, str) else "/"
-        )  # what is not a name counts as one that leads out
-        escapes = pure.is_absolute() or ".." in pure.parts or "\\" in file or ":" in file
-        if escapes or pure.suffix != ".safetensors":
-            raise CheckpointError(
-                f"{path / INDEX}: tensor {name!r} points to {file!r}; "
-                f"allowed is a .safetensors file inside the folder"
-            )
-    return weight_map
-
-
-def _require_shards(path: Path, weight_map: dict[str, str]) -> None:
-    for name, file in weight_map.items():
-        if not is_there(path / file):
-            raise CheckpointError(
-                f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
-            )
-
-
-def _why_no_weights(path: Path) -> str:
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pth", "*.pt") for p in path.glob(pattern))
-    if pickled:
-        return (
-            f"{path}: only pickled weights ({', '.join(pickled[:3])}), never loaded because a pickle "
-            "can run code. Save them as safetensors where you trust them: "
-            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT, safe_serialization=True)"
-        )
-    return f"{path}: no weights; expected {WEIGHTS}, or shards with {INDEX}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.models.checkpoint import read_json
+from workbench.models.checkpoint_files import read_json
 from workbench.models.keys import Key, read_keys
 from workbench.models.pretrained_keys import TOKEN_IDS
 

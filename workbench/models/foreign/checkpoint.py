@@ -19,7 +19,8 @@ from workbench.errors import CheckpointError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.checkpoint import PART_BYTES, Checkpoint, is_there, read_json
+from workbench.models.checkpoint import PART_BYTES, Checkpoint
+from workbench.models.checkpoint_files import is_there, read_json
 from workbench.models.contents import some
 from workbench.models.families import architecture_of
 from workbench.models.finite import require_finite
