@@ -420,12 +420,9 @@ def _expert_cases() -> Iterator[Case]:
         }
         yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
-        # scores and a residual beside INT8 activations would be a buffer too many
-        both = (
-            ({"scored": True}, {"residual": True})
-            if integer
-            else ({"scored": True, "residual": True, "factor": 0.22}, {})
-        )
+        # scores beside INT8 activations would be a buffer too many
+        added = {"residual": True, "factor": 0.22}
+        both = ({}, added) if integer else ({"scored": True, **added}, {})
         rows = tuple({"rows": 4 * each, "expert_rows": each} for each in (3, 33, 130))
         down = {name: values for name, values in shapes.items() if name != "scored"}
         yield from _gathered(f"expert_down{form}", number, **down, part=rows, more=both)

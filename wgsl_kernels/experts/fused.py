@@ -38,14 +38,10 @@ def _halves(weight, **_) -> list[int]:
     return [weight.shape[0] // 2] * 2
 
 
-def _in_one_binding(facts: Facts, match: Match) -> bool:
-    return len(match.ranges("weight")) == 1
-
-
 def _bindings_suffice(facts: Facts, match: Match) -> bool:
     """INT8 activations, scores and a residual together would be a ninth storage buffer."""
-    both = match.has("scores") and match.has("residual")
-    return _in_one_binding(facts, match) and not (both and match.label("x") == A8)
+    one = len(match.ranges("weight")) == 1
+    return one and not (match.has("scores") and match.label("x") == A8)
 
 
 @fusion(stack=("gate", "up"))
@@ -180,6 +176,8 @@ def _residual(context: Context) -> tuple[str, ...]:
 def expert_down_pair(fmt: str, integer: bool = False) -> Kernel:
     """The pair for one weight format, with float or INT8 activations."""
     reads = reads_of(fmt, integer)
+    if integer:
+        del reads["scores"]
     reads["residual"] = Port(("tokens", "expert_rows"), "f32", optional=True, binding=5)
     return register(
         Kernel(
@@ -194,7 +192,9 @@ def expert_down_pair(fmt: str, integer: bool = False) -> Kernel:
                     "experts/expert_down", fmt, integer, pairs=lambda c: c["tokens"], more=_residual
                 ),
             },
-            make_inputs=made(fmt, integer, _down_inputs, settled=("apart",)),
+            make_inputs=made(
+                fmt, integer, _down_inputs, settled=("apart", *(("scored",) if integer else ()))
+            ),
             tolerance=partial(_down_tolerance, fmt),
             cost=partial(_down_cost, fmt),
             **_shared(fmt, integer),
