@@ -16,12 +16,12 @@ settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
     "compare": "workbench.kernel_bench.compare",
-    "compare_models": "workbench.sweep.model_comparison",
+    "compare_models": "workbench.sweeps.model_comparison",
     "load": "workbench.runtime.model",
     "run_kernel": "workbench.runtime.launch",
     "tune": "workbench.runtime.tuning.tune",
-    "table": "workbench.sweep.table",
-    "tables": "workbench.sweep.table",
+    "table": "workbench.sweeps.table",
+    "tables": "workbench.sweeps.table",
 }
 
 __all__ = ["__version__", *_LAZY]  # pyright: ignore[reportUnsupportedDunderAll]

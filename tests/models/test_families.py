@@ -24,7 +24,6 @@ from tests.models.family_cases import (
     write_family,
 )
 from tests.runtime.models import check_parity, random_ids, reference_on
-from workbench.allocate.sensitivity import sensitivity
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.capture import capture
 from workbench.convert.convert import convert
@@ -35,6 +34,7 @@ from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.models.families import FAMILIES, architecture_of
 from workbench.models.source import open_source
+from workbench.precision.sensitivity import sensitivity
 from workbench.runtime.device import adapter_missing
 
 #: Sentences that a byte-level tokenizer makes enough windows of.

@@ -85,11 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
     held_out = load_text(arguments.check_text) if arguments.check_text else None
 
-    from workbench.allocate.joint import measure_joint
-    from workbench.allocate.sensitivity import sensitivity
     from workbench.models.families import architecture_of
     from workbench.models.source import open_source
     from workbench.models.tokenizer import load_tokenizer
+    from workbench.precision.joint import measure_joint
+    from workbench.precision.sensitivity import sensitivity
 
     source = open_source(arguments.model)
     asked, scheme = scheme, scheme.within(architecture_of(source.config).context_length)
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _solve(arguments: argparse.Namespace, front, source):
-    from workbench.allocate.memory import fit_allocation
+    from workbench.precision.memory import fit_allocation
 
     if arguments.budget is not None:
         return front.at(arguments.budget)
@@ -160,7 +160,7 @@ def _compared(name: str, uniform, joint, other: str) -> str:
 
 
 def _save_plots(folder: Path, table, front, chosen) -> None:
-    from workbench.allocate import plots
+    from workbench.precision import plots
 
     folder.mkdir(parents=True, exist_ok=True)
     measured = {
