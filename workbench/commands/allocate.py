@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.commands.common import add, add_adapter, positive, size
 
+#: Of a text; `workbench.precision.allocate` has the same, and would be slow to import for a help text.
 WINDOWS = 8
 
 
@@ -88,9 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.models.families import architecture_of
     from workbench.models.source import open_source
     from workbench.models.tokenizer import load_tokenizer
+    from workbench.precision.allocate import Target
     from workbench.precision.joint import measure_joint
     from workbench.precision.sensitivity import sensitivity
 
+    target = Target(
+        arguments.budget, arguments.bits, arguments.max_kl, arguments.fit_memory, arguments.max_tokens
+    )
     source = open_source(arguments.model)
     asked, scheme = scheme, scheme.within(architecture_of(source.config).context_length)
     if scheme.length != asked.length:
@@ -110,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     front = table.pareto()
-    chosen = _solve(arguments, front, source)
+    chosen = target.solve(front, source)
     others = {text: front.uniform(parse_format(text)) for text in arguments.compare}
     texts = {f"calibration text {text.name}": tokens}
     if held_out is not None:
@@ -131,18 +136,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(chosen, *comparisons, sep="\n")
     print(f"{output}: for workbench quantize --precision {output}")
     return 0
-
-
-def _solve(arguments: argparse.Namespace, front, source):
-    from workbench.precision.memory import fit_allocation
-
-    if arguments.budget is not None:
-        return front.at(arguments.budget)
-    if arguments.bits is not None:
-        return front.at_bits(arguments.bits)
-    if arguments.max_kl is not None:
-        return front.at_kl(arguments.max_kl)
-    return fit_allocation(front.table, source, arguments.fit_memory, max_tokens=arguments.max_tokens)
 
 
 def _compared(name: str, uniform, joint, other: str) -> str:

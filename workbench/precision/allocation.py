@@ -21,6 +21,7 @@ from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
 from workbench.precision.groups import fused_groups, unquantized_plan
 from workbench.precision.table import SensitivityTable
+from workbench.show.table import Figure, Table
 
 KIND = "workbench-allocation"
 
@@ -39,7 +40,7 @@ class Assignment:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Allocation:
     """nbytes: of all weights, vectors included. weights: of the matrices. predicted_kl, predicted_se: the groups'
     KL added up, nats a token. target: what was asked for. joint: the KL measured with all groups quantized at once,
@@ -52,7 +53,7 @@ class Allocation:
     predicted_se: float
     target: str
     quantizer: str
-    key: dict[str, Any] = field(repr=False)
+    key: dict[str, Any]
     joint: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -122,6 +123,32 @@ class Allocation:
                 f"{found['tokens']:,} tokens), ln PPL ratio {found['ln_ratio']:+.3e}{_error(found['ln_ratio_se'])}"
             )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<allocation, {self.target}: {self.bits_per_weight:.3f} bits a weight, KL {self.predicted_kl:.1e} nats>"
+
+    def table(self) -> Table:
+        """A row a group: format, bytes, what it costs alone."""
+        rows = [
+            [
+                each.group,
+                str(each.format),
+                f"{each.nbytes:,}",
+                Figure(f"{each.kl:.2e}", _plain_error(each.kl_se)),
+            ]
+            for each in self.assignments
+        ]
+        head = ["group", "format", "bytes", "KL alone, nats a token"]
+        return Table(head, rows, "llr", caption="; ".join(str(self).splitlines()))
+
+    def data(self) -> Any:
+        """A pandas DataFrame of `to_rows`."""
+        import pandas
+
+        return pandas.DataFrame(self.to_rows())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
     def plot(self):
         """A picture of the formats by layer and kind of matrix."""
@@ -245,6 +272,10 @@ def _reason(table: SensitivityTable, g: int, f: int, target: str, kl, se, nbytes
 def _error(se: float) -> str:
     """An error that is clustered by window."""
     return plus_minus(se, ".1e", ONE_WINDOW)
+
+
+def _plain_error(se: float) -> str:
+    return "" if np.isnan(se) else f"{se:.0e}"
 
 
 def _by_bits(counted: tuple[str, int]) -> tuple[int, str]:

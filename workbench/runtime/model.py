@@ -78,6 +78,10 @@ class Model:
         self._scratch: dict[bool, Any] = {}  # caches of the executor: of one sequence, of several
         self._lock = threading.RLock()  # `forward` and `score` share a cache
 
+    def __repr__(self) -> str:
+        where = f"{self.backend} on {self.device_name}" if self.backend == "wgpu" else self.backend
+        return f"<model {self.source.path.name}: {self._executor.activations} activations, {where}>"
+
     @property
     def backend(self) -> str:
         """ "wgpu" or "torch"."""
@@ -338,6 +342,9 @@ def load(
 ) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
+
+        m = workbench.load("DIR", dtype="auto")
+        "".join(m.generate("Once upon a time", max_new_tokens=8))
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
     adapter. dtype: "f32"; "f16" for activations; "int8" for the inputs of linear layers with integer weights; or

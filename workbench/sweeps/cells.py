@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from eval.named_texts import EMBEDDED as CALIBRATION_TEXTS
 from eval.protocols import protocol
 from eval.texts import Text, load_dataset_text, load_text
-from workbench.convert.calibration import EMBEDDED as CALIBRATION_TEXTS
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError

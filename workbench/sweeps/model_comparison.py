@@ -19,7 +19,7 @@ import numpy as np
 from eval.lambada import LastWords, Passages, last_words, pairs
 from eval.perplexity import perplexities
 from eval.protocols import protocol
-from eval.report import finite
+from eval.report import finite, ppl_text
 from eval.result import PerplexityResult
 from eval.statistics import QUANTILES
 from eval.texts import Text, Tokens, encode
@@ -58,14 +58,29 @@ class Version:
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison:
-    """What `compare_models` found: `versions`, the baseline first. Shows itself in a notebook as its table."""
+    """What `compare_models` found: `versions`, the baseline first where there is one. Shows itself in a notebook as its
+    table; `found["int4"]` is the perplexity of one of them."""
 
     versions: tuple[Version, ...]
     settings: Settings
+    paired: bool = True
 
     @property
-    def baseline(self) -> Version:
-        return self.versions[0]
+    def baseline(self) -> Version | None:
+        """What the others are compared with, None where each stands for itself."""
+        return self.versions[0] if self.paired else None
+
+    def __getitem__(self, name: str) -> PerplexityResult:
+        """Raises SweepError for a name that is none of the models'."""
+        for each in self.versions:
+            if each.name == name:
+                return each.result
+        allowed = ", ".join(each.name for each in self.versions)
+        raise SweepError(f"{name!r} is none of the models; allowed: {allowed}")
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{each.name} {ppl_text(each.result.ppl)}" for each in self.versions)
+        return f"<perplexity, {self.table().conditions}: {found}>"
 
     def record(self) -> dict[str, Any]:
         """Figures and provenance as JSON values, which `workbench table` reads too."""
@@ -74,7 +89,7 @@ class ModelComparison:
             {
                 **heading(COMPARISON_KIND),
                 "settings": self.settings.to_json(),
-                "baseline": base.name,
+                "baseline": base and base.name,
                 "models": [
                     {
                         **{
@@ -84,7 +99,7 @@ class ModelComparison:
                         "model_sha256": each.model_sha256,
                         "perplexity": each.result.to_json(),
                         "last_words": each.last_words
-                        and each.last_words.to_json(None if each is base else base.last_words),
+                        and each.last_words.to_json(None if base in (None, each) else base.last_words),
                         "speed": each.speed and each.speed.to_json(),
                     }
                     for each in self.versions
@@ -107,34 +122,42 @@ class ModelComparison:
         return pandas.DataFrame(self.table().records())
 
     def plot(self, path: str | Path | None = None) -> Picture:
-        """Percentiles of KL, and ln(PPL / PPL of the baseline) ± its paired error against the size; saved if a path is
-        given."""
-        picture = Picture(8.6, 3.7, columns=2)
-        left, right = picture.axes
-        places = [*QUANTILES, "max"]
-        for each, colour in zip(self.versions[1:], COLOURS * len(self.versions), strict=False):
-            found, size = known(each.result.baseline), each.file_bytes / 1e6
-            kl = [
-                known(found.kl)[place] or np.nan for place in places
-            ]  # none at all has no place on this scale
-            left.plot(range(len(places)), kl, "o-", ms=4, lw=1.4, color=colour, label=plain(each.name))
-            right.errorbar(
-                size, found.ln_ratio, yerr=found.ln_ratio_se, fmt="o", ms=5, capsize=3, color=colour
-            )
-            labelled(right, plain(each.name), (size, found.ln_ratio), (6, 5), fontsize=8, color="black")
-        left.set_yscale("log")
-        left.set_xticks(range(len(places)), places)
-        left.set(ylabel="KL to the baseline, nats", xlabel="of the tokens")
-        if len(self.versions) > 1:
-            left.legend(fontsize=8, frameon=False)
-        right.axhline(0, color="0.55", lw=0.8, ls="--")
-        right.margins(x=0.2, y=0.12)
-        right.set_yscale("symlog", linthresh=0.01)
-        right.set(xlabel="weights, MB", ylabel=f"ln(PPL / PPL of {plain(self.baseline.name)}) ± paired SE")
+        """Percentiles of KL, and ln(PPL / PPL of the baseline) ± its paired error against the size; without a baseline
+        the perplexities ± their errors. Saved if a path is given."""
+        picture = Picture(8.6, 3.7, columns=2) if self.paired else Picture(4.6, 3.7)
+        colours = COLOURS * len(self.versions)
+        if self.paired:
+            self._divergences(picture.axes[0], colours)
+        losses = picture.axes[-1]
+        for each, colour in zip(self.versions[self.paired :], colours, strict=False):
+            found, size = each.result.baseline, each.file_bytes / 1e6
+            y, error = (found.ln_ratio, found.ln_ratio_se) if found else (each.result.ppl, each.result.ppl_se)
+            losses.errorbar(size, y, yerr=error, fmt="o", ms=5, capsize=3, color=colour)
+            labelled(losses, plain(each.name), (size, y), (6, 5), fontsize=8, color="black")
+        losses.margins(x=0.2, y=0.12)
+        losses.set(xlabel="weights, MB", ylabel="perplexity ± SE")
+        if base := self.baseline:
+            losses.axhline(0, color="0.55", lw=0.8, ls="--")
+            losses.set_yscale("symlog", linthresh=0.01)
+            losses.set_ylabel(f"ln(PPL / PPL of {plain(base.name)}) ± paired SE")
         picture.figure.suptitle(plain(str(self.table().conditions)), fontsize=8)
         if path is not None:
             picture.save(path)
         return picture
+
+    def _divergences(self, axes: Any, colours: list[str]) -> None:
+        """Percentiles of the KL to the baseline, a line a model."""
+        places = [*QUANTILES, "max"]
+        for each, colour in zip(self.versions[1:], colours, strict=False):
+            found = known(known(each.result.baseline).kl)
+            # None at all has no place on this scale.
+            kl = [found[place] or np.nan for place in places]
+            axes.plot(range(len(places)), kl, "o-", ms=4, lw=1.4, color=colour, label=plain(each.name))
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(places)), places)
+        axes.set(ylabel="KL to the baseline, nats", xlabel="of the tokens")
+        if len(self.versions) > 1:
+            axes.legend(fontsize=8, frameon=False)
 
     def _repr_html_(self) -> str:
         return self.table().format("html")
@@ -145,7 +168,7 @@ class ModelComparison:
 
 def compare_models(  # many parameters: the options of a measurement, each of its own
     models: Mapping[str, Any],
-    baseline: str,
+    baseline: str | None,
     text: str | Text | Tokens,
     settings: Settings | None = None,
     *,
@@ -160,30 +183,40 @@ def compare_models(  # many parameters: the options of a measurement, each of it
     max_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:  # long: one order of checks and measurements; many parameters: options by name
-    """Score `models` by name, one of which is the `baseline`, and pair the others with it.
+    """Score `models` by name, one of which is the `baseline`, and pair the others with it; None pairs nothing.
 
-    models: of each what `workbench.load` takes. text, separator: as in `eval.perplexity.perplexity`. settings: protocol
-    and windows, and how tokens a second are measured where `speed` is asked for. passages: whose last words are
-    predicted, such as LAMBADA's (`eval.lambada.load_passages`). dtype, cache: of the models; the baseline's are f32
-    unless said. max_tokens: positions of the cache; by default as many as the work takes.
+        models, text = {"f16": "DIR", "int8": workbench.quantize("DIR", "int8")}, Text("Once upon a time. " * 99)
+        found = workbench.compare_models(models, "f16", text, Settings("disjoint-64"), speed=False)
+        found.plot("comparison.pdf")
+
+    models: of each what `workbench.load` takes, or a loaded Model, which runs as it was loaded. text, separator: as in
+    `eval.perplexity.perplexity`. settings: protocol and windows, and how tokens a second are measured where `speed` is
+    asked for. passages: whose last words are predicted, such as LAMBADA's (`eval.lambada.load_passages`). dtype, cache:
+    of the models; the baseline's are f32 unless said. max_tokens: positions of the cache; by default as many as the
+    work takes.
 
     A model that was made from another checkpoint than the baseline is noted. Raises SweepError for an unknown baseline,
     and what loading and scoring raise: ProtocolError, naming both, for models of different tokenizers.
     """
-    if baseline not in models:
+    if not models or baseline not in (None, *models):
         raise SweepError(f"baseline {baseline!r} is none of the models; allowed: {', '.join(models)}")
     settings, progress = settings or Settings(), progress or Progress()
     scheme = protocol(settings.scheme)
-    names = [baseline, *(name for name in models if name != baseline)]
-    sources = {name: open_source(models[name]) for name in names}
-    tokenizer = load_tokenizer(sources[baseline].tokenizer_path)
+    names = sorted(models, key=lambda name: name != baseline)
+    given = {name: models[name] for name in names}
+    sources = {
+        name: each.source if isinstance(each, Model) else open_source(each) for name, each in given.items()
+    }
+    tokenizer = load_tokenizer(sources[names[0]].tokenizer_path)
     tokens = text if isinstance(text, Tokens) else encode(tokenizer, text, scheme, separator=separator)
     words = pairs(tokenizer, passages) if passages else []
     if max_tokens is None and scheme.length is not None:
         timed = settings.prompt_tokens + settings.decode_tokens if speed else 0
         max_tokens = max(scheme.length, timed, *(len(context) + len(word) for context, word in words), 1)
     loaded = {
-        name: load(
+        name: given[name]
+        if isinstance(given[name], Model)
+        else load(
             source,
             backend,
             baseline_dtype if name == baseline else dtype,
@@ -211,14 +244,14 @@ def compare_models(  # many parameters: the options of a measurement, each of it
     versions = []
     for name, source in sources.items():
         nbytes, hashes = weight_files(source.path)
-        if name == baseline:
+        if baseline in (None, name):
             notes = model_note(results[name].provenance)
         else:
             notes = _other_origin(source, sources[baseline], baseline)
         notes = "; ".join([*notes, *results[name].warnings])
         figures = results[name], found.get(name), speeds.get(name)
         versions.append(Version(name, bits_per_weight(source), nbytes, hashes, *figures, notes))
-    return ModelComparison(tuple(versions), settings)
+    return ModelComparison(tuple(versions), settings, baseline is not None)
 
 
 def _speeds(loaded: Mapping[str, Model], tokens: Tokens, settings: Settings) -> dict[str, Speed]:

@@ -47,8 +47,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from eval.named_texts import EMBEDDED as CALIBRATION_TEXTS
 from eval.texts import DATASETS
-from workbench.convert.calibration import EMBEDDED as CALIBRATION_TEXTS
 from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.files.reading import read_text, require_regular

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .cells import Cell
@@ -190,6 +191,16 @@ class SweepState:
         from .table import Table
 
         return Table.of(self._results())
+
+    def data(self) -> Any:
+        """A pandas DataFrame of `rows`."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+    def plot(self, path: str | Path | None = None):
+        """Of `table()`: perplexity against bits a weight with the Pareto front; saved if a path is given."""
+        return self.table().plot(path)
 
     def tables(self) -> list:
         """The results so far, a Table for each protocol and text."""

@@ -212,6 +212,24 @@ class Sweep(SweepState):
             observer(self)
 
 
+def sweep(
+    path: str | Path,
+    *,
+    output: str | Path | None = None,
+    processes: int | None = None,
+    scheduler: str | None = None,
+) -> Sweep:
+    """Run the sweep that a TOML file describes (docs/sweeps.md), as `workbench sweep` does, and return it.
+
+        done = workbench.sweep("blocks.toml")
+        done.table().format("latex")
+
+    output: the folder of the results, by default the file's own. Cells that it holds already are not run again.
+    processes, scheduler and errors: as in `Sweep.run` and `Sweep.read`.
+    """
+    return Sweep.read(path, output=output).run(processes=processes, scheduler=scheduler)
+
+
 def _executor(processes: int | None, scheduler: str | None):
     if scheduler is not None:
         from .cluster import DaskCluster

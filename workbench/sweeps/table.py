@@ -109,12 +109,23 @@ class Table:
 
 
 def table(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> Table:
-    """One table of all results in folders and files. SweepError if they do not belong together, naming both."""
+    """One table of all results in folders and files. SweepError if they do not belong together, naming both.
+
+        workbench.table("runs/blocks").format("latex")
+
+    runs: folders of sweeps or benchmarks, or result files (`workbench.sweeps.rows`). detailed: with percentiles.
+    """
     return Table.of([runs] if isinstance(runs, str | Path) else runs, detailed=detailed)
 
 
 def tables(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> list[Table]:
-    """A table for each protocol, text and tokenizer, in the order in which they come."""
+    """A table for each protocol, text and tokenizer, in the order in which they come. SweepError for no result.
+
+        for each in workbench.tables(["runs/blocks", "runs/more"]):
+            print(each)
+
+    runs, detailed: as in `table`.
+    """
     groups: dict[Conditions, list[Row]] = {}
     for row in _read([runs] if isinstance(runs, str | Path) else runs):
         groups.setdefault(row.conditions, []).append(row)

@@ -104,9 +104,7 @@ class SweepBoard(View):
 
     def data(self) -> Any:
         """A pandas DataFrame, a row a cell: see `SweepState.rows`."""
-        import pandas
-
-        return pandas.DataFrame(self.sweep.rows())
+        return self.sweep.data()
 
     @property
     def selected(self) -> Any:
