@@ -37,6 +37,9 @@ BLOCKS = (
 
 #: Cases of a variant, since compiling is what a case costs: of an option with more values each variant draws its own.
 MOST_CASES = 5
+#: Of a fused form, and of its variants with several teams: it loads, scales and sums with the functions of its parts,
+#: which have cases of their own.
+FUSED_CASES, FUSED_TEAMS, FUSED_TILES = 3, 2, 6
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def cases_of(
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
     dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    if sum(name.split("[")[0] == kernel.split("[")[0] for name in wgsl_kernels.names()) < 4:
+    if sum(name.split("[")[0] == kernel.split("[")[0] for name in wgsl_kernels.names()) < 3:
         least = max(
             least, *(len(values) + 1 for values in tunables.values()), 0
         )  # no other form to deal them out
@@ -177,22 +180,27 @@ def _in_f16(options: Mapping[str, tuple]) -> dict[str, tuple]:
     return {**options, "columns": (*whole, 8, 40, 72), "x_dtype": ("f16",)}
 
 
-def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterator[Case]:
+def _team_cases(
+    kernel: str, variant: str = "gemv", *, fused: bool = False, **options: tuple
+) -> Iterator[Case]:
     """Cases of a variant with teams: one a workgroup anywhere; several need whole subgroups (8 lanes on lavapipe)."""
     tunables = wgsl_kernels.get(kernel).variants[variant].tunables
-    yield from cases_of(kernel, variant, 9, tunables={**tunables, "teams": (1,)}, **options)
+    least = FUSED_CASES if fused else MOST_CASES
+    yield from cases_of(kernel, variant, 9, least=least, tunables={**tunables, "teams": (1,)}, **options)
     several = {
         "workgroup": (64, tunables["workgroup"][-1]),
         "teams": tunables["teams"][1:],
         "rows_per_team": tunables["rows_per_team"][:3],
     }
-    for number, choice in enumerate(covering(f"{kernel}/teams", 3, several), 9):
+    dealt = covering(f"{kernel}/teams", 3, several)
+    for number, choice in enumerate(dealt[: FUSED_TEAMS if fused else None], 9):
         case = next(cases_of(kernel, variant, 9, tunables={}, **{**options, "subgroups": (True,)}))
         yield replace(case, number=number, tunables=choice)
 
 
-def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
-    """Cases of `tile`: the default, and tiles that fit into a workgroup, so many that every value occurs."""
+def _tile_cases(kernel: str, *, fused: bool = False, **options: tuple) -> Iterator[Case]:
+    """Cases of `tile`: the default, and tiles that fit into a workgroup, so many that every value occurs, of a fused
+    op in one of its forms."""
     tile = wgsl_kernels.get(kernel).variants["tile"]
     every = [dict(zip(tile.tunables, chosen, strict=True)) for chosen in product(*tile.tunables.values())]
     random.Random(kernel).shuffle(every)
@@ -201,14 +209,15 @@ def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
         if not tile.refuse(Context(each, {}, Adapter())) and not seen.issuperset(each.items()):
             tiles.append(each)
             seen.update(each.items())
+    tiles = tiles[: FUSED_TILES if fused else None]
     cases = cases_of(kernel, "tile", 9, least=len(tiles), tunables={}, **options)
     yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
 
 
-def _deal(kernel: str, variant: str, **options: tuple) -> Iterator[Case]:
+def _deal(kernel: str, variant: str, *, fused: bool = False, **options: tuple) -> Iterator[Case]:
     """Cases of a variant of a linear layer, by what its tunables are."""
     if variant == "tile":
-        return _tile_cases(kernel, **options)
+        return _tile_cases(kernel, fused=fused, **options)
     teams = "teams" in wgsl_kernels.get(kernel).variants[variant].tunables
     return _team_cases(kernel, variant, **options) if teams else cases_of(kernel, variant, 9, **options)
 
@@ -280,19 +289,23 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _team_cases(f"norm_linear[{fmt}]", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(
+            f"norm_linear[{fmt}]", fused=True, tokens=tokens, rows=(1, 3, 33, 64, 130), **common
+        )
         for name in (f"norm_argmax[{fmt}]", f"norm_linear_max[{fmt}]"):
-            yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
+            yield from _team_cases(
+                name, fused=True, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common
+            )
             yield from cases_of(  # groups as lowering makes them, with what suits the adapter
-                name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
+                name, "gemv", 2, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
             )
             # and in turns, as a GPU takes them
             turns = {"workgroup": (32,), "teams": (1,), "rows_per_team": (8,)}
             yield from cases_of(
-                name, "gemv", 4, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
+                name, "gemv", 2, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
             )
         for name in (f"norm_gate_up[{fmt}]", f"norm_gate_up_gelu[{fmt}]"):
-            yield from _team_cases(name, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+            yield from _team_cases(name, fused=True, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         for name in (f"gate_up[{fmt}]", f"gate_up_gelu[{fmt}]"):
             tiled = {
                 **common,
@@ -300,10 +313,11 @@ def _fused_cases() -> Iterator[Case]:
                 "width": (1, 3, 33, 64, 130),
                 "columns": (5, 31, 96, 576),
             }
-            yield from _deal(name, "tile", **tiled)
+            yield from _deal(name, "tile", fused=True, **tiled)
             yield from _deal(name, "broadcast", **{**tiled, "subgroups": (True,)})
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -314,6 +328,7 @@ def _fused_cases() -> Iterator[Case]:
         )
         yield from _team_cases(
             f"norm_qkv_rows[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -334,11 +349,12 @@ def _integer_fused_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
-        yield from _team_cases(f"norm_linear_a8[{fmt}]", **rows)
+        yield from _team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows)
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
-            yield from _team_cases(name, group=(128,), **rows)
+            yield from _team_cases(name, fused=True, group=(128,), **rows)
         yield from _team_cases(
             f"norm_qkv_a8[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -348,6 +364,7 @@ def _integer_fused_cases() -> Iterator[Case]:
         )
         yield from _team_cases(
             f"norm_qkv_rows_a8[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -357,11 +374,17 @@ def _integer_fused_cases() -> Iterator[Case]:
         for name in (f"gate_up[{fmt}, a8]", f"gate_up_gelu[{fmt}, a8]"):
             width, columns = (1, 3, 33, 64, 130), (5, 96, 172, 576)
             yield from _deal(
-                name, "tile", tokens=(1, 17, 65), width=width, columns=columns, **_weight_options(fmt)
+                name,
+                "tile",
+                fused=True,
+                tokens=(1, 17, 65),
+                width=width,
+                columns=columns,
+                **_weight_options(fmt),
             )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
-            yield from _team_cases(f"{op}[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
+            yield from _team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
         "attention_reduce[a8]",
         "heads",
