@@ -39,7 +39,7 @@ BLOCKS = (
 MOST_CASES = 5
 #: Of a fused form, and of its variants with several teams: it loads, scales and sums with the functions of its parts,
 #: which have cases of their own.
-FUSED_CASES, FUSED_TEAMS, FUSED_TILES = 3, 2, 6
+FUSED_CASES, FUSED_TEAMS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ def covering(seed: str, count: int, options: Mapping[str, tuple]) -> list[dict]:
     return [{name: dealt[name][i] for name in options} for i in range(count)]
 
 
+def forms_with(kernel: str, variant: str) -> list[str]:
+    """The forms of a kernel's op, by name, that have a variant of this name."""
+    names = [name for name in wgsl_kernels.names() if name.split("[")[0] == kernel.split("[")[0]]
+    return [name for name in names if variant in wgsl_kernels.get(name).variants]
+
+
 def cases_of(
     kernel: str,
     variant: str,
@@ -141,16 +147,17 @@ def cases_of(
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
     dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    if sum(name.split("[")[0] == kernel.split("[")[0] for name in wgsl_kernels.names()) < 3:
-        least = max(
-            least, *(len(values) + 1 for values in tunables.values()), 0
-        )  # no other form to deal them out
+    forms = forms_with(kernel, variant)
+    if len(forms) < 3:  # too few to deal them out
+        least = max(least, *(len(values) + 1 for values in tunables.values()), 0)
     count = min(count, least)
-    rng = random.Random(f"{kernel}/{variant}/values")
-    dealt = {
-        name: tuple(rng.sample(values, count)) if len(values) > count else values
-        for name, values in dealt.items()
-    }
+    rng, turn = random.Random(f"{kernel.split('[')[0]}/{variant}/values"), forms.index(kernel) * count
+    for name, values in dealt.items():
+        if (
+            len(values) > count
+        ):  # the next ones of an order that all forms share, so that together they have all
+            order = rng.sample(values, len(values))
+            dealt[name] = tuple(order[(turn + i) % len(order)] for i in range(count))
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
@@ -192,32 +199,35 @@ def _team_cases(
         "teams": tunables["teams"][1:],
         "rows_per_team": tunables["rows_per_team"][:3],
     }
-    dealt = covering(f"{kernel}/teams", 3, several)
-    for number, choice in enumerate(dealt[: FUSED_TEAMS if fused else None], 9):
+    dealt, turn = (
+        covering(f"{kernel.split('[')[0]}/teams", 3, several),
+        forms_with(kernel, variant).index(kernel),
+    )
+    taken = [dealt[(turn + i) % 3] for i in range(FUSED_TEAMS)] if fused else dealt
+    for number, choice in enumerate(taken, 9):
         case = next(cases_of(kernel, variant, 9, tunables={}, **{**options, "subgroups": (True,)}))
         yield replace(case, number=number, tunables=choice)
 
 
-def _tile_cases(kernel: str, *, fused: bool = False, **options: tuple) -> Iterator[Case]:
-    """Cases of `tile`: the default, and tiles that fit into a workgroup, so many that every value occurs, of a fused
-    op in one of its forms."""
+def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """Cases of `tile`: the default, and as few tiles that fit into a workgroup as have every value among them."""
     tile = wgsl_kernels.get(kernel).variants["tile"]
     every = [dict(zip(tile.tunables, chosen, strict=True)) for chosen in product(*tile.tunables.values())]
     random.Random(kernel).shuffle(every)
-    tiles, seen = [{}], set()
-    for each in every:
-        if not tile.refuse(Context(each, {}, Adapter())) and not seen.issuperset(each.items()):
-            tiles.append(each)
-            seen.update(each.items())
-    tiles = tiles[: FUSED_TILES if fused else None]
+    left = [each for each in every if not tile.refuse(Context(each, {}, Adapter()))]
+    unseen = {item for each in left for item in each.items()}
+    tiles = [{}]
+    while unseen:
+        tiles.append(max(left, key=lambda each: len(unseen & each.items())))
+        unseen -= tiles[-1].items()
     cases = cases_of(kernel, "tile", 9, least=len(tiles), tunables={}, **options)
     yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
 
 
-def _deal(kernel: str, variant: str, *, fused: bool = False, **options: tuple) -> Iterator[Case]:
+def _deal(kernel: str, variant: str, **options: tuple) -> Iterator[Case]:
     """Cases of a variant of a linear layer, by what its tunables are."""
     if variant == "tile":
-        return _tile_cases(kernel, fused=fused, **options)
+        return _tile_cases(kernel, **options)
     teams = "teams" in wgsl_kernels.get(kernel).variants[variant].tunables
     return _team_cases(kernel, variant, **options) if teams else cases_of(kernel, variant, 9, **options)
 
@@ -313,8 +323,8 @@ def _fused_cases() -> Iterator[Case]:
                 "width": (1, 3, 33, 64, 130),
                 "columns": (5, 31, 96, 576),
             }
-            yield from _deal(name, "tile", fused=True, **tiled)
-            yield from _deal(name, "broadcast", **{**tiled, "subgroups": (True,)})
+            yield from _deal(name, "tile", **tiled)
+            yield from cases_of(name, "broadcast", FUSED_CASES, **{**tiled, "subgroups": (True,)})
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
             fused=True,
@@ -376,7 +386,6 @@ def _integer_fused_cases() -> Iterator[Case]:
             yield from _deal(
                 name,
                 "tile",
-                fused=True,
                 tokens=(1, 17, 65),
                 width=width,
                 columns=columns,
