@@ -48,7 +48,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
     Raises WorkbenchError for options that do not fit, an output that exists, and an allocation of another model;
     FormatError for a format that does not exist; and what `convert` and `load` raise.
     """
-    source = model.source if isinstance(model, Model) else open_source(model)
+    source: Any = model.source if isinstance(model, Model) else open_source(model)
     if unknown := set(options or ()) - set(ConvertOptions.__dataclass_fields__):
         allowed = ", ".join(ConvertOptions.__dataclass_fields__)
         raise WorkbenchError(f"quantize: options hold {min(unknown)!r}; allowed: {allowed}")
@@ -62,8 +62,8 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
     if isinstance(format, Allocation):
         format.check_source(source)
     chosen = _options(format, asked)
-    kept = None if output is not None else tempfile.TemporaryDirectory(prefix="workbench-")
-    folder = Path(output) if kept is None else Path(kept.name) / f"{Path(source.path).name}-{_name(format)}"
+    kept = tempfile.TemporaryDirectory(prefix="workbench-") if output is None else None
+    folder = Path(output or "") if kept is None else Path(kept.name) / f"{source.path.name}-{_name(format)}"
     try:
         convert(source, folder, chosen, progress=progress)
         made = load(folder, **(execution or {}))

@@ -21,13 +21,14 @@ from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .batch import Batch, run_packed
+from .chat import Chat
 from .choices import choose
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
 from .host_memory import out_of_memory
 from .sampling import SamplingOptions, as_integer, shown
-from .session import Ids, Session, check_ids, run_chunks
+from .session import Ids, Session, check_ids, continued, run_chunks
 from .textstream import Stream, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
@@ -259,12 +260,32 @@ class Model:
         Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
-        stops = (stop,) if isinstance(stop, str) else stop
-        if not isinstance(stops, Sequence) or not all(isinstance(each, str) for each in stops):
-            raise WorkbenchError(f"stop = {stop!r}; allowed: a text or a sequence of texts")
+        stops = _texts(stop)
         ids = self.encode_prompt(prompt, chat)
         tokens = self.generate_ids(ids, max_new_tokens, options, edit)
         return stream_text(self.tokenizer, tokens, stop=stops, eos_ids=self.eos_ids, prompt_ids=ids)
+
+    def chat(  # many parameters: the options of sampling, by the names that users know
+        self,
+        system: str | None = None,
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        edit: Edits | None = None,
+        repetition_penalty: float = 1.0,
+    ) -> Chat:
+        """A conversation in the tokenizer's chat template, whose turns share a cache (`workbench.runtime.chat`).
+
+        system: what the model is told first. max_new_tokens: of an answer. Other options as in `generate`. Raises
+        `WorkbenchError` if there is no template, or it takes no system prompt, and `OutOfMemoryError`.
+        """
+        options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
+        return Chat(self, system, max_new_tokens, options, _texts(stop), edit)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
         """Token ids of a prompt, at least one.
@@ -306,20 +327,20 @@ class Model:
     ) -> Generator[int, None, str]:
         with contextlib.closing(self.session(edit)) as session:
             session.feed(ids)
-            count = min(wanted, session.room)
-            if count > 0:
-                token = session.draw(options).id
-                yield token
-            if count > 1:
-                for drawn in session.stream(token, count - 1, options):
-                    yield drawn.id
-        return "length" if count == wanted else "context"
+            return (yield from continued(session, wanted, options))
 
     def describe_provenance(self) -> dict:
         """Model, adapter and versions: what a number needs beside it to be repeated."""
         from .provenance import provenance
 
         return provenance(self)
+
+
+def _texts(stop: str | Sequence[str]) -> Sequence[str]:
+    stops = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, Sequence) or not all(isinstance(each, str) for each in stops):
+        raise WorkbenchError(f"stop = {stop!r}; allowed: a text or a sequence of texts")
+    return stops
 
 
 def _joined(steps: Iterable[dict], names: Sequence[str], tokens: int) -> dict[str, np.ndarray]:

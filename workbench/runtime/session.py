@@ -103,6 +103,11 @@ class Session:
         return self._cache.position
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens in the cache."""
+        return tuple(self._ids)
+
+    @property
     def capacity(self) -> int:
         """How many tokens the cache can hold."""
         return self._cache.capacity
@@ -369,3 +374,15 @@ class Session:
             f"the cache holds {self.position} of {self.capacity} tokens, so {count} more do not fit; "
             "reset the session or load the model with a larger max_tokens"
         )
+
+
+def continued(session: Session, wanted: int, options: SamplingOptions) -> Generator[int, None, str]:
+    """Up to `wanted` tokens after what was fed, as they come; returns "length", or "context" if the cache is full."""
+    count = min(wanted, session.room)
+    if count > 0:
+        token = session.draw(options).id
+        yield token
+    if count > 1:
+        for drawn in session.stream(token, count - 1, options):
+            yield drawn.id
+    return "length" if count == wanted else "context"

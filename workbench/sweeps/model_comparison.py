@@ -9,7 +9,7 @@ fit the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ class ModelComparison:
             picture.save(path)
         return picture
 
-    def _divergences(self, axes: Any, colours: list[str]) -> None:
+    def _divergences(self, axes: Any, colours: Sequence[str]) -> None:
         """Percentiles of the KL to the baseline, a line a model."""
         places = [*QUANTILES, "max"]
         for each, colour in zip(self.versions[1:], colours, strict=False):
