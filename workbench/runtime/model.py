@@ -21,7 +21,7 @@ from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .batch import Batch, run_packed
-from .choices import choose
+from .choices import choose, ring_of
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
@@ -335,7 +335,9 @@ def load(
     cache: str | None = None,
     adapter: str | int | None = None,
     library: Library | None = None,
-) -> Model:
+    window: int | None = None,
+    sinks: int | None = None,
+) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
 
@@ -347,12 +349,17 @@ def load(
     the most powerful. What `workbench tune` has measured on this adapter is used, and nothing is measured here.
     library: of kernels, where some are others than those that are registered (`wgsl_kernels.library().with_variant`,
     `Lab.library`); `choices` then says where they run.
+
+    window: how many positions every token sees, itself included, where a layer would see more (`docs/generation.md`);
+    sinks: the first positions of a text that it sees besides. They bound the cache, so that texts can be as long as
+    `max_tokens`, by default 65,536 positions then, whatever the model's context.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    ring = ring_of(window, sinks)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
     chosen.reasons.extend(notes_of(source, config))
     if library is not None and chosen.backend != "wgpu":
         raise WorkbenchError(
@@ -362,7 +369,7 @@ def load(
         from .torch_executor import TorchExecutor
 
         def make_executor() -> Executor:
-            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache)
+            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
@@ -377,11 +384,13 @@ def load(
                 device,
                 activations=chosen.dtype,
                 cache=cache,
+                ring=ring,
                 tuned=tuned,
                 library=library,
             )
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
+    model.plan("last")  # says what cannot be
     if library is not None:
         from .own_kernels import where_used
 
