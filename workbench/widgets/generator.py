@@ -33,9 +33,9 @@ class Generator(View):
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
     same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
-    dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. engine: "native", or
-    "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32; "both" for one
-    model, once each, side by side. options: as `workbench generate` has them, by the names of the traits.
+    dtype, cache, max_tokens, adapter, window, sinks: as for `workbench.load`, of models that are loaded here. engine:
+    "native", or "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32;
+    "both" for one model, once each, side by side. options: as `workbench generate` has them, by the names of traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.studies.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
@@ -77,9 +77,11 @@ class Generator(View):
         cache: str | None = None,
         max_tokens: int | None = None,
         adapter: str | int | None = None,
+        window: int | None = None,
+        sinks: int | None = None,
         engine: str = "native",
         **options: Any,
-    ) -> None:
+    ) -> None:  # many parameters: those of `workbench.load`
         self.refuse_unknown(options)
         how = {
             "backend": backend,
@@ -87,6 +89,8 @@ class Generator(View):
             "cache": cache,
             "max_tokens": max_tokens,
             "adapter": adapter,
+            "window": window,
+            "sinks": sinks,
         }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
         self._host = Host(lambda content, buffers: self.tell("engine", content, buffers))
@@ -241,6 +245,8 @@ def _models(named: Mapping[str, Any], engine: str, how: Mapping[str, Any], host:
         raise WorkbenchError(
             f"Generator: {', '.join(given)} given with engine='page', which takes max_tokens alone"
         )
+    if how["window"] is not None:
+        raise WorkbenchError("Generator: window given with engine='both'; allowed: engine='native'")
     if engine == "both" and len(named) != 1:
         raise WorkbenchError(
             f"Generator: engine='both' runs one model on two engines, not {len(named)} models"
