@@ -89,6 +89,10 @@ class PageExecutor(Sequential):
     def device_name(self) -> str:
         return self.device.name
 
+    def with_ring(self, ring: Ring | None) -> PageExecutor:
+        """Programs of a page are lowered once."""
+        raise WorkbenchError("a page's engine sees what the model sees; a window is the native one's")
+
     def _open(self) -> None:
         """Lower for the page's adapter, and send programs and weights there; once."""
         with self._lock:

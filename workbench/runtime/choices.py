@@ -53,11 +53,8 @@ def choose(
     if cache is not None and cache not in CACHES:
         raise WorkbenchError(f"cache is one of {', '.join(CACHES)}, not {cache!r}")
     name, why = _backend(backend, adapter)
-    capacity, capacity_why = _max_tokens(config, max_tokens, ring)
-    reasons = [("backend", name, why), ("max_tokens", str(capacity), capacity_why)]
-    if ring is not None:
-        seen = f"{ring.window} tokens and the first {ring.sinks}" if ring.sinks else f"{ring.window} tokens"
-        reasons.append(("window", seen, "asked for: no layer sees more of a text"))
+    capacity, capacity_why = max_tokens_of(config, max_tokens, ring)
+    reasons = [("backend", name, why), *seen_reasons(capacity, capacity_why, ring)]
     device = None
     if name == "wgpu":
         from .device import open_device
@@ -152,7 +149,17 @@ def ring_of(window: int | None, sinks: int | None) -> Ring | None:
     return Ring(int(window), int(sinks or 0))
 
 
-def _max_tokens(config: Architecture, max_tokens: int | None, ring: Ring | None) -> tuple[int, str]:
+def seen_reasons(max_tokens: int, why: str, ring: Ring | None) -> list[tuple[str, str, str]]:
+    """What there is to say about the positions of a text and what a token sees of them."""
+    found = [("max_tokens", str(max_tokens), why)]
+    if ring is not None:
+        seen = f"{ring.window} tokens and the first {ring.sinks}" if ring.sinks else f"{ring.window} tokens"
+        found.append(("window", seen, "asked for: no layer sees more of a text"))
+    return found
+
+
+def max_tokens_of(config: Architecture, max_tokens: int | None, ring: Ring | None) -> tuple[int, str]:
+    """Positions of a text, and why. Raises `WorkbenchError` for what they cannot be."""
     if max_tokens is None and ring is not None:
         chosen = max(min(config.context_length, DEFAULT_MAX_TOKENS), DEFAULT_IN_A_WINDOW)
         return (

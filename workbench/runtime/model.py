@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,11 +20,12 @@ from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .batch import Batch, run_packed
-from .choices import choose, ring_of
+from .choices import choose, max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
 from .host_memory import out_of_memory
+from .results import Forward, Scores
 from .sampling import SamplingOptions, as_integer, shown
 from .session import Ids, Session, check_ids, run_chunks
 from .textstream import Stream, stream_text
@@ -33,31 +33,6 @@ from .textstream import Stream, stream_text
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
 #: for by itself.
 SCRATCH = 512
-
-
-@dataclass(frozen=True)
-class Forward:
-    """logits: f32 [tokens, vocab]. kept: named activations, rows of the same tokens."""
-
-    logits: np.ndarray
-    kept: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of a sequence of n ids. nll: f64 [n - 1], -ln p(ids[i + 1] | ids[: i + 1]). top1: int64 [n - 1], the argmax
-    at each place. logits: f32 [n - 1, vocab] if asked for."""
-
-    nll: np.ndarray
-    top1: np.ndarray
-    logits: np.ndarray | None = None
-
-    @classmethod
-    def joined(cls, steps: Sequence[Mapping[str, np.ndarray]]) -> Scores:
-        """From the results of the steps of a sequence."""
-        found = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
-        nll, top1 = -found["log_likelihood"].astype(np.float64), found["top1"].astype(np.int64)
-        return cls(nll, top1, found.get("logits"))
 
 
 class Model:
@@ -124,6 +99,19 @@ class Model:
         edit: functions that change activations in flight, by name, in every step (see `forward`).
         """
         return Session(self.executor, self.vocab_size, self.max_tokens, edit)
+
+    def with_window(
+        self, window: int | None, sinks: int | None = None, max_tokens: int | None = None
+    ) -> Model:
+        """This model with another `window` and `sinks` (see `load`), None for what it sees by itself. The weights are
+        in memory once."""
+        ring = ring_of(window, sinks)
+        most, why = max_tokens_of(self.config, max_tokens, ring)
+        kept = [each for each in self.choices if each[0] not in ("max_tokens", "window")]
+        choices = [*kept[:1], *seen_reasons(most, why, ring), *kept[1:]]
+        made = Model(self.source, self.config, lambda: self.executor.with_ring(ring), choices, most)
+        made.plan("last")  # says what cannot be
+        return made
 
     def _empty_cache(self, count: int, sequences: int = 1) -> tuple[Executor, Any]:
         """The cache that `forward` and `score` use, or that of their batches, emptied: as large as calls have needed,

@@ -19,7 +19,8 @@ from workbench.errors import WorkbenchError
 
 from .batch import packed_steps, require_finite_rows
 from .finite import require_finite
-from .model import Model, Scores
+from .model import Model
+from .results import Scores
 from .session import Ids, check_ids
 
 #: Called as look(logits of each model [count, vocab], targets [count], places) with the places of a step among those

@@ -8,6 +8,7 @@ a dense model costs.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -74,6 +75,13 @@ class TorchExecutor(Sequential):
     @property
     def device_name(self) -> str:
         return f"PyTorch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
+
+    def with_ring(self, ring: Ring | None) -> TorchExecutor:
+        """See `Executor.with_ring`."""
+        other = copy.copy(self)
+        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other._constants, other._called = {}, {}
+        return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> TorchCache:
         return TorchCache(capacity, sequences, self.plan("all").rings)

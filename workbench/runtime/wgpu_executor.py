@@ -8,6 +8,7 @@ flight, the pass ends behind each of them, and goes on when Python has put the r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -103,6 +104,14 @@ class WgpuExecutor(Sequential):
     @property
     def device_name(self) -> str:
         return self.device.name
+
+    def with_ring(self, ring: Ring | None) -> WgpuExecutor:
+        """See `Executor.with_ring`."""
+        other = copy.copy(self)
+        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
+        other.readbacks = Readbacks(self.device, readback_bytes(STEPS))
+        return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
         """Allocate keys and values of `capacity` positions of each sequence in every layer, or those that its ring has
