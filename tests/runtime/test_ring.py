@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import workbench
+from tests.models.family_cases import config_of, oracle_logits, write_family
 from workbench.assets import demo_model_path
 from workbench.errors import CacheFullError, WorkbenchError
 from workbench.plan.plan import RING_ROWS, Ring
@@ -117,6 +118,30 @@ def test_the_text_still_ends_at_max_tokens(model):
         session.feed(IDS)
         with pytest.raises(CacheFullError, match="holds 582 of 700"):
             session.feed(IDS[:119])
+
+
+@pytest.mark.parametrize(
+    "family, index, rings", [("mistral", 0, 1), ("gemma3_text", 0, 1), ("llama4_text", 0, 1)]
+)
+def test_windows_and_chunks_of_a_model_bound_its_cache(tmp_path, open_promised, family, index, rings):
+    """Far beyond the ring, against transformers."""
+    folder = write_family(tmp_path / family, family, index)
+    ids = random_ids(config_of(family)["vocab_size"], 300)
+    expected = oracle_logits(folder, ids)
+    reference = reference_on(folder, compute=torch.float64, max_tokens=400)
+    found = {ring.slots(400) for ring in reference.plan("all").rings}
+    assert len(found) == rings and max(found) < len(ids)
+    assert off(reference.forward(ids).logits, expected) < 1e-5
+    if family == "mistral":
+        assert off(model_on(folder, open_promised, max_tokens=400).forward(ids).logits, expected) < 1e-4
+
+
+def test_a_window_may_not_cut_chunks(tmp_path):
+    folder = write_family(tmp_path / "llama4", "llama4_text")
+    with pytest.raises(
+        WorkbenchError, match=r"window = 8 cuts the attention of layers\.0 in chunks of 16; allowed: 16"
+    ):
+        workbench.load(folder, backend="torch", window=8)
 
 
 def test_an_option_of_load_and_of_the_forecast():

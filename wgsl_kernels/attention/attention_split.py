@@ -160,14 +160,14 @@ def attention_split(
     stats[..., 0] = NONE
     for t, (position, _, sequence, _) in enumerate(state.tolist()):
         keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
-        _, seen, slots = seen_slots(torch.tensor([position]), capacity, window, chunk, sinks)
-        apart = 0 if q_sinks is None else min(sinks, len(seen))
-        length = max(ceil_div(len(seen) - apart, splits - (q_sinks is not None)), LEAST)
-        starts = [*([] if q_sinks is None else [0]), *range(apart, len(seen), length)]
-        for s, start in enumerate(starts):
-            of_sinks = q_sinks is not None and s == 0
-            part = slots[start : apart if of_sinks else start + length]
-            query = (q_sinks if of_sinks else q)[t].view(heads, 1, head_dim)
+        _, _, slots = seen_slots(torch.tensor([position]), capacity, window, chunk, sinks)
+        parts, left = [], slots  # queries, and what they meet
+        if q_sinks is not None:
+            parts, left = [(q_sinks, slots[:sinks])], slots[sinks:]
+        length = max(ceil_div(len(left), splits - len(parts)), LEAST)
+        parts += [(q, left[start : start + length]) for start in range(0, len(left), length)]
+        for s, (queries, part) in enumerate(parts):
+            query = queries[t].view(heads, 1, head_dim)
             scores = capped((query * keys[:, part]).sum(-1) * scale, softcap)
             largest = scores.amax(-1, keepdim=True)
             weights = (scores - largest).exp()

@@ -7,7 +7,7 @@ A `Run` is computed step by step, so that whoever shows it can show it growing a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +66,7 @@ class Run:
         #: Whether two lanes compute something else, so that there is something to compare.
         self.compares = bool(others) and (first is not others[0] or edits[0] != edits[1])
         self._same_weights = self.compares and first.source.path == others[0].source.path and not settings
-        self._writers: list[Writer]
+        self._writers: Sequence[Writer]
         if others and first is others[0] and first.backend != "page":
             self._writers = [Together(self._lanes, self.prompt_ids, count)]
         else:

@@ -70,9 +70,7 @@ class Lane:
 
 
 class Writer(Protocol):
-    """lanes: what it writes."""
-
-    lanes: Sequence[Lane]
+    """At work on some lanes."""
 
     def step(self, stopped: Callable[[], bool]) -> bool:
         """One piece of work, which may give tokens or none; False when there is nothing more to do. What a piece gives

@@ -45,7 +45,7 @@ class Case:
         try:
             kernel, sizes, types = strict_json(name.encode())
             found = cls(kernel, dict(sizes), dict(types))
-            numbers = all(type(n) in (int, float) for n in found.sizes.values())
+            numbers = all(type(n) in (int, float, bool) for n in found.sizes.values())
             texts = all(isinstance(text, str) for text in (kernel, *found.types.values()))
         except (TypeError, ValueError) as error:
             raise ValueError("is not a kernel, sizes and types") from error
