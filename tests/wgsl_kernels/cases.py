@@ -291,6 +291,10 @@ def _fused_cases() -> Iterator[Case]:
         {"tokens": 3, "position": 61, "capacity": 64},
         {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
     )
+    written = (
+        *places,
+        {"tokens": 4, "position": 90, "capacity": 12, "positions": 128, "ring": True, "sinks": 3},
+    )
     sequences = (
         {"sequences": 1, "sequence": 0},
         {"sequences": 3, "sequence": 1},
@@ -330,7 +334,7 @@ def _fused_cases() -> Iterator[Case]:
             fused=True,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 2),
             kv_dtype=TYPES,
@@ -367,7 +371,7 @@ def _integer_fused_cases() -> Iterator[Case]:
             fused=True,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=(*places, {"tokens": 1, "position": 90, "capacity": 12, "ring": True, "sinks": 3}),
             scattered=(False, True),
             kv_dtype=TYPES,
             **common,
@@ -557,8 +561,36 @@ def _cache_cases() -> Iterator[Case]:
         {"window": 100, "softcap": 50.0},
         {"window": 12, "chunk": 16},
     )
+    # rings that have come round, and some that have not yet; sinks with and without queries of their own
+    rings = (
+        {"tokens": 1, "position": 3, "capacity": 20, "window": 8, "sinks": 4, "q_sinks": True},
+        {"tokens": 9, "position": 1000, "capacity": 71, "window": 50, "sinks": 5, "q_sinks": True},
+        {"tokens": 12, "position": 0, "capacity": 15, "window": 4, "sinks": 0},
+        {
+            "tokens": 33,
+            "position": 95,
+            "capacity": 80,
+            "window": 7,
+            "sinks": 40,
+            "q_sinks": True,
+            "softcap": 2.0,
+        },
+        {"tokens": 4, "position": 130, "capacity": 70, "chunk": 64, "sinks": 2},
+    )
     for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
         for variant in wgsl_kernels.get(f"attention{cache}").variants:
+            yield from cases_of(
+                f"attention{cache}",
+                variant,
+                3,
+                first=12,
+                subgroups=(True,),
+                heads=heads,
+                place=rings,
+                sequence=sequences[: 1 if variant == "broadcast" else 3],
+                x_dtype=TYPES,
+                **more,
+            )
             yield from cases_of(
                 f"attention{cache}",
                 variant,
@@ -571,6 +603,20 @@ def _cache_cases() -> Iterator[Case]:
                 x_dtype=TYPES,
                 **more,
             )
+        yield from cases_of(
+            f"attention_split{cache}",
+            "teams",
+            3,
+            first=12,
+            subgroups=(True,),
+            heads=heads,
+            place=rings,
+            sequence=sequences[:3],
+            splits=(2, 3, 7),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+            **more,
+        )
         yield from cases_of(
             f"attention_split{cache}",
             "teams",
@@ -596,12 +642,17 @@ def _cache_cases() -> Iterator[Case]:
         subgroups=(False,),
     )
     writers = tuple({k: v for k, v in shape.items() if k != "heads"} for shape in heads)
+    written = (
+        *places,
+        {"tokens": 70, "position": 300, "capacity": 130, "ring": True, "sinks": 4},
+        {"tokens": 9, "position": 2, "capacity": 12, "ring": True, "sinks": 3},
+    )
     yield from cases_of(
         "kv_append",
         "elements",
         12,
         heads=writers,
-        place=places,
+        place=written,
         sequence=sequences,
         valid=(None, 0, 1, 2, 20, 99),
         x_dtype=TYPES,
@@ -615,7 +666,7 @@ def _cache_cases() -> Iterator[Case]:
             "heads",
             12,
             heads=writers,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),
             x_dtype=TYPES,
@@ -634,21 +685,24 @@ def _cache_cases() -> Iterator[Case]:
             12,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),
             x_dtype=TYPES,
             **more,
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
+    turned = tuple({"positions": each["capacity"], **each} for each in places)
     rotations = {
         "heads": turners,
         "passed": PASSED,
-        "place": places,
+        "place": tuple({k: v for k, v in each.items() if k != "capacity"} for each in turned),
         "scattered": (False, True),
         "x_dtype": TYPES,
     }
-    yield from cases_of("rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), **rotations)
+    yield from cases_of(
+        "rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), back_to=(0, 0, 9), **rotations
+    )
     yield from cases_of(
         "position_scale",
         "elements",

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat", action="store_true", help="put the prompt into the tokenizer's chat template"
     )
     add_execution(parser)
+    add(parser, "--window", "--sinks")
     add(parser, "--quiet", help="say nothing on stderr")
 
 
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         max_tokens=arguments.max_tokens,
         cache=arguments.cache,
+        window=arguments.window,
+        sinks=arguments.sinks,
     )
     if not arguments.quiet:
         say_choices(model)
@@ -50,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if pieces.finish_reason == "context" and not arguments.quiet:
         print(
             f"stopped at the end of the context: {model.max_tokens} tokens, the prompt's among them; "
-            "--max-tokens sets another",
+            "--max-tokens sets another, and --window bounds what is kept",
             file=sys.stderr,
         )
     return 0
