@@ -58,7 +58,7 @@ def expect(
         adapter, binding = device.adapter, device.binding_bytes
     else:
         adapter, binding = Adapter(), PROMISED_BINDING
-    return forecast(Requantized(source, formats), config, activations, capacity, adapter, binding), capacity
+    return forecast(Requantized(source, formats), config, activations, capacity, (adapter, binding)), capacity
 
 
 def fit_memory(

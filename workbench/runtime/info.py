@@ -121,13 +121,14 @@ def forecast(
     config: Architecture,
     activations: str,
     capacity: int,
-    adapter: Adapter,
-    binding_bytes: int,
+    limits: tuple[Adapter, int],
     cache: str | None = None,
     tuned: Tuned | None = None,
     ring: Ring | None = None,
 ) -> Forecast:
-    """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
+    """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size. limits: the
+    adapter, and bytes of its largest binding."""
+    adapter, binding_bytes = limits
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
     for head in ("last", *GENERATING, "score"):
@@ -239,7 +240,7 @@ def describe(
         expected = torch_forecast(source, config, dtype, capacity, cache, ring)
     else:
         limits = (device.adapter, device.binding_bytes)
-        expected = forecast(source, config, dtype, capacity, *limits, cache, chosen.tuned, ring)
+        expected = forecast(source, config, dtype, capacity, limits, cache, chosen.tuned, ring)
         chunks = chunk_sizes(config, device.binding_bytes)
         variants = chosen_variants(decode, prefill, chunks, capacity, device, chosen.tuned)
         lowered = lower(decode, _sizes(1, capacity), *limits, tuned=chosen.tuned)
