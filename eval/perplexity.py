@@ -73,8 +73,8 @@ def perplexity(  # many parameters: the options of an evaluation, each of its ow
     save_baseline: a file to keep the baseline's distributions in, or the model's own where there is no
     baseline: the `top_k` likeliest tokens of each place, and a sample of the rest.
     max_windows: score only the first so many.
-    windows_per_step: windows that run side by side, where the model is compared with nothing: a GPU has more to do in
-    a step then. Losses differ by what another order of sums rounds to.
+    windows_per_step: windows that run side by side, where the model is compared with nothing or with a loaded model on
+    the same device: a GPU has more to do in a step then. Losses differ by what another order of sums rounds to.
     progress: True for a bar, or a function called as progress(windows done, windows, mean nll so far).
 
     Raises ProtocolError where protocol, text and model do not fit together; NonFiniteScoreError for NaN or

@@ -43,6 +43,8 @@ class PrefixScorer:
         differs = np.flatnonzero(self._held[:shared] != inputs[:shared])
         # the token in front of the first target must run anyway: its logits are wanted
         start = min(int(differs[0]) if len(differs) else shared, len(context) - 1)
+        if not self._cache.holds(start):
+            start = 0  # a window bounds the cache, which has lost what is seen from there
         self._cache.position, self._held = start, inputs[:start]  # what fails halfway leaves a usable cache
         steps = list(run_chunks(self._executor, "score", inputs[start:], self._cache, targets[start:]))
         self._held = inputs

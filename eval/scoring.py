@@ -20,7 +20,12 @@ from eval.statistics import Divergence
 from eval.top_logits import StoredBaseline, TopLogits, seeds
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.runtime.model import Model
-from workbench.runtime.side_by_side import share_memory, side_by_side
+from workbench.runtime.side_by_side import (
+    SideBySide,
+    sequences_side_by_side,
+    share_memory,
+    side_by_side,
+)
 
 #: The name of a model, its scores of a window, and the seconds that they took.
 Scored = tuple[str, Divergence, float]
@@ -44,6 +49,7 @@ class Scoring:
         self._models, self._baseline, self._stored = models, baseline, stored
         self._keep, self._top_k = keep, top_k
         self._ahead: dict[tuple[str, int], tuple[Any, float]] = {}
+        self._compared: dict[int, SideBySide] = {}
         #: The baseline runs first in each window; alone it is scored like any other.
         self.order = [name for name in models if name == baseline]
         self.order += [name for name in models if name != baseline]
@@ -58,11 +64,11 @@ class Scoring:
 
     def score_together(self, first: int, windows: Sequence[Window]) -> None:
         """Score these windows, of which the first has this number, in shared steps, for models that can. Raises
-        `ProtocolError` where models are compared."""
+        `ProtocolError` where a file holds the baseline or is to hold one, and where the models that are compared do not
+        lie on one device."""
         if not self.alone:
-            raise ProtocolError(
-                "windows share steps where a model is compared with nothing: windows_per_step=1 here"
-            )
+            self._compare_together(first, windows)
+            return
         for name, model in self._models.items():
             score_batch = getattr(model, "score_batch", None)
             if score_batch is None:
@@ -71,6 +77,25 @@ class Scoring:
             found = score_batch([window.ids for window in windows])
             took = (time.perf_counter() - began) / len(windows)
             self._ahead |= {(name, first + n): (scores, took) for n, scores in enumerate(found)}
+
+    def _compare_together(self, first: int, windows: Sequence[Window]) -> None:
+        models = [self._models[name] for name in self.order]
+        if self._stored is not None or self._keep is not None or not share_memory(models):
+            raise ProtocolError(
+                "windows share steps where a model is compared with nothing, or with a loaded model on the same device "
+                "that is not kept in a file: windows_per_step=1 here"
+            )
+        found = sequences_side_by_side(models, [window.ids for window in windows], self._divergences)
+        self._compared |= dict(enumerate(found, first))
+
+    def _divergences(self, rows: Sequence, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Of the models behind the first, which is the baseline."""
+        found: dict[str, np.ndarray] = {}
+        others = self.order[1:] if self._baseline is not None else []
+        for name, each in zip(others, rows[1:], strict=True):
+            pair = each.apply("divergence", baseline=rows[0], targets=targets)
+            found |= {f"{name}\0{key}": values for key, values in pair.items()}
+        return found
 
     def window(self, index: int, window: Window, place: slice) -> Iterator[Scored]:
         """The scores of each model in order. place: of the window among all scored tokens."""
@@ -128,10 +153,7 @@ class Scoring:
         drawn = seeds(index, window.scored)
 
         def look(rows: Sequence, targets: np.ndarray, places: slice) -> dict[str, np.ndarray]:
-            found = {}
-            for name, each in zip(others, rows[1:], strict=True):
-                pair = each.apply("divergence", baseline=rows[0], targets=targets)
-                found |= {f"{name}\0{key}": values for key, values in pair.items()}
+            found = self._divergences(rows, targets)
             if self._keep is not None and places.stop > first:
                 # of places before the first that is scored nothing is kept
                 given = np.zeros(places.stop - places.start, np.uint32)
@@ -142,7 +164,7 @@ class Scoring:
             return found
 
         tops: list[TopLogits] = []
-        found = side_by_side(models, window.ids, look)
+        found = self._compared.pop(index, None) or side_by_side(models, window.ids, look)
         if tops:
             self.top.append(TopLogits.join(tops))
         base = _own(found.scores[0].nll, found.scores[0].top1, window)

@@ -45,9 +45,9 @@ from workbench.kernel_bench.request import Request
 from workbench.show.notebook import table
 from workbench.show.progress import Progress
 from workbench.studies.fitting import Study
-from workbench.sweep.published import NotHereError, select
-from workbench.sweep.reproduce import listing, markdown, reproduce
-from workbench.sweep.sweep import Sweep
+from workbench.sweeps.published import NotHereError, select
+from workbench.sweeps.reproduce import listing, markdown, reproduce
+from workbench.sweeps.sweep import Sweep
 from workbench.widgets import SweepBoard
 
 MODEL = "embedded"  # or a folder, or a hub id: the one line to change

@@ -41,16 +41,16 @@ from IPython.display import display
 
 import workbench
 from eval.texts import encode, load_text
-from workbench.allocate.groups import fused_groups, place, unquantized_plan
-from workbench.allocate.joint import measure_joint
-from workbench.allocate.memory import fit_memory
-from workbench.allocate.plots import pareto as pareto_picture
-from workbench.allocate.sensitivity import TIERS, sensitivity
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
 from workbench.convert.convert import convert
 from workbench.convert.options import parse_format
 from workbench.formats.reader import StoredModel
 from workbench.models.tokenizer import load_tokenizer
+from workbench.precision.groups import fused_groups, place, unquantized_plan
+from workbench.precision.joint import measure_joint
+from workbench.precision.memory import fit_memory
+from workbench.precision.plots import pareto as pareto_picture
+from workbench.precision.sensitivity import TIERS, sensitivity
 from workbench.show.notebook import Bars, table
 from workbench.studies.fitting import Study
 from workbench.widgets import PrecisionMap

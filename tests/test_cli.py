@@ -38,6 +38,7 @@ COMMANDS = [
     "import",
     "allocate",
     "generate",
+    "chat",
     "perplexity",
     "compare-models",
     "info",

@@ -74,6 +74,7 @@ def test_an_encoding_that_cannot_say_it_ends_no_command(folder):
     "options",
     [
         ("generate", "--prompt", "a", "--stop"),
+        ("chat", "--system"),
         ("perplexity", "--text", "f", "--protocol", "disjoint-8", "--separator"),
         ("allocate", "--text", "f", "--bits", "3", "--output", "o", "--separator"),
         ("quantize", "--output", "o", "--format", "int4", "--calibration-separator"),

@@ -15,13 +15,17 @@ __version__ = "0.1.0"
 settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
+    "allocate": "workbench.precision.allocate",
     "compare": "workbench.kernel_bench.compare",
-    "compare_models": "workbench.sweep.model_comparison",
+    "compare_models": "workbench.sweeps.model_comparison",
     "load": "workbench.runtime.model",
+    "perplexity": "workbench.sweeps.scores",
+    "quantize": "workbench.precision.quantize",
     "run_kernel": "workbench.runtime.launch",
+    "sweep": "workbench.sweeps.sweep",
     "tune": "workbench.runtime.tuning.tune",
-    "table": "workbench.sweep.table",
-    "tables": "workbench.sweep.table",
+    "table": "workbench.sweeps.table",
+    "tables": "workbench.sweeps.table",
 }
 
 __all__ = ["__version__", *_LAZY]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,7 +11,6 @@ import torch
 import workbench
 from tests.convert.conftest import SMALL, small_checkpoint
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
-from workbench.allocate.memory import fit_memory
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.layer import suited_again
@@ -21,6 +20,7 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.models.families.dense import EMBEDDING, LM_HEAD
 from workbench.models.source import open_source
+from workbench.precision.memory import fit_memory
 from workbench.quantizers import rtn
 from workbench.quantizers.blocks import in_blocks
 from workbench.runtime.device import adapter_missing
@@ -258,7 +258,7 @@ def test_a_stored_model_is_written_anew_in_what_it_has(tmp_path):
 
 def test_allocations_count_what_is_stored(tmp_path):
     from eval.texts import Tokens
-    from workbench.allocate.sensitivity import sensitivity
+    from workbench.precision.sensitivity import sensitivity
 
     state = random_state(WIDE)
     small_down(state)

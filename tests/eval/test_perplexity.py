@@ -161,6 +161,25 @@ def test_windows_side_by_side_give_the_same_figures(prose):
             perplexity(model, prose, "disjoint-64", max_windows=2, windows_per_step=2, baseline=model)
 
 
+@pytest.mark.parametrize("backend", ["wgpu", "torch"])
+def test_windows_side_by_side_beside_those_of_a_baseline(prose, backend, tmp_path):
+    """Paired figures, token by token those of windows one by one."""
+    model, baseline = (
+        workbench.load(demo_model_path(), backend=backend, cache=cache) for cache in ("int8", "f32")
+    )
+    options = {"max_windows": 4, "baseline": baseline}
+    alone = perplexity(model, prose, "disjoint-32", **options)
+    together = perplexity(model, prose, "disjoint-32", windows_per_step=2, **options)
+    # a key on the edge between two quants may fall to either side
+    assert np.abs(together.token_nll - alone.token_nll).max() < 0.02
+    assert together.baseline.ppl == pytest.approx(alone.baseline.ppl, rel=1e-6)
+    assert together.baseline.kl["mean"] == pytest.approx(alone.baseline.kl["mean"], rel=0.1)
+    assert together.baseline.ln_ratio == pytest.approx(alone.baseline.ln_ratio, abs=1e-3)
+    with pytest.raises(ProtocolError, match="windows_per_step=1 here"):
+        path = tmp_path / "kept.npz"
+        perplexity(model, prose, "disjoint-32", windows_per_step=2, save_baseline=path, **options)
+
+
 def test_against_a_baseline(tiny, prose):
     """Two models on the same windows, against the formulas on whole logits matrices."""
     worse = tiny.perturbed(0.05, seed=1)

@@ -15,8 +15,8 @@ import pytest
 from eval.store import kind_of
 from eval.top_logits import KIND, StoredBaseline
 from tests.support.faults import RENAMES, Faults, command, run_child
-from tests.sweep.conftest import figures, materials  # noqa: F401 (a fixture)
-from tests.sweep.inline import Inline
+from tests.sweeps.conftest import figures, materials  # noqa: F401 (a fixture)
+from tests.sweeps.inline import Inline
 
 
 def ran(*argv: object) -> None:
@@ -26,7 +26,7 @@ def ran(*argv: object) -> None:
 def sweep_here(spec: str, output: str) -> None:
     import torch
 
-    from workbench.sweep.sweep import Sweep
+    from workbench.sweeps.sweep import Sweep
 
     torch.set_num_threads(1)
     sweep = Sweep.read(spec, output=output).run(executor=Inline())
@@ -106,7 +106,7 @@ def test_perplexity(tmp_path, materials):  # noqa: F811
 
 
 def test_table(tmp_path):
-    from tests.sweep.synthetic import Synthetic
+    from tests.sweeps.synthetic import Synthetic
 
     synthetic = Synthetic(tmp_path / "runs", 6)
     for index in range(6):

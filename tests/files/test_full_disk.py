@@ -8,10 +8,10 @@ import pytest
 
 from tests.convert.conftest import small_checkpoint, text  # noqa: F401 (a fixture)
 from tests.support.disk import small_files
-from tests.sweep.inline import Inline
-from tests.sweep.synthetic import Synthetic
+from tests.sweeps.inline import Inline
+from tests.sweeps.synthetic import Synthetic
 from workbench import cli
-from workbench.sweep.sweep import Sweep
+from workbench.sweeps.sweep import Sweep
 
 
 @pytest.fixture(scope="module")

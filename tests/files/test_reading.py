@@ -15,8 +15,6 @@ from eval.texts import load_text
 from eval.top_logits import StoredBaseline
 from tests.convert.conftest import small_checkpoint
 from tests.formats.models import SMALL, write_model
-from workbench.allocate.allocation import Allocation
-from workbench.allocate.table import SensitivityTable
 from workbench.commands.perplexity import stored_baseline
 from workbench.errors import WorkbenchError
 from workbench.files.reading import is_regular, open_regular, read_bytes, read_text
@@ -24,10 +22,12 @@ from workbench.formats.errors import FormatError
 from workbench.kernel_bench.differences import read as read_record
 from workbench.model_bench.synthetic import shape_config
 from workbench.models.source import open_source
+from workbench.precision.allocation import Allocation
+from workbench.precision.table import SensitivityTable
 from workbench.runtime.tuning.store import Store, TuningFileWarning
 from workbench.runtime.tuning.tune import tune
-from workbench.sweep.spec import read_spec
-from workbench.sweep.table import table
+from workbench.sweeps.spec import read_spec
+from workbench.sweeps.table import table
 
 # Waiting for a FIFO, or reading a device to its end, would take for ever.
 pytestmark = pytest.mark.timeout(30)

@@ -12,7 +12,6 @@ from eval.texts import encode, load_text
 from tests.eval.conftest import byte_tokenizer
 from tests.models.checkpoints import write_checkpoint
 from tests.models.other_family import CONFIG, Parallel, forward
-from workbench.allocate.sensitivity import sensitivity
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.convert import convert
 from workbench.convert.fold import scaled_by
@@ -20,6 +19,7 @@ from workbench.convert.options import ConvertOptions, parse_format
 from workbench.model_bench.speed import measure_speed
 from workbench.models.families import FAMILIES, architecture_of
 from workbench.models.source import open_source
+from workbench.precision.sensitivity import sensitivity
 from workbench.runtime.device import adapter_missing
 
 IDS = [3, 99, 41, 7, 120, 200, 11, 64, 65, 2, 18, 33]

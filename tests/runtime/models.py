@@ -10,6 +10,7 @@ import torch
 
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.plan.plan import Ring
 from workbench.runtime.model import Model
 from workbench.runtime.torch_executor import TorchExecutor
 from workbench.runtime.wgpu_executor import WgpuExecutor
@@ -112,7 +113,13 @@ def write_random(folder: Path, shape: Shape, seed: int = 0) -> Path:
 
 
 def model_on(
-    path: Path, open_device, *, dtype: str = "f32", max_tokens: int = 256, cache: str | None = None
+    path: Path,
+    open_device,
+    *,
+    dtype: str = "f32",
+    max_tokens: int = 256,
+    cache: str | None = None,
+    ring: Ring | None = None,
 ) -> Model:
     """A model whose device comes from `open_device()`, called again when a device is lost."""
     source = open_source(path)
@@ -120,7 +127,7 @@ def model_on(
     return Model(
         source,
         config,
-        lambda: WgpuExecutor(source, config, open_device(), activations=dtype, cache=cache),
+        lambda: WgpuExecutor(source, config, open_device(), activations=dtype, cache=cache, ring=ring),
         [("backend", "wgpu", "the test's")],
         max_tokens,
     )
@@ -133,6 +140,7 @@ def reference_on(
     compute=torch.float32,
     max_tokens: int = 256,
     cache: str | None = None,
+    ring: Ring | None = None,
 ) -> Model:
     """A model that runs the references; with f64 the oracle."""
     source = open_source(path)
@@ -140,7 +148,7 @@ def reference_on(
     return Model(
         source,
         config,
-        lambda: TorchExecutor(source, config, activations=dtype, cache=cache, compute=compute),
+        lambda: TorchExecutor(source, config, activations=dtype, cache=cache, ring=ring, compute=compute),
         [("backend", "torch", "the test's")],
         max_tokens,
     )

@@ -152,6 +152,7 @@ def options(name: str) -> set[str]:
 def test_every_command_that_runs_a_model_takes_an_adapter():
     for command in (
         "generate",
+        "chat",
         "perplexity",
         "info",
         "speed",

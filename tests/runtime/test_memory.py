@@ -44,7 +44,7 @@ def test_forecast_is_what_is_allocated(folder, open_promised, cache):
     ids = random_ids(SHAPE.vocab, EVERY_STEP)
     model = model_on(folder, lambda: device, max_tokens=CAPACITY, cache=cache)
     limits = (device.adapter, device.binding_bytes)
-    expected = forecast(model.source, model.config, "f32", CAPACITY, *limits, cache)
+    expected = forecast(model.source, model.config, "f32", CAPACITY, limits, cache)
     session = model.session()
     assert device.allocated == expected.cache
     session.feed(ids)

@@ -8,9 +8,9 @@ import transformers
 MODULES = """
 matplotlib.backends.backend_agg numpy.random PIL.ImageOps safetensors.torch
 transformers.image_utils transformers.models.auto.tokenization_auto transformers.models.llama.modeling_llama
-workbench.allocate.joint workbench.allocate.plots workbench.cli workbench.convert.layerwise workbench.runtime.model
+workbench.precision.joint workbench.precision.plots workbench.cli workbench.convert.layerwise workbench.runtime.model
 workbench.quantizers.awq workbench.quantizers.gptq workbench.quantizers.grid workbench.quantizers.trained
-workbench.sweep.jobs workbench.sweep.spec workbench.sweep.table
+workbench.sweeps.jobs workbench.sweeps.spec workbench.sweeps.table
 """
 for name in MODULES.split():
     import_module(name)

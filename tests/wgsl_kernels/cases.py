@@ -37,6 +37,9 @@ BLOCKS = (
 
 #: Cases of a variant, since compiling is what a case costs: of an option with more values each variant draws its own.
 MOST_CASES = 5
+#: Of a fused form, and of its variants with several teams: it loads, scales and sums with the functions of its parts,
+#: which have cases of their own.
+FUSED_CASES, FUSED_TEAMS = 3, 2
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,12 @@ def covering(seed: str, count: int, options: Mapping[str, tuple]) -> list[dict]:
     return [{name: dealt[name][i] for name in options} for i in range(count)]
 
 
+def forms_with(kernel: str, variant: str) -> list[str]:
+    """The forms of a kernel's op, by name, that have a variant of this name."""
+    names = [name for name in wgsl_kernels.names() if name.split("[")[0] == kernel.split("[")[0]]
+    return [name for name in names if variant in wgsl_kernels.get(name).variants]
+
+
 def cases_of(
     kernel: str,
     variant: str,
@@ -146,16 +155,17 @@ def cases_of(
         tunables = wgsl_kernels.get(kernel).variants[variant].tunables
     dealt = {"subgroups": (True, False), "y_dtype": TYPES, **options}
     dealt |= {name: (None, *values) for name, values in tunables.items()}  # None: what suits the adapter
-    if sum(name.split("[")[0] == kernel.split("[")[0] for name in wgsl_kernels.names()) < 4:
-        least = max(
-            least, *(len(values) + 1 for values in tunables.values()), 0
-        )  # no other form to deal them out
+    forms = forms_with(kernel, variant)
+    if len(forms) < 3:  # too few to deal them out
+        least = max(least, *(len(values) + 1 for values in tunables.values()), 0)
     count = min(count, least)
-    rng = random.Random(f"{kernel}/{variant}/values")
-    dealt = {
-        name: tuple(rng.sample(values, count)) if len(values) > count else values
-        for name, values in dealt.items()
-    }
+    rng, turn = random.Random(f"{kernel.split('[')[0]}/{variant}/values"), forms.index(kernel) * count
+    for name, values in dealt.items():
+        if (
+            len(values) > count
+        ):  # the next ones of an order that all forms share, so that together they have all
+            order = rng.sample(values, len(values))
+            dealt[name] = tuple(order[(turn + i) % len(order)] for i in range(count))
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
         chosen = {name: choice.pop(name) for name in tunables}
@@ -185,30 +195,39 @@ def _in_f16(options: Mapping[str, tuple]) -> dict[str, tuple]:
     return {**options, "columns": (*whole, 8, 40, 72), "x_dtype": ("f16",)}
 
 
-def _team_cases(kernel: str, variant: str = "gemv", **options: tuple) -> Iterator[Case]:
+def _team_cases(
+    kernel: str, variant: str = "gemv", *, fused: bool = False, **options: tuple
+) -> Iterator[Case]:
     """Cases of a variant with teams: one a workgroup anywhere; several need whole subgroups (8 lanes on lavapipe)."""
     tunables = wgsl_kernels.get(kernel).variants[variant].tunables
-    yield from cases_of(kernel, variant, 9, tunables={**tunables, "teams": (1,)}, **options)
+    least = FUSED_CASES if fused else MOST_CASES
+    yield from cases_of(kernel, variant, 9, least=least, tunables={**tunables, "teams": (1,)}, **options)
     several = {
         "workgroup": (64, tunables["workgroup"][-1]),
         "teams": tunables["teams"][1:],
         "rows_per_team": tunables["rows_per_team"][:3],
     }
-    for number, choice in enumerate(covering(f"{kernel}/teams", 3, several), 9):
+    dealt, turn = (
+        covering(f"{kernel.split('[')[0]}/teams", 3, several),
+        forms_with(kernel, variant).index(kernel),
+    )
+    taken = [dealt[(turn + i) % 3] for i in range(FUSED_TEAMS)] if fused else dealt
+    for number, choice in enumerate(taken, 9):
         case = next(cases_of(kernel, variant, 9, tunables={}, **{**options, "subgroups": (True,)}))
         yield replace(case, number=number, tunables=choice)
 
 
 def _tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
-    """Cases of `tile`: the default, and tiles that fit into a workgroup, so many that every value occurs."""
+    """Cases of `tile`: the default, and as few tiles that fit into a workgroup as have every value among them."""
     tile = wgsl_kernels.get(kernel).variants["tile"]
     every = [dict(zip(tile.tunables, chosen, strict=True)) for chosen in product(*tile.tunables.values())]
     random.Random(kernel).shuffle(every)
-    tiles, seen = [{}], set()
-    for each in every:
-        if not tile.refuse(Context(each, {}, Adapter())) and not seen.issuperset(each.items()):
-            tiles.append(each)
-            seen.update(each.items())
+    left = [each for each in every if not tile.refuse(Context(each, {}, Adapter()))]
+    unseen = {item for each in left for item in each.items()}
+    tiles = [{}]
+    while unseen:
+        tiles.append(max(left, key=lambda each: len(unseen & each.items())))
+        unseen -= tiles[-1].items()
     cases = cases_of(kernel, "tile", 9, least=len(tiles), tunables={}, **options)
     yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
 
@@ -280,6 +299,10 @@ def _fused_cases() -> Iterator[Case]:
         {"tokens": 3, "position": 61, "capacity": 64},
         {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
     )
+    written = (
+        *places,
+        {"tokens": 4, "position": 90, "capacity": 12, "positions": 128, "ring": True, "sinks": 3},
+    )
     sequences = (
         {"sequences": 1, "sequence": 0},
         {"sequences": 3, "sequence": 1},
@@ -288,19 +311,23 @@ def _fused_cases() -> Iterator[Case]:
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         common = {"columns": columns, "x_dtype": TYPES, **_weight_options(fmt)}
         tokens = (1, 2, 3, 4)
-        yield from _team_cases(f"norm_linear[{fmt}]", tokens=tokens, rows=(1, 3, 33, 64, 130), **common)
+        yield from _team_cases(
+            f"norm_linear[{fmt}]", fused=True, tokens=tokens, rows=(1, 3, 33, 64, 130), **common
+        )
         for name in (f"norm_argmax[{fmt}]", f"norm_linear_max[{fmt}]"):
-            yield from _team_cases(name, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common)
+            yield from _team_cases(
+                name, fused=True, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common
+            )
             yield from cases_of(  # groups as lowering makes them, with what suits the adapter
-                name, "gemv", 3, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
+                name, "gemv", 2, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
             )
             # and in turns, as a GPU takes them
             turns = {"workgroup": (32,), "teams": (1,), "rows_per_team": (8,)}
             yield from cases_of(
-                name, "gemv", 4, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
+                name, "gemv", 2, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
             )
         for name in (f"norm_gate_up[{fmt}]", f"norm_gate_up_gelu[{fmt}]"):
-            yield from _team_cases(name, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
+            yield from _team_cases(name, fused=True, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         for name in (f"gate_up[{fmt}]", f"gate_up_gelu[{fmt}]"):
             tiled = {
                 **common,
@@ -309,12 +336,13 @@ def _fused_cases() -> Iterator[Case]:
                 "columns": (5, 31, 96, 576),
             }
             yield from _deal(name, "tile", **tiled)
-            yield from _deal(name, "broadcast", **{**tiled, "subgroups": (True,)})
+            yield from cases_of(name, "broadcast", FUSED_CASES, **{**tiled, "subgroups": (True,)})
         yield from _team_cases(
             f"norm_qkv[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 2),
             kv_dtype=TYPES,
@@ -322,6 +350,7 @@ def _fused_cases() -> Iterator[Case]:
         )
         yield from _team_cases(
             f"norm_qkv_rows[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -342,20 +371,22 @@ def _integer_fused_cases() -> Iterator[Case]:
     for fmt in ZERO_POINTS:
         common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **_weight_options(fmt)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
-        yield from _team_cases(f"norm_linear_a8[{fmt}]", **rows)
+        yield from _team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows)
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
-            yield from _team_cases(name, group=(128,), **rows)
+            yield from _team_cases(name, fused=True, group=(128,), **rows)
         yield from _team_cases(
             f"norm_qkv_a8[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=(*places, {"tokens": 1, "position": 90, "capacity": 12, "ring": True, "sinks": 3}),
             scattered=(False, True),
             kv_dtype=TYPES,
             **common,
         )
         yield from _team_cases(
             f"norm_qkv_rows_a8[{fmt}]",
+            fused=True,
             heads=heads,
             passed=PASSED,
             place=places,
@@ -365,11 +396,16 @@ def _integer_fused_cases() -> Iterator[Case]:
         for name in (f"gate_up[{fmt}, a8]", f"gate_up_gelu[{fmt}, a8]"):
             width, columns = (1, 3, 33, 64, 130), (5, 96, 172, 576)
             yield from _deal(
-                name, "tile", tokens=(1, 17, 65), width=width, columns=columns, **_weight_options(fmt)
+                name,
+                "tile",
+                tokens=(1, 17, 65),
+                width=width,
+                columns=columns,
+                **_weight_options(fmt),
             )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
-            yield from _team_cases(f"{op}[{fmt}, a8]", **{**shapes, "y_dtype": ("f32",)})
+            yield from _team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
         "attention_reduce[a8]",
         "heads",
@@ -591,8 +627,36 @@ def _cache_cases() -> Iterator[Case]:
         {"window": 100, "softcap": 50.0},
         {"window": 12, "chunk": 16},
     )
+    # rings that have come round, and some that have not yet; sinks with and without queries of their own
+    rings = (
+        {"tokens": 1, "position": 3, "capacity": 20, "window": 8, "sinks": 4, "q_sinks": True},
+        {"tokens": 9, "position": 1000, "capacity": 71, "window": 50, "sinks": 5, "q_sinks": True},
+        {"tokens": 12, "position": 0, "capacity": 15, "window": 4, "sinks": 0},
+        {
+            "tokens": 33,
+            "position": 95,
+            "capacity": 80,
+            "window": 7,
+            "sinks": 40,
+            "q_sinks": True,
+            "softcap": 2.0,
+        },
+        {"tokens": 4, "position": 130, "capacity": 70, "chunk": 64, "sinks": 2},
+    )
     for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
         for variant in wgsl_kernels.get(f"attention{cache}").variants:
+            yield from cases_of(
+                f"attention{cache}",
+                variant,
+                3,
+                first=12,
+                subgroups=(True,),
+                heads=heads,
+                place=rings,
+                sequence=sequences[: 1 if variant == "broadcast" else 3],
+                x_dtype=TYPES,
+                **more,
+            )
             yield from cases_of(
                 f"attention{cache}",
                 variant,
@@ -605,6 +669,20 @@ def _cache_cases() -> Iterator[Case]:
                 x_dtype=TYPES,
                 **more,
             )
+        yield from cases_of(
+            f"attention_split{cache}",
+            "teams",
+            3,
+            first=12,
+            subgroups=(True,),
+            heads=heads,
+            place=rings,
+            sequence=sequences[:3],
+            splits=(2, 3, 7),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+            **more,
+        )
         yield from cases_of(
             f"attention_split{cache}",
             "teams",
@@ -630,12 +708,17 @@ def _cache_cases() -> Iterator[Case]:
         subgroups=(False,),
     )
     writers = tuple({k: v for k, v in shape.items() if k != "heads"} for shape in heads)
+    written = (
+        *places,
+        {"tokens": 70, "position": 300, "capacity": 130, "ring": True, "sinks": 4},
+        {"tokens": 9, "position": 2, "capacity": 12, "ring": True, "sinks": 3},
+    )
     yield from cases_of(
         "kv_append",
         "elements",
         12,
         heads=writers,
-        place=places,
+        place=written,
         sequence=sequences,
         valid=(None, 0, 1, 2, 20, 99),
         x_dtype=TYPES,
@@ -649,7 +732,7 @@ def _cache_cases() -> Iterator[Case]:
             "heads",
             12,
             heads=writers,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),
             x_dtype=TYPES,
@@ -668,21 +751,24 @@ def _cache_cases() -> Iterator[Case]:
             12,
             heads=heads,
             passed=PASSED,
-            place=places,
+            place=written,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),
             x_dtype=TYPES,
             **more,
         )
     turners = tuple({k: v for k, v in shape.items() if k != "kv_heads"} for shape in heads)
+    turned = tuple({"positions": each["capacity"], **each} for each in places)
     rotations = {
         "heads": turners,
         "passed": PASSED,
-        "place": places,
+        "place": tuple({k: v for k, v in each.items() if k != "capacity"} for each in turned),
         "scattered": (False, True),
         "x_dtype": TYPES,
     }
-    yield from cases_of("rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), **rotations)
+    yield from cases_of(
+        "rope", "pairs", 16, subgroups=(False,), interleaved=(False, True), back_to=(0, 0, 9), **rotations
+    )
     yield from cases_of(
         "position_scale",
         "elements",

@@ -36,6 +36,8 @@ PARAMS = {
     "passed": 0,
     "chosen": 2,
     "expert_rows": 12,
+    "ring": True,
+    "sinks": 2,
 }
 #: Rules whose results are words of INT8.
 IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
@@ -73,7 +75,7 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
     if rule.name == "norm_in_int8":
         made["weight"] = made["norm"]
     if inputs[0] == "q" and "kv" in inputs and not rule.stack:
-        made["q"] = normal(TOKENS, HEADS * HEAD_DIM)
+        made |= {name: normal(TOKENS, HEADS * HEAD_DIM) for name in ("q", "q_sinks")}
     if rule.name == "head_norm_rope":
         made |= {"x": normal(TOKENS, HEADS * HEAD_DIM), "weight": 1 + normal(HEAD_DIM) / 4}
     if rule.name.startswith("expert_"):  # four experts of 12 rows, two a token

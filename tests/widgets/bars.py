@@ -54,8 +54,8 @@ while time.time() - began < 600 and not globals().get("enough"):
     sum(range(2000))"""
 
 MAP = """
-from workbench.allocate.groups import Group
-from workbench.allocate.table import SensitivityTable
+from workbench.precision.groups import Group
+from workbench.precision.table import SensitivityTable
 from workbench.convert.options import parse_format
 from workbench.widgets import PrecisionMap
 shapes = {"attn.q_k_v": (6144, 4096), "attn.o_proj": (4096, 4096)}

@@ -69,7 +69,7 @@ def measure(section) -> None:
 
 PRECISION_MAP = """
 from eval.texts import encode, load_text
-from workbench.allocate.sensitivity import sensitivity
+from workbench.precision.sensitivity import sensitivity
 from workbench.convert.options import parse_format
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer

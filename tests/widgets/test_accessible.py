@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.allocate.groups import Group
-from workbench.allocate.table import SensitivityTable
 from workbench.assets import demo_model_path
 from workbench.convert.options import parse_format
-from workbench.sweep.sweep import Sweep
+from workbench.precision.groups import Group
+from workbench.precision.table import SensitivityTable
+from workbench.sweeps.sweep import Sweep
 from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 from workbench.widgets import __all__ as names
 

@@ -35,7 +35,7 @@ while True:
     '''
 import time
 from pathlib import Path
-from workbench.sweep.sweep import Sweep
+from workbench.sweeps.sweep import Sweep
 Path("few.toml").write_text("""
 [sweep]
 max_windows = 1

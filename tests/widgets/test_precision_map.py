@@ -12,18 +12,18 @@ import pytest
 from eval.texts import encode, load_text
 from tests.widgets.conftest import HOSTILE
 from tests.widgets.looks import WRONG
-from workbench.allocate.allocation import Allocation
-from workbench.allocate.groups import Group
-from workbench.allocate.joint import Joint
-from workbench.allocate.measured import Measured
-from workbench.allocate.sensitivity import sensitivity
-from workbench.allocate.table import SensitivityTable
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.model_bench.speed import Rate, Speed
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
+from workbench.precision.allocation import Allocation
+from workbench.precision.groups import Group
+from workbench.precision.joint import Joint
+from workbench.precision.measured import Measured
+from workbench.precision.sensitivity import sensitivity
+from workbench.precision.table import SensitivityTable
 from workbench.widgets import PrecisionMap
 from workbench.widgets.precision_content import error_bar
 

@@ -10,11 +10,11 @@ import time
 import psutil
 import pytest
 
-from tests.sweep.synthetic import Synthetic, four_hundred
+from tests.sweeps.synthetic import Synthetic, four_hundred
 from tests.widgets.conftest import HOSTILE
 from workbench.errors import SweepError
-from workbench.sweep import follow
-from workbench.sweep.sweep import Sweep
+from workbench.sweeps import follow
+from workbench.sweeps.sweep import Sweep
 from workbench.widgets import SweepBoard, sweep_board
 
 pytestmark = pytest.mark.browser
@@ -64,7 +64,7 @@ def tick(bridge, label: str):
 def workers() -> set[int]:
     """Process ids of this process's sweep workers."""
     found = psutil.Process().children()
-    return {each.pid for each in found if "workbench.sweep.worker" in " ".join(each.cmdline())}
+    return {each.pid for each in found if "workbench.sweeps.worker" in " ".join(each.cmdline())}
 
 
 def test_starts_stops_and_resumes_a_sweep(shown, spec, monkeypatch):

@@ -18,22 +18,31 @@ from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
 from ..reduce import eight_lanes_only, lanes_within, reduction, too_many_iterations
-from ..state import STATE, make_state, runs, scattered_state
+from ..state import STATE, rows_state, runs, slots_of
 from ..tiles import beyond_a_workgroup
 
 #: What bounds the positions that a token sees, and scores; a call that says nothing of them has no such bounds.
-BOUNDS = {"window": int, "chunk": int, "softcap": float}
-UNBOUNDED = {"window": 0, "chunk": 0, "softcap": 0.0}
+BOUNDS = {"window": int, "chunk": int, "sinks": int, "softcap": float}
+UNBOUNDED = {"window": 0, "chunk": 0, "sinks": 0, "softcap": 0.0}
 
 
 def bounds_library(context: Context) -> tuple[str, ...]:
-    """The library files for `BOUNDS`: the first position that a token sees, and what becomes of scores."""
-    sees = "first_seen/near" if context["window"] or context["chunk"] else "first_seen/all"
-    return sees, "scores/capped" if context["softcap"] else "scores/plain"
+    """The library files for `BOUNDS`: what a token sees, with which query, and what becomes of scores."""
+    sees = "seen/near" if context["window"] or context["chunk"] else "seen/all"
+    queries = "queries/sinks" if "q_sinks" in context.types else "queries/same"
+    return sees, queries, "scores/capped" if context["softcap"] else "scores/plain"
+
+
+def refuse_sinks(context: Context) -> str | None:
+    """Sinks are what stays where a window or chunks bound the rest."""
+    if not (context["window"] or context["chunk"]) and (context["sinks"] or "q_sinks" in context.types):
+        return "sinks stand in front of a window or chunks, and there are none"
+    return None
 
 
 def first_seen(position: torch.Tensor, window: int, chunk: int) -> torch.Tensor:
-    """The first position that a token at `position` sees: of its window those in its chunk; 0 is no such bound."""
+    """The first position that a token at `position` sees beside the sinks: of its window those in its chunk; 0 is no
+    such bound."""
     first = (position - window + 1).clamp(min=0) if window else torch.zeros_like(position)
     return torch.maximum(first, position // chunk * chunk) if chunk else first
 
@@ -49,7 +58,7 @@ def positions_seen(s: Mapping) -> tuple[float, float]:
     s: sizes; `seen` is what the cache holds, its whole capacity unless known.
     """
     held = s.get("seen", s["capacity"])
-    bound = min((s[name] for name in ("window", "chunk") if s[name]), default=held)
+    bound = min((s[name] + s["sinks"] for name in ("window", "chunk") if s[name]), default=held)
     return min(held, bound), min(held, bound + s["tokens"] - 1)
 
 
@@ -65,28 +74,35 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
     sequence=1,
     window=0,
     chunk=0,
+    sinks=0,
     softcap=0.0,
+    q_sinks=False,
     scattered=False,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    return {
+    rows = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
+    made = {
         "q": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
         "kv": random_tensor(generator, (sequences, 2, kv_heads, capacity, head_dim), x_dtype),
-        "state": scattered_state(seed, tokens, sequences, capacity)
-        if scattered
-        else make_state(position, tokens, sequence),
+        "state": rows_state(seed, tokens, scattered=scattered, **rows),
         "scale": head_dim**-0.5,
         "window": window,
         "chunk": chunk,
+        "sinks": sinks,
         "softcap": softcap,
     }
+    if q_sinks:
+        made["q_sinks"] = random_tensor(generator, (tokens, heads * head_dim), x_dtype)
+    return made
 
 
 def score_bound(arguments) -> torch.Tensor:
     """What a score's error is a few units of: sum |q||k|, and of a cap what tanh is off by."""
     q, kv = arguments["q"].double(), arguments["kv"].double()
+    if "q_sinks" in arguments:
+        q = torch.cat([q, arguments["q_sinks"].double()])
     largest = q.abs().max() * kv.abs().max() * kv.shape[-1] * arguments["scale"]
     return largest + 8 * arguments.get("softcap", 0.0)
 
@@ -107,6 +123,8 @@ def _cost(s) -> Cost:
 
 
 def _refuse_broadcast(context: Context) -> str | None:
+    if reason := refuse_sinks(context):
+        return reason
     if context.sizes.get("sequences", 1) > 1:
         return "eight rows share what they read, and those of several sequences do not"
     return eight_lanes_only(context)
@@ -134,8 +152,11 @@ def _refuse(context: Context) -> str | None:
         threads, quads = context["workgroup"], context.sizes.get("words", context["head_dim"] // 4)
         at_once = threads // min(quads // (4 if "words" in context.sizes else 1), threads)
         scores = 8 * threads * context["positions_per_thread"]  # of a tile, and as much for its reduction
-        if reason := beyond_a_workgroup(threads, 16 * quads * (1 + at_once) + scores):
+        queries = 2 if "q_sinks" in context.types else 1
+        if reason := beyond_a_workgroup(threads, 16 * quads * (queries + at_once) + scores):
             return reason
+    if reason := refuse_sinks(context):
+        return reason
     return too_many_iterations(_iterations)(context)
 
 
@@ -165,9 +186,13 @@ def _variants(cache: str) -> dict[str, Variant]:
     }
 
 
+#: Queries that meet the sinks, where those are not `q`.
+Q_SINKS = Port(("tokens", "width"), optional=True, binding=6)
+
+
 @kernel(
-    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
-    writes={"y": Port(("tokens", "width"))},
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE, "q_sinks": Q_SINKS},
+    writes={"y": Port(("tokens", "width"), binding=3)},
     params={"scale": float, **BOUNDS},
     defaults=UNBOUNDED,
     variants=_variants("cache/float"),
@@ -176,35 +201,54 @@ def _variants(cache: str) -> dict[str, Variant]:
     tolerance=_tolerance,
     cost=_cost,
 )
-def attention(q, kv, state, scale, window=0, chunk=0, softcap=0.0):
+def attention(
+    q, kv, state, scale, q_sinks=None, window=0, chunk=0, sinks=0, softcap=0.0
+):  # many parameters: the operands and parameters of the op
     """softmax(scale q k^T) v for q [tokens, heads * head_dim]; token t stands at p = state[t, 0] of its sequence and
     sees 0 .. p there.
 
     kv [sequences, 2, kv_heads, capacity, head_dim] holds keys and values; head h reads cache head
     h // (heads / kv_heads). window: a token sees p - window + 1 .. p only (sliding windows of Mistral, Gemma). chunk:
-    positions q with q // chunk = p // chunk only (Llama 4). softcap: scores s become softcap tanh(s / softcap)
-    (Gemma 2). 0 is no such bound.
+    positions q with q // chunk = p // chunk only (Llama 4). sinks: and the first `sinks` of its sequence (attention
+    sinks, Xiao et al. 2023), which it meets with its row of q_sinks where that is given. softcap: scores s become
+    softcap tanh(s / softcap) (Gemma 2). 0 is no such bound. With a window or chunks the cache is a ring
+    (`state.slots_of`), which must have slots for all that the step's tokens see.
     """
     width = q.shape[1]
     _, _, kv_heads, capacity, head_dim = kv.shape
     groups = width // head_dim // kv_heads
     y = torch.empty_like(q)
     for sequence, rows, positions in runs(state):
-        own = positions.clamp(max=capacity - 1).unsqueeze(-1)
-        count = int(own.max()) + 1
-        keys, values = kv[sequence].to(q.dtype)[:, :, :count]
-        queries = q[rows].view(len(rows), kv_heads, groups, head_dim).permute(1, 2, 0, 3)
-        scores = capped(torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale, softcap)
-        visible = (torch.arange(count) <= own) & (torch.arange(count) >= first_seen(own, window, chunk))
-        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+        own, seen, slots = seen_slots(positions, capacity, window, chunk, sinks)
+        keys, values = kv[sequence][:, :, slots].to(q.dtype)
+        asked = [
+            each[rows].view(len(rows), kv_heads, groups, head_dim).permute(1, 2, 0, 3)
+            for each in (q, q if q_sinks is None else q_sinks)
+        ]
+        met = [torch.einsum("hgtd,hpd->hgtp", queries, keys) * scale for queries in asked]
+        scores = capped(torch.where(seen < sinks, met[1], met[0]), softcap)
+        near = (seen >= first_seen(own, window, chunk)) | (seen < sinks)
+        weights = scores.masked_fill(~(near & (seen <= own)), float("-inf")).softmax(-1)
         y[rows] = torch.einsum("hgtp,hpd->thgd", weights, values).reshape(len(rows), width)
     return y
+
+
+def seen_slots(
+    positions: torch.Tensor, capacity: int, window: int, chunk: int, sinks: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the rows of a sequence where they stand [rows, 1], what any of them may see [n], and where that lies [n]."""
+    ring = bool(window or chunk)
+    own = (positions if ring else positions.clamp(max=capacity - 1)).unsqueeze(-1)
+    first = int(first_seen(own, window, chunk).min())
+    seen = torch.arange(int(own.max()) + 1)
+    seen = seen[(seen >= first) | (seen < sinks)]
+    return own, seen, slots_of(seen, capacity, ring, sinks)
 
 
 # ---- over a cache in INT8 ----------------------------------------------------------------------------------------
 
 #: What kernels that read an INT8 cache bind after their queries.
-READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": replace(SCALES8, binding=5)}
+READS8 = {"kv": CACHE8, "state": STATE, "kv_scales": replace(SCALES8, binding=5), "q_sinks": Q_SINKS}
 
 
 def _inputs8(seed=0, kv_heads=2, head_dim=16, capacity=32, sequences=2, **options) -> dict:
@@ -220,7 +264,8 @@ inputs8 = handing_on(_inputs8, _make_inputs)
 
 
 def seen_cache(q, kv, kv_scales, state, head_dim) -> torch.Tensor:
-    """What a step of q [tokens, width] sees of an INT8 cache, dequantized: of each sequence what its rows reach."""
+    """What a step of q [tokens, width] sees of an INT8 cache, dequantized: of each sequence what its rows reach; of a
+    ring that has come round all."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     found = torch.zeros(*kv.shape[:4], head_dim, dtype=dtype)
     for sequence, _, positions in runs(state):
@@ -266,7 +311,8 @@ def _cost8(s) -> Cost:
     tolerance=_tolerance8,
     cost=_cost8,
 )
-def attention_kv8(q, kv, state, kv_scales, scale, head_dim, **bounds):
-    """`attention` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
+def attention_kv8(q, kv, state, kv_scales, scale, head_dim, **more):
+    """`attention` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]. more:
+    q_sinks and bounds."""
     seen = seen_cache(q, kv, kv_scales, state, head_dim)
-    return attention.reference(q, seen, state, scale, **bounds)
+    return attention.reference(q, seen, state, scale, **more)

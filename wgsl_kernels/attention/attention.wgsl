@@ -1,12 +1,13 @@
-// Causal attention over the cache with grouped queries: a workgroup computes one head of one token. A library file says
-// from which position on a token sees, another what becomes of scores.
+// Causal attention over the cache with grouped queries: a workgroup computes one head of one token. Library files
+// say what a token sees and where that lies, and what becomes of scores.
 //
 // Tiles of TILE positions: each thread scores POSITIONS_PER_THREAD of them, the softmax runs online (Milakov and Gimelshein
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
 // Loops are bounded by the state, a uniform, as barriers inside them require.
-// needs: state (Rows), cache (PIECES, Piece, scale_at, piece_of, raw_at, PIECE, PLACES), first_seen (first_seen),
-//   scores (capped), reduce (workgroup_max, workgroup_sum)
-@group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
+// needs: state (Rows), cache (PIECES, Piece, scale_at, piece_of, raw_at, PIECE, PLACES),
+//   seen (seen_by, slot_at), queries (QUERIES, query_for), scores (capped), reduce (workgroup_max, workgroup_sum)
+alias Query = vec4<q_type>;
+@group(0) @binding(0) var<storage, read> q: array<Query>;
 @group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
 
@@ -16,7 +17,7 @@ const SPAN: u32 = min(PIECES, WORKGROUP);                // threads that share t
 const MINE: u32 = (PIECES + SPAN - 1u) / SPAN;           // pieces of the output that a thread owns
 const GROUPS: u32 = WORKGROUP / SPAN;                    // positions whose values are added at a time
 const TILE: u32 = WORKGROUP * POSITIONS_PER_THREAD;
-var<workgroup> query: array<vec4<f32>, ROW_QUADS>;
+var<workgroup> query: array<vec4<f32>, QUERIES * ROW_QUADS>;  // the one for sinks behind the other
 var<workgroup> weights: array<f32, TILE>;
 var<workgroup> parts: array<vec4<f32>, GROUPS * ROW_QUADS>;
 
@@ -28,10 +29,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let row = state[token];
   let keys = ((row.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(row.position + 1u, CAPACITY);  // positions up to this token's
-  for (var i = thread; i < ROW_QUADS; i += WORKGROUP) {
-    let quad = q[token * WIDTH / 4u + head * QUADS + min(i, QUADS - 1u)];
-    query[i] = select(vec4<f32>(), vec4<f32>(quad) * SCALE * PLACES, i < QUADS);
+  let seen = seen_by(row.position);
+  for (var i = thread; i < QUERIES * ROW_QUADS; i += WORKGROUP) {
+    let own = i % ROW_QUADS;
+    let quad = query_for(i >= ROW_QUADS, token * WIDTH / 4u + head * QUADS + min(own, QUADS - 1u));
+    query[i] = select(vec4<f32>(), vec4<f32>(quad) * SCALE * PLACES, own < QUADS);
   }
   workgroupBarrier();
 
@@ -39,22 +41,24 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var largest = -3.0e38;
   var total = 0.0;
   var sums: array<Piece, MINE>;
-  for (var start = first_seen(count - 1u); start < count; start += TILE) {
+  for (var start = 0u; start < seen.count; start += TILE) {
     var scores: array<f32, POSITIONS_PER_THREAD>;
     var value_scales: array<f32, POSITIONS_PER_THREAD>;
     var own_largest = -3.0e38;
     for (var n = 0u; n < POSITIONS_PER_THREAD; n++) {
-      let position = start + n * WORKGROUP + thread;
+      let at = start + n * WORKGROUP + thread;
       var score = -3.0e38;
       value_scales[n] = 0.0;
-      if (position < count) {
+      if (at < seen.count) {
+        let slot = slot_at(seen, at);
+        let own = select(0u, ROW_QUADS, QUERIES > 1u && at < SINKS);
         score = 0.0;
-        value_scales[n] = scale_at(values + position);
+        value_scales[n] = scale_at(values + slot);
         for (var p = 0u; p < PIECES; p++) {
-          let piece = piece_of(raw_at(keys + position, p));
-          for (var i = 0u; i < PIECE; i++) { score += dot(query[p * PIECE + i], piece[i]); }
+          let piece = piece_of(raw_at(keys + slot, p));
+          for (var i = 0u; i < PIECE; i++) { score += dot(query[own + p * PIECE + i], piece[i]); }
         }
-        score = capped(score * scale_at(keys + position));
+        score = capped(score * scale_at(keys + slot));
       }
       scores[n] = score;
       own_largest = max(own_largest, score);
@@ -62,8 +66,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let new_largest = max(largest, workgroup_max(own_largest, thread));
     var own_total = 0.0;
     for (var n = 0u; n < POSITIONS_PER_THREAD; n++) {
-      let position = start + n * WORKGROUP + thread;
-      let weight = select(0.0, exp(scores[n] - new_largest), position < count);
+      let at = start + n * WORKGROUP + thread;
+      let weight = select(0.0, exp(scores[n] - new_largest), at < seen.count);
       weights[n * WORKGROUP + thread] = weight * value_scales[n];
       own_total += weight;
     }
@@ -71,14 +75,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     total = total * correction + workgroup_sum(own_total, thread);
     largest = new_largest;
     workgroupBarrier();  // the sum over a subgroup alone would not order `weights`
-    let seen = min(TILE, count - start);
+    let filled = min(TILE, seen.count - start);
     for (var m = 0u; m < MINE; m++) {
       let own = thread % SPAN + m * SPAN;
       if (own < PIECES && group < GROUPS) {
         var sum = sums[m];
         for (var i = 0u; i < PIECE; i++) { sum[i] *= correction; }
-        for (var j = group; j < seen; j += GROUPS) {
-          let piece = piece_of(raw_at(values + start + j, own));
+        for (var j = group; j < filled; j += GROUPS) {
+          let piece = piece_of(raw_at(values + slot_at(seen, start + j), own));
           for (var i = 0u; i < PIECE; i++) { sum[i] += weights[j] * piece[i]; }
         }
         sums[m] = sum;

@@ -4,41 +4,54 @@
 // scores positions l, l+8, l+16, l+24 for all 8 tokens, the softmax runs online (Milakov and Gimelshein 2018), then
 // lane l adds up dimensions 4l to 4l+3. Queries and weights go round by broadcasts; nothing needs a barrier. An INT8
 // cache is read a word at a time: what a wide load would save on a GPU is nothing where lanes are loaded one by one.
-// needs: state (Rows), cache (quad_at, scale_at), first_seen (first_seen), scores (capped4), outer (Sums, outer)
-@group(0) @binding(0) var<storage, read> q: array<q_type>;
+// needs: state (Rows), cache (quad_at, scale_at), seen (Seen, seen_by, position_at, slot_at, first_seen, end_of),
+//   queries (QUERIES, query_for), scores (capped4), outer (Sums, outer)
+alias Query = q_type;
+@group(0) @binding(0) var<storage, read> q: array<Query>;
 @group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<y_type>>;
 
 const QUADS: u32 = HEAD_DIM / 4u;
 const SLICES: u32 = (HEAD_DIM + 31u) / 32u;
 const LOWEST: f32 = -3.0e38;
+const NOWHERE: u32 = 0xffffffffu;  // a position that no token sees
 
-fn query(token: u32, column: u32) -> f32 { return f32(q[min(token, TOKENS - 1u) * WIDTH + column]) * SCALE; }
-fn queries(token: u32, column: u32) -> vec4<f32> {
-  return vec4<f32>(query(token, column), query(token + 1u, column), query(token + 2u, column), query(token + 3u, column));
+fn query(sinks: bool, token: u32, column: u32) -> f32 {
+  return f32(query_for(sinks, min(token, TOKENS - 1u) * WIDTH + column)) * SCALE;
+}
+fn queries(sinks: bool, token: u32, column: u32) -> vec4<f32> {
+  return vec4<f32>(query(sinks, token, column), query(sinks, token + 1u, column), query(sinks, token + 2u, column),
+                   query(sinks, token + 3u, column));
 }
 
-// Four dimensions of a value. Positions at or beyond `count` have weight 0 and read the last one instead: what an
-// earlier sequence left there may be infinite, and 0 times that is no number.
-fn value(first: u32, position: u32, count: u32, quad: u32) -> vec4<f32> {
-  return quad_at(first + min(position, count - 1u), quad);
+// Four dimensions of the n-th value that is seen. Those at or beyond `count` have weight 0 and read the last one instead:
+// what an earlier sequence left there may be infinite, and 0 times that is no number.
+fn value(first: u32, seen: Seen, n: u32, count: u32, quad: u32) -> vec4<f32> {
+  return quad_at(first + slot_at(seen, min(n, count - 1u)), quad);
+}
+fn slots_at(seen: Seen, n: vec4<u32>) -> vec4<u32> {
+  return vec4<u32>(slot_at(seen, n.x), slot_at(seen, n.y), slot_at(seen, n.z), slot_at(seen, n.w));
+}
+fn positions_at(seen: Seen, n: vec4<u32>) -> vec4<u32> {
+  return vec4<u32>(position_at(seen, n.x), position_at(seen, n.y), position_at(seen, n.z), position_at(seen, n.w));
 }
 fn scales_at(rows: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(scale_at(rows.x), scale_at(rows.y), scale_at(rows.z), scale_at(rows.w));
 }
 
-// The first positions that four tokens see, and those behind the last ones.
-struct Seen { first: vec4<u32>, limit: vec4<u32> }
-fn seen_up_to(positions: vec4<u32>) -> Seen {
-  let own = min(positions, vec4<u32>(CAPACITY - 1u));
-  let first = vec4<u32>(first_seen(own.x), first_seen(own.y), first_seen(own.z), first_seen(own.w));
-  return Seen(first, own + vec4<u32>(1u));
+// The first positions that four tokens see beside the sinks, and those behind the last ones.
+struct Bounds { first: vec4<u32>, limit: vec4<u32> }
+fn bounds_of(positions: vec4<u32>) -> Bounds {
+  let limit = vec4<u32>(end_of(positions.x), end_of(positions.y), end_of(positions.z), end_of(positions.w));
+  let own = limit - vec4<u32>(1u);
+  return Bounds(vec4<u32>(first_seen(own.x), first_seen(own.y), first_seen(own.z), first_seen(own.w)), limit);
 }
 
 // Scores of one position for four tokens; what a token may not see becomes LOWEST.
-fn masked(scores: vec4<f32>, position: u32, sees: Seen) -> vec4<f32> {
+fn masked(scores: vec4<f32>, position: u32, sees: Bounds) -> vec4<f32> {
   let at = vec4<u32>(position);
-  return select(vec4<f32>(LOWEST), capped4(scores), (at >= sees.first) & (at < sees.limit));
+  let near = (at >= sees.first) | vec4<bool>(position < SINKS);
+  return select(vec4<f32>(LOWEST), capped4(scores), near & (at < sees.limit));
 }
 fn largest(m: mat4x4<f32>) -> vec4<f32> { return subgroupMax(max(max(m[0], m[1]), max(m[2], m[3]))); }
 fn total(m: mat4x4<f32>) -> vec4<f32> { return subgroupAdd(m[0] + m[1] + m[2] + m[3]); }
@@ -64,9 +77,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let row = state[token];  // the others of the tile follow it in its sequence
   let keys = ((row.sequence * 2u) * KV_HEADS + head / (heads / KV_HEADS)) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let sees0 = seen_up_to(vec4<u32>(row.position) + vec4<u32>(0u, 1u, 2u, 3u));  // tokens 0 to 3 of the tile
-  let sees4 = seen_up_to(vec4<u32>(row.position) + vec4<u32>(4u, 5u, 6u, 7u));
-  let count = min(row.position + min(8u, TOKENS - token), CAPACITY);
+  let sees0 = bounds_of(vec4<u32>(row.position) + vec4<u32>(0u, 1u, 2u, 3u));  // tokens 0 to 3 of the tile
+  let sees4 = bounds_of(vec4<u32>(row.position) + vec4<u32>(4u, 5u, 6u, 7u));
+  // what any of them sees, counted as the first one sees it
+  let seen = seen_by(row.position);
+  let count = seen.count + end_of(row.position + min(8u, TOKENS - token) - 1u) - sees0.limit.x;
 
   var sums: Sums;
   var top0 = vec4<f32>(LOWEST);
@@ -74,14 +89,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   var total0 = vec4<f32>();
   var total4 = vec4<f32>();
   // A token that sees nothing yet adds up what others see, until its first score multiplies that by exp(LOWEST - score), 0.
-  for (var start = sees0.first.x; start < count; start += 32u) {
-    let own = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
-    let visible = min(own, vec4<u32>(count - 1u));
-    let rows = vec4<u32>(keys) + visible;
+  var next = 0u;
+  for (var start = 0u; start < count; start = next) {
+    let sinks = QUERIES > 1u && start < SINKS;
+    next = min(start + 32u, select(count, min(SINKS, count), sinks));  // a tile has one query of each token
+    let at = vec4<u32>(start + lane) + vec4<u32>(0u, 8u, 16u, 24u);
+    let own = select(vec4<u32>(NOWHERE), positions_at(seen, at), at < vec4<u32>(next));
+    let slots = slots_at(seen, min(at, vec4<u32>(next - 1u)));
+    let rows = vec4<u32>(keys) + slots;
     var scores = Sums();  // Naga zeroes a variable without a value once a function, not once an iteration
     for (var column = 0u; column < HEAD_DIM; column += 8u) {
-      let a = queries(token, head * HEAD_DIM + column + lane);
-      let b = queries(token + 4u, head * HEAD_DIM + column + lane);
+      let a = queries(sinks, token, head * HEAD_DIM + column + lane);
+      let b = queries(sinks, token + 4u, head * HEAD_DIM + column + lane);
       let i = column / 4u;
       let k = mat4x4<f32>(quad_at(rows.x, i), quad_at(rows.y, i), quad_at(rows.z, i), quad_at(rows.w, i));
       let lo = transpose(k);
@@ -110,7 +129,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     let correction4 = exp(top4 - new_top4);
     total0 = total0 * correction0 + total(w0);
     total4 = total4 * correction4 + total(w4);
-    let vs = scales_at(vec4<u32>(values) + visible);
+    let vs = scales_at(vec4<u32>(values) + slots);
     w0 = mat4x4<f32>(w0[0] * vs.x, w0[1] * vs.y, w0[2] * vs.z, w0[3] * vs.w);
     w4 = mat4x4<f32>(w4[0] * vs.x, w4[1] * vs.y, w4[2] * vs.z, w4[3] * vs.w);
     top0 = new_top0;
@@ -120,14 +139,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
       let p = start + r;
       let a = w0[0];
       let b = w4[0];
-      sums = outer(sums, value(values, p, count, own_quad), subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
-      sums = outer(sums, value(values, p + 1u, count, own_quad), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
-      sums = outer(sums, value(values, p + 2u, count, own_quad), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
-      sums = outer(sums, value(values, p + 3u, count, own_quad), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
-      sums = outer(sums, value(values, p + 4u, count, own_quad), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
-      sums = outer(sums, value(values, p + 5u, count, own_quad), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
-      sums = outer(sums, value(values, p + 6u, count, own_quad), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
-      sums = outer(sums, value(values, p + 7u, count, own_quad), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
+      sums = outer(sums, value(values, seen, p, next, own_quad), subgroupBroadcast(a, 0u), subgroupBroadcast(b, 0u));
+      sums = outer(sums, value(values, seen, p + 1u, next, own_quad), subgroupBroadcast(a, 1u), subgroupBroadcast(b, 1u));
+      sums = outer(sums, value(values, seen, p + 2u, next, own_quad), subgroupBroadcast(a, 2u), subgroupBroadcast(b, 2u));
+      sums = outer(sums, value(values, seen, p + 3u, next, own_quad), subgroupBroadcast(a, 3u), subgroupBroadcast(b, 3u));
+      sums = outer(sums, value(values, seen, p + 4u, next, own_quad), subgroupBroadcast(a, 4u), subgroupBroadcast(b, 4u));
+      sums = outer(sums, value(values, seen, p + 5u, next, own_quad), subgroupBroadcast(a, 5u), subgroupBroadcast(b, 5u));
+      sums = outer(sums, value(values, seen, p + 6u, next, own_quad), subgroupBroadcast(a, 6u), subgroupBroadcast(b, 6u));
+      sums = outer(sums, value(values, seen, p + 7u, next, own_quad), subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
       w0 = rotated(w0);
       w4 = rotated(w4);
     }

@@ -22,6 +22,7 @@ from ..state import STATE
 from ..tiles import WORKGROUP_BYTES
 from .attention import (
     BOUNDS,
+    Q_SINKS,
     READS8,
     UNBOUNDED,
     as_float,
@@ -29,11 +30,12 @@ from .attention import (
     bounds_library,
     cache_bytes8,
     capped,
-    first_seen,
     inputs8,
     positions_seen,
+    refuse_sinks,
     score_bound,
     seen_cache,
+    seen_slots,
 )
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
@@ -64,6 +66,10 @@ def _defaults(context: Context) -> dict[str, int]:
 
 def _refuse(context: Context) -> str | None:
     lanes = context.sizes.get("lanes", 1)
+    if reason := refuse_sinks(context):
+        return reason
+    if "q_sinks" in context.types and context.sizes.get("splits", 2) < 2:
+        return "sinks with a query of their own are a split of their own, beside one for the rest"
     if not (context.adapter.subgroups and context.adapter.subgroup_size):
         return "it needs subgroups of a known size"
     if lanes > context.adapter.subgroup_size:
@@ -125,8 +131,8 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
 
 
 @kernel(
-    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE},
-    writes={"sums": Port(SUMS, "f32"), "stats": Port(STATS, "f32")},
+    reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE, "q_sinks": Q_SINKS},
+    writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
     params={"scale": float, "splits": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
@@ -135,13 +141,16 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
     tolerance=_split_tolerance,
     cost=_split_cost,
 )
-def attention_split(q, kv, state, scale, splits, window=0, chunk=0, softcap=0.0):
+def attention_split(
+    q, kv, state, scale, splits, q_sinks=None, window=0, chunk=0, sinks=0, softcap=0.0
+):  # many parameters: the operands and parameters of the op
     """Unnormalised attention of q [tokens, heads * head_dim] over `splits` parts of the positions that a token sees.
 
     sums [tokens, heads, splits, head_dim] = sum_p exp(s_p - m) v_p; stats [tokens, heads, splits, 2] = m = max s_p and
     sum_p exp(s_p - m), over the part's positions p; s_p = scale q k_p. A part without positions has sums 0 and stats
-    (-2^127, 0). Parts have ceil(count / splits) of the `count` positions that a token sees, but at least 32. window,
-    chunk, softcap: as for `attention`.
+    (-2^127, 0). Parts have ceil(count / splits) of the `count` positions that a token sees, but at least 32; the sinks
+    come first, and where they have queries of their own they are the first part, and the others share the rest. window,
+    chunk, sinks, softcap: as for `attention`.
     """
     tokens, width = q.shape
     _, _, kv_heads, capacity, head_dim = kv.shape
@@ -151,12 +160,14 @@ def attention_split(q, kv, state, scale, splits, window=0, chunk=0, softcap=0.0)
     stats[..., 0] = NONE
     for t, (position, _, sequence, _) in enumerate(state.tolist()):
         keys, values = (part.to(q.dtype).repeat_interleave(heads // kv_heads, 0) for part in kv[sequence])
-        own = min(position, capacity - 1)
-        first = int(first_seen(torch.tensor(own), window, chunk))
-        length = max(ceil_div(own + 1 - first, splits), LEAST)
-        query = q[t].view(heads, 1, head_dim)
-        for s, start in enumerate(range(first, own + 1, length)):
-            part = slice(start, min(start + length, own + 1))
+        _, _, slots = seen_slots(torch.tensor([position]), capacity, window, chunk, sinks)
+        parts, left = [], slots  # queries, and what they meet
+        if q_sinks is not None:
+            parts, left = [(q_sinks, slots[:sinks])], slots[sinks:]
+        length = max(ceil_div(len(left), splits - len(parts)), LEAST)
+        parts += [(q, left[start : start + length]) for start in range(0, len(left), length)]
+        for s, (queries, part) in enumerate(parts):
+            query = queries[t].view(heads, 1, head_dim)
             scores = capped((query * keys[:, part]).sum(-1) * scale, softcap)
             largest = scores.amax(-1, keepdim=True)
             weights = (scores - largest).exp()
@@ -187,10 +198,11 @@ def _split_cost8(s) -> Cost:
     tolerance=_split_tolerance8,
     cost=_split_cost8,
 )
-def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **bounds):
-    """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
+def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **more):
+    """`attention_split` over an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity].
+    more: q_sinks and bounds."""
     seen = seen_cache(q, kv, kv_scales, state, head_dim)
-    return attention_split.reference(q, seen, state, scale, splits, **bounds)
+    return attention_split.reference(q, seen, state, scale, splits, **more)
 
 
 def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
@@ -251,24 +263,27 @@ def attention_reduce(sums, stats):
     return y.flatten(1)
 
 
-def _whole(p, q, kv, state, *, scale, window, chunk, softcap):
+def _whole(
+    p, q, kv, state, q_sinks=None, *, scale, window, chunk, sinks, softcap
+):  # many parameters: the operands and parameters of the op
     """Attention of few tokens, over parts of the cache."""
-    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
-    return p.attention(q=q, kv=kv, state=state, scale=scale, **bounds)
+    bounds = {"window": window, "chunk": chunk, "sinks": sinks, "softcap": softcap}
+    return p.attention(q=q, kv=kv, state=state, q_sinks=q_sinks, scale=scale, **bounds)
 
 
 def _parts(
-    p, q, kv, state, *, scale, window, chunk, softcap, splits
+    p, q, kv, state, q_sinks=None, *, scale, window, chunk, sinks, softcap, splits
 ):  # many parameters: the operands and parameters of the op
-    bounds = {"window": window, "chunk": chunk, "softcap": softcap}
-    sums, stats = p.attention_split(q=q, kv=kv, state=state, scale=scale, splits=splits, **bounds)
+    bounds = {"window": window, "chunk": chunk, "sinks": sinks, "softcap": softcap}
+    given = {"q": q, "kv": kv, "state": state, "q_sinks": q_sinks}
+    sums, stats = p.attention_split(**given, scale=scale, splits=splits, **bounds)
     return p.attention_reduce(sums=sums, stats=stats)
 
 
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where `attention_split` can run, for few tokens."""
     limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
-    splits = splits_for(min([facts.capacity, *limits]))
+    splits = splits_for(min([facts.capacity, *limits])) + bool(match.params["sinks"])
     # rows of several sequences share no keys, however many there are
     few = FEW_TOKENS if facts.sequences == 1 else MANY_ROWS
     if facts.tokens > few or splits < 2:
@@ -276,7 +291,7 @@ def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
     head_dim = match.shape("kv")[4]
     sizes = {"head_dim": head_dim} | ({"words": cache_words(head_dim)} if pair is attention_split_kv8 else {})
-    if pair.variants["teams"].refuse(pair.specialise("teams", sizes, {}, facts.adapter)):
+    if pair.variants["teams"].refuse(pair.specialise("teams", {**match.params, **sizes}, {}, facts.adapter)):
         return False
     return {"splits": splits}
 

@@ -8,9 +8,10 @@
 //
 // Four queries are the components of a vector and every index in the loop is a constant: drivers keep what they cannot
 // unroll in memory, which made this kernel half as fast (H200).
-// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), first_seen (first_seen),
-//   scores (capped4)
-@group(0) @binding(0) var<storage, read> q: array<vec4<q_type>>;
+// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), seen (seen_by, slot_at),
+//   queries (QUERIES, query_for), scores (capped4)
+alias Query = vec4<q_type>;
+@group(0) @binding(0) var<storage, read> q: array<Query>;
 @group(0) @binding(2) var<uniform> state: Rows;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;   // [token][head][split][quad]
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>;  // [token][head][split]: largest, total
@@ -21,6 +22,7 @@ const FOURS: u32 = (SHARING + 3u) / 4u;
 const LOADS: u32 = (PIECES + LANES - 1u) / LANES;  // pieces of a position that a thread owns
 const OWN: u32 = LOADS * PIECE;                    // and their quads
 const TEAMS: u32 = WORKGROUP / LANES;
+const OTHERS: u32 = SPLITS - (QUERIES - 1u);       // sinks with a query of their own are a split of their own, the first
 const NONE: f32 = -0x1p127f;  // below every score
 alias Loaded = array<Raw, LOADS>;
 alias Quads = array<vec4<f32>, OWN>;
@@ -30,12 +32,12 @@ var<workgroup> team_sums: array<vec4<f32>, TEAMS * QUADS>;
 
 fn own_quad(o: u32, lane: u32) -> u32 { return (o / PIECE * LANES + lane) * PIECE + o % PIECE; }
 
-fn query_at(token: u32, head: u32, lane: u32) -> Quads {
+fn query_at(sinks: bool, token: u32, head: u32, lane: u32) -> Quads {
   var quads: Quads;
   for (var o = 0u; o < OWN; o++) {
     let quad = own_quad(o, lane);
     let at = (token * HEADS + min(head, HEADS - 1u)) * QUADS + quad;
-    if (quad < QUADS) { quads[o] = vec4<f32>(q[at]) * SCALE * PLACES; }
+    if (quad < QUADS) { quads[o] = vec4<f32>(query_for(sinks, at)) * SCALE * PLACES; }
   }
   return quads;
 }
@@ -76,16 +78,17 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first_head = kv_head * SHARING + (id.x % FOURS) * 4u;
   let keys = ((row.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
-  let count = min(row.position + 1u, CAPACITY);  // positions up to this token's
-  let all_first = first_seen(count - 1u);
-  let part = max((count - all_first + SPLITS - 1u) / SPLITS, LEAST);
-  let first = min(all_first + split * part, count);
-  let limit = min(first + part, count);
+  let seen = seen_by(row.position);
+  let of_sinks = QUERIES > 1u && split == 0u;
+  let apart = select(0u, min(SINKS, seen.count), QUERIES > 1u);
+  let length = max((seen.count - apart + OTHERS - 1u) / OTHERS, LEAST);
+  let first = select(min(apart + (split - (QUERIES - 1u)) * length, seen.count), 0u, of_sinks);
+  let limit = select(min(first + length, seen.count), apart, of_sinks);
 
-  let query0 = query_at(token, first_head, lane);
-  let query1 = query_at(token, first_head + 1u, lane);
-  let query2 = query_at(token, first_head + 2u, lane);
-  let query3 = query_at(token, first_head + 3u, lane);
+  let query0 = query_at(of_sinks, token, first_head, lane);
+  let query1 = query_at(of_sinks, token, first_head + 1u, lane);
+  let query2 = query_at(of_sinks, token, first_head + 2u, lane);
+  let query3 = query_at(of_sinks, token, first_head + 3u, lane);
   var sum0: Quads;
   var sum1: Quads;
   var sum2: Quads;
@@ -95,8 +98,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   for (var start = first; start < limit; start += 2u * TEAMS) {
     let a = start + team;
     let b = a + TEAMS;
-    let row_a = min(a, limit - 1u);  // of what lies behind, which may be infinite, 0 times is no number
-    let row_b = min(b, limit - 1u);
+    let row_a = slot_at(seen, min(a, limit - 1u));  // of what lies behind, which may be infinite, 0 times is no number
+    let row_b = slot_at(seen, min(b, limit - 1u));
     let loaded_key_a = cached(keys + row_a, lane);
     let loaded_key_b = cached(keys + row_b, lane);
     let loaded_value_a = cached(values + row_a, lane);

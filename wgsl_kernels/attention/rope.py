@@ -15,7 +15,7 @@ import torch
 from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Cost, KernelUsageError, Port, Variant, ceil_div, kernel
-from ..state import STATE, make_state, scattered_state
+from ..state import STATE, rows_state
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: Mapping | None = None) -> np.ndarray:
@@ -73,7 +73,7 @@ def rope_inputs(  # many parameters: one for each option of `Kernel.inputs`
     heads=2,
     head_dim=16,
     passed=0,
-    capacity=32,
+    positions=32,
     position=5,
     sequences=2,
     scattered=False,
@@ -82,18 +82,22 @@ def rope_inputs(  # many parameters: one for each option of `Kernel.inputs`
 ) -> dict:
     """Random x, the table of head_dim - passed dimensions, and a state: of one run, or rows of all sequences."""
     generator = torch.Generator().manual_seed(seed)
+    rows = {"capacity": positions, "position": position, "sequences": sequences, "scattered": scattered}
     return {
         "x": random_tensor(generator, (tokens, heads * head_dim), x_dtype),
-        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
-        "state": scattered_state(seed, tokens, sequences, capacity)
-        if scattered
-        else make_state(position, tokens),
+        "table": random_table(head_dim - passed, positions),
+        "state": rows_state(seed, tokens, **rows),
         "passed": passed,
     }
 
 
-def _make_inputs(interleaved=False, **options) -> dict:
-    return {**rope_inputs(**options), "interleaved": interleaved}
+def random_table(rotated: int, positions: int) -> torch.Tensor:
+    """The table of some embedding of so many dimensions."""
+    return torch.from_numpy(rope_table(inverse_frequencies(rotated, 10000.0), positions))
+
+
+def _make_inputs(interleaved=False, back_to=0, **options) -> dict:
+    return {**rope_inputs(**options), "interleaved": interleaved, "back_to": back_to}
 
 
 def paired(bound: torch.Tensor, rotated: int, head_dim: int, interleaved: bool = False) -> torch.Tensor:
@@ -128,10 +132,10 @@ def _tolerance(arguments, expected) -> dict:
 
 
 @kernel(
-    reads={"x": Port(("tokens", "width")), "table": Port(("capacity", "rotated"), "f32"), "state": STATE},
+    reads={"x": Port(("tokens", "width")), "table": Port(("positions", "rotated"), "f32"), "state": STATE},
     writes={"y": Port(("tokens", "width"))},
-    params={"passed": int, "interleaved": bool},
-    defaults={"passed": 0, "interleaved": False},
+    params={"passed": int, "interleaved": bool, "back_to": int},
+    defaults={"passed": 0, "interleaved": False, "back_to": 0},
     derive=head_dim_of,
     variants={
         "pairs": Variant(
@@ -149,16 +153,19 @@ def _tolerance(arguments, expected) -> dict:
         4 * s["tokens"] * s["width"], 4 * s["tokens"] * s["width"], 3 * s["tokens"] * s["width"]
     ),
 )
-def rope(x, table, state, passed=0, interleaved=False):
-    """Rotate x [tokens, heads * head_dim]: token t stands at position state[t, 0]; table [capacity, rotated].
+def rope(x, table, state, passed=0, interleaved=False, back_to=0):
+    """Rotate x [tokens, heads * head_dim]: token t stands at position state[t, 0]; table [positions, rotated].
 
     passed: dimensions at the end of each head that stay as they are (partial rotation), head_dim = rotated + passed.
     interleaved: pairs are neighbours (2i, 2i + 1), as in Llama 4, instead of (i, i + rotated / 2).
+    back_to: x is rotated already, and what stands behind this position is turned back to it; 0 for x that is not.
     """
     tokens, width = x.shape
-    capacity, rotated = table.shape
-    positions = state[:, 0].long().clamp(max=capacity - 1)
+    last, rotated = table.shape[0] - 1, table.shape[1]
+    positions = state[:, 0].long()
+    positions = (positions - back_to).clamp(min=0, max=last) if back_to else positions.clamp(max=last)
     cos, sin = table.to(x.dtype)[positions].unsqueeze(1).chunk(2, dim=-1)
+    sin = -sin if back_to else sin
     turned, rest = x.view(tokens, -1, rotated + passed).split([rotated, passed], dim=-1)
     a, b = pairs_of(turned, interleaved)
     turned = joined(a * cos - b * sin, b * cos + a * sin, interleaved)

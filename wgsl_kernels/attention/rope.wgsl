@@ -1,6 +1,7 @@
 // Rotary embedding: the pair (i, i + ROTATED / 2) of each head turns by the angle of its position, or, INTERLEAVED, the
-// pair (2i, 2i + 1); the PASSED dimensions behind the first ROTATED stay as they are. Cosines and sines come from a table, because WGSL promises sin
-// and cos only to 2^-11 and only near zero.
+// pair (2i, 2i + 1); the PASSED dimensions behind the first ROTATED stay as they are. Where BACK_TO is not 0, what is
+// turned already is turned back to that position. Cosines and sines come from a table, because WGSL promises sin and cos
+// only to 2^-11 and only near zero.
 // needs: state (Rows)
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read> table: array<f32>;  // [position][cosines, then sines]
@@ -23,9 +24,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   let first = start + select(i, 2u * i, INTERLEAVED);
   let second = first + select(HALF, 1u, INTERLEAVED);
-  let angle = min(state[token].position, CAPACITY - 1u) * ROTATED;
+  let position = state[token].position;
+  let angle = min(position - min(position, BACK_TO), POSITIONS - 1u) * ROTATED;
   let c = table[angle + i];
-  let s = table[angle + HALF + i];
+  let s = select(1.0, -1.0, BACK_TO > 0u) * table[angle + HALF + i];
   let a = f32(x[first]);
   let b = f32(x[second]);
   y[first] = y_type(a * c - b * s);

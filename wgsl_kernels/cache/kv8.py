@@ -24,7 +24,7 @@ from ..numerics import EPS32, random_tensor
 from ..pair import Cost, Kernel, Port, Variant, register
 from ..quantized.quantize_activations import near_half
 from ..reduce import lanes_default, reduction
-from ..state import STATE, appended, make_state, scattered_state
+from ..state import NO_RING, RING, STATE, appended, rows_state, slot_file
 from .kv_append import kv_append
 
 #: Sequences, keys or values, heads of keys and values, positions, words of four dimensions.
@@ -68,11 +68,14 @@ def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     sequence=1,
     valid=None,
     scattered=False,
+    ring=False,
+    sinks=0,
     x_dtype="f32",
     y_dtype="f32",
 ) -> dict:
     generator = torch.Generator().manual_seed(seed)
     width = kv_heads * head_dim
+    rows = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
     if joined:
         new = {"rows": random_tensor(generator, (tokens, 2 * width), x_dtype)}
     else:
@@ -80,28 +83,30 @@ def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     return {
         **new,
         **random_cache(generator, sequences, kv_heads, capacity, head_dim),
-        "state": scattered_state(seed, tokens, sequences, capacity)
-        if scattered
-        else make_state(position, tokens, sequence, valid=valid),
+        "state": rows_state(seed, tokens, valid=valid, scattered=scattered, **rows),
         "head_dim": head_dim,
+        "ring": ring,
+        "sinks": sinks,
     }
 
 
-def _append(k, v, kv, kv_scales, state, head_dim):
+def _append(
+    k, v, kv, kv_scales, state, head_dim, ring=False, sinks=0
+):  # many parameters: the operands and parameters of the op
     """kv and kv_scales with token t of k and v [tokens, kv_heads * head_dim], quantized head by head, at position
-    state[t, 0] of its sequence, for the real ones; in place."""
-    for sequence, rows, positions in appended(state, kv.shape[3]):
+    state[t, 0] of its sequence, for the real ones; in place. ring, sinks: where that lies (`state.slots_of`)."""
+    for sequence, rows, slots in appended(state, kv.shape[3], ring, sinks):
         for part, tensor in enumerate((k, v)):
             new = tensor[rows].reshape(len(rows), kv.shape[2], head_dim).transpose(0, 1)
-            kv[sequence, part, :, positions], scales = quantized(new)
-            kv_scales[sequence, part, :, positions] = scales.to(kv_scales.dtype)
+            kv[sequence, part, :, slots], scales = quantized(new)
+            kv_scales[sequence, part, :, slots] = scales.to(kv_scales.dtype)
     return kv, kv_scales
 
 
-def _append_rows(rows, kv, kv_scales, state, head_dim):
+def _append_rows(rows, kv, kv_scales, state, head_dim, ring=False, sinks=0):
     """`kv_append[kv8]` of rows [tokens, 2 * kv_heads * head_dim]: a token's keys, then its values."""
     k, v = rows.chunk(2, dim=-1)
-    return _append(k, v, kv, kv_scales, state, head_dim)
+    return _append(k, v, kv, kv_scales, state, head_dim, ring, sinks)
 
 
 def _append_tolerance(arguments: Mapping, expected: Mapping) -> dict:
@@ -118,7 +123,8 @@ def append_bounds(parts, arguments: Mapping, expected: Mapping, errors=(0.0, 0.0
     kv, state, head_dim = arguments["kv"], arguments["state"], arguments["head_dim"]
     quants = torch.zeros(*kv.shape[:4], 4 * kv.shape[4], dtype=torch.float64)
     scales = torch.zeros(kv.shape[:4], dtype=torch.float64)
-    for sequence, rows, positions in appended(state, kv.shape[3]):
+    placed = appended(state, kv.shape[3], arguments.get("ring", False), arguments.get("sinks", 0))
+    for sequence, rows, slots in placed:
         for part, (tensor, error) in enumerate(zip(parts, errors, strict=True)):
             new, off_by = (
                 torch.as_tensor(each, dtype=torch.float64)
@@ -127,11 +133,11 @@ def append_bounds(parts, arguments: Mapping, expected: Mapping, errors=(0.0, 0.0
                 .transpose(0, 1)
                 for each in (tensor, error)
             )
-            largest = expected["kv_scales"][sequence, part][:, positions]
+            largest = expected["kv_scales"][sequence, part][:, slots]
             flat = (each.reshape(-1, head_dim) for each in (new, off_by))
             off = near_half(next(flat), largest.reshape(-1, 1).double(), head_dim, next(flat))
-            quants[sequence, part, :, positions, :head_dim] = off.view(new.shape)
-            scales[sequence, part, :, positions] = 4 * EPS32 * largest + off_by.amax(-1) / 127
+            quants[sequence, part, :, slots, :head_dim] = off.view(new.shape)
+            scales[sequence, part, :, slots] = 4 * EPS32 * largest + off_by.amax(-1) / 127
     return {"kv": quants.flatten(1), "kv_scales": scales}
 
 
@@ -142,8 +148,8 @@ def _append_cost(s: Mapping) -> Cost:
     )
 
 
-def _rows_as_values(rows, kv, state):
-    return kv_append.reference(*rows.chunk(2, dim=-1), kv, state)
+def _rows_as_values(rows, kv, state, ring=False, sinks=0):
+    return kv_append.reference(*rows.chunk(2, dim=-1), kv, state, ring, sinks)
 
 
 def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> Kernel:
@@ -161,14 +167,19 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
             },
             writes={"kv": CACHE8, "kv_scales": SCALES8},
             updates={"kv": "kv", "kv_scales": "kv_scales"},
-            params={"head_dim": int},
+            params={"head_dim": int, **RING},
+            defaults=NO_RING,
             variants={
                 "heads": Variant(
                     "cache/kv8_append",
                     grid=lambda c: (c["kv_heads"], c["tokens"], 2),
                     tunables={"workgroup": (32, 8, 16, 64)},
                     defaults=lanes_default,
-                    library=lambda c: ("new_quad/rows" if "rows" in new else "new_quad/two", reduction(c)),
+                    library=lambda c: (
+                        "new_quad/rows" if "rows" in new else "new_quad/two",
+                        slot_file(c),
+                        reduction(c),
+                    ),
                     refuse=lambda c: (
                         f"heads of {c['head_dim']} are not a multiple of 4" if c["head_dim"] % 4 else None
                     ),

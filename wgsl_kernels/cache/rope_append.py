@@ -25,13 +25,13 @@ from ..norm.head_norm import head_norm
 from ..numerics import EPS32, TORCH_TYPES, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, register
 from ..reduce import lanes_default, reduction
-from ..state import STATE, make_state
+from ..state import NO_RING, RING, STATE, rows_state, slot_file
 from .kv8 import CACHE8, SCALES8, append_bounds, kv8_append, random_cache
 from .kv_append import CACHE, kv_append
 
 READS = {
     "x": Port(("tokens", "rows"), binding=0),
-    "table": Port(("capacity", "rotated"), "f32", binding=4),
+    "table": Port(("positions", "rotated"), "f32", binding=4),
     "kv": replace(CACHE, binding=5),
     "state": replace(STATE, binding=8),
 }
@@ -69,6 +69,8 @@ def _reference(  # many parameters: the operands and parameters of the op
     k_norm=None,
     eps=None,
     passed=0,
+    ring=False,
+    sinks=0,
 ):  # many parameters: the operands and parameters of the op
     """q [tokens, heads * head_dim], turned, and kv with keys, turned, and values of the step's real tokens, in place.
 
@@ -76,15 +78,17 @@ def _reference(  # many parameters: the operands and parameters of the op
     """
     q, k, v = _entries(x, kv.shape[2], kv.shape[4], q_bias, k_bias, v_bias, q_norm, k_norm, eps)
     q, k = (rope.reference(part, table, state, passed) for part in (q, k))
-    return q, kv_append.reference(k, v, kv, state)
+    return q, kv_append.reference(k, v, kv, state, ring, sinks)
 
 
-def _reference8(x, table, kv, kv_scales, state, head_dim, passed=0, eps=None, **given):
+def _reference8(
+    x, table, kv, kv_scales, state, head_dim, passed=0, eps=None, ring=False, sinks=0, **given
+):  # many parameters: the operands and parameters of the op
     """`rope_append` into an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
     parts = (given.get(name) for name in (*BIASES, *NORMS))
     q, k, v = _entries(x, kv.shape[2], head_dim, *parts, eps=eps)
     q, k = (rope.reference(part, table, state, passed) for part in (q, k))
-    return q, *kv8_append.reference(k, v, kv, kv_scales, state, head_dim)
+    return q, *kv8_append.reference(k, v, kv, kv_scales, state, head_dim, ring, sinks)
 
 
 def _entries_in_f64(arguments, kv_heads: int, head_dim: int) -> list[torch.Tensor]:
@@ -104,7 +108,8 @@ def _tolerance(arguments, expected) -> dict:
     kv = arguments["kv"]
     q, k, v = _bounds(arguments, kv.shape[2], kv.shape[4])
     cache = torch.zeros(kv.shape, dtype=torch.float64)
-    return {"q": q, "kv": kv_append.reference(k, v, cache, arguments["state"])}
+    placed = (arguments.get("ring", False), arguments.get("sinks", 0))
+    return {"q": q, "kv": kv_append.reference(k, v, cache, arguments["state"], *placed)}
 
 
 def _tolerance8(arguments, expected) -> dict:
@@ -120,21 +125,25 @@ def _made(  # many parameters: one for each option of `Kernel.inputs`
     heads=2,
     kv_heads=1,
     head_dim=16,
+    capacity=32,
+    positions=0,
+    position=5,
     valid=None,
     sequences=2,
     sequence=1,
     scattered=False,
+    ring=False,
+    sinks=0,
     x_dtype="f32",
     **options,
 ) -> dict:
-    rows = {"sequences": sequences, "scattered": scattered, "x_dtype": x_dtype}
-    made = rope_inputs(seed, heads=heads + 2 * kv_heads, head_dim=head_dim, **rows, **options)
-    shape = (sequences, 2, kv_heads, made["table"].shape[0], head_dim)
-    made["kv"] = torch.zeros(shape, dtype=TORCH_TYPES[x_dtype])
-    if not scattered:
-        position, tokens = int(made["state"][0, 0]), made["x"].shape[0]
-        made["state"] = make_state(position, tokens, sequence, valid=valid)
-    return made
+    """positions: of the table, as many as the cache has slots if 0."""
+    given = {"heads": heads + 2 * kv_heads, "head_dim": head_dim, "x_dtype": x_dtype, **options}
+    made = rope_inputs(seed, positions=positions or capacity, **given)
+    rows = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
+    made["state"] = rows_state(seed, len(made["x"]), valid=valid, scattered=scattered, **rows)
+    made["kv"] = torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype])
+    return made | {"ring": ring, "sinks": sinks}
 
 
 _inputs = handing_on(_made, rope_inputs)
@@ -192,7 +201,7 @@ def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
     def library(context: Context) -> tuple[str, ...]:
         norms = "head_norms/qk" if "q_norm" in context.types else "head_norms/none"
         bias = "bias/qkv" if "q_bias" in context.types else "bias/none"
-        return bias, norms, *append, reduction(context)
+        return bias, norms, slot_file(context), *append, reduction(context)
 
     return {
         "heads": Variant(
@@ -214,8 +223,8 @@ def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: 
         reads={**READS, **more},
         writes={"q": Q, "kv": CACHE},
         updates={"kv": "kv"},
-        params={**params, "passed": int},
-        defaults={"passed": 0},
+        params={**params, "passed": int, **RING},
+        defaults={"passed": 0, **NO_RING},
         derive=_derive,
         variants=_variants(("append/cache", "finish/none"), _refuse),
         make_inputs=make_inputs,
@@ -250,51 +259,53 @@ def _product(p, x, q, k, v):
 
 
 def stacked_qkv(
-    p, x, q, k, v, table, kv, state, *, passed
+    p, x, q, k, v, table, kv, state, *, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values."""
-    return turned_and_appended(p, x, q, k, v, table, kv, state, passed=passed)
+    return turned_and_appended(p, x, q, k, v, table, kv, state, passed=passed, ring=ring, sinks=sinks)
 
 
 def _stacked(
-    p, x, q, k, v, table, kv, state, *, passed
+    p, x, q, k, v, table, kv, state, *, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
-    return p.rope_append(x=_product(p, x, q, k, v), table=table, kv=kv, state=state, passed=passed)
+    given = {"table": table, "kv": kv, "state": state, "passed": passed, "ring": ring, "sinks": sinks}
+    return p.rope_append(x=_product(p, x, q, k, v), **given)
 
 
 def stacked_qkv_bias(
-    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed
+    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values, all with biases."""
     biases = (q_bias, k_bias, v_bias)
     q, k, v = (p.linear(x=x, weight=m, bias=b) for m, b in zip((q, k, v), biases, strict=True))
     q, k = (p.rope(x=each, table=table, state=state, passed=passed) for each in (q, k))
-    return q, p.kv_append(k=k, v=v, kv=kv, state=state)
+    return q, p.kv_append(k=k, v=v, kv=kv, state=state, ring=ring, sinks=sinks)
 
 
 def _stacked_bias(
-    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed
+    p, x, q, k, v, q_bias, k_bias, v_bias, table, kv, state, *, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
-    given = {"table": table, "kv": kv, "state": state, "passed": passed}
+    given = {"table": table, "kv": kv, "state": state, "passed": passed, "ring": ring, "sinks": sinks}
     given |= {"q_bias": q_bias, "k_bias": k_bias, "v_bias": v_bias}
     return p.rope_append(x=_product(p, x, q, k, v), **given)
 
 
 def stacked_qkv_norm(
-    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed
+    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values; queries and keys normed head by head."""
     q, k, v = (p.linear(x=x, weight=matrix) for matrix in (q, k, v))
     q, k = (p.head_norm(x=x, weight=norm, eps=eps) for x, norm in ((q, q_norm), (k, k_norm)))
     q, k = (p.rope(x=each, table=table, state=state, passed=passed) for each in (q, k))
-    return q, p.kv_append(k=k, v=v, kv=kv, state=state)
+    return q, p.kv_append(k=k, v=v, kv=kv, state=state, ring=ring, sinks=sinks)
 
 
 def _stacked_norm(
-    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed
+    p, x, q, k, v, q_norm, k_norm, table, kv, state, *, eps, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     given = {"table": table, "kv": kv, "state": state, "q_norm": q_norm, "k_norm": k_norm}
-    return p.norm_rope_append(x=_product(p, x, q, k, v), **given, eps=eps, passed=passed)
+    more = {"eps": eps, "passed": passed, "ring": ring, "sinks": sinks}
+    return p.norm_rope_append(x=_product(p, x, q, k, v), **given, **more)
 
 
 def _pays(facts: Facts, match: Match) -> bool:

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 
 from ..activations.activations import activation_file, gelu_mul, silu_mul
-from ..attention.rope import head_dim_of, inverse_frequencies, paired, rope_table
+from ..attention.rope import head_dim_of, paired, random_table
 from ..cache.kv_append import CACHE, kv_append
 from ..composition import Facts, Match, Rule, composed, fusion
 from ..layout import KV8
@@ -26,7 +26,7 @@ from ..norm.rms_norm import rms_norm
 from ..numerics import EPS32, TORCH_TYPES, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..reduce import team_reduction, whole_subgroups
-from ..state import STATE, make_state, scattered_state
+from ..state import NO_RING, RING, STATE, rows_state, slot_file
 from ..weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -61,8 +61,8 @@ def refuse_columns(context: Context) -> str | None:
     return whole_subgroups(context)
 
 
-def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[str, ...] = ()) -> Variant:
-    """units(context): what the grid counts, each of so many rows."""
+def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda context: ()) -> Variant:
+    """units(context): what the grid counts, each of so many rows. library: files beside those of the product."""
     rows = (4, 2, 8, 16) if rows_per_unit == 2 else (4, 1, 2, 8, 16)
     # What is read of activations and norm serves twice as many rows: 10 to 35% less time of integer weights (H100).
     defaults = gemv_defaults(lambda c: (128, 1, 8 if is_quantized(fmt) else 4))
@@ -79,7 +79,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library: tuple[s
             "stage/none",
             *piece_library(fmt, c),
             *team_reduction(c),
-            *library,
+            *library(c),
         ),
         refuse=refuse_columns,
         defaults=lambda c: {**defaults(c), **piece_defaults(fmt, c, crowded=True)},
@@ -253,7 +253,7 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     fmt,
                     lambda c: c["width"],
                     rows_per_unit=2,
-                    library=(activation_file(unit),),
+                    library=lambda c: (activation_file(unit),),
                 )
             },
             make_inputs=with_planes(fmt, gate_up_inputs),
@@ -270,12 +270,12 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
 
 
 def turned_and_appended(
-    p, normed, q, k, v, table, kv, state, *, passed
+    p, normed, q, k, v, table, kv, state, *, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """Queries, turned, and the cache with the step's keys, turned, and values."""
     queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
     queries, keys = (p.rope(x=each, table=table, state=state, passed=passed) for each in (queries, keys))
-    return queries, p.kv_append(k=keys, v=values, kv=kv, state=state)
+    return queries, p.kv_append(k=keys, v=values, kv=kv, state=state, ring=ring, sinks=sinks)
 
 
 def _float_cache(facts: Facts, match: Match) -> bool:
@@ -284,11 +284,12 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
 def norm_qkv(
-    p, x, norm, q, k, v, table, kv, state, *, eps, passed
+    p, x, norm, q, k, v, table, kv, state, *, eps, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
     normed = p.rms_norm(x=x, weight=norm, eps=eps)
-    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
+    placed = {"ring": ring, "sinks": sinks}
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed, **placed)
 
 
 def qkv_rows(weight, kv, **_) -> list[int]:
@@ -307,26 +308,31 @@ def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
     passed=0,
     columns=64,
     capacity=32,
+    positions=0,
     position=5,
     valid=None,
     sequences=2,
     sequence=1,
     scattered=False,
+    ring=False,
+    sinks=0,
     eps=1e-5,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
+    """positions: of the table, as many as the cache has slots if 0."""
     generator = torch.Generator().manual_seed(seed)
     rows = (heads + 2 * kv_heads) * head_dim
+    places = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
     return {
         **_inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options),
-        "table": torch.from_numpy(rope_table(inverse_frequencies(head_dim - passed, 10000.0), capacity)),
+        "table": random_table(head_dim - passed, positions or capacity),
         "passed": passed,
         "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
-        "state": scattered_state(seed, tokens, sequences, capacity)
-        if scattered
-        else make_state(position, tokens, sequence, valid=valid),
+        "state": rows_state(seed, tokens, valid=valid, scattered=scattered, **places),
+        "ring": ring,
+        "sinks": sinks,
     }
 
 
@@ -338,7 +344,8 @@ def qkv_tolerance(bound, arguments) -> dict:
     kv_width = kv.shape[2] * kv.shape[4]
     q, k, v = mixed.split([mixed.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
     cache = torch.zeros(kv.shape, dtype=torch.float64)
-    return {"q": q, "kv": kv_append.reference(k, v, cache, state)}
+    placed = (arguments.get("ring", False), arguments.get("sinks", 0))
+    return {"q": q, "kv": kv_append.reference(k, v, cache, state, *placed)}
 
 
 def qkv_derive(fmt: str, s) -> dict:
@@ -354,7 +361,7 @@ def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
         "x": X,
         **weight_ports(fmt),
         "norm": NORM,
-        "table": Port(("capacity", "rotated"), "f32", binding=4),
+        "table": Port(("positions", "rotated"), "f32", binding=4),
         "kv": Port(CACHE.shape, binding=5),
         "state": replace(STATE, binding=8),
     }
@@ -372,15 +379,15 @@ def norm_qkv_pair(fmt: str) -> Kernel:
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float, "passed": int},
-            defaults={"passed": 0},
+            params={**quant_params(fmt), "eps": float, "passed": int, **RING},
+            defaults={"passed": 0, **NO_RING},
             variants={
                 "gemv": _variant(
                     "linear/norm_qkv",
                     fmt,
                     lambda c: c["rows"] // 2,
                     rows_per_unit=2,
-                    library=("append/cache",),
+                    library=lambda c: ("append/cache", slot_file(c)),
                 )
             },
             make_inputs=with_planes(fmt, qkv_inputs),

@@ -24,6 +24,7 @@ from ..norm.rms_norm import rms_norm
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..quantized.quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
 from ..reduce import team_reduction
+from ..state import NO_RING, RING, slot_file
 from ..tiles import WORKGROUP_BYTES
 from ..weights import dense, quant_params, weight_ports, weight_sizes, with_planes
 from .linear import gemv_defaults, gemv_tunables, linear_reference
@@ -180,11 +181,12 @@ def _float_cache(facts: Facts, match: Match) -> bool:
 
 @fusion(stack=("q", "k", "v"), where=_float_cache)
 def norm_qkv_a8(
-    p, x, norm, q, k, v, table, kv, state, *, eps, passed
+    p, x, norm, q, k, v, table, kv, state, *, eps, passed, ring, sinks
 ):  # many parameters: the operands and parameters of the op
     """As `norm_qkv`, over normalised rows that are rounded to INT8."""
     normed = p.quantize_activations(x=p.rms_norm(x=x, weight=norm, eps=eps))
-    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed)
+    placed = {"ring": ring, "sinks": sinks}
+    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed, **placed)
 
 
 def norm_qkv_a8_pair(fmt: str) -> Kernel:
@@ -198,8 +200,8 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float, "passed": int},
-            defaults={"passed": 0},
+            params={**quant_params(fmt), "eps": float, "passed": int, **RING},
+            defaults={"passed": 0, **NO_RING},
             variants={
                 "gemv": Variant(
                     "linear/norm_qkv",
@@ -207,7 +209,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                         ceil_div(c["rows"] // 2, c["rows_per_team"] // 2 * c["teams"]), c["tokens"]
                     ),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=lambda c: (*_library(fmt, c), "append/cache"),
+                    library=lambda c: (*_library(fmt, c), "append/cache", slot_file(c)),
                     refuse=_refuse,
                     defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",

@@ -19,7 +19,7 @@ from ..composition import Facts, Match, Rule, Where, rule
 from ..layout import KV8
 from ..makers import handing_on
 from ..pair import Context, Kernel, Port, register
-from ..state import make_state
+from ..state import NO_RING, RING, make_state, slot_file
 from .norm_linear import NORM_QKV, behind_a_norm, norm_qkv
 from .norm_linear_a8 import NORM_QKV_A8, norm_qkv_a8, quantized_behind_a_norm
 
@@ -43,12 +43,14 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         return q, cache[tokens, :, :, positions].flatten(1)
 
     def library(context: Context) -> tuple[str, ...]:
-        return tuple("append/rows" if name == "append/cache" else name for name in gemv.library(context))
+        placed = replace(context, sizes={**context.sizes, **NO_RING})
+        files = {"append/cache": "append/rows"}
+        return tuple(files.get(f, f) for f in gemv.library(placed) if f != slot_file(placed))
 
     def make_inputs(kv_heads=1, **options) -> dict:
         arguments = whole.inputs(kv_heads=kv_heads, **options)
-        del arguments["kv"]
-        return {**arguments, "kv_heads": kv_heads}
+        kept = {name: value for name, value in arguments.items() if name not in ("kv", *RING)}
+        return {**kept, "kv_heads": kv_heads}
 
     def tolerance(arguments, expected) -> dict:
         tokens = arguments["x"].shape[0]
@@ -72,9 +74,10 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
             reads={name: port for name, port in whole.reads.items() if name != "kv"},
             writes={"q": whole.writes["q"], "rows": Port(("tokens", "both"), "f32", binding=5)},
             updates={},
-            params={**whole.params, "kv_heads": int},
+            params={**{n: kind for n, kind in whole.params.items() if n not in RING}, "kv_heads": int},
+            defaults={name: value for name, value in whole.defaults.items() if name not in NO_RING},
             variants={"gemv": replace(gemv, library=library)},
-            make_inputs=handing_on(make_inputs, whole.make_inputs),
+            make_inputs=handing_on(make_inputs, whole.make_inputs, without=tuple(RING)),
             tolerance=tolerance,
             derive=derive,
         )
@@ -100,7 +103,7 @@ def _over_int8(where: Where) -> Where:
 
 def _rule(whole: Rule, op: str, where: Where) -> Rule:
     def rows_and_append(
-        p, x, norm, q, k, v, table, kv, state, *, eps, passed, kv_heads
+        p, x, norm, q, k, v, table, kv, state, *, eps, passed, ring, sinks, kv_heads
     ):  # many parameters: the operands and parameters of the op
         """The product gives rows of keys and values, which their append quantizes head by head."""
         weight = "+".join((q, k, v))
@@ -114,7 +117,7 @@ def _rule(whole: Rule, op: str, where: Where) -> Rule:
             passed=passed,
             kv_heads=kv_heads,
         )
-        return queries, p.kv_append_rows(rows=rows, kv=kv, state=state)
+        return queries, p.kv_append_rows(rows=rows, kv=kv, state=state, ring=ring, sinks=sinks)
 
     return rule(whole.before, rows_and_append, name=op, stack=whole.stack, where=_over_int8(where))
 

@@ -107,7 +107,7 @@ register(
     Kernel(
         op="head_norm_rope",
         reference=composed(head_norm_rope),
-        reads={"x": ROWS, "weight": WEIGHT, "table": Port(("capacity", "rotated"), "f32"), "state": STATE},
+        reads={"x": ROWS, "weight": WEIGHT, "table": Port(("positions", "rotated"), "f32"), "state": STATE},
         writes={"y": ROWS},
         params={"eps": float, "passed": int},
         defaults={"passed": 0},

@@ -11,7 +11,7 @@ const HALF: u32 = ROTATED / 2u;
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.y * WIDTH + id.x * HEAD_DIM;
   let factor = head_factor(start, thread);
-  let angle = min(state[id.y].position, CAPACITY - 1u) * ROTATED;
+  let angle = min(state[id.y].position, POSITIONS - 1u) * ROTATED;
   for (var i = thread; i < HALF; i += WORKGROUP) {
     let c = table[angle + i];
     let s = table[angle + HALF + i];

@@ -10,7 +10,7 @@ import itertools
 import json
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from workbench.errors import NonFiniteError, WorkbenchError
 from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
 from workbench.models.source import Source, open_source
+from workbench.plan.plan import Ring
 from workbench.runtime.cache import Cache
 from workbench.runtime.executor import Sequential
 from workbench.runtime.export import LIMITS, SUBGROUPS, bundle, programs_for, require_readable
@@ -31,7 +32,7 @@ from workbench.runtime.plans import Plans
 from workbench.runtime.sampling import Drawn
 from workbench.runtime.step import Step, padded
 from workbench.runtime.streaming import AHEAD, read_group
-from workbench.runtime.wgpu_executor import chunk_sizes
+from workbench.runtime.wgpu_executor import STEPS, chunk_sizes
 
 from .connection import Connection, Host
 
@@ -44,8 +45,8 @@ BINDING_BYTES = LIMITS["browser"]
 class PageCache(Cache):
     """number: by which the page knows it."""
 
-    def __init__(self, capacity: int, number: int):
-        super().__init__(capacity)
+    def __init__(self, capacity: int, number: int, rings: Sequence[Ring] = ()):
+        super().__init__(capacity, rings=rings)
         self.number = number
 
 
@@ -88,6 +89,10 @@ class PageExecutor(Sequential):
     def device_name(self) -> str:
         return self.device.name
 
+    def with_ring(self, ring: Ring | None) -> PageExecutor:
+        """Programs of a page are lowered once."""
+        raise WorkbenchError("a page's engine sees what the model sees; a window is the native one's")
+
     def _open(self) -> None:
         """Lower for the page's adapter, and send programs and weights there; once."""
         with self._lock:
@@ -112,7 +117,7 @@ class PageExecutor(Sequential):
                 f"a page's engine has one sequence in a cache, not {sequences}; the native one has more"
             )
         self._open()
-        cache = PageCache(min(capacity, self.capacity), next(self._numbers))
+        cache = PageCache(min(capacity, self.capacity), next(self._numbers), self.plan("last").rings)
         self._call("cache", {"cache": cache.number})
         return cache
 
@@ -144,7 +149,7 @@ class PageExecutor(Sequential):
             raise WorkbenchError(
                 "a page's engine gives logits and tokens; activations, edits and scores are the native engine's"
             )
-        cache.require_places(step.positions)
+        cache.take(step)
         count, first = len(step), int(step.positions[0])
         size = min(chunk for chunk in self.chunks if chunk >= count)
         names = self.plan(head).results
@@ -182,6 +187,7 @@ class PageExecutor(Sequential):
         coming = deque(self._ask("next", {"stream": stream}) for _ in range(AHEAD if ahead else 1))
         try:
             while given < count:
+                cache.reach(start, min(count, given + AHEAD * STEPS))  # as far as the page may have come
                 found, data = coming.popleft().wait()
                 given += found["steps"]
                 if given < count:

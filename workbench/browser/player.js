@@ -9,7 +9,7 @@ import { Uploader } from "./uploads.js";
 /**
  * A program as `workbench/runtime/program.schema.json` describes it; buffers of uploads are named.
  * @typedef {object} Program
- * @property {{head: string, tokens: number, capacity: number, steps: number}} target
+ * @property {{head: string, tokens: number, capacity: number, steps: number, back: number}} target
  * @property {string[]} modules
  * @property {{label: string, module: number, bindings: [number, GPUBufferBindingType][]}[]} pipelines
  * @property {{name: string, bytes: number, kind: string, uniform?: boolean, shape?: number[],

@@ -71,6 +71,10 @@ export class Session {
       .sort((a, b) => b.target.tokens - a.target.tokens);
     this.capacity = this.prompts[0].target.capacity;
     this.most = this.prompts[0].target.steps;
+    /** How far back a sequence can go where windows bound its cache; 0 where nothing does. */
+    this.back = this.prompts[0].target.back;
+    /** Up to where the cache has been written. */
+    this.furthest = 0;
   }
 
   /** @param {import("./player.js").Player} player @param {number} vocabSize */
@@ -80,6 +84,11 @@ export class Session {
 
   get position() {
     return this.ids.length;
+  }
+
+  /** Whether the cache still has what is seen from a position. @param {number} position */
+  holds(position) {
+    return !this.back || !position || this.furthest - position <= this.back;
   }
 
   /** Forget all but the first tokens. @param {number} [count] */
@@ -104,6 +113,12 @@ export class Session {
       throw new BrowserError(
         "context",
         `${ids.length} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`,
+      );
+    }
+    if (!this.holds(this.position)) {
+      throw new BrowserError(
+        "context",
+        `windows bound the cache, which has come to ${this.furthest} and no longer has what position ${this.position} sees`,
       );
     }
   }
@@ -279,7 +294,8 @@ export class Session {
   async *generated(ids, count, options, ends) {
     let same = 0;
     while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
-    this.reset(same);
+    this.reset(this.holds(same) ? same : 0);
+    same = this.position;
     this.check(ids.slice(same));
     if (same < ids.length - 1) await this.append(ids.slice(same, -1), true);
     const room = this.capacity - this.position;
@@ -329,6 +345,7 @@ export class Session {
     for (let step = 0; step < steps; step++) recorded.encode(encoder);
     copy?.(encoder);
     this.device.gpu.queue.submit([encoder.finish()]);
+    this.furthest = Math.max(position ? this.furthest : 0, position + valid + steps - 1); // from 0 on it is another text
   }
 
   /**

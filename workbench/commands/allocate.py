@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.commands.common import add, add_adapter, positive, size
 
+#: Of a text; `workbench.precision.allocate` has the same, and would be slow to import for a help text.
 WINDOWS = 8
 
 
@@ -85,12 +86,16 @@ def run(arguments: argparse.Namespace) -> int:
     text = load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset)
     held_out = load_text(arguments.check_text) if arguments.check_text else None
 
-    from workbench.allocate.joint import measure_joint
-    from workbench.allocate.sensitivity import sensitivity
     from workbench.models.families import architecture_of
     from workbench.models.source import open_source
     from workbench.models.tokenizer import load_tokenizer
+    from workbench.precision.allocate import Target
+    from workbench.precision.joint import measure_joint
+    from workbench.precision.sensitivity import sensitivity
 
+    target = Target(
+        arguments.budget, arguments.bits, arguments.max_kl, arguments.fit_memory, arguments.max_tokens
+    )
     source = open_source(arguments.model)
     asked, scheme = scheme, scheme.within(architecture_of(source.config).context_length)
     if scheme.length != asked.length:
@@ -110,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet,
     )
     front = table.pareto()
-    chosen = _solve(arguments, front, source)
+    chosen = target.solve(front, source)
     others = {text: front.uniform(parse_format(text)) for text in arguments.compare}
     texts = {f"calibration text {text.name}": tokens}
     if held_out is not None:
@@ -133,18 +138,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _solve(arguments: argparse.Namespace, front, source):
-    from workbench.allocate.memory import fit_allocation
-
-    if arguments.budget is not None:
-        return front.at(arguments.budget)
-    if arguments.bits is not None:
-        return front.at_bits(arguments.bits)
-    if arguments.max_kl is not None:
-        return front.at_kl(arguments.max_kl)
-    return fit_allocation(front.table, source, arguments.fit_memory, max_tokens=arguments.max_tokens)
-
-
 def _compared(name: str, uniform, joint, other: str) -> str:
     from eval.report import ONE_WINDOW, plus_minus
 
@@ -160,7 +153,7 @@ def _compared(name: str, uniform, joint, other: str) -> str:
 
 
 def _save_plots(folder: Path, table, front, chosen) -> None:
-    from workbench.allocate import plots
+    from workbench.precision import plots
 
     folder.mkdir(parents=True, exist_ok=True)
     measured = {

@@ -71,6 +71,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "positions of the key/value cache (default: the model's context, at most 8192)",
     },
+    "--window": {
+        "type": positive,
+        "metavar": "W",
+        "help": "positions that every token sees, itself included, so that a text can outgrow the context",
+    },
+    "--sinks": {
+        "type": int,
+        "metavar": "S",
+        "help": "first positions of a text that every token sees beside its --window (default 0; 4 are usual)",
+    },
     "--baseline-dtype": {"choices": DTYPES, "help": "of its activations (default f32)"},
     "--baseline-cache": {"choices": CACHES, "help": "of its keys and values (default f32)"},
     "--quantizer": {"choices": QUANTIZERS_OF_ONE_MATRIX, "default": "rtn", "help": "default rtn"},

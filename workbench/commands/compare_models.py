@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.texts import load_dataset_text, load_text
     from workbench.model_bench.measure import Settings
     from workbench.show.progress import Console
-    from workbench.sweep.model_comparison import compare_models
+    from workbench.sweeps.model_comparison import compare_models
 
     protocol(arguments.protocol)  # a wrong name should not cost a minute
     if arguments.examples and not arguments.lambada:

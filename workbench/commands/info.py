@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import MODEL_HELP, add_execution
+from workbench.commands.common import MODEL_HELP, add, add_execution
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every tensor: how it is stored, and what it is here (others' quantized models: always)",
     )
     add_execution(parser)
+    add(parser, "--window", "--sinks")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
             dtype=arguments.dtype,
             max_tokens=arguments.max_tokens,
             cache=arguments.cache,
+            window=arguments.window,
+            sinks=arguments.sinks,
         )
     )
     if arguments.tensors or getattr(source, "origin", None):

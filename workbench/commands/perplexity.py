@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="windows that run side by side, without a baseline (default 1)",
+        help="windows that run side by side, alone or with those of a --baseline (default 1)",
     )
     add_execution(parser)
     parser.add_argument("--json", action="store_true", help="print the whole record as JSON")

@@ -9,10 +9,10 @@ from typing import Any
 
 def allocated_options(arguments: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]):
     """ConvertOptions of `--precision FILE`; given: options of formats, which the file decides."""
-    from workbench.allocate.allocation import Allocation
-    from workbench.allocate.requantized import source_hashes
     from workbench.errors import WorkbenchError
     from workbench.models.source import open_source
+    from workbench.precision.allocation import Allocation
+    from workbench.precision.requantized import source_hashes
 
     decided = [*given, *(name for name in ("embedding", "lm_head") if name in common)]
     _refuse(arguments, decided, "--precision", "--set changes single matrices, such as 'embedding=f16'")
@@ -37,11 +37,11 @@ def allocated_options(arguments: argparse.Namespace, given: dict[str, Any], comm
 
 def fitted_options(arguments: argparse.Namespace, given: dict[str, Any], common: dict[str, Any]):
     """ConvertOptions of `--fit-memory SIZE`; says on stderr what was chosen and why."""
-    from workbench.allocate.groups import unquantized_plan
-    from workbench.allocate.memory import fit_memory
     from workbench.convert.options import ConvertOptions
     from workbench.models.families import architecture_of
     from workbench.models.source import open_source
+    from workbench.precision.groups import unquantized_plan
+    from workbench.precision.memory import fit_memory
 
     _refuse(arguments, list(given), "--fit-memory", "tiers have their default blocks")
     source = open_source(arguments.model)

@@ -24,15 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.sweep.published import select
-    from workbench.sweep.reproduce import listing, markdown, reproduce, status
+    from workbench.sweeps.published import select
+    from workbench.sweeps.reproduce import listing, markdown, reproduce, status
 
     if arguments.list:
         print(listing(select(arguments.names or ["*"])), end="")
         return 0
     if not arguments.names:
         raise WorkbenchError("name a published cell, or a pattern of names; --list shows them")
-    from workbench.sweep.show import Live
+    from workbench.sweeps.show import Live
 
     outcomes = reproduce(
         arguments.names,

@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WorkbenchError(
             "--adapter holds for processes of this machine; on a cluster set WORKBENCH_ADAPTER where the workers start"
         )
-    from workbench.sweep.show import Live
-    from workbench.sweep.sweep import Sweep
+    from workbench.sweeps.show import Live
+    from workbench.sweeps.sweep import Sweep
 
     sweep = Sweep.read(arguments.spec, output=arguments.output)
     if arguments.dry_run:

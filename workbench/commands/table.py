@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from workbench.sweep.table import table, tables
+    from workbench.sweeps.table import table, tables
 
     if arguments.by_protocol:
         found = tables(arguments.runs, detailed=arguments.detailed)

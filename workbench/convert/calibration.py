@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.named_texts import EMBEDDED, embedded_text
 from eval.overlap import fingerprint
 from eval.texts import Text, Tokens, encode, load_text
-from workbench.assets import STORY_SEPARATOR, calibration_text, evaluation_text
 from workbench.errors import WorkbenchError
 
 #: Runs of so many tokens are told apart; a text with a smaller share of different ones says the same over and over.
@@ -19,8 +19,6 @@ RUN, MONOTONOUS = 8, 0.1
 LOOKED_AT = 1 << 18
 #: Tokens to judge a calibrated conversion by, at most.
 CHECK_TOKENS = 512
-#: Texts that come with the project, by the names that users type.
-EMBEDDED = {"calibration": calibration_text, "evaluation": evaluation_text}
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class CalibrationOptions:
     def read(self) -> Text:
         """The text; raises eval's ProtocolError for a file that cannot be read, or is empty or not UTF-8."""
         if self.text in EMBEDDED:
-            text = replace(load_text(EMBEDDED[self.text]()), separator=STORY_SEPARATOR)
+            text = embedded_text(self.text)
         elif not Path(self.text).is_file():
             raise WorkbenchError(
                 f"calibration: {self.text!r} is neither a file nor an embedded text; allowed: a file, "

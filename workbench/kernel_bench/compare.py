@@ -51,6 +51,9 @@ def compare(  # many parameters: the options of a measurement, each of its own
 ) -> Comparison:
     """Run variants of a kernel on random inputs, check each against the reference in f64, time those that pass.
 
+        found = workbench.compare("linear[int4]", tokens=1, n=256, k=256, block=128)
+        found.table().latex()
+
     kernel: a pair or a name. variants: names (default: all). sizes: what `Kernel.inputs` takes, such as tokens, n, k
     (or rows, columns), block. y_dtype: of float outputs. rounds: samples a variant, 0 to time nothing. timestamps:
     False forces the wall clock. copies: of the weights, that take turns; by default enough to exceed a GPU's cache,

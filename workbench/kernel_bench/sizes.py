@@ -17,11 +17,13 @@ from .request import format_of
 OTHERS = ("seed", "x_dtype", "y_dtype", "zero_frac_bits")
 GPU = {
     **{"rows": 4096, "columns": 4096, "width": 4096, "hidden": 4096},
-    **{"heads": 32, "kv_heads": 8, "head_dim": 128, "capacity": 4096, "position": 4000, "splits": 8},
+    **{"heads": 32, "kv_heads": 8, "head_dim": 128, "splits": 8},
+    **{"capacity": 4096, "positions": 4096, "position": 4000},
 }
 CPU = {
     **{"rows": 1024, "columns": 1024, "width": 1024, "hidden": 1024},
-    **{"heads": 8, "kv_heads": 2, "head_dim": 64, "capacity": 512, "position": 500, "splits": 4},
+    **{"heads": 8, "kv_heads": 2, "head_dim": 64, "splits": 4},
+    **{"capacity": 512, "positions": 512, "position": 500},
 }
 
 

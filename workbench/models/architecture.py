@@ -18,7 +18,7 @@ from workbench.models import endings
 from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
 from workbench.models.endings import HEADS
 from workbench.models.specs import Describe, Piece, TensorSpec
-from workbench.plan.plan import Plan
+from workbench.plan.plan import Plan, Ring
 
 _LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.([\w.]+)\.weight")
 
@@ -108,7 +108,13 @@ class Architecture(ABC):
         return {self.lm_head: "lm_head", self.embedding: "embedding"}.get(tensor, tensor)
 
     def build(
-        self, describe: Describe, *, head: str = "all", activations: str = "f32", cache: str | None = None
+        self,
+        describe: Describe,
+        *,
+        head: str = "all",
+        activations: str = "f32",
+        cache: str | None = None,
+        ring: Ring | None = None,
     ) -> Plan:
         """The plan of the model.
 
@@ -116,6 +122,8 @@ class Architecture(ABC):
         `endings.HEADS`. activations: "f32"; "f16" for the inputs of linear layers and attention; "int8" for the inputs
         of linear layers with integer weights, in blocks of 32. The residual stream and all outputs of linear layers
         stay f32. cache: one of `blocks.CACHES`, by default f16 with f16 activations and f32 with others.
+        ring: what every token sees of its text, where it would see more. Raises `WorkbenchError` where that cuts chunks
+        of attention.
         """
         if head not in HEADS:
             raise ValueError(f"head is one of {', '.join(HEADS)}, not {head!r}")
@@ -123,7 +131,7 @@ class Architecture(ABC):
             raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
         if cache is not None and cache not in CACHES:
             raise ValueError(f"the cache is one of {', '.join(CACHES)}, not {cache!r}")
-        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache)
+        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache, ring)
         plan.inputs()
         x = self.embed(plan)
         for index in range(self.layers):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wgsl_kernels.layout import INT8_BLOCK
-from workbench.errors import UnsupportedModelError
+from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.specs import Describe, TensorSpec
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.constants import RotaryTable
+from workbench.plan.plan import Ring
 from workbench.plan.types import Int8Cache
 
 #: What the inputs of linear layers are stored as.
@@ -62,6 +63,7 @@ class Blocks(PlanBuilder):
     """A plan under construction, with the checkpoint's tensors and the types of activations and cache.
 
     describe: of the tensors; plan_name: what plans call a matrix. activations: of `ACTIVATIONS`; cache: of `CACHES`.
+    ring: what layers see that would see more.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Blocks(PlanBuilder):
         plan_name: Callable[[str], str],
         activations: str,
         cache: str | None,
+        ring: Ring | None = None,
     ) -> None:
         super().__init__()
         self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
         self.integer_inputs = activations == "int8"
         self.act = "f32" if self.integer_inputs else activations
         self.cache = cache or cache_type(activations)
+        self.ring = ring
 
     # ---- buffers -----------------------------------------------------------------------------------------------
 
@@ -86,6 +90,8 @@ class Blocks(PlanBuilder):
         self.buffer("state", ("tokens", 4), "u32", "state")
 
     def rotary_table(self, name: str, table: RotaryTable) -> str:
+        if self.ring is not None:
+            table = table.within(self.ring.sinks + self.ring.window)
         return self.buffer(name, ("capacity", 2 * len(table.frequencies)), "f32", "constant", initial=table)
 
     def rows(self, name: str, width: int, dtype: str = "f32") -> str:
@@ -172,7 +178,8 @@ class Blocks(PlanBuilder):
         """Attention over the layer's cache, with q_proj, k_proj, v_proj and o_proj of `tensor`.
 
         table: of the rotary embedding, None where the layer has none. turned: what becomes of q and k behind it, called
-        as turned(part, rows, type). params: of the op, beside `scale`.
+        as turned(part, rows, type). params: of the op, beside `scale`; what a token sees is bounded by the ring of the
+        model too, if that is smaller.
         """
         out = {part: self.linear(f"{tensor}.{part}_proj", x, f"{layer}.attn.{part}") for part in "qkv"}
         # keys are rounded once: where the cache is INT8, they reach it in f32
@@ -182,7 +189,7 @@ class Blocks(PlanBuilder):
             out[part] = self._turned(layer, tensor, part, out[part], heads, table, between)
             if turned is not None:
                 out[part] = turned(part, out[part], dtype)
-        context = self._context(layer, out, heads, params)
+        context = self._context(layer, out, heads, table, params)
         return self.linear(f"{tensor}.o_proj", context, f"{layer}.attn.out")
 
     def _turned(
@@ -199,24 +206,52 @@ class Blocks(PlanBuilder):
             x = y
         if table is not None:
             y = self.rows(f"{layer}.attn.{part}_rotated", width, dtype)
-            passed = heads.dim - self.width(table)
-            params = ({"passed": passed} if passed else {}) | (
-                {"interleaved": True} if heads.interleaved else {}
-            )
-            self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y}, **params)
+            self._rope(x, table, y, heads)
             x = y
         return x
 
-    def _context(self, layer: str, rows: Mapping[str, str], heads: Heads, params: Mapping) -> str:
+    def _rope(self, x: str, table: str, y: str, heads: Heads, **params: int) -> None:
+        passed = heads.dim - self.width(table)
+        given = ({"passed": passed} if passed else {}) | ({"interleaved": True} if heads.interleaved else {})
+        self.call("rope", {"x": x, "table": table, "state": "state"}, {"y": y}, **given, **params)
+
+    def _context(
+        self, layer: str, rows: Mapping[str, str], heads: Heads, table: str | None, params: Mapping
+    ) -> str:
         """Keys and values into the layer's cache, and what the queries find there."""
         kind = Int8Cache() if self.cache == "int8" else self.cache
-        shape = ("sequences", 2, heads.kv, "capacity", heads.dim)
+        ring, bounds = self._seen(layer, params)
+        shape = ("sequences", 2, heads.kv, "capacity" if ring is None else str(ring), heads.dim)
         kv = self.buffer(f"{layer}.kv", shape, kind, "cache")
-        self.call("kv_append", {"k": rows["k"], "v": rows["v"], "kv": kv, "state": "state"}, {"kv": kv})
-        context = self.rows(f"{layer}.attn.context", heads.query * heads.dim, self.act)
+        sinks = {"sinks": ring.sinks} if ring is not None and ring.sinks else {}
+        placed = sinks if ring is None else {"ring": True, **sinks}
+        self.call(
+            "kv_append", {"k": rows["k"], "v": rows["v"], "kv": kv, "state": "state"}, {"kv": kv}, **placed
+        )
         inputs = {"q": rows["q"], "kv": kv, "state": "state"}
-        self.call("attention", inputs, {"y": context}, **{"scale": heads.scale, **params})
+        if ring is not None and sinks and table is not None:
+            # what was rotated for the window is turned back for the sinks, as if they stood in front of it
+            inputs["q_sinks"] = self.rows(f"{layer}.attn.q_sinks", heads.query * heads.dim, self.act)
+            self._rope(rows["q"], table, inputs["q_sinks"], heads, back_to=ring.sinks + ring.window - 1)
+        context = self.rows(f"{layer}.attn.context", heads.query * heads.dim, self.act)
+        self.call("attention", inputs, {"y": context}, **{"scale": heads.scale, **bounds, **sinks})
         return context
+
+    def _seen(self, layer: str, params: Mapping) -> tuple[Ring | None, Mapping]:
+        """The ring that a layer's cache is, if it is one, and the parameters of its attention.
+
+        A layer that sees no more than the model's ring stays as it was trained, without sinks.
+        """
+        window, chunk = (int(params.get(name, 0)) for name in ("window", "chunk"))
+        own = min((n for n in (window, chunk) if n), default=0)
+        if self.ring is None or 0 < own <= self.ring.window:
+            return (Ring(own) if own else None), params
+        if chunk:
+            raise WorkbenchError(
+                f"window = {self.ring.window} cuts the attention of {layer} in chunks of {chunk}; allowed: {chunk} or "
+                "more"
+            )
+        return self.ring, {**params, "window": self.ring.window}
 
     def gated_mlp(self, layer: str, tensor: str, x: str, gate_op: str = "silu_mul") -> str:
         """down(act(gate(x)) * up(x)), with gate_proj, up_proj and down_proj of `tensor` (Shazeer 2020)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,14 @@ class RotaryTable:
     factor: float = 1.0
     long: tuple[float, ...] = ()
     original: int = 0
+
+    def within(self, positions: int) -> RotaryTable:
+        """The table of texts in which no token looks further than this: that settles the frequencies, however long the
+        text."""
+        if not self.long:
+            return self
+        chosen = self.long if positions > self.original else self.frequencies
+        return replace(self, frequencies=chosen, long=(), original=0)
 
     def values(self, shape: tuple[int, ...]) -> np.ndarray:
         """The numbers of a buffer of this shape."""

@@ -8,6 +8,7 @@ counted (`count.py`), run by the references (`workbench.runtime.torch_executor`)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ from .types import Matrix, Plain, Type
 #: Of the JSON values of a plan.
 VERSION = 4
 KINDS = ("weight", "constant", "input", "state", "cache", "activation")
+#: Rows that one step adds to one sequence at most, where its cache is a ring; and how far back a sequence can go there.
+RING_ROWS = 256
 
 
 class PlanError(WorkbenchError):
@@ -93,16 +96,48 @@ def plane_name(buffer: str, plane: str) -> str:
 def step_sizes(
     tokens: int, capacity: int, *, sequences: int = 1, results: int = 1, steps: int = 1
 ) -> dict[str, int]:
-    """Numbers for the names in shapes. tokens: rows of one step. capacity: positions that the key/value cache has for
-    each of its `sequences`. results: rows whose logits alone are computed, where a plan ends so. steps: of one
-    readback at most, when tokens are generated."""
+    """Numbers for the names in shapes. tokens: rows of one step. capacity: positions that the key/value cache takes for
+    each of its `sequences`, with a slot for each but where a layer's is a ring. results: rows whose logits alone are
+    computed, where a plan ends so. steps: of one readback at most, when tokens are generated."""
     given = {"tokens": tokens, "capacity": capacity, "sequences": sequences}
     return {**given, "results": results, "steps": steps}
 
 
+@dataclass(frozen=True)
+class Ring:
+    """A cache in which a token sees no more than the first `sinks` positions and the `window` up to its own. As a
+    dimension of a shape its text stands for its slots."""
+
+    window: int
+    sinks: int = 0
+
+    def __str__(self) -> str:
+        return f"ring {self.sinks}+{self.window}"
+
+    @classmethod
+    def named(cls, dimension: int | str) -> Ring | None:
+        """The ring that a dimension stands for, None for any other."""
+        found = re.fullmatch(r"ring (\d+)\+(\d+)", str(dimension))
+        return cls(int(found[2]), int(found[1])) if found else None
+
+    def slots(self, capacity: int) -> int:
+        """Slots for texts of `capacity` positions: the rows of a step are appended before any of them looks, and may
+        not take the places of what the first of them sees."""
+        return min(capacity, self.sinks + self.window + RING_ROWS - 1)
+
+
 def resolve(shape: Iterable[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """A shape with names replaced by numbers."""
-    return tuple(sizes[d] if isinstance(d, str) else d for d in shape)
+    return tuple(_number(d, sizes) if isinstance(d, str) else d for d in shape)
+
+
+def _number(name: str, sizes: Mapping[str, int]) -> int:
+    if name in sizes:
+        return sizes[name]
+    ring = Ring.named(name)
+    if ring is None:
+        raise KeyError(name)
+    return ring.slots(sizes["capacity"])
 
 
 @dataclass(frozen=True)
@@ -162,6 +197,12 @@ class Plan:
         for name in self.results:
             if name not in written:
                 raise PlanError(f"the result {name!r} is never written")
+
+    @cached_property
+    def rings(self) -> tuple[Ring, ...]:
+        """Those that layers' caches are, each once."""
+        found = (Ring.named(d) for buffer in self.of_kind("cache") for d in buffer.shape)
+        return tuple(dict.fromkeys(ring for ring in found if ring is not None))
 
     @cached_property
     def arrays(self) -> dict[str, tuple[Buffer, tuple[int | str, ...], str]]:

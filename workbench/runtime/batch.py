@@ -28,16 +28,20 @@ def shares(left: Sequence[int], most: int) -> list[int]:
 
 
 def packed_steps(
-    texts: Sequence[np.ndarray], most: int, starts: Sequence[int] | None = None
+    texts: Sequence[np.ndarray],
+    most: int,
+    starts: Sequence[int] | None = None,
+    longest: int | None = None,
 ) -> Iterator[tuple]:
     """(step, [(text, where in it)]) until all of the texts have run, each in the sequence of its number.
 
-    starts: positions of the first tokens, 0 by default.
+    most: rows of a step. starts: positions of the first tokens, 0 by default. longest: rows of one text in a step, by
+    default as many as it has.
     """
     done = [0] * len(texts)
     while any(left := [len(text) - at for text, at in zip(texts, done, strict=True)]):
         parts, places = [], []
-        for n, count in enumerate(shares(left, most)):
+        for n, count in enumerate(shares([min(each, longest or most) for each in left], most)):
             if count:
                 first = starts[n] if starts is not None else 0
                 place = slice(done[n], done[n] + count)
@@ -62,7 +66,8 @@ def run_packed(
     Raises `NonFiniteError` for results that are not, unless `finite` is False.
     """
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in texts]
-    for step, places in packed_steps(texts, executor.chunk(sum(map(len, texts)), cache)):
+    most = executor.chunk(sum(map(len, texts)), cache)
+    for step, places in packed_steps(texts, most, longest=cache.longest):
         given = None
         if targets is not None:
             given = np.concatenate([targets[n][place] for n, place in places])
@@ -145,7 +150,7 @@ class Batch:
             arrays[sequence] = array
         found: dict[int, np.ndarray] = {}
         most = self._executor.chunk(sum(map(len, arrays)), self._cache)
-        for step, places in packed_steps(arrays, most, self._lengths):
+        for step, places in packed_steps(arrays, most, self._lengths, self._cache.longest):
             results = self._executor.run_step("last", step, self._cache, edit=self._edit)
             require_finite_rows(["logits"], results, [n for n, _ in places])
             found |= {n: logits for (n, _), logits in zip(places, results["logits"], strict=True)}
@@ -178,13 +183,21 @@ class Batch:
     def _require_finite(self, sequence: int, fed: np.ndarray) -> None:
         """Raises `NonFiniteError` if tokens that were fed behind what a sequence holds end in NaN. Greedy tokens bring
         no logits along, but a cache that holds NaN gives nothing else from there on."""
+        if len(fed) > self._cache.longest:
+            raise NonFiniteError(f"what sequence {sequence} was fed ends in logits that are not finite")
         step = Step.joined([Step.following(fed, self._lengths[sequence], sequence)])
         require_finite_rows(["logits"], self._executor.run_step("last", step, self._cache), [sequence])
 
     def take_back(self, sequence: int, count: int) -> None:
-        """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer."""
+        """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer, or if the cache is
+        bounded by windows and no longer has what stood in front of them."""
         if not 0 <= count <= self._lengths[sequence]:
             raise WorkbenchError(f"{count} tokens cannot be taken back of {self._lengths[sequence]}")
+        if not self._cache.holds(self._lengths[sequence] - count, sequence):
+            raise WorkbenchError(
+                f"{count} tokens cannot be taken back of sequence {sequence}: its window bounds its cache, which has "
+                "lost what stood in front of them; reset it and feed the rest"
+            )
         self._lengths[sequence] -= count
 
     def _require(self, sequence: int, count: int) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 from workbench.errors import NoAdapterError, WorkbenchError
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import ACTIVATIONS, CACHES, cache_type
+from workbench.plan.plan import Ring
 
 #: Positions of the cache unless asked for: a model's context may be far larger than a first look needs.
 DEFAULT_MAX_TOKENS = 8192
+#: The same where a window bounds the cache: a position costs a row of the rotary table, and no keys and values.
+DEFAULT_IN_A_WINDOW = 65536
 #: Positions are 32-bit integers in kernels.
 MOST_TOKENS = 2**31 - 1
 #: A dtype that depends on the adapter.
@@ -38,6 +41,7 @@ def choose(
     max_tokens: int | None,
     cache: str | None = None,
     adapter: str | int | None = None,
+    ring: Ring | None = None,
 ) -> Choices:
     """dtype: of `ACTIVATIONS`, or "auto": f16 where the adapter has it, else f32.
 
@@ -49,8 +53,8 @@ def choose(
     if cache is not None and cache not in CACHES:
         raise WorkbenchError(f"cache is one of {', '.join(CACHES)}, not {cache!r}")
     name, why = _backend(backend, adapter)
-    capacity, capacity_why = _max_tokens(config, max_tokens)
-    reasons = [("backend", name, why), ("max_tokens", str(capacity), capacity_why)]
+    capacity, capacity_why = max_tokens_of(config, max_tokens, ring)
+    reasons = [("backend", name, why), *seen_reasons(capacity, capacity_why, ring)]
     device = None
     if name == "wgpu":
         from .device import open_device
@@ -132,7 +136,36 @@ def _backend(backend: str | None, adapter: str | int | None) -> tuple[str, str]:
     return "torch", f"{missing}; the PyTorch references run instead"
 
 
-def _max_tokens(config: Architecture, max_tokens: int | None) -> tuple[int, str]:
+def ring_of(window: int | None, sinks: int | None) -> Ring | None:
+    """What `window` and `sinks` of `load` ask for. Raises `WorkbenchError` for what they cannot be."""
+    if window is None:
+        if sinks:
+            raise WorkbenchError(f"sinks = {sinks!r} without a window; sinks are what stays in front of one")
+        return None
+    for name, value, least in (("window", window, 1), ("sinks", 0 if sinks is None else sinks, 0)):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not least <= value <= MOST_TOKENS:
+            raise WorkbenchError(f"{name} is an integer from {least} to {MOST_TOKENS}, not {value!r}")
+    return Ring(int(window), int(sinks or 0))
+
+
+def seen_reasons(max_tokens: int, why: str, ring: Ring | None) -> list[tuple[str, str, str]]:
+    """What there is to say about the positions of a text and what a token sees of them."""
+    found = [("max_tokens", str(max_tokens), why)]
+    if ring is not None:
+        seen = f"{ring.window} tokens and the first {ring.sinks}" if ring.sinks else f"{ring.window} tokens"
+        found.append(("window", seen, "asked for: no layer sees more of a text"))
+    return found
+
+
+def max_tokens_of(config: Architecture, max_tokens: int | None, ring: Ring | None) -> tuple[int, str]:
+    """Positions of a text, and why. Raises `WorkbenchError` for what they cannot be."""
+    if max_tokens is None and ring is not None:
+        chosen = max(min(config.context_length, DEFAULT_MAX_TOKENS), DEFAULT_IN_A_WINDOW)
+        return (
+            chosen,
+            "positions of a text, of which the cache holds what the window leaves; max_tokens changes it",
+        )
     if max_tokens is None:
         chosen = min(config.context_length, DEFAULT_MAX_TOKENS)
         limit = "the model's context" if chosen == config.context_length else f"the default limit {chosen}"

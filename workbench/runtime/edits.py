@@ -48,6 +48,30 @@ def check_edits(plan: Plan, edits: Edits | None) -> Edits:
     return edits
 
 
+def by_sequence(edits: Sequence[Edits | None]) -> Edits | None:
+    """Edits of a batch, as functions of (x, positions, sequences), from those of each of its sequences, as functions of
+    (x, position); None if there are none."""
+
+    def edit_of(name: str) -> Callable[..., np.ndarray]:
+        def edit(x: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> np.ndarray:
+            for sequence, own in enumerate(edits):
+                rows = np.flatnonzero(sequences == sequence)
+                if own is None or name not in own or not len(rows):
+                    continue
+                given = np.asarray(own[name](x[rows], int(positions[rows[0]])))
+                if given.shape != x[rows].shape:
+                    raise EditError(
+                        f"the edit of {name!r} returned shape {given.shape}; it must be {x[rows].shape}, as that of x"
+                    )
+                x[rows] = given
+            return x
+
+        return edit
+
+    names = {name: None for own in edits for name in own or {}}
+    return {name: edit_of(name) for name in names} or None
+
+
 def stops(writes: Sequence[Iterable[str]], names: Iterable[str]) -> list[tuple[int, str]]:
     """(number of calls to run before, name), in the order of the calls; of several writers of a name the last.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from workbench.models.architecture import Architecture
 from workbench.models.source import Source
+from workbench.plan.plan import Ring
 
 from .edits import Edits
 from .plans import Plans
@@ -53,6 +54,10 @@ class Executor(Protocol):
     @property
     def device_name(self) -> str:
         """For people."""
+        ...
+
+    def with_ring(self, ring: Ring | None) -> Executor:
+        """The same weights, held once, in plans that see what `ring` says; None for what the model sees by itself."""
         ...
 
     def new_cache(self, capacity: int, sequences: int = 1) -> Any:

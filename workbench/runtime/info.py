@@ -11,9 +11,9 @@ from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
 from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
-from workbench.plan.plan import Plan, step_sizes
+from workbench.plan.plan import Plan, Ring, step_sizes
 
-from .choices import choose
+from .choices import choose, ring_of
 from .device import Device, aligned
 from .lowering import DevicePlan, assign, lower
 from .torch_executor import PREFILL
@@ -55,6 +55,7 @@ class ModelInfo:
     flops_per_token: float  # with a full cache
     forecast: Forecast
     variants: Mapping[tuple[str, str, str], str]
+    rings: Mapping[int, int]  # slots of a cache that windows bound -> in how many layers
     plan: Plan = field(repr=False)
 
     def __str__(self) -> str:
@@ -71,8 +72,8 @@ class ModelInfo:
             f"and up to {self.cache_bytes_per_token / MIB:.2f} MiB of cache; "
             f"{self.flops_per_token / 1e6:.1f} MFLOP with a full cache",
             f"memory:    weights {f.weights / MIB:.2f} MiB, cache {f.cache / MIB:.2f} MiB "
-            f"({self.cache_bytes_per_position:,} bytes a position), activations {f.generation / MIB:.2f} MiB "
-            f"to generate, {f.scoring / MIB:.2f} MiB to score",
+            f"({self.cache_bytes_per_position:,} bytes a position{self._bounded()}), "
+            f"activations {f.generation / MIB:.2f} MiB to generate, {f.scoring / MIB:.2f} MiB to score",
             "",
             "choices:",
             *(f"  {what}: {chosen} ({reason})" for what, chosen, reason in self.choices),
@@ -83,6 +84,9 @@ class ModelInfo:
                 f"  {kernel} {shape}: {name} ({why})" for (kernel, shape, name), why in self.variants.items()
             ]
         return "\n".join(lines)
+
+    def _bounded(self) -> str:
+        return "".join(f", {slots:,} of them in {count} layer(s)" for slots, count in self.rings.items())
 
     def _repr_html_(self) -> str:
         import html
@@ -117,16 +121,18 @@ def forecast(
     config: Architecture,
     activations: str,
     capacity: int,
-    adapter: Adapter,
-    binding_bytes: int,
+    limits: tuple[Adapter, int],
     cache: str | None = None,
     tuned: Tuned | None = None,
+    ring: Ring | None = None,
 ) -> Forecast:
-    """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
+    """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size. limits: the
+    adapter, and bytes of its largest binding."""
+    adapter, binding_bytes = limits
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
     for head in ("last", *GENERATING, "score"):
-        plan = config.build(source.describe, head=head, activations=activations, cache=cache)
+        plan = config.build(source.describe, head=head, activations=activations, cache=cache, ring=ring)
         counts = (1,) if head in GENERATING else chunks
         lowered[head] = [
             lower(plan, _sizes(n, capacity), adapter, binding_bytes, tuned=tuned) for n in counts
@@ -144,13 +150,29 @@ def forecast(
     )
 
 
+def ring_slots(plan: Plan, capacity: int) -> dict[int, int]:
+    """Slots of the caches that windows bound below `capacity` positions -> in how many layers."""
+    found = Counter(
+        ring.slots(capacity)
+        for buffer in plan.of_kind("cache")
+        for ring in map(Ring.named, buffer.shape)
+        if ring is not None
+    )
+    return {slots: count for slots, count in found.items() if slots < capacity}
+
+
 def torch_forecast(
-    source, config: Architecture, activations: str, capacity: int, cache: str | None = None
+    source,
+    config: Architecture,
+    activations: str,
+    capacity: int,
+    cache: str | None = None,
+    ring: Ring | None = None,
 ) -> Forecast:
     """What the torch backend will hold: every matrix dequantized to f32, the cache, one step's live activations."""
     step = _sizes(min(capacity, PREFILL), capacity)
     plans = {
-        head: config.build(source.describe, head=head, activations=activations, cache=cache)
+        head: config.build(source.describe, head=head, activations=activations, cache=cache, ring=ring)
         for head in ("last", "score")
     }
     plan = plans["last"]
@@ -199,23 +221,26 @@ def describe(
     max_tokens: int | None = None,
     cache: str | None = None,
     adapter: str | int | None = None,
+    window: int | None = None,
+    sinks: int | None = None,
 ) -> ModelInfo:
     """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    ring = ring_of(window, sinks)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
     dtype = chosen.dtype
     capacity, device = chosen.max_tokens, chosen.device
     decode, prefill = (
-        config.build(source.describe, head=head, activations=dtype, cache=cache)
+        config.build(source.describe, head=head, activations=dtype, cache=cache, ring=ring)
         for head in ("greedy", "last")
     )
     dispatches, variants = None, {}
     if device is None:
-        expected = torch_forecast(source, config, dtype, capacity, cache)
+        expected = torch_forecast(source, config, dtype, capacity, cache, ring)
     else:
         limits = (device.adapter, device.binding_bytes)
-        expected = forecast(source, config, dtype, capacity, *limits, cache, chosen.tuned)
+        expected = forecast(source, config, dtype, capacity, limits, cache, chosen.tuned, ring)
         chunks = chunk_sizes(config, device.binding_bytes)
         variants = chosen_variants(decode, prefill, chunks, capacity, device, chosen.tuned)
         lowered = lower(decode, _sizes(1, capacity), *limits, tuned=chosen.tuned)
@@ -236,5 +261,6 @@ def describe(
         cache_bytes_per_position=kind_bytes(decode, "cache", _sizes(1, 1)),
         forecast=expected,
         variants=variants,
+        rings=ring_slots(decode, capacity),
         plan=decode,
     )

@@ -163,6 +163,9 @@ def run_kernel(
 ) -> dict[str, torch.Tensor]:
     """Run the WGSL of a pair (or of that name) on tensors and parameters by name; returns its outputs by name.
 
+        kernel = wgsl_kernels.get("silu_mul")
+        workbench.run_kernel(kernel, kernel.inputs(seed=0, width=100))
+
     y_dtype: element type of float outputs. Outputs are poisoned with NaN (or 0xcdcdcdcd) first, so that an element
     the kernel does not write shows. Raises `KernelUsageError` and `KernelError`.
     """

@@ -9,7 +9,7 @@ from wgsl_kernels import Adapter, Context, Kernel, KernelUsageError
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.layout import FLOAT_GROUP
 from workbench.plan.count import plane_bytes
-from workbench.plan.plan import Buffer, plane_name, resolve
+from workbench.plan.plan import RING_ROWS, Buffer, plane_name, resolve
 
 from .lowering import DevicePlan, Step, by_rows, row_ranges
 from .program import Dispatch, Memory, Pipeline, Program, Target, Upload, Value
@@ -99,6 +99,9 @@ class _Linker:
             subgroup_size=self.adapter.subgroup_size if self.adapter.subgroups else 0,
             f16=self.adapter.f16,
             binding_bytes=self.binding_bytes,
+            back=RING_ROWS
+            if any(ring.slots(sizes["capacity"]) < sizes["capacity"] for ring in plan.rings)
+            else 0,
         )
         return Program(
             target,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,43 +20,20 @@ from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .batch import Batch, run_packed
-from .choices import choose
+from .chat import Chat
+from .choices import choose, max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
 from .host_memory import out_of_memory
+from .results import Forward, Scores, as_one
 from .sampling import SamplingOptions, as_integer, shown
-from .session import Ids, Session, check_ids, run_chunks
-from .textstream import Stream, stream_text
+from .session import Ids, Session, check_ids, continued, run_chunks
+from .textstream import Stream, stop_texts, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
 #: for by itself.
 SCRATCH = 512
-
-
-@dataclass(frozen=True)
-class Forward:
-    """logits: f32 [tokens, vocab]. kept: named activations, rows of the same tokens."""
-
-    logits: np.ndarray
-    kept: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of a sequence of n ids. nll: f64 [n - 1], -ln p(ids[i + 1] | ids[: i + 1]). top1: int64 [n - 1], the argmax
-    at each place. logits: f32 [n - 1, vocab] if asked for."""
-
-    nll: np.ndarray
-    top1: np.ndarray
-    logits: np.ndarray | None = None
-
-    @classmethod
-    def joined(cls, steps: Sequence[Mapping[str, np.ndarray]]) -> Scores:
-        """From the results of the steps of a sequence."""
-        found = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
-        nll, top1 = -found["log_likelihood"].astype(np.float64), found["top1"].astype(np.int64)
-        return cls(nll, top1, found.get("logits"))
 
 
 class Model:
@@ -77,6 +53,10 @@ class Model:
         self._executor = make_executor()
         self._scratch: dict[bool, Any] = {}  # caches of the executor: of one sequence, of several
         self._lock = threading.RLock()  # `forward` and `score` share a cache
+
+    def __repr__(self) -> str:
+        where = f"{self.backend} on {self.device_name}" if self.backend == "wgpu" else self.backend
+        return f"<model {self.source.path.name}: {self._executor.activations} activations, {where}>"
 
     @property
     def backend(self) -> str:
@@ -125,6 +105,19 @@ class Model:
         """
         return Session(self.executor, self.vocab_size, self.max_tokens, edit)
 
+    def with_window(
+        self, window: int | None, sinks: int | None = None, max_tokens: int | None = None
+    ) -> Model:
+        """This model with another `window` and `sinks` (see `load`), None for what it sees by itself. The weights are
+        in memory once."""
+        ring = ring_of(window, sinks)
+        most, why = max_tokens_of(self.config, max_tokens, ring)
+        kept = [each for each in self.choices if each[0] not in ("max_tokens", "window")]
+        choices = [*kept[:1], *seen_reasons(most, why, ring), *kept[1:]]
+        made = Model(self.source, self.config, lambda: self.executor.with_ring(ring), choices, most)
+        made.plan("last")  # says what cannot be
+        return made
+
     def _empty_cache(self, count: int, sequences: int = 1) -> tuple[Executor, Any]:
         """The cache that `forward` and `score` use, or that of their batches, emptied: as large as calls have needed,
         not as the context."""
@@ -160,7 +153,7 @@ class Model:
         with self._lock:
             executor, cache = self._empty_cache(len(array))
             steps = run_chunks(executor, "all", array, cache, keep=keep, edit=edit, finite=finite)
-            joined = _joined(steps, ("logits", *keep), len(array))
+            joined = as_one(steps, ("logits", *keep), len(array))
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
     def score(self, ids: Ids, logits: bool = False, edit: Edits | None = None) -> Scores:
@@ -210,7 +203,7 @@ class Model:
         with self._lock:
             executor, cache = self._empty_cache(max(map(len, arrays)), len(arrays))
             found = run_packed(executor, head, arrays, cache, targets, keep, edit)
-        return [_joined(steps, names, len(array)) for steps, array in zip(found, arrays, strict=True)]
+        return [as_one(steps, names, len(array)) for steps, array in zip(found, arrays, strict=True)]
 
     def generate_batch(  # many parameters: the options of sampling, by the names that users know
         self,
@@ -255,12 +248,32 @@ class Model:
         Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
-        stops = (stop,) if isinstance(stop, str) else stop
-        if not isinstance(stops, Sequence) or not all(isinstance(each, str) for each in stops):
-            raise WorkbenchError(f"stop = {stop!r}; allowed: a text or a sequence of texts")
+        stops = stop_texts(stop)
         ids = self.encode_prompt(prompt, chat)
         tokens = self.generate_ids(ids, max_new_tokens, options, edit)
         return stream_text(self.tokenizer, tokens, stop=stops, eos_ids=self.eos_ids, prompt_ids=ids)
+
+    def chat(  # many parameters: the options of sampling, by the names that users know
+        self,
+        system: str | None = None,
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        edit: Edits | None = None,
+        repetition_penalty: float = 1.0,
+    ) -> Chat:
+        """A conversation in the tokenizer's chat template, whose turns share a cache (`workbench.runtime.chat`).
+
+        system: what the model is told first. max_new_tokens: of an answer. Other options as in `generate`. Raises
+        `WorkbenchError` if there is no template, or it takes no system prompt, and `OutOfMemoryError`.
+        """
+        options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
+        return Chat(self, system, max_new_tokens, options, stop_texts(stop), edit)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
         """Token ids of a prompt, at least one.
@@ -302,29 +315,13 @@ class Model:
     ) -> Generator[int, None, str]:
         with contextlib.closing(self.session(edit)) as session:
             session.feed(ids)
-            count = min(wanted, session.room)
-            if count > 0:
-                token = session.draw(options).id
-                yield token
-            if count > 1:
-                for drawn in session.stream(token, count - 1, options):
-                    yield drawn.id
-        return "length" if count == wanted else "context"
+            return (yield from continued(session, wanted, options))
 
     def describe_provenance(self) -> dict:
         """Model, adapter and versions: what a number needs beside it to be repeated."""
         from .provenance import provenance
 
         return provenance(self)
-
-
-def _joined(steps: Iterable[dict], names: Sequence[str], tokens: int) -> dict[str, np.ndarray]:
-    """Results of all steps, one array a name."""
-    with out_of_memory(f"{', '.join(names)} of {tokens} tokens"):
-        found = list(steps)
-        if len(found) == 1:  # logits of a real vocabulary are not copied for nothing
-            return {name: found[0][name] for name in names}
-        return {name: np.concatenate([step[name] for step in found]) for name in names}
 
 
 def load(
@@ -335,9 +332,14 @@ def load(
     cache: str | None = None,
     adapter: str | int | None = None,
     library: Library | None = None,
-) -> Model:
+    window: int | None = None,
+    sinks: int | None = None,
+) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
+
+        m = workbench.load("DIR", dtype="auto")
+        "".join(m.generate("Once upon a time", max_new_tokens=8))
 
     backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
     adapter. dtype: "f32"; "f16" for activations; "int8" for the inputs of linear layers with integer weights; or
@@ -347,12 +349,17 @@ def load(
     the most powerful. What `workbench tune` has measured on this adapter is used, and nothing is measured here.
     library: of kernels, where some are others than those that are registered (`wgsl_kernels.library().with_variant`,
     `Lab.library`); `choices` then says where they run.
+
+    window: how many positions every token sees, itself included, where a layer would see more (`docs/generation.md`);
+    sinks: the first positions of a text that it sees besides. They bound the cache, so that texts can be as long as
+    `max_tokens`, by default 65,536 positions then, whatever the model's context.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter)
+    ring = ring_of(window, sinks)
+    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
     chosen.reasons.extend(notes_of(source, config))
     if library is not None and chosen.backend != "wgpu":
         raise WorkbenchError(
@@ -362,7 +369,7 @@ def load(
         from .torch_executor import TorchExecutor
 
         def make_executor() -> Executor:
-            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache)
+            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
     else:
         from .device import open_device
         from .tuning.tuned import open_tuned
@@ -377,11 +384,13 @@ def load(
                 device,
                 activations=chosen.dtype,
                 cache=cache,
+                ring=ring,
                 tuned=tuned,
                 library=library,
             )
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
+    model.plan("last")  # says what cannot be
     if library is not None:
         from .own_kernels import where_used
 

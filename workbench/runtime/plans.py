@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from workbench.models.architecture import Architecture
 from workbench.models.source import Source
-from workbench.plan.plan import Plan
+from workbench.plan.plan import Plan, Ring
 
 
 class Plans:
     """Call it with a head (`workbench.models.endings.HEADS`) to get the plan that ends with it."""
 
-    def __init__(self, source: Source, config: Architecture, activations: str, cache: str | None = None):
+    def __init__(
+        self,
+        source: Source,
+        config: Architecture,
+        activations: str,
+        cache: str | None = None,
+        ring: Ring | None = None,
+    ):
         self._source, self._config = source, config
-        self._activations, self._cache = activations, cache
+        self._how = {"activations": activations, "cache": cache, "ring": ring}
         self._built: dict[str, Plan] = {}
 
     def __call__(self, head: str) -> Plan:
         if head not in self._built:
-            self._built[head] = self._config.build(
-                self._source.describe, head=head, activations=self._activations, cache=self._cache
-            )
+            self._built[head] = self._config.build(self._source.describe, head=head, **self._how)
         return self._built[head]

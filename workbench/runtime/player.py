@@ -24,8 +24,9 @@ class Player:
     `generation` counts how often buffers of activations were replaced: what was bound before is bound anew.
     """
 
-    def __init__(self, device: Device, source: Source) -> None:
-        self.device, self.weights = device, Weights(device, source)
+    def __init__(self, device: Device, source: Source, weights: Weights | None = None) -> None:
+        """weights: of another player of the same source and device, to be shared."""
+        self.device, self.weights = device, weights or Weights(device, source)
         self.generation = 0
         self._arena: dict[str, wgpu.GPUBuffer] = {}
         self._constants: dict[tuple[str, int], wgpu.GPUBuffer] = {}  # by name and size

@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.plan import constants
 from workbench.plan.constants import RotaryTable
 
-VERSION = 2
+VERSION = 3
 #: What becomes of a plane of a tensor on its way to a device: nothing; rows padded with zeros to whole groups of
 #: `wgsl_kernels.layout.FLOAT_GROUP` columns; converted to f32, with a number added.
 TRANSFORMS = ("as stored", "padded rows", "to f32")
@@ -32,7 +32,9 @@ class ProgramError(WorkbenchError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a program was lowered for. subgroup_size: 0 for a program without subgroup operations."""
+    """What a program was lowered for. subgroup_size: 0 for a program without subgroup operations. back: how far a
+    sequence can go back from the furthest position that it has come to, unless to its beginning, since windows bound
+    its cache; 0 where none does."""
 
     head: str
     tokens: int
@@ -43,6 +45,7 @@ class Target:
     subgroup_size: int
     f16: bool
     binding_bytes: int
+    back: int
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,11 @@ class Session:
         return self._cache.position
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens in the cache."""
+        return tuple(self._ids)
+
+    @property
     def capacity(self) -> int:
         """How many tokens the cache can hold."""
         return self._cache.capacity
@@ -115,7 +120,7 @@ class Session:
     @alone
     def reset(self) -> None:
         """Forget everything; the cache stays allocated."""
-        self._require(0)
+        self._require_open()
         self._move(0)
 
     def close(self) -> None:
@@ -142,8 +147,12 @@ class Session:
 
     @alone
     def back(self, count: int) -> None:
-        """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer."""
-        self._require(0)
+        """Forget the last `count` tokens. Raises `WorkbenchError` if there are fewer.
+
+        Where a window bounds the cache it may have lost what stands in front of them; what is left is then fed once
+        more before anything else.
+        """
+        self._require_open()
         if not 0 <= count <= self.position:
             raise WorkbenchError(f"{count} tokens cannot be taken back of the {self.position} in the cache")
         self._move(self.position - count)
@@ -351,15 +360,28 @@ class Session:
         self._logits = None
         del self._ids[position:]
 
+    def _feed_again(self) -> None:
+        """What is in the session once more from the beginning, into a cache that windows bound and that has lost some
+        of it."""
+        position = self.position
+        try:
+            self._cache.position = 0
+            for _ in run_chunks(self._executor, "last", np.array(self._ids), self._cache, edit=self._edit):
+                pass
+        finally:
+            self._cache.position = position  # where it stays if this fails, until it is tried again
+
     def _require_open(self) -> None:
         if not self._free.alive:
             raise WorkbenchError("this session is closed; make a new one")
 
     def _require(self, count: int) -> None:
-        """Room for so many tokens in an open session."""
+        """Room for so many tokens in an open session, and all that they see in the cache."""
         self._require_open()
         room = self.capacity - self.position
         if count <= room:
+            if not self._cache.holds(self.position):
+                self._feed_again()
             return
         if self.position == 0:
             raise PromptTooLongError(
@@ -369,3 +391,15 @@ class Session:
             f"the cache holds {self.position} of {self.capacity} tokens, so {count} more do not fit; "
             "reset the session or load the model with a larger max_tokens"
         )
+
+
+def continued(session: Session, wanted: int, options: SamplingOptions) -> Generator[int, None, str]:
+    """Up to `wanted` tokens after what was fed, as they come; returns "length", or "context" if the cache is full."""
+    count = min(wanted, session.room)
+    if count > 0:
+        token = session.draw(options).id
+        yield token
+    if count > 1:
+        for drawn in session.stream(token, count - 1, options):
+            yield drawn.id
+    return "length" if count == wanted else "context"

@@ -8,22 +8,26 @@ numbers a token (`workbench.runtime.rows`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from workbench.errors import WorkbenchError
 
+from .batch import packed_steps, require_finite_rows
 from .finite import require_finite
-from .model import Model, Scores
+from .model import Model
+from .results import Scores
 from .session import Ids, check_ids
 
 #: Called as look(logits of each model [count, vocab], targets [count], places) with the places of a step among those
 #: that are scored, a slice; gives arrays with a row for each place, by name.
 Look = Callable[[Sequence, np.ndarray, slice], Mapping[str, np.ndarray]]
+#: The same of rows of several sequences, whose places it is not told.
+LookAtRows = Callable[[Sequence, np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,10 @@ def share_memory(models: Sequence) -> TypeGuard[Sequence[Model]]:
 
 def side_by_side(models: Sequence[Model], ids: Ids, look: Look) -> SideBySide:
     """Score a sequence from an empty cache with models that `share_memory`; raises what `Model.score` raises."""
-    array = check_ids(ids, models[0].vocab_size)
-    if len(array) < 2:
-        raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
-    if not share_memory(models):
-        raise WorkbenchError("models are compared on a device only if all are there, with one vocabulary")
+    (array,) = _checked(models, [ids])
     steps: list[list[dict]] = [[] for _ in models]
     seconds, looked, look_seconds = [0.0] * len(models), [], 0.0
-    with ExitStack() as stack:
-        for model in sorted(models, key=id):  # in one order, so that no two callers wait for each other
-            stack.enter_context(model._lock)
-        ready = [model._empty_cache(len(array) - 1) for model in models]
+    with _ready(models, len(array) - 1) as ready:
         start, stop = 0, len(array) - 1
         while start < stop:
             count = min(executor.chunk(stop - start) for executor, _ in ready)
@@ -80,9 +77,75 @@ def side_by_side(models: Sequence[Model], ids: Ids, look: Look) -> SideBySide:
                 looked.append(look(rows, targets, slice(start, start + count)))
                 look_seconds += time.perf_counter() - began
             start += count
-    return SideBySide(
-        [Scores.joined(found) for found in steps],
-        {name: np.concatenate([each[name] for each in looked]) for name in looked[0]},
-        seconds,
-        look_seconds,
-    )
+    return SideBySide([Scores.joined(found) for found in steps], _joined(looked), seconds, look_seconds)
+
+
+def sequences_side_by_side(
+    models: Sequence[Model], texts: Sequence[Ids], look: LookAtRows
+) -> list[SideBySide]:
+    """As `side_by_side` of each of these sequences, in shared steps; seconds are shared out equally."""
+    arrays = _checked(models, texts)
+    inputs, targets = [each[:-1] for each in arrays], [each[1:] for each in arrays]
+    steps: list[list[list[dict]]] = [[[] for _ in arrays] for _ in models]
+    looked: list[list[dict]] = [[] for _ in arrays]
+    seconds, look_seconds = [0.0] * len(models), 0.0
+    with _ready(models, max(map(len, inputs)), len(arrays)) as ready:
+        most = min(executor.chunk(sum(map(len, inputs)), cache) for executor, cache in ready)
+        longest = min(cache.longest for _, cache in ready)
+        for step, places in packed_steps(inputs, most, longest=longest):
+            given = np.concatenate([targets[n][place] for n, place in places])
+            with ready[0][0].holding():
+                rows = []
+                for index, (executor, cache) in enumerate(ready):
+                    began = time.perf_counter()
+                    found = executor.run_step("score", step, cache, given, hold=("logits",))
+                    rows.append(found.pop("logits"))
+                    require_finite_rows(executor.plan("score").results, found, [n for n, _ in places])
+                    _share_out(found, places, steps[index])
+                    seconds[index] += time.perf_counter() - began
+                began = time.perf_counter()
+                _share_out(look(rows, given), places, looked)
+                look_seconds += time.perf_counter() - began
+    share = 1 / len(arrays)
+    return [
+        SideBySide(
+            [Scores.joined(found[n]) for found in steps],
+            _joined(looked[n]),
+            [share * each for each in seconds],
+            share * look_seconds,
+        )
+        for n in range(len(arrays))
+    ]
+
+
+def _checked(models: Sequence[Model], texts: Sequence[Ids]) -> list[np.ndarray]:
+    arrays = [check_ids(ids, models[0].vocab_size) for ids in texts]
+    if any(len(array) < 2 for array in arrays):
+        raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
+    if not share_memory(models):
+        raise WorkbenchError("models are compared on a device only if all are there, with one vocabulary")
+    return arrays
+
+
+@contextmanager
+def _ready(models: Sequence[Model], count: int, sequences: int = 1) -> Iterator[list[tuple[Any, Any]]]:
+    """Executor and empty cache of each model, which nobody else uses meanwhile."""
+    with ExitStack() as stack:
+        for model in sorted(models, key=id):  # in one order, so that no two callers wait for each other
+            stack.enter_context(model._lock)
+        yield [model._empty_cache(count, sequences) for model in models]
+
+
+def _share_out(
+    found: Mapping[str, np.ndarray], places: Sequence[tuple[int, slice]], texts: Sequence[list[dict]]
+) -> None:
+    """Rows of a step to the texts that they are of."""
+    start = 0
+    for n, place in places:
+        rows = slice(start, start + place.stop - place.start)
+        texts[n].append({name: values[rows] for name, values in found.items()})
+        start = rows.stop
+
+
+def _joined(looked: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([each[name] for each in looked]) for name in looked[0]}

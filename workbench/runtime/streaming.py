@@ -135,6 +135,7 @@ def _send(executor: Any, head: str, cache: Any, position: int, steps: int) -> Re
     device = executor.device
     with device.lock, device.errors():
         refuse_inside(executor)
+        cache.reach(position, steps)
         recorder = executor.recorder(head, 1, cache, ())
         device.write(cache.buffers["state"], np.array([position, 1, 0, 0], dtype=np.uint32))
         for step in range(steps):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
+from workbench.errors import WorkbenchError
 from workbench.utf8 import checked
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -99,6 +100,14 @@ class StopStrings:
         """Length of the longest end of the held text that begins `stop`."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+def stop_texts(stop: str | Sequence[str]) -> Sequence[str]:
+    """One stop string, or several, as several. Raises `WorkbenchError` for anything else."""
+    stops = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, Sequence) or not all(isinstance(each, str) for each in stops):
+        raise WorkbenchError(f"stop = {stop!r}; allowed: a text or a sequence of texts")
+    return stops
 
 
 class Stream(Iterator[Any]):

@@ -8,7 +8,8 @@ a dense model costs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
 from workbench.models.source import Source
 from workbench.plan.bind import kernel_of
-from workbench.plan.plan import Buffer, Call, Plan, resolve, step_sizes
+from workbench.plan.plan import RING_ROWS, Buffer, Call, Plan, Ring, resolve, step_sizes
 
 from .cache import Cache
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
@@ -38,10 +39,10 @@ PREFILL, COMPACT_PREFILL = 512, 128
 
 
 class TorchCache(Cache):
-    """Keys and values of some sequences, a tensor a layer."""
+    """Keys and values of some sequences, a tensor a layer. Without rings each layer has a slot for every position."""
 
-    def __init__(self, capacity: int, sequences: int = 1):
-        super().__init__(capacity, sequences)
+    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = ()):
+        super().__init__(capacity, sequences, rings)
         self.tensors: dict[str, torch.Tensor] = {}
 
 
@@ -57,15 +58,16 @@ class TorchExecutor(Sequential):
         *,
         activations: str = "f32",
         cache: str | None = None,
+        ring: Ring | None = None,
         compute=torch.float32,
         compact: bool = False,
-    ):
+    ):  # many parameters: what a model can be run as
         """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
         the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models."""
         self.compact = compact
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
         self.cache = cache or cache_type(activations)
-        self.plan = Plans(source, config, activations, self.cache)
+        self.plan = Plans(source, config, activations, self.cache, ring)
         self._weights: dict[tuple, torch.Tensor] = {}
         self._constants: dict[tuple[str, int], torch.Tensor] = {}
         self._called: dict[int, tuple] = {}
@@ -74,8 +76,15 @@ class TorchExecutor(Sequential):
     def device_name(self) -> str:
         return f"PyTorch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
 
+    def with_ring(self, ring: Ring | None) -> TorchExecutor:
+        """See `Executor.with_ring`."""
+        other = copy.copy(self)
+        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other._constants, other._called = {}, {}
+        return other
+
     def new_cache(self, capacity: int, sequences: int = 1) -> TorchCache:
-        return TorchCache(capacity, sequences)
+        return TorchCache(capacity, sequences, self.plan("all").rings)
 
     def free_cache(self, cache: TorchCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -84,7 +93,8 @@ class TorchExecutor(Sequential):
 
     def chunk(self, remaining: int, cache: TorchCache | None = None) -> int:
         """How many of the remaining tokens the next step takes."""
-        return min(remaining, COMPACT_PREFILL if self.compact else PREFILL)
+        most = COMPACT_PREFILL if self.compact else PREFILL
+        return min(remaining, most, RING_ROWS if self.plan("all").rings else most)
 
     def run_step(
         self,
@@ -102,7 +112,7 @@ class TorchExecutor(Sequential):
         `CacheFullError` and `OutOfMemoryError`. hold: activations that are handed out as rows for kernels.
         """
         refuse_inside(self)
-        cache.require_places(step.positions)
+        cache.take(step)
         with out_of_memory(f"a step of {len(step)} tokens with a cache of {cache.capacity} positions"):
             return self._run(self.plan(head), step, cache, targets, keep, edit, hold)
 
@@ -203,6 +213,7 @@ class TorchExecutor(Sequential):
         marks = None if seen is None else torch.from_numpy(seen.view(np.int32))
         for position in range(start, start + count):
             refuse_inside(self)
+            cache.reach(position, 1)
             env = self.inputs(Step.following(np.array([token]), position)) | {
                 "options": options,
                 "seen": marks,
@@ -283,6 +294,7 @@ class TorchExecutor(Sequential):
     def _cache_tensor(self, plan: Plan, name: str, plane: str, cache: TorchCache) -> torch.Tensor:
         if plane not in cache.tensors:
             sizes = step_sizes(1, cache.capacity, sequences=cache.sequences)
+            sizes |= {str(ring): cache.capacity for ring in plan.rings if ring not in cache.rings}
             for own, shape, element in plan.buffers[name].planes().values():
                 dtype = TORCH_TYPES[element]
                 if self.compute == torch.float64 and dtype.is_floating_point:

@@ -8,6 +8,7 @@ flight, the pass ends behind each of them, and goes on when Python has put the r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from workbench.models.architecture import Architecture
 from workbench.models.blocks import cache_type
 from workbench.models.source import Source
 from workbench.plan.count import plane_bytes
-from workbench.plan.plan import Buffer, step_sizes
+from workbench.plan.plan import Buffer, Ring, step_sizes
 
 from .cache import Cache
 from .device import Device
@@ -55,8 +56,8 @@ def chunk_sizes(config: Architecture, binding_bytes: int, sizes: tuple[int, ...]
 class WgpuCache(Cache):
     """Keys and values of some sequences and the buffers that a step reads: ids, targets, state."""
 
-    def __init__(self, capacity: int, sequences: int = 1):
-        super().__init__(capacity, sequences)
+    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = ()):
+        super().__init__(capacity, sequences, rings)
         self.buffers: dict[str, wgpu.GPUBuffer] = {}
         self.seen_words = 0
         self.recorders: dict[
@@ -86,15 +87,16 @@ class WgpuExecutor(Sequential):
         *,
         activations: str = "f32",
         cache: str | None = None,
+        ring: Ring | None = None,
         tuned: Choice | None = None,
         library: Library | None = None,
-    ):
+    ):  # many parameters: what a model can be run as
         self.source, self.config, self.device, self.activations = source, config, device, activations
         self.cache = cache or cache_type(activations)
         self.tuned, self.library = tuned, library
         self.chunks = chunk_sizes(config, device.binding_bytes)
         self.batches = chunk_sizes(config, device.binding_bytes, BATCHES)
-        self.plan = Plans(source, config, activations, self.cache)
+        self.plan = Plans(source, config, activations, self.cache, ring)
         self._ready: dict[tuple, _Ready] = {}
         self.player = Player(device, source)
         self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
@@ -103,10 +105,18 @@ class WgpuExecutor(Sequential):
     def device_name(self) -> str:
         return self.device.name
 
+    def with_ring(self, ring: Ring | None) -> WgpuExecutor:
+        """See `Executor.with_ring`."""
+        other = copy.copy(self)
+        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
+        other.readbacks = Readbacks(self.device, readback_bytes(STEPS))
+        return other
+
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
-        """Allocate keys and values of `capacity` positions of each sequence in every layer. Raises `OutOfMemoryError`,
-        also where those of a layer are more than a binding holds."""
-        cache = WgpuCache(capacity, sequences)
+        """Allocate keys and values of `capacity` positions of each sequence in every layer, or those that its ring has
+        slots for. Raises `OutOfMemoryError`, also where those of a layer are more than a binding holds."""
+        cache = WgpuCache(capacity, sequences, self.plan("all").rings)
         most = self._sizes(cache)[0]
         sizes = step_sizes(most, capacity, sequences=sequences, results=sequences, steps=STEPS)
         try:
@@ -170,13 +180,13 @@ class WgpuExecutor(Sequential):
         `CacheFullError`. hold: activations that are handed out as rows where they are, until the next step
         (`holding`).
         """
-        cache.require_places(step.positions)
         keep, hold = tuple(keep), self.plan(head).check_names(hold)
         edited = check_edits(self.plan(head), edit)
         untouched = tuple(dict.fromkeys((*keep, *edited, *hold)))  # neither fused away nor overwritten
         valid, size = len(step), self.size_of(step, cache)
         with self.device.lock:
             refuse_inside(self)
+            cache.take(step)
             recorder = self.recorder(head, size, cache, untouched)
             ready = self._ready[self._key(head, size, cache, untouched)]
             self.write_inputs(cache, size, step, targets)
@@ -209,7 +219,7 @@ class WgpuExecutor(Sequential):
 
     def greedy_rows(self, step: Step, count: int, cache: WgpuCache) -> np.ndarray:
         """Tokens [count, rows]: what follows each row, greedily; at most `steps` of them between two readbacks."""
-        cache.require_places(np.append(step.positions, step.positions.max() + count - 1))
+        cache.take(step, count)
         size, groups = self.size_of(step, cache), []
         with self.device.lock:
             refuse_inside(self)

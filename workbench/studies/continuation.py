@@ -1,4 +1,5 @@
-"""A prompt continued by one model, or by two side by side: the tokens, what else they could have been, and the speed.
+"""A prompt continued by one model, or by two models or settings side by side: the tokens, what else they could have
+been, and the speed.
 
 A `Run` is computed step by step, so that whoever shows it can show it growing and can stop it between two steps.
 `continue_prompt` computes one to its end.
@@ -6,10 +7,7 @@ A `Run` is computed step by step, so that whoever shows it can show it growing a
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,100 +15,21 @@ import numpy as np
 
 from eval.statistics import divergence
 from workbench.errors import PromptTooLongError, WorkbenchError
-from workbench.known import known
-from workbench.model_bench.speed import computes_on_cpu
 from workbench.models.tokenizer import tokenizer_hash
-from workbench.runtime.sampling import Drawn, SamplingOptions, as_integer, shown, softmax
-from workbench.runtime.textstream import Detokenizer
+from workbench.runtime.sampling import SamplingOptions, as_integer, shown, softmax
 from workbench.show.html import columns
 
-from .tokens import Continuation, Names, Token, facts, probability, spelled, strength
-
-#: Tokens between two looks at whether to stop while a prompt is read.
-CPU_PIECE, GPU_PIECE = 64, 1024
-
-
-class _Writer:
-    """One model at work on one continuation. ahead: the device may run ahead of what is taken, which is fastest, but
-    would be counted as the time of another model that is at work in turns with it."""
-
-    def __init__(
-        self, label: str, model: Any, ids: Sequence[int], count: int, options: SamplingOptions, ahead: bool
-    ):
-        self.model, self.names = model, Names(model.tokenizer)
-        self.found = Continuation(label, model.device_name)
-        self._detokenizer = Detokenizer(model.tokenizer, ids)
-        self._ids, self._count, self._options, self._ahead = list(ids), count, options, ahead
-        self._steps = self._written()
-
-    def step(self, stopped: Callable[[], bool]) -> bool:
-        """One piece of work, which may give a token or none; False when there is nothing more to do. What a piece gives
-        after a stop is not taken."""
-        began = time.perf_counter()
-        batch = next(self._steps, None)
-        took = time.perf_counter() - began
-        found = self.found
-        if stopped():
-            return True
-        if batch is None:
-            found.reason = found.reason or "length"
-            return False
-        if found.tokens or not batch:
-            found.rest_s += took
-        for drawn in batch:
-            if not found.tokens:
-                found.first_s, found.rest_s = found.rest_s + took, 0.0
-            found.tokens.append(self._described(drawn))
-            if drawn.id in self.model.eos_ids:
-                found.reason = "end of text"
-                return False
-        return True
-
-    def finish(self, reason: str | None = None) -> None:
-        """Give the cache back."""
-        self._steps.close()
-        self.found.reason = self.found.reason or reason
-        self.found.device = self.model.device_name  # of a page, it is known once it has computed
-        rest = self._detokenizer.finish()
-        if rest and self.found.tokens:
-            last = self.found.tokens[-1]
-            self.found.tokens[-1] = replace(last, text=last.text + rest)
-
-    def _described(self, drawn: Drawn) -> Token:
-        text, names = self._detokenizer.push(drawn.id), self.names
-        return Token(
-            drawn.id, text, names(drawn.id), math.exp(known(drawn.log_p)), names.alternatives(drawn.likely)
-        )
-
-    def _fed(self, session: Any) -> Iterator[bool]:
-        """Feed the prompt, piece by piece; whether it is read."""
-        piece = CPU_PIECE if computes_on_cpu(self.model) else GPU_PIECE
-        for start in range(0, len(self._ids), piece):
-            session.feed(self._ids[start : start + piece])
-            yield start + piece >= len(self._ids)
-
-    def _written(self) -> Generator[list[Drawn]]:
-        """Tokens as the executor gives them, with how likely they were; nothing while the prompt is read."""
-        with contextlib.closing(self.model.session()) as session:
-            for read in self._fed(session):
-                if not read:
-                    yield []
-            if session.room < self._count:
-                self._count, self.found.reason = session.room, "cache full"
-            first = session.draw(self._options, told=True)
-            yield [first]
-            if self._count > 1:
-                rest = session.stream(first.id, self._count - 1, self._options, told=True, ahead=self._ahead)
-                for drawn in rest:
-                    yield [drawn]
+from .tokens import Continuation, Token, facts, probability, spelled, strength
+from .writers import CPU_PIECE, Alone, Lane, Setting, Together, Writer
 
 
 class Run:
     """One prompt through one model or two. Made ready by `__init__`, computed by `write` and then `measure`.
 
     models: label -> Model; two must share their tokenizer. `continuations` grow meanwhile. Two models take turns, with
-    the same random numbers at the same places of their texts. Raises `WorkbenchError` for models that cannot be
-    compared, and `PromptTooLongError`.
+    the same random numbers at the same places of their texts. settings: label -> how that one writes, by default all
+    with `sampling`; one model under two labels writes both texts in one batch. Raises `WorkbenchError` for models that
+    cannot be compared, and `PromptTooLongError`.
     """
 
     def __init__(
@@ -121,6 +40,7 @@ class Run:
         max_new_tokens: int = 200,
         sampling: SamplingOptions | None = None,
         chat: bool = False,
+        settings: Mapping[str, Setting] | None = None,
     ):
         self.models, self.prompt, self.sampling = dict(models), prompt, sampling or SamplingOptions()
         count = as_integer(max_new_tokens)
@@ -134,21 +54,32 @@ class Run:
                 f"the prompt's {len(self.prompt_ids)} tokens do not fit into a cache of {room}; load the model with a "
                 "larger max_tokens"
             )
-        alone = not others
-        self._same_weights = bool(others) and first.source.path == others[0].source.path
-        self._writers = [
-            _Writer(label, model, self.prompt_ids, count, self.sampling, ahead=alone)
+        given = dict(settings or {})
+        if unknown := [label for label in given if label not in self.models]:
+            raise WorkbenchError(f"there is no {unknown[0]!r} to set; allowed: {', '.join(self.models)}")
+        plain = Setting(self.sampling)
+        self._lanes = [
+            Lane(label, model, self.prompt_ids, given.get(label, plain))
             for label, model in self.models.items()
         ]
+        edits = [lane.setting.edit or {} for lane in self._lanes]
+        #: Whether two lanes compute something else, so that there is something to compare.
+        self.compares = bool(others) and (first is not others[0] or edits[0] != edits[1])
+        self._same_weights = self.compares and first.source.path == others[0].source.path and not settings
+        self._writers: Sequence[Writer]
+        if others and first is others[0] and first.backend != "page":
+            self._writers = [Together(self._lanes, self.prompt_ids, count)]
+        else:
+            self._writers = [Alone(lane, self.prompt_ids, count, ahead=not others) for lane in self._lanes]
 
     @property
     def continuations(self) -> tuple[Continuation, ...]:
-        return tuple(writer.found for writer in self._writers)
+        return tuple(lane.found for lane in self._lanes)
 
     @property
     def parted(self) -> int | None:
         """The first token at which two texts differ; None if they agree as far as they both go."""
-        if len(self._writers) == 1:
+        if len(self._lanes) == 1:
             return None
         first, second = (found.tokens for found in self.continuations)
         return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a.id != b.id), None)
@@ -170,22 +101,22 @@ class Run:
                 writer.finish("stopped")
 
     def measure(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Read what was written once more, many tokens a step, for the probabilities that are still missing and,
-        with two models, KL and flips; yields after every step."""
-        for writer in self._writers:
-            tokens = writer.found.tokens
-            if not tokens or (len(self._writers) == 1 and tokens[-1].probability is not None):
+        """Read what was written once more, many tokens a step, for the probabilities that are still missing and, where
+        two compute something else, KL and flips; yields after every step."""
+        for own, lane in enumerate(self._lanes):
+            tokens = lane.found.tokens
+            if not tokens or (not self.compares and tokens[-1].probability is not None):
                 continue
             ids = [token.id for token in tokens]
-            own = self._writers.index(writer)
             for start, rows in self._logits(ids, stopped):
-                self._note(writer, tokens, start, rows, own)
+                self._note(lane, tokens, start, rows, own)
                 yield
 
     def _logits(self, ids: list[int], stopped) -> Iterator[tuple[int, list[np.ndarray]]]:
         """(first token, logits [n, vocab] of each model that predict the tokens from there), in pieces."""
         inputs = [self.prompt_ids[-1], *ids[:-1]]
-        sessions = [writer.model.session() for writer in self._writers]
+        lanes = self._lanes if self.compares else self._lanes[:1]
+        sessions = [lane.model.session(lane.setting.edit) for lane in lanes]
         try:
             for start in range(0, len(self.prompt_ids) - 1, CPU_PIECE):
                 for session in sessions:
@@ -203,26 +134,24 @@ class Run:
             for session in sessions:
                 session.close()
 
-    def _note(
-        self, writer: _Writer, tokens: list[Token], start: int, rows: list[np.ndarray], own: int
-    ) -> None:
+    def _note(self, lane: Lane, tokens: list[Token], start: int, rows: list[np.ndarray], own: int) -> None:
         targets = np.array([token.id for token in tokens[start : start + len(rows[0])]])
         if self._same_weights:
             difference = float(np.abs(rows[1] - rows[0]).max() / np.abs(rows[0]).max())
-            writer.found.logit_difference = max(difference, writer.found.logit_difference or 0.0)
+            lane.found.logit_difference = max(difference, lane.found.logit_difference or 0.0)
         found = divergence(rows[1], rows[0], targets) if len(rows) == 2 else None
         for at, target in enumerate(targets):
-            logits = rows[own][at]
+            logits = rows[own if self.compares else 0][at]
             token = replace(
                 tokens[start + at],
                 probability=float(softmax(logits)[target]),
-                alternatives=writer.names.likely(logits),
+                alternatives=lane.names.likely(logits),
             )
             if found is not None:
                 token = replace(
                     token,
                     kl=float(found.kl[at]),
-                    likely=writer.names.likely(rows[1 - own][at]),
+                    likely=lane.names.likely(rows[1 - own][at]),
                     flip=bool(found.top1[at] != found.top1_baseline[at]),
                 )
             tokens[start + at] = token
@@ -237,7 +166,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         how = "colour: KL from 0.001 to 1 nat; underlined: the most likely token differs; bar: here the texts part"
-        if len(self._writers) == 1:
+        if not self.compares:
             how = "colour: surprise, −ln p up to 5 nats"
         return columns(dict(zip(self.lines(), map(self._html, self.continuations), strict=True)), how)
 
@@ -275,10 +204,12 @@ def continue_prompt(
     max_new_tokens: int = 200,
     sampling: SamplingOptions | None = None,
     chat: bool = False,
+    settings: Mapping[str, Setting] | None = None,
 ) -> Run:
     """A finished and measured `Run`. models: label -> Model for one or two, or a single Model."""
     named = models if isinstance(models, Mapping) else {models.source.path.name: models}
-    run = Run(named, prompt, max_new_tokens=max_new_tokens, sampling=sampling, chat=chat)
+    how = {"sampling": sampling, "chat": chat, "settings": settings}
+    run = Run(named, prompt, max_new_tokens=max_new_tokens, **how)
     for stage in (run.write(), run.measure()):
         for _ in stage:
             pass

@@ -188,8 +188,9 @@ function render({ model, el }) {
   const stop = h("button", { type: "button", onclick: () => halt() }, "Stop");
   const status = h("span", { class: "wb-note", role: "status" });
   const colours = [["probability", "surprise (probability)"], ["none", "nothing"]];
-  if (both) colours.unshift(["divergence", "divergence (KL)"]);
-  const by = choice("colour by", colours, both ? "divergence" : "probability", () => repaint());
+  const compares = model.get("compares");
+  if (compares) colours.unshift(["divergence", "divergence (KL)"]);
+  const by = choice("colour by", colours, compares ? "divergence" : "probability", () => repaint());
   const legend = h("p", { class: "wb-note" });
   const detail = h("div", { class: "wb-detail", "aria-live": "polite" });
   const hint = () => h("p", { class: "wb-note" }, "Point at a token, or walk with the arrow keys, to see what else was likely; click or Enter selects it for Python.");

@@ -17,6 +17,7 @@ from workbench.runtime.model import Model, load
 from workbench.runtime.sampling import SamplingOptions
 from workbench.studies.continuation import Run, check_models
 from workbench.studies.tokens import Continuation, Token, character, facts
+from workbench.studies.writers import Setting
 
 from .background import Task
 from .base import View, execution
@@ -33,9 +34,11 @@ class Generator(View):
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
     same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
-    dtype, cache, max_tokens, adapter: as for `workbench.load`, of models that are loaded here. engine: "native", or
-    "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32; "both" for one
-    model, once each, side by side. options: as `workbench generate` has them, by the names of the traits.
+    dtype, cache, max_tokens, adapter, window, sinks: as for `workbench.load`, of models that are loaded here. engine:
+    "native", or "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32;
+    "both" for one model, once each, side by side. settings: label -> options of `workbench generate`, `edit`, `window`
+    and `sinks`, for one or two: one model, loaded once, writes under each, in one batch where they see the same.
+    options: as `workbench generate` has them, by the names of the traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.studies.continuation.Run`),
     `selected` the token that was clicked. Generation happens on a thread: the kernel stays free.
@@ -61,6 +64,8 @@ class Generator(View):
     limit = traitlets.Int(0).tag(sync=True)
     #: Whether a model computes in the page.
     in_page = traitlets.Bool(False).tag(sync=True)
+    #: Whether two continuations come from something else each, so that KL is told.
+    compares = traitlets.Bool(False).tag(sync=True)
     #: Of the last finished run, for views without a kernel behind them.
     texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     summary = traitlets.List().tag(sync=True)
@@ -77,9 +82,12 @@ class Generator(View):
         cache: str | None = None,
         max_tokens: int | None = None,
         adapter: str | int | None = None,
+        window: int | None = None,
+        sinks: int | None = None,
         engine: str = "native",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
-    ) -> None:
+    ) -> None:  # many parameters: those of `workbench.load`
         self.refuse_unknown(options)
         how = {
             "backend": backend,
@@ -87,11 +95,17 @@ class Generator(View):
             "cache": cache,
             "max_tokens": max_tokens,
             "adapter": adapter,
+            "window": window,
+            "sinks": sinks,
         }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
         self._host = Host(lambda content, buffers: self.tell("engine", content, buffers))
         self.models = _models(named, engine, how, self._host)
-        first = check_models(self.models)[0]
+        self.settings = {}
+        if settings is not None:
+            self.models, self.settings = _set(self.models, settings)
+        first, *others = check_models(self.models)
+        edits = [each.get("edit") or {} for each in self.settings.values()]
         self.run: Run | None = None
         super().__init__(
             labels=list(self.models),
@@ -99,6 +113,7 @@ class Generator(View):
             has_chat=bool(getattr(first.tokenizer, "chat_template", None)),
             limit=min(model.max_tokens for model in self.models.values()),
             in_page=engine != "native",
+            compares=bool(others) and (first is not others[0] or edits[0] != edits[1]),
             **options,
         )
         self._task = Task(lambda stopped: self._warm(), self.fail)
@@ -120,10 +135,13 @@ class Generator(View):
 
     def start(self) -> None:
         """Begin a new run; an old one is stopped. Raises `WorkbenchError` for options that mean nothing."""
-        options = SamplingOptions(**{name: getattr(self, name) for name in OPTIONS})
-        run = Run(
-            self.models, self.prompt, max_new_tokens=self.max_new_tokens, sampling=options, chat=self.chat
-        )
+        options = {name: getattr(self, name) for name in OPTIONS}
+        settings = {
+            label: Setting(SamplingOptions(**{**options, **_sampling(own)}), own.get("edit"))
+            for label, own in self.settings.items()
+        }
+        how = {"sampling": SamplingOptions(**options), "chat": self.chat, "settings": settings}
+        run = Run(self.models, self.prompt, max_new_tokens=self.max_new_tokens, **how)
         before = known(self._task)
         before.stop()
         self.run, self.error, self.selection = run, "", []
@@ -241,6 +259,8 @@ def _models(named: Mapping[str, Any], engine: str, how: Mapping[str, Any], host:
         raise WorkbenchError(
             f"Generator: {', '.join(given)} given with engine='page', which takes max_tokens alone"
         )
+    if how["window"] is not None:
+        raise WorkbenchError("Generator: window given with engine='both'; allowed: engine='native'")
     if engine == "both" and len(named) != 1:
         raise WorkbenchError(
             f"Generator: engine='both' runs one model on two engines, not {len(named)} models"
@@ -255,6 +275,38 @@ def _models(named: Mapping[str, Any], engine: str, how: Mapping[str, Any], host:
         else:
             found[str(label)] = page_model(path, host, capacity)
     return found
+
+
+def _sampling(own: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in own.items() if name in OPTIONS}
+
+
+def _set(
+    models: Mapping[str, Model], settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Model], dict[str, dict[str, Any]]]:
+    """The model under the label of each setting, another with the same weights where that sees something else.
+
+    Raises WorkbenchError for settings of several models, or for what is no setting.
+    """
+    if len(models) != 1 or len(settings) not in (1, 2):
+        raise WorkbenchError(
+            f"Generator: settings are one or two, of one model; here are {len(settings)} of {len(models)}"
+        )
+    (model,) = models.values()
+    found, kept = {}, {}
+    for label, given in settings.items():
+        allowed = (*OPTIONS, "edit", "window", "sinks")
+        if unknown := [name for name in given if name not in allowed]:
+            raise WorkbenchError(
+                f"Generator: setting {label!r} has {unknown[0]!r}; allowed: {', '.join(allowed)}"
+            )
+        SamplingOptions(**_sampling(given))  # says what is wrong
+        seen = {name: given[name] for name in ("window", "sinks") if name in given}
+        if seen and model.backend == "page":
+            raise WorkbenchError("Generator: window given with engine='page'; allowed: engine='native'")
+        found[str(label)] = model.with_window(seen.get("window"), seen.get("sinks")) if seen else model
+        kept[str(label)] = dict(given)
+    return found, kept
 
 
 def _loaded(model: Any, how: Mapping[str, Any]) -> Model:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from workbench.allocate.pareto import Pareto
-from workbench.allocate.table import SensitivityTable
 from workbench.errors import WorkbenchError
 from workbench.known import known
+from workbench.precision.pareto import Pareto
+from workbench.precision.table import SensitivityTable
 
 
 def in_bytes(costs: SensitivityTable, bits: float | None = None, budget: int | None = None) -> int:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from workbench.allocate import plots
-from workbench.allocate.allocation import Allocation
-from workbench.allocate.comparison import Row
-from workbench.allocate.groups import place
-from workbench.allocate.measured import Measured
-from workbench.allocate.table import SensitivityTable
+from workbench.precision import plots
+from workbench.precision.allocation import Allocation
+from workbench.precision.comparison import Row
+from workbench.precision.groups import place
+from workbench.precision.measured import Measured
+from workbench.precision.table import SensitivityTable
 from workbench.show.figures import colour_of
 from workbench.show.table import Table
 

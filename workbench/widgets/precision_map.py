@@ -15,14 +15,6 @@ import traitlets
 
 from eval.protocols import Protocol
 from eval.texts import Tokens
-from workbench.allocate import plots
-from workbench.allocate.allocation import Allocation, Assignment
-from workbench.allocate.comparison import Row, compare, same
-from workbench.allocate.groups import place
-from workbench.allocate.measured import Measured, measure
-from workbench.allocate.pareto import Pareto
-from workbench.allocate.sensitivity import sensitivity
-from workbench.allocate.table import SensitivityTable
 from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
@@ -30,6 +22,14 @@ from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
+from workbench.precision import plots
+from workbench.precision.allocation import Allocation, Assignment
+from workbench.precision.comparison import Row, compare, same
+from workbench.precision.groups import place
+from workbench.precision.measured import Measured, measure
+from workbench.precision.pareto import Pareto
+from workbench.precision.sensitivity import sensitivity
+from workbench.precision.table import SensitivityTable
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 from workbench.show.figures import Picture
 from workbench.studies.fitting import fitted_protocol
@@ -54,7 +54,7 @@ class PrecisionMap(View):
     longer than the model's context; formats and quantizer for the costs. bits or budget (bytes of all weights): what to
     begin with, at least the smallest that there is. pins: group -> format. `note` says what was not as asked.
 
-    `allocation` is the chosen one (`workbench.allocate.allocation.Allocation`), `front` the best for every budget,
+    `allocation` is the chosen one (`workbench.precision.allocation.Allocation`), `front` the best for every budget,
     `measured` what was measured as a whole, `selected` the assignments of the groups that were picked.
     """
 

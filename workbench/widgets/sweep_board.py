@@ -13,12 +13,12 @@ import traitlets
 
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
-from workbench.sweep.follow import Followed, opened
-from workbench.sweep.render import COLUMNS, Figure
-from workbench.sweep.show import headline, html, status
-from workbench.sweep.state import STATUSES, CellState, Facts, SweepState
-from workbench.sweep.sweep import Sweep
-from workbench.sweep.table import Table
+from workbench.sweeps.follow import Followed, opened
+from workbench.sweeps.render import COLUMNS, Figure
+from workbench.sweeps.show import headline, html, status
+from workbench.sweeps.state import STATUSES, CellState, Facts, SweepState
+from workbench.sweeps.sweep import Sweep
+from workbench.sweeps.table import Table
 
 from .background import Task, wait
 from .base import View
@@ -49,7 +49,7 @@ class SweepBoard(View):
     ended or have been killed. processes, scheduler: where `start` runs it, as for `Sweep.run`.
 
     `start()`, `stop()`, `wait()` do what the buttons do; a sweep that is started again runs what is missing. `sweep` is
-    the state (`workbench.sweep.state.SweepState`), `data()` a DataFrame of all cells, `selected` one of the selected
+    the state (`workbench.sweeps.state.SweepState`), `data()` a DataFrame of all cells, `selected` one of the selected
     rows, `table()` and `plot()` are those of the selected results, or of all where none is selected.
     """
 
@@ -104,9 +104,7 @@ class SweepBoard(View):
 
     def data(self) -> Any:
         """A pandas DataFrame, a row a cell: see `SweepState.rows`."""
-        import pandas
-
-        return pandas.DataFrame(self.sweep.rows())
+        return self.sweep.data()
 
     @property
     def selected(self) -> Any:

@@ -9,7 +9,7 @@ fn first_dim(pair: u32) -> u32 { return pair % HALF + select(0u, TURNED, passes(
 fn dims_apart(pair: u32) -> u32 { return select(TURNED, PASSED / 2u, passes(pair)); }
 fn turned(pair: u32, position: u32, v: vec2<f32>) -> vec2<f32> {
   if (passes(pair)) { return v; }
-  let angle = min(position, CAPACITY - 1u) * ROTATED + first_dim(pair);
+  let angle = min(position, POSITIONS - 1u) * ROTATED + first_dim(pair);
   let c = table[angle];
   let s = table[angle + TURNED];
   return vec2<f32>(v.x * c - v.y * s, v.y * c + v.x * s);

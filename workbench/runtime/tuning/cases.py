@@ -45,7 +45,7 @@ class Case:
         try:
             kernel, sizes, types = strict_json(name.encode())
             found = cls(kernel, dict(sizes), dict(types))
-            numbers = all(type(n) in (int, float) for n in found.sizes.values())
+            numbers = all(type(n) in (int, float, bool) for n in found.sizes.values())
             texts = all(isinstance(text, str) for text in (kernel, *found.types.values()))
         except (TypeError, ValueError) as error:
             raise ValueError("is not a kernel, sizes and types") from error
@@ -78,12 +78,12 @@ def rounded_capacity(positions: int) -> int:
 def case_of(kernel: Kernel, sizes: Mapping, types: Mapping[str, str]) -> Case:
     """The case that a call belongs to: its sizes without what does not decide which candidate is fastest.
 
-    The offset into a larger result is left out, the capacity of the cache is rounded up to a power of two, and
-    a table that is looked up is cut to `LOOKED_UP_ROWS`.
+    The offset into a larger result is left out, the capacity of the cache and the positions of a rotary table are
+    rounded up to powers of two, and a table that is looked up is cut to `LOOKED_UP_ROWS`.
     """
     kept = {name: n for name, n in sizes.items() if name not in PLACES}
-    if "capacity" in kept:
-        kept["capacity"] = rounded_capacity(kept["capacity"])
+    for name in {"capacity", "positions"} & set(kept):
+        kept[name] = rounded_capacity(kept[name])
     if "ids" in kernel.reads and "rows" in kept:
         if kept.get("scale_rows") == kept["rows"]:
             kept["scale_rows"] = min(kept["rows"], LOOKED_UP_ROWS)

@@ -73,8 +73,8 @@ def _options(kernel: Kernel, case: Case) -> dict:
         options["symmetric"] = "zeros" not in types
         options["granularity"] = "block" if sizes.get("scale_stride", 1) else "tensor"
         options["zero_frac_bits"] = round(-math.log2(sizes.get("zero_unit", 1.0)))
-    if "capacity" in sizes:  # half full, one sequence
-        options["position"] = max(0, min(sizes["capacity"] // 2, sizes["capacity"] - case.tokens))
+    if most := sizes.get("capacity", sizes.get("positions", 0)):  # half full, one sequence
+        options["position"] = max(0, min(most // 2, most - case.tokens))
         options["sequence"] = 0
     complete = kernel.complete(sizes)
     if "width" in complete and "head_dim" in complete:

@@ -61,6 +61,8 @@ def tune(  # many parameters: the options of the command line
 ) -> Report:
     """Measure the kernels of a model on this machine's adapter; `workbench.load` uses the winners from then on.
 
+        workbench.tune("DIR", tokens=(1,), kernels=["attention"], budget=20)
+
     model: a folder or hub id, of which only names, shapes and formats are read; or a `config.json` (or a folder that
     holds nothing else), together with `fmt`. fmt: format of every matrix instead of the stored one. tokens: of the
     steps to tune for, by default all that the engine cuts prompts into. kernels: names, also of rules (`places`), by

@@ -1,0 +1,127 @@
+"""What `import workbench` offers: every name documented with an example, and every example run."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import wgsl_kernels
+import workbench
+from eval.texts import Text
+from workbench.errors import ProtocolError, SweepError, WorkbenchError
+from workbench.formats.spec import WeightFormat
+from workbench.model_bench.measure import Settings
+
+NAMES = [name for name in workbench.__all__ if name != "__version__"]
+#: Their examples read a sweep's folder, which one of the tests of sweeps makes.
+OF_SWEEPS = {"sweep", "table", "tables"}
+TINY = {"text": "evaluation", "protocol": "disjoint-64", "max_windows": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shared) -> Path:
+    return shared / "models" / "stories260K-hf"
+
+
+def example(name: str) -> str:
+    """The indented lines of a docstring."""
+    lines = (inspect.getdoc(getattr(workbench, name)) or "").splitlines()
+    return textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_has_a_docstring_with_an_example_and_errors(name):
+    assert f"workbench.{name}(" in example(name)
+    assert re.search(r"Raises|SweepError|errors: as in", inspect.getdoc(getattr(workbench, name)) or "")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_SWEEPS])
+def test_every_example_runs(name, checkpoint, adapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    code = example(name).replace('"DIR"', repr(str(checkpoint))).replace('"OUT"', repr(str(tmp_path / "out")))
+    code = code.replace('quantizer="gptq"', 'quantizer="gptq", calibration=CALIBRATION')
+    known = {"workbench": workbench, "wgsl_kernels": wgsl_kernels, "Text": Text, "Settings": Settings}
+    exec(code, known | {"CALIBRATION": small_calibration()})
+
+
+def small_calibration():
+    from workbench.convert.calibration import CalibrationOptions
+
+    return CalibrationOptions(windows=2, length=64)
+
+
+def test_the_examples_of_sweeps(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little girl. " * 20)
+    Path("blocks.toml").write_text(
+        f'[sweep]\noutput = "runs/blocks"\nmax_windows = 1\n[texts.prose]\nfile = "text.txt"\n'
+        f'[grid]\nmodel = "{checkpoint}"\nformat = "int4"\nprotocol = "disjoint-32"\n'
+    )
+    known = {"workbench": workbench}
+    exec(example("sweep"), known)
+    assert len(known["done"].table().rows) == len(known["done"].data()) == 2
+    assert known["done"].plot().png()
+    exec(example("table"), known)
+    exec(example("tables").replace(', "runs/more"', ""), known)
+
+
+def test_a_temporary_model_goes_with_its_object(checkpoint):
+    made = workbench.quantize(checkpoint, "int4/64", progress=False, execution={"backend": "torch"})
+    folder = made.source.path
+    assert folder.is_dir() and "int4-64" in repr(made) and "torch" in repr(made)
+    del made
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_failed_conversion_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(WorkbenchError, match="no-such"):
+        workbench.quantize(checkpoint, "int4", overrides={"no-such*": "int8"}, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WorkbenchError, match="options hold 'blocks'; allowed: format, quantizer"):
+        workbench.quantize(checkpoint, "int4", options={"blocks": 3})
+
+
+def test_models_alone_beside_each_other_and_against_another(checkpoint):
+    made = workbench.quantize(
+        checkpoint, WeightFormat("int4"), progress=False, execution={"backend": "torch"}
+    )
+    alone = workbench.perplexity(made, **TINY)
+    assert alone.baseline is None and alone.data()["change"].isna().all()
+    assert "perplexity" in alone._repr_html_() and "510" not in repr(alone)
+    pair = workbench.perplexity({"int4": made}, baseline=checkpoint, backend="torch", **TINY)
+    assert [each.name for each in pair.versions] == ["baseline", "int4"]
+    assert pair["int4"].ppl == alone[made.source.path.name].ppl
+    assert pair["int4"].baseline.kl_mean > 0 and pair.baseline.name == "baseline"
+    with pytest.raises(SweepError, match="baseline 'f16' is none of the models; allowed: int4"):
+        workbench.perplexity({"int4": made}, baseline="f16", **TINY)
+    with pytest.raises(SweepError, match="'int2' is none of the models; allowed: baseline, int4"):
+        pair["int2"]
+
+
+def test_a_text_that_is_none_says_what_is_allowed(checkpoint):
+    with pytest.raises(
+        ProtocolError, match=r"'wikitext' is neither a file nor a known text; allowed: .*wikitext2"
+    ):
+        workbench.perplexity(checkpoint, "wikitext", progress=False)
+
+
+def test_an_allocation_takes_one_target_and_shows_itself(checkpoint):
+    for given, said in (({}, "nothing"), ({"bits": 4, "budget": 10_000}, "budget and bits")):
+        with pytest.raises(
+            WorkbenchError, match=f"give one of budget, bits, max_kl, fit_memory; given: {said}"
+        ):
+            workbench.allocate(checkpoint, **given)
+    found = workbench.allocate(
+        checkpoint, "evaluation", bits=6, protocol="disjoint-64", max_windows=2, progress=False
+    )
+    assert found.bits_per_weight <= 6 and len(found.joint) == 1
+    assert list(found.data()["group"]) == [row[0] for row in found.table().rows]
+    assert found.target in repr(found) and "<table" in found._repr_html_()

@@ -1,0 +1,153 @@
+"""Tables of results that belong together, in every format, and their Pareto plot.
+
+table(["runs/blocks"])                 # one Table; refuses rows of another protocol or text
+tables(["runs/blocks", "more.json"])   # one for each protocol, text and tokenizer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import SweepError
+from workbench.show.figures import Picture
+from workbench.show.table import FORMS
+
+from . import render
+from .pareto import pareto_front, pareto_plot
+from .rows import Conditions, Row, files, read_rows
+
+FORMATS = (*FORMS[1:], "json")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of the same conditions. Made by `table`, `tables` or `Table.of`; shows itself in a notebook. detailed: shows
+    percentiles too, which CSV and JSON have anyway."""
+
+    rows: tuple[Row, ...]
+    detailed: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise SweepError("a table without rows: there is no result yet")
+        first = self.rows[0]
+        for row in self.rows[1:]:
+            if row.conditions != first.conditions:
+                raise SweepError(
+                    f"rows do not belong into one table: {first.source} is {first.conditions}; {row.source} is "
+                    f"{row.conditions}; they differ in {first.conditions.difference(row.conditions)}. "
+                    "One table each: --by-protocol, or tables(...)"
+                )
+        if len(passages := self._passages) > 1:
+            raise SweepError(
+                f"rows do not belong into one table: last words are of {' and of '.join(passages)}"
+            )
+
+    @classmethod
+    def of(cls, runs: Iterable[str | Path], *, detailed: bool = False) -> Table:
+        """From folders and files, see `workbench.sweeps.rows.files`."""
+        return cls(_sorted(_read(runs)), detailed)
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.rows[0].conditions
+
+    @property
+    def _passages(self) -> list[str]:
+        return list(dict.fromkeys(row.passages for row in self.rows if row.passages))
+
+    @property
+    def caption(self) -> str:
+        """The conditions of all rows, the noise floor of those that round to INT8 while they run, whether times are a
+        CPU's, and what there is to be known of single rows."""
+        noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
+        words = [f"last words of {each}" for each in self._passages]
+        times = ["times are a CPU's, not a GPU's"] if any(row.on_cpu for row in self.rows) else []
+        notes = [f"{row.model}: {row.note}" for row in self.rows if row.note]
+        return "; ".join([str(self.conditions), *words, *noise, *times, *notes])
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """Rows that no other beats in bits a weight and perplexity both, by bits a weight."""
+        placed = [
+            (row, (row.bits_per_weight, row.ppl))
+            for row in self.rows
+            if row.bits_per_weight is not None and row.ppl is not None
+        ]
+        chosen = pareto_front([place for _, place in placed])
+        return tuple(placed[index][0] for index in chosen)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A dict a row, of plain values, unrounded: `pandas.DataFrame(table.records())`."""
+        return render.records(self.rows)
+
+    def format(self, name: str) -> str:
+        """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped."""
+        if name not in FORMATS:
+            raise SweepError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
+        return render.written(self.rows, self.caption, self.detailed, name)
+
+    def markdown(self) -> str:
+        return self.format("md")
+
+    def plot(self, path: str | Path | None = None) -> Picture:
+        """Perplexity against bits a weight with the Pareto front; saved if a path is given, in the
+        format of its suffix."""
+        return pareto_plot(self.rows, self.front, self.caption, path)
+
+    def _repr_html_(self) -> str:
+        return self.format("html")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        return self.markdown()
+
+
+def table(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> Table:
+    """One table of all results in folders and files. SweepError if they do not belong together, naming both.
+
+        workbench.table("runs/blocks").format("latex")
+
+    runs: folders of sweeps or benchmarks, or result files (`workbench.sweeps.rows`). detailed: with percentiles.
+    """
+    return Table.of([runs] if isinstance(runs, str | Path) else runs, detailed=detailed)
+
+
+def tables(runs: str | Path | Iterable[str | Path], *, detailed: bool = False) -> list[Table]:
+    """A table for each protocol, text and tokenizer, in the order in which they come. SweepError for no result.
+
+        for each in workbench.tables(["runs/blocks", "runs/more"]):
+            print(each)
+
+    runs, detailed: as in `table`.
+    """
+    groups: dict[Conditions, list[Row]] = {}
+    for row in _read([runs] if isinstance(runs, str | Path) else runs):
+        groups.setdefault(row.conditions, []).append(row)
+    return [Table(_sorted(rows), detailed) for rows in groups.values()]
+
+
+def _read(runs: Iterable[str | Path]) -> list[Row]:
+    return [row for path in files(runs) for row in read_rows(path)]
+
+
+def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """By model, the unconverted one first, then from many bits to few, then by quantizer."""
+    return tuple(
+        sorted(
+            rows,
+            key=lambda row: (
+                row.model,
+                not row.is_baseline,
+                -(row.bits_per_weight or 0),
+                row.format,
+                row.quantizer,
+                row.backend,
+            ),
+        )
+    )
