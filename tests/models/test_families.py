@@ -147,8 +147,10 @@ def test_folding_keeps_the_function(folders, family):
         own = {name: weights[name] for name in layer.tensors}
         moments = capture(decoder, index, own, hidden, "cpu", 0)
         folded, moved, left = fold_layer(decoder.plan, own, formats, moments, search)
-        assert set(moved) | set(left) == set(moments) and any(
-            n.endswith("mlp.hidden") for n in set(moved) - set(left)
+        assert set(moved) | set(left) == set(moments)
+        # nothing in front of experts takes scales
+        assert any(n.endswith("mlp.hidden") for n in set(moved) - set(left)) or any(
+            n.endswith("experts.hidden") for n in left
         )
         expected = decoder.layer(index, own, hidden)
         torch.testing.assert_close(decoder.layer(index, folded, hidden), expected, rtol=1e-3, atol=1e-3)
