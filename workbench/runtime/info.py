@@ -126,7 +126,7 @@ def forecast(
     cache: str | None = None,
     tuned: Tuned | None = None,
     ring: Ring | None = None,
-) -> Forecast:
+) -> Forecast:  # many parameters: what decides a plan, and what decides its lowering
     """What the wgpu backend will allocate for a cache of `capacity` positions and steps of every size."""
     chunks = chunk_sizes(config, binding_bytes)
     lowered = {}
