@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
+import workbench
 from tests.models.family_cases import write_family
+from tests.runtime.models import random_ids
 from tests.support.dawn import play
+from workbench.plan.plan import RING_ROWS
 
 from .engines import compare
 
@@ -24,6 +28,25 @@ def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_p
     index = json.loads((folder / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
     compare(folder, played(folder), 8, sampled=True)
+
+
+def test_a_sequence_whose_cache_is_a_ring_goes_back(site, tmp_path):
+    """Further than the ring reaches: what it has lost is fed again, and no step runs without it."""
+    checkpoint = write_family(tmp_path / "mistral", "mistral")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 400}))
+    folder = site("int4/32", checkpoint, 400)
+    program = json.loads((folder / "programs" / "f32-0.json").read_text())["programs"][0]
+    assert program["target"]["back"] == RING_ROWS
+    ids = [int(each) for each in random_ids(config["vocab_size"], 256)]  # one step
+    found = played(folder)({"ids": ids, "count": 24, "back": ids[:12]})
+    assert "error" not in found
+    model = workbench.load(folder / "model", backend="torch", max_tokens=400)
+    for prompt, tokens in ((ids, found["tokens"]), (ids[:12], found["again"])):
+        with closing(model.session()) as session:
+            session.feed(prompt)
+            assert session.greedy(24) == tokens
+    assert found["refused"].startswith("context: windows bound the cache, which has come to 279")
 
 
 @pytest.mark.parametrize(
