@@ -120,7 +120,7 @@ class QuantizedCheckpoint(Checkpoint):
         known, zeros = {*model.tensors(), *model.stacked()}, []
         for name, packed in matrices.items():
             grid = packed.grid(self._part)
-            if grid is not None and not np.isfinite(grid.scales).all():
+            if grid is not None and not grid.finite:
                 raise CheckpointError(f"{self.path}: scales of {name!r} are not finite")
             fmt, why = (None, packed.why_floats) if grid is None else fitting(grid)
             self._parts[name] = Found(packed, fmt or WeightFormat("f32"), why)
