@@ -42,7 +42,7 @@ INTEGERS = {
 }
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 #: Why a type comes as floats.
-WHY = dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), "its blocks of 16 are no multiple of 32")
+WHY: dict[str, str] = dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), "its blocks of 16 are no multiple of 32")
 
 
 def grid_of(tensor: GgufTensor) -> Grid | None:
