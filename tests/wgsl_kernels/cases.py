@@ -22,9 +22,9 @@ from workbench.runtime.launch import Workload
 TYPES = ("f32", "f16")
 WIDTHS = (5, 31, 64, 96, 130, 172, 352, 576, 896)
 ZERO_POINTS = {
-    "int8": ({"symmetric": True}, {}),
-    "int4": ({"symmetric": True}, {}, {"zero_frac_bits": 3}),
-    "int2": ({"symmetric": True}, {}, {"zero_frac_bits": 5}),
+    "int8": ({"symmetric": True}, {}, {"offset": True}),
+    "int4": ({"symmetric": True}, {}, {"zero_frac_bits": 3}, {"offset": True}),
+    "int2": ({"symmetric": True}, {}, {"zero_frac_bits": 5}, {"offset": True}),
 }
 #: Dimensions of heads that rotations pass, where they take any.
 PASSED = (0, 2, 4)
