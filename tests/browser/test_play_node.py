@@ -44,7 +44,7 @@ class WithOffsets(Checkpoint):
         if "down_proj" not in name:
             yield from super().parts(name)
             return
-        weights = next(super().parts(name))[1].dequantize()
+        weights = Checkpoint.open(self.path).tensor(name).dequantize()
         q, scales, zeros = quantize(weights, WeightFormat("int4", block_size=32))
         yield (
             0,

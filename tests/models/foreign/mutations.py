@@ -44,6 +44,7 @@ READERS = {
     "compressed-tensors": "packed-4-zeros",
     "compressed-tensors-int8": "int8-zeros",
     "bitsandbytes": "bnb-nf4-nested",
+    "mlx": "mlx-4",
     "gguf": "",
     "onnx": "",
 }
@@ -124,12 +125,9 @@ def values_of(rng: random.Random, value: Any) -> Any:
 
 def config_values(rng: random.Random, files: dict[str, bytes]) -> None:
     config = json.loads(files["config.json"])
-    own = config["quantization_config"]
-    config = (
-        {**config, "quantization_config": values_of(rng, own)}
-        if rng.random() < 0.7
-        else values_of(rng, config)
-    )
+    key = "quantization" if "quantization" in config else "quantization_config"
+    own = config[key]
+    config = {**config, key: values_of(rng, own)} if rng.random() < 0.7 else values_of(rng, config)
     files["config.json"] = json.dumps(config).encode()
 
 

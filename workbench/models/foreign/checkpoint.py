@@ -1,4 +1,5 @@
-"""A Hugging Face checkpoint whose matrices are quantized: `quantization_config` in config.json says by whom and how."""
+"""A Hugging Face checkpoint whose matrices are quantized: `quantization_config` in config.json (`quantization`, of MLX)
+says by whom and how."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.checkpoint_files import is_there, read_json
-from workbench.models.foreign import awq, bitsandbytes, compressed_tensors, gptq
+from workbench.models.foreign import awq, bitsandbytes, compressed_tensors, gptq, mlx
 from workbench.models.foreign.packed import Headers, Packed, wrong_value
 from workbench.models.foreign.packed_checkpoint import Found, PackedCheckpoint
 
@@ -27,12 +28,17 @@ AUTO_ROUND: dict[str, tuple[Find, dict[str, str]]] = {
     "auto_round:awq": (awq.find, {"version": "gemm"}),
     "auto_round:llm_compressor": (compressed_tensors.find, {}),
 }
-METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes")
+METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", mlx.METHOD)
+#: Keys of config.json that say how weights are stored, not what they are.
+STORAGE = (KEY, mlx.KEY)
 
 
 def quantization_of(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a checkpoint says of its quantization; None where its weights are floats. Raises CheckpointError."""
     found = config.get(KEY)
+    own = config.get(mlx.KEY)
+    if isinstance(own, dict) and not (isinstance(found, dict) and "quant_method" in found):
+        return {**own, "quant_method": mlx.METHOD}
     if found is None and is_there(path / BESIDE):
         return {"quant_method": "gptq", **read_json(path / BESIDE)}
     if found is not None and not isinstance(found, dict):
@@ -56,6 +62,7 @@ def _layout(where: str, config: Mapping[str, Any]) -> tuple[Find, Mapping[str, A
         "awq": awq.find,
         "compressed-tensors": compressed_tensors.find,
         "bitsandbytes": bitsandbytes.find,
+        mlx.METHOD: mlx.find,
     }
     if not isinstance(method, str) or method not in finders:
         raise wrong_value(where, "quant_method", method, ", ".join(METHODS))
@@ -70,7 +77,7 @@ class QuantizedCheckpoint(PackedCheckpoint):
     def _select(self, notes: list[str]) -> None:
         config = quantization_of(self.path, read_json(self.path / "config.json"))
         assert config is not None, "open_checkpoint looked"
-        self.config = {name: value for name, value in self.config.items() if name != KEY}
+        self.config = {name: value for name, value in self.config.items() if name not in STORAGE}
         self.origin = {KEY: config}
         where = str(self.path)
         find, told = _layout(where, config)
@@ -87,7 +94,7 @@ class QuantizedCheckpoint(PackedCheckpoint):
 
     @classmethod
     def _config(cls, path: Path) -> dict[str, Any]:
-        return {name: value for name, value in super()._config(path).items() if name != KEY}
+        return {name: value for name, value in super()._config(path).items() if name not in STORAGE}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
