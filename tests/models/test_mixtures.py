@@ -14,6 +14,7 @@ import wgsl_kernels
 from tests.models.family_cases import LENGTH, config_of, oracle_logits, randomise, write_family
 from tests.runtime.models import check_parity, model_on, random_ids, reference_on
 from tests.runtime.rewriting import rewritten
+from wgsl_kernels import Adapter
 from workbench.convert.capture import LEAST_TOKENS, SAMPLES, capture
 from workbench.convert.convert import convert
 from workbench.convert.decoder import Decoder
@@ -30,6 +31,8 @@ from workbench.plan.count import buffer_bytes, step_cost
 from workbench.plan.plan import Plan, step_sizes
 from workbench.runtime.device import adapter_missing, open_device
 from workbench.runtime.launch import run_kernel
+from workbench.runtime.tuning.cases import planned_cases
+from workbench.runtime.tuning.trial import workload_of
 
 MIXTURES = ("llama4_text", "mixtral", "qwen3_moe")
 #: A mixture in the second of three layers.
@@ -215,6 +218,21 @@ def test_costs_count_the_experts_that_are_read():
     one, many = (step_cost(plan, step_sizes(n, 64)).weight_bytes for n in (1, 64))
     assert many == all_but_embedding
     assert one == all_but_embedding - of_experts * (1 - 3 / 8)  # 3 of 8 a token
+
+
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_calls_of_mixtures_can_be_tuned(activations):
+    """Random inputs of just their sizes, whichever experts they are of."""
+    found = set()
+    for family in MIXTURES:
+        model = architecture_of(config_of(family) | {"intermediate_size": 128})
+        describe, gpu = described_in(model.tensors(), WeightFormat("int4")), Adapter(True, 32, f16=True)
+        sizes = {"capacity": 64, "adapter": gpu, "binding_bytes": 128 << 20, "steps": 16}
+        for planned in planned_cases(model, describe, (1, 16), activations=activations, **sizes):
+            if planned.case.kernel.startswith(("expert", "route")):
+                kernel = wgsl_kernels.get(planned.case.kernel)
+                found.add(workload_of(kernel, planned.case).kernel.op)
+    assert {"expert_gate_up", "expert_down", "route"} <= found
 
 
 @needs_adapter

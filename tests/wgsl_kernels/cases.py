@@ -449,7 +449,7 @@ def _expert_cases() -> Iterator[Case]:
         form = f"[{fmt}, a8]" if integer else f"[{fmt}]"
         shapes = {
             **common,
-            "scored": (False, True),
+            "scores": (False, True),
             **_weight_options(fmt),
             "columns": (32, 96, 352, 896) if integer else (5, 36, 96, 172, 352, 896),
             **({} if integer else {"x_dtype": TYPES}),
@@ -458,9 +458,9 @@ def _expert_cases() -> Iterator[Case]:
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
         # scores beside INT8 activations would be a buffer too many
         added = {"residual": True, "factor": 0.22}
-        both = ({}, added) if integer else ({"scored": True, **added}, {})
+        both = ({}, added) if integer else ({"scores": True, **added}, {})
         rows = tuple({"rows": 4 * each, "expert_rows": each} for each in (3, 33, 130))
-        down = {name: values for name, values in shapes.items() if name != "scored"}
+        down = {name: values for name, values in shapes.items() if name != "scores"}
         yield from _gathered(f"expert_down{form}", number, **down, part=rows, more=both)
 
 

@@ -152,17 +152,18 @@ def expert_inputs(  # many parameters: one for each option of `Kernel.inputs`
     columns=64,
     chosen=2,
     apart=False,
-    scored=False,
+    x_width=None,
+    scores=False,
     row_offset=0,
     x_dtype="f32",
     y_dtype="f32",
     **weight_options,
 ) -> dict:
     """Random operands from a seed; rows: of all experts, or of a range from `row_offset` on. apart: an input for each
-    expert; scored: with scores."""
+    expert, or x_width: of all inputs of a token."""
     generator = torch.Generator().manual_seed(seed)
     count = ceil_div(row_offset + rows, expert_rows)
-    width = columns * (chosen if apart else 1)
+    width = x_width or columns * (chosen if apart else 1)
     arguments: dict[str, Any] = {
         "x": random_tensor(generator, (tokens, width), x_dtype),
         **random_planes(fmt, generator, rows, columns, **weight_options),
@@ -170,7 +171,7 @@ def expert_inputs(  # many parameters: one for each option of `Kernel.inputs`
         "columns": columns,
         "expert_rows": expert_rows,
     }
-    if scored:
+    if scores:
         arguments["scores"] = torch.rand(tokens, chosen, generator=generator)
     return {**arguments, "row_offset": row_offset} if row_offset else arguments
 
@@ -249,7 +250,11 @@ def made(fmt: str, integer: bool, make_inputs: Maker, settled: tuple[str, ...] =
     floats = handing_on(partial(make_inputs, fmt), with_planes(fmt, expert_inputs), without=settled)
     if not integer:
         return floats
-    return handing_on(lambda **options: in_int8(fmt, floats(**options)), floats, without=("x_dtype",))
+
+    def make_integers(x_columns=None, **options) -> dict:
+        return in_int8(fmt, floats(x_width=x_columns, **options))
+
+    return handing_on(make_integers, floats, without=("x_dtype", "x_width"))
 
 
 def expert_linear(fmt: str, integer: bool = False) -> Kernel:

@@ -193,7 +193,7 @@ def expert_down_pair(fmt: str, integer: bool = False) -> Kernel:
                 ),
             },
             make_inputs=made(
-                fmt, integer, _down_inputs, settled=("apart", *(("scored",) if integer else ()))
+                fmt, integer, _down_inputs, settled=("apart", *(("scores",) if integer else ()))
             ),
             tolerance=partial(_down_tolerance, fmt),
             cost=partial(_down_cost, fmt),
