@@ -17,7 +17,7 @@ from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as apply
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import wgsl_kernels
-from tests.wgsl_kernels.cases import BLOCKS, ZERO_POINTS
+from tests.wgsl_kernels.dealing import BLOCKS, ZERO_POINTS
 from wgsl_kernels.attention.rope import inverse_frequencies, rope_table
 from wgsl_kernels.cache.kv8 import dequantized, quantized
 from wgsl_kernels.layout import cache_words
