@@ -156,12 +156,12 @@ def cases_of(
     if len(forms) < 3:  # too few to deal them out
         least = max(least, *(len(values) + 1 for values in tunables.values()), 0)
     count = min(count, least)
-    rng, turn = random.Random(f"{kernel.split('[')[0]}/{variant}/values"), forms.index(kernel) * count
+    op, turn = kernel.split("[")[0], forms.index(kernel) * count
     for name, values in dealt.items():
         if (
             len(values) > count
         ):  # the next ones of an order that all forms share, so that together they have all
-            order = rng.sample(values, len(values))
+            order = random.Random(f"{op}/{variant}/{name}").sample(values, len(values))
             dealt[name] = tuple(order[(turn + i) % len(order)] for i in range(count))
     for number, choice in enumerate(covering(f"{kernel}/{variant}", count, dealt), first):
         subgroups, y_dtype = choice.pop("subgroups"), choice.pop("y_dtype")
