@@ -146,7 +146,7 @@ def _interleaved(graph, node):
         (lambda folder: (folder / "model.onnx.data").write_bytes(b""), CheckpointError, "model.onnx.data, which has 0"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"no"), CheckpointError, "not an ONNX file"),
         (_edited(lambda graph, node: node.input.extend(["", "order"])), UnsupportedModelError, "has g_idx, an order"),
-        (_edited(lambda graph, node: node.input.pop()), CheckpointError, "tensor '' is missing"),
+        (_edited(lambda graph, node: node.input.pop()), CheckpointError, "MatMul_Q4' has no scales, its input 2"),
         (_edited(_no_quantized), UnsupportedModelError, "no product of it is a MatMulNBits"),
         (_edited(_interleaved), UnsupportedModelError, "rotates neighbours"),
     ],

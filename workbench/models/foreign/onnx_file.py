@@ -89,38 +89,50 @@ def open_onnx(path: Path) -> OnnxFile:
     except DecodeError as error:
         raise CheckpointError(f"{path}: not an ONNX file: {error}") from error
     nodes = tuple(
-        Node(each.op_type, each.name, tuple(each.input), tuple(each.output), _attributes(each))
+        Node(
+            _text(each.op_type),
+            _text(each.name),
+            tuple(map(_text, each.input)),
+            tuple(map(_text, each.output)),
+            _attributes(each),
+        )
         for each in model.graph.node
     )
     initializers: dict[str, Initializer] = {}
     for tensor in model.graph.initializer:
-        if tensor.name in initializers:
-            raise CheckpointError(f"{path}: tensor {tensor.name[:80]!r} is there twice")
+        name = _text(tensor.name)
+        if name in initializers:
+            raise CheckpointError(f"{path}: tensor {name[:80]!r} is there twice")
         if tensor.data_type in DTYPES:
-            initializers[tensor.name] = _initializer(path, tensor)
+            initializers[name] = _initializer(path, name[:80], tensor)
     if not nodes or not initializers:
         raise CheckpointError(f"{path}: holds {len(nodes)} nodes and {len(initializers)} tensors of weights")
-    return OnnxFile(path, nodes, initializers, model.producer_name[:80])
+    return OnnxFile(path, nodes, initializers, _text(model.producer_name)[:80])
+
+
+def _text(value: str | bytes) -> str:
+    """A text of the file, of which the protobuf library gives the bytes where they are no UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _attributes(node: Any) -> dict[str, Any]:
     import onnx
 
     kinds = {onnx.AttributeProto.INT: lambda a: a.i, onnx.AttributeProto.STRING: lambda a: a.s}
-    return {each.name: kinds[each.type](each) for each in node.attribute if each.type in kinds}
+    return {_text(each.name): kinds[each.type](each) for each in node.attribute if each.type in kinds}
 
 
-def _initializer(path: Path, tensor: Any) -> Initializer:
+def _initializer(path: Path, name: str, tensor: Any) -> Initializer:
     """Raises CheckpointError for a tensor whose bytes are not there."""
     import onnx
 
-    name, dtype = tensor.name[:80], DTYPES[tensor.data_type]
+    dtype = DTYPES[tensor.data_type]
     shape = tuple(tensor.dims)
     if any(size < 0 for size in shape) or (count := math.prod(shape)) > 1 << 40:
         raise CheckpointError(f"{path}: tensor {name!r} has shape {list(shape)}; allowed: sizes from 0")
     nbytes = count * ELEMENTS[dtype].itemsize
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return Initializer(shape, dtype, None, *_outside(path, tensor, nbytes))
+        return Initializer(shape, dtype, None, *_outside(path, name, tensor, nbytes))
     raw = tensor.raw_data or _typed(tensor, ELEMENTS[dtype])
     if len(raw) != nbytes:
         raise CheckpointError(
@@ -136,10 +148,10 @@ def _typed(tensor: Any, element: np.dtype) -> bytes:
     return np.array(tensor.int32_data, "<i4").astype(f"<i{element.itemsize}").tobytes()
 
 
-def _outside(path: Path, tensor: Any, nbytes: int) -> tuple[Path, int]:
+def _outside(path: Path, name: str, tensor: Any, nbytes: int) -> tuple[Path, int]:
     """File and offset of a tensor's bytes. Raises CheckpointError unless they lie in a file of the same folder."""
-    said = {each.key: each.value for each in tensor.external_data}
-    name, location = tensor.name[:80], said.get("location", "")
+    said = {_text(each.key): _text(each.value) for each in tensor.external_data}
+    location = said.get("location", "")
     if not location or Path(location).name != location or location in (".", ".."):
         raise CheckpointError(
             f"{path}: tensor {name!r} lies in {location[:80]!r}; allowed: a file of the same folder"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.errors import UnsupportedModelError
+from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.models.foreign.integers import Grid
 from workbench.models.foreign.onnx_file import Node, OnnxFile
 from workbench.models.foreign.packed import FLOATS, MOST, Headers, Packed, Read
@@ -127,9 +127,16 @@ def packed(file: OnnxFile, headers: Headers) -> Iterator[tuple[str, Packed]]:
             yield _of(node), _table(node, headers, reshaped)
 
 
-def _inputs(node: Node, names: dict[str, int]) -> dict[str, str]:
-    """What inputs are called, by what they are; those that are left out are not there."""
-    return {what: node.inputs[at] for what, at in names.items() if at < len(node.inputs) and node.inputs[at]}
+def _inputs(node: Node, headers: Headers, names: dict[str, int]) -> dict[str, str]:
+    """What inputs are called, by what they are; those that are left out are not there. Raises CheckpointError where
+    quants or scales are."""
+    found = {what: node.inputs[at] for what, at in names.items() if at < len(node.inputs) and node.inputs[at]}
+    for what in ("quants", "scales"):
+        if what not in found:
+            raise CheckpointError(
+                f"{headers.where}: {node.name[:80]!r} has no {what}, its input {names[what]}"
+            )
+    return found
 
 
 def _attribute(
@@ -153,7 +160,7 @@ def _block(node: Node, headers: Headers, default: int) -> int:
 def _matrix(node: Node, headers: Headers) -> NBitsMatrix:
     bits, block = _attribute(node, headers, "bits", BITS, 4), _block(node, headers, 128)
     rows, columns = (_attribute(node, headers, size, range(1, MOST)) for size in "NK")
-    parts = _inputs(node, {"quants": 1, "scales": 2, "zero_points": 3, "g_idx": 4})
+    parts = _inputs(node, headers, {"quants": 1, "scales": 2, "zero_points": 3, "g_idx": 4})
     if "g_idx" in parts:
         raise UnsupportedModelError(
             f"{headers.where}: {node.name[:80]!r} has g_idx, an order of its columns (act-order)"
@@ -161,7 +168,7 @@ def _matrix(node: Node, headers: Headers) -> NBitsMatrix:
     blocks = -(-columns // block)
     _check(headers, parts, rows, blocks, bits)
     nbytes = block * bits // 8
-    headers.found(parts.get("quants", ""), ("U8",), (rows, blocks, nbytes), (rows, blocks * nbytes))
+    headers.found(parts["quants"], ("U8",), (rows, blocks, nbytes), (rows, blocks * nbytes))
     return NBitsMatrix((rows, columns), parts, f"MatMulNBits, {bits} bits", bits, block)
 
 
@@ -169,8 +176,8 @@ def _table(node: Node, headers: Headers, reshaped: dict[str, str]) -> NBitsMatri
     bits, block = _attribute(node, headers, "bits", (4, 8), 4), _block(node, headers, 128)
     _attribute(node, headers, "gather_axis", (0,), 0)
     _attribute(node, headers, "quantize_axis", (1, -1), 1)
-    parts = _inputs(node, {"quants": 0, "scales": 2, "zero_points": 3})
-    parts["quants"] = reshaped.get(parts.get("quants", ""), parts.get("quants", ""))
+    parts = _inputs(node, headers, {"quants": 0, "scales": 2, "zero_points": 3})
+    parts["quants"] = reshaped.get(parts["quants"], parts["quants"])
     shape = headers.found(parts["quants"], ("U8",), None)
     rows, packed_bytes = (shape[0] if shape else 0), int(np.prod(shape[1:]))
     columns = packed_bytes * 8 // bits
@@ -182,7 +189,7 @@ def _table(node: Node, headers: Headers, reshaped: dict[str, str]) -> NBitsMatri
 
 def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits: int) -> None:
     """Raise CheckpointError unless scales and zero-points are there for all blocks."""
-    headers.found(parts.get("scales", ""), FLOATS, (rows, blocks), (rows * blocks,))
+    headers.found(parts["scales"], FLOATS, (rows, blocks), (rows * blocks,))
     if "zero_points" in parts:
         name, nbytes = parts["zero_points"], -(-blocks * bits // 8)
         if name in headers.all and headers.all[name][1] == "U8":
