@@ -186,9 +186,9 @@ def encode(
 ) -> Tokens:
     """Tokenize a text as a protocol wants it.
 
-    tokenizer: a `transformers` tokenizer. separator: default the text's own, where the
-    protocol takes one. Raises ProtocolError where the protocol takes no separator, or
-    where documents are to begin with BOS and the tokenizer has none.
+    tokenizer: a `transformers` tokenizer. separator: default the text's own, where the protocol takes one; with a
+    tokenizer that has no BOS its documents are then one text, with an empty line between them. Raises ProtocolError
+    where the protocol takes no separator, or where documents are to begin with BOS and the tokenizer has none.
     """
     scheme = protocol(scheme)
     if separator is not None:
@@ -196,9 +196,12 @@ def encode(
     text = Text(text) if isinstance(text, str) else text
     if scheme.joins_rows and not text.joined:
         text = replace(text, content=join_rows(text.content), joined=True)
-    if separator is None and scheme.takes_separator:
-        separator = text.separator
     bos = getattr(tokenizer, "bos_token_id", None)
+    if separator is None and scheme.takes_separator and text.separator is not None:
+        if bos is None:
+            text = replace(text, content="\n\n".join(split_documents(text.content, text.separator)))
+        else:
+            separator = text.separator
     common = {"bos": bos, "text": text.to_json(), "tokenizer_sha256": tokenizer_sha256(tokenizer)}
     if scheme.by_document and separator is None:
         return _encode_pages(tokenizer, text, common)

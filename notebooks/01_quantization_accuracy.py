@@ -42,9 +42,10 @@ import numpy as np
 from IPython.display import Markdown, display
 
 import workbench
+from eval.named_texts import named_text
 from eval.perplexity import perplexities
-from eval.texts import encode, load_text
-from workbench.assets import demo_model_path, evaluation_text
+from eval.texts import encode
+from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.reader import StoredModel
@@ -62,6 +63,7 @@ from workbench.studies.tokens import Names
 from workbench.studies.weight_error import weight_error
 
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
+TEXT = "evaluation"  # stories; or a UTF-8 file, or a data set such as "wikitext2"
 FORMATS = ("int8", "int4", "int2")
 WINDOWS = 7  # of 512 tokens; more of them narrow the error bars of section 4
 
@@ -264,7 +266,7 @@ for part in entry["parts"]:
 
 # %%
 tokenizer = load_tokenizer(source.tokenizer_path)
-tokens = encode(tokenizer, load_text(evaluation_text()), settings.scheme, separator="<|endoftext|>")
+tokens = encode(tokenizer, named_text(TEXT), settings.scheme)
 
 measurement = measure(models, BASE, tokens, settings, progress=Bars())
 Bars.clear()

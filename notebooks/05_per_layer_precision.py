@@ -40,8 +40,9 @@ import numpy as np
 from IPython.display import display
 
 import workbench
-from eval.texts import encode, load_text
-from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from eval.named_texts import named_text
+from eval.texts import encode
+from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
 from workbench.convert.options import parse_format
 from workbench.formats.reader import StoredModel
@@ -56,7 +57,7 @@ from workbench.studies.fitting import Study
 from workbench.widgets import PrecisionMap
 
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
-SEPARATOR = "<|endoftext|>"  # between the stories of both texts
+TEXT = "evaluation"  # held-out stories; or a UTF-8 file, or a data set such as "wikitext2"
 FORMATS = ["f16", "int8", "int4/32", "int4", "int4/256", "int2"]  # the candidates
 QUANTIZER = "grid"
 WINDOWS = 4  # of 256 tokens, for each group and format; more of them narrow the errors of section 2
@@ -105,7 +106,7 @@ print(f"{len(groups)} groups in all; the other layers are like the first")
 
 # %%
 tokenizer = load_tokenizer(source.tokenizer_path)
-calibration = encode(tokenizer, load_text(calibration_text()), CALIBRATION, separator=SEPARATOR)
+calibration = encode(tokenizer, named_text("calibration"), CALIBRATION)
 costs = sensitivity(
     source,
     calibration,
@@ -202,7 +203,7 @@ for allocation in mixtures.values():
 # All groups at once, on *held-out* stories: nothing was chosen on them.
 
 # %%
-held_out = encode(tokenizer, load_text(evaluation_text()), HELD_OUT, separator=SEPARATOR)
+held_out = encode(tokenizer, named_text(TEXT), HELD_OUT)
 models = {**rules, **mixtures, "int2 everywhere": front.uniform(narrow)}
 joint = measure_joint(source, models, held_out, HELD_OUT, max_windows=6)
 
@@ -339,7 +340,7 @@ display(view.plot("front"))
 # %%
 # from eval.texts import load_dataset_text
 #
-# tokens = encode(tokenizer, load_text("calibration.txt"), CALIBRATION)      # yours
+# tokens = encode(tokenizer, named_text("calibration.txt"), CALIBRATION)      # yours
 # costs = sensitivity(source, tokens, CALIBRATION, quantizer="grid", max_windows=8, path=RESULTS / "mine.json",
 #                     progress=True)
 # chosen = costs.pareto().at(80_000_000)                                      # bytes

@@ -47,6 +47,7 @@ COMMANDS = [
     "bench",
     "speed",
     "tune",
+    "notebook",
     "doctor",
     "adapters",
     "sweep",

@@ -20,6 +20,12 @@ def evaluation_text() -> Path:
     return _HERE / "texts" / "evaluation.txt"
 
 
+def notebooks() -> Path:
+    """Folder of the notebooks: a wheel's, or the repository's beside the package."""
+    inside = _HERE / "notebooks"
+    return inside if inside.is_dir() else _HERE.parents[1] / "notebooks"
+
+
 def calibration_text() -> Path:
     """Text for calibrating quantizers, sharing no story with the evaluation text; the same form."""
     return _HERE / "texts" / "calibration.txt"

@@ -1,0 +1,43 @@
+"""Write one of the notebooks for a model and a text of one's own, and run it if asked."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workbench.commands.common import MODEL_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="its name or number, such as 01; without one the list is printed",
+    )
+    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help=MODEL_HELP)
+    parser.add_argument(
+        "--text", metavar="FILE_OR_NAME", help="what is scored: a UTF-8 file, or a dataset such as wikitext2"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the copy, .ipynb (default: the notebook's name, here)"
+    )
+    parser.add_argument(
+        "--execute", action="store_true", help="run it, so that the copy has that model's results"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.errors import WorkbenchError
+    from workbench.studies.notebooks import filled, find, names, write
+
+    if arguments.name is None:
+        print("\n".join(names()))
+        return 0
+    output = Path(arguments.output or f"{find(arguments.name).stem}.ipynb")
+    if output.exists() and not arguments.overwrite:
+        raise WorkbenchError(f"{output} exists; --overwrite replaces it")
+    write(filled(arguments.name, arguments.model, arguments.text), output, execute=arguments.execute)
+    print(f"{output}: open it in JupyterLab, as `make lab` starts it")
+    return 0
