@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+import workbench
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
 from workbench.assets import demo_model_path
@@ -252,6 +253,15 @@ def test_generate_says_that_the_context_ended_it(capsys, room, says):
     assert ("end of the context: 9 tokens" in shown) is says
     status, _, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room, "--quiet")
     assert (status, shown) == (0, "")
+
+
+def test_generate_goes_on_in_a_window(capsys):
+    command = ("generate", "--model", demo_model_path(), "--prompt", "Once upon a time", "--backend", "torch")
+    status, near, _ = run(capsys, *command, "--max-new-tokens", 20, "--window", 6, "--sinks", 2)
+    model = workbench.load(demo_model_path(), backend="torch", window=6, sinks=2)
+    assert status == 0 and near == f"Once upon a time{''.join(model.generate('Once upon a time', 20))}\n"
+    status, _, shown = run(capsys, *command, "--sinks", 2)
+    assert status == 2 and "sinks = 2 without a window" in shown
 
 
 def test_generate_looks_at_its_options_first(capsys, tmp_path):
