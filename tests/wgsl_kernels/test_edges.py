@@ -40,14 +40,14 @@ def row(*numbers: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("zeros", [{}, {"symmetric": True}, {"offset": True}], ids=str)
 @pytest.mark.parametrize("variant", ["gemv_f16", "batch_f16"])
-def test_f16_arithmetic_stays_in_range(device_with, bits, symmetric, variant):
+def test_f16_arithmetic_stays_in_range(device_with, bits, zeros, variant):
     """Pieces of 16,368 everywhere and with one 65,504 each, tiny ones, and the zero-points farthest from a format's."""
     kernel, device = wgsl_kernels.get(f"linear[int{bits}]"), device_with(True)
     if not device.adapter.f16:
         pytest.skip(f"{device.name} has no shader-f16")
-    arguments = kernel.inputs(rows=40, columns=128, block=32, symmetric=symmetric, tokens=5, x_dtype="f16")
+    arguments = kernel.inputs(rows=40, columns=128, block=32, **zeros, tokens=5, x_dtype="f16")
     x = arguments["x"]
     x[0, ::37] = 65504.0
     x[1] = -65504.0 * (torch.arange(128) % 37 == 0)
@@ -55,7 +55,7 @@ def test_f16_arithmetic_stays_in_range(device_with, bits, symmetric, variant):
     x[3] = 0.0
     x[4] = 16368.0
     arguments["quants"][:4] = 0 if bits < 8 else -0x7F7F7F80  # the lowest quants of all
-    if not symmetric:
+    if not zeros:
         arguments["zeros"][:20] = {8: -128, 4: 0, 2: 0}[bits]
         arguments["zeros"][20:] = {8: 127, 4: 15, 2: 3}[bits]
     y = run_kernel(kernel, arguments, variant=variant, device=device)["y"].double()
