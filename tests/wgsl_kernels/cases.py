@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import cycle, product
+from itertools import cycle, islice, product
 
 import torch
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
+from wgsl_kernels.experts.sorted import unsorted
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.numerics import random_tensor
 from workbench.runtime.launch import Workload
@@ -103,7 +104,9 @@ class Case:
         if "out_rows" in arguments:
             mask[:, : self.options["before"]] = False
             mask[:, self.options["before"] + self.options["rows"] :] = False
-        if self.pair().op == "expert_linear":
+        if self.pair().op in ("expert_linear", "expert_linear_sorted"):
+            if "order" in arguments:
+                arguments = {**arguments, **unsorted(arguments["order"], arguments["starts"])}
             rows = torch.arange(arguments["expert_rows"])
             rows = (
                 arguments["experts"][..., None] * arguments["expert_rows"]
@@ -433,6 +436,11 @@ def _expert_cases() -> Iterator[Case]:
         y_dtype=("f32",),
     )
     common = {"tokens": (1, 2, 3, 9, 33), "chosen": (1, 2, 3)}
+    orders = {"tokens": (1, 3, 70), "chosen": (1, 2, 3), "scores": (False, True)}
+    sizes = tuple({"count": count} for count in (1, 4, 130))
+    yield from cases_of(
+        "expert_order", "experts", 4, **orders, size=sizes, subgroups=(False,), y_dtype=("f32",)
+    )
     added = ({}, {"residual": True}, {"residual": True, "factor": 0.22})
     sums = {"width": WIDTHS, "more": added, "x_dtype": TYPES, "subgroups": (False,)}
     yield from cases_of("expert_sum", "elements", 9, **common, **sums)
@@ -455,6 +463,8 @@ def _expert_cases() -> Iterator[Case]:
             **({} if integer else {"x_dtype": TYPES}),
         }
         yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
+        tiled = {**shapes, "tokens": (17, 70), "apart": (False, True), "part": parts}
+        yield from islice(_tile_cases(f"expert_linear_sorted{form}", **tiled), number % 3, number % 3 + 2)
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
         # scores beside INT8 activations would be a buffer too many
         added = {"residual": True, "factor": 0.22}
@@ -465,12 +475,15 @@ def _expert_cases() -> Iterator[Case]:
 
 
 def _gathered(kernel: str, number: int, **options: tuple) -> Iterator[Case]:
-    """Two cases of one form, and one with teams of some; number: of the form, over which tunables are dealt out."""
+    """A case of one form, two of INT4, and one with teams of some. number: of the form; tunables are dealt over these."""
     op, tunables = kernel.partition("[")[0], wgsl_kernels.get(kernel).variants["gemv"].tunables
     dealt = {name: (None, *tunables[name]) for name in ("workgroup", "rows_per_team")}
-    dealt = covering(f"{op}/tunables", 18, dealt)[2 * number : 2 * number + 2]
-    for at, case in enumerate(cases_of(kernel, "gemv", 2, tunables={}, **options)):
-        chosen = {**dealt[at], "piece": tunables.get("piece", (None, None))[at], "teams": 1}
+    dealt = covering(f"{op}/tunables", 10, dealt)
+    pieces = tunables.get("piece", (None,))
+    for at, (case, piece) in enumerate(
+        zip(cases_of(kernel, "gemv", 2, tunables={}, **options), pieces, strict=False)
+    ):
+        chosen = {**dealt[number if at == 0 else 9], "piece": piece, "teams": 1}
         yield replace(case, tunables={name: n for name, n in chosen.items() if n is not None})
     if number < 3:
         case = next(cases_of(kernel, "gemv", 2, tunables={}, **{**options, "subgroups": (True,)}))
