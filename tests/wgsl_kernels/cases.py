@@ -475,7 +475,7 @@ def _expert_cases() -> Iterator[Case]:
 
 
 def _gathered(kernel: str, number: int, **options: tuple) -> Iterator[Case]:
-    """A case of one form, two of INT4, and one with teams of some. number: of the form; tunables are dealt over these."""
+    """A case of a form, two of INT4, and one with teams of some; tunables are dealt over forms by their number."""
     op, tunables = kernel.partition("[")[0], wgsl_kernels.get(kernel).variants["gemv"].tunables
     dealt = {name: (None, *tunables[name]) for name in ("workgroup", "rows_per_team")}
     dealt = covering(f"{op}/tunables", 10, dealt)

@@ -1,4 +1,4 @@
-// provides: Place, place_of, x_row, above, place_end, order
+// provides: place_of, x_row, above, place_end, order
 // A tile's tokens are pairs of a token and an expert, of one expert each: pairs are sorted by expert, and an expert begins
 // a tile of its own. What is left of its last tile is empty, and so are tiles beyond the last expert's.
 @group(0) @binding(4) var<storage, read> order: array<vec2<u32>>;  // pair, and the bits of its score

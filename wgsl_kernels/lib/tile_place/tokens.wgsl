@@ -1,4 +1,4 @@
-// provides: Place, place_of, x_row
+// provides: place_of, x_row
 // A tile's tokens are those of the step, in their order.
 struct Place { first: u32, end: u32 }
 fn place_of(tile: u32) -> Place { return Place(tile * TILE_TOKENS, TOKENS); }
