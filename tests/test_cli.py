@@ -47,6 +47,7 @@ COMMANDS = [
     "bench",
     "speed",
     "tune",
+    "doctor",
     "adapters",
     "sweep",
     "table",

@@ -34,10 +34,10 @@ class Port:
     shape: names or numbers, outermost first. dtype: an element type (`workbench.dtypes`); or "float" where the buffer
     decides between f32 and f16 and the WGSL says `<port>_type`; or "scale", the same without a WGSL type, since a
     library file reads it. uniform: bound as a uniform buffer. optional: may be left out; the header then has a
-    function with the neutral value instead of a binding. binding: its number, by default its place in the order.
-    packed: where words hold several signed numbers, the bits of each; they are then compared one by one. of: the value
-    that this is one plane of, where an operand takes several buffers (the quants of `weight`); plane: which, by
-    default the port's own name.
+    function with the neutral value instead of a binding. binding: its number, by default its place in the order;
+    optional ports of one number exclude each other. packed: where words hold several signed numbers, the bits of each;
+    they are then compared one by one. of: the value that this is one plane of, where an operand takes several buffers
+    (the quants of `weight`); plane: which, by default the port's own name.
     """
 
     shape: tuple[str | int, ...]
@@ -281,6 +281,10 @@ class Kernel:
         missing = [n for n, p in self.reads.items() if not p.optional and n not in shapes]
         if missing:
             raise KernelUsageError(f"{self.name} needs {', '.join(missing)}")
+        taken: dict[int, str] = {}
+        for name, number in self.bindings().items():
+            if name in shapes and taken.setdefault(number, name) != name:
+                raise KernelUsageError(f"{self.name} takes {taken[number]} or {name}, not both")
         return sizes
 
 

@@ -2,7 +2,8 @@
 
 On a device a weight is a set of planes. Float formats have `values`, rows padded with zeros to whole groups of 32
 columns. Integer formats have `quants` (packed little-endian words, lowest bits first), `scales` and, unless
-symmetric, `zeros`; a weight is `scale * (quant - zero * ZERO_UNIT)`, one scale a block of BLOCK columns.
+symmetric, `zeros` or `offsets`; a weight is `scale * (quant - zero * ZERO_UNIT)` or `scale * quant + offset`, one scale
+a block of BLOCK columns.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def weight_ports(fmt: str) -> dict[str, Port]:
         "quants": Port(("rows", "words"), "u32", binding=1, of="weight"),
         "scales": Port(("scale_rows", "scale_blocks"), "scale", binding=2, of="weight"),
         "zeros": Port(("scale_rows", "scale_blocks"), "i8", optional=True, binding=3, of="weight"),
+        "offsets": Port(("scale_rows", "scale_blocks"), "scale", optional=True, binding=3, of="weight"),
     }
 
 
@@ -51,9 +53,12 @@ def weight_library(fmt: str, context: Context) -> tuple[str, ...]:
 
 
 def scale_library(context: Context) -> tuple[str, ...]:
-    """The header files behind `scale_offset` of an integer weight."""
-    scales = "scales/f16" if context.types["scales"] == "f16" else "scales/f32"
-    return scales, "zeros/plane" if "zeros" in context.types else "zeros/implied", "scale_offset/block"
+    """The header files that say what an integer weight is: scales, zero-points or offsets, and how they meet quants."""
+    scales = f"scales/{context.types['scales']}"
+    if "offsets" in context.types:
+        return scales, f"zeros/offset_{context.types['offsets']}", "affine/offset", "scale_offset/block"
+    zeros = "zeros/plane" if "zeros" in context.types else "zeros/implied"
+    return scales, zeros, "affine/zero_point", "scale_offset/block"
 
 
 def piece_library(fmt: str, context: Context) -> tuple[str, ...]:
@@ -96,19 +101,24 @@ def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def dequantize_planes(fmt: str, planes: Mapping, columns: int, *, dtype=torch.float32) -> torch.Tensor:
-    """Planes and parameters by name -> weights [rows, columns] in `dtype`: w = scale * (q - zero)."""
+    """Planes and parameters by name -> weights [rows, columns] in `dtype`: scale * (q - zero), scale * q + offset."""
     if not is_quantized(fmt):
         return planes["values"][:, :columns].to(dtype)
     block, unit = planes["block"], planes.get("zero_unit", 1.0)
     q = unpack(planes["quants"], BITS[fmt]).to(dtype)
     rows, padded = q.shape
-    scales = planes["scales"].to(dtype).expand(rows, padded // block).unsqueeze(-1)
-    zeros = planes.get("zeros")
-    if zeros is None:
-        zero = torch.full((1, 1, 1), IMPLIED_ZERO[fmt], dtype=dtype)
+    blocks = q.view(rows, padded // block, block)
+
+    def of_blocks(plane: torch.Tensor) -> torch.Tensor:
+        return plane.to(dtype).expand(rows, padded // block).unsqueeze(-1)
+
+    scales = of_blocks(planes["scales"])
+    if "offsets" in planes:
+        w = scales * blocks + of_blocks(planes["offsets"])
+    elif "zeros" in planes:
+        w = scales * (blocks - of_blocks(planes["zeros"]) * unit)
     else:
-        zero = (zeros.to(dtype) * unit).expand(rows, padded // block).unsqueeze(-1)
-    w = scales * (q.view(rows, padded // block, block) - zero)
+        w = scales * (blocks - IMPLIED_ZERO[fmt])
     return w.view(rows, padded)[:, :columns]
 
 
@@ -121,14 +131,13 @@ def dense(fmt: str, **planes) -> torch.Tensor:
 
 
 def magnitude_planes(fmt: str, planes: Mapping, columns: int) -> torch.Tensor:
-    """scale * (|q| + |zero|), f64 [rows, columns]: what rounding errors of `scale * q - scale * zero` scale with."""
+    """scale * (|q| + |zero|), or scale * |q| + |offset|, f64 [rows, columns]: what rounding errors of `scale * q` plus
+    the rest of a weight scale with."""
     if not is_quantized(fmt):
         return planes["values"][:, :columns].double().abs()
-    parts = dict(planes)
-    q_only = dequantize_planes(
-        fmt, {**parts, "zeros": torch.zeros_like(parts["scales"])}, columns, dtype=torch.float64
-    )
-    return q_only.abs() + (dequantize_planes(fmt, parts, columns, dtype=torch.float64) - q_only).abs()
+    alone = {**planes, "offsets": torch.zeros_like(planes["scales"])}
+    q_only = dequantize_planes(fmt, alone, columns, dtype=torch.float64)
+    return q_only.abs() + (dequantize_planes(fmt, planes, columns, dtype=torch.float64) - q_only).abs()
 
 
 def with_planes(fmt: str, make_inputs: Maker) -> Maker:
@@ -148,6 +157,7 @@ def random_planes(  # many parameters: one for each option of `Kernel.inputs`
     symmetric: bool = False,
     scale_dtype: str = "f16",
     zero_frac_bits: int = 0,
+    offset: bool = False,
 ) -> dict:
     """Random planes of a weight with standard deviation near 1/sqrt(columns), and the parameters with them."""
     if not is_quantized(fmt):
@@ -165,9 +175,14 @@ def random_planes(  # many parameters: one for each option of `Kernel.inputs`
     ).to(torch.int32)
     shape = (1, 1) if granularity == "tensor" else (rows, blocks)
     spread = (0.5 + torch.rand(shape, generator=generator)) * 3.4 / (2**bits * columns**0.5)
-    planes = {"quants": words, "scales": spread.to(torch.float16 if scale_dtype == "f16" else torch.float32)}
-    if not symmetric:
-        low, high = (-128, 128) if bits == 8 else (0, 2**bits << zero_frac_bits)
+    of_scales = torch.float16 if scale_dtype == "f16" else torch.float32
+    planes = {"quants": words, "scales": spread.to(of_scales)}
+    low, high = (-128, 128) if bits == 8 else (0, 2**bits << zero_frac_bits)
+    if offset:
+        planes["offsets"] = -(spread * (low + (high - low) * torch.rand(shape, generator=generator))).to(
+            of_scales
+        )
+    elif not symmetric:
         high = min(high, 128)
         planes["zeros"] = torch.randint(low, high, shape, generator=generator, dtype=torch.int64).to(
             torch.int8

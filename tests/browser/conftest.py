@@ -67,12 +67,12 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Callable[..., Path]:
-    """`site(format, checkpoint)`: a folder with `model` and `programs`."""
+    """`site(format, checkpoint, max_tokens)`: a folder with `model` and `programs`."""
 
-    def make(format: str, checkpoint: Path) -> Path:
+    def make(format: str, checkpoint: Path, max_tokens: int = CAPACITY) -> Path:
         folder = tmp_path_factory.mktemp("site")
         convert(checkpoint, folder / "model", ConvertOptions(parse_format(format)))
-        export_programs(open_source(folder / "model"), folder / "programs", max_tokens=CAPACITY)
+        export_programs(open_source(folder / "model"), folder / "programs", max_tokens=max_tokens)
         return folder
 
     return make

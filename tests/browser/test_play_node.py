@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
+import workbench
 from tests.models.family_cases import write_family
 from tests.support.dawn import play
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions, parse_format
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import quantized_tensor
+from workbench.models.checkpoint import Checkpoint
+from workbench.models.source import open_source
+from workbench.plan import plan
+from workbench.quantizers.rtn import quantize
+from workbench.runtime import link
+from workbench.runtime.export import export_programs
 
+from .conftest import CAPACITY
 from .engines import compare
+
+#: Rows of a step that rings have slots for, so few that a short text goes round.
+ROWS = 8
 
 pytestmark = pytest.mark.usefixtures("adapter")
 
@@ -18,12 +34,58 @@ def played(folder):
     return lambda request: play({"folder": str(folder), **request})
 
 
-def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(site, tmp_path):
-    """Phi-3: three blocks a row, so three bytes of zero-points; LongRoPE; stacked tensors; sampled tokens too."""
-    folder = site("int4/32", write_family(tmp_path / "phi3", "phi3", 1))
-    index = json.loads((folder / "programs" / "f32-0.json").read_text())
+class WithOffsets(Checkpoint):
+    """A checkpoint whose down projections have offsets in place of zero-points, as others' files do."""
+
+    FORMAT = WeightFormat("int4", block_size=32, offset=True)
+
+    def describe(self, name):
+        shape, fmt = super().describe(name)
+        return shape, self.FORMAT if "down_proj" in name else fmt
+
+    def parts(self, name):
+        if "down_proj" not in name:
+            yield from super().parts(name)
+            return
+        weights = Checkpoint.open(self.path).tensor(name).dequantize()
+        q, scales, zeros = quantize(weights, WeightFormat("int4", block_size=32))
+        yield (
+            0,
+            quantized_tensor(
+                name, weights.shape, self.FORMAT, q, scales, -scales * zeros.astype(scales.dtype)
+            ),
+        )
+
+
+def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(tmp_path):
+    """Phi-3: three blocks a row, so three bytes of zero-points, or six of offsets; LongRoPE; stacked tensors; sampled
+    tokens too."""
+    source = WithOffsets.open(write_family(tmp_path / "phi3", "phi3", 1))
+    options = ConvertOptions(parse_format("int4/32"), overrides={"*.down_proj.*": WithOffsets.FORMAT})
+    convert(source, tmp_path / "model", options)
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=CAPACITY)
+    index = json.loads((tmp_path / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
-    compare(folder, played(folder), 8, sampled=True)
+    compare(tmp_path, played(tmp_path), 8, sampled=True)
+
+
+def test_a_sequence_whose_cache_is_a_ring_goes_back(site, tmp_path, monkeypatch):
+    """Further than the ring reaches: what it has lost is fed again, and no step runs without it."""
+    for module in (plan, link):
+        monkeypatch.setattr(module, "RING_ROWS", ROWS)
+    checkpoint = write_family(tmp_path / "mistral", "mistral")
+    folder = site("int4/32", checkpoint)
+    program = json.loads((folder / "programs" / "f32-0.json").read_text())["programs"][0]
+    assert program["target"]["back"] == ROWS
+    ids, count = [5, 6, 7, 8], 16
+    found = played(folder)({"ids": ids, "count": count, "back": ids[:3]})
+    assert "error" not in found
+    model = workbench.load(folder / "model", backend="torch", max_tokens=CAPACITY)
+    for prompt, tokens in ((ids, found["tokens"]), (ids[:3], found["again"])):
+        with closing(model.session()) as session:
+            session.feed(prompt)
+            assert session.greedy(count) == tokens
+    assert found["refused"].startswith(f"context: windows bound the cache, which has come to {3 + count}")
 
 
 @pytest.mark.parametrize(

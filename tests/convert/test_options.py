@@ -28,6 +28,7 @@ def test_every_format_is_read_back_from_its_name():
     ):
         formats.append(WeightFormat(dtype, granularity, size, symmetric, scale, 0, order))
     formats += [WeightFormat("int4", zero_frac_bits=3), WeightFormat("int2", zero_frac_bits=5)]
+    formats += [WeightFormat("int4", block_size=32, offset=True, scale_dtype="f32")]
     for each in formats:
         assert parse_format(str(each)) == each
     assert parse_format("int4") == INT4

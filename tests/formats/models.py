@@ -24,6 +24,7 @@ FORMATS = {
     "symmetric": WeightFormat("int4", block_size=32, symmetric=True, order="high-first"),
     "channel": WeightFormat("int8", "channel", symmetric=True),
     "whole": WeightFormat("int4", "tensor"),
+    "offset": WeightFormat("int4", block_size=32, offset=True),
 }
 
 
@@ -36,8 +37,14 @@ def random_tensor(name: str, format: WeightFormat, rows: int, columns: int, seed
     q = rng.integers(*format.q_range, (rows, format.padded_columns(columns)), endpoint=True)
     shape = format.scale_shape(rows, columns)
     scales = rng.uniform(0.01, 2, shape).astype(np.float16)
-    zeros = None if format.symmetric else rng.integers(*format.zero_range, shape, endpoint=True)
-    return quantized_tensor(name, (rows, columns), format, q, scales, zeros)
+    return quantized_tensor(name, (rows, columns), format, q, scales, random_zeros(rng, format, shape))
+
+
+def random_zeros(rng: np.random.Generator, format: WeightFormat, shape: tuple[int, int]) -> np.ndarray | None:
+    """What stands beside scales of that shape: zero-points, offsets, or nothing."""
+    if format.offset:
+        return rng.normal(size=shape).astype(np.float16)
+    return None if format.symmetric else rng.integers(*format.zero_range, shape, endpoint=True)
 
 
 def tensors() -> list[WeightTensor]:

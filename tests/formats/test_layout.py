@@ -19,15 +19,16 @@ from workbench.formats.spec import ORDERS, WeightFormat
 def formats(draw):
     dtype = draw(st.sampled_from(["int8", "int4", "int2"]))
     granularity = draw(st.sampled_from(["block", "channel", "tensor"]))
-    symmetric = draw(st.booleans())
+    zeros = draw(st.sampled_from(["points", "symmetric", "offset"]))
     return WeightFormat(
         dtype,
         granularity,
         draw(st.sampled_from([32, 64, 96, 128, 256])) if granularity == "block" else None,
-        symmetric,
+        zeros == "symmetric",
         draw(st.sampled_from(["f16", "f32"])),
-        0 if symmetric else draw(st.integers(0, {"int8": 0, "int4": 3, "int2": 5}[dtype])),
+        draw(st.integers(0, {"int8": 0, "int4": 3, "int2": 5}[dtype])) if zeros == "points" else 0,
         draw(st.sampled_from(ORDERS)),
+        zeros == "offset",
     )
 
 

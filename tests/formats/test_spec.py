@@ -36,6 +36,8 @@ def test_blocks_and_padding(format, columns, block, padded, blocks):
         (WeightFormat("int8"), 8.1875),
         (WeightFormat("int8", symmetric=True), 8.125),
         (WeightFormat("int4", block_size=32, scale_dtype="f32"), 5.25),
+        (WeightFormat("int4", block_size=32, offset=True), 5),
+        (WeightFormat("int8", block_size=64, scale_dtype="f32", offset=True), 9),
         (WeightFormat("int4", "channel"), 4 + 24 / 4096),
         (WeightFormat("int4", "tensor"), 4 + 24 / (4096 * 256)),
         (WeightFormat("bf16"), 16),
@@ -114,11 +116,13 @@ def test_ranges(format, q, zero, implied):
         (WeightFormat("int8", "channel"), "int8/channel"),
         (WeightFormat("int2", zero_frac_bits=5, scale_dtype="f32"), "int2/z5/f32"),
         (WeightFormat("int4", symmetric=True, order="high-first"), "int4/sym/high-first"),
+        (WeightFormat("int4", block_size=32, offset=True, scale_dtype="f32"), "int4/32/offset/f32"),
     ],
 )
 def test_names_and_json(format, name):
     assert str(format) == name
     assert WeightFormat.from_json(format.to_json()) == format
+    assert ("offset" in format.to_json()) == format.offset  # files without are as they always were
 
 
 def test_equal_formats_are_equal():
@@ -144,6 +148,9 @@ def test_equal_formats_are_equal():
         ({"dtype": "int8", "zero_frac_bits": 1}, "zero_frac_bits"),
         ({"dtype": "int4", "zero_frac_bits": 4}, "zero_frac_bits"),
         ({"dtype": "int4", "zero_frac_bits": 3, "symmetric": True}, "zero_frac_bits"),
+        ({"dtype": "int4", "offset": "f16"}, "offset"),
+        ({"dtype": "int4", "offset": True, "symmetric": True}, "offset"),
+        ({"dtype": "int4", "offset": True, "zero_frac_bits": 3}, "zero_frac_bits"),
         ({"dtype": "int4", "order": "middle"}, "order"),
         ({"dtype": "int4", "colour": "red"}, "colour"),
         ({}, "dtype"),

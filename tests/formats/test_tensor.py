@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.formats.models import random_zeros
 from workbench.formats.bf16 import from_bf16, to_bf16
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
@@ -19,6 +20,8 @@ FORMATS = [
     WeightFormat("int2", block_size=64, zero_frac_bits=5),
     WeightFormat("int4", "channel"),
     WeightFormat("int2", "tensor", symmetric=True),
+    WeightFormat("int4", block_size=32, offset=True),
+    WeightFormat("int8", "channel", scale_dtype="f32", offset=True),
 ]
 
 
@@ -27,8 +30,7 @@ def random_parts(format: WeightFormat, rows: int, columns: int, seed: int = 0):
     q = rng.integers(*format.q_range, (rows, format.padded_columns(columns)), endpoint=True)
     shape = format.scale_shape(rows, columns)
     scales = rng.uniform(0.01, 2, shape).astype(np.float16)
-    zeros = None if format.symmetric else rng.integers(*format.zero_range, shape, endpoint=True)
-    return q, scales, zeros
+    return q, scales, random_zeros(rng, format, shape)
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
@@ -41,11 +43,16 @@ def test_dequantize_is_the_formula(format, rows, columns):
     for row in range(rows):
         for column in range(columns):
             at = (0, 0) if format.granularity == "tensor" else (row, column // block)
+            if format.offset:
+                expected[row, column] = float(scales[at]) * q[row, column] + float(zeros[at])
+                continue
             zero = format.implied_zero if zeros is None else zeros[at] / 2**format.zero_frac_bits
             expected[row, column] = float(scales[at]) * (q[row, column] - zero)
     result = tensor.dequantize()
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-7, atol=0)
+    levels = scales.astype(float) * tensor.zero_points()
+    np.testing.assert_allclose(levels, -zeros.astype(float) if format.offset else levels, rtol=1e-6)
     np.testing.assert_array_equal(tensor.quants(), q)
 
 

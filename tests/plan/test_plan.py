@@ -37,6 +37,7 @@ FORMATS = (
     WeightFormat("int4"),
     WeightFormat("int4", "tensor", symmetric=True, scale_dtype="f32"),
     WeightFormat("int2", block_size=64, zero_frac_bits=5),
+    WeightFormat("int4", block_size=32, offset=True),
 )
 
 
@@ -123,7 +124,8 @@ def test_bytes_a_token_are_the_bytes_of_the_planes(fmt, tied):
             continue
         scales = {"tensor": 1, "channel": rows}.get(fmt.granularity, rows * fmt.blocks(columns))
         expected += rows * fmt.padded_columns(columns) * fmt.bits // 8
-        expected += scales * (ELEMENT_BYTES[fmt.scale_dtype] + (0 if fmt.symmetric else 1))
+        beside = ELEMENT_BYTES[fmt.scale_dtype] if fmt.offset else 0 if fmt.symmetric else 1
+        expected += scales * (ELEMENT_BYTES[fmt.scale_dtype] + beside)
     expected += 4 * 72 * (2 * 2 + 1)  # norms
     assert step_cost(plan, {**SIZES, "tokens": 1}).weight_bytes == expected
 

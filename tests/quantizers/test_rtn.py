@@ -170,6 +170,8 @@ def test_unsuitable_arguments_are_refused(name):
         quantize(np.ones(32, np.float32), WeightFormat("int4"))
     with pytest.raises(ValueError, match="int64"):
         quantize(np.ones((2, 32), np.int64), WeightFormat("int4"))
+    with pytest.raises(ValueError, match=r"int4/32/offset has offsets, .* allowed: formats with zero-points"):
+        quantize(np.ones((2, 32), np.float32), WeightFormat("int4", block_size=32, offset=True))
 
 
 def test_quantizers_by_name():

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
 
-EXTRAS = ("lab", "test", "dev", "lm-eval")
+EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx")
 
 
 def by_name(requirements) -> dict[str, str]:

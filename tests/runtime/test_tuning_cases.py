@@ -78,6 +78,7 @@ def device(open_promised):
         ("int4", "tensor"),
         ("int4", "block", 64, False, "f32", 3),
         ("int2", "block", 256, False, "f16", 5),
+        ("int4", "block", 32, False, "f32", 0, "low-first", True),
     ],
     ids=str,
 )

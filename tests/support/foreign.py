@@ -144,6 +144,19 @@ def bnb_int8(w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return parts, q * (absmax * np.float32(1 / 127))[:, None]
 
 
+def mlx(w: np.ndarray, bits: int, group: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Tensors of a matrix in MLX's layout, and its weights; scales of odd rows are negative."""
+    groups = w.reshape(len(w), -1, group)
+    low, high = groups.min(2), groups.max(2)
+    odd = np.arange(len(w))[:, None] % 2 == 1
+    scales = (np.where(odd, low - high, high - low) / (2**bits - 1)).astype(np.float16)
+    biases = np.where(odd, high, low).astype(np.float16)
+    s, b = (np.repeat(each.astype(np.float32), group, 1) for each in (scales, biases))
+    q = np.clip(np.rint((w - b) / s), 0, 2**bits - 1).astype(int)
+    parts = {"weight": along_rows(q, bits).view("<u4"), "scales": scales, "biases": biases}
+    return parts, s * q.astype(np.float32) + b
+
+
 def _gptq_config(bits: int, group: int, symmetric: bool, **more: Any) -> dict[str, Any]:
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, **more}
 
@@ -165,6 +178,8 @@ def packed(layout: str, w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarra
         return nf4(w, 32, 8 if layout == "bnb-nf4-nested" else None)
     if layout == "bnb-int8":
         return bnb_int8(w)
+    if layout.startswith("mlx"):
+        return mlx(w, LAYOUTS[layout]["bits"], LAYOUTS[layout]["group"])
     how = LAYOUTS[layout]
     group = how.get("group") or w.shape[1]
     order = _shuffled(w.shape[1], group) if "act-order" in layout else None
@@ -217,6 +232,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "bnb-nf4-nested": _entry(4, 32, True, {"quant_method": "bitsandbytes", "load_in_4bit": True,
                                            "bnb_4bit_quant_type": "nf4"}, format=None),
     "bnb-int8": _entry(8, None, True, {"load_in_8bit": True}, format="int8/channel/sym/f32"),
+    "mlx-4": _entry(4, 32, False, {"group_size": 32, "bits": 4}, format="int4/32/offset"),
+    "mlx-3": _entry(3, 32, False, {"group_size": 64, "bits": 4, "mode": "affine"} | {
+        f"model.layers.{layer}.{part}_proj": {"group_size": 32, "bits": 3} for layer in (0, 1) for part in (
+            "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")},
+        format="int4/32/offset"),
+    "mlx-8": _entry(8, 32, False, {"group_size": 32, "bits": 8}, format="int8/32/offset"),
 }  # fmt: skip
 
 
@@ -247,5 +268,6 @@ def write_quantized(
             for part, values in parts.items()
         }
     entry = LAYOUTS[layout]["config"]
-    write_checkpoint(folder, tensors, config | {"quantization_config": entry}, tokenizer=tokenizer)
+    more = {"quantization": entry} if layout.startswith("mlx") else {}
+    write_checkpoint(folder, tensors, config | more | {"quantization_config": entry}, tokenizer=tokenizer)
     return weights

@@ -17,7 +17,7 @@ async function refusals(model, session, { ids, count, refused }) {
   return { feeds, fed, position, greedy, drawn };
 }
 
-async function played(gpu, read, { ids, count, options, activations, without, refused }) {
+async function played(gpu, read, { ids, count, options, activations, without, refused, back }) {
   const model = await Model.load(without ? undefined : gpu, read, { activations });
   const session = await model.session();
   if (refused) {
@@ -31,6 +31,12 @@ async function played(gpu, read, { ids, count, options, activations, without, re
   const drawn = [];
   if (options) for await (const token of session.generate(ids, { count, options })) drawn.push(token);
   const answer = { adapter: model.device.name, logits, tokens, drawn, position: session.position };
+  if (back) {
+    session.reset(back.length);
+    answer.refused = await failed(session.feed(ids.slice(0, 1)));
+    answer.again = [];
+    for await (const token of session.generate(back, { count })) answer.again.push(token);
+  }
   session.close();
   model.close();
   return answer;
@@ -40,7 +46,8 @@ async function played(gpu, read, { ids, count, options, activations, without, re
  * @param {GPU} gpu
  * @param {import("../../workbench/browser/loader.js").Read} read
  * @param {{ids: number[], count: number, options?: object, activations?: "f32" | "f16", without?: boolean,
- *   refused?: number[][]}} request without: as if there were no WebGPU; refused: ids that cannot be fed
+ *   refused?: number[][], back?: number[]}} request without: as if there were no WebGPU; refused: ids that cannot be fed;
+ *   back: the beginning of ids, to be continued afterwards
  */
 export async function play(gpu, read, request) {
   try {

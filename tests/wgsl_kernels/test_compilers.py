@@ -18,8 +18,9 @@ import torch
 
 from tests.support.chromium import browser_page, require_chromium, serve
 from tests.support.tint import compile_all
-from tests.wgsl_kernels.cases import Case, all_cases
+from tests.wgsl_kernels.cases import all_cases
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from tests.wgsl_kernels.dealing import Case
 from wgsl_kernels import Adapter, Kernel
 from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
 from wgsl_kernels.header import write_module

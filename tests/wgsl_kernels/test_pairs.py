@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import wgsl_kernels
-from tests.wgsl_kernels.cases import Case, all_cases, covering
+from tests.wgsl_kernels.cases import all_cases
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
+from tests.wgsl_kernels.dealing import Case, covering
 
 CASES = all_cases()
 

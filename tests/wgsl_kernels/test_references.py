@@ -17,7 +17,7 @@ from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as apply
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import wgsl_kernels
-from tests.wgsl_kernels.cases import BLOCKS, ZERO_POINTS
+from tests.wgsl_kernels.dealing import BLOCKS, ZERO_POINTS
 from wgsl_kernels.attention.rope import inverse_frequencies, rope_table
 from wgsl_kernels.cache.kv8 import dequantized, quantized
 from wgsl_kernels.layout import cache_words
@@ -173,7 +173,9 @@ def random_weight(fmt: str, rows: int, columns: int, options: dict, seed: int = 
     shape = format.scale_shape(rows, columns)
     scales = rng.uniform(0.001, 0.1, shape).astype("f2" if format.scale_dtype == "f16" else "f4")
     zeros = None
-    if not format.symmetric:
+    if format.offset:
+        zeros = rng.normal(0, 0.1, shape).astype(scales.dtype)
+    elif not format.symmetric:
         zeros = rng.integers(low, min(((high + 1) << format.zero_frac_bits), 128), shape)
     return quantized_tensor("w", (rows, columns), format, q, scales, zeros)
 
@@ -217,7 +219,9 @@ def test_kernels_and_files_mean_the_same_weights(fmt, options, device_with):
     kernel = wgsl_kernels.get(f"dequantize[{fmt}]")
     assert torch.equal(kernel.run_reference(arguments)["y"], stored)
     written = run_kernel(kernel, arguments, device=device_with(False))["y"]
-    if options.get("scale_dtype") == "f32":  # two roundings: scale * q and -scale * zero
+    if options.get("scale_dtype") == "f32" or options.get(
+        "offset"
+    ):  # roundings of scale * q, and of what is added
         torch.testing.assert_close(written, stored, atol=2e-5, rtol=0)
     else:  # products of f16 scales and quants are exact in f32
         assert torch.equal(written, stored)

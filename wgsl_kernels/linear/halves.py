@@ -63,7 +63,7 @@ def bound(fmt: str, x: torch.Tensor, planes: Mapping) -> torch.Tensor:
     smaller numbers its errors stay as they are at 2^-14: a thousandth of a weight's step and of x stand for that.
     """
     columns = x.shape[1]
-    parts = {name: value for name, value in planes.items() if name != "zeros"}
+    parts = {name: value for name, value in planes.items() if name not in ("zeros", "offsets")}
     centred = dequantize_planes(fmt, parts, columns, dtype=torch.float64)
     zero = (dequantize_planes(fmt, planes, columns, dtype=torch.float64) - centred).abs()
     one = torch.full_like(planes["scales"].double(), -1.0 / planes.get("zero_unit", 1.0))

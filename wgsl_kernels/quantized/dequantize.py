@@ -1,4 +1,5 @@
-"""Dequantization of a whole weight: `dequantize[f32]` ... `dequantize[int2]`, y = scale * (quant - zero)."""
+"""Dequantization of a whole weight: `dequantize[f32]` ... `dequantize[int2]`, y = scale * (quant - zero), or
+scale * quant + offset."""
 
 from __future__ import annotations
 

@@ -159,6 +159,8 @@ def parse_format(text: str) -> WeightFormat:
             given["granularity"] = part
         elif part == "sym":
             given["symmetric"] = True
+        elif part == "offset":
+            given["offset"] = True
         elif re.fullmatch(r"z\d", part):
             given["zero_frac_bits"] = int(part[1:])
         elif part in ("f16", "f32"):
@@ -168,6 +170,6 @@ def parse_format(text: str) -> WeightFormat:
         else:
             raise WorkbenchError(
                 f"format {text!r}: {part!r} means nothing; allowed after the dtype, behind a '/': a block "
-                "size, channel, tensor, sym, zN (fraction bits of zero-points), f16, f32 (scales), high-first"
+                "size, channel, tensor, sym, offset, zN (fraction bits of zero-points), f16, f32 (scales), high-first"
             )
     return WeightFormat(dtype, **given)

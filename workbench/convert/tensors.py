@@ -59,9 +59,8 @@ def _converted(
 ):
     """Rows of a tensor, the first of which is `start`, in another format."""
     if part.format.is_quantized and part.format == replace(fmt, order="low-first"):
-        return quantized_tensor(
-            name, part.shape, fmt, part.quants(), part.planes["scales"], part.planes.get("zeros")
-        )
+        zeros = part.planes[fmt.zero_plane[0]] if fmt.zero_plane is not None else None
+        return quantized_tensor(name, part.shape, fmt, part.quants(), part.planes["scales"], zeros)
     values = part.dequantize()
     try:
         if fmt.is_quantized:

@@ -1,10 +1,10 @@
 """Layouts of a quantized tensor in a file, and the conversion between them, bit for bit both ways.
 
-planar       three planes, `quants`, `scales` and `zeros` (see tensor.py): aligned, uploaded without a copy
+planar       three planes, `quants`, `scales` and `zeros` or `offsets` (see tensor.py): aligned, uploaded without a copy
 interleaved  one plane `blocks`, block after block of
 
                  scale    2 bytes (f16) or 4 (f32), little-endian
-                 zero     1 byte (int8), absent if symmetric
+                 zero     1 byte (int8), absent if symmetric; or the offset, of the scale's type
                  packed   the q of the block, packed as in `quants`
 
 A block of INT4-128 and one of INT2-256 are both 67 bytes, so kernels cannot read them as u32: interleaved is
@@ -47,8 +47,9 @@ def _blocks(shape: tuple[int, ...], format: WeightFormat) -> tuple[int, int]:
 
 
 def _head_bytes(format: WeightFormat) -> tuple[int, int]:
-    """Bytes of the scale and of the zero-point in front of a block."""
-    return NUMPY[format.scale_dtype].itemsize, 0 if format.symmetric else 1
+    """Bytes of the scale and of the zero-point, or offset, in front of a block."""
+    zero = 0 if format.zero_plane is None else NUMPY[format.zero_plane[1]].itemsize
+    return NUMPY[format.scale_dtype].itemsize, zero
 
 
 def _block_bytes(shape: tuple[int, ...], format: WeightFormat) -> int:
@@ -67,8 +68,9 @@ def interleave(tensor: WeightTensor) -> np.ndarray:
     scale, zero = _head_bytes(tensor.format)
     blocks = np.empty(shape, np.uint8)
     blocks[..., :scale] = _bytes(tensor.planes["scales"]).reshape(*shape[:2], scale)
-    if zero:
-        blocks[..., scale] = tensor.planes["zeros"].view(np.uint8)
+    if tensor.format.zero_plane is not None:
+        plane = _bytes(tensor.planes[tensor.format.zero_plane[0]])
+        blocks[..., scale : scale + zero] = plane.reshape(*shape[:2], zero)
     blocks[..., scale + zero :] = _bytes(tensor.planes["quants"]).reshape(*shape[:2], -1)
     return blocks
 
@@ -89,8 +91,10 @@ def deinterleave(blocks: np.ndarray, name: str, shape: tuple[int, ...], format: 
         "quants": packed.view(WORD),
         "scales": np.ascontiguousarray(blocks[..., :scale]).view(NUMPY[format.scale_dtype])[..., 0],
     }
-    if zero:
-        planes["zeros"] = np.ascontiguousarray(blocks[..., scale]).view(np.int8)
+    if format.zero_plane is not None:
+        plane, element = format.zero_plane
+        stored = np.ascontiguousarray(blocks[..., scale : scale + zero])
+        planes[plane] = stored.view(NUMPY[element])[..., 0]
     return WeightTensor(name, shape, format, planes)
 
 

@@ -254,13 +254,15 @@ class StoredModel:
             )
 
     def _check_values(self, tensor: WeightTensor, index: int, part: Part, layout: str) -> None:
-        """Scales and zero-points that a converter could not have written, though their checksum is right."""
+        """Scales, zero-points and offsets that a converter could not have written, though their checksum is right."""
         low, high = tensor.format.zero_range
-        checks = {"scales": lambda plane: np.isfinite(plane)}
-        if not tensor.format.symmetric:
-            checks["zeros"] = lambda plane: (plane >= low) & (plane <= high)
-        for plane, check in checks.items():
-            good = check(tensor.planes[plane])
+        checks = {
+            "scales": np.isfinite,
+            "offsets": np.isfinite,
+            "zeros": lambda plane: (plane >= low) & (plane <= high),
+        }
+        for plane in checks.keys() & tensor.planes.keys():
+            good = checks[plane](tensor.planes[plane])
             if not good.all():
                 row, block = np.argwhere(~good)[0].tolist()
                 value = tensor.planes[plane][row, block]

@@ -8,7 +8,8 @@ A quantized weight is stored as `w_hat = scale * (q - z)`, with q packed into u3
 
 A zero-point is stored as int8. With `zero_frac_bits` = f it is fixed point, z = stored / 2**f, and may then
 be anything that int8 holds ([-16, 15.875] for int4 with 3 bits). Symmetric formats store none: z is 0, 8 or
-2.
+2. Formats with an offset store one in its place, a float of the scales' type: `w_hat = scale * q + offset`, as files of
+other projects have it (GGUF's Q4_1 and Q4_K, MLX). No quantizer here makes them.
 
 A *block* is what shares one scale: `block_size` consecutive weights of a row, a whole row ("channel"), or the
 whole matrix ("tensor"). Rows are padded to whole blocks ("block") or to a multiple of 32 ("channel" and
@@ -60,6 +61,7 @@ class WeightFormat:
     scale_dtype: str = "f16"
     zero_frac_bits: int = 0
     order: str = "low-first"
+    offset: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str):
@@ -75,8 +77,11 @@ class WeightFormat:
             ("order", ORDERS),
         ):
             _one_of(field, getattr(self, field), allowed)
-        if not isinstance(self.symmetric, bool):
-            raise FormatError(f"{self.symmetric!r} is not true or false", field="symmetric")
+        for field in ("symmetric", "offset"):
+            if not isinstance(getattr(self, field), bool):
+                raise FormatError(f"{getattr(self, field)!r} is not true or false", field=field)
+        if self.symmetric and self.offset:
+            raise FormatError("is given, but a symmetric format stores nothing beside scales", field="offset")
         self._check_block_size()
         self._check_zero_frac_bits()
         if self.dtype == "int8":  # one weight a byte: there is no order within it
@@ -103,6 +108,10 @@ class WeightFormat:
         if bits and self.symmetric:
             raise FormatError(
                 f"{bits} is given, but a symmetric format stores no zeros", field="zero_frac_bits"
+            )
+        if bits and self.offset:
+            raise FormatError(
+                f"{bits} is given, but a format with offsets stores no zeros", field="zero_frac_bits"
             )
 
     @property
@@ -173,11 +182,18 @@ class WeightFormat:
         return self.padded_columns(columns) // self.block(columns)
 
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        """Shape of the planes `scales` and `zeros`."""
+        """Shape of the planes `scales`, and `zeros` or `offsets`."""
         return (1, 1) if self.granularity == "tensor" else (rows, self.blocks(columns))
 
+    @property
+    def zero_plane(self) -> tuple[str, str] | None:
+        """Name and element type of the plane beside the scales: zero-points or offsets; None if symmetric."""
+        if self.offset:
+            return "offsets", self.scale_dtype
+        return None if self.symmetric else ("zeros", "i8")
+
     def bits_per_weight(self, rows: int, columns: int) -> float:
-        """Everything stored (quants with their padding, scales, zero-points) divided by rows * columns."""
+        """Everything stored (quants with their padding, scales, zero-points or offsets) divided by rows * columns."""
         if not self.is_quantized:
             return float(self.bits)
         planes = self.planes(rows, columns).values()
@@ -188,15 +204,20 @@ class WeightFormat:
         scales = self.scale_shape(rows, columns)
         words = self.padded_columns(columns) * self.bits // 32
         planes = {"quants": ((rows, words), "u32"), "scales": (scales, self.scale_dtype)}
-        return planes if self.symmetric else {**planes, "zeros": (scales, "i8")}
+        if self.zero_plane is not None:
+            name, element = self.zero_plane
+            planes[name] = scales, element
+        return planes
 
     def shares(self, plane: str) -> bool:
         """Whether all rows of a matrix share this plane."""
         return self.granularity == "tensor" and plane != "quants"
 
     def to_json(self) -> dict:
-        """A dict of JSON values; floats need their dtype alone."""
-        return asdict(self) if self.is_quantized else {"dtype": self.dtype}
+        """A dict of JSON values; floats need their dtype alone, and `offset` is said only where there is one."""
+        if not self.is_quantized:
+            return {"dtype": self.dtype}
+        return {name: value for name, value in asdict(self).items() if name != "offset" or value}
 
     @classmethod
     def from_json(cls, data: dict) -> WeightFormat:
@@ -212,7 +233,8 @@ class WeightFormat:
         return cls(**data)
 
     def __str__(self) -> str:
-        """Short name for tables: `int4/128`, `int8/channel/sym`, `int2/256/z5/f32`, `int4` (default block), `f16`."""
+        """Short name for tables: `int4/128`, `int8/channel/sym`, `int2/256/z5/f32`, `int4/32/offset`, `int4` (default
+        block), `f16`."""
         if not self.is_quantized:
             return self.dtype
         parts = [self.dtype]
@@ -220,6 +242,8 @@ class WeightFormat:
             parts.append(str(self.block_size) if self.granularity == "block" else self.granularity)
         if self.symmetric:
             parts.append("sym")
+        if self.offset:
+            parts.append("offset")
         if self.zero_frac_bits:
             parts.append(f"z{self.zero_frac_bits}")
         if self.scale_dtype != "f16":

@@ -4,7 +4,8 @@ Planes of a quantized tensor [rows, columns] (always planar; the interleaved lay
 
     quants   uint32            [rows, padded_columns * bits / 32]   see packing.py
     scales   float16, float32  [rows, blocks], or [1, 1] for granularity "tensor"
-    zeros    int8              like scales; absent if symmetric
+    zeros    int8              like scales; absent if symmetric, or if there are
+    offsets  float16, float32  like scales, in their type
 
 and of a float tensor of any shape: `values`, as float32, float16, or uint16 (the bits of bf16).
 """
@@ -88,9 +89,15 @@ class WeightTensor:
         return WeightTensor(self.name, (stop - start, *self.shape[1:]), self.format, planes)
 
     def zero_points(self) -> np.ndarray:
-        """The zero-points as float32, shaped like the scales: stored / 2**zero_frac_bits, or implied."""
+        """The zero-points as float32, shaped like the scales: stored / 2**zero_frac_bits, or implied.
+
+        Of a format with offsets: where weights are zero, -offset / scale, rounded; 0 where the scale is.
+        """
         if self.format.symmetric:
             return np.full(self.planes["scales"].shape, self.format.implied_zero, np.float32)
+        if self.format.offset:
+            scales, offsets = (self.planes[name].astype(np.float32) for name in ("scales", "offsets"))
+            return np.divide(-offsets, scales, out=np.zeros_like(scales), where=scales != 0)
         return self.planes["zeros"].astype(np.float32) / np.float32(2**self.format.zero_frac_bits)
 
     def quants(self) -> np.ndarray:
@@ -99,7 +106,8 @@ class WeightTensor:
         return unpack(self.planes["quants"], self.format.bits, columns, self.format.order)
 
     def dequantize(self) -> np.ndarray:
-        """The weights as float32 of `shape`: scale * (q - z), each step rounded to f32; floats are exact."""
+        """The weights as float32 of `shape`: scale * (q - z), or scale * q + offset, each step rounded to f32; floats
+        are exact."""
         if not self.format.is_quantized:
             values = self.planes["values"]
             return from_bf16(values) if self.format.dtype == "bf16" else values.astype(np.float32)
@@ -107,15 +115,19 @@ class WeightTensor:
         form, words = self.format, self.planes["quants"]
         padded, blocks = form.padded_columns(columns), form.blocks(columns)
         scales = np.broadcast_to(self.planes["scales"].astype(np.float32), (rows, blocks))
-        zeros = np.broadcast_to(self.zero_points(), (rows, blocks))
+        zeros = self.planes["offsets"].astype(np.float32) if form.offset else self.zero_points()
+        zeros = np.broadcast_to(zeros, (rows, blocks))
         result = np.empty((rows, columns), np.float32)
         step = max(1, _CHUNK // padded)
         for start in range(0, rows, step):
             part = slice(start, min(rows, start + step))
             q = unpack(words[part], form.bits, padded, form.order).astype(np.float32)
             q = q.reshape(q.shape[0], blocks, padded // blocks)
-            q -= zeros[part, :, None]
+            if not form.offset:
+                q -= zeros[part, :, None]
             q *= scales[part, :, None]
+            if form.offset:
+                q += zeros[part, :, None]
             result[part] = q.reshape(q.shape[0], padded)[:, :columns]
         return result
 
@@ -128,9 +140,9 @@ def quantized_tensor(
     scales: np.ndarray,
     zeros: np.ndarray | None,
 ) -> WeightTensor:
-    """Packs an unpacked q [rows, padded_columns] with its scales and zeros (None if symmetric) into a tensor.
+    """Packs an unpacked q [rows, padded_columns] with its scales and zeros (offsets; None if symmetric) into a tensor.
 
-    Scales are cast to the scale dtype of the format, zeros to int8; both must survive the cast unchanged.
+    Scales and offsets are cast to the scale dtype of the format, zeros to int8; they must survive the cast unchanged.
     """
     try:
         wanted = plane_specs(shape, format)
@@ -144,7 +156,8 @@ def quantized_tensor(
             "scales": _cast("scales", scales, wanted["scales"][1]),
         }
         if zeros is not None:
-            planes["zeros"] = _cast("zeros", zeros, np.dtype(np.int8))
+            plane, element = format.zero_plane or ("zeros", "i8")
+            planes[plane] = _cast(plane, zeros, NUMPY[element])
         return WeightTensor(name, shape, format, planes)
     except FormatError as error:
         raise error.at(tensor=name) from None

@@ -103,6 +103,8 @@ class RandomSource:
                 planes[plane] = _repeated(self._bits, wanted)
             elif plane == "scales":
                 planes[plane] = np.full(wanted, 1 / (SPREAD[format.bits] * math.sqrt(shape[1])), dtype)
+            elif plane == "offsets":  # scales come first: what a zero-point there would be
+                planes[plane] = np.full(wanted, -format.implied_zero * planes["scales"].flat[0], dtype)
             else:
                 planes[plane] = np.full(wanted, format.implied_zero, dtype)
         return WeightTensor(name, shape, format, planes)

@@ -14,7 +14,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -69,7 +69,7 @@ class Checkpoint:
     """
 
     #: Files that may be there, and are then read.
-    _optional: ClassVar[tuple[str, ...]] = (INDEX, *TOKENIZER_FILES)
+    _optional: tuple[str, ...] = (INDEX, *TOKENIZER_FILES)
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
         self.path = path
@@ -156,7 +156,7 @@ class Checkpoint:
     def _take_apart(self, model: Architecture) -> None:
         """Put the parts of stacked tensors in their places. Raises UnsupportedModelError for other numbers of rows."""
         tensors = model.tensors()
-        for stack, parts in model.stacked().items():
+        for stack, parts in self._stacks(model).items():
             if stack not in self._headers:
                 continue
             (rows, *rest), dtype = self._headers.pop(stack)
@@ -203,6 +203,10 @@ class Checkpoint:
                 f"{self.path}: {piece.tensor} has shape {list(shape)}, but {asked} in {list(wanted)}"
             )
         return dtype
+
+    def _stacks(self, model: Architecture) -> dict[str, tuple[str, ...]]:
+        """Tensors of the files that hold the rows of several, as `Architecture.stacked` has them."""
+        return model.stacked()
 
     def _checked(self) -> Architecture:
         """What the configuration describes, all of whose tensors are there."""
@@ -311,12 +315,17 @@ class Checkpoint:
                 found.append(_plain(stack[piece.at : piece.at + 1, :, columns])[0].T)
         return np.concatenate(found)
 
+    def _rows_of(self, name: str, rows: slice | None) -> tuple[str, slice | None]:
+        """The tensor of the files that holds a tensor, and which of its rows; None for all."""
+        if name not in self._rows:
+            return name, rows
+        count = self._headers[name][0][0]
+        stack, first = self._rows[name]
+        start, stop = (rows.start, rows.stop) if rows else (0, count)
+        return stack, slice(first + start, first + stop)
+
     def _values(self, file: str, framework: str, name: str, rows: slice | None):
-        if name in self._rows:
-            count = self._headers[name][0][0]
-            name, first = self._rows[name]
-            start, stop = (rows.start, rows.stop) if rows else (0, count)
-            rows = slice(first + start, first + stop)
+        name, rows = self._rows_of(name, rows)
         name = self._stored.get(name, name)
         # Mapped anew each time: with the mapping go the pages that were read, and memory stays at a tensor.
         with open_file(self.path / file, framework) as opened:

@@ -76,12 +76,12 @@ def _reason(name: str, shape: tuple[int, ...], dtype: str, architecture: Archite
         return "a matrix of an adapter that is not merged"
     if _BUFFER.search(name) and (not name.endswith("attn.bias") or len(shape) > 1):
         return "a buffer that follows from the configuration"
+    if name == HEAD and architecture.tied_embeddings:
+        return f"tied to {architecture.embedding}"
     if not dtype.startswith(_FLOATS):
         return f"a buffer of {dtype}: weights are floats"
     if math.prod(shape) <= 1:
         return "a single number or none, no weight"
-    if name == HEAD and architecture.tied_embeddings:
-        return f"tied to {architecture.embedding}"
     if not name.startswith(("model.", "lm_head.")):
         return "no part of the decoder and its LM head"
     return None

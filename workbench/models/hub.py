@@ -19,24 +19,27 @@ from workbench.models.paths import expanded
 HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 WEIGHTS = "model.safetensors"
+#: Endings of files that are models by themselves.
+FILES = (".gguf", ".onnx")
 INDEX = "model.safetensors.index.json"
 DESCRIPTIONS = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "tokenizer/*"]
 
 
 def resolve(path_or_hub_id: str | Path) -> Path:
     """The folder of a model: the given one, that of a fetched one, or a downloaded snapshot of a hub repository; or the
-    given GGUF file.
+    given GGUF or ONNX file.
 
     Raises CheckpointError if there is no such folder and the name is neither of the catalogue nor a hub id, the model
     was not fetched, or the hub does not give it.
     """
     text = str(path_or_hub_id)
     folder = expanded(text)
-    if text and (folder.is_dir() or (folder.suffix == ".gguf" and folder.exists())):
+    if text and (folder.is_dir() or (folder.suffix in FILES and folder.exists())):
         return folder
     if text and folder.exists():
         raise CheckpointError(
-            f"{folder} is a file; a model is a folder (with config.json or manifest.json), a .gguf file or a hub id"
+            f"{folder} is a file; a model is a folder (with config.json or manifest.json), a .gguf or .onnx file or a "
+            "hub id"
         )
     match = HUB_ID.fullmatch(text)
     if not isinstance(path_or_hub_id, Path):

@@ -36,10 +36,15 @@ class Quantized(NamedTuple):
 def checked_weights(weights: np.ndarray, format: WeightFormat) -> np.ndarray:
     """`weights` as float32 [rows, columns].
 
-    `ValueError` for another shape, a float format, or a non-finite weight.
+    `ValueError` for another shape, a float format or one with offsets, or a non-finite weight.
     """
     if not format.is_quantized:
         raise ValueError(f"format {format} is not quantized: use formats.tensor.float_tensor")
+    if format.offset:
+        raise ValueError(
+            f"format {format} has offsets, which come from files of other projects alone and no quantizer chooses; "
+            "allowed: formats with zero-points, or symmetric ones"
+        )
     weights = np.asarray(weights)
     if weights.ndim != 2 or 0 in weights.shape or weights.dtype.kind != "f":
         raise ValueError(

@@ -44,7 +44,9 @@ READERS = {
     "compressed-tensors": "packed-4-zeros",
     "compressed-tensors-int8": "int8-zeros",
     "bitsandbytes": "bnb-nf4-nested",
+    "mlx": "mlx-4",
     "gguf": "",
+    "onnx": "",
 }
 WORDS = (
     b"GGUF", b"\xff" * 8, b"\x00" * 8, b"I32", b"F16", b"null", b"-1", b"1e999", b"9" * 30, b"[[[[", b"{}", b"llama.",
@@ -87,6 +89,10 @@ def make(reader: str, folder: Path) -> dict[str, bytes]:
             return quantized(name, values, kind)
 
         write_gguf(folder / "model.gguf", config, store)
+    elif reader == "onnx":
+        from tests.support.onnx_files import decoder, write_onnx
+
+        write_onnx(folder, decoder("builder", zeros="packed", config=TINY))
     else:
         write_quantized(folder, READERS[reader], random_state(TINY), TINY)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -119,12 +125,9 @@ def values_of(rng: random.Random, value: Any) -> Any:
 
 def config_values(rng: random.Random, files: dict[str, bytes]) -> None:
     config = json.loads(files["config.json"])
-    own = config["quantization_config"]
-    config = (
-        {**config, "quantization_config": values_of(rng, own)}
-        if rng.random() < 0.7
-        else values_of(rng, config)
-    )
+    key = "quantization" if "quantization" in config else "quantization_config"
+    own = config[key]
+    config = {**config, key: values_of(rng, own)} if rng.random() < 0.7 else values_of(rng, config)
     files["config.json"] = json.dumps(config).encode()
 
 
@@ -194,6 +197,38 @@ def gguf_values(rng: random.Random, files: dict[str, bytes]) -> None:
     files["model.gguf"] = data[:at] + rng.choice(values) + data[at + old :] + bytes(64)
 
 
+def onnx_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Attributes, names, inputs, types, shapes and places of a graph that can still be parsed."""
+    import onnx
+
+    model = onnx.load_from_string(files["model.onnx"])
+    for _ in range(rng.choice((1, 1, 3))):
+        node, tensor = rng.choice(model.graph.node), rng.choice(model.graph.initializer)
+        kind = rng.randrange(8)
+        if kind == 0 and node.attribute:
+            rng.choice(node.attribute).i = (
+                rng.choice(NUMBERS[:8]) if rng.random() < 0.5 else rng.randrange(-300, 300)
+            )
+        elif kind == 1:
+            node.input[rng.randrange(len(node.input))] = rng.choice(("", tensor.name, "x"))
+        elif kind == 2:
+            node.name = rng.choice(("", "/", node.name[:-9], rng.choice(model.graph.node).name))
+        elif kind == 3:
+            tensor.name = rng.choice(("", "model.norm.weight", rng.choice(model.graph.initializer).name))
+        elif kind == 4:
+            tensor.data_type = rng.randrange(24)
+        elif kind == 5 and tensor.dims:
+            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((*NUMBERS[:8], -1, 2**40, 2**62))
+        elif kind == 6 and tensor.external_data:
+            said = rng.choice(tensor.external_data)
+            said.value = rng.choice(
+                ("../model.onnx", "/etc/passwd", "model.onnx", "-1", "0", "1e9", "9" * 30, "")
+            )
+        else:
+            model.graph.initializer.remove(tensor)
+    files["model.onnx"] = model.SerializeToString()
+
+
 def read(path: Path) -> Exception | None:
     """Everything of a model; the error that it is refused with, or None."""
     try:
@@ -215,8 +250,8 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
     """Read `count` mutated models. Returns how many were refused, or read; AssertionError names the mutation."""
     whole = make(reader, folder / reader)
     assert read(folder / reader) is None
-    own = (any_bytes, gguf_numbers, gguf_values)
-    mutations = own if reader == "gguf" else (any_bytes, config_values, header_values, tensors)
+    own = {"gguf": (any_bytes, gguf_numbers, gguf_values), "onnx": (any_bytes, onnx_values, onnx_values)}
+    mutations = own.get(reader, (any_bytes, config_values, header_values, tensors))
     told: Counter = Counter()
     worst = Worst()
     for number in range(count):

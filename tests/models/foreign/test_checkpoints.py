@@ -15,6 +15,7 @@ from tests.support.foreign import LAYOUTS, SIZES, write_quantized
 from workbench.convert.imported import import_model
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
+from workbench.models.foreign.integers import Grid, fitting, floats, to_tensor
 from workbench.models.source import open_source
 from workbench.runtime.device import adapter_missing
 
@@ -42,6 +43,22 @@ def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
         assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
     else:
         assert f"14 matrices keep their integers ({source._parts[MATRIX].packed.kind}, as {wanted})" in said
+
+
+def test_offsets_that_signed_integers_would_round_stay_floats():
+    """Eight bits are stored less 128, and the offset plus 128 scales: exactly, or not at all."""
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 256, (4, 64), np.uint8)
+    scales = rng.integers(256, 512, (4, 2)).astype(np.float32) / 256
+    for offsets, kept in ((-8 * scales[::-1], True), (scales / np.float32(1000), False)):
+        grid = Grid(8, 64, 32, scales, 0, offsets=offsets)
+        fmt, why = fitting(grid)
+        assert (fmt is not None) == kept, why
+        tensor = to_tensor("w", grid, q, fmt) if fmt is not None else floats("w", grid, q)
+        of = np.arange(64) // 32
+        expected = scales[:, of] * q.astype(np.float32) + offsets[:, of]
+        np.testing.assert_array_equal(tensor.dequantize(), expected)
+    assert "not f32 where integers are signed" in why
 
 
 @pytest.mark.parametrize("layout", ["gptq-4", "awq", "packed-8-rows", "gptq-act-order"])

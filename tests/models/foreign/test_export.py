@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.models.checkpoints import random_state, write_checkpoint
 from tests.support.foreign import SIZES
-from tests.support.gguf_files import NAMES
+from tests.support.gguf_files import NAMES, write_gguf
 from workbench import cli
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
@@ -106,6 +106,22 @@ def test_a_gguf_file_is_read_by_its_own_package(make, tmp_path):
             )
         np.testing.assert_array_equal(values, weights)
     assert reader.fields["llama.rope.dimension_count"].contents() == 16
+
+
+def test_offsets_go_back_into_q4_1_and_nowhere_else(tmp_path):
+    file = write_gguf(tmp_path / "in.gguf")
+    source = open_source(file)
+    export(source, "gguf", tmp_path / "out.gguf")
+    same(source, open_source(tmp_path / "out.gguf"))
+    before, after = (
+        {t.name: (t.tensor_type, t.data.tobytes()) for t in gguf.GGUFReader(tmp_path / name).tensors}
+        for name in ("in.gguf", "out.gguf")
+    )
+    assert before == after
+    with pytest.raises(
+        WorkbenchError, match=r"\(int4/32/offset\): it has offsets in place of zero-points; what fits"
+    ):
+        export(source, "compressed-tensors", tmp_path / "other")
 
 
 def test_a_zero_point_of_0_makes_it_version_2(make, tmp_path):

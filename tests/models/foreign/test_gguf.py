@@ -25,6 +25,10 @@ KEPT = {
     "Q8_0": "int8/32/sym",
     "Q4_0": "int4/32/sym",
     "Q5_0": "int8/32/sym",
+    "Q4_1": "int4/32/offset",
+    "Q5_1": "int8/32/offset",
+    "Q4_K": "int4/32/offset",
+    "Q5_K": "int8/32/offset",
     "IQ4_NL": "int8/32/sym",
     "IQ4_XS": "int8/32/sym",
     "BF16": "bf16",
@@ -76,7 +80,7 @@ def test_weights_of_every_type_are_those_of_its_own_reader_bit_for_bit(all_types
         assert str(fmt).removesuffix("/f32") == KEPT.get(kind, "f32").removesuffix("/f32"), kind
         np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, f"{name}, {kind}")
     said = " ".join(source.notes)
-    assert "in Q4_0 (1) keep their integers" in said and "in Q4_K (1) are dequantized to f32" in said
+    assert "in Q4_0 (1) keep their integers" in said and "in Q6_K (1) are dequantized to f32" in said
     import_model(file, tmp_path / "out")
     stored = StoredModel.open(tmp_path / "out")
     for name, (kind, weights) in expected.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tests.support.foreign import write_quantized
-from tests.support.gguf_files import write_gguf
+from tests.support.gguf_files import Kind, mostly_q4_1, random_blocks, write_gguf
 from workbench import cli
 
 
@@ -18,7 +20,7 @@ def test_info_lists_what_a_gguf_file_holds(tmp_path, capsys):
     status, out, _ = run(capsys, "info", file, "--backend", "torch")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert status == 0 and lines[0].startswith("tiny.gguf: Llama, 2 layers")
-    assert "model.layers.{0-1}.mlp.down_proj.weight 64x96 Q4_1 -> f32" in lines
+    assert "model.layers.{0-1}.mlp.down_proj.weight 64x96 Q4_1 -> int4/32/offset" in lines
     assert "model.embed_tokens.weight 264x64 Q8_0 -> int8/32/sym" in lines
 
 
@@ -46,6 +48,15 @@ def test_info_lists_quantized_checkpoints_and_others_when_asked(tmp_path, capsys
 
 
 def test_import_stores_floats_as_asked(tmp_path, capsys):
-    file = write_gguf(tmp_path / "tiny.gguf")
+    rng = np.random.default_rng(0)
+
+    def store(name: str, values: np.ndarray):
+        if "down_proj" not in name:
+            return mostly_q4_1(name, values)
+        blocks = random_blocks(values, Kind.MXFP4, rng)
+        blocks[:, ::17] = 120  # exponents that f16 reaches
+        return blocks, Kind.MXFP4
+
+    file = write_gguf(tmp_path / "tiny.gguf", store=store)
     status, out, _ = run(capsys, "import", file, tmp_path / "out", "--floats", "f16", "--quiet")
-    assert status == 0 and "14 f16" in out and "1 int8/32/sym" in out
+    assert status == 0 and "2 f16" in out and "12 int4/32/offset" in out and "1 int8/32/sym" in out

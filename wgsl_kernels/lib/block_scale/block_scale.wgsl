@@ -1,7 +1,7 @@
 // provides: BlockScale, block_scale_at, scale_zero_of
 // needs: scales (scale_bits, scale_from), zeros (zero_bits, zero_from)
-// Scale and zero-point of a block as they are stored, loaded before they are needed. A weight is
-// scale * (quant - zero).
+// Scale and zero-point (or offset) of a block as they are stored, loaded before they are needed; lib/affine says what a
+// weight is.
 struct BlockScale { i: u32, scale: u32, zero: u32 }
 
 fn block_scale_at(row: u32, block: u32) -> BlockScale {

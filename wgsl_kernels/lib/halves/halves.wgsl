@@ -1,5 +1,5 @@
 // provides: HALF_BITS, halves_of, from_sums
-// needs: block_scale (BlockScale, scale_zero_of), zeros (ZEROS)
+// needs: block_scale (BlockScale, scale_zero_of), zeros (ZEROS), affine (centred_sum)
 // Small integers to f16 without a conversion: 0x6400 | n is the f16 1024 + n. A number that lies b bits up in its half
 // of a word comes out multiplied by 2^b. One multiplication and addition makes (q - 8) / 16, (q - 2) / 4 or q / 128 of it,
 // exactly: products are no larger than activations, and sums of those of a piece at most four times as large.
@@ -13,6 +13,6 @@ fn halves_of(words: vec2<u32>) -> vec4<f16> {
 // A product from the sum of (q - IMPLIED_ZERO) x and that of x.
 fn from_sums(p: BlockScale, sum: f32, x_sum: f32) -> f32 {
   let sz = scale_zero_of(p);
-  if (ZEROS) { return sz.x * (sum - (sz.y - IMPLIED_ZERO) * x_sum); }
+  if (ZEROS) { return centred_sum(sz, sum, x_sum); }
   return sz.x * sum;
 }

@@ -1,6 +1,6 @@
 // provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
 // needs: packed (Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
-//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
+//   affine (scaled, block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.
 const PIECE: u32 = 32u;
 const PIECES: u32 = X_GROUPS;
@@ -24,5 +24,5 @@ fn piece_sum(p: Piece, c: Columns) -> f32 {
   let d = dot4I8Packed(w.a.x, c.a.x) + dot4I8Packed(w.a.y, c.a.y) + dot4I8Packed(w.a.z, c.a.z)
         + dot4I8Packed(w.a.w, c.a.w) + dot4I8Packed(w.b.x, c.b.x) + dot4I8Packed(w.b.y, c.b.y)
         + dot4I8Packed(w.b.z, c.b.z) + dot4I8Packed(w.b.w, c.b.w);
-  return sz.x * c.scale * (f32(d) - sz.y * c.sum);
+  return block_sum(scaled(sz, c.scale), f32(d), c.sum);
 }

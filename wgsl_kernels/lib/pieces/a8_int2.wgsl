@@ -1,6 +1,6 @@
 // provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
-// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), x_a8 (x_words, x_scale, add_squares),
-//   sum_bytes (sum_bytes)
+// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (block_sum),
+//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
 // 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
@@ -39,5 +39,5 @@ fn piece_sum(p: Piece, c: Columns) -> f32 {
   let sz = scale_zero_of(p.scale);
   let dots = vec2<f32>(f32(dot_word(p.w.x, c.v[0]) + dot_word(p.w.y, c.v[1])),
                        f32(dot_word(p.w.z, c.v[2]) + dot_word(p.w.w, c.v[3])));
-  return sz.x * (dot(c.scale, dots) - sz.y * c.sum);
+  return block_sum(sz, dot(c.scale, dots), c.sum);
 }

@@ -1,5 +1,6 @@
 // provides: PIECE, Words, EVEN_PLACES, ODD_PLACES, piece_sum
-// needs: quant_pieces (Piece), columns/float_32 (Columns), block_scale (scale_zero_of), magic (masked)
+// needs: quant_pieces (Piece), columns/float_32 (Columns), block_scale (scale_zero_of),
+//   affine (block_sum), magic (masked)
 // INT2 weights times float activations, 32 columns (8 bytes of a row) at a time; conversion as in lib/magic.
 const PIECE: u32 = 32u;
 alias Words = vec2<u32>;
@@ -14,5 +15,5 @@ fn piece_sum(p: Piece, c: Columns) -> f32 {
         + masked(p.w.x >> 16u, LOW) * c.v[2] + masked(p.w.x >> 16u, HIGH) * c.v[3]
         + masked(p.w.y, LOW) * c.v[4] + masked(p.w.y, HIGH) * c.v[5]
         + masked(p.w.y >> 16u, LOW) * c.v[6] + masked(p.w.y >> 16u, HIGH) * c.v[7];
-  return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
+  return block_sum(sz, dot(d, vec4<f32>(1.0)), c.sum);
 }

@@ -1,5 +1,6 @@
 // provides: PIECE, Words, EVEN_PLACES, ODD_PLACES, piece_sum
-// needs: magic (MAGIC_BITS, MAGIC), quant_pieces (Piece), columns/float_16 (Columns), block_scale (scale_zero_of)
+// needs: magic (MAGIC_BITS, MAGIC), quant_pieces (Piece), columns/float_16 (Columns), block_scale (scale_zero_of),
+//   affine (block_sum)
 // INT8 weights times float activations, 16 columns (16 bytes of a row) at a time; conversion as in lib/magic.
 const PIECE: u32 = 16u;
 alias Words = vec4<u32>;
@@ -14,5 +15,5 @@ fn bytes(word: u32) -> vec4<f32> {
 fn piece_sum(p: Piece, c: Columns) -> f32 {
   let sz = scale_zero_of(p.scale);
   let d = bytes(p.w.x) * c.v[0] + bytes(p.w.y) * c.v[1] + bytes(p.w.z) * c.v[2] + bytes(p.w.w) * c.v[3];
-  return sz.x * (dot(d, vec4<f32>(1.0)) - sz.y * c.sum);
+  return block_sum(sz, dot(d, vec4<f32>(1.0)), c.sum);
 }

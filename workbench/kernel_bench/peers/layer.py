@@ -18,7 +18,7 @@ class Layer:
     """y = x W^T. x [tokens, columns] f32, weight [rows, columns] f32 (dequantized), expected [tokens, rows] f64.
 
     Of integer weights also words [rows, columns * bits / 32] (lowest bits first), scales [rows, columns / block] f32
-    and zeros of the same shape, in the format's own numbers (INT8 signed), None where they are implied.
+    and zeros of the same shape, in the format's own numbers (INT8 signed), None where they are implied; or offsets.
     """
 
     format: str
@@ -29,6 +29,7 @@ class Layer:
     words: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     zeros: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
     fractional_zeros: bool = False
 
     @property
@@ -64,7 +65,7 @@ def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor | None) 
         return Layer(fmt, x, weight, expected)
     block, unit = arguments["block"], arguments.get("zero_unit", 1.0)
     shape = (weight.shape[0], -(-columns // block))
-    zeros = arguments.get("zeros")
+    zeros, offsets = arguments.get("zeros"), arguments.get("offsets")
     return Layer(
         fmt,
         x,
@@ -74,5 +75,6 @@ def layer_of(kernel: Kernel, arguments: Mapping, expected: torch.Tensor | None) 
         arguments["quants"],
         arguments["scales"].float().expand(shape),
         None if zeros is None else (zeros.float() * unit).expand(shape),
+        None if offsets is None else offsets.float().expand(shape),
         unit != 1.0,
     )

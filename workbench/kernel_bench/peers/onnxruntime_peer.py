@@ -77,6 +77,8 @@ def require() -> None:
 def _nbits(layer: Layer, block: int, dtype: str, software: bool) -> PeerCandidate:
     if layer.fractional_zeros:
         raise PeerUnsupportedError("MatMulNBits takes zero-points that are whole numbers")
+    if layer.offsets is not None:
+        raise PeerUnsupportedError("MatMulNBits takes zero-points, not offsets")
     if layer.columns % layer.block or layer.block % block:
         raise PeerUnsupportedError(
             f"{layer.columns} columns in blocks of {layer.block} are not blocks of {block}"

@@ -47,12 +47,15 @@ def _dense(layer: Layer, dtype: torch.dtype, cuda: bool) -> PeerCandidate:
 
 
 def _tinygemm(layer: Layer, cuda: bool) -> PeerCandidate:
-    """w = (q - 8) scale + zero, with one scale and zero in bf16 a group; ours is w = scale (q - z)."""
+    """w = (q - 8) scale + zero, with one scale and zero in bf16 a group; ours: scale (q - z) or scale q + offset."""
     if layer.columns % layer.block:
         raise PeerUnsupportedError(f"{layer.columns} columns are not whole blocks of {layer.block}")
-    zeros = 8.0 if layer.zeros is None else layer.zeros
     scales = known(layer.scales)
-    pairs = torch.stack([scales, scales * (8.0 - zeros)], -1)  # [rows, blocks, 2]
+    if layer.offsets is None:
+        zeros = scales * (8.0 - (8.0 if layer.zeros is None else layer.zeros))
+    else:
+        zeros = 8.0 * scales + layer.offsets
+    pairs = torch.stack([scales, zeros], -1)  # [rows, blocks, 2]
     pairs = pairs.transpose(0, 1).contiguous().to("cuda" if cuda else "cpu", torch.bfloat16)
     quants = unpack(known(layer.words), 4)[:, : layer.columns].to(torch.int32)
     if cuda:

@@ -134,6 +134,8 @@ def _refuse(source: Source, name: str, target: str, why: str, fits: str) -> Work
 def _check_packable(source: Source, name: str, target: str) -> None:
     (_, columns), fmt = source.describe(name)
     fits = "formats with whole zero-points (z0) whose blocks divide the rows, such as int4/32"
+    if fmt.offset:
+        raise _refuse(source, name, target, "it has offsets in place of zero-points", fits)
     if fmt.zero_frac_bits:
         raise _refuse(source, name, target, "its zero-points have fractions", fits)
     if fmt.granularity == "block" and columns % fmt.block(columns):

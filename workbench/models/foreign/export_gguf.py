@@ -1,7 +1,8 @@
-"""Writing a model as a GGUF file, by the `gguf` package: what Q4_0, Q8_0 and floats hold exactly.
+"""Writing a model as a GGUF file, by the `gguf` package: what Q4_0, Q4_1, Q8_0 and floats hold exactly.
 
-A matrix goes into the smaller type that holds its q - z: Q4_0 from -8 to 7, Q8_0 from -128 to 127, both in blocks of 32
-with scales in f16; larger blocks repeat theirs. The tokenizer is written where reading it back gives the same one.
+A matrix goes into the smaller type that holds its q - z: Q4_0 from -8 to 7, Q8_0 from -128 to 127; one with offsets
+and at most 4 bits into Q4_1. All have blocks of 32 with scales in f16; larger blocks repeat theirs. The tokenizer is
+written where reading it back gives the same one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor
 from workbench.models.families import architecture_of
 from workbench.models.foreign import gguf_config, gguf_tokenizer
-from workbench.models.foreign.gguf_blocks import packed_q4_0, packed_q8_0
+from workbench.models.foreign.gguf_blocks import packed_q4_0, packed_q4_1, packed_q8_0
 from workbench.models.source import Source
 from workbench.models.tokenizer import load_tokenizer
 
-_FITS = "int4/32/sym (Q4_0), int8/32/sym (Q8_0), blocks that are multiples of 32, scales that f16 holds, or floats"
+_FITS = (
+    "int4/32/sym (Q4_0), int4/32/offset (Q4_1), int8/32/sym (Q8_0), blocks that are multiples of 32, scales that f16 "
+    "holds, or floats"
+)
 _FLOATS = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 #: Encoded by the tokenizer of the model and by the one that the file gives, which must agree.
 SAMPLE = "Hello, world! In 1999, “quoted”\n\n\tthe  3½ 猫 it's I'LL  x_y\r\n don't 12345 ﬁne éa  "
@@ -79,15 +83,20 @@ def _type(source: Source, name: str, floats: str | None) -> str:
         why = "its zero-points have fractions"
     elif shape[1] % 32 or fmt.padded_columns(shape[1]) != shape[1]:
         why = f"rows of {shape[1]} are padded"
-    elif not (low >= -128 and high <= 127):
+    elif fmt.offset and fmt.dtype == "int8":
+        why = "offsets stand beside 4 bits alone"
+    elif not fmt.offset and not (low >= -128 and high <= 127):
         why = f"q - z reaches from {low} to {high}"
     elif fmt.scale_dtype != "f16":
-        scales = source.tensor(name).planes["scales"]
-        with np.errstate(over="ignore"):
-            if (scales.astype(np.float16) != scales).any():
-                why = "its scales do not fit f16"
+        planes = source.tensor(name).planes
+        for plane in ("scales", "offsets"):
+            with np.errstate(over="ignore"):
+                if plane in planes and (planes[plane].astype(np.float16) != planes[plane]).any():
+                    why = f"its {plane} do not fit f16"
     if why:
         raise WorkbenchError(f"export: gguf cannot hold {name} ({fmt}): {why}; what fits: {_FITS}")
+    if fmt.offset:
+        return "Q4_1"
     return "Q4_0" if low >= -8 and high <= 7 else "Q8_0"
 
 
@@ -100,7 +109,7 @@ def _range(fmt: WeightFormat) -> tuple[int, int]:
 def _data(source: Source, name: str, type_name: str, heads: int | None) -> np.ndarray:
     """What the file holds of a tensor: rows in its order, of floats or of blocks."""
     tensor = source.tensor(name)
-    if type_name in ("Q4_0", "Q8_0"):
+    if type_name in ("Q4_0", "Q4_1", "Q8_0"):
         rows = _blocks(tensor, type_name)
     else:
         dtype = {there: here for here, there in _FLOATS.items()}[type_name]
@@ -113,11 +122,17 @@ def _data(source: Source, name: str, type_name: str, heads: int | None) -> np.nd
 def _blocks(tensor: WeightTensor, type_name: str) -> np.ndarray:
     fmt, (rows, columns) = tensor.format, tensor.shape
     blocks = fmt.blocks(columns)
-    repeats = columns // 32 // blocks
+
+    def of_32(plane: np.ndarray) -> np.ndarray:
+        return np.repeat(
+            np.broadcast_to(plane, (rows, blocks)).astype(np.float16), columns // 32 // blocks, axis=1
+        )
+
+    scales, q = of_32(tensor.planes["scales"]), tensor.quants()[:, :columns].astype(np.int16)
+    if type_name == "Q4_1":
+        return packed_q4_1(q, scales, of_32(tensor.planes["offsets"]))
     zeros = np.broadcast_to(tensor.zero_points().astype(np.int16), (rows, blocks))
-    scales = np.broadcast_to(tensor.planes["scales"], (rows, blocks)).astype(np.float16)
-    q = tensor.quants()[:, :columns].astype(np.int16) - np.repeat(zeros, columns // blocks, axis=1)
-    scales = np.repeat(scales, repeats, axis=1)
+    q -= np.repeat(zeros, columns // blocks, axis=1)
     return packed_q4_0(q + 8, scales) if type_name == "Q4_0" else packed_q8_0(q, scales)
 
 

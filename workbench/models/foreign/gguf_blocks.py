@@ -1,4 +1,5 @@
-"""Blocks of GGUF's tensors: types that are `w = s (q - z)` as integers; of all the weights, by the `gguf` package.
+"""Blocks of GGUF's tensors: types that are `w = s (q - z)` or `w = s q + b` as integers; of all the weights, by the
+`gguf` package.
 
 Blocks of 32 (Q2_0: 64 or 128) weights along a row begin with their scale d in f16. The bytes behind it:
 
@@ -8,8 +9,12 @@ Blocks of 32 (Q2_0: 64 or 128) weights along a row begin with their scale d in f
     IQ4_NL  as Q4_0, but the nibble names one of `CODE`       w = d CODE[q]
     IQ4_XS  256 as IQ4_NL; eight scales of 6 bits before      w = (d (s - 32)) CODE[q]
     Q2_0    four a byte, the first in the lowest bits         w = d (q - 1)
+    Q4_1    m in f16, then as Q4_0                            w = d q + m
+    Q5_1    m in f16, then as Q5_0                            w = d q + m
+    Q4_K    256 in eight blocks, see `_packed_scales`         w = (d s) q - e n
+    Q5_K    as Q4_K, with fifth bits                          w = (d s) q - e n
 
-The rest has blocks of 16, offsets, or codebooks of vectors.
+The rest has blocks of 16, or codebooks of vectors.
 """
 
 from __future__ import annotations
@@ -30,25 +35,32 @@ INTEGERS = {
     "IQ4_NL": (8, 128),
     "IQ4_XS": (8, 128),
     "Q2_0": (2, 1),
+    "Q4_1": (4, 0),
+    "Q5_1": (5, 0),
+    "Q4_K": (4, 0),
+    "Q5_K": (5, 0),
 }
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 #: Why a type comes as floats.
-WHY = {
-    **dict.fromkeys(
-        ("Q4_1", "Q5_1", "Q4_K", "Q5_K"), "its blocks have offsets, s q + m, which no format has"
-    ),
-    **dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), "its blocks of 16 are no multiple of 32"),
-}
+WHY: dict[str, str] = dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), "its blocks of 16 are no multiple of 32")
 
 
 def grid_of(tensor: GgufTensor) -> Grid | None:
-    """Scales and zero-points of a matrix; None for a type that has no integers."""
+    """Scales, and zero-points or offsets, of a matrix; None for a type that has no integers."""
     if (name := tensor.type_name) not in INTEGERS:
         return None
     bits, zero = INTEGERS[name]
     blocks, columns = _blocks(tensor.data, tensor), tensor.shape[-1]
-    scales = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
+    scales = _f16(blocks, 0)
     group = tensor.block[0]
+    if name in ("Q4_1", "Q5_1"):
+        return Grid(bits, columns, group, scales, 0, offsets=_f16(blocks, 2))
+    if name in ("Q4_K", "Q5_K"):
+        six, offsets = _packed_scales(blocks[..., 4:16])
+        scales = scales[..., None] * six.astype(np.float32)
+        offsets = -_f16(blocks, 2)[..., None] * offsets.astype(np.float32)
+        rows = len(blocks)
+        return Grid(bits, columns, 32, scales.reshape(rows, -1), 0, offsets=offsets.reshape(rows, -1))
     if name == "IQ4_XS":
         low, high = blocks[..., 4:8], np.ascontiguousarray(blocks[..., 2:4]).view("<u2")
         at = np.arange(8)
@@ -67,11 +79,16 @@ def quants_of(rows: np.ndarray, tensor: GgufTensor) -> np.ndarray:
     elif name == "Q2_0":
         words = np.ascontiguousarray(blocks[..., 2:]).view("<i4")
         q = unpack_words(words.reshape(-1, words.shape[-1]), 2, tensor.block[0])
-    elif name == "Q5_0":
-        fifth = np.unpackbits(np.ascontiguousarray(blocks[..., 2:6]), axis=-1, bitorder="little")
-        q = _nibbles(blocks[..., 6:]) | fifth << np.uint8(4)
-    elif name == "Q4_0":
-        q = _nibbles(blocks[..., 2:])
+    elif name in ("Q5_0", "Q5_1"):
+        at = 2 if name == "Q5_0" else 4
+        fifth = np.unpackbits(np.ascontiguousarray(blocks[..., at : at + 4]), axis=-1, bitorder="little")
+        q = _nibbles(blocks[..., at + 4 :]) | fifth << np.uint8(4)
+    elif name in ("Q4_0", "Q4_1"):
+        q = _nibbles(blocks[..., 2 if name == "Q4_0" else 4 :])
+    elif name in ("Q4_K", "Q5_K"):
+        q = _nibbles(blocks[..., -128:].reshape(*blocks.shape[:2], 4, 32)).reshape(*blocks.shape[:2], 8, 32)
+        if name == "Q5_K":  # block j has bit j of 32 bytes
+            q = q | (blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << np.uint8(4)
     else:
         packed = blocks[..., 2:] if name == "IQ4_NL" else blocks[..., 8:].reshape(*blocks.shape[:2], 8, 16)
         q = (np.array(CODE, np.int16) + 128).astype(np.uint8)[_nibbles(packed)]
@@ -97,8 +114,24 @@ def _blocks(rows: np.ndarray, tensor: GgufTensor) -> np.ndarray:
     return rows.reshape(len(rows), -1, tensor.block[1])
 
 
+def _f16(blocks: np.ndarray, at: int) -> np.ndarray:
+    """The number at byte `at` of each block, f32 [rows, blocks]."""
+    return np.ascontiguousarray(blocks[..., at : at + 2]).view("<f2")[..., 0].astype(np.float32)
+
+
+def _packed_scales(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and offsets of the eight blocks in one of Q4_K or Q5_K, uint8 [..., 8], 6 bits each, of 12 bytes.
+
+    Bytes 0 to 3 hold scales 0 to 3 and, in their highest bits, the highest two of scales 4 to 7; bytes 4 to 7 the
+    offsets alike; bytes 8 to 11 the lower four of scales (low nibbles) and offsets 4 to 7.
+    """
+    first, second, last = (packed[..., at : at + 4] for at in (0, 4, 8))
+    scales = np.concatenate([first & 63, last & 15 | first >> 2 & 48], axis=-1)
+    return scales, np.concatenate([second & 63, last >> 4 | second >> 2 & 48], axis=-1)
+
+
 def _nibbles(packed: np.ndarray) -> np.ndarray:
-    """uint8 [..., 32] of [..., 16]: all low nibbles, then all high ones."""
+    """uint8 [..., 2 n] of [..., n]: all low nibbles, then all high ones."""
     return np.concatenate([packed & 15, packed >> 4], axis=-1)
 
 
@@ -109,6 +142,14 @@ def packed_q4_0(q: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Rows of Q4_0, uint8 [rows, bytes], of q 0 to 15 [rows, columns] with z 8, and scales f16 [rows, blocks]."""
     halves = q.astype(np.uint8).reshape(len(q), -1, 2, 16)
     return _with_scales(scales, halves[..., 0, :] | halves[..., 1, :] << np.uint8(4))
+
+
+def packed_q4_1(q: np.ndarray, scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rows of Q4_1, uint8 [rows, bytes], of q 0 to 15 [rows, columns], scales and offsets f16 [rows, blocks]."""
+    halves = q.astype(np.uint8).reshape(len(q), -1, 2, 16)
+    both = np.ascontiguousarray(np.stack([scales, offsets], axis=-1), "<f2").view(np.uint8)
+    packed = halves[..., 0, :] | halves[..., 1, :] << np.uint8(4)
+    return np.concatenate([both, packed], axis=-1).reshape(len(q), -1)
 
 
 def packed_q8_0(q: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ class GgufModel:
         tensor = self._tensor(name)
         if name not in self._formats:
             grid = grid_of(tensor) if len(tensor.shape) == 2 else None
-            if grid is not None and not np.isfinite(grid.scales).all():
+            if grid is not None and not grid.finite:
                 raise CheckpointError(f"{self.path}: scales of {name!r} are not finite")
             fmt = None if grid is None else fitting(grid)[0]
             self._formats[name] = fmt or WeightFormat(FLOATS.get(tensor.type_name, "f32"))

@@ -1,11 +1,13 @@
-"""What all readers of quantized matrices come to: `w = s (q - z)` with integers q and z, and which format holds that.
+"""What all readers of quantized matrices come to: `w = s (q - z)` with integers q and z, or `w = s q + b` with a float
+b, and which format holds that.
 
-    Grid       scales, zero-points and sizes of one matrix: small, and enough to choose a format
+    Grid       scales, zero-points or offsets, and sizes of one matrix: small, and enough to choose a format
     fitting    the format that holds a grid's integers bit for bit, or why none does
     to_tensor  the integers in that format
     floats     the weights of a grid in f32, where no format fits
 
-q is unsigned here, 0 to 2**bits - 1, and z in the same units; formats that store signed q are shifted by 2**(bits - 1).
+q is unsigned here, 0 to 2**bits - 1, and z in the same units; formats that store signed q are shifted by 2**(bits - 1),
+and an offset makes up for that.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Grid:
     """Of a matrix [rows, columns]. bits: of q. group: columns that share a scale; the last ones of a row may be fewer.
 
     scales: f32 [rows, groups]; zeros: int16 [rows, groups], z in units of q, the same for all where it is one number.
-    order: of columns whose groups are no runs of the row, the group of each, int [columns]; None for runs.
+    offsets: f32 [rows, groups], in place of zeros, which are 0 then. order: of columns whose groups are no runs of the
+    row, the group of each, int [columns]; None for runs.
     """
 
     bits: int
@@ -37,6 +40,12 @@ class Grid:
     scales: np.ndarray
     zeros: np.ndarray | int
     order: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether scales and offsets are."""
+        return all(np.isfinite(each).all() for each in (self.scales, self.offsets) if each is not None)
 
     @property
     def one_zero(self) -> int | None:
@@ -73,14 +82,21 @@ def fitting(grid: Grid) -> tuple[WeightFormat | None, str]:
     if not by_row and grid.group % 32:
         return None, f"its blocks of {grid.group} weights are no multiple of 32"
     dtype = next(name for name, bits in (("int2", 2), ("int4", 4), ("int8", 8)) if grid.bits <= bits)
-    scale_dtype = _scale_dtype(grid.scales)
+    planes = [grid.scales]
+    if grid.offsets is not None:
+        if (offsets := _moved(grid, _offset_shift(grid))) is None:
+            return None, "its offsets are not f32 where integers are signed"
+        planes.append(offsets)
+    scale_dtype = _scale_dtype(*planes)
     if scale_dtype is None:
-        return None, "it has scales below 2^-126, which WGSL may flush to zero"
+        return None, "it has scales or offsets below 2^-126, which WGSL may flush to zero"
     how = {
         "granularity": "channel" if by_row else "block",
         "block_size": None if by_row else grid.group,
         "scale_dtype": scale_dtype,
     }
+    if grid.offsets is not None:
+        return WeightFormat(dtype, offset=True, **how), ""
     for symmetric in (True, False):
         fmt = WeightFormat(dtype, symmetric=symmetric, **how)
         shift = _shift(grid, fmt)
@@ -89,18 +105,36 @@ def fitting(grid: Grid) -> tuple[WeightFormat | None, str]:
     return None, "it has zero-points outside the range of its integers"
 
 
-def _scale_dtype(scales: np.ndarray) -> str | None:
-    """The smaller type that holds the scales exactly and normal."""
-    sizes = np.abs(scales[scales != 0])
+def _scale_dtype(*planes: np.ndarray) -> str | None:
+    """The smaller type that holds scales, and offsets, exactly and normal."""
+    return next((dtype for dtype in ("f16", "f32") if all(_holds(dtype, each) for each in planes)), None)
+
+
+def _holds(dtype: str, values: np.ndarray) -> bool:
+    sizes = np.abs(values[values != 0])
     if not sizes.size:
-        return "f16"
-    for dtype in ("f16", "f32"):
-        inside = sizes.min() >= SMALLEST_SCALE[dtype] and sizes.max() <= LARGEST_SCALE[dtype]
-        if inside and (
-            dtype == "f32" or np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
-        ):
-            return dtype
-    return None
+        return True
+    if sizes.min() < SMALLEST_SCALE[dtype] or sizes.max() > LARGEST_SCALE[dtype]:
+        return False
+    return dtype == "f32" or np.array_equal(values.astype(np.float16).astype(np.float32), values)
+
+
+def _offset_shift(grid: Grid) -> int:
+    """What is added to q to store it beside offsets."""
+    return -128 if grid.bits == 8 else 0
+
+
+def _moved(grid: Grid, shift: int) -> np.ndarray | None:
+    """Offsets, f32, of q to which `shift` was added: b - shift s; None if f32 does not hold them exactly."""
+    assert grid.offsets is not None, "its weights are s q + b"
+    if not shift:
+        return grid.offsets
+    b, step = grid.offsets, np.float32(-shift) * grid.scales  # shift is a power of two
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = b + step
+        part = moved - b
+        lost = (b - (moved - part)) + (step - part)  # Knuth's two-sum
+    return moved if (lost == 0).all() else None
 
 
 def _shift(grid: Grid, fmt: WeightFormat) -> int | None:
@@ -119,13 +153,23 @@ def _shift(grid: Grid, fmt: WeightFormat) -> int | None:
 def to_tensor(name: str, grid: Grid, q: np.ndarray, fmt: WeightFormat) -> WeightTensor:
     """A matrix in the format that `fitting` gave for its grid. q: uint8 [rows, columns]."""
     rows, columns = q.shape
-    shift = _shift(grid, fmt)
-    assert shift is not None, "fitting chose the format"
-    zeros = np.broadcast_to(np.asarray(grid.zeros, np.int16), grid.scales.shape) + np.int16(shift)
+    zeros, shift = _beside_scales(grid, fmt)
     stored = np.empty((rows, fmt.padded_columns(columns)), np.int8 if fmt.dtype == "int8" else np.uint8)
     np.add(q, shift, out=stored[:, :columns], dtype=np.int16, casting="unsafe")
-    stored[:, columns:] = zeros[:, -1:]  # a weight of zero
+    stored[:, columns:] = 0 if fmt.offset else zeros[:, -1:]  # a weight of zero, where a q makes one
     return quantized_tensor(name, q.shape, fmt, stored, grid.scales, None if fmt.symmetric else zeros)
+
+
+def _beside_scales(grid: Grid, fmt: WeightFormat) -> tuple[np.ndarray, int]:
+    """Zero-points or offsets [rows, groups] of q as a format stores them, and what is added to q."""
+    if fmt.offset:
+        shift = _offset_shift(grid)
+        moved = _moved(grid, shift)
+        assert moved is not None, "fitting chose the format"
+        return moved, shift
+    own = _shift(grid, fmt)
+    assert own is not None, "fitting chose the format"
+    return np.broadcast_to(np.asarray(grid.zeros, np.int16), grid.scales.shape) + np.int16(own), own
 
 
 def floats(name: str, grid: Grid, q: np.ndarray) -> WeightTensor:
@@ -138,4 +182,6 @@ def floats(name: str, grid: Grid, q: np.ndarray) -> WeightTensor:
         part = slice(start, start + step)
         np.subtract(q[part], zeros[part][:, order], out=values[part], dtype=np.float32)
         values[part] *= grid.scales[part][:, order]
+        if grid.offsets is not None:
+            values[part] += grid.offsets[part][:, order]
     return float_tensor(name, values, "f32")

@@ -70,7 +70,8 @@ def _options(kernel: Kernel, case: Case) -> dict:
     options |= {name: name in types for name, port in kernel.reads.items() if port.optional}
     if "scales" in types:
         options["scale_dtype"] = types["scales"]
-        options["symmetric"] = "zeros" not in types
+        options["offset"] = "offsets" in types
+        options["symmetric"] = not {"zeros", "offsets"} & set(types)
         options["granularity"] = "block" if sizes.get("scale_stride", 1) else "tensor"
         options["zero_frac_bits"] = round(-math.log2(sizes.get("zero_unit", 1.0)))
     if most := sizes.get("capacity", sizes.get("positions", 0)):  # half full, one sequence

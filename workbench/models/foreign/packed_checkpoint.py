@@ -1,0 +1,127 @@
+"""A checkpoint whose matrices are packed: each is put together from several tensors of its files.
+
+Reads as any other source does. Matrices that are `w = s (q - z)` or `w = s q + b` keep their integers, scales,
+zero-points and offsets bit for bit, in the format that holds them; the others are given as f32, and `notes` says which
+and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors import SafetensorError
+
+from workbench.errors import CheckpointError
+from workbench.formats.errors import FormatError
+from workbench.formats.spec import WeightFormat
+from workbench.formats.tensor import WeightTensor
+from workbench.models.checkpoint import PART_BYTES, Checkpoint
+from workbench.models.contents import some
+from workbench.models.families import architecture_of
+from workbench.models.finite import require_finite
+from workbench.models.foreign.integers import fitting, to_tensor
+from workbench.models.foreign.packed import Packed
+
+#: Dtype in a header that no file has: of what is put together from several tensors.
+PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A packed matrix, and what becomes of it. why: of one in f32, what keeps it from being integers."""
+
+    packed: Packed
+    format: WeightFormat
+    why: str
+
+
+class PackedCheckpoint(Checkpoint):
+    """What opens it calls `_assemble` with its packed matrices, before it selects what the model reads."""
+
+    _parts: dict[str, Found]
+
+    def _assemble(self, matrices: Mapping[str, Packed]) -> list[str]:
+        """Put matrices in the places of their tensors. Returns names of biases that are nothing but zeros."""
+        model = architecture_of(self.config)
+        known, zeros = {*model.tensors(), *model.stacked()}, []
+        for name, packed in matrices.items():
+            grid = packed.grid(self._part)
+            if grid is not None and not grid.finite:
+                raise CheckpointError(f"{self.path}: scales of {name!r} are not finite")
+            fmt, why = (None, packed.why_floats) if grid is None else fitting(grid)
+            self._parts[name] = Found(packed, fmt or WeightFormat("f32"), why)
+            for part in packed.parts.values():
+                self._headers.pop(part, None)
+            self._headers[name] = packed.shape, PACKED
+            self._files.setdefault(name, self._files[next(iter(packed.parts.values()))])
+            bias = f"{name.removesuffix('.weight')}.bias"
+            if bias in self._headers and bias not in known and not self._part(bias).any():
+                del self._headers[bias]
+                zeros.append(bias)
+        return zeros
+
+    def _said(self) -> list[str]:
+        """What became of the packed matrices, a sentence each kind."""
+        kept = Counter(f"{f.packed.kind}, as {f.format}" for f in self._parts.values() if not f.why)
+        said = [f"{count} matrices keep their integers ({kind})" for kind, count in kept.items()]
+        lost: dict[str, list[str]] = {}
+        for name, found in self._parts.items():
+            if found.why:
+                lost.setdefault(f"{found.packed.kind}: {found.why}", []).append(name)
+        return said + [f"dequantized to f32: {some(names)} ({why})" for why, names in lost.items()]
+
+    def _part(self, name: str) -> np.ndarray:
+        """A tensor of the file: integers as they are, floats as f32."""
+        try:
+            values = self._values(self._files[name], "pt", name, None)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path / self._files[name]}: tensor {name!r} cannot be read: {error}"
+            ) from error
+        return (values.float() if values.dtype.is_floating_point else values).numpy()
+
+    def _whole(self, name: str) -> tuple[Found | None, int]:
+        """The packed matrix that holds a tensor, and the tensor's first row in it; (None, 0) for one of floats."""
+        stack, first = self._rows.get(name, (name, 0))
+        return self._parts.get(stack), first
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
+        found, _ = self._whole(name)
+        if found is None or name not in self._headers:
+            return super().describe(name)
+        return self._headers[name][0], found.format
+
+    def stored_as(self, name: str) -> str:
+        found, _ = self._whole(name)
+        return super().stored_as(name) if found is None else found.packed.kind
+
+    def tensor(self, name: str) -> WeightTensor:
+        found, first = self._whole(name)
+        if found is None or name not in self._headers:
+            return super().tensor(name)
+        stack = self._rows.get(name, (name, 0))[0]
+        try:
+            if found.why:
+                whole = found.packed.floats(stack, self._part)
+                require_finite(self.path, stack, 0, whole.planes["values"])
+            else:
+                grid = found.packed.grid(self._part)
+                assert grid is not None, "only grids have a format"
+                whole = to_tensor(name, grid, found.packed.quants(self._part), found.format)
+        except FormatError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+        rows = self._headers[name][0][0]
+        part = whole if rows == whole.shape[0] else whole.rows(first, first + rows)
+        return WeightTensor(name, part.shape, part.format, part.planes)
+
+    def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
+        if self._whole(name)[0] is None:
+            yield from super().parts(name)
+            return
+        whole = self.tensor(name)
+        step = max(1, PART_BYTES // (4 * whole.shape[1]))
+        for start in range(0, whole.shape[0], step):
+            yield start, whole.rows(start, min(start + step, whole.shape[0]))
