@@ -43,6 +43,7 @@ MODULES = (
     "experts.expert_sum",
     "experts.fused",
     "experts.route",
+    "experts.sorted",
     "linear.gate_up",
     "linear.linear",
     "linear.linear_a8",

@@ -8,6 +8,7 @@ from .cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from .composition import Rule
 from .experts.expert_sum import EXPERT_SUM
 from .experts.fused import expert_down, expert_gate_up
+from .experts.sorted import EXPERT_SORTED
 from .linear.gate_up import gate_up, gate_up_gelu
 from .linear.linear import LINEAR_SUM
 from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     ONLY_ROW,
     LINEAR_SUM,
     EXPERT_SUM,
+    EXPERT_SORTED,
     expert_gate_up,
     expert_down,
     STACKED_QKV_NORM,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import wgsl_kernels
 from tests.models.family_cases import LENGTH, config_of, oracle_logits, randomise, write_family
 from tests.runtime.models import check_parity, model_on, random_ids, reference_on
-from tests.runtime.rewriting import rewritten
+from tests.runtime.rewriting import GPU, rewritten
 from wgsl_kernels import Adapter
 from workbench.convert.capture import LEAST_TOKENS, SAMPLES, capture
 from workbench.convert.convert import convert
@@ -210,6 +210,38 @@ def test_a_mixture_is_few_dispatches(family, activations, expected):
     assert "residual" in last.inputs and list(last.outputs.values()) == ["layers.1.out"]
 
 
+def test_many_tokens_are_sorted_by_expert():
+    """Where each expert meets several, and on a GPU alone: scores go with the pairs."""
+    plan = plan_of("llama4_text", intermediate_size=128)
+
+    def ops(tokens: int, adapter: Adapter = GPU) -> list[str]:
+        return [
+            call.op for call in rewritten(plan, tokens=tokens, adapter=adapter).calls if "expert" in call.op
+        ]
+
+    each = ["expert_order", "expert_linear_sorted"]
+    assert ops(64) == [*each, *each, *each, "expert_sum"]
+    assert ops(8) == ["expert_gate_up", "expert_down"]
+    assert ops(64, Adapter(True, 8, is_cpu=True)) == ops(8)
+
+
+@needs_adapter
+@pytest.mark.parametrize("family, activations", [("llama4_text", "f32"), ("qwen3_moe", "int8")])
+def test_tiles_of_experts_agree_with_references(folders, family, activations, tmp_path, monkeypatch):
+    """A prompt as a GPU without subgroups takes it, in 64 rows of which some are padding."""
+    device, ids = open_device(promised=True, subgroups=False), random_ids(259, 60)
+    convert(folders[family], tmp_path / "out", ConvertOptions(parse_format("int4/32")))
+    monkeypatch.setattr(device, "adapter", Adapter(f16=device.adapter.f16))
+    model = model_on(tmp_path / "out", lambda: device, max_tokens=64, dtype=activations)
+    found = model.forward(ids).logits
+    cache = model.executor.new_cache(64)
+    steps = model.executor.device_plan("all", 64, cache, ()).steps
+    assert any(step.kernel.op == "expert_linear_sorted" for step in steps)
+    expected = reference_on(tmp_path / "out", max_tokens=64, dtype=activations).forward(ids).logits
+    off = np.sqrt(np.mean((found - expected) ** 2)) / np.sqrt(np.mean(expected**2))
+    assert off < (6e-2 if activations == "int8" else 1e-5)
+
+
 def test_costs_count_the_experts_that_are_read():
     plan = plan_of("qwen3_moe")
     weights = {b.name: buffer_bytes(b, {}) for b in plan.weights.values()}
@@ -228,11 +260,11 @@ def test_calls_of_mixtures_can_be_tuned(activations):
         model = architecture_of(config_of(family) | {"intermediate_size": 128})
         describe, gpu = described_in(model.tensors(), WeightFormat("int4")), Adapter(True, 32, f16=True)
         sizes = {"capacity": 64, "adapter": gpu, "binding_bytes": 128 << 20, "steps": 16}
-        for planned in planned_cases(model, describe, (1, 16), activations=activations, **sizes):
+        for planned in planned_cases(model, describe, (1, 64), activations=activations, **sizes):
             if planned.case.kernel.startswith(("expert", "route")):
                 kernel = wgsl_kernels.get(planned.case.kernel)
                 found.add(workload_of(kernel, planned.case).kernel.op)
-    assert {"expert_gate_up", "expert_down", "route"} <= found
+    assert {"expert_gate_up", "expert_down", "route", "expert_order", "expert_linear_sorted"} <= found
 
 
 @needs_adapter

@@ -12,6 +12,7 @@ import torch
 
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
+from wgsl_kernels.experts.sorted import unsorted
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.numerics import random_tensor
 from workbench.runtime.launch import Workload
@@ -100,7 +101,9 @@ class Case:
         if "out_rows" in arguments:
             mask[:, : self.options["before"]] = False
             mask[:, self.options["before"] + self.options["rows"] :] = False
-        if self.pair().op == "expert_linear":
+        if self.pair().op in ("expert_linear", "expert_linear_sorted"):
+            if "order" in arguments:
+                arguments = {**arguments, **unsorted(arguments["order"], arguments["starts"])}
             rows = torch.arange(arguments["expert_rows"])
             rows = (
                 arguments["experts"][..., None] * arguments["expert_rows"]

@@ -36,6 +36,7 @@ PARAMS = {
     "passed": 0,
     "chosen": 2,
     "expert_rows": 12,
+    "count": 4,
     "ring": True,
     "sinks": 2,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import wgsl_kernels
 from tests.wgsl_kernels.dealing import (
@@ -18,6 +19,7 @@ from tests.wgsl_kernels.dealing import (
     deal,
     in_f16,
     team_cases,
+    tile_cases,
     weight_options,
 )
 
@@ -215,6 +217,10 @@ def expert_cases() -> Iterator[Case]:
         y_dtype=("f32",),
     )
     common = {"tokens": (1, 2, 3, 9, 33), "chosen": (1, 2, 3)}
+    orders = {"tokens": (1, 3, 70), "chosen": (1, 2, 3), "scores": (False, True)}
+    sizes = tuple({"count": count} for count in (1, 4, 130))
+    plain = {"subgroups": (False,), "y_dtype": ("f32",)}
+    yield from cases_of("expert_order", "experts", 4, **orders, size=sizes, **plain)
     added = ({}, {"residual": True}, {"residual": True, "factor": 0.22})
     sums = {"width": WIDTHS, "more": added, "x_dtype": TYPES, "subgroups": (False,)}
     yield from cases_of("expert_sum", "elements", 9, **common, **sums)
@@ -237,6 +243,8 @@ def expert_cases() -> Iterator[Case]:
             **({} if integer else {"x_dtype": TYPES}),
         }
         yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
+        tiled = {**shapes, "tokens": (17, 70), "apart": (False, True), "part": parts}
+        yield from islice(tile_cases(f"expert_linear_sorted{form}", **tiled), number % 3, number % 3 + 2)
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
         # scores beside INT8 activations would be a buffer too many
         added = {"residual": True, "factor": 0.22}
@@ -247,12 +255,13 @@ def expert_cases() -> Iterator[Case]:
 
 
 def _gathered(kernel: str, number: int, **options: tuple) -> Iterator[Case]:
-    """Two cases of one form, and one with teams of some; number: of the form, over which tunables are dealt out."""
+    """A case of a form, two of INT4, and one with teams of some; tunables are dealt over forms by their number."""
     op, tunables = kernel.partition("[")[0], wgsl_kernels.get(kernel).variants["gemv"].tunables
     dealt = {name: (None, *tunables[name]) for name in ("workgroup", "rows_per_team")}
-    dealt = covering(f"{op}/tunables", 18, dealt)[2 * number : 2 * number + 2]
-    for at, case in enumerate(cases_of(kernel, "gemv", 2, tunables={}, **options)):
-        chosen = {**dealt[at], "piece": tunables.get("piece", (None, None))[at], "teams": 1}
+    dealt, pieces = covering(f"{op}/tunables", 10, dealt), tunables.get("piece", (None,))
+    cases = cases_of(kernel, "gemv", 2, tunables={}, **options)
+    for at, (case, piece) in enumerate(zip(cases, pieces, strict=False)):
+        chosen = {**dealt[number if at == 0 else 9], "piece": piece, "teams": 1}
         yield replace(case, tunables={name: n for name, n in chosen.items() if n is not None})
     if number < 3:
         case = next(cases_of(kernel, "gemv", 2, tunables={}, **{**options, "subgroups": (True,)}))

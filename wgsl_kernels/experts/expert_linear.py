@@ -183,7 +183,7 @@ def in_int8(fmt: str, arguments) -> dict:
     return {**arguments, "x": words, "x_scales": scales, "x_columns": x.shape[1]}
 
 
-def _tolerance(fmt: str, arguments, expected) -> dict:
+def expert_tolerance(fmt: str, arguments, expected) -> dict:
     """Rounding errors of a sum of products grow with sum |w||x|; |w| counts quant and zero apart (weights.py)."""
     columns = arguments["columns"]
     x = floats_of(fmt, {**arguments, **_doubled(arguments)}).double()
@@ -270,7 +270,7 @@ def expert_linear(fmt: str, integer: bool = False) -> Kernel:
             defaults={"row_offset": 0},
             variants={"gemv": gathered("experts/expert_linear", fmt, integer)},
             make_inputs=made(fmt, integer, expert_inputs),
-            tolerance=partial(_tolerance, fmt),
+            tolerance=partial(expert_tolerance, fmt),
             cost=partial(_cost, fmt, integer),
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),

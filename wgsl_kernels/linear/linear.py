@@ -184,8 +184,11 @@ def _gpu_batch(fmt: str, f16: bool, context: Context) -> tuple[int, int, int]:
     return {"int8": (4, 2, 64), "int4": (4, 4, 64), "int2": (2, 4, 64)}[fmt]
 
 
-def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
-    """The variants for many tokens. rows: the library files with `weight_row` and `store_two`."""
+def tiled(
+    fmt: str, rows: Callable[[Context], tuple[str, ...]], place: str = "tile_place/tokens"
+) -> dict[str, Variant]:
+    """The variants for many tokens. rows: the library files with `weight_row` and `store_two`; place: that with what a
+    tile of tokens is, which `broadcast` does not ask."""
     return {
         "tile": Variant(
             "linear/linear_tile",
@@ -197,7 +200,7 @@ def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Var
                 "tokens_per_thread": (8, 4),
                 "rows_per_thread": (4, 8),
             },
-            library=lambda c: (x_library(c), *weight_library(fmt, c), *rows(c)),
+            library=lambda c: (x_library(c), place, *weight_library(fmt, c), *rows(c)),
             refuse=_refuse_tile,
             why="many tokens: a weight in workgroup memory serves 64 of them",
         ),

@@ -80,8 +80,11 @@ def _refuse_tile(context: Context) -> str | None:
     return beyond_a_workgroup(threads, 40 * (tokens + rows))
 
 
-def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Variant]:
-    """The variant for many tokens. rows: the library files with `weight_row` and `store_two`."""
+def tiled(
+    fmt: str, rows: Callable[[Context], tuple[str, ...]], place: str = "tile_place/tokens"
+) -> dict[str, Variant]:
+    """The variant for many tokens. rows: the library files with `weight_row` and `store_two`; place: that with what a
+    tile of tokens is."""
     return {
         "tile": Variant(
             "linear/linear_a8_tile",
@@ -91,7 +94,7 @@ def tiled(fmt: str, rows: Callable[[Context], tuple[str, ...]]) -> dict[str, Var
                 "tile_rows": (128, 32, 64),
                 "rows_per_thread": (8, 4, 16),
             },
-            library=lambda c: (*_operands(fmt, c), *rows(c)),
+            library=lambda c: (place, *_operands(fmt, c), *rows(c)),
             refuse=_refuse_tile,
             why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
         )

@@ -5,8 +5,8 @@
 // one for each token the activations; their next loads are in flight while all threads multiply. A thread keeps 4
 // tokens by ROWS_PER_THREAD rows: with 8 rows, 24 reads of 16 bytes serve 256 integer dot products of four. Sums become
 // floats without a conversion (see `to_float`).
-// needs: tile_rows (weight_row, store_two), packed (Bytes, unpacked, packed_at), scale_offset (scale_offset),
-//   sum_bytes (sum_bytes)
+// needs: tile_place (place_of, x_row), tile_rows (weight_row, store_two), packed (Bytes, unpacked, packed_at),
+//   scale_offset (scale_offset), sum_bytes (sum_bytes)
 @group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 @group(0) @binding(7) var<storage, read> x_scales: array<f32>;
@@ -29,11 +29,13 @@ fn dot_sixteen(a: vec4<u32>, b: vec4<u32>) -> i32 {
 @compute @workgroup_size(TOKEN_THREADS * ROW_THREADS)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let first_row = (id.x + id.z * 32768u) * TILE_ROWS;
-  let first_token = id.y * TILE_TOKENS;
+  let place = place_of(id.y);
+  if (place.first >= place.end) { return; }  // of no expert: uniform, and never so of tokens in order
+  let first_token = place.first;
   let brings_weights = thread < TILE_ROWS;
   let brings_activations = thread >= TILE_ROWS && thread < TILE_ROWS + TILE_TOKENS;
   let load_row = weight_row(first_row + thread);
-  let load_token = min(first_token + (thread - TILE_ROWS) % TILE_TOKENS, TOKENS - 1u);
+  let load_token = x_row(min(first_token + (thread - TILE_ROWS) % TILE_TOKENS, place.end - 1u));
   let my_row = thread % ROW_THREADS;    // and ROWS_PER_THREAD - 1 more, ROW_THREADS apart
   let my_token = thread / ROW_THREADS;  // and 3 more, TOKEN_THREADS apart
 

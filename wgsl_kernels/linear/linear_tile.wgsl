@@ -3,7 +3,8 @@
 // All threads load TILE_COLUMNS columns of both operands into workgroup memory, weights dequantized on the way, and each
 // keeps TOKENS_PER_THREAD tokens by ROWS_PER_THREAD rows in registers: with 8 by 4, 12 reads from workgroup memory serve
 // 32 multiply-adds. Loops that load have constant bounds, and load all before they store anything.
-// needs: octet (Octet), x (x4), tile_rows (weight_row, store_two), scale_offset (scale_offset), weights (load_octet)
+// needs: octet (Octet), x (x4), tile_place (place_of, x_row), tile_rows (weight_row, store_two),
+//   scale_offset (scale_offset), weights (load_octet)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const ROW_THREADS: u32 = TILE_ROWS / ROWS_PER_THREAD;
@@ -21,7 +22,9 @@ var<workgroup> w_tile: array<f32, TILE_COLUMNS * TILE_ROWS>;    // [column][row]
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let first_row = (id.x + id.z * 32768u) * TILE_ROWS;
-  let first_token = id.y * TILE_TOKENS;
+  let place = place_of(id.y);
+  if (place.first >= place.end) { return; }  // of no expert: uniform, and never so of tokens in order
+  let first_token = place.first;
   let my_row = thread % ROW_THREADS * ROWS_PER_THREAD;
   let my_token = thread / ROW_THREADS * TOKENS_PER_THREAD;
   var sums: array<vec4<f32>, TOKENS_PER_THREAD * QUADS>;
@@ -33,7 +36,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let token = first_token + i / OCTETS;
       let column = k + i % OCTETS * 8u;
       x_octets[n] = Octet();
-      if (token < TOKENS) { x_octets[n] = Octet(x4(token, column), x4(token, column + 4u)); }
+      if (token < place.end) {
+        let row = x_row(token);
+        x_octets[n] = Octet(x4(row, column), x4(row, column + 4u));
+      }
     }
     for (var n = 0u; n < W_TURNS; n++) {
       let i = n * THREADS + thread;
