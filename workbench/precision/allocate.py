@@ -1,4 +1,4 @@
-"""`workbench.allocate`: a format for each group of matrices, measured, solved and verified; the command runs it too."""
+"""`workbench.precision`: a format for each group of matrices, measured, solved and verified; the command runs it too."""
 
 from __future__ import annotations
 

@@ -110,5 +110,5 @@ def _executed(notebook: dict[str, Any], folder: Path) -> tuple[dict[str, Any], s
     try:
         client.execute()
     except CellExecutionError as error:
-        failed = str(error).strip().splitlines()[-1]
+        failed = f"{error.ename}: {error.evalue}"
     return json.loads(nbformat.writes(opened)), failed
