@@ -1,4 +1,4 @@
-"""`workbench.precision`: a format for each group of matrices, measured, solved and verified; the command runs it too."""
+"""`workbench.allocate`: a format for each group of matrices, measured, solved and verified; the command runs it too."""
 
 from __future__ import annotations
 

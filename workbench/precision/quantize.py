@@ -38,7 +38,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
         "".join(m.generate("Once upon a time", max_new_tokens=40))
 
     model: a checkpoint as `workbench.load` takes it, or a Model of one. format: of every matrix, as `--set` takes it
-    ("int8", "int4/64", "int2/256/z5"), or what `workbench.precision` found, a format for each. quantizer: a name of
+    ("int8", "int4/64", "int2/256/z5"), or what `workbench.allocate` found, a format for each. quantizer: a name of
     docs/quantizers.md, by default "rtn", or the one an allocation was measured with. output: the folder to make;
     without one the model lies in a temporary folder for as long as the returned Model lives. calibration: a file or
     "calibration", or CalibrationOptions, for quantizers that learn from a text. overrides: name pattern -> format.
