@@ -28,17 +28,17 @@ class OnnxModel(PackedCheckpoint):
     """Made by `open_file`, as a Checkpoint. path: the folder of config.json."""
 
     def __init__(self, path: Path, config: dict, file: OnnxFile) -> None:
-        self._stored: dict[str, tuple[Initializer, bool]] = {
+        self._initializers: dict[str, tuple[Initializer, bool]] = {
             name: (tensor, False) for name, tensor in file.initializers.items()
         }
         weights = onnx_weights.plain(file)
-        headers = {name: (tensor.shape, tensor.dtype) for name, (tensor, _) in self._stored.items()}
+        headers = {name: (tensor.shape, tensor.dtype) for name, (tensor, _) in self._initializers.items()}
         for name, weight in weights.items():
             tensor = file.initializers[weight.initializer]
-            self._stored[name] = tensor, weight.transposed
+            self._initializers[name] = tensor, weight.transposed
             headers[name] = tensor.shape[:: -1 if weight.transposed else 1], tensor.dtype
         own = file.path.relative_to(path).as_posix()
-        super().__init__(path, config, dict.fromkeys(self._stored, own), headers)
+        super().__init__(path, config, dict.fromkeys(self._initializers, own), headers)
         self._optional = (
             *Checkpoint._optional,
             *(each.relative_to(path).as_posix() for each in file.data_files),
@@ -99,7 +99,7 @@ class OnnxModel(PackedCheckpoint):
         import torch
 
         name, rows = self._rows_of(name, rows)
-        tensor, transposed = self._stored[name]
+        tensor, transposed = self._initializers[name]
         values = tensor.values()
         values = values.T if transposed else values
         values = np.array(
