@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 
 import pytest
 
@@ -150,8 +151,13 @@ def test_hostile_tokens_stay_text(opened, hostile):
 def test_an_interrupt_of_the_waiting_cell_stops_the_run(model):
     widget = Generator(model, max_new_tokens=400)
     widget.start()
-    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def interrupt() -> None:
+        while not widget.run.continuations[0].tokens:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         widget.wait()
     assert widget.state == "stopped"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import workbench
 from workbench.errors import WorkbenchError
 from workbench.runtime.info import describe
 from workbench.widgets import ModelCard
@@ -66,3 +67,11 @@ def test_a_hostile_name_stays_text(shown, hostile):
         assert page.locator("h3").inner_text() == "<b onclick=alert(1)>"
         page.set_content(bridge.widget.to_html())
         assert page.get_by_text("<b onclick=alert(1)>").count() == 1
+
+
+def test_a_model_with_a_window_is_described_with_it(shared):
+    folder = shared / "models" / "stories260K-hf"
+    model = workbench.load(folder, backend="torch", window=64, sinks=4)
+    cards = ModelCard(model), ModelCard(folder, backend="torch", window=64, sinks=4)
+    said = [str(card.info) for card in cards]
+    assert said[0] == said[1] and "window" in said[0]

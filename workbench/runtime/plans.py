@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workbench.models.architecture import Architecture
 from workbench.models.source import Source
 from workbench.plan.plan import Plan, Ring
@@ -19,8 +21,13 @@ class Plans:
         ring: Ring | None = None,
     ):
         self._source, self._config = source, config
-        self._how = {"activations": activations, "cache": cache, "ring": ring}
+        self._how: dict[str, Any] = {"activations": activations, "cache": cache, "ring": ring}
         self._built: dict[str, Plan] = {}
+
+    @property
+    def ring(self) -> Ring | None:
+        """What bounds all that a token sees, where that was asked for."""
+        return self._how["ring"]
 
     def __call__(self, head: str) -> Plan:
         if head not in self._built:

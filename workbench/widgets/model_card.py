@@ -27,8 +27,8 @@ POSITION = 64
 class ModelCard(View):
     """A Model, or what `workbench.load` takes: then nothing is loaded before a step is measured.
 
-    backend, dtype, cache, max_tokens, adapter: as for `workbench.load` and `workbench info`, of a model that is not
-    loaded.
+    backend, dtype, cache, max_tokens, adapter, window, sinks: as for `workbench.load` and `workbench info`, of a model
+    that is not loaded.
 
     `info` is what `workbench info` prints (`workbench.runtime.info.ModelInfo`), `profile` the measured decode step
     (`workbench.model_bench.step_profile.StepProfile`) once `measure()` or the button has made one, `selected` the
@@ -54,6 +54,8 @@ class ModelCard(View):
         cache: str | None = None,
         max_tokens: int | None = None,
         adapter: str | int | None = None,
+        window: int | None = None,
+        sinks: int | None = None,
         **options: Any,
     ) -> None:
         self.refuse_unknown(options)
@@ -63,17 +65,22 @@ class ModelCard(View):
             "cache": cache,
             "max_tokens": max_tokens,
             "adapter": adapter,
+            "window": window,
+            "sinks": sinks,
         }
         asked = execution("ModelCard", model, **how)
         self._model = model if isinstance(model, Model) else None
         if self._model is not None:
             device = getattr(model.executor, "device", None)
+            ring = getattr(model.executor.plan, "ring", None)
             self._options = {
                 "backend": model.backend,
                 "dtype": model.executor.activations,
                 "max_tokens": model.max_tokens,
                 "cache": model.executor.cache,
                 "adapter": None if device is None else device.info["device"],
+                "window": ring and ring.window,
+                "sinks": ring and ring.sinks,
             }
             self._path = model.source.path
         else:
