@@ -13,7 +13,7 @@ import pytest
 import wgsl_kernels
 import workbench
 from eval.texts import Text
-from workbench.errors import ProtocolError, SweepError, WorkbenchError
+from workbench.errors import CheckpointError, ProtocolError, SweepError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
 
@@ -125,3 +125,10 @@ def test_an_allocation_takes_one_target_and_shows_itself(checkpoint):
     assert found.bits_per_weight <= 6 and len(found.joint) == 1
     assert list(found.data()["group"]) == [row[0] for row in found.table().rows]
     assert found.target in repr(found) and "<table" in found._repr_html_()
+
+
+def test_a_baseline_by_name_that_is_no_name_of_the_models_is_a_model(checkpoint, tmp_path, monkeypatch):
+    """It is looked for as one: here it was never fetched."""
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="smollm2-135m"):
+        workbench.perplexity({"f16": checkpoint}, baseline="smollm2-135m", **TINY)

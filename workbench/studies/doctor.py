@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -194,4 +193,4 @@ def _tools() -> Iterator[Finding]:
     for about, names in (("browser", ("chromium", "google-chrome", "chrome")), ("Node.js", ("node",))):
         path = next(filter(None, map(shutil.which, names)), None)
         advice = "" if path else "only `workbench certify` and the tests use it"
-        yield Finding(about, OK if path else NOTE, str(Path(path)) if path else "not found", advice)
+        yield Finding(about, OK if path else NOTE, path or "not found", advice)

@@ -9,6 +9,8 @@ from typing import Any
 from eval.named_texts import named_text
 from eval.texts import Text, Tokens
 from workbench.model_bench.measure import Settings
+from workbench.models.catalogue import catalogue
+from workbench.models.hub import HUB_ID
 from workbench.runtime.model import Model
 from workbench.show.progress import Console, Progress
 
@@ -49,9 +51,9 @@ def perplexity(  # many parameters: the options of an evaluation, by the names t
     SweepError for a baseline that is none of the names, and what loading raises.
     """
     named = _named(models)
-    if baseline is not None and not (isinstance(baseline, str) and baseline in named):
-        if isinstance(models, Mapping) and isinstance(baseline, str) and not Path(baseline).exists():
-            compare_models(named, baseline, "")  # says which names there are
+    if baseline is not None and not (
+        isinstance(baseline, str) and (baseline in named or not _is_model(baseline))
+    ):
         named, baseline = {BASELINE: baseline, **named}, BASELINE
     return compare_models(
         named,
@@ -65,6 +67,11 @@ def perplexity(  # many parameters: the options of an evaluation, by the names t
         cache=cache,
         progress=Console() if progress else Progress(),
     )
+
+
+def _is_model(text: str) -> bool:
+    """Whether a text that is none of the names stands for a model: a path, a hub id or a name of the catalogue."""
+    return Path(text).exists() or HUB_ID.fullmatch(text) is not None or text in catalogue()
 
 
 def _named(models: Any) -> dict[str, Any]:
