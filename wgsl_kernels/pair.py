@@ -65,12 +65,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Adapter:
-    """The facts about a device that a variant may depend on; data, so that headers can be written without one."""
+    """The facts about a device that a variant or a rule may depend on; data, so that headers can be written without one.
+
+    offset_alignment: what offsets of bindings are multiples of; by default what every WebGPU device takes.
+    """
 
     subgroups: bool = False
     subgroup_size: int = 0  # 0: unknown or not constant
     f16: bool = False
     is_cpu: bool = False
+    offset_alignment: int = 256
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ GPU = Adapter(subgroups=True, subgroup_size=32)
 BINDING = 128 << 20
 
 
-def stacks_of(plan: Plan, binding: int = BINDING) -> list[Stack]:
-    return stackable(stacked_together(plan, wgsl_kernels.library()), binding)
+def stacks_of(plan: Plan, binding: int = BINDING, alignment: int = 256) -> list[Stack]:
+    return stackable(stacked_together(plan, wgsl_kernels.library()), binding, alignment)
 
 
 def rewritten(

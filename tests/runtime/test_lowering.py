@@ -22,7 +22,7 @@ from workbench.plan.count import buffer_bytes, plane_bytes
 from workbench.plan.plan import PlanError, step_sizes
 from workbench.runtime.lowering import assign, lower, matrix_of, row_ranges
 
-from .models import SHAPES, STACKABLE, check_parity, model_on, random_ids, reference_on, write_random
+from .models import SHAPES, STACKABLE, Shape, check_parity, model_on, random_ids, reference_on, write_random
 from .rewriting import GPU, kernels, rewritten, stacks_of, with_gelu
 
 SIZES = step_sizes(16, 64, steps=16)
@@ -200,6 +200,32 @@ def test_no_stack_where_its_members_could_not_be_bound_alone(stackable_plans):
     odd = [stack.name for stack in stacks_of(dataclasses.replace(plan, buffers=buffers))]
     assert not any("layers.0.attn" in name for name in odd) and any("layers.0.mlp" in name for name in odd)
     assert stacks_of(plan, 1024) == []
+    fine = [stack.name for stack in stacks_of(dataclasses.replace(plan, buffers=buffers), alignment=32)]
+    assert any("layers.0.attn" in name for name in fine)
+
+
+def test_small_matrices_are_stacked_where_bindings_begin_at_finer_steps(open_promised, tmp_path):
+    from workbench.convert.convert import convert
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.spec import WeightFormat
+    from workbench.runtime.device import open_device
+
+    device = open_device()
+    if device.adapter.offset_alignment > 32:
+        pytest.skip("this adapter's bindings begin at multiples of more than 32 bytes")
+    # A plane of k has 384 bytes, one and a half times what every device takes.
+    checkpoint = write_random(tmp_path / "small", Shape("small", 96, 192, 4, 2, 32))
+    convert(checkpoint, tmp_path / "model", ConvertOptions(WeightFormat("int4", block_size=32)))
+    ids = random_ids(131, 4)
+    expected = reference_on(tmp_path / "model").forward(ids).logits
+    for give, layers in ((open_promised, 0), (lambda: device, 2)):
+        model = model_on(tmp_path / "model", give)
+        session = model.session()
+        check_parity(np.stack([session.feed([int(token)]) for token in ids]), expected)
+        steps = model.executor.device_plan("last", 1, session._cache, ()).steps
+        session.close()
+        assert sum(step.kernel.name == "norm_qkv[int4]" for step in steps) == layers
+        check_parity(model.forward(ids).logits, expected)  # k and v by themselves, where they lie in the stack
 
 
 @pytest.mark.parametrize(

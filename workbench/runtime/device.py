@@ -31,9 +31,15 @@ PROMISED_LIMITS = {
     "max-compute-workgroup-size-y": 256,
     "max-storage-buffer-binding-size": 128 << 20,
     "max-buffer-size": 256 << 20,
+    "min-storage-buffer-offset-alignment": 256,
 }
-#: Native limits worth having: larger bindings mean fewer pieces of large tensors.
-WANTED_LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
+#: Native limits worth having: larger bindings mean fewer pieces of large tensors; where bindings may begin at finer
+#: steps, small matrices lie in one buffer with those that are read together with them.
+WANTED_LIMITS = (
+    "max-storage-buffer-binding-size",
+    "max-buffer-size",
+    "min-storage-buffer-offset-alignment",
+)
 
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
@@ -88,6 +94,7 @@ class Device:
             subgroup_size=self._constant_subgroup_size(is_cpu) if "subgroup" in features else 0,
             f16="shader-f16" in features,
             is_cpu=is_cpu,
+            offset_alignment=int(limits["min-storage-buffer-offset-alignment"]),
         )
 
     def _constant_subgroup_size(self, is_cpu: bool) -> int:

@@ -204,7 +204,7 @@ def lower(
     """
     library = library or wgsl_kernels.library()
     keep, planned = tuple(keep), plan
-    stacks = stackable(stacked_together(plan, library), binding_bytes)
+    stacks = stackable(stacked_together(plan, library), binding_bytes, adapter.offset_alignment)
     plan = rewrite(
         plan,
         Facts(sizes["tokens"], sizes["capacity"], adapter, sizes["sequences"]),

@@ -14,7 +14,7 @@ from .device import Device
 from .device_rows import NUMPY
 from .native import Recorder
 from .pipelines import Bound, Built, build
-from .program import Program
+from .program import Program, ProgramError
 from .uploads import Weights
 
 
@@ -99,6 +99,11 @@ class Player:
         self, program: Program, given: Mapping[str, wgpu.GPUBuffer], name: str, at: int, size: int
     ) -> Bound:
         memory = program.buffers[name]
+        if at % self.device.adapter.offset_alignment:
+            raise ProgramError(
+                f"{name} is bound from byte {at}: lowered for a finer alignment of bindings than this device's, "
+                f"{self.device.adapter.offset_alignment} bytes"
+            )
         if memory.kind == "weight":
             found = self.weights.get(program, name)
             return (found, at, size) if at or size < memory.nbytes else found

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer
 
-#: Offsets of bindings are multiples of this (WebGPU's minStorageBufferOffsetAlignment, its largest default).
-ALIGNMENT = 256
-
 
 @dataclass(frozen=True)
 class Stack:
@@ -41,11 +38,11 @@ class Stack:
         return sum(rows[:at]) * row_bytes, rows[at] * row_bytes
 
 
-def stackable(groups: Iterable[tuple[Buffer, ...]], binding_bytes: int) -> list[Stack]:
+def stackable(groups: Iterable[tuple[Buffer, ...]], binding_bytes: int, alignment: int) -> list[Stack]:
     """Those of the groups that can lie so, and be bound one by one too.
 
-    They have one format, with a scale of their own for each row at least; every plane is a multiple of 256 bytes, so
-    that a member's begins where a binding may; and together they fit into a binding.
+    They have one format, with a scale of their own for each row at least; every plane is a multiple of `alignment`
+    bytes, so that a member's begins where a binding may; and together they fit into a binding.
     """
     found = []
     for members in groups:
@@ -56,7 +53,7 @@ def stackable(groups: Iterable[tuple[Buffer, ...]], binding_bytes: int) -> list[
         if fmt.is_quantized and fmt.granularity == "tensor":
             continue
         sizes = [list(plane_bytes(member, {}).values()) for member in members]
-        aligned = all(size % ALIGNMENT == 0 for each in sizes for size in each)
+        aligned = all(size % alignment == 0 for each in sizes for size in each)
         if aligned and max(map(sum, zip(*sizes, strict=True))) <= binding_bytes:
             found.append(Stack(members))
     return found
