@@ -19,6 +19,7 @@ from .linear.norm_linear_a8 import (
     norm_qkv_a8,
 )
 from .linear.norm_qkv_rows import QKV_ROWS
+from .linear.shared_norm import SHARED_NORM
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .norm.head_norm import head_norm_rope
@@ -42,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     norm_qkv_a8,
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
+    *SHARED_NORM,
     *QKV_ROWS,
     *STACKED_QKV,
     gate_up,

@@ -65,7 +65,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Adapter:
-    """The facts about a device that a variant or a rule may depend on; data, so that headers can be written without one.
+    """Facts about a device that variants and rules depend on; data, so that headers can be written without one.
 
     offset_alignment: what offsets of bindings are multiples of; by default what every WebGPU device takes.
     """

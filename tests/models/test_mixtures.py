@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -208,6 +209,36 @@ def test_a_mixture_is_few_dispatches(family, activations, expected):
     assert [call.op for call in calls] == expected
     (last,) = calls[-1:]
     assert "residual" in last.inputs and list(last.outputs.values()) == ["layers.1.out"]
+
+
+@pytest.mark.parametrize("activations, op", [("f32", "norm_gate_up"), ("int8", "norm_gate_up_a8")])
+def test_a_shared_expert_computes_the_norm_that_the_others_read(activations, op):
+    plan = rewritten(plan_of("llama4_text", activations, intermediate_size=512))
+    of_layer = [call for call in plan.calls if any("layers.1.mlp" in name for name in call.outputs.values())]
+    assert [call.op for call in of_layer].count(op) == 1 and "silu_mul" not in [call.op for call in of_layer]
+    (norm,) = [call for call in of_layer if call.op == "rms_norm"]
+    assert any(norm.outputs["y"] in call.inputs.values() for call in of_layer)  # router or experts
+
+
+@needs_adapter
+def test_a_token_of_a_mixture_as_a_gpu_takes_it(folders, tmp_path, monkeypatch):
+    """INT8 activations that products make themselves, the shared expert's norm among them."""
+    device, ids = open_device(), random_ids(259, 3)
+    if device.adapter.offset_alignment > 32:
+        pytest.skip(
+            "this adapter's bindings begin at multiples of more than 32 bytes: nothing so small is stacked"
+        )
+    convert(folders["llama4_text"], tmp_path / "out", ConvertOptions(parse_format("int4/32")))
+    monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, is_cpu=False))
+    model = model_on(tmp_path / "out", lambda: device, max_tokens=64, dtype="int8")
+    session = model.session()
+    found = np.stack([session.feed([int(token)]) for token in ids])
+    steps = model.executor.device_plan("last", 1, session._cache, ()).steps
+    session.close()
+    assert "norm_gate_up_a8" in {step.kernel.op for step in steps}
+    expected = reference_on(tmp_path / "out", max_tokens=64, dtype="int8").forward(ids).logits
+    off = np.sqrt(np.mean((found - expected) ** 2)) / np.sqrt(np.mean(expected**2))
+    assert off < 6e-2
 
 
 def test_many_tokens_are_sorted_by_expert():

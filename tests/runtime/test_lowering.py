@@ -225,7 +225,9 @@ def test_small_matrices_are_stacked_where_bindings_begin_at_finer_steps(open_pro
         steps = model.executor.device_plan("last", 1, session._cache, ()).steps
         session.close()
         assert sum(step.kernel.name == "norm_qkv[int4]" for step in steps) == layers
-        check_parity(model.forward(ids).logits, expected)  # k and v by themselves, where they lie in the stack
+        check_parity(
+            model.forward(ids).logits, expected
+        )  # k and v by themselves, where they lie in the stack
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from wgsl_kernels.composition import Rule, form_of, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
+from wgsl_kernels.linear.shared_norm import SHARED_NORM
 from wgsl_kernels.numerics import random_tensor
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
 from wgsl_kernels.quantized.rms_norm_a8 import norm_in_int8
@@ -41,7 +42,7 @@ PARAMS = {
     "sinks": 2,
 }
 #: Rules whose results are words of INT8.
-IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8)
+IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
