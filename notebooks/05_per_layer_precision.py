@@ -44,8 +44,8 @@ from eval.named_texts import named_text
 from eval.texts import encode
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
-from workbench.convert.options import parse_format
 from workbench.formats.reader import StoredModel
+from workbench.formats.text import parse_format
 from workbench.models.tokenizer import load_tokenizer
 from workbench.precision.groups import fused_groups, place, unquantized_plan
 from workbench.precision.joint import measure_joint

@@ -13,7 +13,8 @@ from tests.runtime.models import Shape, write_random
 from tests.support.threads import one_torch_thread
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
+from workbench.formats.text import parse_format
 from workbench.models.source import open_source
 from workbench.runtime import export
 from workbench.runtime.device import adapter_missing

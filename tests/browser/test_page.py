@@ -23,8 +23,9 @@ from workbench.browser import page as pages
 from workbench.browser.page import write_page
 from workbench.cli import main
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import StorageError, WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.models.chat import chat_ids
 from workbench.runtime.textstream import stream_text
 

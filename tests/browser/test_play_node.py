@@ -11,9 +11,10 @@ import workbench
 from tests.models.family_cases import write_family
 from tests.support.dawn import play
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
+from workbench.formats.text import parse_format
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 from workbench.plan import plan

@@ -8,10 +8,11 @@ import itertools
 import pytest
 
 from tests.models.checkpoints import CONFIG
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models.families import architecture_of
 from workbench.models.families.dense import EMBEDDING, LM_HEAD
 

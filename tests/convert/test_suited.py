@@ -14,10 +14,11 @@ from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.layer import suited_again
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models.families.dense import EMBEDDING, LM_HEAD
 from workbench.models.source import open_source
 from workbench.precision.memory import fit_memory

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from workbench.cli import main
-from workbench.convert.options import parse_format
 from workbench.errors import UnsupportedModelError, WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.model_bench.speed_table import measured, table
 from workbench.model_bench.synthetic import RandomSource, shape_config, shapes
 from workbench.models.catalogue import catalogue

@@ -29,9 +29,10 @@ from workbench.convert.capture import capture
 from workbench.convert.convert import convert
 from workbench.convert.decoder import Decoder
 from workbench.convert.fold import fold_layer
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models.families import FAMILIES, architecture_of
 from workbench.models.source import open_source
 from workbench.precision.sensitivity import sensitivity

@@ -19,9 +19,10 @@ from wgsl_kernels import Adapter
 from workbench.convert.capture import LEAST_TOKENS, SAMPLES, capture
 from workbench.convert.convert import convert
 from workbench.convert.decoder import Decoder
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models import checkpoint as checkpoint_module
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.families import architecture_of

@@ -15,7 +15,8 @@ from tests.models.other_family import CONFIG, Parallel, forward
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.convert import convert
 from workbench.convert.fold import scaled_by
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
+from workbench.formats.text import parse_format
 from workbench.model_bench.speed import measure_speed
 from workbench.models.families import FAMILIES, architecture_of
 from workbench.models.source import open_source

@@ -7,7 +7,7 @@ import pytest
 
 from eval.texts import Tokens
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
-from workbench.convert.options import parse_format
+from workbench.formats.text import parse_format
 from workbench.models.source import open_source
 from workbench.precision.sensitivity import sensitivity
 

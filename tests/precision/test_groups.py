@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
+from workbench.formats.text import parse_format
 from workbench.precision.groups import fused_groups, unquantized_plan, vector_bytes
 
 LAYER = "model.layers.1"

@@ -13,9 +13,10 @@ from eval.protocols import protocol
 from eval.texts import Tokens
 from tests.precision.conftest import FORMATS, SCHEME
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.precision.sensitivity import default_formats, sensitivity
 from workbench.precision.table import SensitivityTable
 

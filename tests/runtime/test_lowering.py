@@ -242,7 +242,8 @@ def test_small_matrices_are_stacked_where_bindings_begin_at_finer_steps(open_pro
 )
 def test_matrices_of_different_formats_are_not_stacked(stackable, tmp_path, open_promised, formats):
     from workbench.convert.convert import convert
-    from workbench.convert.options import ConvertOptions, parse_format
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.text import parse_format
 
     overrides = {f"*.self_attn.{name}.weight": parse_format(text) for name, text in formats.items()}
     convert(stackable, tmp_path / "model", ConvertOptions(parse_format("int4/32"), overrides=overrides))

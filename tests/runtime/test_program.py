@@ -15,8 +15,9 @@ from tests.support.tint import compile_all
 from wgsl_kernels import Adapter
 from workbench.cli import main
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.model_bench.synthetic import RandomSource, shape_config
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source

@@ -9,8 +9,8 @@ import pytest
 
 from eval.protocols import protocol
 from workbench.assets import demo_model_path
-from workbench.convert.options import parse_format
 from workbench.errors import ProtocolError
+from workbench.formats.text import parse_format
 from workbench.model_bench.measure import Settings
 from workbench.models.source import open_source
 from workbench.studies.fitting import Study, fingerprint, fitted_protocol

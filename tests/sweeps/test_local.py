@@ -20,8 +20,9 @@ from eval.texts import load_text
 from tests.conftest import REPOSITORY
 from tests.sweeps.conftest import WINDOW, figures
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError
+from workbench.formats.text import parse_format
 from workbench.sweeps import follow
 from workbench.sweeps.follow import Followed
 from workbench.sweeps.store import Store

@@ -56,7 +56,7 @@ while time.time() - began < 600 and not globals().get("enough"):
 MAP = """
 from workbench.precision.groups import Group
 from workbench.precision.table import SensitivityTable
-from workbench.convert.options import parse_format
+from workbench.formats.text import parse_format
 from workbench.widgets import PrecisionMap
 shapes = {"attn.q_k_v": (6144, 4096), "attn.o_proj": (4096, 4096)}
 shapes |= {"mlp.gate_up": (28672, 4096), "mlp.down_proj": (4096, 14336)}

@@ -70,7 +70,7 @@ def measure(section) -> None:
 PRECISION_MAP = """
 from eval.texts import encode, load_text
 from workbench.precision.sensitivity import sensitivity
-from workbench.convert.options import parse_format
+from workbench.formats.text import parse_format
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 source = open_source(DIR)

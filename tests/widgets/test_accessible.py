@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.assets import demo_model_path
-from workbench.convert.options import parse_format
+from workbench.formats.text import parse_format
 from workbench.precision.groups import Group
 from workbench.precision.table import SensitivityTable
 from workbench.sweeps.sweep import Sweep

@@ -13,8 +13,9 @@ from tests.runtime.models import Shape, write_random
 from tests.widgets.front_end import NAME, opened, served
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import DeviceLostError, WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.runtime.model import load
 from workbench.widgets import Generator
 

@@ -13,8 +13,8 @@ from eval.texts import encode, load_text
 from tests.widgets.conftest import HOSTILE
 from tests.widgets.looks import WRONG
 from workbench.assets import calibration_text, demo_model_path, evaluation_text
-from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.model_bench.speed import Rate, Speed
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from eval.protocols import protocol
     from eval.texts import encode, load_dataset_text, load_text
-    from workbench.convert.options import parse_format
+    from workbench.formats.text import parse_format
 
     scheme = protocol(arguments.protocol)
     formats = [parse_format(text) for text in arguments.formats] if arguments.formats else None

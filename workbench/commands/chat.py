@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", type=utf8_text, metavar="TEXT", help="what the model is told first")
     add_sampling(parser)
     add_execution(parser)
+    add(parser, "--lora", "--lora-format")
     add(parser, "--quiet", help="say nothing on stderr")
 
 
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         max_tokens=arguments.max_tokens,
         cache=arguments.cache,
+        lora=arguments.lora,
+        lora_format=arguments.lora_format,
     )
     seed = sampling["seed"]
     with model.chat(arguments.system, **sampling) as chat:

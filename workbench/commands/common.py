@@ -81,6 +81,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "S",
         "help": "first positions of a text that every token sees beside its --window (default 0; 4 are usual)",
     },
+    "--lora": {
+        "metavar": "DIR_OR_HUB_ID",
+        "help": "an adapter as PEFT saves it, beside whose products the weights stay as they are",
+    },
+    "--lora-format": {
+        "metavar": "FORMAT",
+        "help": "what its factors are stored as, such as int4 or f16 (default f32)",
+    },
     "--baseline-dtype": {"choices": DTYPES, "help": "of its activations (default f32)"},
     "--baseline-cache": {"choices": CACHES, "help": "of its keys and values (default f32)"},
     "--quantizer": {"choices": QUANTIZERS_OF_ONE_MATRIX, "default": "rtn", "help": "default rtn"},

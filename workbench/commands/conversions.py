@@ -48,7 +48,8 @@ def convert_each(
     WorkbenchError and FormatError for what is no format.
     """
     from workbench.convert.convert import convert
-    from workbench.convert.options import ConvertOptions, parse_format
+    from workbench.convert.options import ConvertOptions
+    from workbench.formats.text import parse_format
     from workbench.models.families import architecture_of
     from workbench.models.source import open_source
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat", action="store_true", help="put the prompt into the tokenizer's chat template"
     )
     add_execution(parser)
-    add(parser, "--window", "--sinks")
+    add(parser, "--window", "--sinks", "--lora", "--lora-format")
     add(parser, "--quiet", help="say nothing on stderr")
 
 
@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
         window=arguments.window,
         sinks=arguments.sinks,
+        lora=arguments.lora,
+        lora_format=arguments.lora_format,
     )
     if not arguments.quiet:
         say_choices(model)

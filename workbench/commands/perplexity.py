@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="windows that run side by side, alone or with those of a --baseline (default 1)",
     )
     add_execution(parser)
+    add(parser, "--lora", help="of the --model, not of a --baseline: an adapter as PEFT saves it")
+    add(parser, "--lora-format")
     parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
     add(parser, "--quiet", help="no progress bar, nothing on stderr")
 
@@ -78,17 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
     import workbench
     from eval.perplexity import perplexity
 
-    def load(name: str, backend: str | None, dtype: str, cache: str | None):
-        return workbench.load(
-            name, backend=backend, dtype=dtype, max_tokens=arguments.max_tokens or scheme.length, cache=cache
-        )
+    most = arguments.max_tokens or scheme.length
+    lora = {"lora": arguments.lora, "lora_format": arguments.lora_format}
+
+    def load(name: str, backend: str | None, dtype: str, cache: str | None, **more: str | None):
+        return workbench.load(name, backend=backend, dtype=dtype, max_tokens=most, cache=cache, **more)
 
     def load_baseline(backend: str | None):
         dtype = arguments.baseline_dtype or "f32"
         return load(arguments.baseline, backend, dtype, arguments.baseline_cache)
 
     def load_model(backend: str | None):
-        return load(arguments.model, backend, arguments.dtype, arguments.cache)
+        return load(arguments.model, backend, arguments.dtype, arguments.cache, **lora)
 
     model = load_model(arguments.backend)
     if arguments.noise_floor == model.backend:

@@ -80,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a format for matrices by their name in the plan or the checkpoint, such as "
         "'layers.*.mlp.down_proj=int8' or 'embedding=f16'; goes before everything else; repeatable",
     )
+    add(
+        parser,
+        "--lora",
+        help="an adapter as PEFT saves it, merged into the weights before they are quantized",
+    )
     add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
@@ -89,18 +94,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from workbench.commands.conversions import check_output, print_summary
     from workbench.convert.convert import convert
+    from workbench.models.adapted import merged
 
     check_output(arguments.output, arguments.overwrite)
     options = options_from(arguments)
-    print_summary(convert(arguments.model, arguments.output, options, progress=not arguments.quiet))
+    source = merged(arguments.model, arguments.lora) if arguments.lora else arguments.model
+    print_summary(convert(source, arguments.output, options, progress=not arguments.quiet))
     return 0
 
 
 def options_from(arguments: argparse.Namespace):
     """ConvertOptions from the arguments; raises WorkbenchError or FormatError naming what is wrong."""
-    from workbench.convert.options import ConvertOptions, parse_format
+    from workbench.convert.options import ConvertOptions
     from workbench.errors import WorkbenchError
     from workbench.formats.spec import WeightFormat
+    from workbench.formats.text import parse_format
 
     given = {name: getattr(arguments, name) for name in QUANTIZED if getattr(arguments, name) is not None}
     if arguments.format in FLOATS and given:

@@ -64,8 +64,9 @@ def _convert(cell, arguments: argparse.Namespace) -> None:
     """Convert the embedded model, unless the folder holds just that conversion already."""
     from workbench.assets import demo_model_path
     from workbench.convert.convert import convert
-    from workbench.convert.options import ConvertOptions, parse_format
+    from workbench.convert.options import ConvertOptions
     from workbench.formats.reader import StoredModel
+    from workbench.formats.text import parse_format
     from workbench.quantizers import QUANTIZERS
 
     options = ConvertOptions(

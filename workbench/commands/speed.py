@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from eval.texts import load_text
-    from workbench.convert.options import parse_format
     from workbench.files.writing import write_json
+    from workbench.formats.text import parse_format
     from workbench.model_bench.speed_table import measured, table
     from workbench.model_bench.synthetic import RandomSource, shape_config
     from workbench.model_bench.trace import save_trace
@@ -139,8 +139,8 @@ def run_batches(arguments: argparse.Namespace, source) -> int:
 
 def run_against(arguments: argparse.Namespace, source) -> int:
     """The time to score windows against a baseline."""
-    from workbench.convert.options import parse_format
     from workbench.files.writing import write_json
+    from workbench.formats.text import parse_format
     from workbench.model_bench.scoring_speed import measure_scoring
     from workbench.model_bench.synthetic import RandomSource, shape_config
     from workbench.models.source import open_source

@@ -84,7 +84,7 @@ def _exchange(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    from workbench.convert.options import parse_format
+    from workbench.formats.text import parse_format
     from workbench.runtime.tuning.race import ROUNDS
     from workbench.runtime.tuning.tune import tune
 

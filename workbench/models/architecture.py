@@ -28,7 +28,8 @@ class Architecture(ABC):
     """One model's architecture, as its config.json describes it.
 
     layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
-    tensors, the same where they are tied. notes: what of the file does not count, and why; for people.
+    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: matrices
+    that an adapter changes, with what its product is multiplied by (`workbench.models.adapted`).
 
     A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
     layer to the next.
@@ -44,6 +45,7 @@ class Architecture(ABC):
     embedding: str
     lm_head: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    lora: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @classmethod
     @abstractmethod
@@ -131,7 +133,7 @@ class Architecture(ABC):
             raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
         if cache is not None and cache not in CACHES:
             raise ValueError(f"the cache is one of {', '.join(CACHES)}, not {cache!r}")
-        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache, ring)
+        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache, ring, self.lora)
         plan.inputs()
         x = self.embed(plan)
         for index in range(self.layers):

@@ -30,6 +30,12 @@ def cache_type(activations: str) -> str:
     return "f16" if activations == "f16" else "f32"
 
 
+def lora_names(weight: str) -> tuple[str, str]:
+    """What sources call the factors A and B that an adapter has for a matrix of the checkpoint."""
+    stem = weight.removesuffix(".weight")
+    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
+
+
 @dataclass(frozen=True)
 class Heads:
     """Sizes of an attention block. eps, offset: of the norms of q and k, where it has them. interleaved: the rotary
@@ -63,7 +69,8 @@ class Blocks(PlanBuilder):
     """A plan under construction, with the checkpoint's tensors and the types of activations and cache.
 
     describe: of the tensors; plan_name: what plans call a matrix. activations: of `ACTIVATIONS`; cache: of `CACHES`.
-    ring: what layers see that would see more.
+    ring: what layers see that would see more. lora: matrices that have an adapter, with what its product is multiplied
+    by.
     """
 
     def __init__(
@@ -74,13 +81,14 @@ class Blocks(PlanBuilder):
         activations: str,
         cache: str | None,
         ring: Ring | None = None,
-    ) -> None:
+        lora: Mapping[str, float] | None = None,
+    ) -> None:  # many parameters: what a plan is built from, each of its own
         super().__init__()
         self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
         self.integer_inputs = activations == "int8"
         self.act = "f32" if self.integer_inputs else activations
         self.cache = cache or cache_type(activations)
-        self.ring = ring
+        self.ring, self.lora = ring, lora or {}
 
     # ---- buffers -----------------------------------------------------------------------------------------------
 
@@ -144,11 +152,24 @@ class Blocks(PlanBuilder):
         return y
 
     def linear(self, tensor: str, x: str, out: str) -> str:
-        """y = x W^T, and + b where the checkpoint has `tensor`.bias."""
-        weight = self.matrix(f"{tensor}.weight")
-        y = self.rows(out, self.tensors[f"{tensor}.weight"].shape[0])
+        """y = x W^T, + b where the checkpoint has `tensor`.bias, and what an adapter adds (`out`.base is without)."""
+        weight, adapted = self.matrix(f"{tensor}.weight"), f"{tensor}.weight" in self.lora
+        y = self.rows(f"{out}.base" if adapted else out, self.tensors[f"{tensor}.weight"].shape[0])
         bias = f"{tensor}.bias"
-        return self.product(weight, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+        self.product(weight, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+        return self._adapted(f"{tensor}.weight", x, y, out) if adapted else y
+
+    def _adapted(self, weight: str, x: str, base: str, out: str) -> str:
+        """y = base + scale * (x A^T) B^T, with the factors A and B that an adapter has for a matrix."""
+        down, up = (
+            self.weight(f"{self._plan_name(weight)}.lora_{key}", name, *self.describe(name))
+            for key, name in zip("AB", lora_names(weight), strict=True)
+        )
+        inner = self.product(down, x, self.rows(f"{out}.lora", self.shape(down)[0], self.act), {})
+        y, scale = self.rows(out, self.width(base)), self.lora[weight]
+        inputs = {"x": self.as_input(inner, up), "weight": up, "residual": base}
+        self.call("linear", inputs, {"y": y}, **({} if scale == 1 else {"factor": scale}))
+        return y
 
     def product(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
         """y = x W^T, with x as integers where the model's activations and the weight are."""

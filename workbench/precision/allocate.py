@@ -10,9 +10,9 @@ from typing import Any
 from eval.named_texts import named_text
 from eval.protocols import protocol as protocol_of
 from eval.texts import Text, Tokens, encode
-from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer

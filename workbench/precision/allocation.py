@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from eval.report import ONE_WINDOW, plus_minus
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.files.reading import read_text
 from workbench.files.writing import write_json
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.precision.groups import fused_groups, unquantized_plan
 from workbench.precision.table import SensitivityTable
 from workbench.show.table import Figure, Table

@@ -10,9 +10,10 @@ from typing import Any
 
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.models.source import open_source
 from workbench.runtime.model import Model, load
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ import numpy as np
 from wgsl_kernels.library import Library
 from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
+from workbench.formats.text import parse_format
+from workbench.models.adapted import Adapted
 from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
 from workbench.models.families import architecture_of
+from workbench.models.lora import Lora
 from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
@@ -334,6 +338,8 @@ def load(
     library: Library | None = None,
     window: int | None = None,
     sinks: int | None = None,
+    lora: str | Path | None = None,
+    lora_format: str | None = None,
 ) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
@@ -353,11 +359,20 @@ def load(
     window: how many positions every token sees, itself included, where a layer would see more (`docs/generation.md`);
     sinks: the first positions of a text that it sees besides. They bound the cache, so that texts can be as long as
     `max_tokens`, by default 65,536 positions then, whatever the model's context.
+    lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are;
+    lora_format: what its factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
+    if lora is not None:
+        source = Adapted(
+            source, Lora.open(lora, config), None if lora_format is None else parse_format(lora_format)
+        )
+        config = source.architecture(config)
+    elif lora_format is not None:
+        raise WorkbenchError(f"lora_format {lora_format!r} is of an adapter, and there is no lora")
     ring = ring_of(window, sinks)
     chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
     chosen.reasons.extend(notes_of(source, config))

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from wgsl_kernels.pair import FOLDER
+from workbench.models.adapted import Adapted
 from workbench.models.catalogue import provenance_of
 
 from . import own_kernels
@@ -92,6 +93,8 @@ def provenance(model) -> dict:
         record["source"] = {"files": source.source_hashes()}
         if (fetched := provenance_of(source.path)) is not None:
             record["source"]["fetched"] = {key: value for key, value in fetched.items() if key != "files"}
+    if isinstance(source, Adapted):
+        record["lora"] = source.record()
     device = getattr(executor, "device", None)
     if device is not None:
         record["adapter"] = adapter_facts(device)

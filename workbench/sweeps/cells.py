@@ -16,10 +16,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from eval.named_texts import EMBEDDED as CALIBRATION_TEXTS
 from eval.protocols import protocol
 from eval.texts import Text, load_dataset_text, load_text
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.known import known
 from workbench.models.blocks import ACTIVATIONS
 

@@ -49,11 +49,11 @@ from typing import Any
 
 from eval.named_texts import EMBEDDED as CALIBRATION_TEXTS
 from eval.texts import DATASETS
-from workbench.convert.options import parse_format
 from workbench.errors import SweepError, WorkbenchError
 from workbench.files.reading import read_text, require_regular
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import DEFAULT_BLOCK
+from workbench.formats.text import parse_format
 from workbench.models.catalogue import catalogue
 from workbench.models.hub import HUB_ID
 

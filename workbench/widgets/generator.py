@@ -34,10 +34,11 @@ class Generator(View):
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
     same seed; afterwards each reads the other's text, and every token is coloured by KL(first || second). backend,
-    dtype, cache, max_tokens, adapter, window, sinks: as for `workbench.load`, of models that are loaded here. engine:
-    "native", or "page" for converted models that compute in the page that shows the widget, with WebGPU and in f32;
-    "both" for one model, once each, side by side. settings: label -> options of `workbench generate`, `edit`, `window`
-    and `sinks`, for one or two: one model, loaded once, writes under each, in one batch where they see the same.
+    dtype, cache, max_tokens, adapter, window, sinks, lora, lora_format: as for `workbench.load`, of models that are
+    loaded here. engine: "native", or "page" for converted models that compute in the page that shows the widget, with
+    WebGPU and in f32; "both" for one model, once each, side by side. settings: label -> options of `workbench
+    generate`, `edit`, `window` and `sinks`, for one or two: one model, loaded once, writes under each, in one batch
+    where they see the same.
     options: as `workbench generate` has them, by the names of the traits.
 
     `start()`, `stop()` and `wait()` do what the buttons do. `run` is the result (`workbench.studies.continuation.Run`),
@@ -84,6 +85,8 @@ class Generator(View):
         adapter: str | int | None = None,
         window: int | None = None,
         sinks: int | None = None,
+        lora: str | None = None,
+        lora_format: str | None = None,
         engine: str = "native",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
@@ -97,6 +100,8 @@ class Generator(View):
             "adapter": adapter,
             "window": window,
             "sinks": sinks,
+            "lora": lora,
+            "lora_format": lora_format,
         }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
         self._host = Host(lambda content, buffers: self.tell("engine", content, buffers))
@@ -259,8 +264,8 @@ def _models(named: Mapping[str, Any], engine: str, how: Mapping[str, Any], host:
         raise WorkbenchError(
             f"Generator: {', '.join(given)} given with engine='page', which takes max_tokens alone"
         )
-    if how["window"] is not None:
-        raise WorkbenchError("Generator: window given with engine='both'; allowed: engine='native'")
+    if own := [name for name in ("window", "lora") if how[name] is not None]:
+        raise WorkbenchError(f"Generator: {own[0]} given with engine='both'; allowed: engine='native'")
     if engine == "both" and len(named) != 1:
         raise WorkbenchError(
             f"Generator: engine='both' runs one model on two engines, not {len(named)} models"

@@ -15,9 +15,9 @@ import traitlets
 
 from eval.protocols import Protocol
 from eval.texts import Tokens
-from workbench.convert.options import parse_format
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.paths import expanded

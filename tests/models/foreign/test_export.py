@@ -15,8 +15,9 @@ from tests.support.foreign import SIZES
 from tests.support.gguf_files import NAMES, write_gguf
 from workbench import cli
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import OutputExistsError, StorageError, WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.models.foreign.export import export
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
