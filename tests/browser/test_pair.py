@@ -64,7 +64,10 @@ def begin(page, prompt: str) -> None:
 def agree(found: list[float], facts: str, expected) -> None:
     """What a page shows in three digits is what Python computes."""
     # logits of two adapters differ in the last bits, of which KL of formats so far apart knows little
-    assert found == pytest.approx(expected.kl, rel=6e-3, abs=1e-6)
+    sums = np.cumsum(expected.kl)  # of which the page shows those at the ends of its pieces of text
+    ends = [int(np.abs(sums - each).argmin()) for each in np.cumsum(found)]
+    assert ends == sorted(set(ends)) and ends[-1] == len(sums) - 1
+    assert np.cumsum(found) == pytest.approx(sums[ends], rel=6e-3)
     mean, error = map(float, re.search(r"mean KL ([\d.e-]+) ± ([\d.e-]+) nats", facts).groups())
     assert mean == pytest.approx(expected.kl.mean(), rel=6e-3) and error == pytest.approx(
         mean_se(expected.kl), rel=6e-3
@@ -147,9 +150,7 @@ def test_two_models_continue_a_prompt_and_read_a_text(models, natives, tmp_path)
 
         shown.offline()
         shown.reload()
-        page.get_by_label("read a text").check()
-        begin(page, TEXT)
-        assert in_page(page)[0] and shown.said == []
+        assert page.is_enabled("#write") and shown.said == []
         assert [url for url in shown.asked if not url.startswith((f"{address}/", "data:"))] == []
 
 

@@ -257,7 +257,7 @@ class Certificates(Tabular):
         )
 
     def beyond(self) -> list[str]:
-        """Cases that are not within their bounds, or did not run; the model likewise, and where its text parts."""
+        """Cases that are not within their bounds, or did not run; the model likewise."""
         return [f"{name}: {line}" for name, found in self._named.items() for line in _beyond(found)]
 
 
@@ -268,9 +268,19 @@ class CertifiedModels(Tabular):
 
     def __init__(self, named: Mapping[str, Mapping[str, Any]]):
         self._named = named
+        self.notes = tuple(line for name, found in named.items() for line in _parted(name, found))
 
     def rows(self) -> list[dict[str, Any]]:
         return [_model_row(name, found) for name, found in self._named.items()]
+
+
+def _parted(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model's text parts from the references', if it does."""
+    if first := (found.get("tokens") or {}).get("first"):
+        yield (
+            f"{name}: token {first['at']} of the text is {first['here']}, and the reference's {first['there']}, whose "
+            f"logit stands {first['gap']:.2g} above the next; up to {2 * found['logits']['bound']:.2g} is a tie"
+        )
 
 
 def _beyond(found: Mapping[str, Any]) -> Iterator[str]:
@@ -278,17 +288,8 @@ def _beyond(found: Mapping[str, Any]) -> Iterator[str]:
         if case["status"] != "within":
             yield f"{case['kernel']}/{case['variant']}, {case['lanes']} lanes: {case['status']}"
     model = found.get("model")
-    if model is None:
-        return
-    if model["status"] != "within":
+    if model is not None and model["status"] != "within":
         yield f"{model['name']}: {model['status']}"
-    first = (model.get("tokens") or {}).get("first")
-    if first:
-        why = "a tie within the bound" if model["status"] == "within" else "no tie"
-        yield (
-            f"{model['name']}: token {first['at']} of the text is {first['here']}, the reference's {first['there']}, "
-            f"whose logit stands {first['gap']:.2g} above the next ({why})"
-        )
 
 
 def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
