@@ -75,7 +75,7 @@ def agree(found: list[float], facts: str, expected) -> None:
     flips = int(np.sum(expected.top1 != expected.top1_baseline))
     assert f"{len(expected.kl)} tokens" in facts and f"{flips} differ in the likeliest" in facts
     ppl = [f"{np.exp(nll.mean()):.0f}" for nll in (expected.nll_baseline, expected.nll)]
-    shown = [f"{float(each):.0f}" for each in re.findall(r"perplexity: .* ([\d.]+), .* ([\d.]+)", facts)[0]]
+    shown = [f"{float(each):.0f}" for each in re.findall(r"perplexity: .* ([\d.]+), int2 ([\d.]+)", facts)[0]]
     assert shown == ppl
 
 

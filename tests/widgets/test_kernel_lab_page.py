@@ -27,6 +27,7 @@ def ran(bridge, act) -> KernelLab:
         assert time.monotonic() < until, bridge.widget.state
         bridge.page.wait_for_timeout(15)
         bridge.until("true")
+    bridge.until("true")  # what it said last
     return bridge.widget
 
 

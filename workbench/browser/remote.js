@@ -1,5 +1,6 @@
-// Programs played, and kernels tried, for a kernel far away: what a notebook's worker does. Messages are {call, name, given, buffers}, answered
-// by {call, done | error, buffers}; for weights the worker asks, {read, file, offset, length}, and hears {read, buffers}.
+// Programs played, and kernels tried, for a kernel far away: what a notebook's worker does. Messages are {call, name, given,
+// buffers}, answered by {call, done | error, buffers}; for weights the worker asks, {read, file, offset, length}, and hears
+// {read, buffers}.
 
 import { Bench } from "./bench.js";
 import { Device } from "./device.js";
