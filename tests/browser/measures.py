@@ -31,17 +31,18 @@ def processes(kind: str) -> Iterator[int]:
             words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").split()
         except OSError:
             continue
-        if f"--type={kind}".encode() in words and b"--headless" in b" ".join(words):
+        if f"--type={kind}".encode() in words:
             yield int(folder.name)
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that is the process's own."""
+    """Memory that is the process's own; all that it has in memory, where the system does not tell them apart."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return 1024 * sum(int(found[1]) for found in re.finditer(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE))
+    found = dict(re.findall(r"^(RssAnon|VmRSS):\s+(\d+) kB", status, re.MULTILINE))
+    return 1024 * int(found.get("RssAnon", found.get("VmRSS", 0)))
 
 
 def held(kind: str, others: set[int]) -> int:
