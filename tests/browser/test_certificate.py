@@ -1,4 +1,5 @@
-"""Certificates: some cases in a browser, in Node and here; what is wrong is found, what was changed is refused."""
+"""Certificates: some cases and a model in a browser, in Node and here; what is wrong is found, what was changed is
+refused."""
 
 from __future__ import annotations
 
@@ -6,20 +7,31 @@ import json
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import wgsl_kernels
-from tests.support.chromium import FLAGS, require_chromium
+import workbench
+from tests.support.chromium import FLAGS, launched, require_chromium, serve
 from tests.support.dawn import FOLDER, require_node, swiftshader
-from workbench.browser.certificate import cases, certificate, native, opened, pack
+from workbench.browser import page as pages
+from workbench.browser.certificate import Certificates, cases, certificate, native, opened, pack
 from workbench.browser.certify_in import in_browser, in_node
+from workbench.browser.model_case import EVERY, ModelCase, model_case
+from workbench.browser.model_case import native as native_model
 from workbench.cli import main
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import WorkbenchError
 from workbench.runtime.device import open_device
+
+from .test_parts import call
 
 #: Packed quants, integers, floats, a state that is moved in place, subgroups or not.
 KERNELS = ("rms_norm", "attention_reduce[a8]", "argmax", "linear[int4]", "advance")
 LANES = (0, 4)
+#: Positions of the small model's cache: a text of half of it, and windows that software adapters are soon done with.
+POSITIONS = 16
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +43,27 @@ def some():
 
 
 @pytest.fixture(scope="module")
-def packed(some) -> bytes:
+def model(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certified") / "small"
+    convert(small, folder, ConvertOptions(parse_format("int4/32")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_beside(model) -> ModelCase:
+    """The small model's case, which carries model and programs."""
+    return model_case(model, POSITIONS, carried=True)
+
+
+@pytest.fixture(scope="module")
+def packed(some, model_beside) -> bytes:
     first = next(case for case in some if case.kernel.name == "rms_norm")
     module = first.linked.module
     doubled = replace(module, code=module.code.replace("sqrt(mean + EPS)", "sqrt(mean + EPS + 1.0)"))
     assert doubled.code != module.code
     wrong = [replace(module, code=module.code + "\nfn"), doubled]
     bad = [replace(first, linked=replace(first.linked, module=each)) for each in wrong]
-    return pack([*some, *bad])
+    return pack([*some, *bad], model_beside)
 
 
 def judged(text: str, some) -> dict:
@@ -52,11 +77,31 @@ def judged(text: str, some) -> dict:
     assert max(each["worst"] for each in good) <= 1
     assert broken["status"].startswith("does not compile") and broken["worst"] is None
     assert other["status"] == "beyond" and other["worst"] > 1 and other["off"] > 0
+    as_the_references(found["model"])
     return found
 
 
+def as_the_references(found: dict) -> None:
+    """What a certificate says of the small model, which computes what its references do."""
+    tokens, logits, ppl = found["tokens"], found["logits"], found["perplexity"]
+    assert found["status"] == "within" and tokens["count"] == POSITIONS // 2
+    assert tokens["equal"] == POSITIONS // 2 or tokens["first"]["gap"] <= 2 * logits["bound"]
+    assert (
+        0 < logits["largest"] <= logits["bound"]
+        and logits["compared"] == (POSITIONS // 2 // EVERY + 1) * 4096
+    )
+    assert (
+        ppl["windows"] == 4
+        and ppl["tokens"] == 4 * (POSITIONS - 1)
+        and ppl["protocol"] == f"disjoint-{POSITIONS}"
+    )
+    assert ppl["here"] == pytest.approx(ppl["there"], rel=1e-5) and ppl["there"] > 1
+
+
 @pytest.mark.usefixtures("adapter")
-def test_node_and_this_process_certify_alike(some, packed, tmp_path, monkeypatch, capsys):
+def test_node_and_this_process_certify_alike(
+    some, packed, model, model_beside, tmp_path, monkeypatch, capsys
+):
     require_node()
     if icd := swiftshader():
         monkeypatch.setenv("VK_DRIVER_FILES", icd)
@@ -68,11 +113,15 @@ def test_node_and_this_process_certify_alike(some, packed, tmp_path, monkeypatch
     device = open_device()
     mine = native(device, [case for case in cases((0,), "naga") if case.kernel.name in KERNELS])
     assert {each["status"] for each in mine["cases"]} == {"within"}
+    loaded = workbench.load(model, backend="wgpu", dtype="f32", max_tokens=POSITIONS)
+    mine["model"] = native_model(loaded, model_beside)
+    as_the_references(mine["model"])
     for name, each in (("node.json", text), ("mine.json", certificate(mine))):
         (tmp_path / name).write_text(each)
     assert main(["certificates", str(tmp_path / "node.json"), str(tmp_path / "mine.json")]) == 0
     said = capsys.readouterr().out
     assert "Node" in said and "wgpu" in said and "rms_norm" in said and "does not compile" in said
+    assert "8 of 8" in said and "4 of disjoint-16" in said
 
 
 @pytest.mark.browser
@@ -83,9 +132,76 @@ def test_a_browser_certifies(some, packed):
     assert "Chrome/" in found["where"]["runtime"]
 
 
+@pytest.mark.browser
+def test_a_page_certifies_its_own_model_with_a_button(some, model, tmp_path, monkeypatch):
+    """What the reader saves is a certificate of this page's model."""
+    few = [case for case in some if case.kernel.name == "rms_norm"]
+    monkeypatch.setattr(pages, "pack", lambda model: pack(few, model))
+    pages.write_page(model, tmp_path / "out", max_tokens=POSITIONS, certificate=True)
+    with launched() as browser, serve(tmp_path / "out") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/certify.html")
+        page.get_by_role("button", name="Certify").click()
+        page.locator("#save:visible, #alert:visible").first.wait_for(timeout=240_000)
+        assert page.is_hidden("#alert"), page.text_content("#alert")
+        assert "8 of 8 tokens are the reference's" in page.get_by_role("status").text_content()
+        with page.expect_download() as saved:
+            page.get_by_role("link", name="Save the certificate").click()
+        found = opened(saved.value.path().read_text(), "here")
+    as_the_references(found["model"])
+    assert found["model"]["name"] == model.name
+
+
 def test_there_is_a_case_of_every_variant():
     every = {(name, each) for name in wgsl_kernels.names() for each in wgsl_kernels.get(name).variants}
     assert {(case.kernel.name, case.linked.variant) for case in cases((8, 32))} == every
+
+
+def test_what_a_model_gets_wrong_is_said_alike_in_both_languages(model_beside):
+    """A text that parts at a tie is within; logits, a loss or a text that are off are not."""
+    case, wrong = model_beside, (model_beside.tokens[5] + 1) % 4096
+    gaps = case.gaps.copy()
+    gaps[5] = case.bound
+    parted = [*case.tokens[:5], wrong, *case.tokens[6:]]
+    off, far = [case.logits[0] * 0 + each for each in (case.bound / 2, 3 * case.bound)]
+    unusable = np.full_like(case.logits[0], np.nan)
+    tied = replace(case, gaps=gaps)
+    moved = [each + 3 * case.bound for each in case.nll]
+    told = [
+        (case, case.tokens, off, case.nll, "within"),
+        (tied, parted, off, case.nll, "within"),
+        (replace(case, gaps=gaps + 1), parted, off, case.nll, "beyond"),
+        (case, case.tokens, far, case.nll, "beyond"),
+        (case, case.tokens, unusable, case.nll, "beyond"),
+        (case, case.tokens, off, moved, "beyond"),
+    ]
+    for wanted, tokens, change, nll, status in told:
+        logits = wanted.logits.astype(np.float64)
+        logits[0] += change
+        mine = json.loads(certificate({"model": wanted.judged(tokens, logits, nll)}))["content"]
+        found = json.loads(mine)["model"]
+        assert found["status"] == status
+        both = Certificates({"a": {"cases": [], "model": found}})
+        assert bool(both.beyond()) == (status == "beyond")
+        assert ("a tie" in str(both.models)) == (tokens is parted)
+        first = found["tokens"]["first"]
+        assert first == (
+            None
+            if tokens is case.tokens
+            else {"at": 5, "here": wrong, "there": case.tokens[5], "gap": wanted.gaps[5]}
+        )
+        largest = found["logits"]["largest"]
+        got = {"tokens": tokens, "compared": found["logits"]["compared"], "largest": largest, "nll": nll}
+        if largest is None:  # JSON has no word for it
+            got["largest"] = 1e300
+        theirs = call(
+            "certificate_model.js", "judgedModel", wanted.packed(lambda _: 0), wanted.gaps.tolist(), got
+        )
+        if largest is None:
+            theirs["logits"]["largest"] = None
+        for name in ("here", "there"):
+            assert theirs["perplexity"].pop(name) == pytest.approx(found["perplexity"].pop(name), rel=1e-12)
+        assert theirs == {key: found[key] for key in ("status", "tokens", "logits", "perplexity")}
 
 
 def test_what_was_changed_is_no_certificate(tmp_path, capsys):
@@ -97,6 +213,10 @@ def test_what_was_changed_is_no_certificate(tmp_path, capsys):
     assert opened(text, "a")["where"]["runtime"] == "here"
     with pytest.raises(WorkbenchError, match="a: was changed after it was sealed; certify again"):
         opened(text.replace("here", "there"), "a")
+    before = json.loads(text) | {"version": 1}  # without a model
+    assert not Certificates({"b": opened(json.dumps(before), "b")}).models.rows()
+    with pytest.raises(WorkbenchError, match="c: a certificate of version 3; this workbench reads 1 and 2"):
+        opened(json.dumps(before | {"version": 3}), "c")
     for other in ("", "[]", "{}", json.dumps({"kind": "other"})):
         with pytest.raises(WorkbenchError, match="b: no certificate"):
             opened(other, "b")

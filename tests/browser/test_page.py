@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -85,6 +86,30 @@ def test_no_script_or_style_stands_in_the_page(written):
     assert re.search(r'Content-Security-Policy" content="default-src \'none\'; script-src \'self\'', html)
     assert "unsafe" not in html and not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
     assert not re.search(r"https?:", html + (written / "style.css").read_text())
+
+
+def test_the_page_of_one_model_is_small():
+    """What it loads of its own, without tokenizers: compressed, at most 40 kB."""
+    root = Path(pages.__file__).parent
+    waiting, found = [root / "static" / "app.js"], {}
+    while waiting:
+        module = waiting.pop()
+        if module in found or "vendor" in module.parts:
+            continue
+        found[module] = text = module.read_text()
+        for name in re.findall(r'(?:from |import\(|new URL\()"(\.[^"]+\.js)"', text):
+            folder = root if name.startswith("./browser/") else module.parent
+            waiting.append((folder / name.replace("./browser/", "")).resolve())
+    names = {path.name for path in found}
+    assert {
+        "player.js",
+        "loader.js",
+        "session.js",
+        "worker.js",
+        "service.js",
+    } <= names and "pair.js" not in names
+    others = [root / "static" / name for name in ("index.html", "style.css", "sw.js")]
+    assert sum(len(gzip.compress(path.read_bytes())) for path in (*found, *others)) <= 40_000
 
 
 def test_an_output_is_replaced_whole_or_stays(written, model, tmp_path, monkeypatch):

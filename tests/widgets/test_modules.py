@@ -144,4 +144,4 @@ def test_files_are_all_used():
         path.name for path in files("workbench.widgets").iterdir() if path.name.endswith((".js", ".css"))
     }
     both = {f"{name}.{kind}" for name in (*MODULES, "shared") for kind in ("js", "css")}
-    assert found == {*both, "code.js"}
+    assert found == {*both, "code.js", "compute.js"}

@@ -93,7 +93,7 @@ def test_nothing_is_shown_and_so_nothing_computes(small, monkeypatch):
     widget = Generator(small, engine="page", max_tokens=64)
     widget.start()
     widget.wait(30)
-    assert "computes in the page that shows the widget, and no page does" in widget.error
+    assert "computes in the page that shows it, and no page does" in widget.error
     widget.close()
 
 

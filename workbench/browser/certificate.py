@@ -1,9 +1,10 @@
 """Certificates: what an adapter computes of every kernel's every variant, beside references in f64.
 
 A case is one call: random inputs of a fixed seed, a variant's module, and what the reference gives of the inputs with
-how far off the variant may be. `pack` writes all cases as one file of data, which `certificate.js` plays in a browser
-or in Node; `native` runs the same cases here. A certificate is the JSON of what came of it, sealed by a checksum: it
-shows that nobody has changed it since by mistake, and proves nothing of where it comes from.
+how far off the variant may be. At the end stands a whole model (`model_case`). `pack` writes all cases as one file of
+data, which `certificate.js` plays in a browser or in Node; `native` runs the same cases here. A certificate is the JSON
+of what came of it, sealed by a checksum: it shows that nobody has changed it since by mistake, and proves nothing of
+where it comes from.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 import wgsl_kernels
-from eval.report import Tabular, finite
+from eval.report import Tabular, finite, ppl_text
 from wgsl_kernels import Adapter, Kernel, KernelUsageError
 from wgsl_kernels.judge import Expectation, comparable, judge
 from wgsl_kernels.numerics import TORCH_TYPES
@@ -31,9 +32,13 @@ from workbench.runtime.launch import Workload, run_kernel, tensor_bytes
 from workbench.runtime.link import Linked, link_kernel
 from workbench.runtime.provenance import commit, kernels_hash, versions
 
+from .model_case import ModelCase
+
 KIND = "webgpu-quant-workbench/certificate"
 CASES_KIND = "webgpu-quant-workbench/cases"
-VERSION = 1
+VERSION = 2
+#: Versions that are read; the first has no model.
+READABLE = (1, 2)
 SEED = 1
 #: Inputs by what `Kernel.inputs` takes, the first that a variant can run on.
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -129,7 +134,7 @@ class _Packer:
             "f16": case.linked.module.uses_f16,
             "grid": case.linked.grid,
             "bindings": case.linked.bindings,
-            "buffers": [self.tensor(_initial(case, port)) for port in ports],
+            "buffers": [self.tensor(initial(case.linked, case.arguments, port)) for port in ports],
             "outputs": [
                 {
                     "name": name,
@@ -147,17 +152,17 @@ class _Packer:
         return b"".join(self._parts)
 
 
-def _initial(case: Case, port: str) -> np.ndarray:
+def initial(linked: Linked, arguments: Mapping[str, Any], port: str) -> np.ndarray:
     """What lies in a port's buffer before the call: outputs are poisoned, so that what is not written shows."""
-    if port in case.arguments:
-        return tensor_bytes(case.arguments[port])
-    context = case.linked.context
+    if port in arguments:
+        return tensor_bytes(arguments[port])
+    context = linked.context
     dtype = TORCH_TYPES[context.types[port]]
     poison = float("nan") if dtype.is_floating_point else -0x32323233
-    return tensor_bytes(torch.full(case.kernel.output_shape(port, context.sizes), poison, dtype=dtype))
+    return tensor_bytes(torch.full(linked.kernel.output_shape(port, context.sizes), poison, dtype=dtype))
 
 
-def pack(found: Iterable[Case] | None = None) -> bytes:
+def pack(found: Iterable[Case] | None = None, model: ModelCase | None = None) -> bytes:
     """Cases as data: bytes of the head (u32, little-endian), the head in JSON, and tensors behind it."""
     packer = _Packer()
     packed = [packer.case(case) for case in found or cases()]
@@ -167,8 +172,9 @@ def pack(found: Iterable[Case] | None = None) -> bytes:
         "seed": SEED,
         "about": _about(),
         "modules": list(packer.modules),
-        "tensors": packer.tensors,
         "cases": packed,
+        "model": model.packed(packer.tensor) if model else None,
+        "tensors": packer.tensors,
     }
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 4) % ALIGNED)
@@ -217,8 +223,13 @@ def opened(text: str, where: str) -> dict[str, Any]:
     """The content of a certificate. Raises WorkbenchError for what is none, or was changed after it was sealed."""
     try:
         found = json.loads(text)
-        if (found["kind"], found["version"]) != (KIND, VERSION):
-            raise ValueError("another kind or version")
+        if found["kind"] != KIND:
+            raise ValueError("another kind")
+        if found["version"] not in READABLE:
+            raise WorkbenchError(
+                f"{where}: a certificate of version {found['version']}; this workbench reads "
+                f"{' and '.join(map(str, READABLE))}"
+            )
         content = found["content"]
         if hashlib.sha256(content.encode()).hexdigest() != found["seal"]:
             raise WorkbenchError(f"{where}: was changed after it was sealed; certify again")
@@ -238,14 +249,47 @@ class Certificates(Tabular):
     def rows(self) -> list[dict[str, Any]]:
         return [_row(name, found) for name, found in self._named.items()]
 
+    @property
+    def models(self) -> CertifiedModels:
+        """What the certificates say of whole models; no rows where none was run."""
+        return CertifiedModels(
+            {name: found["model"] for name, found in self._named.items() if found.get("model")}
+        )
+
     def beyond(self) -> list[str]:
-        """Cases that are not within their bounds, or did not run."""
-        return [
-            f"{name}: {case['kernel']}/{case['variant']}, {case['lanes']} lanes: {case['status']}"
-            for name, found in self._named.items()
-            for case in found["cases"]
-            if case["status"] != "within"
-        ]
+        """Cases that are not within their bounds, or did not run; the model likewise."""
+        return [f"{name}: {line}" for name, found in self._named.items() for line in _beyond(found)]
+
+
+class CertifiedModels(Tabular):
+    """A row a certificate with a model: the greedy text, logits and perplexity beside the references'."""
+
+    caption = "a model's greedy text, logits and perplexity beside its references in f64"
+
+    def __init__(self, named: Mapping[str, Mapping[str, Any]]):
+        self._named = named
+        self.notes = tuple(line for name, found in named.items() for line in _parted(name, found))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [_model_row(name, found) for name, found in self._named.items()]
+
+
+def _parted(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model's text parts from the references', if it does."""
+    if first := (found.get("tokens") or {}).get("first"):
+        yield (
+            f"{name}: token {first['at']} of the text is {first['here']}, and the reference's {first['there']}, whose "
+            f"logit stands {first['gap']:.2g} above the next; up to {2 * found['logits']['bound']:.2g} is a tie"
+        )
+
+
+def _beyond(found: Mapping[str, Any]) -> Iterator[str]:
+    for case in found["cases"]:
+        if case["status"] != "within":
+            yield f"{case['kernel']}/{case['variant']}, {case['lanes']} lanes: {case['status']}"
+    model = found.get("model")
+    if model is not None and model["status"] != "within":
+        yield f"{model['name']}: {model['status']}"
 
 
 def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,4 +306,21 @@ def _row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "error / bound": max(worst) if worst else None,
         "median, us": float(np.median(times)) if times else None,
         "kernels": found["about"]["kernels_sha256"][:8],
+    }
+
+
+def _model_row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Only name and status where it did not run."""
+    tokens, logits, ppl = (found.get(part) for part in ("tokens", "logits", "perplexity"))
+    largest = logits["largest"] if logits else None
+    return {
+        "certificate": name,
+        "model": found["name"],
+        "manifest": found["manifest_sha256"][:8],
+        "status": found["status"],
+        "same tokens": f"{tokens['equal']} of {tokens['count']}" if tokens else None,
+        "logit error / bound": largest / logits["bound"] if logits and largest is not None else None,
+        "perplexity": ppl_text(ppl["here"]) if ppl else None,
+        "the reference's": ppl_text(ppl["there"]) if ppl else None,
+        "windows": f"{ppl['windows']} of {ppl['protocol']}" if ppl else None,
     }

@@ -13,21 +13,40 @@ from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
+from workbench.errors import KernelError, NonFiniteError, WorkbenchError
+from workbench.runtime.model import load
 
 from .certificate import certificate, native, opened, pack
+from .model_case import embedded, model_case
+from .model_case import native as native_model
 
 #: Names of browsers with Chromium's options.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 #: A software adapter takes minutes.
 LIMIT_S = 3600
+#: Positions of the embedded model's cache: its context.
+MAX_TOKENS = 512
+
+
+def everything() -> bytes:
+    """All cases, and the embedded model."""
+    with embedded() as path:
+        return pack(model=model_case(path, MAX_TOKENS, carried=True))
 
 
 def in_process(adapter: str | int | None = None) -> str:
     """On an adapter of this machine. Raises NoAdapterError."""
     from workbench.runtime.device import open_device
 
-    return certificate(native(open_device(adapter)))
+    found = native(open_device(adapter))
+    with embedded() as path:
+        case = model_case(path, MAX_TOKENS)
+        try:
+            model = load(path, backend="wgpu", adapter=adapter, max_tokens=MAX_TOKENS)
+            found["model"] = native_model(model, case)
+        except (KernelError, NonFiniteError) as error:
+            found["model"] = {**case.facts(), "status": f"does not run: {error}"}
+    return certificate(found)
 
 
 def in_browser(executable: str | None, options: Sequence[str] = (), cases: bytes | None = None) -> str:
@@ -35,7 +54,7 @@ def in_browser(executable: str | None, options: Sequence[str] = (), cases: bytes
     found = executable or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         raise WorkbenchError(f"certify: none of {', '.join(BROWSERS)} was found; name one with --browser")
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), cases or pack()) as server:
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), cases or everything()) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/certify.html#report"
         command = [
             found,
@@ -69,7 +88,7 @@ def in_node(package: str, cases: bytes | None = None) -> str:
         raise WorkbenchError("certify: Node was not found")
     with tempfile.TemporaryDirectory() as folder, as_file(files("workbench.browser")) as modules:
         data = Path(folder) / "cases.bin"
-        data.write_bytes(cases or pack())
+        data.write_bytes(cases or everything())
         command = [node, str(modules / "node" / "certify.js"), str(data), package]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT_S)
     if done.returncode or '"seal"' not in done.stdout:

@@ -8,6 +8,7 @@ is sent that nobody waits for.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,11 +48,16 @@ class Answer:
         self.content, self.buffers = content, buffers
         self._came.set()
 
-    def wait(self) -> tuple[dict[str, Any], list]:
-        """What was done, and its bytes. Raises the page's error, and `DeviceLostError` where the page goes away."""
-        while not self._came.wait(LOOK_S):
+    def wait(self, limit: float | None = None) -> tuple[dict[str, Any], list]:
+        """What was done, and its bytes. limit: seconds. Raises the page's error, `DeviceLostError` where the page goes
+        away, and TimeoutError."""
+        left = math.inf if limit is None else limit
+        while not self._came.wait(min(LOOK_S, left)):
+            left -= LOOK_S
             if self._connection.lost:
                 raise DeviceLostError("the page that computed was closed or shown anew; start again")
+            if left <= 0:
+                raise TimeoutError(f"the page has not answered within {limit:g} s")
         if error := self.content.get("error"):
             raise _ERRORS.get(error.get("kind"), WorkbenchError)(f"in the page: {error['message']}")
         return self.content["done"], self.buffers
@@ -148,7 +154,7 @@ class Host:
         with self._there:
             if not self._there.wait_for(lambda: self._view is not None, PAGE_S):
                 raise WorkbenchError(
-                    "engine='page' computes in the page that shows the widget, and no page does; show it in a cell"
+                    "the widget computes in the page that shows it, and no page does; show it in a cell"
                 )
             return str(self._view)
 

@@ -1,6 +1,10 @@
 // The page's side of a worker that holds a model.
 
 import { BrowserError } from "./errors.js";
+import { serve } from "./port.js";
+
+/** What a page of one model asks. */
+const ONE = { worker: new URL("./worker.js", import.meta.url), calls: () => import("./service.js") };
 
 /** @typedef {{event?: (event: any) => void, done: (value: any) => void, failed: (error: Error) => void}} Waiting */
 
@@ -21,22 +25,23 @@ export class Engine {
   }
 
   /**
-   * A model that is ready: in a worker, or in the page where only that has WebGPU.
+   * Models that are ready: in a worker, or in the page where only that has WebGPU.
    * @param {{base: string, keep: boolean}} given
-   * @param {(progress: import("./player.js").Progress) => void} onProgress
-   * @returns {Promise<[Engine, import("./service.js").Facts]>}
+   * @param {(progress: any) => void} onProgress
+   * @param {{worker: URL, calls: () => Promise<{calls: (gpu: GPU | undefined) => import("./port.js").Calls}>}} [service]
+   * @returns {Promise<[Engine, any]>} what the service's `load` answers
    */
-  static async load(given, onProgress) {
-    const engine = new Engine(new Worker(new URL("./worker.js", import.meta.url), { type: "module" }));
+  static async load(given, onProgress, service = ONE) {
+    const engine = new Engine(new Worker(service.worker, { type: "module" }));
     try {
       return [engine, await engine.call("load", given, onProgress)];
     } catch (error) {
       engine.end("the worker was closed");
       if (!(error instanceof BrowserError && error.kind === "no-webgpu" && navigator.gpu)) throw error;
     }
-    const { serve } = await import("./service.js");
+    const { calls } = await service.calls();
     const { port1, port2 } = new MessageChannel();
-    serve(port1, navigator.gpu);
+    serve(port1, calls(navigator.gpu));
     const here = new Engine(port2);
     return [here, await here.call("load", given, onProgress)];
   }

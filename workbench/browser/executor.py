@@ -25,7 +25,7 @@ from workbench.models.source import Source, open_source
 from workbench.plan.plan import Ring
 from workbench.runtime.cache import Cache
 from workbench.runtime.executor import Sequential
-from workbench.runtime.export import LIMITS, SUBGROUPS, bundle, programs_for, require_readable
+from workbench.runtime.export import DECODE, LIMITS, SUBGROUPS, bundle, programs_for, require_readable
 from workbench.runtime.finite import is_finite
 from workbench.runtime.model import Model
 from workbench.runtime.plans import Plans
@@ -37,6 +37,7 @@ from workbench.runtime.wgpu_executor import STEPS, chunk_sizes
 from .connection import Connection, Host
 
 PROMPT = ("last", "all")
+HEADS = (*PROMPT, *DECODE)
 #: Positions of the cache unless asked for.
 DEFAULT_MAX_TOKENS = 2048
 BINDING_BYTES = LIMITS["browser"]
@@ -103,7 +104,7 @@ class PageExecutor(Sequential):
             self.device.name, self.device.lanes = f"{found['adapter']} (page)", found["lanes"]
             adapter = Adapter(bool(found["lanes"]), found["lanes"])
             programs = list(
-                programs_for(self.source, self.activations, adapter, self.capacity, BINDING_BYTES, PROMPT)
+                programs_for(self.source, self.activations, adapter, self.capacity, BINDING_BYTES, HEADS)
             )
             manifest = (Path(self.source.path) / "manifest.json").read_bytes()
             self._call("load", {}, [json.dumps(bundle(iter(programs))).encode(), manifest])

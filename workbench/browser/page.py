@@ -1,4 +1,4 @@
-"""A folder for any web server, in which a converted model runs in the browser.
+"""A folder for any web server, in which a converted model runs in the browser, or two beside each other.
 
     OUT/
       index.html, style.css, app.js   the page; sw.js: what answers without a network
@@ -7,6 +7,7 @@
       browser/                        the modules that play programs, and the tokenizer's library
       model/                          the converted model, as it is
       programs/                       what `export-program` writes
+      beside/model/, beside/programs/ of a second model, where there is one: the page is then one that compares the two
 
 Nothing in it needs a build step, and nothing is fetched from anywhere else.
 """
@@ -25,12 +26,14 @@ from workbench.files.folders import Partial
 from workbench.files.writing import storing
 from workbench.formats import manifest
 from workbench.models.chat import chat_ids
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
-from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
-from workbench.runtime.export import export_programs
+from workbench.models.tokenizer import end_of_text_ids, load_tokenizer, tokenizer_hash
+from workbench.runtime.export import NEEDED, export_programs
 
 from . import certify_in
 from .certificate import pack
+from .model_case import fits, model_case
 
 KIND = "webgpu-quant-workbench/page"
 VERSION = 1
@@ -46,7 +49,7 @@ TALK = [
 #: Of what is vendored, for those who work on the modules.
 _TYPES = shutil.ignore_patterns("*.d.ts")
 #: What a browser keeps elsewhere, or loads one of.
-_LOADED_APART = re.compile(r"model/.*\.wgpu|programs/(f32|f16)-|certif")
+_LOADED_APART = re.compile(r"(beside/)?(model/.*\.wgpu|programs/(f32|f16)-)|certif")
 
 
 @dataclass(frozen=True)
@@ -61,32 +64,38 @@ def write_page(
     model: str | Path,
     output: str | Path,
     *,
+    beside: str | Path | None = None,
     max_tokens: int = 2048,
     certificate: bool = False,
     overwrite: bool = False,
 ) -> Page:
     """Write the page of a converted model, whole or not at all.
 
-    max_tokens: positions of the cache. certificate: with a page beside it that certifies its reader's adapter. Raises
+    beside: another model with the same tokenizer; both then continue one prompt or read one text, and the page shows
+    KL(model || beside) by token. max_tokens: positions of the cache. certificate: with a page that certifies its
+    reader's adapter, with this model where its references fit into memory (`model_case.fits`). Raises
     WorkbenchError for a model that is not converted or not stored as a page reads it, for one without tokenizer.json,
-    and for an output that exists and is no page to be replaced.
+    for two that do not share a tokenizer, and for an output that exists and is no page to be replaced.
     """
     output = Path(output)
     if output.exists() and not (overwrite and (output / FILE).is_file()):
         what = "and holds no page" if overwrite else "give --overwrite to replace it"
         raise WorkbenchError(f"page: {output} exists; {what}")
     source = open_source(model)
+    other = None if beside is None else open_source(beside)
     facts = _page(source) | {"certificate": certificate}
+    if other is not None:
+        facts["names"] = _names(source, other)
     partial = Partial(output)
     try:
         with storing(output):
-            export_programs(
-                source, partial.path / "programs", max_tokens=max_tokens
-            )  # refuses what pages cannot read
-            _copy_model(Path(source.path), partial.path / "model")
-            _copy_modules(partial.path)
+            _write_model(source, partial.path, max_tokens, pair=other is not None)
+            if other is not None:
+                _write_model(other, partial.path / "beside", max_tokens, pair=True)
+            _copy_modules(partial.path, pair=other is not None)
             if certificate:
-                certify_in.write_page(partial.path, pack())
+                case = model_case(source.path, max_tokens) if fits(source) else None
+                certify_in.write_page(partial.path, pack(model=case))
             files = [path for path in partial.path.rglob("*") if path.is_file()]
             nbytes = sum(path.stat().st_size for path in files)
             names = [path.relative_to(partial.path).as_posix() for path in files]
@@ -99,6 +108,28 @@ def write_page(
         partial.remove()
         raise
     return Page(output, nbytes)
+
+
+def _names(source, other) -> list[str]:
+    """What the two models are called. Raises WorkbenchError where they do not share vocabulary and tokenizer."""
+    sizes = [architecture_of(each.config).vocab_size for each in (source, other)]
+    if len(set(sizes)) > 1 or len({tokenizer_hash(each.tokenizer_path) for each in (source, other)}) > 1:
+        raise WorkbenchError(
+            f"page: {source.path} and {other.path} do not share vocabulary ({sizes[0]} and {sizes[1]}) and tokenizer; "
+            "two models of a page do"
+        )
+    first, second = (Path(each.path).resolve().name for each in (source, other))
+    return [first, second if second != first else f"{second} (2)"]
+
+
+def _write_model(source, folder: Path, max_tokens: int, *, pair: bool) -> None:
+    """A model and its programs, those that give all logits among them where two are compared."""
+    heads = (*NEEDED, "all") if pair else NEEDED
+    folder.mkdir(exist_ok=True)
+    export_programs(
+        source, folder / "programs", max_tokens=max_tokens, heads=heads
+    )  # refuses what pages cannot read
+    _copy_model(Path(source.path), folder / "model")
 
 
 def _page(source) -> dict:
@@ -149,10 +180,11 @@ def _copy_model(model: Path, target: Path) -> None:
         shutil.copyfile(model / name, target / name)
 
 
-def _copy_modules(target: Path) -> None:
+def _copy_modules(target: Path, *, pair: bool) -> None:
     """The page at the top, and the modules below `browser`."""
     with as_file(files("workbench.browser")) as package:
-        shutil.copytree(package / "static", target, dirs_exist_ok=True)
+        for folder in ("static", "pair") if pair else ("static",):
+            shutil.copytree(package / folder, target, dirs_exist_ok=True)
         shutil.copytree(package / "vendor", target / "browser" / "vendor", ignore=_TYPES)
         for module in package.glob("*.js"):
             shutil.copyfile(module, target / "browser" / module.name)

@@ -1,6 +1,8 @@
-// Programs played for a kernel far away: what a notebook's worker does. Messages are {call, name, given, buffers}, answered
-// by {call, done | error, buffers}; for weights the worker asks, {read, file, offset, length}, and hears {read, buffers}.
+// Programs played, and kernels tried, for a kernel far away: what a notebook's worker does. Messages are {call, name, given,
+// buffers}, answered by {call, done | error, buffers}; for weights the worker asks, {read, file, offset, length}, and hears
+// {read, buffers}.
 
+import { Bench } from "./bench.js";
 import { Device } from "./device.js";
 import { BrowserError } from "./errors.js";
 import { unbundled } from "./loader.js";
@@ -10,6 +12,9 @@ import { Session } from "./session.js";
 /** @typedef {{cache: number, program: number, position: number}} Step a program of the list, on a sequence of its own */
 
 const json = (/** @type {Uint8Array<ArrayBuffer>} */ bytes) => JSON.parse(new TextDecoder().decode(bytes));
+
+const hasF16 = async () =>
+  (await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }))?.features.has("shader-f16") ?? false;
 
 class Remote {
   /** @param {(message: object, buffers?: ArrayBuffer[]) => void} post */
@@ -32,11 +37,16 @@ class Remote {
     });
   }
 
-  /** @param {{bindingBytes: number, subgroupSizes: number[], f16: boolean, vocabSize: number}} needs */
-  async open(needs) {
+  /**
+   * f16: where the adapter has it, with "there"; vocabSize: of a model.
+   * @param {{bindingBytes: number, subgroupSizes: number[], f16: boolean | "there", vocabSize?: number}} needs
+   */
+  async open({ f16, ...needs }) {
     this.vocabSize = needs.vocabSize;
-    this.device = await Device.open(navigator.gpu, needs);
-    return { adapter: this.device.name, lanes: this.device.subgroupSize };
+    const there = f16 === "there" ? await hasF16() : f16;
+    this.device = await Device.open(navigator.gpu, { ...needs, f16: there });
+    this.bench = new Bench(this.device);
+    return { adapter: this.device.name, lanes: this.device.subgroupSize, f16: there };
   }
 
   /** @param {object} _ @param {Uint8Array<ArrayBuffer>[]} buffers a bundle of programs, and the manifest of the weights */
@@ -138,6 +148,9 @@ class Remote {
       stream: (step, all) => this.stream(step, all),
       next: (which) => this.next(which),
       leave: (which) => this.leave(which),
+      inputs: (ports, all) => this.bench?.inputs(ports, all),
+      once: (variant) => this.bench?.once(variant),
+      timed: (which) => this.bench?.timed(which),
     };
     try {
       const answer = (await calls[name](given, buffers)) ?? {};

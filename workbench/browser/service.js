@@ -1,5 +1,4 @@
-// A model behind a port: what a worker does for its page. Calls come as {call, name, given}; answers are {call, event} as
-// they come, then {call, done} or {call, error}.
+// A model for a page: what its worker does.
 
 import { BrowserError } from "./errors.js";
 import { readJson } from "./loader.js";
@@ -22,6 +21,27 @@ import { streamText } from "./textstream.js";
 /** @typedef {{given: number}} Begun tokens of the prompt */
 /** @typedef {{text: string, tokens: number, ms: number}} Piece tokens and milliseconds since the call, until now */
 /** @typedef {{reason: "eos" | "length" | "context" | "stop" | "stopped", tokens: number, ms: number, first: number}} Ended */
+
+/**
+ * Tokens until it is enough; `came` hears of each.
+ * @param {ReturnType<import("./session.js").Session["generate"]>} stream
+ * @param {() => boolean} stopped
+ * @param {(token: number) => void} came
+ * @returns {AsyncGenerator<number, Exclude<Ended["reason"], "stop">>}
+ */
+export async function* counted(stream, stopped, came) {
+  try {
+    for (;;) {
+      const { value, done } = await stream.next();
+      if (done) return value;
+      if (stopped()) return "stopped";
+      came(value);
+      yield value;
+    }
+  } finally {
+    await stream.return("length");
+  }
+}
 
 /** One model and one sequence. */
 class Service {
@@ -63,7 +83,7 @@ class Service {
       const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       tell({ given: ids.length });
       const ended = { tokens: 0, first: 0 };
-      const tokens = this.counted(session.generate(ids, { count, options, ends: this.ends }), () => {
+      const tokens = counted(session.generate(ids, { count, options, ends: this.ends }), () => this.stopping, () => {
         ended.tokens += 1;
         ended.first ||= since();
       });
@@ -75,26 +95,6 @@ class Service {
       }
     } finally {
       this.writing = false;
-    }
-  }
-
-  /**
-   * Tokens until it is enough; `came` hears of each.
-   * @param {ReturnType<import("./session.js").Session["generate"]>} stream
-   * @param {() => void} came
-   * @returns {AsyncGenerator<number, Exclude<Ended["reason"], "stop">>}
-   */
-  async *counted(stream, came) {
-    try {
-      for (;;) {
-        const { value, done } = await stream.next();
-        if (done) return value;
-        if (this.stopping) return "stopped";
-        came();
-        yield value;
-      }
-    } finally {
-      await stream.return("length");
     }
   }
 
@@ -110,25 +110,16 @@ class Service {
 }
 
 /**
- * Answer calls that come through a port.
- * @param {{postMessage: (message: object) => void, onmessage: ((event: MessageEvent) => void) | null}} port
+ * The calls of a page of one model.
  * @param {GPU | undefined} gpu
+ * @returns {import("./port.js").Calls}
  */
-export function serve(port, gpu) {
+export function calls(gpu) {
   const service = new Service(gpu);
-  /** @type {Record<string, (given: any, tell: (event: object) => void) => unknown>} */
-  const calls = {
+  return {
     load: (given, tell) => service.load(given, tell),
     write: (given, tell) => service.write(given, tell),
     stop: () => service.stop(),
     forget: () => service.forget(),
-  };
-  port.onmessage = async ({ data: { call, name, given } }) => {
-    try {
-      port.postMessage({ call, done: await calls[name](given, (event) => port.postMessage({ call, event })) });
-    } catch (error) {
-      const { kind, message, stack } = /** @type {BrowserError} */ (error);
-      port.postMessage({ call, error: { kind, message: kind ? message : `something unforeseen: ${stack ?? error}` } });
-    }
   };
 }

@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
         named[file] = opened(text, file)
     found = Certificates(named)
     print(found)
+    if found.models.rows():
+        print(found.models)
     for each in found.beyond():
         print(each)
     return 0

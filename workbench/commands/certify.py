@@ -1,4 +1,4 @@
-"""Write what an adapter computes of every kernel's every variant, beside references in f64."""
+"""Write what an adapter computes of every kernel's every variant and of a model, beside references in f64."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(Path(arguments.output), text)
     found = Certificates({Path(arguments.output).name: opened(text, arguments.output)})
     print(found)
+    if found.models.rows():
+        print(found.models)
     for each in found.beyond():
         print(each)
     return 1 if found.beyond() else 0

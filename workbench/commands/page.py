@@ -1,4 +1,4 @@
-"""Write a folder for any web server in which a converted model runs in the browser."""
+"""Write a folder for any web server in which a converted model, or two beside each other, runs in the browser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from workbench.commands.common import MODEL_HELP, add
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR", help=MODEL_HELP)
     parser.add_argument("output", metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--beside",
+        metavar="DIR",
+        help="a second model with the same tokenizer: both continue a prompt or read a text, with KL by token",
+    )
     add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
     parser.add_argument(
         "--certificate", action="store_true", help="with a page beside it that certifies its reader's adapter"
@@ -23,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = write_page(
         arguments.model,
         arguments.output,
+        beside=arguments.beside,
         max_tokens=arguments.max_tokens,
         certificate=arguments.certificate,
         overwrite=arguments.overwrite,

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import wgpu
 
-from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels import Adapter, Kernel, KernelUsageError
 from wgsl_kernels.header import write_module
 from wgsl_kernels.judge import comparable, judge, widen
 from workbench.errors import KernelError, WorkbenchError
 from workbench.runtime.device import Device
 from workbench.runtime.launch import Workload
+from workbench.runtime.link import Linked
 from workbench.runtime.pipelines import Compiled
 
 from .child import ChildTimeoutError
@@ -32,6 +33,45 @@ from .comparison import (
 from .trial import trial
 
 
+def prepare(
+    workload: Workload, name: str, adapter: Adapter, dialect: str = "naga"
+) -> tuple[Linked | None, VariantResult]:
+    """A variant written for an adapter, and what is known of it before it runs; None where it cannot run there.
+
+    dialect: of the compiler that it is written for.
+    """
+    result = VariantResult(name, UNSUPPORTED)
+    kernel = workload.kernel
+    variant = kernel.variants[name]
+    try:
+        context = workload.context(name, adapter)
+        cost = kernel.cost(context.sizes)
+        result = dataclasses.replace(
+            result,
+            chosen=_chosen(kernel, context) == name,
+            tunables={each: context[each] for each in variant.tunables},
+            bytes=float(cost.bytes),
+            flops=float(cost.flops),
+        )
+        if reason := variant.refuse(context):
+            return None, dataclasses.replace(result, detail=reason)
+        module = write_module(kernel, variant, context, dialect)
+    except KernelUsageError as error:
+        return None, dataclasses.replace(result, detail=str(error))
+    result = dataclasses.replace(
+        result, wgsl=module.code, wgsl_sha256=module.digest, body_line=module.body_line
+    )
+    for used, has, feature in (
+        (module.uses_subgroups, adapter.subgroups, "subgroup"),
+        (module.uses_f16, adapter.f16, "shader-f16"),
+    ):
+        if used and not has:
+            return None, dataclasses.replace(
+                result, detail=f"it needs {feature}, which this device does not have"
+            )
+    return Linked(kernel, name, context, module, variant.grid(context)), result
+
+
 def judge_variant(
     workload: Workload,
     name: str,
@@ -44,40 +84,14 @@ def judge_variant(
     expected: output -> (numbers, bounds), f64. budget: seconds that one call may take; a source that is no file of the
     library's runs in another process first. None: no limit, and everything in this process.
     """
-    result = VariantResult(name, UNSUPPORTED)
-    kernel = workload.kernel
-    variant = kernel.variants[name]
-    try:
-        context = workload.context(name, device.adapter)
-        cost = kernel.cost(context.sizes)
-        result = dataclasses.replace(
-            result,
-            chosen=_chosen(kernel, context) == name,
-            tunables={each: context[each] for each in variant.tunables},
-            bytes=float(cost.bytes),
-            flops=float(cost.flops),
-        )
-        if reason := variant.refuse(context):
-            return None, dataclasses.replace(result, detail=reason)
-        module = write_module(kernel, variant, context)
-    except KernelUsageError as error:
-        return None, dataclasses.replace(result, detail=str(error))
-    result = dataclasses.replace(
-        result, wgsl=module.code, wgsl_sha256=module.digest, body_line=module.body_line
-    )
-    for used, has, feature in (
-        (module.uses_subgroups, device.adapter.subgroups, "subgroup"),
-        (module.uses_f16, device.adapter.f16, "shader-f16"),
-    ):
-        if used and not has:
-            return None, dataclasses.replace(
-                result, detail=f"it needs {feature}, which this device does not have"
-            )
+    linked, result = prepare(workload, name, device.adapter)
+    if linked is None:
+        return None, result
     try:
         compiled = workload.compile(device, name)
     except KernelError as error:
         return None, dataclasses.replace(result, status=COMPILE_ERROR, detail=str(error), places=error.places)
-    limit = None if variant.text is None else budget
+    limit = budget if linked.own else None
     if limit is not None and (problem := trial(compiled, workload.arrays, device, limit)):
         timed_out = isinstance(problem, ChildTimeoutError)
         detail = f"one call did not end within {budget:g} s" if timed_out else str(problem)
@@ -90,7 +104,7 @@ def judge_variant(
         detail = f"{type(error).__name__}: {error}"
         return None, dataclasses.replace(result, status=RUNTIME_ERROR, detail=detail)
     took = time.perf_counter() - began
-    result = _compared(kernel, result, results, expected)
+    result = compared(workload.kernel, result, results, expected)
     if result.status != PASSED:
         return None, result
     if budget is not None and took > budget:
@@ -99,7 +113,7 @@ def judge_variant(
     return compiled, result
 
 
-def _compared(
+def compared(
     kernel: Kernel,
     result: VariantResult,
     results: Mapping[str, torch.Tensor],

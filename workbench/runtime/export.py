@@ -35,8 +35,10 @@ from .wgpu_executor import STEPS, chunk_sizes
 KIND = "webgpu-quant-workbench/programs"
 VERSION = 1
 INDEX = "programs.json"
+#: Ends of programs that take one token a step; those of all others take many.
+DECODE = ("greedy", "draw", "told")
 #: What pages need: a prompt, scores of windows, and decoding.
-PROMPT, DECODE = ("last", "score"), ("greedy", "draw", "told")
+NEEDED = ("last", "score", *DECODE)
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
 SUBGROUPS = (0, 4, 8, 16, 32, 64)
 TYPES = ("f32", "f16")
@@ -53,9 +55,9 @@ class Exported:
     nbytes: int
 
 
-def adapters() -> Iterator[tuple[str, Adapter]]:
+def adapters(types: Sequence[str]) -> Iterator[tuple[str, Adapter]]:
     """Activations and kind of adapter of each bundle."""
-    for activations in TYPES:
+    for activations in types:
         for lanes in SUBGROUPS:
             yield activations, Adapter(bool(lanes), lanes, f16=activations == "f16")
 
@@ -66,13 +68,13 @@ def programs_for(
     adapter: Adapter,
     capacity: int,
     binding_bytes: int,
-    prompt: Sequence[str] = PROMPT,
+    heads: Sequence[str] = NEEDED,
 ) -> Iterator[Program]:
-    """All programs that a page needs on one kind of adapter. prompt: heads of those that take many tokens a step."""
+    """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`)."""
     model = architecture_of(source.config)
-    for head in (*prompt, *DECODE):
+    for head in heads:
         plan = model.build(source.describe, head=head, activations=activations)
-        for tokens in chunk_sizes(model, binding_bytes) if head in prompt else (1,):
+        for tokens in (1,) if head in DECODE else chunk_sizes(model, binding_bytes):
             sizes = step_sizes(tokens, capacity, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
@@ -128,12 +130,15 @@ def export_programs(
     *,
     limits: str = "browser",
     max_tokens: int = 2048,
+    heads: Sequence[str] = NEEDED,
+    types: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write the programs of a converted model, whole or not at all.
 
-    max_tokens: positions of the cache. Raises WorkbenchError for a model that is not converted, or not stored planar
-    and low-first (a page reads its planes as they lie), for unknown limits, and for an output that exists.
+    max_tokens: positions of the cache. heads: what programs end in. types: of activations (default: `TYPES`). Raises
+    WorkbenchError for a model that is not converted, or not stored planar and low-first (a page reads its planes as
+    they lie), for unknown limits, and for an output that exists.
     """
     if limits not in LIMITS:
         raise WorkbenchError(f"export-program: limits = {limits!r}; allowed: {', '.join(LIMITS)}")
@@ -160,7 +165,7 @@ def export_programs(
         raise WorkbenchError(f"export-program: {output} exists; {what}")
     partial = Partial(output)
     try:
-        count, nbytes = _write(partial.path, source, index)
+        count, nbytes = _write(partial.path, source, index, heads, TYPES if types is None else types)
         partial.put_in_place()
     except BaseException:
         partial.remove()
@@ -168,14 +173,14 @@ def export_programs(
     return Exported(output, count, nbytes)
 
 
-def _write(folder: Path, source: Any, index: dict[str, Any]) -> tuple[int, int]:
+def _write(
+    folder: Path, source: Any, index: dict[str, Any], heads: Sequence[str], types: Sequence[str]
+) -> tuple[int, int]:
     """All files; the numbers of programs and bytes."""
-    count, nbytes = 0, 0
+    count, nbytes, capacity, most = 0, 0, index["capacity"], index["limits"]["binding_bytes"]
     with storing(folder):
-        for activations, adapter in adapters():
-            programs = programs_for(
-                source, activations, adapter, index["capacity"], index["limits"]["binding_bytes"]
-            )
+        for activations, adapter in adapters(types):
+            programs = programs_for(source, activations, adapter, capacity, most, heads)
             made = bundle(programs)
             data = json.dumps(made, separators=(",", ":")).encode()
             entry = {

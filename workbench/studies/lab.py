@@ -17,10 +17,12 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import wgsl_kernels
 from wgsl_kernels import Kernel, KernelUsageError, Library, Variant
+from workbench.browser.kernels import PageKernels
 from workbench.kernel_bench.ceilings import Ceilings, known_ceilings
 from workbench.kernel_bench.compare import ROUNDS, compare
 from workbench.kernel_bench.comparison import PASSED, Comparison, VariantResult
@@ -76,10 +78,11 @@ class Lab:
     """One kernel under study. sizes: as for `Kernel.inputs`; those not given are those of a layer of an 8B Llama, less
     on a CPU (`workbench.kernel_bench.sizes`).
 
-    variants: names that `run` compares (default: all that the kernel has). budget: seconds that one call may take;
-    versions are tried in another process first, so one that never ends costs this long and nothing else.
-    `comparison` is the last run, `versions` everything that was edited, in order. Raises `KernelUsageError` for names
-    and sizes that the kernel does not have, `NoAdapterError`.
+    device: of this process, or the page's (`workbench.browser.kernels.PageKernels`), where kernels then run; its
+    ceilings are not measured. variants: names that `run` compares (default: all that the kernel has). budget: seconds
+    that one call may take; versions are tried in another process first, so one that never ends costs this long and
+    nothing else. `comparison` is the last run, `versions` everything that was edited, in order. Raises
+    `KernelUsageError` for names and sizes that the kernel does not have, `NoAdapterError`.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Lab:
         rounds: int = ROUNDS,
         budget: float = BUDGET,
         dtype: str = "f32",
-        device: Device | None = None,
+        device: Device | PageKernels | None = None,
         **sizes: Any,
     ):
         self.kernel, self.device = resolve(kernel), device or open_device()
@@ -113,6 +116,11 @@ class Lab:
         if name not in self._versions:
             raise KeyError(f"no version is named {name!r}; there are {', '.join(self._versions) or 'none'}")
         return self._versions[name]
+
+    @property
+    def in_page(self) -> bool:
+        """Whether kernels run on the adapter of the page that shows a widget."""
+        return isinstance(self.device, PageKernels)
 
     @property
     def pair(self) -> Kernel:
@@ -252,7 +260,9 @@ class Lab:
         return in_model(model, self.library(name, everywhere=everywhere), **options)
 
     def measure_ceilings(self) -> Ceilings:
-        """What this device reaches at most: measured once in this process (`workbench.kernel_bench.ceilings`)."""
+        """What this device reaches at most (`workbench.kernel_bench.ceilings`); `KernelUsageError` for a page's."""
+        if isinstance(self.device, PageKernels):
+            raise KernelUsageError("ceilings are measured on devices of this process, not on a page's")
         self.ceilings = known_ceilings(self.device)
         return self.ceilings
 
@@ -302,7 +312,7 @@ class Lab:
                 lines.append(
                     f"{each.name} is {median:.2f} ({low:.2f} to {high:.2f}) times as fast as {each.base}"
                 )
-        if self.versions and not self.device.adapter.is_cpu:
+        if self.versions and not self.device.adapter.is_cpu and not self.in_page:
             lines.append("versions keep the checks of array bounds that files of the library go without")
         return lines
 
@@ -321,13 +331,14 @@ class Lab:
     # ---- inside ----------------------------------------------------------------------------------------------
 
     def _compare(self, names: Sequence[str], rounds: int) -> Comparison:
-        return compare(
+        device = self.device
+        run = device.compare if isinstance(device, PageKernels) else partial(compare, device=device)
+        return run(
             self.pair,
             self.seed,
             names,
             rounds=rounds,
             budget=self.budget,
-            device=self.device,
             y_dtype=self.dtype,
             **typed(self.kernel, self.dtype),
             **self.sizes,

@@ -1,3 +1,4 @@
+import { compute } from "./compute.js";
 import { choice, field, frame, fresh, h, percent, visible } from "./shared.js";
 
 const NUMBERS = [
@@ -139,38 +140,6 @@ function likely(title, side, list, chosen) {
       h("span", { class: "wb-bar", "aria-hidden": "true" }, h("span", { style: `width:${(100 * p).toFixed(2)}%` })),
       h("span", {}, percent(p))));
   return h("div", { class: `wb-likely ${side}` }, h("h4", {}, title), h("ol", {}, rows));
-}
-
-/** Workers that compute for the kernel while this view is open; what goes between the two is the kernel's affair. */
-function compute(model, view) {
-  const here = fresh("page");
-  const workers = new Map();
-  const post = (engine, content, buffers) => model.send({ kind: "engine", view: here, engine, ...content }, undefined, buffers);
-  const end = (engine) => {
-    workers.get(engine)?.terminate();
-    workers.delete(engine);
-  };
-  const start = (engine, script) => {
-    const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-    const worker = new Worker(url);
-    worker.onmessage = ({ data: { buffers, ...content } }) => (URL.revokeObjectURL(url), post(engine, content, buffers));
-    worker.onerror = ({ message }) => post(engine, { ended: message ?? "" }, []);
-    workers.set(engine, worker);
-  };
-  view.heard({
-    engine: ({ view: meant, engine, start: first, end: last, ...message }, buffers) => {
-      if (meant !== here) return;
-      const given = buffers.map((each) => new Uint8Array(each.buffer, each.byteOffset, each.byteLength));
-      if (first) start(engine, given[0]);
-      else if (last) end(engine);
-      else workers.get(engine)?.postMessage({ ...message, buffers: given });
-    },
-  });
-  view.undo(() => {
-    [...workers.keys()].forEach(end);
-    view.tell("page_gone", { view: here });
-  });
-  view.tell("page_here", { view: here });
 }
 
 function render({ model, el }) {

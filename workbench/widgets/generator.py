@@ -20,7 +20,8 @@ from workbench.studies.tokens import Continuation, Token, character, facts
 from workbench.studies.writers import Setting
 
 from .background import Task
-from .base import View, execution
+from .base import execution
+from .in_page import InPage
 
 #: Seconds between two messages to the page.
 TICK = 0.05
@@ -29,7 +30,7 @@ ENGINES = ("native", "page", "both")
 OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
-class Generator(View):
+class Generator(InPage):
     """Type a prompt, see it continued; each token tells its probability and what else was likely.
 
     models: a Model or what `workbench.load` takes, or label -> such for one or two. Two write side by side from the
@@ -63,8 +64,6 @@ class Generator(View):
     devices = traitlets.List(traitlets.Unicode()).tag(sync=True)
     has_chat = traitlets.Bool(False).tag(sync=True)
     limit = traitlets.Int(0).tag(sync=True)
-    #: Whether a model computes in the page.
-    in_page = traitlets.Bool(False).tag(sync=True)
     #: Whether two continuations come from something else each, so that KL is told.
     compares = traitlets.Bool(False).tag(sync=True)
     #: Of the last finished run, for views without a kernel behind them.
@@ -104,7 +103,6 @@ class Generator(View):
             "lora_format": lora_format,
         }
         named = dict(models) if isinstance(models, Mapping) else {_label(models): models}
-        self._host = Host(lambda content, buffers: self.tell("engine", content, buffers))
         self.models = _models(named, engine, how, self._host)
         self.settings = {}
         if settings is not None:
@@ -187,15 +185,6 @@ class Generator(View):
             if name in content["options"]:
                 setattr(self, name, content["options"][name])
         self.start()
-
-    def hear_page_here(self, content: dict, buffers: list) -> None:
-        self._host.here(str(content["view"]))
-
-    def hear_page_gone(self, content: dict, buffers: list) -> None:
-        self._host.gone(str(content["view"]))
-
-    def hear_engine(self, content: dict, buffers: list) -> None:
-        self._host.hear(content, buffers)
 
     def hear_stop(self, content: dict, buffers: list) -> None:
         self.stop()

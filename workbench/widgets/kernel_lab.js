@@ -1,5 +1,6 @@
 import { axes, choice, decimals, field, frame, h, HUES, outline, percent, s, short, visible } from "./shared.js";
 import { Editor, listing, where } from "./code.js";
+import { compute } from "./compute.js";
 
 const hue = (at) => `color:var(--k${at % HUES})`;
 /** Of marks of that colour: hollow where the colours begin anew. */
@@ -226,7 +227,7 @@ function render({ model, el }) {
     const order = names().map((name) => rowOf(name) ?? { name });
     const at = order.findIndex((row) => row.name === selection);
     const row = rowOf(selection);
-    const missing = state.read ? "No roofline: the kernel's cost names no operations, or nothing has a time." : "The roofline comes once the ceilings are measured.";
+    const missing = state.read ? "No roofline: the kernel's cost names no operations, or nothing has a time." : model.get("in_page") ? "No roofline: a page's adapter has no measured ceilings." : "The roofline comes once the ceilings are measured.";
     roof.replaceChildren(...(state.rows.length ? [h("h4", {}, "roofline"), roofline(order, state, selection) ?? h("p", { class: "wb-note" }, missing)] : []));
     const chart = row && errorChart(row, state.edges, at);
     errors.replaceChildren(...(chart ? [h("h4", {}, `errors of ${visible(selection)}`), chart] : []));
@@ -324,6 +325,7 @@ function render({ model, el }) {
   view.changed("chosen", ready);
   for (const trait of ["chosen", "selection"]) view.changed(trait, drawTable);
   for (const trait of ["base", "tunables", "selection"]) view.changed(trait, drawSource);
+  if (model.get("in_page")) compute(model, view);
   view.tell("hello");
   return view.close;
 }

@@ -15,12 +15,11 @@ from eval.texts import load_text
 from wgsl_kernels import Kernel
 from wgsl_kernels.judge import RATIO_EDGES
 from workbench.assets import evaluation_text
+from workbench.browser.kernels import PageKernels
 from workbench.errors import WorkbenchError
-from workbench.kernel_bench.arithmetic import arithmetic
 from workbench.kernel_bench.compare import reference_source
 from workbench.kernel_bench.comparison import PASSED, Comparison, VariantResult, plain
-from workbench.kernel_bench.request import format_of
-from workbench.kernel_bench.sizes import families, family_of
+from workbench.kernel_bench.sizes import families
 from workbench.runtime.launch import resolve
 from workbench.show.html import folded
 from workbench.show.table import Table
@@ -28,18 +27,23 @@ from workbench.studies.in_model import InModel
 from workbench.studies.lab import Lab, Version
 
 from .background import Task
-from .base import View
+from .in_page import InPage
+from .kernel_content import kernel_content, row_content
 
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+#: Where kernels run: here, or in the page that shows the widget.
+PLACES = ("native", "page")
 BUSY = ("judging", "comparing", "measuring", "inside")
 #: How a version is measured inside a model unless it is said: less than the default of `in_model`, for a page.
 INSIDE = {"protocol": "disjoint-256", "max_windows": 2, "repetitions": 3}
 
 
-class KernelLab(View):
+class KernelLab(InPage):
     """A kernel to study: its name, a pair, or a `workbench.studies.lab.Lab`, which may hold versions already.
 
     options: as for `Lab`, sizes of the kernel among them; `model`, a folder or hub id that a version may run inside of.
+    where: "native", or "page" for the adapter of the page that shows the widget, through WebGPU; ceilings are not
+    measured there, and `run_inside` stays here.
     `comparison` is the last run (`workbench.kernel_bench.comparison.Comparison`), `versions` the edited texts,
     `selected` the result whose row was picked, `data()` the table as a DataFrame, `plot()` its figures, `inside` what a
     version did to a whole model (`workbench.studies.in_model.InModel`). Nothing runs before `run()`, `edit()`,
@@ -67,13 +71,26 @@ class KernelLab(View):
     state = traitlets.Unicode("idle").tag(sync=True)
 
     def __init__(
-        self, kernel: Lab | Kernel | str = "linear[int4]", *, model: Any = "", **options: Any
+        self,
+        kernel: Lab | Kernel | str = "linear[int4]",
+        *,
+        model: Any = "",
+        where: str = "native",
+        **options: Any,
     ) -> None:
+        if where not in PLACES:
+            raise WorkbenchError(f"KernelLab: where = {where!r}; allowed: {', '.join(map(repr, PLACES))}")
         layout = {"layout": options.pop("layout")} if "layout" in options else {}
+        if where == "page":
+            if options.get("device") is not None or isinstance(kernel, Lab):
+                raise WorkbenchError(
+                    "KernelLab: where='page' has a device of its own; give neither a Lab nor a device"
+                )
+            options["device"] = PageKernels(self._host)
         lab = self._lab_of(kernel, options)
         self._labs = {lab.kernel.name: lab}
         self.inside: InModel | None = None
-        super().__init__(**self._traits_of(lab), model=str(model), **layout)
+        super().__init__(**self._traits_of(lab), model=str(model), in_page=lab.in_page, **layout)
 
     @classmethod
     def _lab_of(cls, kernel: Lab | Kernel | str, options: Mapping[str, Any]) -> Lab:
@@ -284,7 +301,7 @@ class KernelLab(View):
         if self.selected is None:
             self.selection = lab.chosen[0] if lab.chosen else self.base
         self._tell_results()
-        if lab.ceilings is None:
+        if lab.ceilings is None and not lab.in_page:
             self.state = "measuring"
             lab.measure_ceilings()
         if not stopped():
@@ -304,26 +321,7 @@ class KernelLab(View):
     # ---- what the page is told -------------------------------------------------------------------------------
 
     def _tell_kernel(self) -> None:
-        lab = self.lab
-        kernel = lab.kernel
-        either = any(port.dtype == "float" for port in kernel.ports.values())
-        self.tell(
-            "kernel",
-            {
-                "family": family_of(kernel),
-                "format": format_of(kernel) or "",
-                "types": ["f32", *(["f16"] if either and lab.device.adapter.f16 else [])],
-                "variants": {
-                    name: {
-                        "text": variant.body(),
-                        "why": variant.why,
-                        "tunables": {key: list(values) for key, values in variant.tunables.items()},
-                    }
-                    for name, variant in kernel.variants.items()
-                },
-                "reference": reference_source(kernel),
-            },
-        )
+        self.tell("kernel", kernel_content(self.lab))
 
     def _tell_results(self) -> None:
         lab, found = self.lab, self.comparison
@@ -334,7 +332,7 @@ class KernelLab(View):
                     "title": found.heading if found else "",
                     "label": found.label if found else "",
                     "edges": RATIO_EDGES,
-                    "rows": [self._row(each) for each in lab.results],
+                    "rows": [row_content(each, found) for each in lab.results],
                     "notes": lab.notes(),
                     "inside": str(self.inside or ""),
                     "read": found.read_ceiling if found else None,
@@ -352,22 +350,6 @@ class KernelLab(View):
                 }
             ),
         )
-
-    def _row(self, each: VariantResult) -> dict[str, Any]:
-        found, timing = self.comparison, each.timing
-        return {
-            **{"name": each.variant, "status": each.status, "detail": each.detail, "chosen": each.chosen},
-            "errors": [vars(e) | {"first": [vars(m) for m in e.first]} for e in each.errors],
-            "places": [vars(place) for place in each.places],
-            "header": "\n".join(each.wgsl.splitlines()[: each.body_line]),
-            "tunables": each.tunables,
-            "samples": timing.samples if timing else [],
-            "median": timing.median if timing else None,
-            "bytes": each.bytes,
-            "flops": each.flops,
-            "arithmetic": arithmetic(each.wgsl) or "",
-            "share": found.share(each) if found else None,
-        }
 
     def _tell_figure(self, kind: str, ending: str) -> None:
         stored = io.BytesIO()

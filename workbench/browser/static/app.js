@@ -3,6 +3,7 @@
 import { megabytes } from "./browser/device.js";
 import { Engine } from "./browser/engine.js";
 import { BrowserError } from "./browser/errors.js";
+import { PROGRAMS } from "./browser/loader.js";
 import { keepPage, forgetPage } from "./browser/offline.js";
 
 const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -79,7 +80,7 @@ class Writer {
       const form = /** @type {HTMLFormElement} */ (element("form"));
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     });
-    if (kept) keepPage(bundle).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
+    if (kept) keepPage([PROGRAMS + bundle]).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
   }
 
   /** To texts, or to a new chat. */

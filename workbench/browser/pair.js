@@ -1,0 +1,331 @@
+// Two models beside each other: what a page's worker does. Each continues a prompt, or both read a text; then both say of
+// every token how likely it was, and KL(first || second) says how far apart they are there.
+
+import { BrowserError } from "./errors.js";
+import { readJson } from "./loader.js";
+import { Model, overHttp } from "./model.js";
+import { counted } from "./service.js";
+import { steps } from "./steps.js";
+import { forget } from "./storage.js";
+import { Text } from "./text.js";
+import { Detokenizer, streamText } from "./textstream.js";
+
+/** Ends of the programs that are played. */
+const HEADS = new Set(["last", "all", "greedy", "draw"]);
+/** Logits of a step come to the page, of both models: so many bytes at most. */
+const LOGIT_BYTES = 16 << 20;
+/** The likeliest tokens that are told of each. */
+const LIKELY = 3;
+
+/**
+ * What is known of two models that are ready. memory: bytes of the GPU. unkept: why the browser's storage does not hold both.
+ * @typedef {{names: string[], adapter: string, memory: number, capacity: number, chat: boolean, kept: boolean, unkept: string,
+ *   bundles: string[], certificate: boolean}} Facts
+ */
+/** @typedef {{name: string, p: number}} Likely */
+/**
+ * One or more tokens that make up a piece of text: their KL(first || second) in nats, their probability under each model,
+ * the likeliest tokens at the last of them, and whether the two differ in the likeliest at any.
+ * @typedef {{text: string, tokens: number, kl: number, p: [number, number], likely: [Likely[], Likely[]], flip: boolean}} Unit
+ */
+/**
+ * Of a text that both have read. parted: how many of the first units both texts share. kl: mean over its tokens, and the
+ * standard error, as if tokens were independent. ppl: of each model.
+ * @typedef {{units: Unit[], tokens: number, kl: {mean: number, error: number}, flips: number, ppl: [number, number]}} Read
+ */
+/** @typedef {{reason: string, tokens: number, ms: number, first: number, parted: number | null}} Ended */
+
+/** ln of the sum of exp over numbers, in f64. @param {ArrayLike<number>} logits */
+function logSum(logits) {
+  let largest = -Infinity;
+  for (let n = 0; n < logits.length; n++) largest = Math.max(largest, logits[n]);
+  let sum = 0;
+  for (let n = 0; n < logits.length; n++) sum += Math.exp(logits[n] - largest);
+  return largest + Math.log(sum);
+}
+
+/**
+ * How two models stand to one place of a text, in f64: eval/statistics.py's `divergence` in JavaScript.
+ * @param {ArrayLike<number>} first logits
+ * @param {ArrayLike<number>} second logits
+ * @param {number} target the token that stands there
+ * @returns {{kl: number, nll: [number, number], top: [number, number]}} KL(first || second) and -ln p of the target, in nats
+ */
+export function divergence(first, second, target) {
+  const [a, b] = [logSum(first), logSum(second)];
+  let kl = 0;
+  const top = /** @type {[number, number]} */ ([0, 0]);
+  for (let n = 0; n < first.length; n++) {
+    const p = Math.exp(first[n] - a);
+    if (p > 0) kl += p * (first[n] - a - (second[n] - b));
+    if (first[n] > first[top[0]]) top[0] = n;
+    if (second[n] > second[top[1]]) top[1] = n;
+  }
+  return { kl: Math.max(kl, 0), nll: [a - first[target], b - second[target]], top };
+}
+
+/** Mean, and its standard error sd / sqrt(n); NaN for less than two. @param {number[]} values */
+export function meanError(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return { mean, error: values.length > 1 ? Math.sqrt(squares / (values.length - 1) / values.length) : NaN };
+}
+
+/** The largest few, in order. @param {Float32Array} logits @returns {number[]} */
+function largest(logits) {
+  /** @type {number[]} */
+  const found = [];
+  for (let n = 0; n < logits.length; n++) {
+    if (found.length === LIKELY && logits[n] <= logits[found[LIKELY - 1]]) continue;
+    let at = found.length;
+    while (at > 0 && logits[n] > logits[found[at - 1]]) at -= 1;
+    found.splice(at, 0, n);
+    found.length = Math.min(found.length, LIKELY);
+  }
+  return found;
+}
+
+/** Two models and one sequence of each. */
+class Pair {
+  /** @param {GPU | undefined} gpu */
+  constructor(gpu) {
+    this.gpu = gpu;
+    this.working = false;
+    this.stopping = false;
+    /** @type {Model[]} */
+    this.models = [];
+    /** @type {import("./session.js").Session[]} */
+    this.sessions = [];
+    /** @type {Text | undefined} */
+    this.text = undefined;
+    /** @type {Set<number>} */
+    this.ends = new Set();
+  }
+
+  /** @param {{base: string, keep: boolean}} given @param {(event: object) => void} tell @returns {Promise<Facts>} */
+  async load({ base, keep }, tell) {
+    const read = overHttp(base);
+    const page = await readJson(read, "page.json");
+    const folders = [read, overHttp(new URL("beside/", base))];
+    const wanted = (/** @type {{head: string, tokens: number}} */ { head, tokens }, /** @type {number} */ vocab) =>
+      HEADS.has(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
+    for (const [which, from] of folders.entries()) {
+      this.models.push(await Model.load(this.gpu, from, { keep, wanted, onProgress: (event) => tell({ which, ...event }) }));
+    }
+    const [first, second] = this.models;
+    if (first.vocabSize !== second.vocabSize) throw new BrowserError("damaged", "the two models have different vocabularies");
+    this.ends = new Set(page.ends);
+    this.sessions = [await first.session(), await second.session()];
+    this.text = await Text.load(read, first.tokenizerFiles, page.sample, page.chat);
+    const unkept = this.models
+      .map(({ player }) => (player.store ? player.store.problem : "this browser has no storage for them here"))
+      .find(Boolean);
+    return {
+      names: page.names,
+      adapter: first.device.name,
+      memory: first.device.allocated + second.device.allocated,
+      capacity: Math.min(first.capacity, second.capacity),
+      chat: page.chat !== null,
+      kept: !unkept,
+      unkept: unkept ?? "",
+      bundles: this.models.map(({ bundle }) => bundle),
+      certificate: page.certificate,
+    };
+  }
+
+  /**
+   * Both continue a prompt, the first one first; then both read what each has written.
+   * @param {import("./service.js").Wanted} given
+   * @param {(event: {which: number, text?: string, tokens?: number, ms?: number, read?: Read}) => void} tell
+   * @returns {Promise<{ended: Ended[]}>}
+   */
+  async write({ prompt, count, options }, tell) {
+    if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
+    const text = this.ready();
+    const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
+    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
+    return this.alone(async () => {
+      const ended = [];
+      /** @type {number[][]} */
+      const written = [];
+      for (const which of [0, 1]) {
+        const tokens = (written[which] = /** @type {number[]} */ ([]));
+        ended.push(await this.continued(text, which, ids, { count, options }, tokens, (piece) => tell({ which, ...piece })));
+      }
+      const places = written[0].findIndex((id, n) => n < written[1].length && written[1][n] !== id);
+      for (const [which, tokens] of written.entries()) {
+        if (tokens.length && !this.stopping) tell({ which, read: await this.read(text, [...ids, ...tokens], ids.length) });
+      }
+      return { ended: ended.map((each) => ({ ...each, parted: places < 0 ? null : places })) };
+    });
+  }
+
+  /**
+   * Both read a text.
+   * @param {{text: string}} given
+   * @param {(event: {which: number, read: Read}) => void} tell
+   */
+  async score({ text: given }, tell) {
+    const text = this.ready();
+    const ids = text.encode(given);
+    if (ids.length < 2) throw new BrowserError("input", "the text has less than two tokens: one to predict from and one to predict");
+    return this.alone(async () => tell({ which: 0, read: await this.read(text, ids, 1) }));
+  }
+
+  /** The tokenizer, where nothing is being written. */
+  ready() {
+    if (!this.text) throw new BrowserError("input", "no models are loaded");
+    if (this.working) throw new BrowserError("input", "one text is written at a time");
+    return this.text;
+  }
+
+  /** @template Result @param {() => Promise<Result>} work @returns {Promise<Result>} */
+  async alone(work) {
+    [this.working, this.stopping] = [true, false];
+    for (const { player } of this.models) player.working += 1; // no compiler takes the other's time
+    try {
+      return await work();
+    } finally {
+      for (const { player } of this.models) player.working -= 1;
+      this.working = false;
+    }
+  }
+
+  /**
+   * @param {Text} text
+   * @param {number} which
+   * @param {number[]} ids
+   * @param {{count: number, options?: import("./sampling.js").Options}} how
+   * @param {number[]} tokens that have come
+   * @param {(piece: {text: string, tokens: number, ms: number}) => void} tell
+   */
+  async continued(text, which, ids, how, tokens, tell) {
+    const began = performance.now();
+    const since = () => performance.now() - began;
+    let first = 0;
+    const stream = this.sessions[which].generate(ids, { ...how, ends: this.ends });
+    const came = (/** @type {number} */ token) => {
+      tokens.push(token);
+      first ||= since();
+    };
+    const pieces = streamText(text, counted(stream, () => this.stopping, came), ids, []);
+    for (;;) {
+      const { value, done } = await pieces.next();
+      if (done) return { reason: value, tokens: tokens.length, ms: since(), first };
+      tell({ ...value, ms: since() });
+    }
+  }
+
+  /**
+   * What both say of the tokens from a place on.
+   * @param {Text} text
+   * @param {number[]} ids
+   * @param {number} from at least 1
+   * @returns {Promise<Read>}
+   */
+  async read(text, ids, from) {
+    const inputs = ids.slice(0, -1);
+    const streams = [];
+    for (const session of this.sessions) {
+      session.reset();
+      if (from > 1) await session.append(inputs.slice(0, from - 1), true);
+      streams.push(steps(session, inputs.slice(from - 1), "all", "logits"));
+    }
+    const units = new Units(text, ids.slice(0, from));
+    for (;;) {
+      const [first, second] = [await streams[0].next(), await streams[1].next()];
+      if (first.done || second.done || this.stopping) break;
+      const { start, count, rows } = first.value;
+      const size = rows.length / count;
+      for (let row = 0; row < count; row++) {
+        const logits = [first.value.rows, second.value.rows].map((all) => all.subarray(row * size, (row + 1) * size));
+        units.add(ids[from + start + row], logits[0], logits[1], from + start + row);
+      }
+    }
+    return units.finish();
+  }
+
+  stop() {
+    this.stopping = true;
+  }
+
+  async forget() {
+    await Promise.all(this.models.map(({ key }) => forget(key)));
+  }
+}
+
+/** Tokens put together to pieces of text, with what two models say of them. */
+class Units {
+  /** @param {Text} text @param {number[]} before ids in front */
+  constructor(text, before) {
+    this.text = text;
+    this.pieces = new Detokenizer(text, before);
+    /** @type {Unit[]} */
+    this.units = [];
+    /** What is known of tokens whose text has not come. @type {Omit<Unit, "text"> | null} */
+    this.open = null;
+    /** @type {number[]} */
+    this.kl = [];
+    this.flips = 0;
+    this.nll = [0, 0];
+  }
+
+  /** @param {number} id @param {Float32Array} first logits @param {Float32Array} second @param {number} position */
+  add(id, first, second, position) {
+    const { kl, nll, top } = divergence(first, second, id);
+    if (!Number.isFinite(nll[0] + nll[1])) {
+      throw new BrowserError("not-finite", `the logits are not finite at or before position ${position}: weights or activations overflow`);
+    }
+    const flip = top[0] !== top[1];
+    this.kl.push(kl);
+    this.flips += Number(flip);
+    nll.forEach((value, which) => (this.nll[which] += value));
+    const before = this.open ?? { tokens: 0, kl: 0, p: [1, 1], flip: false };
+    this.open = {
+      tokens: before.tokens + 1,
+      kl: before.kl + kl,
+      p: [before.p[0] * Math.exp(-nll[0]), before.p[1] * Math.exp(-nll[1])],
+      likely: [this.likely(first), this.likely(second)],
+      flip: before.flip || flip,
+    };
+    const text = this.pieces.push(id);
+    if (text) this.close(text);
+  }
+
+  /** @param {Float32Array} logits @returns {Likely[]} */
+  likely(logits) {
+    const sum = logSum(logits);
+    return largest(logits).map((id) => ({ name: this.text.decode([id]) || `token ${id}`, p: Math.exp(logits[id] - sum) }));
+  }
+
+  /** @param {string} text */
+  close(text) {
+    if (this.open) this.units.push({ text, ...this.open });
+    this.open = null;
+  }
+
+  /** @returns {Read} */
+  finish() {
+    const rest = this.pieces.finish();
+    this.close(rest); // tokens without a text are a unit too
+    const tokens = this.kl.length;
+    const ppl = /** @type {[number, number]} */ (this.nll.map((sum) => Math.exp(sum / tokens)));
+    return { units: this.units, tokens, kl: meanError(this.kl), flips: this.flips, ppl };
+  }
+}
+
+/**
+ * The calls of a page of two models.
+ * @param {GPU | undefined} gpu
+ * @returns {import("./port.js").Calls}
+ */
+export function calls(gpu) {
+  const pair = new Pair(gpu);
+  return {
+    load: (given, tell) => pair.load(given, tell),
+    write: (given, tell) => pair.write(given, tell),
+    score: (given, tell) => pair.score(given, tell),
+    stop: () => pair.stop(),
+    forget: () => pair.forget(),
+  };
+}
