@@ -1,7 +1,7 @@
 """Writing a dense decoder as ONNX, for onnxruntime and onnxruntime-genai: integers as MatMulNBits, the rest in f32.
 
-The folder has `model.onnx`, beside it `model.onnx.data` where the whole is more than protobuf holds, config.json, which
-says what is inside to whoever reads the weights, genai_config.json, which says so to onnxruntime-genai, and the tokenizer.
+The folder has `model.onnx`, and `model.onnx.data` where the whole is more than protobuf holds; config.json, which says
+what is inside to readers of weights; genai_config.json, which says so to onnxruntime-genai; and the tokenizer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LEVELS = {"f32": 1, "int8": 4}
 _NODES = 64 << 20
 #: Weights up to here are in the file itself.
 INSIDE_BYTES = MOST_BYTES - _NODES
+#: What GroupQueryAttention asks of the size of a head that it rotates.
+_HEAD = 16
 _SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
 
@@ -40,7 +42,11 @@ def check(source: Source, floats: str | None) -> None:
         )
     if (kind := source.config.get("model_type")) not in KNOWN:
         raise WorkbenchError(f"export: onnx is written of {', '.join(KNOWN)}; this is {kind}")
-    embedding = architecture_of(source.config).embedding
+    model: Any = architecture_of(source.config)  # all of KNOWN are dense
+    if model.head_dim % _HEAD:
+        raise WorkbenchError(
+            f"export: onnx has no rotation for heads of {model.head_dim}; what fits: multiples of {_HEAD}"
+        )
     for name in source.names():
         fmt = source.describe(name)[1]
         if not fmt.is_quantized:
@@ -48,7 +54,7 @@ def check(source: Source, floats: str | None) -> None:
         why, fits = "", "int2, int4 and int8, blocks of any size, whole zero-points, or floats"
         if fmt.offset:
             why = "it has offsets in place of zero-points"
-        elif fmt.zero_frac_bits and name == embedding:
+        elif fmt.zero_frac_bits and name == model.embedding:
             why = "its zero-points have fractions, which a table's have not"
         elif fmt.zero_frac_bits and fmt.scale_dtype != "f16":
             why = "its zero-points have fractions, and products with scales in f32 are rounded"

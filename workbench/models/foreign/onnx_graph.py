@@ -7,9 +7,9 @@ and whoever looks for weights by name, know.
     logits           f32 [batch, tokens, vocabulary]
     present.LAYER.key, .value           f32 [batch, heads, past + tokens, size]
 
-Integers are multiplied by MatMulNBits and looked up by GatherBlockQuantized, floats by MatMul and Gather; attention with
-its rotary embedding and its cache is GroupQueryAttention. All of it is f32 but what `accuracy_level` makes of the inputs
-of MatMulNBits (1: f32; 4: 8 bits a block, as onnxruntime's faster kernels want them).
+Integers are multiplied by MatMulNBits and looked up by GatherBlockQuantized, floats by MatMul and Gather; attention
+with its rotary embedding and its cache is GroupQueryAttention. All of it is f32 but what `accuracy_level` makes of the
+inputs of MatMulNBits (1: f32; 4: 8 bits, with a scale a block, as onnxruntime's faster kernels want them).
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class DecoderGraph:
         )
         self._head(final)
         inputs, outputs = self._ends()
-        graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.all.values()))
+        graph = helper.make_graph(
+            self.nodes, "decoder", inputs, outputs, list(self.initializers.all.values())
+        )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name=PRODUCER)
 
@@ -116,7 +118,7 @@ class DecoderGraph:
         return [ids, mask, *caches("past_key_values", past)], [logits, *caches("present", total)]
 
     def _add(
-        self, op: str, name: str, inputs: list[str], outputs: list[str] | None = None, **attributes: Any
+        self, op: str, name: str, inputs: list[str], outputs: list[str] | None = None, /, **attributes: Any
     ) -> str:
         """A node; the name of its first output."""
         from onnx import helper
@@ -141,7 +143,9 @@ class DecoderGraph:
         from onnx import TensorProto
 
         path = "/model/attn_mask_reformat/attn_mask_subgraph"
-        tokens = self._add("ReduceSum", f"{path}/ReduceSum", ["attention_mask", self._constant(1)], keepdims=0)
+        tokens = self._add(
+            "ReduceSum", f"{path}/ReduceSum", ["attention_mask", self._constant(1)], keepdims=0
+        )
         before = self._add("Sub", f"{path}/Sub", [tokens, self._constant(1)])
         shape = self._add("Shape", f"{path}/Shape", ["attention_mask"])
         one = self.initializers.add("/model/constants/INT64/1", np.array(1, np.int64))

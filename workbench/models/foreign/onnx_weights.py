@@ -205,8 +205,8 @@ def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits
 def pack(tensor: WeightTensor) -> tuple[int, dict[str, np.ndarray]]:
     """The block size and the tensors of a quantized matrix, by what they are, in the order of the operator's inputs.
 
-    Blocks that the operator does not have are several of its own. Scales are f32; so are zero-points with fractions, and
-    scale * zero is exact where the scales are f16. Of formats with offsets there is none.
+    Blocks that the operator does not have are several of its own. Scales are f32; so are zero-points with fractions,
+    whose scale * zero is exact where the scales are f16. Formats with offsets have none.
     """
     fmt, (rows, columns) = tensor.format, tensor.shape
     block = next(each for each in BLOCKS if fmt.block(columns) % each == 0)
