@@ -34,6 +34,8 @@ from workbench.models.float_checkpoint import (
 from workbench.models.foreign import TARGETS, compressed_tensors, export_gguf, export_onnx, gptq
 from workbench.models.source import Source
 
+#: Targets that have mixtures of experts.
+OF_EXPERTS = ("hf", "gguf")
 #: Made of a matrix: its tensors by what stands behind the module's name.
 Pack = Callable[[WeightTensor], Mapping[str, np.ndarray]]
 
@@ -61,10 +63,10 @@ def export(
         raise WorkbenchError(
             f"export: activations = {activations!r}; allowed of {target}: {', '.join(allowed)}"
         )
-    if architecture_of(source.config).gathered():
+    if target not in OF_EXPERTS and architecture_of(source.config).gathered():
         raise WorkbenchError(
-            f"export: {source.path}: experts lie here as one matrix a projection, which no checkpoint of others holds; "
-            "allowed: models without experts"
+            f"export: {target} of {source.path}: its readers want experts in layouts of their own; what fits: --to "
+            f"{' or '.join(OF_EXPERTS)}"
         )
     output = Path(output)
     if output.exists() and (not overwrite or output.resolve() == Path(source.path).resolve()):
