@@ -74,7 +74,7 @@ def write_gguf(source: Source, output: Path, floats: str | None) -> None:
 
 
 def _config(source: Source, kind: gguf_config.Known) -> dict[str, Any]:
-    """config.json with what it leaves to the family or says elsewhere. Raises WorkbenchError for what GGUF cannot say."""
+    """config.json with what it leaves to its family or says elsewhere. Raises WorkbenchError for what has no key."""
     model: Any = architecture_of(source.config)
     why = ""
     if any(getattr(model, "window", ())):
