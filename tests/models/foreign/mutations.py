@@ -44,6 +44,7 @@ READERS = {
     "compressed-tensors": "packed-4-zeros",
     "compressed-tensors-int8": "int8-zeros",
     "bitsandbytes": "bnb-nf4-nested",
+    "hqq": "hqq-4",
     "mlx": "mlx-4",
     "gguf": "",
     "onnx": "",

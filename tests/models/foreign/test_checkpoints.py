@@ -38,7 +38,12 @@ def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
     np.testing.assert_array_equal(rows, expected[MATRIX])
     said = " ".join(source.notes)
     if wanted == "f32":
-        why = {"gptq-16": "no multiple of 32", "bnb": "no even grid"}
+        why = {
+            "gptq-16": "no multiple of 32",
+            "bnb": "no even grid",
+            "hqq-4-axis": "(axis 0)",
+            "hqq-1": "other rows",
+        }
         assert "dequantized to f32" in said
         assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
     else:
