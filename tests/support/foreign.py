@@ -296,7 +296,7 @@ def write_quantized(
     tensors, weights = {}, {}
     for name, value in state.items():
         values = value.float().numpy()
-        if not name.endswith("_proj.weight"):
+        if not name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight")):
             tensors[name] = value.half()
             weights[name] = tensors[name].float().numpy()
             continue

@@ -111,7 +111,9 @@ KNOWN = (
 def known(metadata: Mapping[str, Any], where: str) -> Known:
     """The family of a file. Raises UnsupportedModelError for others."""
     name = metadata.get("general.architecture")
-    experts = bool(metadata.get(f"{name}.{_COUNT}"))
+    name = name if isinstance(name, str) else type(name).__name__
+    count = metadata.get(f"{name}.{_COUNT}", 0)
+    experts = not isinstance(count, int) or count != 0
     found = [kind for kind in KNOWN if kind.name == name and bool(kind.experts) == experts]
     if not found:
         allowed = ", ".join(dict.fromkeys(repr(kind.name) for kind in KNOWN))
