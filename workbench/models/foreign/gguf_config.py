@@ -110,15 +110,15 @@ KNOWN = (
 
 def known(metadata: Mapping[str, Any], where: str) -> Known:
     """The family of a file. Raises UnsupportedModelError for others."""
-    name = metadata.get("general.architecture")
-    name = name if isinstance(name, str) else type(name).__name__
+    said = metadata.get("general.architecture")
+    name = said if isinstance(said, str) else ""
     count = metadata.get(f"{name}.{_COUNT}", 0)
     experts = not isinstance(count, int) or count != 0
     found = [kind for kind in KNOWN if kind.name == name and bool(kind.experts) == experts]
     if not found:
         allowed = ", ".join(dict.fromkeys(repr(kind.name) for kind in KNOWN))
         but = f" with {name}.{_COUNT}" if experts else ""
-        raise UnsupportedModelError(f"{where}: general.architecture is {name!r}{but}; allowed: {allowed}")
+        raise UnsupportedModelError(f"{where}: general.architecture is {said!r}{but}; allowed: {allowed}")
     return found[0]
 
 
