@@ -21,8 +21,9 @@ from workbench.browser.model_case import EVERY, ModelCase, model_case
 from workbench.browser.model_case import native as native_model
 from workbench.cli import main
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.runtime.device import open_device
 
 from .test_parts import call

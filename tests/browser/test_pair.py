@@ -14,7 +14,8 @@ from eval.statistics import divergence, mean_se
 from tests.support.chromium import launched, serve
 from workbench.cli import main
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
+from workbench.formats.text import parse_format
 from workbench.models.chat import chat_ids
 
 from .test_page import LOAD_MS, NAME, PROMPT, Ranges, Shown

@@ -20,13 +20,12 @@ from workbench.convert.capture import LEAST_TOKENS, SAMPLES, capture
 from workbench.convert.convert import convert
 from workbench.convert.decoder import Decoder
 from workbench.convert.options import ConvertOptions
-from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
+from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.text import parse_format
 from workbench.models import checkpoint as checkpoint_module
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.families import architecture_of
-from workbench.models.foreign.export import export
 from workbench.models.source import open_source
 from workbench.models.specs import described_in
 from workbench.plan.count import buffer_bytes, step_cost
@@ -382,11 +381,6 @@ def test_moments_by_expert(folders):
             rows = x[chosen == expert]
             torch.testing.assert_close(each.of.hessian, rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
             assert torch.equal(each.of.samples, rows[:SAMPLES])
-
-
-def test_experts_are_not_exported(folders, tmp_path):
-    with pytest.raises(WorkbenchError, match=r"export: .*experts lie here as one matrix a projection"):
-        export(open_source(folders["qwen3_moe"]), "hf", tmp_path / "out")
 
 
 def test_a_converted_mixture_is_the_checkpoint(folders, tmp_path):

@@ -157,6 +157,35 @@ def mlx(w: np.ndarray, bits: int, group: int) -> tuple[dict[str, np.ndarray], np
     return parts, s * q.astype(np.float32) + b
 
 
+def hqq(
+    w: np.ndarray, bits: int, group: int, axis: int = 1, whole: bool = False
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Tensors of a matrix in HQQ's layout, and its weights; whole: zero-points are."""
+    lines = w.reshape(-1, group) if axis == 1 else w.reshape(group, -1)
+    low, high = lines.min(axis, keepdims=True), lines.max(axis, keepdims=True)
+    scale = ((high - low) / (2**bits - 1)).astype(np.float16)
+    zero = (-low / scale.astype(float)).astype(np.float16)
+    zero = np.rint(zero).clip(0, 2**bits - 1) if whole else zero
+    s, z = scale.astype(np.float32), zero.astype(np.float32)
+    q = np.rint(lines / s + z).clip(0, 2**bits - 1).astype(int)
+    each, room = {8: (1, 8), 5: (1, 8), 4: (2, 4), 3: (10, 3), 2: (4, 2), 1: (8, 1)}[bits]
+    step = -(-len(q) // each)
+    packed = np.zeros((step, q.shape[1]), np.int64)
+    for line, values in enumerate(q):
+        packed[line % step] += values << room * (each - 1 - line // step)
+    numbers = {"nbits": bits, "group_size": group, "axis": axis}
+    parts = {
+        "W_q": packed.astype(np.int32 if bits == 3 else np.uint8),
+        "scale": scale,
+        "zero": zero,
+        "shape": np.array(w.shape),
+        **{name: np.array(value, np.int32) for name, value in numbers.items()},
+        "view_as_float": np.array(0, np.uint8),
+        "packing": np.frombuffer(b"4bit_u8", np.uint8),
+    }
+    return parts, ((q - z) * s).reshape(w.shape)
+
+
 def _gptq_config(bits: int, group: int, symmetric: bool, **more: Any) -> dict[str, Any]:
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": symmetric, **more}
 
@@ -178,6 +207,9 @@ def packed(layout: str, w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarra
         return nf4(w, 32, 8 if layout == "bnb-nf4-nested" else None)
     if layout == "bnb-int8":
         return bnb_int8(w)
+    if layout.startswith("hqq"):
+        how = LAYOUTS[layout]
+        return hqq(w, how["bits"], how["group"], how.get("axis", 1), how["symmetric"])
     if layout.startswith("mlx"):
         return mlx(w, LAYOUTS[layout]["bits"], LAYOUTS[layout]["group"])
     how = LAYOUTS[layout]
@@ -237,6 +269,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         f"model.layers.{layer}.{part}_proj": {"group_size": 32, "bits": 3} for layer in (0, 1) for part in (
             "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")},
         format="int4/32/offset"),
+    "hqq-4": _entry(4, 32, False, {"quant_method": "hqq"}, format="int4/32/offset/f32"),
+    "hqq-4-whole": _entry(4, 32, True, {"quant_method": "hqq"}, format="int4/32"),
+    "hqq-8": _entry(8, 32, True, {"quant_method": "hqq"}, format="int8/32"),
+    "hqq-3": _entry(3, 32, False, {"quant_method": "hqq"}, format="int4/32/offset/f32"),
+    "hqq-2": _entry(2, 32, False, {"quant_method": "hqq"}, format="int2/32/offset/f32"),
+    "hqq-4-axis-0": _entry(4, 32, False, {"quant_method": "hqq"}, axis=0, format=None),
+    "hqq-1-across": _entry(1, 128, False, {"quant_method": "hqq"}, format=None),
     "mlx-8": _entry(8, 32, False, {"group_size": 32, "bits": 8}, format="int8/32/offset"),
 }  # fmt: skip
 
@@ -257,7 +296,7 @@ def write_quantized(
     tensors, weights = {}, {}
     for name, value in state.items():
         values = value.float().numpy()
-        if not name.endswith("_proj.weight"):
+        if not name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight")):
             tensors[name] = value.half()
             weights[name] = tensors[name].float().numpy()
             continue

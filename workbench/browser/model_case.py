@@ -28,9 +28,10 @@ from eval.protocols import protocol
 from eval.texts import encode
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions, parse_format
+from workbench.convert.options import ConvertOptions
 from workbench.errors import WorkbenchError
 from workbench.formats import manifest
+from workbench.formats.text import parse_format
 from workbench.models.families import architecture_of
 from workbench.models.source import Source, open_source
 from workbench.runtime.export import DECODE, export_programs

@@ -1,4 +1,4 @@
-"""Write a model in somebody else's layout, exactly: hf, gguf, gptq or compressed-tensors."""
+"""Write a model in somebody else's layout, exactly: hf, gguf, gptq, compressed-tensors or onnx."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("f32", "f16", "bf16"),
         help="round what is not packed to this type (default: nothing is rounded; integers become f32)",
     )
+    parser.add_argument(
+        "--activations",
+        choices=("f32", "int8"),
+        default="f32",
+        help="what products with integers are asked to compute with, of onnx alone (default: %(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
@@ -28,7 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.model)
     try:
         written = export(
-            source, arguments.to, arguments.output, floats=arguments.floats, overwrite=arguments.overwrite
+            source,
+            arguments.to,
+            arguments.output,
+            floats=arguments.floats,
+            activations=arguments.activations,
+            overwrite=arguments.overwrite,
         )
     except OutputExistsError as error:
         instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)

@@ -68,7 +68,8 @@ class Checkpoint:
     origin: what the provenance of a conversion says of the weights, beside the hashes of the files.
     """
 
-    #: Files that may be there, and are then read.
+    #: The file that describes the model; and those that may be there, and are then read.
+    _described = "config.json"
     _optional: tuple[str, ...] = (INDEX, *TOKENIZER_FILES)
 
     def __init__(self, path: Path, config: dict[str, Any], files: dict[str, str], headers: dict[str, Header]):
@@ -271,7 +272,7 @@ class Checkpoint:
         if self._hashes is not None:
             return self._hashes
         names = {
-            "config.json",
+            self._described,
             *self._files.values(),
             *(name for name in self._optional if (self.path / name).is_file()),
         }

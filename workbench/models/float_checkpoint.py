@@ -14,6 +14,7 @@ from workbench.files.writing import json_bytes, os_error, storing
 from workbench.formats.errors import FormatError
 from workbench.formats.tensor import float_tensor
 from workbench.models.checkpoint import TOKENIZER_FILES
+from workbench.models.families import architecture_of
 from workbench.models.hub import INDEX, WEIGHTS
 from workbench.models.source import Source
 
@@ -35,8 +36,45 @@ def write_floats(source: Source, folder: Path, dtype: str | None) -> list[str]:
     files = {"config.json": json_bytes(config | {"dtype": DTYPES[of_all]}), **tokenizer_files(source)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    sizes = {name: 4 * math.prod(source.describe(name)[0]) for name in source.names()}
-    return [*files, *write_safetensors(folder, sizes, lambda name: {name: floats_of(source, name, dtype)})]
+    groups = _as_checkpoints_have_it(source)
+    sizes = {
+        first: sum(4 * math.prod(source.describe(name)[0]) for name in names)
+        for first, names in groups.items()
+    }
+    return [*files, *write_safetensors(folder, sizes, lambda first: _stored(source, groups[first], dtype))]
+
+
+def _as_checkpoints_have_it(source: Source) -> dict[str, list[str]]:
+    """Names of tensors in groups that go into the same tensors of a checkpoint, by the first of each: one alone, but
+    for experts whose gate and up are one."""
+    gathered, groups, first_in = architecture_of(source.config).gathered(), {}, {}
+    for name in source.names():
+        stored = gathered[name][0].tensor if name in gathered else name
+        groups.setdefault(first_in.setdefault(stored, name), []).append(name)
+    return groups
+
+
+def _stored(source: Source, names: list[str], dtype: str | None) -> dict[str, Any]:
+    """The tensors of a checkpoint that hold a group, as `floats_of` gives each; of several types in f32."""
+    import torch
+
+    model = architecture_of(source.config)
+    gathered, specs = model.gathered(), model.tensors()
+    own = {dtype or _own(source, name) for name in names}
+    found: dict[str, Any] = {}
+    for name in names:
+        values = floats_of(source, name, own.copy().pop() if len(own) == 1 else "f32")
+        if name not in gathered:
+            return {name: values}
+        pieces = gathered[name]
+        for piece, part in zip(pieces, values.split([piece.rows for piece in pieces]), strict=True):
+            if piece.at is None:
+                found[piece.tensor] = part
+                continue
+            if piece.tensor not in found:
+                found[piece.tensor] = torch.empty(piece.shape(specs[name]), dtype=part.dtype)
+            found[piece.tensor][piece.at, :, piece.first : piece.first + piece.rows] = part.T
+    return found
 
 
 def tokenizer_files(source: Source) -> dict[str, bytes]:

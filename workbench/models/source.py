@@ -16,6 +16,7 @@ from workbench.models.contents import check_read, unread, unread_notes
 from workbench.models.families import architecture_of
 from workbench.models.foreign.checkpoint import open_checkpoint
 from workbench.models.foreign.gguf_model import GgufModel, gguf_in
+from workbench.models.foreign.mlc import MlcModel, mlc_in
 from workbench.models.foreign.onnx_model import OnnxModel, onnx_in
 from workbench.models.hub import INDEX, WEIGHTS, resolve
 
@@ -55,8 +56,8 @@ Original = Checkpoint | GgufModel
 
 def open_source(model: Any, *, verify: bool = True) -> Any:
     """A StoredModel where the folder (or hub repository) has a `manifest.json`, a GgufModel where it is a GGUF file, or
-    a folder of those alone, an OnnxModel where it is an ONNX file, or a folder with no other weights, else a
-    Checkpoint, whose matrices may be quantized in layouts of others.
+    a folder of those alone, an OnnxModel where it is an ONNX file, or a folder with no other weights, an MlcModel where
+    MLC has written the folder, else a Checkpoint, whose matrices may be quantized in layouts of others.
 
     model: a path or a hub id; anything that can `describe` its tensors is opened already, and comes back as it is.
     `verify` is passed to StoredModel.open: whether the checksums of the weights are read through at once.
@@ -74,6 +75,8 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
         return GgufModel.open(path)
     if not (path / "config.json").exists() and (file := gguf_in(path)) is not None:
         return GgufModel.open(file)
+    if not (path / "config.json").exists() and path.is_dir() and mlc_in(path):
+        return MlcModel.open_folder(path)
     if path.suffix == ".onnx" and not path.is_dir():
         return OnnxModel.open_file(path)
     if not any((path / name).exists() for name in (WEIGHTS, INDEX)) and (file := onnx_in(path)) is not None:

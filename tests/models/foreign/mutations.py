@@ -44,9 +44,12 @@ READERS = {
     "compressed-tensors": "packed-4-zeros",
     "compressed-tensors-int8": "int8-zeros",
     "bitsandbytes": "bnb-nf4-nested",
+    "hqq": "hqq-4",
     "mlx": "mlx-4",
     "gguf": "",
+    "gguf-experts": "",
     "onnx": "",
+    "mlc": "",
 }
 WORDS = (
     b"GGUF", b"\xff" * 8, b"\x00" * 8, b"I32", b"F16", b"null", b"-1", b"1e999", b"9" * 30, b"[[[[", b"{}", b"llama.",
@@ -55,7 +58,8 @@ WORDS = (
 NUMBERS = (0, 1, 7, 31, 255, 2**16, 2**24, 2**31 - 1, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
 KEYS = (
     *(b"llama." + name for name in (b"block_count", b"attention.head_count", b"rope.dimension_count", b"rope.freq_base",
-                                    b"attention.layer_norm_rms_epsilon", b"vocab_size")),
+                                    b"attention.layer_norm_rms_epsilon", b"vocab_size",
+                                    b"expert_count", b"expert_used_count")),
     *(b"tokenizer.ggml." + name for name in (b"bos_token_id", b"eos_token_id", b"unknown_token_id", b"pre", b"model")),
     b"general.architecture",
     b"tokenizer.chat_template",
@@ -89,10 +93,25 @@ def make(reader: str, folder: Path) -> dict[str, bytes]:
             return quantized(name, values, kind)
 
         write_gguf(folder / "model.gguf", config, store)
+    elif reader == "gguf-experts":
+        config = LLAMA | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
+        state = {name: value for name, value in random_state(config).items() if ".mlp." not in name}
+        rng = np.random.default_rng(0)
+        shapes = {"gate_inp": (4, 32), **{f"{part}_exps": (4, 32, 32) for part in ("gate", "up", "down")}}
+        extra = {
+            f"blk.0.ffn_{name}.weight": rng.normal(size=shape).astype(np.float16)
+            for name, shape in shapes.items()
+        }
+        counts = {"llama__expert_count": 4, "llama__expert_used_count": 2}
+        write_gguf(folder / "model.gguf", config, extra=extra, state=state, **counts)
     elif reader == "onnx":
         from tests.support.onnx_files import decoder, write_onnx
 
         write_onnx(folder, decoder("builder", zeros="packed", config=TINY))
+    elif reader == "mlc":
+        from tests.support.mlc_files import write_mlc
+
+        write_mlc(folder, config=TINY, shard=6000)
     else:
         write_quantized(folder, READERS[reader], random_state(TINY), TINY)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -229,6 +248,12 @@ def onnx_values(rng: random.Random, files: dict[str, bytes]) -> None:
     files["model.onnx"] = model.SerializeToString()
 
 
+def mlc_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    """What both JSON files of MLC's say, the list of tensors more often."""
+    name = rng.choice(("mlc-chat-config.json", "ndarray-cache.json", "ndarray-cache.json"))
+    files[name] = json.dumps(values_of(rng, json.loads(files[name]))).encode()
+
+
 def read(path: Path) -> Exception | None:
     """Everything of a model; the error that it is refused with, or None."""
     try:
@@ -250,7 +275,12 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
     """Read `count` mutated models. Returns how many were refused, or read; AssertionError names the mutation."""
     whole = make(reader, folder / reader)
     assert read(folder / reader) is None
-    own = {"gguf": (any_bytes, gguf_numbers, gguf_values), "onnx": (any_bytes, onnx_values, onnx_values)}
+    own = {
+        "gguf": (any_bytes, gguf_numbers, gguf_values),
+        "gguf-experts": (any_bytes, gguf_numbers, gguf_values),
+        "onnx": (any_bytes, onnx_values, onnx_values),
+        "mlc": (any_bytes, mlc_values, mlc_values),
+    }
     mutations = own.get(reader, (any_bytes, config_values, header_values, tensors))
     told: Counter = Counter()
     worst = Worst()

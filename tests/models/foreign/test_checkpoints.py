@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 
 import workbench
 from tests.models.checkpoints import random_state, write_checkpoint
+from tests.models.family_cases import config_of, write_family
+from tests.runtime.models import random_ids, reference_on
 from tests.support.foreign import LAYOUTS, SIZES, write_quantized
 from workbench.convert.imported import import_model
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
+from workbench.models.families import architecture_of
 from workbench.models.foreign.integers import Grid, fitting, floats, to_tensor
 from workbench.models.source import open_source
 from workbench.runtime.device import adapter_missing
@@ -38,7 +41,12 @@ def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
     np.testing.assert_array_equal(rows, expected[MATRIX])
     said = " ".join(source.notes)
     if wanted == "f32":
-        why = {"gptq-16": "no multiple of 32", "bnb": "no even grid"}
+        why = {
+            "gptq-16": "no multiple of 32",
+            "bnb": "no even grid",
+            "hqq-4-axis": "(axis 0)",
+            "hqq-1": "other rows",
+        }
         assert "dequantized to f32" in said
         assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
     else:
@@ -198,3 +206,44 @@ def test_damaged_tensors_are_refused_by_name(tmp_path, part, change, message):
     save_file(state | {name: change(state[name]).contiguous()}, file)
     with pytest.raises(CheckpointError, match=message):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "family, layout",
+    [
+        ("mixtral", "gptq-4"),
+        ("qwen3_moe", "awq"),
+        ("qwen3_moe", "packed-4-zeros"),
+        ("mixtral", "mlx-4"),
+        ("qwen3_moe", "gptq-act-order"),
+    ],
+)
+def test_experts_that_are_packed_one_by_one_are_one_matrix(tmp_path, family, layout):
+    write_family(tmp_path / "floats", family)
+    state = load_file(tmp_path / "floats" / "model.safetensors")
+    expected = write_quantized(tmp_path / "in", layout, state, config_of(family))
+    source = open_source(tmp_path / "in")
+    stored = LAYOUTS[layout]["format"] or "f32"
+    model, seen = architecture_of(source.config), set()
+    for name, pieces in model.gathered().items():
+        weights = np.concatenate([expected[piece.tensor] for piece in pieces])
+        np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, name)
+        rows = np.concatenate([part.dequantize() for _, part in source.parts(name)])
+        np.testing.assert_array_equal(rows, weights)
+        seen.add(str(source.describe(name)[1]))
+    # Rows of one group are channels, which have no order.
+    assert seen <= {stored, stored.replace("int4/32", "int4/channel").replace("f32", "int4/channel")} and seen
+    assert not source.unread
+    ids = random_ids(259, 12)
+    assert np.isfinite(reference_on(source, max_tokens=16).forward(ids).logits).all()
+
+
+def test_experts_of_which_some_are_floats_are_refused(tmp_path):
+    write_family(tmp_path / "floats", "qwen3_moe")
+    state = load_file(tmp_path / "floats" / "model.safetensors")
+    expected = write_quantized(tmp_path / "in", "awq", state, config_of("qwen3_moe"))
+    file, module = tmp_path / "in" / "model.safetensors", "model.layers.1.mlp.experts.3.up_proj"
+    tensors = {name: value for name, value in load_file(file).items() if not name.startswith(module)}
+    save_file(tensors | {f"{module}.weight": torch.from_numpy(expected[f"{module}.weight"])}, file)
+    with pytest.raises(UnsupportedModelError, match="experts of a layer have one type"):
+        open_source(tmp_path / "in")

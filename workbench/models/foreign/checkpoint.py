@@ -10,7 +10,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.models.checkpoint import Checkpoint
 from workbench.models.checkpoint_files import is_there, read_json
-from workbench.models.foreign import awq, bitsandbytes, compressed_tensors, gptq, mlx
+from workbench.models.foreign import awq, bitsandbytes, compressed_tensors, gptq, hqq, mlx
 from workbench.models.foreign.packed import Headers, Packed, wrong_value
 from workbench.models.foreign.packed_checkpoint import Found, PackedCheckpoint
 
@@ -28,7 +28,7 @@ AUTO_ROUND: dict[str, tuple[Find, dict[str, str]]] = {
     "auto_round:awq": (awq.find, {"version": "gemm"}),
     "auto_round:llm_compressor": (compressed_tensors.find, {}),
 }
-METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", mlx.METHOD)
+METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", "hqq", mlx.METHOD)
 #: Keys of config.json that say how weights are stored, not what they are.
 STORAGE = (KEY, mlx.KEY)
 
@@ -62,6 +62,7 @@ def _layout(where: str, config: Mapping[str, Any]) -> tuple[Find, Mapping[str, A
         "awq": awq.find,
         "compressed-tensors": compressed_tensors.find,
         "bitsandbytes": bitsandbytes.find,
+        "hqq": hqq.find,
         mlx.METHOD: mlx.find,
     }
     if not isinstance(method, str) or method not in finders:

@@ -4,6 +4,7 @@
     compressed-tensors   pack-quantized; embeddings, and matrices that are floats, stay floats
     gptq                 all linear layers of the decoder in one format, scales in f16
     gguf                 Q4_0, Q8_0 and floats (`export_gguf`)
+    onnx                 MatMulNBits, and floats in f32 (`export_onnx`)
 
 What a target cannot hold is refused before anything is written, with what would fit.
 """
@@ -30,28 +31,42 @@ from workbench.models.float_checkpoint import (
     write_floats,
     write_safetensors,
 )
-from workbench.models.foreign import TARGETS, compressed_tensors, export_gguf, gptq
+from workbench.models.foreign import TARGETS, compressed_tensors, export_gguf, export_onnx, gptq
 from workbench.models.source import Source
 
+#: Targets that have mixtures of experts.
+OF_EXPERTS = ("hf", "gguf")
 #: Made of a matrix: its tensors by what stands behind the module's name.
 Pack = Callable[[WeightTensor], Mapping[str, np.ndarray]]
 
 
 def export(
-    source: Source, target: str, output: str | Path, *, floats: str | None = None, overwrite: bool = False
+    source: Source,
+    target: str,
+    output: str | Path,
+    *,
+    floats: str | None = None,
+    activations: str = "f32",
+    overwrite: bool = False,
 ) -> list[str]:
     """Write a model as a folder, or for gguf as a file; returns the names of what was written.
 
     target: one of `TARGETS`. floats: "f32", "f16" or "bf16" for what stays or becomes floats, rounded to it; None for
-    the own type of floats, and f32 for integers, which rounds nothing. Raises WorkbenchError for what the target cannot
-    hold, OutputExistsError, StorageError.
+    the own type of floats, and f32 for integers, which rounds nothing. activations: "f32", or for onnx "int8": what its
+    products with integers are asked to compute with. Raises WorkbenchError for what the target cannot hold,
+    OutputExistsError, StorageError.
     """
     if target not in TARGETS:
         raise WorkbenchError(f"export: target = {target!r}; allowed: {', '.join(TARGETS)}")
-    if architecture_of(source.config).gathered():
+    allowed = tuple(export_onnx.LEVELS) if target == "onnx" else ("f32",)
+    if activations not in allowed:
         raise WorkbenchError(
-            f"export: {source.path}: experts lie here as one matrix a projection, which no checkpoint of others holds; "
-            "allowed: models without experts"
+            f"export: activations = {activations!r}; allowed of {target}: {', '.join(allowed)}"
+        )
+    if target not in OF_EXPERTS and architecture_of(source.config).gathered():
+        raise WorkbenchError(
+            f"export: {target} of {source.path}: its readers want experts in layouts of their own; what fits: --to "
+            f"{' or '.join(OF_EXPERTS)}"
         )
     output = Path(output)
     if output.exists() and (not overwrite or output.resolve() == Path(source.path).resolve()):
@@ -62,12 +77,16 @@ def export(
         return [output.name]
     if output.exists() and not (output / "config.json").is_file():
         raise OutputExistsError(f"{output} holds no config.json, so it is not replaced")
+    if target == "onnx":
+        export_onnx.check(source, floats)
     plan = {"gptq": _gptq, "compressed-tensors": _compressed}.get(target)
     packing = None if plan is None else plan(source)  # refuses before anything is written
     partial = Partial(output.absolute())
     try:
         with storing(output):
-            if packing is None:
+            if target == "onnx":
+                written = export_onnx.write_onnx(source, partial.path, activations)
+            elif packing is None:
                 written = write_floats(source, partial.path, floats)
             else:
                 written = _write_packed(source, partial.path, *packing, floats)

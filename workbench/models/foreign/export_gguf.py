@@ -40,14 +40,15 @@ def write_gguf(source: Source, output: Path, floats: str | None) -> None:
     """
     import gguf
 
-    config = source.config
-    kinds = {kind.model_type: name for name, kind in gguf_config.KNOWN.items()}
-    if (model_type := config.get("model_type")) not in kinds:
+    kinds = {kind.model_type: kind for kind in gguf_config.KNOWN}
+    if (model_type := source.config.get("model_type")) not in kinds:
         raise WorkbenchError(f"export: gguf is written of {', '.join(kinds)}; this is {model_type}")
-    name, kind = kinds[model_type], gguf_config.KNOWN[kinds[model_type]]
+    kind = kinds[model_type]
+    name, config = kind.name, _config(source, kind)
     types = {each: _type(source, each, floats) for each in source.names()}
     vocabulary = tokenizer_metadata(source.tokenizer_path, config)
-    scaling = architecture_of(config).rope_scaling  # type: ignore[attr-defined]  # all of KNOWN are dense
+    model: Any = architecture_of(config)  # all of KNOWN have its fields
+    specs, scaling = model.tensors(), model.rope_scaling
     with written_whole(output) as partial:
         writer = gguf.GGUFWriter(partial, name)
         try:
@@ -59,15 +60,43 @@ def write_gguf(source: Source, output: Path, floats: str | None) -> None:
                 _add_scaling(writer, name, config, scaling)
             for each, type_name in types.items():
                 data = _data(source, each, type_name, gguf_config.heads_of(each, kind, config))
-                there = gguf_config.name_there(each)
+                there = gguf_config.name_there(each, kind)
                 if there is None:
                     raise WorkbenchError(f"export: GGUF has no name for the tensor {each}")
+                if "_exps." in there:
+                    data = data.reshape(specs[each].experts, -1, data.shape[1])
                 writer.add_tensor(there, data, raw_dtype=gguf.GGMLQuantizationType[type_name])
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
         finally:
             writer.close()
+
+
+def _config(source: Source, kind: gguf_config.Known) -> dict[str, Any]:
+    """config.json with what it leaves to its family or says elsewhere. Raises WorkbenchError for what has no key."""
+    model: Any = architecture_of(source.config)
+    why = ""
+    if any(getattr(model, "window", ())):
+        why = "layers that look back no further than a window"
+    elif kind.experts and not all(model.mixed):
+        why = "layers without experts beside those that have them"
+    elif kind.experts and not model.routing.normalised:
+        why = "scores that are not normalised over the chosen experts"
+    if why:
+        raise WorkbenchError(f"export: gguf has no metadata of {kind.name} for {why}; what fits: --to hf")
+    own = {
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rope_theta,
+        "max_position_embeddings": model.context_length,
+    }
+    if kind.experts:
+        counts = {"num_local_experts": model.experts, "num_experts": model.experts}
+        own |= {name: counts[name] for name in kind.keys.values() if name in counts}
+        own |= {"num_experts_per_tok": model.routing.chosen}
+    return {**source.config, **own}
 
 
 def _type(source: Source, name: str, floats: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -55,37 +55,71 @@ ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
+#: Norms of heads, which some have; matrices of an MLP, and what a layer with experts has in their place.
+_NORMS = ("attn_q_norm", "attn_k_norm")
+_MLP = ("ffn_gate", "ffn_up", "ffn_down")
+_EXPERTS = {"ffn_gate_inp": "gate", **{f"{name}_exps": f"experts.{name[4:]}_proj" for name in _MLP}}
+_COUNT = "expert_count"
+
+
 @dataclass(frozen=True)
 class Known:
-    """An architecture of GGUF. permuted: q and k are in the order of llama.cpp's interleaved rotation.
+    """A family in GGUF. name: of its architecture there. permuted: q and k are in the order of llama.cpp's interleaved
+    rotation. head_dim: whether config.json may say it.
 
-    head_dim: whether config.json may say it. names, biases: tensors that it has beside a Llama's.
+    norms: of heads; biases: tensors that have one. experts: beginning of the names of a layer's experts in a Hugging
+    Face checkpoint; keys: of metadata that they bring, as `CONFIG`; fixed: of config.json what follows.
     """
 
+    name: str
     model_type: str
     transformers: str
     permuted: bool
     head_dim: bool
-    names: tuple[str, ...] = ()
+    norms: bool = False
     biases: tuple[str, ...] = ()
+    experts: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Tensors without their layer and ending: what they are called there, and in a Hugging Face checkpoint."""
+        absent = {*(() if self.norms else _NORMS), *(_MLP if self.experts else ())}
+        found = {there: here for there, here in NAMES.items() if there not in absent}
+        if not self.experts:
+            return found
+        return found | {there: f"{self.experts}.{here}" for there, here in _EXPERTS.items()}
 
 
-KNOWN = {
-    "llama": Known("llama", "LlamaForCausalLM", True, True),
-    "qwen2": Known("qwen2", "Qwen2ForCausalLM", False, False, biases=("attn_q", "attn_k", "attn_v")),
-    "qwen3": Known("qwen3", "Qwen3ForCausalLM", False, True, names=("attn_q_norm", "attn_k_norm")),
-}
-#: Names that are not everybody's.
-_SOME = {"attn_q_norm", "attn_k_norm"}
+_MIXTURE = {_COUNT: "num_experts", "expert_used_count": "num_experts_per_tok"}
+KNOWN = (
+    Known("llama", "llama", "LlamaForCausalLM", True, True),
+    Known("qwen2", "qwen2", "Qwen2ForCausalLM", False, False, biases=("attn_q", "attn_k", "attn_v")),
+    Known("qwen3", "qwen3", "Qwen3ForCausalLM", False, True, norms=True),
+    Known(
+        "llama", "mixtral", "MixtralForCausalLM", True, True, experts="block_sparse_moe",
+        keys=_MIXTURE | {_COUNT: "num_local_experts"},
+    ),
+    Known(
+        "qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", False, True, norms=True, experts="mlp",
+        keys=_MIXTURE | {"expert_feed_forward_length": "moe_intermediate_size"}, fixed={"norm_topk_prob": True},
+    ),
+)  # fmt: skip
 
 
 def known(metadata: Mapping[str, Any], where: str) -> Known:
-    """The architecture of a file. Raises UnsupportedModelError for others."""
-    name = metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in KNOWN:
-        allowed = ", ".join(map(repr, KNOWN))
-        raise UnsupportedModelError(f"{where}: general.architecture is {name!r}; allowed: {allowed}")
-    return KNOWN[name]
+    """The family of a file. Raises UnsupportedModelError for others."""
+    said = metadata.get("general.architecture")
+    name = said if isinstance(said, str) else ""
+    count = metadata.get(f"{name}.{_COUNT}", 0)
+    experts = not isinstance(count, int) or count != 0
+    found = [kind for kind in KNOWN if kind.name == name and bool(kind.experts) == experts]
+    if not found:
+        allowed = ", ".join(dict.fromkeys(repr(kind.name) for kind in KNOWN))
+        but = f" with {name}.{_COUNT}" if experts else ""
+        raise UnsupportedModelError(f"{where}: general.architecture is {said!r}{but}; allowed: {allowed}")
+    return found[0]
 
 
 def under(
@@ -109,14 +143,14 @@ def config_of(
     """config.json. shapes: of the tensors by their names there; factors: `ROPE_FACTORS`, where the file has them."""
     kind = known(metadata, where)
     prefix = f"{metadata['general.architecture']}."
-    found = under(prefix, metadata, CONFIG, (*OPTIONAL, *_HEAD, *_SCALING), where)
+    found = under(prefix, metadata, {**CONFIG, **kind.keys}, (*OPTIONAL, *_HEAD, *_SCALING), where)
     for key, value in found.items():
         if not isinstance(value, str if key == "rope.scaling.type" else int | float):
             raise UnsupportedModelError(f"{where}: {prefix}{key} is {type(value).__name__}, not one number")
     # Numbers are stored as f32: 1e-5 is recovered from 9.999999747378752e-06.
     values: dict[str, Any] = {
         name: float(str(np.float32(found[key]))) if isinstance(found[key], float) else found[key]
-        for key, name in (CONFIG | OPTIONAL).items()
+        for key, name in {**CONFIG, **OPTIONAL, **kind.keys}.items()
         if key in found
     }
     values.setdefault("rope_theta", 10000.0)
@@ -128,6 +162,7 @@ def config_of(
         "architectures": [kind.transformers],
         "model_type": kind.model_type,
         **values,
+        **kind.fixed,
         "tie_word_embeddings": "output.weight" not in shapes,
     }
 
@@ -176,20 +211,19 @@ def rope_factors(head_dim: int, theta: float, scaling: Mapping[str, Any]) -> np.
 
 def name_here(name: str, kind: Known, where: str) -> str:
     """What a Hugging Face checkpoint calls a tensor. Raises UnsupportedModelError for one of another model."""
-    match = _THERE.fullmatch(name)
+    match, names = _THERE.fullmatch(name), kind.names
     own = match["own"] if match else ""
     biased = match is not None and match["what"] == "bias"
-    foreign = own in _SOME and own not in kind.names
-    if match is None or own not in NAMES or foreign or (biased and own not in kind.biases):
+    if match is None or own not in names or (biased and own not in kind.biases):
         raise UnsupportedModelError(f"{where}: tensor {name!r} is not one of {kind.transformers}")
     layer = f"model.layers.{match['layer']}." if match["layer"] else ""
-    return f"{layer}{NAMES[own]}.{match['what']}"
+    return f"{layer}{names[own]}.{match['what']}"
 
 
-def name_there(name: str) -> str | None:
+def name_there(name: str, kind: Known) -> str | None:
     """What GGUF calls a tensor of a Hugging Face checkpoint; None where it has no name for it."""
     match = _HERE.fullmatch(name)
-    there = {here: own for own, here in NAMES.items()}
+    there = {here: own for own, here in kind.names.items()}
     if match is None or match["own"] not in there:
         return None
     layer = f"blk.{match['layer']}." if match["layer"] else ""
@@ -219,7 +253,7 @@ def order_of_neighbours(rows: int, heads: int) -> np.ndarray:
 
 def metadata_of(config: Mapping[str, Any], kind: Known) -> Iterator[tuple[str, Any]]:
     """Metadata of a config.json, without the architecture in front. Raises KeyError for a key that is not there."""
-    for key, name in (CONFIG | OPTIONAL).items():
+    for key, name in {**CONFIG, **OPTIONAL, **kind.keys}.items():
         if name in config or key not in OPTIONAL:
             yield key, config[name]
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

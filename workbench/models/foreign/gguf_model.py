@@ -11,7 +11,8 @@ import hashlib
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from workbench.models.foreign import gguf_config, gguf_tokenizer
 from workbench.models.foreign.gguf_blocks import FLOATS, INTEGERS, WHY, floats_of, grid_of, quants_of
 from workbench.models.foreign.gguf_file import GgufFile, GgufTensor, open_gguf
 from workbench.models.foreign.integers import fitting, to_tensor
+from workbench.models.specs import TensorSpec
 
 #: Metadata that the provenance of a conversion keeps: texts and numbers that are no vocabulary.
 _KEPT = "general."
@@ -60,6 +62,7 @@ class GgufModel:
         self._tensors = {gguf_config.name_here(name, self._kind, where): t for name, t in stored.items()}
         self._formats: dict[str, WeightFormat] = {}
         model = architecture_of(self.config)
+        self._tensors = {n: _by_rows(n, t, model.tensors(), where) for n, t in self._tensors.items()}
         headers = {name: (tensor.shape, "F32") for name, tensor in self._tensors.items()}
         check_read(model.tensors(), headers, where)
         self.unread = unread(model, headers, where)
@@ -170,6 +173,21 @@ class GgufModel:
                     digest.update(chunk)
             found[path.name] = digest.hexdigest()
         return found
+
+
+def _by_rows(name: str, tensor: GgufTensor, specs: Mapping[str, TensorSpec], where: str) -> GgufTensor:
+    """A tensor [experts, rows, columns] as the matrix that it is here, one expert under the other; others as they are.
+
+    Raises UnsupportedModelError where the metadata say other numbers of experts.
+    """
+    if len(tensor.shape) != 3 or name not in specs:
+        return tensor
+    count, rows, columns = tensor.shape
+    if count != specs[name].experts:
+        raise UnsupportedModelError(
+            f"{where}: {name} has {count} experts; the metadata say {specs[name].experts}"
+        )
+    return replace(tensor, shape=(count * rows, columns))
 
 
 @cache

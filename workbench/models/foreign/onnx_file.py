@@ -74,13 +74,9 @@ class OnnxFile:
 
 def open_onnx(path: Path) -> OnnxFile:
     """Raises CheckpointError for a file that is none or that lies, WorkbenchError where the package is missing."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise WorkbenchError(
-            f"{path}: ONNX files are read with the package onnx ({error}): pip install 'webgpu-quant-workbench[onnx]'"
-        ) from error
+    onnx = require_onnx(f"{path}: ONNX files are read")
+    from google.protobuf.message import DecodeError
+
     model = onnx.ModelProto()
     try:
         model.ParseFromString(read_bytes(path, MOST_BYTES))
@@ -108,6 +104,17 @@ def open_onnx(path: Path) -> OnnxFile:
     if not nodes or not initializers:
         raise CheckpointError(f"{path}: holds {len(nodes)} nodes and {len(initializers)} tensors of weights")
     return OnnxFile(path, nodes, initializers, _text(model.producer_name)[:80])
+
+
+def require_onnx(what: str) -> Any:
+    """The package onnx. Raises WorkbenchError where it is missing; what: that is done with it."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise WorkbenchError(
+            f"{what} with the package onnx ({error}): pip install 'webgpu-quant-workbench[onnx]'"
+        ) from error
+    return onnx
 
 
 def _text(value: str | bytes) -> str:

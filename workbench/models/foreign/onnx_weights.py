@@ -20,11 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.formats.tensor import WeightTensor
 from workbench.models.foreign.integers import Grid
 from workbench.models.foreign.onnx_file import Node, OnnxFile
 from workbench.models.foreign.packed import FLOATS, MOST, Headers, Packed, Read
+from workbench.models.foreign.words import pack_words
 
 BITS = (2, 4, 8)
+#: Blocks that onnxruntime's CPU provider multiplies at all bits, the largest first.
+BLOCKS = (256, 128, 64, 32)
 NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2, "RMSNormalization": 1}
 #: Inputs that follow from the configuration: tables of rotations.
 TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
@@ -173,7 +177,7 @@ def _matrix(node: Node, headers: Headers) -> NBitsMatrix:
 
 
 def _table(node: Node, headers: Headers, reshaped: dict[str, str]) -> NBitsMatrix:
-    bits, block = _attribute(node, headers, "bits", (4, 8), 4), _block(node, headers, 128)
+    bits, block = _attribute(node, headers, "bits", BITS, 4), _block(node, headers, 128)
     _attribute(node, headers, "gather_axis", (0,), 0)
     _attribute(node, headers, "quantize_axis", (1, -1), 1)
     parts = _inputs(node, headers, {"quants": 0, "scales": 2, "zero_points": 3})
@@ -196,3 +200,31 @@ def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits
             headers.found(name, ("U8",), (rows, nbytes), (rows * nbytes,))
         else:
             headers.found(name, FLOATS, (rows, blocks), (rows * blocks,))
+
+
+def pack(tensor: WeightTensor) -> tuple[int, dict[str, np.ndarray]]:
+    """The block size and the tensors of a quantized matrix, by what they are, in the order of the operator's inputs.
+
+    Blocks that the operator does not have are several of its own. Scales are f32; so are zero-points with fractions,
+    whose scale * zero is exact where the scales are f16. Formats with offsets have none.
+    """
+    fmt, (rows, columns) = tensor.format, tensor.shape
+    block = next(each for each in BLOCKS if fmt.block(columns) % each == 0)
+    blocks = -(-columns // block)
+
+    def by_block(plane: np.ndarray) -> np.ndarray:
+        plane = np.broadcast_to(plane, (rows, plane.shape[1])).astype(np.float32)
+        return np.ascontiguousarray(np.repeat(plane, fmt.block(columns) // block, axis=1)[:, :blocks])
+
+    shift = 128 if fmt.dtype == "int8" else 0
+    q = np.zeros((rows, blocks * block), np.uint8)
+    np.add(tensor.quants()[:, :columns], shift, out=q[:, :columns], dtype=np.int16, casting="unsafe")
+    quants = pack_words(q, fmt.bits).view(np.uint8).reshape(rows, blocks, -1)
+    parts = {"quants": quants, "scales": by_block(tensor.planes["scales"])}
+    if not fmt.symmetric:
+        zeros = by_block(tensor.zero_points() + shift)
+        if not fmt.zero_frac_bits:
+            zeros = pack_words(zeros.astype(np.uint8), fmt.bits).view(np.uint8)
+            zeros = np.ascontiguousarray(zeros[:, : -(-blocks * fmt.bits // 8)])
+        parts["zero_points"] = zeros
+    return block, parts

@@ -22,6 +22,7 @@ from workbench.models.checkpoint import PART_BYTES, Checkpoint
 from workbench.models.contents import some
 from workbench.models.families import architecture_of
 from workbench.models.finite import require_finite
+from workbench.models.foreign.expert_stack import with_stacks
 from workbench.models.foreign.integers import fitting, to_tensor
 from workbench.models.foreign.packed import Packed
 
@@ -47,7 +48,7 @@ class PackedCheckpoint(Checkpoint):
         """Put matrices in the places of their tensors. Returns names of biases that are nothing but zeros."""
         model = architecture_of(self.config)
         known, zeros = {*model.tensors(), *model.stacked()}, []
-        for name, packed in matrices.items():
+        for name, packed in with_stacks(matrices, model).items():
             grid = packed.grid(self._part)
             if grid is not None and not grid.finite:
                 raise CheckpointError(f"{self.path}: scales of {name!r} are not finite")
