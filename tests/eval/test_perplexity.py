@@ -16,7 +16,6 @@ from eval.result import PerplexityResult
 from eval.texts import Tokens, encode, load_text
 from tests.eval.conftest import STORIES, byte_tokenizer
 from tests.eval.reference import ReferenceModel, Scores
-from workbench.assets import demo_model_path
 from workbench.errors import ProtocolError, WorkbenchError
 
 KEYS = {
@@ -149,10 +148,10 @@ def test_one_model_is_scored_without_its_logits(tiny, prose):
     assert tiny.calls == {"score": 3, "forward": 0}
 
 
-def test_windows_side_by_side_give_the_same_figures(prose):
+def test_windows_side_by_side_give_the_same_figures(shallow, prose):
     """Five windows, two a step: the last group has one."""
     for backend in ("wgpu", "torch"):
-        model = workbench.load(demo_model_path(), backend=backend)
+        model = workbench.load(shallow, backend=backend)
         alone = perplexity(model, prose, "disjoint-64", max_windows=5)
         together = perplexity(model, prose, "disjoint-64", max_windows=5, windows_per_step=2)
         assert np.abs(together.token_nll - alone.token_nll).max() < 1e-4
@@ -162,11 +161,9 @@ def test_windows_side_by_side_give_the_same_figures(prose):
 
 
 @pytest.mark.parametrize("backend", ["wgpu", "torch"])
-def test_windows_side_by_side_beside_those_of_a_baseline(prose, backend, tmp_path):
+def test_windows_side_by_side_beside_those_of_a_baseline(shallow, prose, backend, tmp_path):
     """Paired figures, token by token those of windows one by one."""
-    model, baseline = (
-        workbench.load(demo_model_path(), backend=backend, cache=cache) for cache in ("int8", "f32")
-    )
+    model, baseline = (workbench.load(shallow, backend=backend, cache=cache) for cache in ("int8", "f32"))
     options = {"max_windows": 4, "baseline": baseline}
     alone = perplexity(model, prose, "disjoint-32", **options)
     together = perplexity(model, prose, "disjoint-32", windows_per_step=2, **options)

@@ -39,6 +39,6 @@ def test_recording_is_measured_on_a_device(adapter, tmp_path, capsys):
     assert stored["provenance"]["adapter"]
 
 
-def test_the_references_record_nothing(embedded):
+def test_the_references_record_nothing(converted):
     with pytest.raises(WorkbenchError, match="record nothing"):
-        measure_encoding(workbench.load(embedded["int2"], backend="torch"))
+        measure_encoding(workbench.load(converted["int2"], backend="torch"))

@@ -8,8 +8,8 @@ from workbench.model_bench.speed import Rate, measure_speed
 
 
 @pytest.fixture(scope="module")
-def references(embedded):
-    return workbench.load(embedded["int4"], backend="torch", max_tokens=40)
+def references(converted):
+    return workbench.load(converted["int4"], backend="torch", max_tokens=40)
 
 
 def test_a_rate_is_the_median_of_its_samples():

@@ -32,10 +32,10 @@ def story(tmp_path):
     return path
 
 
-def test_what_a_run_costs(embedded, tmp_path, capsys, story):
+def test_what_a_run_costs(converted, tmp_path, capsys, story):
     found = tmp_path / "speed.json"
     status, out, err = run(
-        capsys, embedded["int4"], "--backend", "torch", *QUICK, "--text", story, "--json", found
+        capsys, converted["int4"], "--backend", "torch", *QUICK, "--text", story, "--json", found
     )
     assert status == 0, err
     [row] = json.loads(found.read_text())
@@ -50,11 +50,11 @@ def test_what_a_run_costs(embedded, tmp_path, capsys, story):
     assert "first token, cold, s" in out and "ms a token" in out
 
 
-def test_a_device_counts_its_buffers_and_leaves_a_trace(embedded, tmp_path, capsys):
+def test_a_device_counts_its_buffers_and_leaves_a_trace(converted, tmp_path, capsys):
     if missing := adapter_missing():
         pytest.skip(missing)
     found, trace = tmp_path / "speed.json", tmp_path / "trace.json"
-    status, out, err = run(capsys, embedded["int4"], *QUICK, "--json", found, "--trace", trace)
+    status, out, err = run(capsys, converted["int4"], *QUICK, "--json", found, "--trace", trace)
     assert status == 0, err
     [row] = json.loads(found.read_text())
     assert row["weight_bytes"] < row["device_bytes"] < 10 * row["weight_bytes"]
@@ -64,10 +64,10 @@ def test_a_device_counts_its_buffers_and_leaves_a_trace(embedded, tmp_path, caps
     assert made["metadata"]["adapter"] and "undivided" in out
 
 
-def test_a_trace_is_what_was_profiled(embedded, tmp_path):
+def test_a_trace_is_what_was_profiled(converted, tmp_path):
     if missing := adapter_missing():
         pytest.skip(missing)
-    model = load(embedded["int4"], backend="wgpu")
+    model = load(converted["int4"], backend="wgpu")
     profile = profile_step(model, position=3, repetitions=1)
     save_trace(tmp_path / "trace.json", [("a", profile), ("a", profile)], {"seed": 1})
     made = json.loads((tmp_path / "trace.json").read_text())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.notebooks.execute import execute, from_script, kernel_environment, scripts
+from tests.notebooks.execute import execute, kernel_environment, scripts
+from tests.support.shallow import write_shallow
+from workbench.studies.notebooks import filled
 
 #: What a notebook leaves, beside other files, in its folder `runs`; a star stands for the model.
 WRITES = {
@@ -23,6 +26,8 @@ WRITES = {
 OWN = {"01": "CHECKPOINT = demo_model_path()", "03": "CHECKPOINT = demo_model_path()"}
 OWN |= {"04": 'MODEL = "embedded"', "05": "CHECKPOINT = demo_model_path()"}
 OWN |= {"06": "MODEL = demo_model_path()"}
+#: Those whose windows are longer than the context of the tests' model.
+SHORTER = ("01", "04", "05", "06")
 
 
 def untracked() -> str:
@@ -36,49 +41,44 @@ def untracked() -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory) -> Path:
+    """A few layers of the embedded model, with a quarter of its context: one's own model, with words to write."""
+    return write_shallow(tmp_path_factory.mktemp("models") / "own", context=128)
+
+
+def filled_in(script: Path, model: Path):
+    """The stored notebook as `workbench notebook --model` fills it in, with as few windows as have an error."""
+    nbformat = pytest.importorskip("nbformat")
+    own = str(model) if script.stem[:2] in OWN else None
+    notebook = nbformat.from_dict(filled(script.stem, own))
+    for cell in notebook.cells:
+        text = "".join(cell.source)
+        cell.source = re.sub(r"^WINDOWS = \d+", "WINDOWS = 2", text, flags=re.M)
+    return notebook
+
+
 @pytest.mark.notebook
 @pytest.mark.timeout(1200)
-def test_runs_from_top_to_bottom(script, stored, tmp_path):
+def test_runs_from_top_to_bottom(script, own_model, tmp_path):
+    """On the stored model the notebooks ran when they were stored (`tests.notebooks.execute`)."""
     pytest.importorskip("nbclient")
-    for cell in stored.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    before = untracked()
+    notebook, before = filled_in(script, own_model), untracked()
     work = tmp_path / "notebooks"
     work.mkdir()
-    execute(stored, work, kernel_environment(tmp_path))
-    found = [output for cell in stored.cells for output in cell.get("outputs", [])]
+    execute(notebook, work, kernel_environment(tmp_path))
+    found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert [output for output in found if output.output_type == "error"] == []
     assert [output.text for output in found if output.get("name") == "stderr"] == []
     assert len(list((work / "runs").glob(WRITES[script.stem]))) == 1
     assert [path.name for path in work.iterdir()] == ["runs"]
     assert untracked() == before
-
-
-def with_model(script: Path, model: Path):
-    """The notebook of a script with the one line changed that it names."""
-    notebook, line = from_script(script), OWN[script.stem[:2]]
-    cells = [cell for cell in notebook.cells if line in cell.source]
-    assert len(cells) == 1 and cells[0].source.count(line) == 1
-    cells[0].source = cells[0].source.replace(line, f"{line.partition(' = ')[0]} = {str(model)!r}")
-    return notebook
-
-
-@pytest.mark.notebook
-@pytest.mark.timeout(600)
-def test_runs_with_a_small_model_by_one_changed_line(shared, tmp_path):
-    """5 layers, 128 columns, a context of 256, a vocabulary of characters, weights in f32."""
-    pytest.importorskip("nbclient")
-    [script] = [each for each in scripts() if each.stem.startswith("05")]
-    notebook = with_model(script, shared / "models" / "babyllama105-hf")
-    work = tmp_path / "notebooks"
-    work.mkdir()
-    execute(notebook, work, kernel_environment(tmp_path))
-    [folder] = (work / "runs" / "per_layer_precision").iterdir()
-    assert folder.name.startswith("babyllama105-hf-")
-    said = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
-    assert "disjoint-256 in place of disjoint-512: the model's context is 256 tokens" in said
-    assert "without int4/256: the narrowest rows have 128 weights" in said
+    if script.stem[:2] in OWN:
+        [folder] = (work / "runs" / script.stem[3:]).iterdir()
+        assert folder.name.startswith("own-")
+    if script.stem[:2] in SHORTER:
+        said = "".join(output.get("text", "") for output in found)
+        assert "disjoint-128 in place of disjoint-512: the model's context is 128 tokens" in said
 
 
 def test_each_notebook_names_its_one_line():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import workbench
-from workbench.assets import demo_model_path
 from workbench.errors import CacheFullError, OutOfMemoryError, PromptTooLongError, WorkbenchError
 from workbench.runtime.batch import packed_steps, shares
 from workbench.runtime.step import Step
@@ -19,8 +18,8 @@ PROMPTS = ["Once upon a time", "The dog", "Lily and Tom went to the park, and th
 
 
 @pytest.fixture(scope="module", params=["wgpu", "torch"])
-def model(request):
-    return workbench.load(demo_model_path(), backend=request.param, max_tokens=48)
+def model(request, shallow):
+    return workbench.load(shallow, backend=request.param, max_tokens=48)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +57,8 @@ def test_a_step_says_where_rows_stand_and_which_are_padding():
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "f16"}, {"cache": "int8"}])
-def test_logits_and_scores_are_those_of_each_alone(texts, options):
-    model = workbench.load(demo_model_path(), backend="wgpu", max_tokens=48, **options)
+def test_logits_and_scores_are_those_of_each_alone(shallow, texts, options):
+    model = workbench.load(shallow, backend="wgpu", max_tokens=48, **options)
     bound = 2e-5 if not options else 5e-3  # what is rounded to f16 or INT8 may fall to either side
     for text, found in zip(texts, model.forward_batch(texts, keep="layers.0.attn.context"), strict=True):
         alone = model.forward(text, keep="layers.0.attn.context")
@@ -71,8 +70,8 @@ def test_logits_and_scores_are_those_of_each_alone(texts, options):
         assert np.abs(found.nll - alone.nll).max() <= 20 * bound
 
 
-def test_the_references_give_each_what_it_gives_alone(texts):
-    model = workbench.load(demo_model_path(), backend="torch", max_tokens=48)
+def test_the_references_give_each_what_it_gives_alone(shallow, texts):
+    model = workbench.load(shallow, backend="torch", max_tokens=48)
     for text, found in zip(texts, model.forward_batch(texts), strict=True):
         assert differs(found.logits, model.forward(text).logits) <= 2e-5
 
@@ -97,9 +96,9 @@ def test_many_sequences_go_on_one_token_a_step(model, texts):
 
 def test_a_sequence_that_ends_makes_room_for_the_next_prompt(model):
     prompts = [*PROMPTS, *PROMPTS[:2]]
-    found = model.generate_batch(prompts, max_new_tokens=9, stop=["."], sequences=5)
+    found = model.generate_batch(prompts, max_new_tokens=9, stop=[","], sequences=5)
     for prompt, each in zip(prompts, found, strict=True):
-        stream = model.generate(prompt, max_new_tokens=9, stop=["."])
+        stream = model.generate(prompt, max_new_tokens=9, stop=[","])
         assert "".join(stream) == each.text and stream.finish_reason == each.finish_reason
     assert {each.finish_reason for each in found} == {"stop", "length"}
 

@@ -8,7 +8,7 @@ import torch
 
 import workbench
 from wgsl_kernels.quantized.quantize_activations import unpack_activations
-from workbench.assets import demo_model_path, evaluation_text
+from workbench.assets import evaluation_text
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
@@ -17,9 +17,9 @@ TOKENS = 130
 
 
 @pytest.fixture(scope="module", params=["int8", "int4", "int2"])
-def folder(request, tmp_path_factory):
+def folder(request, shallow, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / request.param
-    convert(demo_model_path(), path, ConvertOptions(WeightFormat(request.param)))
+    convert(shallow, path, ConvertOptions(WeightFormat(request.param)))
     return path
 
 

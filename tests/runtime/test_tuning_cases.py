@@ -113,8 +113,10 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
     assert ops >= {"linear", "attention", "rms_norm", "embedding"}
     for each in planned:
         kernel = wgsl_kernels.get(each.case.kernel)
-        if len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) > 1:
+        try:
             workload_of(kernel, each.case)
+        except CannotMakeError:  # allowed where there is nothing to choose; to list the choices takes long
+            assert len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) <= 1, each.case
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

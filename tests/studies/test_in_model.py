@@ -11,14 +11,13 @@ import wgsl_kernels
 import workbench
 from tests.kernel_bench.test_kernels import halved
 from wgsl_kernels import KernelUsageError
-from workbench.assets import demo_model_path
 from workbench.errors import DeviceLostError, WorkbenchError
 from workbench.runtime.adapters import find_adapter
 from workbench.runtime.device import Device
 from workbench.studies.in_model import WITH, WITHOUT, in_model
 from workbench.studies.lab import Lab
 
-LINEAR, IDS = "linear[f16]", list(range(3, 23))
+LINEAR, IDS = "linear[f16]", list(range(3, 19))
 
 
 @pytest.fixture
@@ -26,16 +25,15 @@ def lab(adapter) -> Lab:
     return Lab(LINEAR, variants=["gemv"], rounds=1, rows=40, columns=96)
 
 
-def logits(**options) -> np.ndarray:
-    return workbench.load(demo_model_path(), "wgpu", max_tokens=64, **options).forward(IDS).logits
+def test_a_version_runs_in_the_model_that_asks_for_it_and_nowhere_else(lab, shallow):
+    def logits() -> np.ndarray:
+        return workbench.load(shallow, "wgpu", max_tokens=64).forward(IDS).logits
 
-
-def test_a_version_runs_in_the_model_that_asks_for_it_and_nowhere_else(lab):
     before = logits()
     gemv = lab.kernel.variants["gemv"]
     wrong = dataclasses.replace(gemv, text=halved(gemv.body()))
     library = wgsl_kernels.library().with_variant(LINEAR, "halved", wrong)
-    model = workbench.load(demo_model_path(), "wgpu", max_tokens=64, library=library)
+    model = workbench.load(shallow, "wgpu", max_tokens=64, library=library)
     after = model.forward(IDS).logits
     assert np.abs(after - before).max() > 1  # it did run
     assert np.array_equal(logits(), before) and "halved" not in wgsl_kernels.get(LINEAR).variants
@@ -45,7 +43,7 @@ def test_a_version_runs_in_the_model_that_asks_for_it_and_nowhere_else(lab):
     assert list(model.describe_provenance()["own_kernels"][LINEAR]) == ["halved"]
 
 
-def test_a_lost_device_is_replaced_with_the_same_kernels(lab, monkeypatch):
+def test_a_lost_device_is_replaced_with_the_same_kernels(lab, shallow, monkeypatch):
     lab.edit(lab.text("gemv") + "// mine\n", "gemv", name="mine", time=False)
     own: list[Device] = []  # breaking one breaks no other test's
 
@@ -55,7 +53,7 @@ def test_a_lost_device_is_replaced_with_the_same_kernels(lab, monkeypatch):
         return own[-1]
 
     monkeypatch.setattr("workbench.runtime.device.open_device", open_own)
-    model = workbench.load(demo_model_path(), "wgpu", max_tokens=64, library=lab.library())
+    model = workbench.load(shallow, "wgpu", max_tokens=64, library=lab.library())
     before = model.forward(IDS).logits
     own[0].wgpu.destroy()
     with pytest.raises(DeviceLostError):
@@ -79,11 +77,11 @@ def test_the_last_version_that_passed_is_taken(lab):
         lab.library("v9")
 
 
-def test_speed_and_perplexity_with_and_without_it(lab):
+def test_speed_and_perplexity_with_and_without_it(lab, shallow):
     lab.edit(lab.text("gemv") + "// the same numbers\n", "gemv", time=False)
     ids = np.random.default_rng(1).integers(5, 4000, 130)
     found = lab.in_model(
-        demo_model_path(),
+        shallow,
         text=ids,
         protocol="disjoint-64",
         max_windows=2,
@@ -102,10 +100,10 @@ def test_speed_and_perplexity_with_and_without_it(lab):
     assert "times as fast" in str(found) and "v1" in str(found) and found.used[0][0] == LINEAR
 
 
-def test_a_version_takes_the_place_of_its_base_or_of_all(lab):
+def test_a_version_takes_the_place_of_its_base_or_of_all(lab, shallow):
     lab.edit(lab.text("gemv") + "// mine\n", "gemv", name="mine", time=False)
     lab.edit(lab.text("tile") + "// yours\n", "tile", name="yours", time=False)
-    model = workbench.load(demo_model_path(), "wgpu", max_tokens=64)
+    model = workbench.load(shallow, "wgpu", max_tokens=64)
 
     def variants(tokens: int, **options) -> set[str]:
         model.executor.library = lab.library(**options) if options else None
@@ -121,14 +119,14 @@ def test_a_version_takes_the_place_of_its_base_or_of_all(lab):
         wgsl_kernels.library().with_variant(LINEAR, "x", lab.kernel.variants["gemv"], instead_of="fast")
 
 
-def test_a_library_that_changes_nothing_there_is_refused(lab):
+def test_a_library_that_changes_nothing_there_is_refused(lab, shallow):
     gemv = wgsl_kernels.get("linear[int2]").variants["gemv"]
     elsewhere = wgsl_kernels.library().with_variant("linear[int2]", "mine", dataclasses.replace(gemv))
     with pytest.raises(
         WorkbenchError, match=r"library changes linear\[int2\], and this model runs none of it"
     ):
-        workbench.load(demo_model_path(), "wgpu", max_tokens=64, library=elsewhere)
+        workbench.load(shallow, "wgpu", max_tokens=64, library=elsewhere)
     with pytest.raises(WorkbenchError, match="library changes nothing that is not registered"):
-        in_model(demo_model_path(), wgsl_kernels.library(), max_tokens=64)
+        in_model(shallow, wgsl_kernels.library(), max_tokens=64)
     with pytest.raises(WorkbenchError, match="backend torch runs their references"):
-        workbench.load(demo_model_path(), "torch", library=elsewhere)
+        workbench.load(shallow, "torch", library=elsewhere)

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.support.chromium import browser_page, require_chromium, serve
 from tests.support.tint import compile_all
 from tests.wgsl_kernels.cases import all_cases
 from tests.wgsl_kernels.compare import comparable, expectation, mismatches, widen
-from tests.wgsl_kernels.dealing import Case
+from tests.wgsl_kernels.dealing import Case, forms_with
 from wgsl_kernels import Adapter, Kernel
 from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, FMA_F16, READ_SWEEP, SWEEP_STEPS
 from wgsl_kernels.header import write_module
@@ -117,11 +118,10 @@ def test_tint_compiles_every_module(f16, subgroups):
 CASES_EACH = 2
 
 
-def browser_cases(subgroups: bool) -> list[tuple[Case, Adapter]]:
-    """Cases of each variant that a browser without `shader-f16` can run; with subgroups, those that use them.
-
-    They are dealt evenly over a variant's cases, in f32.
-    """
+@cache
+def browser_modules(subgroups: bool) -> dict[tuple[str, str], dict[str, tuple[Case, Adapter]]]:
+    """By kernel and variant, what a browser without `shader-f16` can run, in f32, by its source; with subgroups, what
+    uses them."""
     found: dict[tuple[str, str], dict[str, tuple[Case, Adapter]]] = {}
     for case in CASES:
         case = replace(in_f32(case), subgroups=subgroups)
@@ -129,8 +129,20 @@ def browser_cases(subgroups: bool) -> list[tuple[Case, Adapter]]:
             module = case.module(adapter)
             if not subgroups or module.uses_subgroups:
                 found.setdefault((case.kernel, case.variant), {}).setdefault(module.code, (case, adapter))
+    return found
+
+
+def browser_cases(subgroups: bool) -> list[tuple[Case, Adapter]]:
+    """Cases of each variant that a browser can run, dealt evenly over what there is.
+
+    Forms of an op share their sums: where a variant runs with subgroups and without, its forms take turns.
+    """
     dealt = []
-    for modules in found.values():
+    for (kernel, variant), modules in browser_modules(subgroups).items():
+        forms = forms_with(kernel, variant)
+        both = len(forms) > 1 and (kernel, variant) in browser_modules(not subgroups)
+        if both and forms.index(kernel) % 2 != subgroups:
+            continue
         count = 1 if any("var<workgroup>" in code for code in modules) else min(CASES_EACH, len(modules))
         cases = list(modules.values())
         dealt += [cases[at * len(cases) // count] for at in range(count)]

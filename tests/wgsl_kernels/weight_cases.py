@@ -102,13 +102,14 @@ def fused_cases() -> Iterator[Case]:
             yield from team_cases(
                 name, fused=True, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common
             )
-            yield from cases_of(  # groups as lowering makes them, with what suits the adapter
-                name, "gemv", 2, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
+            # groups as lowering makes them, with what suits the adapter, of a size in turn for each form
+            yield from cases_of(
+                name, "gemv", 1, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
             )
             # and in turns, as a GPU takes them
             turns = {"workgroup": (32,), "teams": (1,), "rows_per_team": (8,)}
             yield from cases_of(
-                name, "gemv", 2, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
+                name, "gemv", 1, first=15, tunables=turns, tokens=(1,), rows=(130,), group=(16, 32)
             )
         for name in (f"norm_gate_up[{fmt}]", f"norm_gate_up_gelu[{fmt}]"):
             yield from team_cases(name, fused=True, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
