@@ -269,7 +269,7 @@ def routing(
         raise ProtocolError(f"baseline {baseline!r} is none of the models; allowed: {', '.join(models)}")
     if max_windows is not None and max_windows < 1:
         raise ProtocolError(f"max_windows is {max_windows}; it must be at least 1, or None for all")
-    shared = _alike(models)
+    shared = alike(models)
     scheme = inputs.fitting(protocol(scheme), models)
     tokens = inputs.tokens(models[baseline], text, scheme, separator)
     for name in models:
@@ -334,8 +334,8 @@ def _as_sets(chosen: np.ndarray, experts: int) -> np.ndarray:
     return found
 
 
-def _alike(models: Mapping[str, Model]) -> tuple[Router, ...]:
-    """The routers that all models have."""
+def alike(models: Mapping[str, Model]) -> tuple[Router, ...]:
+    """The routers that all models have. Raises ProtocolError for none, and for others."""
     found = {name: routers(model.plan("score")) for name, model in models.items()}
     first, shared = next(iter(found.items()))
     for name, own in found.items():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import workbench
+from eval.held_routes import HeldRoutes
 from eval.routing import ANY, Share, routing
 from eval.statistics import clustered_se
 from tests.models.family_cases import oracle_of, write_family
-from tests.runtime.models import random_ids
+from tests.runtime.models import check_parity, random_ids
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import ProtocolError
@@ -139,3 +140,25 @@ def test_what_cannot_be_compared_is_said(folder, tmp_path):
     found = routing({"a": mixture}, IDS, "disjoint-40", baseline="a", max_windows=1)
     with pytest.raises(ProtocolError, match="'b' is none of the models; allowed: a"):
         found.flips("b")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_with_the_routes_of_another(folder, tmp_path, backend):
+    """As transformers computes it, whose routers give what another model's gave."""
+    other, ids = write_family(tmp_path / "other", "mixtral", seed=1), IDS[:40]
+    model, routed = (workbench.load(path, backend=backend) for path in (other, folder))
+    held = HeldRoutes(model, routed)
+    gates: list = []
+    models = [oracle_of(path) for path in (folder, other)]
+    for layer in models[0].model.layers:
+        layer.mlp.gate.register_forward_hook(lambda _, __, given: gates.append(given))
+    for layer in models[1].model.layers:
+        layer.mlp.gate.register_forward_hook(lambda _, __, own: gates.pop(0))
+    with torch.inference_mode():
+        _, expected = (each(torch.from_numpy(ids)[None]).logits[0] for each in models)
+    check_parity(held.forward(ids).logits, expected.numpy())
+    nll = -expected.log_softmax(-1)[np.arange(39), ids[1:]].numpy()
+    np.testing.assert_allclose(held.score(ids).nll, nll, atol=1e-4)
+    assert np.abs(model.score(ids).nll - nll).max() > 0.1
+    assert held.describe_provenance()["routes_of"] == routed.describe_provenance()
+    np.testing.assert_array_equal(HeldRoutes(model, model).score(ids).nll, model.score(ids).nll)

@@ -62,6 +62,9 @@ def test_every_family_has_cases():
 
 #: Tokens of the largest step that a prompt of LENGTH is cut into.
 STEP = 64
+#: The bound of logits in f32, of the largest logit. In the second configuration of Gemma 3 f32 has no more digits to
+#: give: transformers itself is 1.2e-5 from its f64 there.
+F32 = {("gemma3_text", 1): 2e-5}
 
 
 @pytest.mark.parametrize(("family", "index"), IDS)
@@ -71,7 +74,9 @@ def test_references_agree_with_transformers(folders, family, index):
     check_parity(
         reference_on(folder, compute=torch.float64, max_tokens=LENGTH).forward(ids).logits, oracle, 5e-6
     )
-    check_parity(reference_on(folder, max_tokens=LENGTH).forward(ids).logits, oracle, 2e-5)
+    check_parity(
+        reference_on(folder, max_tokens=LENGTH).forward(ids).logits, oracle, F32.get((family, index), 1e-5)
+    )
 
 
 @needs_adapter
@@ -80,12 +85,12 @@ def test_kernels_agree_with_transformers(folders, family, index):
     """A prompt in steps of several sizes, then token by token."""
     folder, ids = folders(family, index), random_ids(config_of(family)["vocab_size"], LENGTH)
     model = workbench.load(folder, backend="wgpu", max_tokens=LENGTH)
-    oracle = oracle_logits(folder, ids)
-    check_parity(model.forward(ids).logits, oracle, 2e-5)
+    oracle, bound = oracle_logits(folder, ids), F32.get((family, index), 1e-5)
+    check_parity(model.forward(ids).logits, oracle, bound)
     cache = model.executor.new_cache(LENGTH)
     pieces = [ids[:STEP], *ids[STEP:, None]]  # of sizes that are compiled already, but for single tokens
     found = np.concatenate([model.executor.run("all", piece, cache)["logits"] for piece in pieces])
-    check_parity(found, oracle, 2e-5)
+    check_parity(found, oracle, bound)
 
 
 @needs_adapter

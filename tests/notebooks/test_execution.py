@@ -18,11 +18,12 @@ WRITES = {
     "04_benchmark_tables": "benchmark_tables/*/repaired.json",
     "05_per_layer_precision": "per_layer_precision/*/allocation.json",
     "06_compare_models": "compare_models/*/comparison.json",
+    "07_mixtures_of_experts": "mixtures_of_experts/*/experts.json",
 }
 #: The line to change for a model of one's own.
 OWN = {"01": "CHECKPOINT = demo_model_path()", "03": "CHECKPOINT = demo_model_path()"}
 OWN |= {"04": 'MODEL = "embedded"', "05": "CHECKPOINT = demo_model_path()"}
-OWN |= {"06": "MODEL = demo_model_path()"}
+OWN |= {"06": "MODEL = demo_model_path()", "07": "CHECKPOINT = mixture_model_path()"}
 
 
 def untracked() -> str:

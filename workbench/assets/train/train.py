@@ -134,14 +134,16 @@ def pretrain(model, sampled: Windows, checks: dict[str, HeldOut], args, amp) -> 
             loss = loss_of(sampled.draw(args.batch))
         update(model, loss, optimizer, lr)
         value = loss.item()  # waits for the device, so that the clock tells the truth
+        if step == 0:
+            started = time.time()  # compiling is no training
         step += 1
-        progress = max(step / args.steps, (time.time() - started) / (args.seconds or math.inf))
+        seconds = time.time() - started
+        progress = max(step / args.steps, seconds / (args.seconds or math.inf))
         if progress >= min(shown, 1):
-            shown += 1 / 12
+            shown = progress + 1 / 12
             numbers = ", ".join(
                 f"{name} {check.bits_per_byte(model, amp):.4f}" for name, check in checks.items()
             )
-            seconds = time.time() - started
             print(f"step {step}: loss {value:.4f}, bits per byte: {numbers}, {seconds:.1f} s", flush=True)
     return step
 
