@@ -14,6 +14,7 @@ from eval.routing import ANY, Share, routing
 from eval.statistics import clustered_se
 from tests.models.family_cases import oracle_of, write_family
 from tests.runtime.models import check_parity, random_ids
+from workbench import cli
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions, parse_format
 from workbench.errors import ProtocolError
@@ -113,6 +114,20 @@ def test_how_it_shows_itself(folder, quantized):
     json.dumps(found.to_json(), allow_nan=False)
     alone = workbench.routing(models, Text(tokens), "disjoint-32", max_windows=1, **options)
     assert "one window has no clustered error" in str(alone) and np.isnan(alone.flips("int2")[ANY].se)
+
+
+def test_the_command(folder, quantized, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little girl named Lily. " * 4)
+    command = ["routing", quantized, "--baseline", folder, "--text", tmp_path / "text.txt", "--windows", 2]
+    command += ["--protocol", "disjoint-32", "--backend", "torch", "--quiet"]
+    files = "--json", tmp_path / "found.json", "--plot", tmp_path / "found.svg"
+    assert cli.main([str(each) for each in (*command, *files)]) == 0
+    found, said = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
+    share = found["flips"]["int2"]["any layer"]["share"]
+    assert found["tokens"] == 62 and f"{100 * share:.2f} ± " in said and "disjoint-32 on text.txt" in said
+    assert (tmp_path / "found.svg").read_text().startswith("<?xml")
+    assert cli.main([str(each) for each in (*command, "--json", tmp_path / "no" / "found.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_where_a_token_goes_to_all_experts_nothing_flips(tmp_path):

@@ -189,6 +189,7 @@ class _ExpertBranches(Branches):
     """Branches whose groups are single experts: what is swapped is their rows."""
 
     groups: Sequence[Expert]
+    _of_layer: tuple[str, dict[str, torch.Tensor]] = ("", {})
 
     def traffic(self, window: Window, shared: Sequence[Router]) -> np.ndarray:
         """int64 [experts]: scored tokens of a window that go to each, in the float model."""
@@ -213,10 +214,19 @@ class _ExpertBranches(Branches):
             with meter.doing((QUANTIZE, f), 0 if made_before else rows * columns):
                 quantized = self._sources[f].tensor(tensor).rows(part.start, part.stop)
             with meter.doing(RESTORE, rows * columns):
-                matrix = torch.from_numpy(self._sources[f].source.tensor(tensor).dequantize()).clone()
+                matrix = self._float(group.layer, tensor).clone()
                 matrix[part] = torch.from_numpy(quantized.dequantize())
                 found[self._names[tensor]] = matrix
         return found
+
+    def _float(self, layer: str, tensor: str) -> torch.Tensor:
+        """A matrix of the float model, kept while experts of its layer are measured."""
+        if self._of_layer[0] != layer:
+            self._of_layer = layer, {}
+        kept = self._of_layer[1]
+        if tensor not in kept:
+            kept[tensor] = torch.from_numpy(self._sources[0].source.tensor(tensor).dequantize())
+        return kept[tensor]
 
 
 def experts_of(plan: Plan) -> list[Expert]:
@@ -257,7 +267,7 @@ def expert_sensitivity(  # many parameters: the options of a measurement, each o
     model without experts. It takes about (experts x layers x formats) / 2 forward passes a window.
     """
     source = open_source(source)
-    experts = _experts_in(source)
+    experts = require_experts(source)
     windows = windows_of(source, tokens, protocol(scheme), max_windows)
     wanted = formats or [WeightFormat(name) for name in TIERS]
     table = empty_table(source, tokens, protocol(scheme), experts, wanted, quantizer)
@@ -280,7 +290,8 @@ def expert_sensitivity(  # many parameters: the options of a measurement, each o
     return ExpertSensitivity(table, np.stack(traffic, 1))
 
 
-def _experts_in(source: Source) -> list[Expert]:
+def require_experts(source: Source) -> list[Expert]:
+    """The experts of a source's model; WorkbenchError where it has none."""
     found = experts_of(unquantized_plan(source))
     if not found:
         raise WorkbenchError(f"{source.path}: has no experts: its plan routes no tokens")
