@@ -194,10 +194,11 @@ class Routing:
         so many classes of equal size, both f64 [classes]."""
         margin, flipped = self.margin.ravel(), self.flipped(name).ravel()
         parts = np.array_split(np.argsort(margin, kind="stable"), min(classes, len(margin)))
-        return tuple(
+        margins, shares = (
             np.array([take(values[part]) for part in parts])
             for take, values in ((np.median, margin), (np.mean, flipped))
         )
+        return margins, shares
 
     def plot(self) -> Picture:
         """Flips by layer with clustered errors, and by the baseline's margin."""

@@ -41,10 +41,11 @@ def test_the_training_mixture_and_transformers_compute_the_same_function(tmp_pat
     from workbench.assets.train.mixture import Mixture, MixtureShape
 
     torch.manual_seed(3)
-    mine = Mixture(MixtureShape(vocab_size=259, layers=2)).half().float()
+    mine = Mixture(MixtureShape(vocab_size=259, layers=2))
     for parameter in mine.parameters():
         torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.2)
-    mine.half().float().export(tmp_path)
+        parameter.data = parameter.data.half().float()
+    mine.export(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.randint(3, 259, (2, 48), generator=torch.Generator().manual_seed(1))
     targets = ids[:, 1:].flatten()
