@@ -30,7 +30,7 @@ def routing(  # many parameters: the options of an evaluation, by the names that
     """Which share of the tokens goes to other experts than in the baseline, layer by layer.
 
         models = {"f16": "MIXTURE", "int4": workbench.quantize("MIXTURE", "int4")}
-        found = workbench.routing(models, "evaluation", "disjoint-256", baseline="f16", max_windows=4)
+        found = workbench.routing(models, "evaluation", "disjoint-64", baseline="f16", max_windows=2)
         found                      # in a notebook: the table
         found.flips("int4"), found.traffic("f16"), found.plot()
 
