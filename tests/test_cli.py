@@ -42,6 +42,7 @@ COMMANDS = [
     "chat",
     "perplexity",
     "compare-models",
+    "routing",
     "info",
     "demo",
     "export",

@@ -13,6 +13,7 @@ import pytest
 import wgsl_kernels
 import workbench
 from eval.texts import Text
+from workbench.assets import mixture_model_path
 from workbench.errors import CheckpointError, ProtocolError, SweepError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
@@ -45,6 +46,7 @@ def test_every_example_runs(name, checkpoint, adapter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     code = example(name).replace('"DIR"', repr(str(checkpoint))).replace('"OUT"', repr(str(tmp_path / "out")))
+    code = code.replace('"MIXTURE"', repr(str(mixture_model_path())))
     code = code.replace('quantizer="gptq"', 'quantizer="gptq", calibration=CALIBRATION')
     known = {"workbench": workbench, "wgsl_kernels": wgsl_kernels, "Text": Text, "Settings": Settings}
     exec(code, known | {"CALIBRATION": small_calibration()})

@@ -21,6 +21,7 @@ _LAZY = {
     "load": "workbench.runtime.model",
     "perplexity": "workbench.sweeps.scores",
     "quantize": "workbench.precision.quantize",
+    "routing": "workbench.studies.routing",
     "run_kernel": "workbench.runtime.launch",
     "sweep": "workbench.sweeps.sweep",
     "tune": "workbench.runtime.tuning.tune",

@@ -31,13 +31,38 @@ def tokenizer():
 
 def test_everything_lies_inside_the_package_so_that_a_wheel_holds_it():
     package = Path(assets.__file__).resolve().parent
-    for path in (assets.demo_model_path(), *TEXTS.values()):
+    for path in (assets.demo_model_path(), assets.mixture_model_path(), *TEXTS.values()):
         assert path.exists()
         assert path.is_relative_to(package)
 
 
-def test_the_files_stay_under_16_megabytes():
+def test_the_files_stay_small():
     assert sum(f.stat().st_size for f in assets.demo_model_path().iterdir()) <= 16_000_000
+    assert sum(f.stat().st_size for f in assets.mixture_model_path().iterdir()) <= 8_000_000
+
+
+def test_the_mixture_is_what_its_card_and_its_report_say():
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    folder = assets.mixture_model_path()
+    card, report = (folder / "README.md").read_text("utf-8"), json.loads((folder / "report.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    count = sum(t.size for t in tensors.values())
+    assert count == report["parameters"] and f"{count:,} parameters" in card
+    assert all(tensor.dtype == np.float16 and np.isfinite(tensor).all() for tensor in tensors.values())
+    of_experts = sum(t.size for name, t in tensors.items() if ".experts." in name)
+    # a row of the embedding is read as the LM head's matrix, which is tied to it
+    assert f"| {count - of_experts * 6 // 8:,} parameters |" in card
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (folder / name).read_bytes() == (assets.demo_model_path() / name).read_bytes()
+    traffic = np.array(report["traffic"])
+    assert traffic.shape == (6, 8) and np.allclose(traffic.sum(1), 1, atol=1e-3)
+    assert f"between {traffic.min():.1%} and {traffic.max():.1%}".replace("%", " %") in " ".join(card.split())
+    assert report["split"] in card and f"{report['pretrain_steps']} steps" in " ".join(card.split())
+    assert (
+        f"{report['sampled_tokens']:,} tokens" in card and f"{report['real_train_tokens']:,} tokens" in card
+    )
 
 
 def test_parameters_are_f16_finite_and_as_many_as_the_card_says():

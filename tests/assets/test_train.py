@@ -34,6 +34,39 @@ def test_the_training_model_and_transformers_compute_the_same_function():
         torch.testing.assert_close(mine(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
 
 
+def test_the_training_mixture_and_transformers_compute_the_same_function(tmp_path):
+    """What training exports, and so the experts of which training makes one wide MLP."""
+    from transformers import AutoModelForCausalLM
+
+    from workbench.assets.train.mixture import Mixture, MixtureShape
+
+    torch.manual_seed(3)
+    mine = Mixture(MixtureShape(vocab_size=259, layers=2))
+    for parameter in mine.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.2)
+        parameter.data = parameter.data.half().float()
+    mine.export(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.randint(3, 259, (2, 48), generator=torch.Generator().manual_seed(1))
+    targets = ids[:, 1:].flatten()
+    with torch.inference_mode():
+        logits = theirs(ids[:, :-1], output_router_logits=True)
+        torch.testing.assert_close(mine(ids[:, :-1]), logits.logits, atol=2e-4, rtol=1e-4)
+        plain = torch.nn.functional.cross_entropy(logits.logits.flatten(0, 1), targets)
+        torch.testing.assert_close(mine.eval().loss(ids), plain)
+        # transformers counts the k choices of a token apart, over all layers together
+        [taken] = torch.tensor(mine.traffic([ids[:, :-1]])[:1])
+        chosen = logits.router_logits[0].topk(2).indices
+        torch.testing.assert_close(
+            taken, chosen.flatten().bincount(minlength=8) / chosen.numel(), atol=1e-4, rtol=0
+        )
+        probabilities = logits.router_logits[0].softmax(-1).mean(0)
+        mine.train().loss(ids)
+        torch.testing.assert_close(
+            mine.layers[0].mlp.balance, 8 * (taken * probabilities).sum(), atol=1e-3, rtol=0
+        )
+
+
 def test_the_sampler_computes_the_teachers_logits(shared):
     from transformers import AutoModelForCausalLM
 

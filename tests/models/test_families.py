@@ -63,6 +63,9 @@ def test_every_family_has_cases():
 
 #: Tokens of the largest step that a prompt of LENGTH is cut into.
 STEP = 64
+#: The bound of logits in f32, of the largest logit. In the second configuration of Gemma 3 f32 has no more digits to
+#: give: transformers itself is 1.2e-5 from its f64 there.
+F32 = {("gemma3_text", 1): 2e-5}
 
 
 @pytest.mark.parametrize(("family", "index"), IDS)
@@ -72,7 +75,9 @@ def test_references_agree_with_transformers(folders, family, index):
     check_parity(
         reference_on(folder, compute=torch.float64, max_tokens=LENGTH).forward(ids).logits, oracle, 5e-6
     )
-    check_parity(reference_on(folder, max_tokens=LENGTH).forward(ids).logits, oracle, 2e-5)
+    check_parity(
+        reference_on(folder, max_tokens=LENGTH).forward(ids).logits, oracle, F32.get((family, index), 1e-5)
+    )
 
 
 @needs_adapter
@@ -83,12 +88,12 @@ def test_kernels_agree_with_transformers(folders, family, index):
     length = LENGTH if index == 0 else STEP + 2
     folder, ids = folders(family, index), random_ids(config_of(family)["vocab_size"], length)
     model = workbench.load(folder, backend="wgpu", max_tokens=LENGTH)
-    oracle = oracle_logits(folder, ids)
-    check_parity(model.forward(ids).logits, oracle, 2e-5)
+    oracle, bound = oracle_logits(folder, ids), F32.get((family, index), 1e-5)
+    check_parity(model.forward(ids).logits, oracle, bound)
     cache = model.executor.new_cache(LENGTH)
     pieces = [ids[:STEP], *ids[STEP:, None]]  # of sizes that are compiled already, but for single tokens
     found = np.concatenate([model.executor.run("all", piece, cache)["logits"] for piece in pieces])
-    check_parity(found, oracle, 2e-5)
+    check_parity(found, oracle, bound)
 
 
 @needs_adapter

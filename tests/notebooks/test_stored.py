@@ -20,6 +20,7 @@ SHOWN = {
     "04_benchmark_tables": (1, 4, ("published", "verdict")),
     "05_per_layer_precision": (6, 6, ("predicted KL", "perplexity")),
     "06_compare_models": (1, 2, ("KL p99.9", "last word")),
+    "07_mixtures_of_experts": (3, 6, ("perplexity", "of the KL is routing's")),
 }
 TEMPORARY_PATHS = re.compile(r"(?<![\w.:/-])/(?:tmp|var|usr|opt|mnt)/")
 ADDRESSES = re.compile(r" at 0x[0-9a-f]{6,}")

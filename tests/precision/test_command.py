@@ -10,9 +10,10 @@ import pytest
 from eval.protocols import protocol
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
-from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from workbench.assets import calibration_text, demo_model_path, evaluation_text, mixture_model_path
 from workbench.formats.reader import StoredModel
 from workbench.precision.allocation import Allocation
+from workbench.precision.experts import ExpertSensitivity
 from workbench.precision.table import SensitivityTable
 
 SCHEME = "disjoint-8"  # a few tokens: the command is under test, not the model
@@ -131,3 +132,27 @@ def test_the_table_holds_its_own_description(measured):
     assert table.key["text"]["name"] == "calibration.txt" and table.key["protocol"] == SCHEME
     assert set(table.key["model"]) >= {"model.safetensors", "config.json"}
     assert table.record["versions"]["torch"] and table.windows == 2
+
+
+def test_experts_are_measured_beside_their_traffic(capsys, tmp_path):
+    command = [
+        "allocate",
+        "--text",
+        calibration_text(),
+        "--protocol",
+        SCHEME,
+        "--max-windows",
+        1,
+        "--bits",
+        "3",
+    ]
+    command += ["--formats", "int4", "int2", "--output", tmp_path / "a.json", "--quiet", "--experts"]
+    status, said, _ = run(capsys, *command, "--model", mixture_model_path(), "--plot", tmp_path)
+    assert status == 0 and "layers.5, 7" in said and "int2/128: rank correlation of KL and traffic" in said
+    found = ExpertSensitivity.load(tmp_path / "a.experts.json")
+    assert len(found.experts) == 48 and (found.traffic.reshape(6, 8).sum(1) == 2 * 7).all()
+    assert (tmp_path / "experts.png").exists()
+    # an expert that no token went to costs nothing
+    assert (found.measured.kl[found.traffic[:, 0] == 0] == 0).all() and (found.traffic == 0).any()
+    status, _, error = run(capsys, *command, "--model", demo_model_path())
+    assert status == 2 and "has no experts" in error

@@ -55,6 +55,7 @@ def test_the_model_is_changed_and_nothing_else(name, tmp_path):
 def test_the_text_is_changed_where_one_is_scored():
     assert 'TEXT = "wikitext2"  # ' in source(filled("01", text="wikitext2"))
     assert 'TEXT = "wikitext2"  # ' in source(filled("05", text="wikitext2"))
+    assert 'TEXT = "wikitext2"  # ' in source(filled("07", text="wikitext2"))
     with pytest.raises(WorkbenchError, match="03_generation takes no text"):
         filled("03", text="wikitext2")
     with pytest.raises(WorkbenchError, match="02_kernel_lab takes no model"):
@@ -62,7 +63,7 @@ def test_the_text_is_changed_where_one_is_scored():
 
 
 @pytest.mark.parametrize(
-    "name, said", [("07", "is no notebook"), ("0", "means several"), ("", "means several")]
+    "name, said", [("08", "is no notebook"), ("0", "means several"), ("", "means several")]
 )
 def test_another_name_says_what_there_is(name, said):
     with pytest.raises(WorkbenchError, match=rf"{said}.*allowed: 01_quantization_accuracy, 02_kernel_lab"):

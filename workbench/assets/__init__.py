@@ -1,4 +1,4 @@
-"""Files that ship with the package: the demo model and the texts that calibrate and evaluate it."""
+"""Files that ship with the package: the demo model, a small mixture, and the texts that calibrate and evaluate them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _HERE = Path(__file__).resolve().parent
 def demo_model_path() -> Path:
     """Folder of the demo model: a Hugging Face Llama checkpoint in f16 with its tokenizer."""
     return _HERE / "demo-model"
+
+
+def mixture_model_path() -> Path:
+    """Folder of a small mixture of experts: a Qwen3-MoE checkpoint in f16 with the demo model's tokenizer."""
+    return _HERE / "mixture-model"
 
 
 def evaluation_text() -> Path:

@@ -67,7 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="candidates to measure everywhere at once as well, paired with the allocation token by token",
     )
     parser.add_argument(
-        "--plot", metavar="DIR", help="save sensitivity.png, pareto.png and allocation.png there"
+        "--experts",
+        action="store_true",
+        help="of a mixture: measure each expert alone in the candidates as well, and print it beside the tokens "
+        "that go there; all experts of a layer keep one format",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="DIR",
+        help="save sensitivity.png, pareto.png and allocation.png (experts.png) there",
     )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
@@ -90,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.models.source import open_source
     from workbench.models.tokenizer import load_tokenizer
     from workbench.precision.allocate import Target
+    from workbench.precision.experts import require_experts
     from workbench.precision.joint import measure_joint
     from workbench.precision.sensitivity import sensitivity
 
@@ -97,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.budget, arguments.bits, arguments.max_kl, arguments.fit_memory, arguments.max_tokens
     )
     source = open_source(arguments.model)
+    if arguments.experts:
+        require_experts(source)
     asked, scheme = scheme, scheme.within(architecture_of(source.config).context_length)
     if scheme.length != asked.length:
         print(f"{asked}: {scheme} instead, the model's context", file=sys.stderr)
@@ -134,8 +145,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         _save_plots(Path(arguments.plot), table, front, chosen)
     print(chosen, *comparisons, sep="\n")
+    if arguments.experts:
+        _experts(arguments, source, tokens, table)
     print(f"{output}: for workbench quantize --precision {output}")
     return 0
+
+
+def _experts(arguments: argparse.Namespace, source, tokens, table) -> None:
+    """Measure the experts in the quantized candidates of the table, on its text and windows; print and save them."""
+    from workbench.precision.experts import expert_sensitivity
+
+    found = expert_sensitivity(
+        source,
+        tokens,
+        table.key["protocol"],
+        formats=[fmt for fmt in table.formats if fmt.is_quantized],
+        quantizer=arguments.quantizer,
+        max_windows=arguments.max_windows,
+        threads=arguments.threads,
+        progress=not arguments.quiet,
+    )
+    print(found)
+    found.save(Path(arguments.output).with_suffix(".experts.json"))
+    if arguments.plot:
+        found.plot().save(Path(arguments.plot) / "experts.png")
 
 
 def _compared(name: str, uniform, joint, other: str) -> str:

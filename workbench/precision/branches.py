@@ -33,7 +33,8 @@ Told = Callable[[int, np.ndarray], None]
 
 
 class Branches:
-    """stored: the format of each group in each of its variants, [groups][formats]."""
+    """stored: the format of each group in each of its variants, [groups][formats]. kept: whether packed candidates stay
+    in memory; by default where quantizing takes longer than running the model."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Branches:
         groups: Sequence[Group],
         stored: Sequence[Sequence[WeightFormat]],
         quantizer: str,
+        kept: bool | None = None,
     ):
         config = architecture_of(source.config)
         self.executor = TorchExecutor(source, config)
@@ -49,8 +51,8 @@ class Branches:
         self._names = {weight.tensor: weight.name for weight in self.plan.weights.values()}
         self._own = {weight.tensor: weight.format for weight in self.plan.weights.values()}
         # Rounding to nearest takes no longer than a hundredth of a run, and packed weights take memory.
-        made: dict | None = None if quantizer == "rtn" else {}
-        self._kept = made is not None
+        self._kept = quantizer != "rtn" if kept is None else kept
+        made: dict | None = {} if self._kept else None
         self._sources = [
             Requantized(
                 source,

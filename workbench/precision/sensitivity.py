@@ -22,7 +22,7 @@ from workbench.model_bench.measure import reference_threads
 from workbench.models.families import architecture_of
 from workbench.models.source import Source, open_source
 from workbench.precision.branches import Branches
-from workbench.precision.groups import fused_groups, unquantized_plan, vector_bytes
+from workbench.precision.groups import Group, fused_groups, unquantized_plan, vector_bytes
 from workbench.precision.meter import Meter, Progress
 from workbench.precision.requantized import source_hashes
 from workbench.precision.table import SensitivityTable
@@ -72,9 +72,9 @@ def sensitivity(  # many parameters: the options of a measurement, each of its o
     weights that a format cannot hold.
     """
     source = open_source(source)
-    windows = _windows(source, tokens, protocol(scheme), max_windows)
-    formats = tuple(formats or default_formats(source))
-    table = _empty(source, tokens, protocol(scheme), formats, quantizer)
+    windows = windows_of(source, tokens, protocol(scheme), max_windows)
+    groups = fused_groups(unquantized_plan(source))
+    table = empty_table(source, tokens, protocol(scheme), groups, formats, quantizer)
     if path is not None and Path(path).exists():
         table = _stored(Path(path), table)
     if table.windows >= len(windows):
@@ -102,7 +102,9 @@ def sensitivity(  # many parameters: the options of a measurement, each of its o
     return table
 
 
-def _windows(source: Source, tokens: Tokens, scheme: Protocol, most: int | None) -> list[Window]:
+def windows_of(source: Source, tokens: Tokens, scheme: Protocol, most: int | None) -> list[Window]:
+    """The first so many windows of a text, None for all. Raises ProtocolError where text, protocol and model do not fit
+    together."""
     config = architecture_of(source.config)
     if scheme.cut[0] > config.context_length:
         raise ProtocolError(
@@ -124,7 +126,16 @@ def checked_windows(windows: list[Window], vocab_size: int) -> list[Window]:
     return windows
 
 
-def _empty(source: Source, tokens: Tokens, scheme: Protocol, formats, quantizer: str) -> SensitivityTable:
+def empty_table(
+    source: Source,
+    tokens: Tokens,
+    scheme: Protocol,
+    groups: Sequence[Group],
+    formats: Sequence[WeightFormat] | None,
+    quantizer: str,
+) -> SensitivityTable:
+    """The table of a measurement of these groups before its first window; errors as in `sensitivity`."""
+    groups, formats = tuple(groups), tuple(formats or default_formats(source))
     plan = unquantized_plan(source)
     if quantized := [w.tensor for w in plan.weights.values() if w.format.is_quantized]:
         raise WorkbenchError(
@@ -134,7 +145,6 @@ def _empty(source: Source, tokens: Tokens, scheme: Protocol, formats, quantizer:
     if quantizer not in QUANTIZERS_OF_ONE_MATRIX:
         allowed = ", ".join(QUANTIZERS_OF_ONE_MATRIX)
         raise WorkbenchError(f"allocate: quantizer = {quantizer!r}; allowed: {allowed}")
-    groups = tuple(fused_groups(plan))
     variants = [
         suited(source, {tensor: fmt for group in groups for tensor in group.tensors}) for fmt in formats
     ]

@@ -160,20 +160,24 @@ class Model:
             joined = as_one(steps, ("logits", *keep), len(array))
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
-    def score(self, ids: Ids, logits: bool = False, edit: Edits | None = None) -> Scores:
+    def score(
+        self, ids: Ids, logits: bool = False, edit: Edits | None = None, keep: Iterable[str] = ()
+    ) -> Scores:
         """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device.
 
-        edit: functions that change activations in flight, as in `forward`. Raises as that does.
+        edit: functions that change activations in flight; keep: activations that are handed out, as in `forward`.
+        Raises as that does.
         """
         array = check_ids(ids, self.vocab_size)
         if len(array) < 2:
             raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
-        keep = ("logits",) if logits else ()
+        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        wanted = ("logits", *keep) if logits else keep
         with self._lock:
             executor, cache = self._empty_cache(len(array) - 1)
             with out_of_memory(f"scores of {len(array) - 1} tokens"):
-                steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], keep, edit))
-                return Scores.joined(steps)
+                steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], wanted, edit))
+                return Scores.joined(steps, keep)
 
     def batch(self, sequences: int, edit: Edits | None = None) -> Batch:
         """`sequences` sequences of `max_tokens` positions each, whose rows share steps. Raises `OutOfMemoryError`.

@@ -1,7 +1,8 @@
 """The Llama decoder that is trained, with the names and conventions of Hugging Face's `LlamaForCausalLM`.
 
 Written out so that `torch.compile` sees one plain graph and dropout can be put on the residual branches.
-Exported weights compute the same function in transformers (dropout off).
+Exported weights compute the same function in transformers (dropout off). `mixture.py` makes a mixture of experts
+of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Shape:
     context: int = 512
     rope_theta: float = 10000.0
     eps: float = 1e-5
+    head_norms: bool = False
 
     def to_config(self) -> dict:
         """`config.json`. The model ends a story by starting the next with `<s>`, so both ids end generation."""
@@ -77,11 +79,15 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(s.hidden_size, s.kv_heads * s.head_dim, bias=False)
         self.v_proj = nn.Linear(s.hidden_size, s.kv_heads * s.head_dim, bias=False)
         self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden_size, bias=False)
+        if s.head_norms:
+            self.q_norm, self.k_norm = Norm(s.head_dim, s.eps), Norm(s.head_dim, s.eps)
 
     def forward(self, x, cos, sin):
         batch, length, _ = x.shape
         shape = (batch, length, -1, self.s.head_dim)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if self.s.head_norms:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         groups = self.s.heads // self.s.kv_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -101,12 +107,12 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, s: Shape, dropout: float):
+    def __init__(self, s: Shape, mlp: nn.Module, dropout: float):
         super().__init__()
         self.input_layernorm = Norm(s.hidden_size, s.eps)
         self.self_attn = Attention(s)
         self.post_attention_layernorm = Norm(s.hidden_size, s.eps)
-        self.mlp = MLP(s)
+        self.mlp = mlp
         self.dropout = dropout
 
     def forward(self, x, cos, sin):
@@ -125,7 +131,7 @@ class Llama(nn.Module):
         super().__init__()
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.layers = nn.ModuleList(Layer(shape, dropout) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(Layer(shape, self.mlp(), dropout) for _ in range(shape.layers))
         self.norm = Norm(shape.hidden_size, shape.eps)
         half = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
         angles = torch.outer(torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-half)
@@ -135,6 +141,10 @@ class Llama(nn.Module):
             if parameter.dim() == 2:
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5 if residual else 0.02)
+
+    def mlp(self) -> nn.Module:
+        """A new layer's MLP."""
+        return MLP(self.shape)
 
     def forward(self, ids):
         """Logits [batch, length, vocabulary] of ids [batch, length]."""
@@ -152,12 +162,15 @@ class Llama(nn.Module):
             logits.reshape(len(targets), -1).float(), targets, ignore_index=0, reduction=reduction
         )
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights by their names in a checkpoint, without `model.` in front."""
+        return self.state_dict()
+
     def export(self, folder: Path) -> None:
         """Write `model.safetensors` (f16), `config.json` and `generation_config.json` for transformers."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            f"model.{k}": v.detach().to("cpu", torch.float16).contiguous()
-            for k, v in self.state_dict().items()
+            f"model.{k}": v.detach().to("cpu", torch.float16).contiguous() for k, v in self.tensors().items()
         }
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(self.shape.to_config(), indent=2) + "\n")

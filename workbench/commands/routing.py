@@ -1,0 +1,58 @@
+"""Compare where the tokens of mixtures of experts go: which share goes to other experts after quantization."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from workbench.commands.common import MODEL_HELP, add, add_adapter, add_text, positive
+from workbench.commands.compare_models import named
+from workbench.errors import WorkbenchError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"each a {MODEL_HELP}")
+    parser.add_argument(
+        "--baseline",
+        required=True,
+        metavar="MODEL",
+        help="what the others are compared with, such as the checkpoint; it runs in f32",
+    )
+    add_text(parser)
+    parser.add_argument("--windows", type=positive, metavar="N", help="read only the first N windows")
+    add(parser, "--backend", "--dtype", "--cache")
+    add_adapter(parser)
+    parser.add_argument("--json", metavar="FILE", help="where figures with provenance go")
+    parser.add_argument("--plot", metavar="FILE", help="flips by layer and by margin: .png, .svg or .pdf")
+    add(parser, "--quiet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from eval.protocols import protocol
+    from eval.texts import load_dataset_text, load_text
+    from workbench.files.writing import write_json
+    from workbench.studies.routing import routing
+
+    protocol(arguments.protocol)  # a wrong name should not cost a minute
+    for file in filter(None, (arguments.json, arguments.plot)):
+        if not Path(file).absolute().parent.is_dir():
+            raise WorkbenchError(f"{file}: there is no folder {Path(file).absolute().parent}")
+    models = named([arguments.baseline, *arguments.models])
+    found = routing(
+        models,
+        load_text(arguments.text) if arguments.text else load_dataset_text(arguments.dataset),
+        arguments.protocol,
+        baseline=next(iter(models)),
+        separator=arguments.separator,
+        max_windows=arguments.windows,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        cache=arguments.cache,
+        progress=not arguments.quiet,
+    )
+    print(found)
+    if arguments.json:
+        write_json(arguments.json, found.to_json())
+    if arguments.plot:
+        found.plot().save(arguments.plot)
+    return 0
