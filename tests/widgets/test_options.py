@@ -80,7 +80,7 @@ def takes(widget, name: str) -> bool:
                 "fit_memory",
                 "check_windows",
             }
-            | {"check_text", "max_tokens", "adapter", "compare", "plot", "threads", "quiet"},
+            | {"check_text", "max_tokens", "adapter", "compare", "experts", "plot", "threads", "quiet"},
         ),
     ],
     ids=["generate", "info", "allocate"],

@@ -29,6 +29,7 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
 from workbench.formats.writer import ModelWriter, check_target
+from workbench.models.adapted import Merged
 from workbench.models.architecture import Architecture
 from workbench.models.checkpoint import TOKENIZER_FILES
 from workbench.models.families import architecture_of
@@ -52,7 +53,7 @@ class ConversionSummary:
 
 
 def convert(
-    source: str | Path | Original | StoredModel,
+    source: str | Path | Original | StoredModel | Merged,
     output: str | Path,
     options: ConvertOptions,
     progress: bool = False,

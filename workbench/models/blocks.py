@@ -161,11 +161,13 @@ class Blocks(PlanBuilder):
 
     def _adapted(self, weight: str, x: str, base: str, out: str) -> str:
         """y = base + scale * (x A^T) B^T, with the factors A and B that an adapter has for a matrix."""
-        down, up = (
-            self.weight(f"{self._plan_name(weight)}.lora_{key}", name, *self.describe(name))
-            for key, name in zip("AB", lora_names(weight), strict=True)
-        )
-        inner = self.product(down, x, self.rows(f"{out}.lora", self.shape(down)[0], self.act), {})
+        factors, rank = [], 0
+        for key, name in zip("AB", lora_names(weight), strict=True):
+            (rows, columns), fmt = self.describe(name)
+            factors.append(self.weight(f"{self._plan_name(weight)}.lora_{key}", name, (rows, columns), fmt))
+            rank = rank or rows
+        down, up = factors
+        inner = self.product(down, x, self.rows(f"{out}.lora", rank, self.act), {})
         y, scale = self.rows(out, self.width(base)), self.lora[weight]
         inputs = {"x": self.as_input(inner, up), "weight": up, "residual": base}
         self.call("linear", inputs, {"y": y}, **({} if scale == 1 else {"factor": scale}))
