@@ -28,6 +28,15 @@
 # 7. what it does to a story
 # 8. your own checkpoint
 #
+# What it comes to on a language model, SmolLM2-135M on all of WikiText-2's test split (302,956 tokens, blocks of 64 but
+# for INT8, measured on an NVIDIA H200; paired change of the perplexity, 21.769 in f16):
+#
+# | | round to nearest | GPTQ | trained |
+# |:--|--:|--:|--:|
+# | INT8 | -0.09 ± 0.02 % | -0.01 ± 0.01 % | +0.03 ± 0.01 % |
+# | INT4 | +31.8 ± 0.4 % | +14.0 ± 0.2 % | +7.7 ± 0.2 % |
+# | INT2 | destroyed | 11.2 times ± 0.2 | 3.9 times ± 0.1 |
+#
 # The embedded model has 7.3 million parameters and writes children's stories. It is small enough that everything
 # below takes less than three minutes on two CPU cores without a GPU. Its numbers are real, but they are *its*
 # numbers, and what the text says of them is said of this model. To study another one, change the line `CHECKPOINT =

@@ -24,6 +24,15 @@
 # 4. two versions against each other
 # 5. your own versions
 #
+# A language model under it, SmolLM2-135M on WikiText-2 in INT4, blocks of 64 (the first 16,376 tokens of `disjoint-2048`,
+# NVIDIA H200; last words of LAMBADA's first 1,000 passages, of which f16 knows 29.7 %):
+#
+# | quantizer | paired change, % | KL, nats | p99 | same top-1, % | last words, points |
+# |:--|--:|--:|--:|--:|--:|
+# | round to nearest | +32.0 ± 0.9 | 0.321 ± 0.003 | 1.74 | 69.8 ± 0.4 | -13.4 ± 1.2 |
+# | GPTQ | +12.8 ± 0.5 | 0.123 ± 0.002 | 0.90 | 80.8 ± 0.3 | -5.3 ± 1.0 |
+# | trained | +7.1 ± 0.4 | 0.077 ± 0.001 | 0.61 | 85.1 ± 0.3 | -1.4 ± 0.9 |
+#
 # It runs on the embedded model (7.3 million parameters, children's stories) in less than three minutes on two CPU
 # cores. **Figures of the embedded 7M model show that the code works, and not what quantization costs**: to learn
 # that, change the line `MODEL = ...`.
