@@ -55,10 +55,14 @@ def execute(notebook, folder: Path, environment: dict[str, str]):
 
 
 def kernel_environment(folder: Path) -> dict[str, str]:
-    """This process's environment, with a runtime folder: where there is none, Wayland's library says so on stderr."""
+    """This process's environment, with a runtime folder: where there is none, Wayland's library says so on stderr.
+
+    Kernels are compiled as on users' machines, which the tests' own are not: stored notebooks tell how fast they run.
+    """
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
-    return {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(REPOSITORY)}
+    own = {"XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(REPOSITORY), "GALLIVM_PERF": ""}
+    return {**os.environ, **own}
 
 
 def for_storage(notebook):
