@@ -24,8 +24,8 @@
 # 4. two versions against each other
 # 5. your own versions
 #
-# A language model under it, SmolLM2-135M on WikiText-2 in INT4, blocks of 64 (the first 16,376 tokens of `disjoint-2048`,
-# NVIDIA H200; last words of LAMBADA's first 1,000 passages, of which f16 knows 29.7 %):
+# A language model under it, SmolLM2-135M on WikiText-2 in INT4, blocks of 64 (the first 16,376 tokens of
+# `disjoint-2048`, NVIDIA H200; last words of LAMBADA's first 1,000 passages, of which f16 knows 29.7 %):
 #
 # | quantizer | paired change, % | KL, nats | p99 | same top-1, % | last words, points |
 # |:--|--:|--:|--:|--:|--:|
