@@ -157,9 +157,13 @@ def test_an_interrupt_of_the_waiting_cell_stops_the_run(model):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        widget.wait()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            widget.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert widget.state == "stopped"
     widget.max_new_tokens = 2
     widget.start()

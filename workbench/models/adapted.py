@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.errors import CheckpointError, UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
+from workbench.formats.text import parse_format
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import lora_names
 from workbench.models.families import architecture_of
@@ -128,6 +129,21 @@ class Merged(_Over):
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.lora.path}: {name} is not finite with its adapter")
         return float_tensor(name, values, "f32")
+
+
+def adapted(source: Any, lora: str | Path | None, format: str | None) -> tuple[Any, Architecture]:
+    """A source and its model, with an adapter beside its weights where there is one.
+
+    lora: a folder or hub id; format: of the factors, as text. Raises WorkbenchError for a format without an adapter, and
+    what opening an adapter raises.
+    """
+    model = architecture_of(source.config)
+    if lora is None:
+        if format is not None:
+            raise WorkbenchError(f"lora_format {format!r} is of an adapter, and there is no lora")
+        return source, model
+    both = Adapted(source, Lora.open(lora, model), None if format is None else parse_format(format))
+    return both, both.architecture(model)
 
 
 def merged(model: Any, lora: str | Path) -> Merged:

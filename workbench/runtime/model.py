@@ -14,12 +14,9 @@ import numpy as np
 from wgsl_kernels.library import Library
 from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
-from workbench.formats.text import parse_format
-from workbench.models.adapted import Adapted
+from workbench.models.adapted import adapted
 from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
-from workbench.models.families import architecture_of
-from workbench.models.lora import Lora
 from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
@@ -368,15 +365,7 @@ def load(
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
-    source = open_source(path_or_hub_id)
-    config = architecture_of(source.config)
-    if lora is not None:
-        source = Adapted(
-            source, Lora.open(lora, config), None if lora_format is None else parse_format(lora_format)
-        )
-        config = source.architecture(config)
-    elif lora_format is not None:
-        raise WorkbenchError(f"lora_format {lora_format!r} is of an adapter, and there is no lora")
+    source, config = adapted(open_source(path_or_hub_id), lora, lora_format)
     ring = ring_of(window, sinks)
     chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
     chosen.reasons.extend(notes_of(source, config))
