@@ -134,8 +134,8 @@ class Merged(_Over):
 def adapted(source: Any, lora: str | Path | None, format: str | None) -> tuple[Any, Architecture]:
     """A source and its model, with an adapter beside its weights where there is one.
 
-    lora: a folder or hub id; format: of the factors, as text. Raises WorkbenchError for a format without an adapter, and
-    what opening an adapter raises.
+    lora: a folder or hub id; format: of the factors, as text. Raises WorkbenchError for a format without an adapter,
+    and what opening an adapter raises.
     """
     model = architecture_of(source.config)
     if lora is None:
