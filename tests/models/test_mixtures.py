@@ -218,6 +218,9 @@ def test_a_shared_expert_computes_the_norm_that_the_others_read(activations, op)
     assert [call.op for call in of_layer].count(op) == 1 and "silu_mul" not in [call.op for call in of_layer]
     (norm,) = [call for call in of_layer if call.op == "rms_norm"]
     assert any(norm.outputs["y"] in call.inputs.values() for call in of_layer)  # router or experts
+    plan = rewritten(plan_of("llama4_text", activations, intermediate_size=512), ["layers.1.mlp.input"])
+    of_layer = [call for call in plan.calls if any("layers.1.mlp" in name for name in call.outputs.values())]
+    assert op not in [call.op for call in of_layer]  # an edit of the norm would not reach them
 
 
 @needs_adapter

@@ -7,7 +7,7 @@ two dispatches a layer less with floats, three with INT8 activations.
 
 from __future__ import annotations
 
-from ..composition import Rule, rule
+from ..composition import Rule, Where, rule
 from .norm_linear import behind_a_norm, gate_and_up
 from .norm_linear_a8 import quantized_behind_a_norm
 
@@ -36,8 +36,23 @@ def _after_a8(p, x, norm, gate, up, *, eps):
     return p.norm_gate_up_a8(x=x, norm=norm, weight=f"{gate}+{up}", eps=eps), normed, quantized
 
 
+#: What `record` calls the result of both compositions' first call.
+_NORMED = "rms_norm.0.y"
+
+
+def _where(few: Where) -> Where:
+    """Not where the norm is asked for by name: it may be edited, which its second computation would not see."""
+    return lambda facts, match: few(facts, match) and not match.kept(_NORMED)
+
+
 _STACK = ("gate", "up")
 SHARED_NORM: tuple[Rule, ...] = (
-    rule(_before, _after, name="shared_norm_gate_up", stack=_STACK, where=behind_a_norm),
-    rule(_before_a8, _after_a8, name="shared_norm_gate_up_a8", stack=_STACK, where=quantized_behind_a_norm),
+    rule(_before, _after, name="shared_norm_gate_up", stack=_STACK, where=_where(behind_a_norm)),
+    rule(
+        _before_a8,
+        _after_a8,
+        name="shared_norm_gate_up_a8",
+        stack=_STACK,
+        where=_where(quantized_behind_a_norm),
+    ),
 )
