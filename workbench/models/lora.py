@@ -62,7 +62,14 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-#: Keys of adapter_config.json that decide numbers.
+#: Keys of adapter_config.json of training, or told by the names of the tensors.
+_WITHOUT_EFFECT = (
+    *("base_model_name_or_path", "revision", "task_type", "auto_mapping", "peft_version", "inference_mode"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
+    *("megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
+)
+#: All keys that are known; those that would change numbers otherwise are refused.
 _KEYS = (
     Key("peft_type", one_of("LORA")),
     Key("r", integer(1, 65536), 8),
@@ -91,30 +98,7 @@ _KEYS = (
             ("velora_config", "its factors are others"),
         )
     ),
-    # Of training, or told by the names of the tensors.
-    *(
-        Key(name, ANYTHING, None)
-        for name in (
-            *(
-                "base_model_name_or_path",
-                "task_type",
-                "auto_mapping",
-                "peft_version",
-                "revision",
-                "inference_mode",
-            ),
-            *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
-            *(
-                "megatron_config",
-                "megatron_core",
-                "loftq_config",
-                "eva_config",
-                "corda_config",
-                "lora_ga_config",
-            ),
-            *("qalora_group_size", "runtime_config", "ensure_weight_tying"),
-        )
-    ),
+    *(Key(name, ANYTHING, None) for name in _WITHOUT_EFFECT),
 )
 
 
@@ -134,9 +118,8 @@ class Factors:
 class Lora:
     """An adapter for one architecture, made by `Lora.open`. factors: by the checkpoint's name of the matrix."""
 
-    def __init__(self, path: Path, headers: Mapping[str, Header], factors: dict[str, Factors]):
+    def __init__(self, path: Path, factors: dict[str, Factors]):
         self.path, self.factors = path, factors
-        self._headers = headers
 
     def __str__(self) -> str:
         ranks = sorted({each.rank for each in self.factors.values()})
@@ -150,8 +133,8 @@ class Lora:
         is not understood, and for a matrix that the model does not have.
         """
         path = resolve(folder_or_hub_id)
-        config, unknown = read_keys(read_json(path / CONFIG), _KEYS, str(path / CONFIG))
         given = read_json(path / CONFIG)
+        config, unknown = read_keys(given, _KEYS, str(path / CONFIG))
         for name in unknown:
             if not _ABSENT.holds(given[name]):
                 raise refused(
@@ -175,7 +158,7 @@ class Lora:
             factors |= _factors(path / WEIGHTS, module, pair, headers, config, model)
         if not factors:
             raise CheckpointError(f"{path / WEIGHTS}: it has no tensors")
-        return cls(path, headers, factors)
+        return cls(path, factors)
 
     def down(self, weight: str) -> np.ndarray:
         """A of a matrix, f32 [rank, columns]."""
