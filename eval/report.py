@@ -53,6 +53,13 @@ def plus_minus(error: float | None, form: str, otherwise: str = "") -> str:
     return f" ({otherwise})" if otherwise else ""
 
 
+def count_text(count: int) -> str:
+    """A count to two digits, rounded up: `320,000`; `3.2e+09` from 10^9 on."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    rounded = -(-count // unit) * unit
+    return f"{rounded:,}" if rounded < 10**9 else f"{rounded:.1e}"
+
+
 def ran(backend: str, provenance: Mapping[str, Any]) -> str:
     """What a model ran through, as `wgpu, f32 activations, int8 cache`; precisions where the record names them."""
     named = [f"{provenance[what]} {what}" for what in ("activations", "cache") if provenance.get(what)]

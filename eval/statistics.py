@@ -48,6 +48,17 @@ def clustered_se(values: np.ndarray, window_index: np.ndarray) -> float:
     return ratio_se(*window_sums(values, window_index))
 
 
+def tokens_to_tell(tokens: int, difference: float, se: float, times: float = 2.0) -> int | None:
+    """How many tokens it takes until a paired difference is `times` its standard error, if both stay as they are.
+
+    tokens (times se / difference)^2, since an error falls with the root of the tokens. None for a difference of zero or
+    an error that is unknown.
+    """
+    if not difference or not np.isfinite(se) or not np.isfinite(difference):
+        return None
+    return int(np.ceil(tokens * (times * se / difference) ** 2))
+
+
 def ratio_se(sums: np.ndarray, sizes: np.ndarray) -> float:
     """Standard error of sum(sums) / sum(sizes) over clusters [W], such as documents and their words.
 

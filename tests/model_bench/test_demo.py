@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import itertools
 import json
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -18,9 +21,10 @@ from tests.eval.conftest import byte_tokenizer
 from tests.support.shallow import write_shallow
 from tests.support.vulkan import without_vulkan
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
-from workbench.cli import main
-from workbench.model_bench import demo
+from workbench.cli import build_parser, main
+from workbench.model_bench import demo, tour
 from workbench.model_bench.measure import AGREEMENT, Measurement, Settings
+from workbench.model_bench.plot import perplexity_vs_size
 from workbench.model_bench.records import SCHEMA
 from workbench.model_bench.table import markdown
 from workbench.models.tokenizer import load_tokenizer
@@ -57,7 +61,6 @@ def cells(table: str) -> list[list[str]]:
 
 def test_the_table_has_a_row_a_format_and_says_what_it_measured(toured):
     table = (toured.folder / "table.md").read_text(encoding="utf-8")
-    assert table in toured.printed
     head, _, *rows = cells(table)
     assert [row[0] for row in rows] == NAMES and {len(row) for row in rows} == {len(head)}
     assert "n = 441 tokens scored, the first 7 windows of protocol `disjoint-64`" in table
@@ -146,6 +149,49 @@ def test_the_story_is_printed_and_saved(toured):
     assert story.strip() in toured.printed
 
 
+def test_one_screen_is_printed(toured):
+    """A short table that fits, a sentence a format, the story, and commands that the parser takes."""
+    table, rest = toured.printed.strip().split("\n\n", 1)
+    assert [line.split()[0] for line in table.splitlines()] == ["format", *NAMES]
+    assert max(map(len, table.splitlines())) <= 80
+    row = toured.measurement.row("int2")
+    assert f"int2, 1/7.6 of the bytes of f16: the perplexity changes by {row.change[0]:+.2f} ±" in rest
+    head, steps = rest.split("\nNext:\n")
+    assert f"All of it on a page: {toured.folder / 'index.html'}" in head
+    assert len(toured.printed.splitlines()) <= 40
+    commands = [step.split(maxsplit=1) for step in steps.splitlines()]
+    assert len(commands) == 4
+    for program, line in commands:
+        if program == "workbench":
+            build_parser().parse_args(shlex.split(line))
+
+
+def test_a_change_that_cannot_be_told_says_how_many_tokens_would(toured):
+    row = toured.measurement.row("int8")
+    unsure = dataclasses.replace(row.result.baseline, ln_ratio=1e-4, ln_ratio_se=1e-3)
+    row = dataclasses.replace(row, results={"wgpu": row.result.with_baseline(unsure)})
+    both = dataclasses.replace(toured.measurement, rows=(toured.measurement.rows[0], row))
+    assert tour.findings(both)[0].endswith(" % (about 180,000 would).")  # 441 (2 * 10)^2
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(toured, tmp_path):
+    page = (toured.folder / "index.html").read_text("utf-8")
+    story = (toured.folder / "story.txt").read_text("utf-8").strip()
+    assert html.escape(story) in page
+    assert page.count("<table>") == 2 and page.count("<svg") == 1 and "prefers-color-scheme: dark" in page
+    assert (
+        "img-src data:" in page
+        and re.search(r"(?:src|href)=.https?:|@import|<script|url\((?!#)", page) is None
+    )
+    rows = toured.measurement.rows
+    hard = dataclasses.replace(rows[2], name="<img src=x onerror=y>")
+    both = dataclasses.replace(toured.measurement, rows=(rows[0], hard))
+    plot = perplexity_vs_size(both)
+    tour.write(tmp_path / "page.html", both, plot, "</blockquote><b>", hard.name, {"`make` <i>": "<u>"})
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert not re.search(r"<(?:img|b|i|u)[ >]", page) and "&lt;/blockquote&gt;&lt;b&gt;" in page
+
+
 def test_a_row_that_fails_its_check_has_no_time(toured):
     row = toured.measurement.row("int4")
     wrong = dataclasses.replace(row, speed=None, note="no times: WGSL and references differ")
@@ -172,7 +218,8 @@ def test_another_model_and_text(adapter, tmp_path, capsys):
     ]
     options = ["--formats", "int4/64", "--repetitions", "1", "--output", tmp_path / "out"]
     assert main(["demo", *map(str, [*arguments, *options])]) == 0
-    rows = cells(capsys.readouterr().out.strip())[2:]
+    assert "workbench notebook 01 --model" in capsys.readouterr().out
+    rows = cells((tmp_path / "out" / "table.md").read_text("utf-8"))[2:]
     assert [row[0] for row in rows] == ["bf16", "int4/64"]
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["baseline"] == "bf16" and results["settings"]["scheme"] == "disjoint-64"

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import workbench
 from eval.documents import split_documents
 from eval.protocols import protocol
 from eval.texts import Text, Tokens, encode, load_text
-from workbench.assets import STORY_SEPARATOR, evaluation_text
+from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.files.writing import write_text
 from workbench.models.tokenizer import load_tokenizer, prepends_bos
 from workbench.show.progress import Console
 
+from . import tour
 from .measure import Measurement, Settings, measure
 from .records import save
 
@@ -52,8 +51,9 @@ def run(
 ) -> Measurement:
     """Measure `models` (folders by name, the unquantized one first; one in INT4 tells the story) and save it all.
 
-    text: None for the embedded one. tokens: about as many are scored, in whole windows; None for all. Writes table.md,
-    results.json, perplexity_vs_size.png and story.txt into `output`; prints table and story on stdout.
+    text: None for the embedded one. tokens: about as many are scored, in whole windows; None for all. Writes a page of
+    everything (index.html), table.md, results.json, perplexity_vs_size.png and story.txt into `output`; prints one
+    screen on stdout: a short table, what it says, the story and what to do next.
     """
     console, settings, folder = console or Console(), settings or Settings(), Path(output)
     baseline = next(iter(models))
@@ -63,17 +63,21 @@ def run(
         encoded = encode(load_tokenizer(models[baseline]), text, settings.scheme)
     settings = windows_for(settings, tokens)
     measurement = measure(models, baseline, encoded, settings, progress=console)
-    table = save(measurement, folder, story=STORY)
-    print(f"\n{table}", flush=True)
-    console.say(f"saved: {folder / 'table.md'}, results.json and perplexity_vs_size.png beside it")
+    plot = save(measurement, folder, story=STORY)
+    print(f"\n{tour.screen(measurement)}", flush=True)
     storyteller = next((name for name in models if name.startswith("int4")), baseline)
-    tell_story(models[storyteller], folder, console)
-    console.say(f"done; everything is in {folder}")
+    story = tell_story(models[storyteller], folder, console)
+    steps = tour.next_steps(folder, models[storyteller], embedded=models[baseline] == demo_model_path())
+    tour.write(folder / tour.PAGE, measurement, plot, story, storyteller, steps)
+    print(
+        "\n".join([f"All of it on a page: {folder / tour.PAGE}", "Next:", *(f"  {step}" for step in steps)])
+    )
+    console.say(f"done; table.md, results.json, the plot and the story are in {folder}")
     return measurement
 
 
-def tell_story(model: Path, folder: Path, console: Console) -> dict[str, Any]:
-    """Stream a story on stdout and save it as story.txt; returns its tokens a second and the backend."""
+def tell_story(model: Path, folder: Path, console: Console) -> str:
+    """Stream a story on stdout and save it as story.txt; returns it."""
     loaded = workbench.load(model)
     through = (
         "the WGSL kernels" if loaded.backend == "wgpu" else "the PyTorch references (there is no adapter)"
@@ -82,13 +86,11 @@ def tell_story(model: Path, folder: Path, console: Console) -> dict[str, Any]:
     options = {key: value for key, value in STORY.items() if key != "prompt"}
     story = STORY["prompt"]
     sys.stdout.write(f"\n{story}")
-    began = time.perf_counter()
     for piece in loaded.generate(STORY["prompt"], **options):
         story += piece
         sys.stdout.write(piece)
         sys.stdout.flush()
-    seconds = time.perf_counter() - began
     sys.stdout.write("\n\n")
     sys.stdout.flush()
     write_text(folder / "story.txt", story + "\n")
-    return {"backend": loaded.backend, "seconds": seconds}
+    return story

@@ -15,6 +15,7 @@ from .demo import BASELINE, evaluation_tokens, windows_for
 from .encoding import Encoding, measure_encoding
 from .measure import Measurement, Settings, measure
 from .records import save
+from .table import markdown
 
 DISPATCHES = 300
 
@@ -37,7 +38,8 @@ def run(
     text = evaluation_tokens(models[BASELINE], settings.scheme)
     settings = windows_for(settings, tokens)
     measurement = measure(models, BASELINE, text, settings, progress=console)
-    print(f"\n{save(measurement, folder)}", flush=True)
+    save(measurement, folder)
+    print(f"\n{markdown(measurement)}", flush=True)
     if measurement.no_adapter is None:
         smallest = min(measurement.rows, key=lambda row: row.file_bytes).name
         encoding(models[smallest], output=folder, console=console)

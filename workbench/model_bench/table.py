@@ -15,9 +15,38 @@ from .speed import Rate
 
 def markdown(measurement: Measurement) -> str:
     """The main table, the split of the losses through the references, and notes."""
-    main = Table.of(_columns(measurement), measurement.rows).markdown()
-    split = Table.of(_split_columns(measurement), measurement.rows).markdown()
+    main, split = main_table(measurement).markdown(), split_table(measurement).markdown()
     return f"{main}\n\nThrough the references:\n\n{split}\n\n{notes(measurement)}\n"
+
+
+def main_table(measurement: Measurement) -> Table:
+    """A row a model, with everything that was measured."""
+    return Table.of(_columns(measurement), measurement.rows)
+
+
+def split_table(measurement: Measurement) -> Table:
+    """What the formats alone lose, through the references."""
+    return Table.of(_split_columns(measurement), measurement.rows)
+
+
+def short_table(measurement: Measurement) -> Table:
+    """Of `main_table` what fits on a screen of 80 columns."""
+
+    def perplexity(row: Row) -> str:
+        form = ".2f" if row.result.ppl < 1000 else ".1e"
+        return f"{row.result.ppl:{form}}{plus_minus(row.result.ppl_se, form)}"
+
+    long = _columns(measurement)
+    columns = {
+        "format": long["format"],
+        "bits": lambda row: f"{row.bits_per_weight:.2f}",
+        "MB": long["file, MB"],
+        "perplexity": perplexity,
+        "change, %": long["change, %"],
+        "KL, nats": long["mean KL, nats"],
+        "tokens/s": lambda row: f"{row.speed.decode.median:.0f}" if row.speed else NONE,
+    }
+    return Table.of(columns, measurement.rows)
 
 
 def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
@@ -89,7 +118,12 @@ def _rate(rate: Rate | None) -> str:
 
 
 def notes(measurement: Measurement) -> str:
-    """What the table's figures are, and where they come from."""
+    """What the table's figures are, and where they come from, as a list of Markdown."""
+    return "\n".join(f"- {line}" for line in note_lines(measurement))
+
+
+def note_lines(measurement: Measurement) -> list[str]:
+    """The same, a text a note, with code between backticks."""
     result = measurement.row(measurement.baseline).result
     source = result.text["name"] if result.text else "bare tokens"
     digest = f", sha256 {result.text['sha256'][:12]}" if result.text else ""
@@ -127,8 +161,7 @@ def notes(measurement: Measurement) -> str:
             f"prompt of {speed.prefill.tokens} tokens, then {speed.decode.tokens} greedy ones{load}.{kind}"
         )
     lines += [f"{row.name}: {row.note}." for row in measurement.rows if row.note]
-    lines.append(versions_text(result.provenance))
-    return "\n".join(f"- {line}" for line in lines)
+    return [*lines, versions_text(result.provenance)]
 
 
 def _device(measurement: Measurement) -> str:
