@@ -84,6 +84,40 @@ def test_latex_has_figures_as_mathematics():
     assert r"50 \% & $1.2 \cdot 10^{-5} \pm 3 \cdot 10^{-6}$ \\" in text and r"-- & beyond \\" in text
 
 
+def test_latex_aligns_numbers_with_their_errors():
+    """Errors in units of the last digit, also where they were rounded elsewhere; what is no number in braces."""
+    figures = {
+        "7.3607": ("0.1640", "7.3607(1640)"),
+        "+0.99": ("0.153", "+0.99(15)"),
+        "-1.10e-02": ("5e-05", "-1.10(1)e-2"),
+        "2.500e+07": ("1.250e+05", "2.500(12)e7"),
+        "100.00": ("0.00", "100.00(0)"),
+        "12": ("", "12"),
+        "3.1": ("nan", "3.1"),
+        "beyond 1e308": ("", "{beyond 1e308}"),
+    }
+    rows = [["x_1", Figure(value, error)] for value, (error, _) in figures.items()]
+    text = Table(["a", "n, %"], [*rows, ["b", None]], caption="c", best=[(1, 1), (0, 0)]).latex(
+        siunitx=True, label="t:a"
+    )
+    cells = [line.split(" & ")[1].removesuffix(r" \\") for line in text.splitlines() if " & " in line]
+    wanted = [expected for _, expected in figures.values()]
+    wanted[1] = rf"\bfseries {wanted[1]}"
+    assert cells == [r"{n, \%}", *wanted, "{--}"]
+    assert r"\begin{tabular}{lS[table-format=+3.4(4)e-1]}" in text and r"\textbf{x\_1} & " in text
+    assert text.startswith(r"% \usepackage{booktabs, siunitx}") and "\\label{t:a}\n\\end{table}" in text
+
+
+def test_what_is_best_stands_out_in_every_form():
+    found = Table(["a", "n"], [["<x>", Figure("1.5", "0.1")], ["y", Figure("2")]], best=[(0, 1), (1, 0)])
+    assert "| **1.5 ± 0.1** |" in found.markdown() and "| **y** " in found.markdown()
+    assert "<strong>1.5 ± 0.1</strong>" in found.html() and "&lt;x&gt;" in found.html()
+    assert r"$\mathbf{1.5 \pm 0.1}$" in found.latex() and r"\textbf{y} & $2$" in found.latex()
+    assert found.csv() == "a,n\n<x>,1.5 ± 0.1\ny,2" and "1.5 ± 0.1" in found.text()
+    text = found.latex(caption=r"Of \cite{x}", said="one\ntwo\rthree")
+    assert r"\caption{Of \cite{x}}" in text and text.startswith("% one\n% two\n% three\n\\begin{table}")
+
+
 def test_html_is_escaped_and_stands_to_its_sides():
     page = TABLE.html()
     assert Cells(page).rows == [list(TABLE.head), *SHOWN]

@@ -254,7 +254,7 @@ def test_the_front_is_what_nothing_dominates(found):
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_plot_is_drawn_with_hostile_names(result, tmp_path, suffix):
     rows = [dataclasses.replace(row, model=name) for row, name in zip(result.rows, HOSTILE, strict=True)]
-    figure = Table(tuple(rows)).plot(tmp_path / f"plot{suffix}")
+    figure = Table(tuple(rows)).plot(tmp_path / f"plot{suffix}", of="ppl")
     assert (tmp_path / f"plot{suffix}").stat().st_size > 5000
     [axes] = figure.axes
     line = next(line for line in axes.lines if line.get_label() == "Pareto front")

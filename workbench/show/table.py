@@ -9,23 +9,18 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from . import latex
+from .latex import Figure, escape_latex
+
+__all__ = ["FORMS", "NONE", "Figure", "Table", "escape_latex", "escape_md"]
 
 FORMS = ("text", "md", "csv", "latex", "html")
 #: What stands for a figure that does not exist.
 NONE = "–"
-
-
-class Figure(NamedTuple):
-    """A number with its standard error, both as text; error "" where there is none."""
-
-    value: str
-    error: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.value} ± {self.error}" if self.error else self.value
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Table:
 
     head: the titles; without any the first cell of a row is its title. sides: "l" or "r" for each column, of which the
     last goes on: "lr" is the first column to the left and the others to the right. caption: what the table is of;
-    notes: what else a reader must know, a line each.
+    notes: what else a reader must know, a line each. best: (row, column) of cells that stand out, in bold.
     """
 
     head: Sequence[str]
@@ -42,6 +37,7 @@ class Table:
     sides: str = "lr"
     caption: str = ""
     notes: Sequence[str] = ()
+    best: Collection[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in (self.rows if not self.head else [self.head, *self.rows])}
@@ -53,10 +49,12 @@ class Table:
         """A function of a row for each column, by title; further arguments as above."""
         return cls(list(columns), [[make(row) for make in columns.values()] for row in rows], **more)
 
-    def _lines(self, form: Callable[[Any], str] = str) -> list[list[str]]:
-        """All rows as text, the titles first where there are any."""
-        lines = [self.head, *self.rows] if self.head else self.rows
-        return [[form(NONE if cell is None else cell) for cell in line] for line in lines]
+    def _lines(self, form: Callable[[Any], str] = str, bold: str = "{}") -> list[list[str]]:
+        """All rows as text, the titles first where there are any. bold: what stands around a cell that stands out."""
+        lines = [[form(NONE if cell is None else cell) for cell in row] for row in self.rows]
+        for row, column in self.best:
+            lines[row][column] = bold.format(lines[row][column])
+        return [[form(title) for title in self.head], *lines] if self.head else lines
 
     def _sides(self, columns: int) -> str:
         return self.sides[:columns].ljust(columns, self.sides[-1])
@@ -76,7 +74,7 @@ class Table:
 
     def markdown(self, *, marked_up: bool = False) -> str:
         """Aligned columns; caption and notes are paragraphs below. marked_up: cells are Markdown but for bars."""
-        head, *rows = self._padded(self._lines(_bars if marked_up else escape_md))
+        head, *rows = self._padded(self._lines(_bars if marked_up else escape_md, "**{}**"))
         rule = [
             ":" + "-" * (len(cell) - 1) if side == "l" else "-" * (len(cell) - 1) + ":"
             for cell, side in zip(head, self._sides(len(head)), strict=True)
@@ -93,20 +91,49 @@ class Table:
         )
         return stream.getvalue().removesuffix("\n")
 
-    def latex(self) -> str:
-        """A table environment; needs the package booktabs."""
-        head, *rows = (" & ".join(line) + r" \\" for line in self._lines(_latex))
+    def latex(
+        self, *, label: str = "", caption: str | None = None, said: str = "", siunitx: bool = False
+    ) -> str:
+        """A table environment; needs the package booktabs, and siunitx where numbers are in its S columns.
+
+        label: what `\\ref` finds. caption: LaTeX in the place of the table's own caption and notes. said: text of a
+        comment, such as the conditions that another caption leaves out. siunitx: figures as `7.3607(1640)`, aligned at
+        the point.
+        """
+        columns = [latex.column(found) if siunitx else None for found in self._columns()]
+        forms = [form or side for form, side in zip(columns, self._sides(len(self.head)), strict=True)]
+        head = [
+            f"{{{escape_latex(title)}}}" if form else escape_latex(title)
+            for title, form in zip(self.head, columns, strict=True)
+        ]
+        rows = [
+            [
+                (latex.aligned if form else latex.cell)(
+                    NONE if cell is None else cell, bold=(r, c) in self.best
+                )
+                for c, (cell, form) in enumerate(zip(row, columns, strict=True))
+            ]
+            for r, row in enumerate(self.rows)
+        ]
+        lines = [" & ".join(line) + r" \\" for line in (head, *rows)]
+        own = escape_latex(" ".join([self.caption, *self.notes])) if caption is None else caption
         return "\n".join(
             [
+                *(latex.PACKAGES if siunitx else ()),
+                *(f"% {line}" for line in said.splitlines()),
                 r"\begin{table}",
                 r"\centering",
-                rf"\begin{{tabular}}{{{self._sides(len(self.head))}}}",
-                *(r"\toprule", head, r"\midrule", *rows, r"\bottomrule"),
+                rf"\begin{{tabular}}{{{''.join(forms)}}}",
+                *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
                 r"\end{tabular}",
-                rf"\caption{{{escape_latex(' '.join([self.caption, *self.notes]))}}}",
+                rf"\caption{{{own}}}",
+                *([rf"\label{{{label}}}"] if label else []),
                 r"\end{table}",
             ]
         )
+
+    def _columns(self) -> list[list[Any]]:
+        return [[row[index] for row in self.rows] for index in range(len(self.head))]
 
     def html(self) -> str:
         """A table element with a caption, its notes below in paragraphs."""
@@ -115,7 +142,8 @@ class Table:
             if self.caption
             else []
         )
-        head, *rows = self._lines() if self.head else [[], *self._lines()]
+        lines = self._lines(lambda cell: html.escape(str(cell)), "<strong>{}</strong>")
+        head, *rows = lines if self.head else [[], *lines]
         titles = ["<thead>", self._row(head, "th"), "</thead>"] if head else []
         body = [self._row(row, "td", "td" if head else "th") for row in rows]
         notes = [f"<p style='white-space:pre-wrap'>{html.escape(note)}</p>" for note in self.notes if note]
@@ -124,7 +152,7 @@ class Table:
     def _row(self, cells: Sequence[str], tag: str, first: str = "") -> str:
         tags = [first or tag, *[tag] * (len(cells) - 1)]
         made = (
-            f'<{tag} style="text-align:{"left" if side == "l" else "right"}">{html.escape(cell)}</{tag}>'
+            f'<{tag} style="text-align:{"left" if side == "l" else "right"}">{cell}</{tag}>'
             for tag, side, cell in zip(tags, self._sides(len(cells)), cells, strict=True)
         )
         return f"<tr>{''.join(made)}</tr>"
@@ -154,41 +182,6 @@ def escape_md(text: Any) -> str:
     """Text that Markdown shows as it is, on one line: HTML and bars as entities, the rest behind backslashes."""
     text = _bars(html.escape(" ".join(str(text).split()), quote=False))
     return re.sub(r"[\\`*\[\]$~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "·": r"$\cdot$",
-    "Δ": r"$\Delta$",
-    **{c: "\\" + c for c in "&%$#_{}"},
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is, on one line."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
-
-
-def _latex(cell: Any) -> str:
-    if not isinstance(cell, Figure):
-        return escape_latex(str(cell))
-    if not re.match(r"[-+]?\d", cell.value):
-        return escape_latex(cell.value)
-    number = r" \pm ".join(re.sub(r"e([+-])0*(\d+)", _power, part) for part in cell if part)
-    return f"${number}$"
-
-
-def _power(match: re.Match) -> str:
-    sign = "-" if match[1] == "-" else ""
-    return rf" \cdot 10^{{{sign}{match[2]}}}"
 
 
 def _inert(value: Any) -> Any:

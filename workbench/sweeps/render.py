@@ -1,50 +1,24 @@
-"""Rows of results as tables: what the columns are, which of them say something, and all figures as records."""
+"""Rows of results as tables: which columns in which order, formats side by side, what is best; and as records."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from eval.report import LONG, ppl_form, ppl_text
 from eval.statistics import BOTH_TAILS, QUANTILES
-from workbench.known import known
-from workbench.models.blocks import cache_type
+from workbench.errors import SweepError
 from workbench.show.table import Figure, Table
 
+from .columns import TEXTS, Cell, Column, named, saying
 from .rows import Row
 
-Cell = str | Figure | None
-#: Title, and the cell of a row: a string is text and is escaped, a Figure is a number. The first are for who asks.
-_DETAILS: dict[str, Callable[[Row], Cell]] = {
-    **{f"KL {name}, nats": lambda row, name=name: _of(row.kl_quantiles, name, ".2e") for name in QUANTILES},
-    "Δp mean, %": lambda row: _of(row.delta_p, "mean", "+.3f", 100),
-    "Δp RMS, %": lambda row: _of(row.delta_p, "rms", ".2f", 100),
-    "Δp p0.1, %": lambda row: _of(row.delta_p, "p0.1", "+.1f", 100),
-    "Δp p99.9, %": lambda row: _of(row.delta_p, "p99.9", "+.1f", 100),
-}
-COLUMNS: tuple[tuple[str, Callable[[Row], Cell]], ...] = (
-    ("model", lambda row: row.model),
-    ("format", lambda row: row.format),
-    ("quantizer", lambda row: row.quantizer),
-    ("backend", lambda row: _ran(row)),
-    ("bits a weight", lambda row: _plain(row.bits_per_weight, ".3f")),
-    ("size, MB", lambda row: None if row.file_bytes is None else Figure(f"{row.file_bytes / 1e6:.2f}")),
-    ("perplexity ± SE", lambda row: _ppl(row)),
-    ("paired change ± SE, %", lambda row: _change(row)),
-    ("KL ± SE, nats", lambda row: _with_error(row.kl, row.kl_se, ".2e", ".0e")),
-    *_DETAILS.items(),
-    ("same top-1 ± SE, %", lambda row: _share(row.same_top1, row.same_top1_se)),
-    ("last word ± SE, %", lambda row: _last_word(row, "accuracy", "se", ".2f")),
-    ("its paired change ± SE, %", lambda row: _last_word(row, "change", "change_se", "+.2f")),
-    ("quantized in, s", lambda row: _plain(row.quantize_seconds, ".1f")),
-    ("prefill, tokens/s", lambda row: _plain(row.prefill, ".0f")),
-    ("decode, tokens/s", lambda row: _plain(row.decode, ".0f")),
-)
-#: Left out where no row has it, or (backend) where all rows have the same, in f32.
-_WHERE_KNOWN = {"quantizer", "quantized in, s", "prefill, tokens/s", "decode, tokens/s"}
-_WHERE_KNOWN |= {"last word ± SE, %", "its paired change ± SE, %"}
-_WHERE_DIFFERENT = {"backend"}
+#: Ways to mark the best figure.
+MARKS = ("bold",)
 #: Figures that a row holds together, each of which is a field of `records`, CSV and JSON.
 _TOGETHER = {
     "kl_quantiles": (*QUANTILES, "max"),
@@ -53,80 +27,150 @@ _TOGETHER = {
 }
 
 
-def _ran(row: Row) -> str:
-    """`torch f16, int8 cache`; with what its baseline ran where that is another precision."""
-    own, other = (
-        _precision(row.activations, row.cache),
-        _precision(row.baseline_activations, row.baseline_cache),
+@dataclass(frozen=True)
+class Layout:
+    """How a table is laid out. Raises SweepError for what is none of these.
+
+    detailed: with percentiles. columns: names of `workbench.sweeps.columns.COLUMNS`, in order; () for those that say
+    something. sort: a column's name; rows without a figure come last. best: "bold" marks the best figure among the
+    quantizers of each model and format, or, where every format comes once, of each model; unconverted rows take no
+    part. transposed: a column a format, a row a figure. caption: in the place of the conditions; in LaTeX as it stands,
+    commands included, with the conditions in a comment. label: of LaTeX's table. siunitx: numbers in S columns, their
+    errors in parentheses.
+    """
+
+    detailed: bool = False
+    columns: tuple[str, ...] = ()
+    sort: str | None = None
+    descending: bool = False
+    best: str | None = None
+    transposed: bool = False
+    caption: str | None = None
+    label: str = ""
+    siunitx: bool = False
+
+    def __post_init__(self) -> None:
+        named(self.columns)
+        named([self.sort] if self.sort else [], "sort")
+        if self.best not in (None, *MARKS):
+            raise SweepError(f"best {self.best!r} is no mark; allowed: {', '.join(MARKS)}")
+        if not re.fullmatch(r"[\w:.+/-]*", self.label):
+            raise SweepError(f"label {self.label!r}: allowed are letters, digits and : . + / - _")
+
+    @classmethod
+    def of(cls, **options: Any) -> Layout:
+        """By name; SweepError for a name that is none of the above."""
+        allowed = [field.name for field in dataclasses.fields(cls)]
+        if unknown := [name for name in options if name not in allowed]:
+            raise SweepError(f"{unknown[0]!r} is no option of a table; allowed: {', '.join(allowed)}")
+        return cls(**{name: tuple(v) if name == "columns" else v for name, v in options.items()})
+
+    def ordered(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows as `sort` wants them, those without the figure last; as they come where it wants nothing."""
+        if self.sort is None:
+            return list(rows)
+        [column] = named([self.sort])
+        with_it = [row for row in rows if column.value(row) is not None]
+        without = [row for row in rows if column.value(row) is None]
+        return sorted(with_it, key=column.value, reverse=self.descending) + without
+
+
+def shown(rows: Sequence[Row], caption: str, layout: Layout) -> Table:
+    """The columns that were asked for, or those that say something; figures stand to the right."""
+    rows = layout.ordered(rows)
+    columns = named(layout.columns) or saying(rows, layout.detailed)
+    best = _best(rows, columns) if layout.best else set()
+    caption = caption if layout.caption is None else layout.caption
+    if layout.transposed:
+        return _transposed(rows, columns, best, caption)
+    cells = [[column.cell(row) or None for row in rows] for column in columns]
+    marked = frozenset(
+        (r, c) for c, column in enumerate(columns) for r in range(len(rows)) if (r, column.name) in best
     )
-    against = f", paired with {other}" if other and other != own else ""
-    return f"{row.backend} {own}".strip() + against
+    sides = "".join("r" if _numbers(found) else "l" for found in cells)
+    return Table(
+        [each.title for each in columns], list(zip(*cells, strict=True)), sides, caption, best=marked
+    )
 
 
-def _precision(activations: str | None, cache: str | None) -> str:
-    if activations is None:
-        return ""
-    return activations if cache in (None, cache_type(activations)) else f"{activations}, {cache} cache"
+def _numbers(cells: Iterable[Cell]) -> bool:
+    return any(isinstance(each, Figure) for each in cells)
 
 
-def _plain(value: float | None, form: str) -> Figure | None:
-    return None if value is None else Figure(format(value, form))
+def _best(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
+    """(index of the row, name of the column) of each figure that none of its group beats; what reads alike is alike."""
+    taking_part = [index for index, row in enumerate(rows) if not row.is_baseline]
+    groups = _grouped(taking_part, lambda index: (rows[index].model, rows[index].format))
+    if all(len(group) == 1 for group in groups):
+        groups = _grouped(taking_part, lambda index: rows[index].model)
+    found = set()
+    for column in columns:
+        for group in groups if column.best else ():
+            values = {index: column.value(rows[index]) for index in group}
+            known = {index: value for index, value in values.items() if value is not None}
+            if len(known) > 1:
+                winner = (min if column.best == "least" else max)(known, key=known.__getitem__)
+                said = column.cell(rows[winner])
+                same = said.value if isinstance(said, Figure) else said
+                found |= {
+                    (i, column.name) for i in known if getattr(column.cell(rows[i]), "value", None) == same
+                }
+    return found
 
 
-def _with_error(value: float | None, error: float | None, form: str, error_form: str) -> Figure | None:
-    if value is None:
-        return None
-    return Figure(format(value, form), "" if error is None else format(error, error_form))
+def _grouped(indices: Iterable[int], key: Any) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index in indices:
+        groups[key(index)].append(index)
+    return list(groups.values())
 
 
-def _ppl(row: Row) -> Figure:
-    if row.ppl is None:  # exp overflowed
-        return Figure(ppl_text(None))
-    form = ".4f" if row.ppl < 1000 else ".0f" if row.ppl < LONG else ppl_form(row.ppl)
-    return known(_with_error(row.ppl, row.ppl_se, form, form))
-
-
-def _change(row: Row) -> Figure | None:
-    if row.change is None:
-        return None
-    if abs(row.change) >= LONG:
-        return _with_error(row.change, row.change_se, "+.3e", ".1e")
-    digits = 3 if abs(row.change) < 1 else 2 if abs(row.change) < 1000 else 0
-    return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
-
-
-def _share(share: float | None, error: float | None, form: str = ".2f") -> Figure | None:
-    """A share or a change of one with its error, both in %."""
-    if share is None:
-        return None
-    return _with_error(100 * share, None if error is None else 100 * error, form, ".2f")
-
-
-def _last_word(row: Row, value: str, error: str, form: str) -> Figure | None:
-    if row.last_word is None:
-        return None
-    return _share(row.last_word[value], row.last_word[error], form)
-
-
-def _of(found: Mapping[str, float] | None, name: str, form: str, times: float = 1) -> Figure | None:
-    return None if found is None or name not in found else Figure(format(times * found[name], form))
-
-
-def shown(rows: Sequence[Row], caption: str, detailed: bool) -> Table:
-    """The columns that say something here; figures stand to the right."""
-    titles, columns = [], []
-    for title, cell in COLUMNS:
-        if title in _DETAILS and not detailed:
-            continue
-        cells = [cell(row) for row in rows]
-        if title in _WHERE_KNOWN and not any(cells):
-            continue
-        if title in _WHERE_DIFFERENT and len(set(cells)) == 1 and rows[0].in_f32:
-            continue
-        titles.append(title)
-        columns.append([each or None for each in cells])
-    sides = ["r" if any(isinstance(each, Figure) for each in cells) else "l" for cells in columns]
-    return Table(titles, list(zip(*columns, strict=True)), "".join(sides), caption)
+def _transposed(
+    rows: Sequence[Row], columns: Sequence[Column], best: set[tuple[int, str]], caption: str
+) -> Table:
+    """A column a format, in the order of the rows; a row a figure of each model, quantizer and backend. An unconverted
+    model stands beside each of its quantizers."""
+    asked = {column.name for column in columns}
+    texts = [
+        column
+        for column in named([name for name in TEXTS if name != "format"])
+        if column.name in asked or len({column.cell(row) for row in rows if not row.is_baseline}) > 1
+    ]
+    figures = [column for column in columns if column.name not in TEXTS]
+    if not figures:
+        raise SweepError("a transposed table needs a column of figures, such as ppl, change or kl")
+    formats = list(dict.fromkeys(row.format for row in rows))
+    places: dict[tuple, dict[str, int]] = defaultdict(dict)
+    for index, row in enumerate(rows):
+        group = places[row.model, row.quantizer, row.backend]
+        if row.format in group:
+            raise SweepError(
+                f"formats as columns: {row.model} in {row.format} ({row.quantizer or 'unconverted'}) comes twice, from "
+                f"{rows[group[row.format]].source} and {row.source}; show one of them"
+            )
+        group[row.format] = index
+    quantized = {
+        key: group for key, group in places.items() if not all(rows[i].is_baseline for i in group.values())
+    }
+    for (model, _, backend), group in places.items():
+        for key, beside in quantized.items():
+            if beside is not group and (key[0], key[2]) == (model, backend):
+                group_of_baseline = {f: i for f, i in group.items() if rows[i].is_baseline}
+                beside |= {f: i for f, i in group_of_baseline.items() if f not in beside}
+    lines, marked = [], set()
+    for group in (quantized or places).values():
+        first = rows[next(iter(group.values()))]
+        for column in figures:
+            marked |= {
+                (len(lines), len(texts) + 1 + formats.index(f))
+                for f, i in group.items()
+                if (i, column.name) in best
+            }
+            cells = [column.cell(rows[group[f]]) if f in group else None for f in formats]
+            lines.append([*(text.cell(first) or None for text in texts), column.title, *cells])
+    head = [*(text.title for text in texts), "figure", *formats]
+    sides = "l" * (len(texts) + 1) + "r" * len(formats)
+    return Table(head, lines, sides, caption, best=frozenset(marked))
 
 
 def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -144,14 +188,28 @@ def _record(row: Row) -> dict[str, Any]:
     return found | conditions
 
 
-def written(rows: Sequence[Row], caption: str, detailed: bool, form: str) -> str:
-    """As "md", "latex" or "html"; as "csv" or "json", which have what `records` has, unrounded."""
-    if form == "json":
-        values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": records(rows)}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if form == "csv":
-        found = records(rows)
-        table = Table(list(found[0]), [list(record.values()) for record in found])
-    else:
-        table = shown(rows, caption, detailed)
-    return table.written(form) + "\n"
+def written(rows: Sequence[Row], caption: str, layout: Layout, form: str) -> str:
+    """As "md", "latex" or "html"; as "csv" or "json", which have what `records` has, unrounded, sorted alone."""
+    if form in ("csv", "json"):
+        _sorted_alone(layout, form)
+        found = records(layout.ordered(rows))
+        if form == "json":
+            values = {"kind": "workbench-table", "version": 1, "conditions": caption, "rows": found}
+            return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return Table(list(found[0]), [list(record.values()) for record in found]).csv() + "\n"
+    table = shown(rows, caption, layout)
+    if form != "latex":
+        return table.written(form) + "\n"
+    own = layout.caption
+    return (
+        table.latex(label=layout.label, caption=own, said=caption if own else "", siunitx=layout.siunitx)
+        + "\n"
+    )
+
+
+def _sorted_alone(layout: Layout, form: str) -> None:
+    """SweepError where something else was asked of a form that holds every figure."""
+    default = Layout()
+    for name in ("columns", "best", "transposed", "caption", "label", "siunitx"):
+        if getattr(layout, name) != getattr(default, name):
+            raise SweepError(f"{form} holds every figure, unrounded: {name} is of md, latex and html")

@@ -15,8 +15,8 @@ from workbench.errors import SweepError
 from workbench.show.figures import Picture
 from workbench.show.table import FORMS
 
-from . import render
-from .pareto import pareto_front, pareto_plot
+from .pareto import pareto_front, pareto_plot, points_of
+from .render import Layout, records, written
 from .rows import Conditions, Row, files, read_rows
 
 FORMATS = (*FORMS[1:], "json")
@@ -72,31 +72,34 @@ class Table:
     @property
     def front(self) -> tuple[Row, ...]:
         """Rows that no other beats in bits a weight and perplexity both, by bits a weight."""
-        placed = [
-            (row, (row.bits_per_weight, row.ppl))
-            for row in self.rows
-            if row.bits_per_weight is not None and row.ppl is not None
-        ]
-        chosen = pareto_front([place for _, place in placed])
-        return tuple(placed[index][0] for index in chosen)
+        found = points_of(self.rows, "ppl", "bits")
+        return tuple(found[index].row for index in pareto_front([(each.size, each.loss) for each in found]))
 
     def records(self) -> list[dict[str, Any]]:
         """A dict a row, of plain values, unrounded: `pandas.DataFrame(table.records())`."""
-        return render.records(self.rows)
+        return records(self.rows)
 
-    def format(self, name: str) -> str:
-        """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped."""
+    def format(self, name: str, **layout: Any) -> str:
+        """As "md", "csv", "latex", "html" or "json"; strings from models and files are escaped.
+
+            found.format("latex", columns=["format", "bits", "change", "kl"], best="bold", siunitx=True)
+
+        layout: columns, sort, descending, best, transposed, caption, label and siunitx, as `render.Layout` says.
+        """
         if name not in FORMATS:
             raise SweepError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
-        return render.written(self.rows, self.caption, self.detailed, name)
+        return written(self.rows, self.caption, Layout.of(detailed=self.detailed, **layout), name)
 
     def markdown(self) -> str:
         return self.format("md")
 
-    def plot(self, path: str | Path | None = None) -> Picture:
-        """Perplexity against bits a weight with the Pareto front; saved if a path is given, in the
-        format of its suffix."""
-        return pareto_plot(self.rows, self.front, self.caption, path)
+    def plot(
+        self, path: str | Path | None = None, *, of: str | None = None, against: str = "bits"
+    ) -> Picture:
+        """A loss with its error against the size, with the Pareto front; saved if a path is given, in the format of its
+        suffix. of: "change" or "kl", which are paired, or "ppl"; the first that rows have. against: "bits" or "bytes".
+        """
+        return pareto_plot(self.rows, self.caption, path, of=of, against=against)
 
     def _repr_html_(self) -> str:
         return self.format("html")

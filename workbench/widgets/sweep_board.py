@@ -13,8 +13,9 @@ import traitlets
 
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
+from workbench.show.table import Figure
+from workbench.sweeps.columns import COLUMNS
 from workbench.sweeps.follow import Followed, opened
-from workbench.sweeps.render import COLUMNS, Figure
 from workbench.sweeps.show import headline, html, status
 from workbench.sweeps.state import STATUSES, CellState, Facts, SweepState
 from workbench.sweeps.sweep import Sweep
@@ -120,7 +121,7 @@ class SweepBoard(View):
         return Table.of([self.sweep.store.cell(state.key) for state in cells])
 
     def plot(self, path: str | Path | None = None) -> Picture:
-        """Of `table()`: perplexity against bits a weight, with the Pareto front."""
+        """Of `table()`: the paired change, where there is one, against bits a weight, with the Pareto front."""
         return self.table().plot(path)
 
     # ---- what the buttons do ---------------------------------------------------------------------------------
@@ -349,11 +350,11 @@ NAMES = tuple(name for name in Facts._fields if name != "windows")
 
 def _figures(row: Any) -> Iterator[tuple[str, list]]:
     """(column, [text, number]) of a result, as tables write them."""
-    for title, cell in COLUMNS:
-        found = cell(row) if title in FIGURES else None
+    for column in COLUMNS:
+        found = column.cell(row) if column.title in FIGURES else None
         if isinstance(found, Figure):
             text = f"{found.value} ± {found.error}" if found.error else found.value
-            yield title, [text, _number(found.value)]
+            yield column.title, [text, _number(found.value)]
 
 
 def _number(text: str) -> float:
