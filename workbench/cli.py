@@ -1,7 +1,8 @@
 """The `workbench` command. Subcommands are in `workbench.commands`, one file each.
 
 Exit status: 0; 2 for input that is wrong; 1 for what fails while running; 130 when interrupted. Errors of our
-own are one line on stderr; any other exception is a bug and keeps its traceback.
+own are one line on stderr; any other exception is a bug and keeps its traceback. What goes to which stream is in
+`workbench.commands.output`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import codecs
 import contextlib
 import errno
 import io
+import json
 import os
 import sys
 import warnings
@@ -47,6 +49,15 @@ from workbench.commands import (
     table,
     tune,
 )
+from workbench.commands.output import (
+    Parser,
+    UsageError,
+    check_target,
+    complain,
+    error_record,
+    examples,
+    streams,
+)
 from workbench.errors import (
     CacheFullError,
     DeviceLostError,
@@ -59,6 +70,7 @@ from workbench.errors import (
 from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
 from workbench.known import known
+from workbench.show.lines import end_bars, line
 
 COMMANDS = (
     fetch,
@@ -90,6 +102,10 @@ COMMANDS = (
     reproduce,
     lm_eval,
 )
+EXAMPLES = (
+    "demo",
+    "quantize --model DIR_OR_HUB_ID --format int4 --output OUT",
+)
 RUNTIME_FAILURES = (
     CacheFullError,
     DeviceLostError,
@@ -104,30 +120,54 @@ RUNTIME_FAILURES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     _write_anything()
-    arguments = build_parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser()
+    _complete(parser)
+    try:
+        arguments = parser.parse_args(given)
+    except UsageError as error:
+        if "--json" in given:
+            print(json.dumps(error_record("UsageError", error.message, 2), indent=2, ensure_ascii=False))
+        raise
+    with streams(arguments):
+        return _status(arguments)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Run the command; what it raises becomes a line and a status."""
     try:
         with spoken_warnings(quiet=getattr(arguments, "quiet", False)), pinned(arguments):
+            check_target(arguments)
             status = arguments.run(arguments) or 0
-            sys.stdout.flush()  # a full disk behind a redirection is found here, not at exit
+            arguments.answers.flush()  # a full disk behind a redirection is found here, not at exit
             return status
     except BrokenPipeError:
         # The reader (`head`) has gone; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), arguments.answers.fileno())
         return 1
     except KeyboardInterrupt:
-        print("workbench: interrupted", file=sys.stderr)
+        end_bars()
+        print("workbench: interrupted", file=arguments.complaints)
         return 130
     except (WorkbenchError, FormatError) as error:
-        return fail(error)
+        return fail(error, arguments)
     except OSError as error:
         if error.filename is not None:
-            return fail(error)
+            return fail(error, arguments)
         if not _of_stdout(error):
             raise
-        status = fail(storage_error("standard output", error))
+        status = fail(storage_error("standard output", error), arguments)
         # What is buffered cannot be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), arguments.answers.fileno())
         return status
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell where it asks what may come next (argcomplete, an extra); it then ends the process."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # pyright: ignore[reportMissingImports]
+
+        argcomplete.autocomplete(parser)
 
 
 def _of_stdout(error: OSError) -> bool:
@@ -153,7 +193,7 @@ def spoken_warnings(*, quiet: bool) -> Iterator[None]:
             if not category.__module__.startswith("workbench."):
                 before(message, category, *where, **more)
             elif not quiet:
-                print(f"workbench: {message}", file=sys.stderr)
+                line(f"workbench: {message}")
 
         warnings.showwarning = show
         yield
@@ -185,25 +225,29 @@ def pinned(arguments: argparse.Namespace) -> Iterator[None]:
             os.environ["WORKBENCH_ADAPTER"] = before
 
 
-def fail(error: Exception) -> int:
-    """Print the error as one line, and return its exit status."""
+def fail(error: Exception, arguments: argparse.Namespace) -> int:
+    """Say what failed, as one line and where asked for as JSON, and return the exit status."""
     message = " ".join(str(error).split()) or type(error).__name__
-    print(f"workbench: error: {message}", file=sys.stderr)
-    return 1 if isinstance(error, RUNTIME_FAILURES) else 2
+    status = 1 if isinstance(error, RUNTIME_FAILURES) else 2
+    complain(arguments, type(error).__name__, message, status)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="workbench",
         description="Quantize language models, run them through WebGPU kernels, measure the loss.",
+        epilog=examples(EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"workbench {workbench.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2].strip("_").replace("_", "-")
         summary = known(command.__doc__).strip().splitlines()[0]
-        sub = subparsers.add_parser(name, help=summary, description=summary)
+        sub = subparsers.add_parser(
+            name, help=summary, description=summary, epilog=examples(command.EXAMPLES)
+        )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser

@@ -11,7 +11,7 @@ import pytest
 import wgsl_kernels
 import workbench
 from wgsl_kernels.ceilings.ceilings import COMPUTE, COPY, READ_SWEEP
-from workbench.cli import main
+from workbench.cli import build_parser, main
 from workbench.errors import WorkbenchError
 from workbench.kernel_bench.differences import compare_records, read
 from workbench.kernel_bench.kernels import table
@@ -120,16 +120,34 @@ def test_f16_activations_are_asked_for_and_told(adapter, tmp_path, small_ceiling
         ("kernels --kernel add --format int4", "none of add reads weights in int4"),
         ("kernels --size heads", "--size: 'heads' is not a name and a whole number"),
         ("kernels --compare tensorrt", "no peer is named 'tensorrt'; there are torch, onnxruntime"),
-        ("encoding --kernel add", "--kernel is an option of `workbench bench kernels`"),
-        ("suite --json x", "--json is an option of"),
-        ("kernels a.json", "`workbench bench kernels` takes no files"),
-        ("compare a.json", "takes two records"),
         ("compare a.json b.json", "a.json: No such file"),
     ],
 )
 def test_wrong_options_are_one_line(adapter, capsys, options, expected):
     assert main(["bench", *options.split()]) == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("encoding --kernel add", "unrecognized arguments: --kernel add"),
+        ("kernels a.json", "unrecognized arguments: a.json"),
+        ("suite --shape 8x8", "unrecognized arguments: --shape 8x8"),
+        ("compare a.json", "the following arguments are required: RECORD"),
+        ("kernel", "invalid choice: 'kernel'"),
+    ],
+)
+def test_each_benchmark_has_its_own_options(capsys, options, expected):
+    with pytest.raises(SystemExit):
+        main(["bench", *options.split()])
+    assert expected in capsys.readouterr().err
+
+
+def test_without_a_name_the_suite_runs_with_its_defaults():
+    bare, named = build_parser().parse_args(["bench"]), build_parser().parse_args(["bench", "suite"])
+    assert vars(bare) == vars(named) and bare.part.__name__ == "run_suite" and bare.repetitions == 15
+    assert build_parser().parse_args(["bench", "kernels"]).repetitions == 7
 
 
 def test_shapes_formats_and_sizes():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from workbench.commands.common import add_adapter
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "adapters",
+    "adapters --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter(parser, "mark this one instead of the one that runs by default")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,11 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise NoAdapterError(
             "no WebGPU adapter was found; install a Vulkan driver (mesa-vulkan-drivers has one)"
         )
-    if arguments.json:
-        print(json.dumps([each.to_json() for each in found], indent=2))
-        return 0
-    print(Table(HEAD, [cells(each) for each in found], "llllllr"))
-    print("\n* runs unless --adapter or WORKBENCH_ADAPTER names another; – cannot run kernels")
+    notes = ["", "* runs unless --adapter or WORKBENCH_ADAPTER names another; – cannot run kernels"]
+    table = Table(HEAD, [cells(each) for each in found], "llllllr", notes=notes)
+    answer(arguments, table, [each.to_json() for each in found])
     return 0
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from workbench.commands.common import add, add_adapter, positive, size
+from workbench.commands.output import add_output, answer
 
 #: Of a text; `workbench.precision.allocate` has the same, and would be slow to import for a help text.
 WINDOWS = 8
+
+
+EXAMPLES = (
+    "allocate --model DIR --bits 3.5 --text calibration.txt --output allocation.json",
+    "allocate --model DIR --fit-memory 2GB --dataset wikitext2 --check-text heldout.txt --output allocation.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, metavar="N", help="of PyTorch (default: by the model's size)"
     )
     add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
-    add(parser, "--quiet")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -144,15 +152,16 @@ def run(arguments: argparse.Namespace) -> int:
     chosen.save(output)
     if arguments.plot:
         _save_plots(Path(arguments.plot), table, front, chosen)
-    print(chosen, *comparisons, sep="\n")
+    told = [chosen, *comparisons]
     if arguments.experts:
-        _experts(arguments, source, tokens, table)
-    print(f"{output}: for workbench quantize --precision {output}")
+        told.append(_experts(arguments, source, tokens, table))
+    told.append(f"{output}: for workbench quantize --precision {output}")
+    answer(arguments, "\n".join(map(str, told)), {"path": str(output), "allocation": chosen.to_json()})
     return 0
 
 
-def _experts(arguments: argparse.Namespace, source, tokens, table) -> None:
-    """Measure the experts in the quantized candidates of the table, on its text and windows; print and save them."""
+def _experts(arguments: argparse.Namespace, source, tokens, table) -> Any:
+    """Measure the experts in the quantized candidates of the table, on its text and windows, and save them."""
     from workbench.precision.experts import expert_sensitivity
 
     found = expert_sensitivity(
@@ -165,10 +174,10 @@ def _experts(arguments: argparse.Namespace, source, tokens, table) -> None:
         threads=arguments.threads,
         progress=not arguments.quiet,
     )
-    print(found)
     found.save(Path(arguments.output).with_suffix(".experts.json"))
     if arguments.plot:
         found.plot().save(Path(arguments.plot) / "experts.png")
+    return found
 
 
 def _compared(name: str, uniform, joint, other: str) -> str:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "certificates here.json",
+    "certificates chrome.json firefox.json node.json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="certificates of `workbench certify` or of a page"
     )
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,9 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise WorkbenchError(f"{file}: {error}") from error
         named[file] = opened(text, file)
     found = Certificates(named)
-    print(found)
-    if found.models.rows():
-        print(found.models)
-    for each in found.beyond():
-        print(each)
+    answer(arguments, told(found), lambda: record(found))
     return 0
+
+
+def told(found) -> str:
+    """All tables of `Certificates`, and what is beyond its bounds."""
+    return "\n".join(map(str, [found, *([found.models] if found.models.rows() else []), *found.beyond()]))
+
+
+def record(found) -> dict:
+    """The same as JSON values."""
+    return {"kernels": found.rows(), "models": found.models.rows(), "beyond": found.beyond()}

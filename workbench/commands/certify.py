@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from workbench.commands import certificates
 from workbench.commands.common import add_adapter
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "certify here.json",
+    "certify chrome.json --in browser",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--package", default=".", metavar="DIR", help="folder in which npm's `webgpu` is installed, for Node"
     )
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,9 +52,5 @@ def run(arguments: argparse.Namespace) -> int:
         text = in_process(arguments.adapter)
     write_text(Path(arguments.output), text)
     found = Certificates({Path(arguments.output).name: opened(text, arguments.output)})
-    print(found)
-    if found.models.rows():
-        print(found.models)
-    for each in found.beyond():
-        print(each)
+    answer(arguments, certificates.told(found), lambda: certificates.record(found))
     return 1 if found.beyond() else 0

@@ -7,10 +7,17 @@ import sys
 from collections.abc import Iterator
 
 from workbench.commands.common import add, add_execution, say_choices, utf8_text
+from workbench.commands.output import add_output
 from workbench.commands.sampling import add_sampling, sampling_from
 from workbench.errors import WorkbenchError
 
 HELP = "/undo forgets the last turn, /again answers it anew with the next seed, /bye or the end of the input ends"
+
+
+EXAMPLES = (
+    "chat --model OUT",
+    'chat --model OUT --system "Answer in one sentence." --temperature 0',
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_execution(parser)
     add(parser, "--lora", "--lora-format")
-    add(parser, "--quiet", help="say nothing on stderr")
+    add_output(parser, record=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if not arguments.quiet and answer.finish_reason == "context":
                     print("(the cache is full: /undo, or a larger --max-tokens)", file=sys.stderr)
             except WorkbenchError as error:  # of this turn alone: the conversation goes on
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {error}", file=arguments.complaints)
     return 0
 
 

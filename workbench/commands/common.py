@@ -113,7 +113,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--format": {"choices": TABLE_FORMS, "default": "md", "help": "of the table (default md)"},
     "--adapter": {"metavar": "NAME|INDEX", "help": "the WebGPU adapter to run on"},
-    "--quiet": {"action": "store_true", "help": "no progress bar"},
 }
 
 

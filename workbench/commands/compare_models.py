@@ -14,7 +14,13 @@ from workbench.commands.common import (
     add_text,
     positive,
 )
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+EXAMPLES = (
+    "compare-models int4 int2 --baseline DIR --dataset wikitext2 --protocol disjoint-512",
+    "compare-models int4 --baseline DIR --text FILE --protocol disjoint-512 --lambada lambada --json found.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_execution(parser)
     add(parser, "--format")
     parser.add_argument(
-        "--json", metavar="FILE", help="where figures with provenance go, for `workbench table`"
-    )
-    parser.add_argument(
         "--plot", metavar="FILE", help="percentiles of KL, and loss against size: .png, .svg or .pdf"
     )
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     protocol(arguments.protocol)  # a wrong name should not cost a minute
     if arguments.examples and not arguments.lambada:
         raise WorkbenchError("--examples counts the passages of --lambada, which was not asked for")
-    for file in filter(None, (arguments.json, arguments.plot)):
-        if not Path(file).absolute().parent.is_dir():
-            raise WorkbenchError(f"{file}: there is no folder {Path(file).absolute().parent}")
+    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
+        raise WorkbenchError(f"{arguments.plot}: there is no folder {Path(arguments.plot).absolute().parent}")
     models = named([arguments.baseline, *arguments.models])
     found = compare_models(
         models,
@@ -77,9 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         progress=Console(),
     )
-    print(found.table().format(arguments.format), end="")
-    if arguments.json:
-        found.save(arguments.json)
+    answer(arguments, found.table().format(arguments.format).removesuffix("\n"), found.record)
     if arguments.plot:
         found.plot(arguments.plot)
     return 0

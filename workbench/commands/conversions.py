@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workbench.commands.output import answer
 
 if TYPE_CHECKING:
     from workbench.convert.convert import ConversionSummary
@@ -23,7 +27,7 @@ def check_output(output: str, overwrite: bool) -> None:
         raise WorkbenchError(instead) from error
 
 
-def print_summary(summary: ConversionSummary) -> None:
+def print_summary(arguments: argparse.Namespace, summary: ConversionSummary) -> None:
     """What was made, and on stderr what is to be known of it."""
     from workbench.models.contents import unread_notes
 
@@ -32,11 +36,12 @@ def print_summary(summary: ConversionSummary) -> None:
     for note in unread_notes(summary.skipped):
         print(note, file=sys.stderr)
     formats = ", ".join(f"{count} {name}" for name, count in summary.formats.items())
-    print(
+    told = (
         f"{summary.path}: {summary.weights:,} weights in {summary.tensors} tensors ({formats}), "
         f"{summary.bits_per_weight:.3f} bits a weight, {summary.nbytes / 2**20:.2f} MiB, "
         f"{summary.seconds:.1f} s"
     )
+    answer(arguments, told, lambda: {**dataclasses.asdict(summary), "path": str(summary.path)})
 
 
 def convert_each(

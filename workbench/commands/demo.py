@@ -6,8 +6,15 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.common import add, add_adapter, add_formats
+from workbench.commands.output import add_output, answer
 
 FORMATS = ("int8", "int4", "int2")
+
+
+EXAMPLES = (
+    "demo",
+    "demo --model DIR_OR_HUB_ID --text FILE --formats int8 int4/64",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="default runs/demo, of a --model runs/demo-NAME")
     add(parser, "--tokens", "--repetitions")
     add_adapter(parser)
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.commands.conversions import convert_each
     from workbench.model_bench import demo
     from workbench.model_bench.measure import Settings
+    from workbench.model_bench.records import record
+    from workbench.model_bench.tour import PAGE
     from workbench.models.hub import resolve
     from workbench.show.progress import Console
 
@@ -51,5 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         repetitions=arguments.repetitions,
         reference_threads=None if name else 1,
     )
-    demo.run(models, output=output, text=text, tokens=arguments.tokens, settings=settings, console=console)
+    found = demo.run(
+        models, output=output, text=text, tokens=arguments.tokens, settings=settings, console=console
+    )
+    answer(arguments, f"All of it on a page: {output / PAGE}", lambda: record(found, story=demo.STORY))
     return 0

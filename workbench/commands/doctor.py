@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from workbench.commands.common import add_adapter
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "doctor",
+    "doctor --json report.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter(parser, "the adapter to look at")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.studies.doctor import examine
 
     found = examine()
-    print(json.dumps(found.to_json(), indent=2) if arguments.json else found)
+    answer(arguments, found, found.to_json)
     return 0 if found.healthy else 1

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import MODEL_HELP
+from workbench.commands.output import add_output, answer
 from workbench.models.foreign import TARGETS
+
+EXAMPLES = (
+    "export OUT model.gguf --to gguf",
+    "export OUT folder --to onnx --activations int8",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what products with integers are asked to compute with, of onnx alone (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,5 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     except OutputExistsError as error:
         instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
         raise WorkbenchError(instead) from error
-    print(f"{arguments.output}: {', '.join(written)}")
+    files = {"path": arguments.output, "files": list(written)}
+    answer(arguments, f"{arguments.output}: {', '.join(written)}", files)
     return 0

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import MODEL_HELP, add
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "export-program OUT programs",
+    "export-program OUT programs --max-tokens 4096 --overwrite",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
     parser.add_argument("--overwrite", action="store_true", help="replace programs that are there")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,5 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         overwrite=arguments.overwrite,
     )
-    print(f"{done.programs} programs, {done.nbytes / 1e6:.1f} MB: {done.path}")
+    made = {"path": str(done.path), "programs": done.programs, "bytes": done.nbytes}
+    answer(arguments, f"{done.programs} programs, {done.nbytes / 1e6:.1f} MB: {done.path}", made)
     return 0

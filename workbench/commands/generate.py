@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 
 from workbench import utf8
 from workbench.commands.common import add, add_execution, say_choices, utf8_text
+from workbench.commands.output import add_output, answer, to_stdout
 from workbench.commands.sampling import add_sampling, sampling_from
+
+EXAMPLES = (
+    'generate --model OUT --prompt "Once upon a time"',
+    'generate --model OUT --prompt "Why is the sky blue?" --chat --temperature 0 --json',
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_execution(parser)
     add(parser, "--window", "--sinks", "--lora", "--lora-format")
-    add(parser, "--quiet", help="say nothing on stderr")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,17 +52,23 @@ def run(arguments: argparse.Namespace) -> int:
         say_choices(model)
     pieces = model.generate(prompt, **sampling, chat=arguments.chat)
     first = next(pieces, "")  # a prompt that does not fit fails here, before anything is written
-    sys.stdout.write(first if arguments.chat else prompt + first)
-    sys.stdout.flush()
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    text = ""
+    for piece in itertools.chain([first], pieces):
+        if not to_stdout(arguments):
+            sys.stdout.write(piece if text or arguments.chat else prompt + piece)
+            sys.stdout.flush()
+        text += piece
     if pieces.finish_reason == "context" and not arguments.quiet:
         print(
             f"stopped at the end of the context: {model.max_tokens} tokens, the prompt's among them; "
             "--max-tokens sets another, and --window bounds what is kept",
             file=sys.stderr,
         )
+    written = {
+        "prompt": prompt,
+        "text": text,
+        "finish_reason": pieces.finish_reason,
+        "backend": model.backend,
+    }
+    answer(arguments, "", written)  # the newline behind the text
     return 0

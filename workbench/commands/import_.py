@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import MODEL_HELP
+from workbench.commands.output import add_output
 
 FLOATS = ("f32", "f16", "bf16")
+
+
+EXAMPLES = (
+    "import model.gguf OUT",
+    "import owner/name-GPTQ OUT --floats f16",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="store matrices that cannot be kept as integers so (default: as they come, f32 where dequantized)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,12 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.output, arguments.overwrite)
     print_summary(
+        arguments,
         import_model(
             arguments.model,
             arguments.output,
             floats=arguments.floats,
             overwrite=arguments.overwrite,
             progress=not arguments.quiet,
-        )
+        ),
     )
     return 0

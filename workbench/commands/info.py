@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import MODEL_HELP, add, add_execution
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "info OUT",
+    "info DIR_OR_HUB_ID --dtype f16 --max-tokens 4096",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_execution(parser)
     add(parser, "--window", "--sinks")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from workbench.errors import UnsupportedModelError
-    from workbench.models.inside import inside, inside_gguf
+    from workbench.models.inside import inside, inside_gguf, tensors
     from workbench.models.source import open_source
     from workbench.runtime.info import describe
 
@@ -34,17 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
         ).suffix == ".gguf":  # no model of ours, but what it holds can be told
             print(inside_gguf(file))
         raise
-    print(
-        describe(
-            source,
-            backend=arguments.backend,
-            dtype=arguments.dtype,
-            max_tokens=arguments.max_tokens,
-            cache=arguments.cache,
-            window=arguments.window,
-            sinks=arguments.sinks,
-        )
+    found = describe(
+        source,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        max_tokens=arguments.max_tokens,
+        cache=arguments.cache,
+        window=arguments.window,
+        sinks=arguments.sinks,
     )
-    if arguments.tensors or getattr(source, "origin", None):
-        print(f"\ntensors:\n{inside(source)}")
+    listed = arguments.tensors or getattr(source, "origin", None)
+    answer(
+        arguments,
+        f"{found}\n\ntensors:\n{inside(source)}" if listed else found,
+        lambda: found.to_json() | ({"tensors": [row._asdict() for row in tensors(source)]} if listed else {}),
+    )
     return 0

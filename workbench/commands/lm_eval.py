@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "lm-eval run --model workbench --model_args pretrained=OUT --tasks lambada_openai",
+    "lm-eval run --model workbench --model_args pretrained=OUT,backend=torch --tasks wikitext --limit 10",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

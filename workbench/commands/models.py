@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from workbench.commands.output import add_output, answer
+
 HEAD = ["name", "licence", "of", "fetched from", "parameters, M", "on disk, MB"]
 
 
+EXAMPLES = (
+    "models",
+    "models --json",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,11 +25,16 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.show.table import Table
 
     models = list(catalogue().values())
-    print(Table(HEAD, [cells(each) for each in models], "llllr"))
-    print("\n* the hub wants its licence accepted first")
+    rows = [cells(each) for each in models]
+    notes = ["", "* the hub wants its licence accepted first"]
     cache = cache_folder()
     if cache is not None:
-        print(f"fetched ones lie in {cache / 'models'}; workbench fetch NAME")
+        notes.append(f"fetched ones lie in {cache / 'models'}; workbench fetch NAME")
+    answer(
+        arguments,
+        Table(HEAD, rows, "llllr", notes=notes),
+        [dict(zip(HEAD, row, strict=True)) for row in rows],
+    )
     return 0
 
 

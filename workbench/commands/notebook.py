@@ -6,6 +6,12 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.common import MODEL_HELP
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "notebook",
+    "notebook 01 --model DIR_OR_HUB_ID --text FILE --execute",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--execute", action="store_true", help="run it, so that the copy has that model's results"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.studies.notebooks import filled, find, names, write
 
     if arguments.name is None:
-        print("\n".join(names()))
+        answer(arguments, "\n".join(names()), lambda: {"notebooks": names()})
         return 0
     output = Path(arguments.output or f"{find(arguments.name).stem}.ipynb")
     if output.exists() and not arguments.overwrite:
         raise WorkbenchError(f"{output} exists; --overwrite replaces it")
     write(filled(arguments.name, arguments.model, arguments.text), output, execute=arguments.execute)
-    print(f"{output}: open it in JupyterLab, as `make lab` starts it")
+    answer(arguments, f"{output}: open it in JupyterLab, as `make lab` starts it", {"path": str(output)})
     return 0

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import MODEL_HELP, add
+from workbench.commands.output import add_output, answer
+
+EXAMPLES = (
+    "page OUT site",
+    "page OUT site --beside OTHER --certificate",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--certificate", action="store_true", help="with a page beside it that certifies its reader's adapter"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a page that is there")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         certificate=arguments.certificate,
         overwrite=arguments.overwrite,
     )
-    print(
+    told = (
         f"{done.nbytes / 1e6:.1f} MB: {done.path}; serve it with any web server, e.g. python -m http.server"
     )
+    answer(arguments, told, {"path": str(done.path), "bytes": done.nbytes})
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from workbench.commands.common import (
@@ -15,7 +13,13 @@ from workbench.commands.common import (
     positive,
     say_choices,
 )
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+EXAMPLES = (
+    "perplexity --model OUT --text FILE --protocol disjoint-512",
+    "perplexity --model OUT --baseline DIR --dataset wikitext2 --protocol disjoint-2048 --json result.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_execution(parser)
     add(parser, "--lora", help="of the --model, not of a --baseline: an adapter as PEFT saves it")
     add(parser, "--lora-format")
-    parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
-    add(parser, "--quiet", help="no progress bar, nothing on stderr")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -114,11 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         windows_per_step=arguments.windows_per_step,
         progress=not arguments.quiet,
     )
-    if arguments.json:
-        json.dump(result.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        print()
-    else:
-        print(result.summary())
+    answer(arguments, result.summary(), result.to_json)
     return 0
 
 

@@ -6,11 +6,18 @@ import argparse
 
 from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import add, add_adapter, size
+from workbench.commands.output import add_output
 from workbench.commands.precision import allocated_options, fitted_options
 
 FLOATS = ("f32", "f16", "bf16")
 # Options of quantized formats alone: argument -> field of WeightFormat. None means "not given".
 QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac_bits", "order")
+
+
+EXAMPLES = (
+    "quantize --model DIR_OR_HUB_ID --format int4 --output OUT",
+    "quantize --model DIR --format int2 --block-size 64 --quantizer gptq --calibration FILE --output OUT",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     add_adapter(parser, "the WebGPU adapter whose limits --fit-memory counts with")
-    add(parser, "--quiet")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -99,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments.output, arguments.overwrite)
     options = options_from(arguments)
     source = merged(arguments.model, arguments.lora) if arguments.lora else arguments.model
-    print_summary(convert(source, arguments.output, options, progress=not arguments.quiet))
+    print_summary(arguments, convert(source, arguments.output, options, progress=not arguments.quiet))
     return 0
 
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import add, add_formats
+from workbench.commands.output import add_output, answer
 
 FORMATS = ("int8", "int4", "int4/32", "int2")
+
+
+EXAMPLES = (
+    "quantizers",
+    "quantizers --formats int4/64 int2/64 --quantizers rtn hqq --tokens 4000",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(parser, "--tokens")
     add_calibration(parser)
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.assets import demo_model_path
     from workbench.model_bench.demo import evaluation_tokens, windows_for
     from workbench.model_bench.measure import Settings
-    from workbench.model_bench.quantizers import Cell, measure_quantizers, save
+    from workbench.model_bench.quantizers import Cell, measure_quantizers, record, save
     from workbench.show.progress import Console
 
     console, folder = Console(), Path(arguments.output)
@@ -50,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         baseline, found = measure_quantizers(cells, demo_model_path(), tokens, settings, progress=console)
         measured += found
         table = save(baseline, measured, folder)  # after each format, so that nothing waits for the last
-    print(f"\n{table}", flush=True)
+    answer(arguments, f"\n{table}", lambda: record(baseline, measured))
     console.say(f"saved in {folder}")
     return 0
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from workbench.commands.common import add, add_adapter
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+EXAMPLES = (
+    "reproduce --list",
+    "reproduce 'stories260K-*'",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="runs/reproduce", metavar="DIR", help="default runs/reproduce")
     add(parser, "--processes")
     add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
-    add(parser, "--quiet", help="no progress, nothing on stderr")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.sweeps.reproduce import listing, markdown, reproduce, status
 
     if arguments.list:
-        print(listing(select(arguments.names or ["*"])), end="")
+        chosen = select(arguments.names or ["*"])
+        answer(
+            arguments,
+            listing(chosen).removesuffix("\n"),
+            lambda: [dataclasses.asdict(each) for each in chosen],
+        )
         return 0
     if not arguments.names:
         raise WorkbenchError("name a published cell, or a pattern of names; --list shows them")
@@ -42,5 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         observer=None if arguments.quiet else Live(),
     )
-    print(markdown(outcomes), end="")
+    answer(
+        arguments,
+        markdown(outcomes).removesuffix("\n"),
+        lambda: [dataclasses.asdict(each) for each in outcomes],
+    )
     return status(outcomes)

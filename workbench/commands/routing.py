@@ -7,7 +7,13 @@ from pathlib import Path
 
 from workbench.commands.common import MODEL_HELP, add, add_adapter, add_text, positive
 from workbench.commands.compare_models import named
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+EXAMPLES = (
+    "routing int4 int2 --baseline DIR --text FILE --protocol disjoint-512",
+    "routing int4 --baseline DIR --dataset wikitext2 --protocol disjoint-512 --plot flips.pdf",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=positive, metavar="N", help="read only the first N windows")
     add(parser, "--backend", "--dtype", "--cache")
     add_adapter(parser)
-    parser.add_argument("--json", metavar="FILE", help="where figures with provenance go")
     parser.add_argument("--plot", metavar="FILE", help="flips by layer and by margin: .png, .svg or .pdf")
-    add(parser, "--quiet")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from eval.protocols import protocol
     from eval.texts import load_dataset_text, load_text
-    from workbench.files.writing import write_json
     from workbench.studies.routing import routing
 
     protocol(arguments.protocol)  # a wrong name should not cost a minute
-    for file in filter(None, (arguments.json, arguments.plot)):
-        if not Path(file).absolute().parent.is_dir():
-            raise WorkbenchError(f"{file}: there is no folder {Path(file).absolute().parent}")
+    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
+        raise WorkbenchError(f"{arguments.plot}: there is no folder {Path(arguments.plot).absolute().parent}")
     models = named([arguments.baseline, *arguments.models])
     found = routing(
         models,
@@ -50,9 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
         progress=not arguments.quiet,
     )
-    print(found)
-    if arguments.json:
-        write_json(arguments.json, found.to_json())
+    answer(arguments, found, found.to_json)
     if arguments.plot:
         found.plot().save(arguments.plot)
     return 0

@@ -6,8 +6,14 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.common import MODEL_HELP, add, add_adapter, positive
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
 from workbench.known import known
+
+EXAMPLES = (
+    "speed OUT --dtype f16",
+    "speed --like llama-3-8b --format int4 --dtype int8 --json speed.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,17 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window-tokens", type=positive, default=2048, metavar="N", help="with --against, default 2048"
     )
-    parser.add_argument("--json", metavar="FILE", help="where samples and provenance go")
     parser.add_argument(
         "--trace",
         metavar="FILE",
         help="write a decode step, dispatch by dispatch, as a trace that Chrome and Perfetto open (wgpu only)",
     )
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from eval.texts import load_text
-    from workbench.files.writing import write_json
     from workbench.formats.text import parse_format
     from workbench.model_bench.speed_table import measured, table
     from workbench.model_bench.synthetic import RandomSource, shape_config
@@ -76,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise WorkbenchError("--sequences measures rates alone: without --text, --trace and --against")
     if arguments.trace and arguments.backend == "torch":
         raise WorkbenchError("--trace shows dispatches of a device; --backend torch has none")
-    for file in filter(None, (arguments.json, arguments.trace)):
-        if not Path(file).absolute().parent.is_dir():  # before minutes are spent on what goes there
-            raise WorkbenchError(f"{file}: there is no folder {Path(file).absolute().parent}")
+    trace = arguments.trace
+    if trace and not Path(trace).absolute().parent.is_dir():  # before minutes are spent on what goes there
+        raise WorkbenchError(f"{trace}: there is no folder {Path(trace).absolute().parent}")
     text = load_text(arguments.text) if arguments.text else None
     if arguments.like:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
@@ -102,9 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for dtype in arguments.dtype
     ]
-    print(table(rows))
-    if arguments.json:
-        write_json(Path(arguments.json), [row.to_json() for row in rows])
+    answer(arguments, table(rows), lambda: [row.to_json() for row in rows])
     if arguments.trace:
         profiles = [(f"{row.model}, {row.dtype} activations", known(row.profile)) for row in rows]
         save_trace(arguments.trace, profiles, rows[0].record)
@@ -114,7 +117,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_batches(arguments: argparse.Namespace, source) -> int:
     """Several sequences together."""
-    from workbench.files.writing import write_json
     from workbench.model_bench.batch_speed import measured_batches, table
 
     rows = [
@@ -131,15 +133,12 @@ def run_batches(arguments: argparse.Namespace, source) -> int:
             repetitions=arguments.repetitions,
         )
     ]
-    print(table(rows))
-    if arguments.json:
-        write_json(Path(arguments.json), [row.to_json() for row in rows])
+    answer(arguments, table(rows), lambda: [row.to_json() for row in rows])
     return 0
 
 
 def run_against(arguments: argparse.Namespace, source) -> int:
     """The time to score windows against a baseline."""
-    from workbench.files.writing import write_json
     from workbench.formats.text import parse_format
     from workbench.model_bench.scoring_speed import measure_scoring
     from workbench.model_bench.synthetic import RandomSource, shape_config
@@ -162,7 +161,5 @@ def run_against(arguments: argparse.Namespace, source) -> int:
         )
         for dtype in arguments.dtype
     ]
-    print("\n".join(map(str, rows)))
-    if arguments.json:
-        write_json(Path(arguments.json), [row.to_json() for row in rows])
+    answer(arguments, "\n".join(map(str, rows)), lambda: [row.to_json() for row in rows])
     return 0

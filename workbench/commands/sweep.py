@@ -6,7 +6,13 @@ import argparse
 import sys
 
 from workbench.commands.common import add, add_adapter
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+EXAMPLES = (
+    "sweep blocks.toml",
+    "sweep blocks.toml --processes 4 --output runs/blocks",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
     add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
-    add(parser, "--quiet", help="no progress, nothing on stderr")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     sweep = Sweep.read(arguments.spec, output=arguments.output)
     if arguments.dry_run:
-        print(sweep)
+        answer(arguments, sweep, sweep.rows)
         return 0
     if not arguments.quiet:
         sweep.observe(Live())
@@ -53,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     if arguments.discard:
         sweep.store.remove_intermediate()
-    if sweep.count("done"):
-        print("\n".join(table.markdown() for table in sweep.tables()), flush=True)
+    tables = sweep.tables() if sweep.count("done") else []
+    answer(arguments, "\n".join(table.markdown() for table in tables), sweep.rows)
     for state in sweep.cells:
         if state.status == "failed":
-            print(f"workbench: failed: {state.label}: {state.error}", file=sys.stderr)
+            print(f"workbench: failed: {state.label}: {state.error}", file=arguments.complaints)
     return 1 if sweep.count("failed") else 0

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from workbench.commands.common import add
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.sweeps.table import Table
+
+EXAMPLES = (
+    "table runs/blocks --plot front.pdf",
+    "table runs/blocks --columns format quantizer bits change kl --best bold --format latex --siunitx",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the paired change (default where there is one), KL, or the perplexity",
     )
     plot.add_argument("--plot-against", choices=["bits", "bytes"], default="bits", help="default bits")
+    add_output(parser)
 
 
 LAYOUT = ("columns", "sort", "descending", "best", "transposed", "caption", "label", "siunitx")
@@ -84,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
             "allowed: md, latex, html, or fewer RUNS"
         )
     layout = {name: getattr(arguments, name) for name in LAYOUT}
-    print("\n".join(one.format(arguments.format, **layout) for one in found), end="")
+    text = "\n".join(one.format(arguments.format, **layout) for one in found).removesuffix("\n")
+    answer(arguments, text, lambda: _records(found, together=not arguments.by_protocol))
     if arguments.plot:
         path = Path(arguments.plot)
         for index, one in enumerate(found):
@@ -92,3 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
             place = path.with_name(name + path.suffix)
             one.plot(place, of=arguments.plot_of, against=arguments.plot_against)
     return 0
+
+
+def _records(found: Sequence[Table], together: bool) -> Any:
+    """What `--format json` holds, of the one table or of each."""
+    records = [json.loads(one.format("json")) for one in found]
+    return records[0] if together else records

@@ -9,8 +9,14 @@ import argparse
 import sys
 
 from workbench.commands.common import add, add_adapter, positive
+from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
 from workbench.show.table import FORMS
+
+EXAMPLES = (
+    "tune OUT",
+    "tune --import other.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, metavar="N", help="of each comparison (default 7)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights and orders (default 0)")
     parser.add_argument("--force", action="store_true", help="measure again what is remembered")
-    add(parser, "--quiet")
     others = parser.add_argument_group("instead of measuring").add_mutually_exclusive_group()
     others.add_argument("--export", metavar="FILE", help="write what is remembered here, of every adapter")
     others.add_argument(
@@ -52,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", metavar="FILE", nargs="+", help="what such files hold, kernels by adapters"
     )
     parser.add_argument("--table", choices=FORMS, default="text", help="form of what --compare prints")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,16 +72,18 @@ def _exchange(arguments: argparse.Namespace) -> int:
 
     if arguments.export:
         found, skipped = export(arguments.export), []
-        print(f"written to {arguments.export}:")
+        lines = [f"written to {arguments.export}:"]
     elif arguments.taken:
         found, skipped = take(arguments.taken)
-        print(f"remembered from {arguments.taken}, for the same adapter, driver and versions:")
+        lines = [f"remembered from {arguments.taken}, for the same adapter, driver and versions:"]
     else:
         machines = [each for path in arguments.compare for each in read(path)]
-        print(side_by_side(machines).written(arguments.table))
+        table = side_by_side(machines)
+        answer(arguments, table.written(arguments.table), lambda: records(table))
         return 0
-    for each in found:
-        print(f"{len(each.entries)} of {each.name}")
+    counts = {each.name: len(each.entries) for each in found}
+    lines += [f"{count} of {name}" for name, count in counts.items()]
+    answer(arguments, "\n".join(lines), {"entries": counts, "left_out": skipped})
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
     return 0
@@ -111,5 +119,11 @@ def _measure(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=told,
         )
-    print(report)
+    facts = {"device": report.device, "path": report.path and str(report.path), "seconds": report.seconds}
+    answer(arguments, report, lambda: {**facts, "cases": records(report.table())})
     return 0
+
+
+def records(table) -> list[dict]:
+    """The rows of a table, by title."""
+    return [dict(zip(table.head, map(str, row), strict=True)) for row in table.rows]

@@ -102,9 +102,13 @@ def save(baseline: PerplexityResult, measured: Sequence[Measured], folder: Path)
     """Write table.md and results.json into `folder`; returns the table."""
     text = markdown(baseline, measured)
     write_text(folder / "table.md", text)
-    cells = [each.to_json() for each in measured]
-    write_json(folder / "results.json", {"baseline": baseline.to_json(), "cells": cells})
+    write_json(folder / "results.json", record(baseline, measured))
     return text
+
+
+def record(baseline: PerplexityResult, measured: Sequence[Measured]) -> dict[str, Any]:
+    """What was measured, as JSON values."""
+    return {"baseline": baseline.to_json(), "cells": [each.to_json() for each in measured]}
 
 
 def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:

@@ -15,7 +15,6 @@ from .demo import BASELINE, evaluation_tokens, windows_for
 from .encoding import Encoding, measure_encoding
 from .measure import Measurement, Settings, measure
 from .records import save
-from .table import markdown
 
 DISPATCHES = 300
 
@@ -31,7 +30,7 @@ def run(
     """Measure `models` (folders by name, "f16" the unquantized one) and what recording the smallest one costs.
 
     tokens: about as many are scored; None for the whole text. Writes what the demo writes but the story, and
-    encoding.json, into `output`; prints it on stdout.
+    encoding.json, into `output`; prints what recording costs.
     """
     console, folder = console or Console(), Path(output)
     settings = Settings(decode_tokens=64, stream_tokens=64, repetitions=repetitions)
@@ -39,10 +38,9 @@ def run(
     settings = windows_for(settings, tokens)
     measurement = measure(models, BASELINE, text, settings, progress=console)
     save(measurement, folder)
-    print(f"\n{markdown(measurement)}", flush=True)
     if measurement.no_adapter is None:
         smallest = min(measurement.rows, key=lambda row: row.file_bytes).name
-        encoding(models[smallest], output=folder, console=console)
+        print(encoding(models[smallest], output=folder, console=console).summary(), flush=True)
     console.say(f"saved in {folder}")
     return measurement
 
@@ -50,7 +48,7 @@ def run(
 def encoding(
     model: str | Path, *, output: str | Path = "runs/bench", console: Console | None = None
 ) -> Encoding:
-    """Measure what recording a step costs the CPU; prints it and writes encoding.json into `output`.
+    """Measure what recording a step costs the CPU; writes encoding.json into `output`.
 
     Raises NoAdapterError where there is nothing to record for.
     """
@@ -60,6 +58,5 @@ def encoding(
     console.say(f"recording passes of about {DISPATCHES} dispatches")
     loaded = workbench.load(model, backend="wgpu")
     found = measure_encoding(loaded, DISPATCHES)
-    print(found.summary(), flush=True)
     write_json(folder / "encoding.json", {**found.to_json(), "provenance": loaded.describe_provenance()})
     return found

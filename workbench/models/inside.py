@@ -23,13 +23,18 @@ class Row(NamedTuple):
     here: str
 
 
-def inside(source: Source) -> str:
-    """A table of a source's tensors; layers that are alike are one line."""
+def tensors(source: Source) -> list[Row]:
+    """A source's tensors; layers that are alike are one row."""
     rows = []
     for name in source.names():
         shape, fmt = source.describe(name)
         rows.append(Row(name, tuple(shape), _stored_as(source, name), str(fmt)))
-    return _table(_together(rows))
+    return _together(rows)
+
+
+def inside(source: Source) -> str:
+    """A table of `tensors`."""
+    return _table(tensors(source))
 
 
 def inside_gguf(path: Path) -> str:

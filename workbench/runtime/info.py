@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from wgsl_kernels import Adapter
 from workbench.models.architecture import Architecture
@@ -87,6 +88,21 @@ class ModelInfo:
 
     def _bounded(self) -> str:
         return "".join(f", {slots:,} of them in {count} layer(s)" for slots, count in self.rings.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the plan and the configuration, of which the facts that the page shows."""
+        left_out = ("config", "plan", "variants", "forecast")
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        variants = [
+            {"kernel": kernel, "shape": shape, "variant": variant, "why": why}
+            for (kernel, shape, variant), why in self.variants.items()
+        ]
+        return {
+            **values,
+            "facts": self.config.facts(),
+            "forecast": asdict(self.forecast),
+            "variants": variants,
+        }
 
     def _repr_html_(self) -> str:
         import html

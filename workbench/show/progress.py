@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from .lines import line
 
 #: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
 #: window through one model.
@@ -72,7 +73,7 @@ class Console(Progress):
         return time.perf_counter() - self._began
 
     def say(self, message: str) -> None:
-        print(f"[{self.seconds:5.0f} s] {message}", file=sys.stderr, flush=True)
+        line(f"[{self.seconds:5.0f} s] {message}")
 
     def runs(self, what: str) -> RunProgress:
         def finished(found: Mapping[str, str]) -> None:

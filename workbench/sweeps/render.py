@@ -63,7 +63,9 @@ class Layout:
         allowed = [field.name for field in dataclasses.fields(cls)]
         if unknown := [name for name in options if name not in allowed]:
             raise SweepError(f"{unknown[0]!r} is no option of a table; allowed: {', '.join(allowed)}")
-        return cls(**{name: tuple(v) if name == "columns" else v for name, v in options.items()})
+        if "columns" in options:
+            options["columns"] = tuple(options["columns"])
+        return cls(**options)
 
     def ordered(self, rows: Sequence[Row]) -> list[Row]:
         """The rows as `sort` wants them, those without the figure last; as they come where it wants nothing."""
