@@ -87,14 +87,17 @@ def calibration_warnings(
     for record in calibration_records(provenance):
         name = record["text"]["name"]
         if record["text"]["sha256"] == text_sha256:
-            warnings.append(f"the model was calibrated on the text that is scored, {name}")
+            warnings.append(
+                f"the model was calibrated on the text that is scored, {name}: its figures are too good; "
+                "score another text"
+            )
         if tokenizer_sha256 is not None and tokenizer_sha256 != record["tokenizer_sha256"]:
             warnings.append(f"overlap with the calibration text {name} unknown: it had another tokenizer")
             continue
         if shared := shared_windows(record["fingerprint"], windows):
             warnings.append(
                 f"{len(shared)} of {len(windows)} windows share passages of {record['fingerprint']['ngram']} "
-                f"tokens or more with the calibration text {name}"
+                f"tokens or more with the calibration text {name}; score other passages, or calibrate on another source"
             )
     return tuple(warnings)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval import inputs, statistics
+from eval import advice, inputs, statistics
 from eval.comparison import compare
 from eval.overlap import calibration_warnings
 from eval.protocols import Protocol, Window, protocol
@@ -188,17 +188,22 @@ def perplexities(  # many parameters: the options of an evaluation, each of its 
             context_length=model.context_length,
             provenance=provenance,
             seconds=seconds[name],
-            warnings=calibration_warnings(
-                provenance,
-                [window.ids for window in windows],
-                tokens.tokenizer_sha256,
-                (tokens.text or {}).get("sha256"),
+            warnings=(
+                *tokens.warnings,
+                *calibration_warnings(
+                    provenance,
+                    [window.ids for window in windows],
+                    tokens.tokenizer_sha256,
+                    (tokens.text or {}).get("sha256"),
+                ),
             ),
             **shared,
         )
     if save_baseline is not None and kept_name is not None:
         StoredBaseline(results[kept_name], TopLogits.join(scoring.top)).save(save_baseline)
-    return _paired(results, parts, baseline, noise_floor, stored)
+    paired = _paired(results, parts, baseline, noise_floor, stored)
+    _advise(paired, set(tokens.warnings))
+    return paired
 
 
 def _check_names(
@@ -288,6 +293,16 @@ def _paired(
             if name != noise_floor
         }
     return results
+
+
+def _advise(results: Mapping[str, PerplexityResult], said: set[str]) -> None:
+    """Warn of what makes the results doubtful. said: what has been said of the text already."""
+    doubts = [each for result in results.values() for each in result.warnings if each not in said]
+    several = len(results) > 2
+    for name, result in results.items():
+        if few := advice.few_tokens(result):
+            doubts.append(f"{name}: {few}" if several else few)
+    advice.advise(doubts, shown=True)
 
 
 def _reporter(progress: bool | Progress | None) -> Progress | None:

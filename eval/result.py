@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import statistics
+from eval import advice, statistics
 from eval.comparison import Comparison
 from eval.documents import DocumentSizes
 from eval.protocols import Protocol, protocol
@@ -180,7 +180,10 @@ class PerplexityResult:
         return dataclasses.replace(self, **arrays, scored_bytes=None, baseline=None)
 
     def with_baseline(self, comparison: Comparison) -> PerplexityResult:
-        return dataclasses.replace(self, baseline=comparison)
+        """Beside a baseline; one that ran in another precision is a warning."""
+        doubt = advice.other_precision(self.provenance, comparison.provenance)
+        warnings = [each for each in (*self.warnings, doubt) if each]
+        return dataclasses.replace(self, baseline=comparison, warnings=tuple(dict.fromkeys(warnings)))
 
     def with_noise_floor(self, other: PerplexityResult) -> PerplexityResult:
         """With what the model's other path alone changes, d in nats a token: `other` scores the same windows."""
@@ -342,6 +345,8 @@ class PerplexityResult:
         rows += self._noise()
         if self.unrecorded:
             rows.append(("unrecorded", ", ".join(self.unrecorded)))
+        if few := advice.few_tokens(self):
+            rows.append(("too few tokens", few))
         if self.warnings:
             rows.append(("warning", "; ".join(self.warnings)))
         return rows

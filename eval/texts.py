@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval import documents
+from eval.advice import advise, left_marks
 from eval.documents import join_rows, split_documents
 from eval.protocols import Protocol, protocol
 from workbench import utf8
@@ -152,7 +153,8 @@ ONCE, NONE, EACH_WINDOW = "once, by the tokenizer", "none", "in place of the fir
 class Tokens:
     """A tokenized text. ids: int64 [T]; token_bytes: int64 [T], UTF-8 bytes of text that each token stands
     for (0 for BOS; None where the tokenizer gives no offsets); bos: the tokenizer's BOS id. Of a protocol that
-    scores documents apart: starts int [D], where each begins, and its (words, bytes) before detokenization."""
+    scores documents apart: starts int [D], where each begins, and its (words, bytes) before detokenization. warnings:
+    what a reader of scores must know of the text."""
 
     ids: np.ndarray = field(repr=False)
     bos_policy: str | None = None
@@ -164,6 +166,7 @@ class Tokens:
     token_bytes: np.ndarray | None = field(default=None, repr=False)
     starts: np.ndarray | None = field(default=None, repr=False)
     document_sizes: tuple[tuple[int, int], ...] | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -202,11 +205,17 @@ def encode(
             text = replace(text, content="\n\n".join(split_documents(text.content, text.separator)))
         else:
             separator = text.separator
-    common = {"bos": bos, "text": text.to_json(), "tokenizer_sha256": tokenizer_sha256(tokenizer)}
+    common: dict[str, Any] = {
+        "bos": bos,
+        "text": text.to_json(),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+    }
     if scheme.by_document and separator is None:
         return _encode_pages(tokenizer, text, common)
     if separator is None:
         ids, sizes = _encode_one(tokenizer, text.content)
+        common["warnings"] = tuple(filter(None, [left_marks(text.content, tokenizer)]))
+        advise(common["warnings"])
         policy = ONCE if bos is not None and len(ids) and ids[0] == bos else NONE
         return Tokens(ids, bos_policy=policy, token_bytes=sizes, **common).for_windows_of(scheme)
     if not scheme.takes_separator:

@@ -66,6 +66,7 @@ from workbench.errors import (
     OutOfMemoryError,
     SchedulerLostError,
     WorkbenchError,
+    WorkbenchWarning,
 )
 from workbench.files.writing import storage_error
 from workbench.formats.errors import FormatError
@@ -190,7 +191,7 @@ def spoken_warnings(*, quiet: bool) -> Iterator[None]:
         before = warnings.showwarning
 
         def show(message, category, *where, **more) -> None:
-            if not category.__module__.startswith("workbench."):
+            if not issubclass(category, WorkbenchWarning):
                 before(message, category, *where, **more)
             elif not quiet:
                 line(f"workbench: {message}")

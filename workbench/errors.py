@@ -93,3 +93,10 @@ class TextError(WorkbenchError):
 
 class ProtocolError(WorkbenchError):
     """An evaluation protocol was named or used wrongly."""
+
+
+class WorkbenchWarning(UserWarning):
+    """What was asked for works, and its result is doubtful or costs more than it has to; says what to do.
+
+    Base of every warning of this package; a command says it as a line on stderr.
+    """

@@ -153,3 +153,13 @@ def test_the_command_lays_out(tmp_path, capsys, monkeypatch):
     assert (
         main(["table", "x", "--siunitx"]) == 2 and "--siunitx is of --format latex" in capsys.readouterr().err
     )
+
+
+def test_the_caption_says_what_these_tokens_cannot_tell_and_notes_once():
+    caption = study().caption
+    assert "12,000 tokens cannot tell the change of int8 gptq, int4 gptq, int4/32 gptq from none" in caption
+    assert caption.endswith("about 48,000 would tell the largest")  # 12,000 (2 * 0.008 / 0.008)^2
+    rows = [dataclasses.replace(each, note="" if each.is_baseline else "look") for each in study().rows]
+    assert Table(tuple(rows)).caption.count("look") == 1
+    named = [dataclasses.replace(each, note="look" if i in (1, 2) else "") for i, each in enumerate(rows)]
+    assert "; tiny: look;" in Table(tuple(named)).caption

@@ -119,12 +119,20 @@ def block_note(fmt: WeightFormat, columns: int) -> str | None:
     if (padded := got.padded_columns(columns)) == columns:
         return None
     text = (
-        f"rows of {columns} are padded to {padded} for blocks of {got.block_size}: {bits:.3f} bits a weight"
+        f"{_PADDED}{columns} are padded to {padded} for blocks of {got.block_size}: {bits:.3f} bits a weight"
     )
     other = replace(fmt, block_size=None).fitted(columns)
     if other.bits_per_weight(1, columns) < bits:
-        text += f"; blocks of {other.block_size} would take {other.bits_per_weight(1, columns):.3f}"
+        text += f"; blocks of {other.block_size}{_LESS}{other.bits_per_weight(1, columns):.3f}"
     return text
+
+
+_PADDED, _LESS = "rows of ", " would take "
+
+
+def padding(said: Iterable[str]) -> list[str]:
+    """Those of `notes` that a block size causes which does not divide the rows, where another takes fewer bits."""
+    return [each for each in said if each.startswith(_PADDED) and _LESS in each]
 
 
 def notes(chosen: Mapping[str, Suited]) -> tuple[str, ...]:

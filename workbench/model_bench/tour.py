@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from eval.advice import TOLD
 from eval.report import count_text
 from eval.statistics import tokens_to_tell
 from workbench.show import page
@@ -15,8 +16,6 @@ from .measure import Measurement, Row
 from .table import change_text, main_table, note_lines, short_table, split_table
 
 PAGE = "index.html"
-#: A change of so many paired standard errors is told apart from none.
-TOLD = 2.0
 
 
 def screen(measurement: Measurement) -> str:

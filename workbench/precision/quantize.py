@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.advice import advise
 from workbench.convert.calibration import CalibrationOptions
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
+from workbench.convert.suited import padding
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.text import parse_format
@@ -66,7 +68,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
     kept = tempfile.TemporaryDirectory(prefix="workbench-") if output is None else None
     folder = Path(output or "") if kept is None else Path(kept.name) / f"{source.path.name}-{_name(format)}"
     try:
-        convert(source, folder, chosen, progress=progress)
+        advise(padding(convert(source, folder, chosen, progress=progress).notes))
         made = load(folder, **(execution or {}))
     except BaseException:
         if kept is not None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.dtypes import NUMPY
+from workbench.errors import WorkbenchWarning
 from workbench.formats.spec import WeightFormat
 from workbench.quantizers import grid
 from workbench.quantizers.blocks import Quantized, checked_weights, stored_zero
@@ -39,7 +40,7 @@ BATCH = 128
 MOST_DAMPING = 1.0
 
 
-class DampingWarning(UserWarning):
+class DampingWarning(WorkbenchWarning):
     """A Hessian needed more damping than asked for; the message says how much."""
 
 

@@ -248,7 +248,7 @@ def compare_models(  # many parameters: the options of a measurement, each of it
             notes = model_note(results[name].provenance)
         else:
             notes = _other_origin(source, sources[baseline], baseline)
-        notes = "; ".join([*notes, *results[name].warnings])
+        notes = "; ".join(notes)
         figures = results[name], found.get(name), speeds.get(name)
         versions.append(Version(name, bits_per_weight(source), nbytes, hashes, *figures, notes))
     return ModelComparison(tuple(versions), settings, baseline is not None)

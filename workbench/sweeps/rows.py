@@ -210,7 +210,7 @@ def _row(
         baseline_cache=against.get("cache"),
         noise_rms=(result.get("noise_floor") or {}).get("rms"),
         source=str(path),
-        note=note,
+        note="; ".join(each for each in (note, *result.get("warnings", ())) if each),
         conditions=Conditions(
             protocol=result["protocol"],
             text_sha256=text.get("sha256"),

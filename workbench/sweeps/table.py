@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.advice import TOLD
+from eval.report import count_text
+from eval.statistics import tokens_to_tell
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
 from workbench.show.table import FORMS
@@ -20,6 +23,8 @@ from .render import Layout, records, written
 from .rows import Conditions, Row, files, read_rows
 
 FORMATS = (*FORMS[1:], "json")
+#: Rows that a caption names one by one.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,44 @@ class Table:
     @property
     def caption(self) -> str:
         """The conditions of all rows, the noise floor of those that round to INT8 while they run, whether times are a
-        CPU's, and what there is to be known of single rows."""
+        CPU's, what there is to be known of single rows, and which changes these tokens are too few for."""
         noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
         words = [f"last words of {each}" for each in self._passages]
         times = ["times are a CPU's, not a GPU's"] if any(row.on_cpu for row in self.rows) else []
-        notes = [f"{row.model}: {row.note}" for row in self.rows if row.note]
-        return "; ".join([str(self.conditions), *words, *noise, *times, *notes])
+        return "; ".join([str(self.conditions), *words, *noise, *times, *self._notes, *self._untold])
+
+    @property
+    def _notes(self) -> list[str]:
+        """Each note once, behind the models that it is of, or behind none where it is of all that are quantized."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.note:
+                found.setdefault(row.note, []).append(row)
+        most = max(1, sum(not row.is_baseline for row in self.rows))
+        return [
+            note
+            if len(rows) >= most > 1
+            else f"{', '.join(dict.fromkeys(row.model for row in rows))}: {note}"
+            for note, rows in found.items()
+        ]
+
+    @property
+    def _untold(self) -> list[str]:
+        """Which paired changes cannot be told from none, and how many tokens would tell the largest of them."""
+        rows = [
+            r
+            for r in self.rows
+            if r.change is not None and r.change_se and abs(r.change) < TOLD * r.change_se
+        ]
+        if not rows:
+            return []
+        names = dict.fromkeys(" ".join(filter(None, (row.format, row.quantizer))) for row in rows)
+        shown = [*names][:_NAMED] + ([f"{len(names) - _NAMED} others"] if len(names) > _NAMED else [])
+        counts = [tokens_to_tell(self.conditions.tokens_scored, r.change, r.change_se, TOLD) for r in rows]
+        least = min((count for count in counts if count), default=None)
+        more = f"; about {count_text(least)} would tell the largest" if least else ""
+        tokens = f"{self.conditions.tokens_scored:,} tokens"
+        return [f"{tokens} cannot tell the change of {', '.join(shown)} from none{more}"]
 
     @property
     def front(self) -> tuple[Row, ...]:

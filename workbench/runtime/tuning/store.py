@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import WorkbenchWarning
 from workbench.files.reading import read_bytes
 from workbench.files.writing import storing, write_json
 from workbench.formats.errors import FormatError
@@ -40,7 +41,7 @@ KEPT = 8
 HASH = re.compile("[0-9a-f]{64}")
 
 
-class TuningFileWarning(UserWarning):
+class TuningFileWarning(WorkbenchWarning):
     """A file of measured choices could not be read or written; the defaults are used."""
 
 
