@@ -244,6 +244,10 @@ class Routing:
     def __str__(self) -> str:
         return self.table().text()
 
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {self.flips(name)[ANY].share:.2%}" for name in self.versions)
+        return f"<routing against {self.baseline}, {len(self.ids):,} tokens: {shares} flip>"
+
     def _repr_html_(self) -> str:
         return self.table().html()
 

@@ -308,7 +308,7 @@ def run(name: str):
 
 
 first = run("first")
-print(kernels.table(first))
+kernels.table(first)
 
 # %% [markdown]
 # ## 6. Two runs

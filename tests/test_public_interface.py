@@ -17,6 +17,7 @@ from workbench.assets import mixture_model_path
 from workbench.errors import CheckpointError, ProtocolError, SweepError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
+from workbench.runtime.tuning.report import Report
 
 NAMES = [name for name in workbench.__all__ if name != "__version__"]
 #: Their examples read a sweep's folder, which one of the tests of sweeps makes.
@@ -126,7 +127,7 @@ def test_an_allocation_takes_one_target_and_shows_itself(checkpoint):
     )
     assert found.bits_per_weight <= 6 and len(found.joint) == 1
     assert list(found.data()["group"]) == [row[0] for row in found.table().rows]
-    assert found.target in repr(found) and "<table" in found._repr_html_()
+    assert found.target in repr(found) and "\n" not in repr(found) and "<table" in found._repr_html_()
 
 
 def test_a_baseline_by_name_that_is_no_name_of_the_models_is_a_model(checkpoint, tmp_path, monkeypatch):
@@ -134,3 +135,21 @@ def test_a_baseline_by_name_that_is_no_name_of_the_models_is_a_model(checkpoint,
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="smollm2-135m"):
         workbench.perplexity({"f16": checkpoint}, baseline="smollm2-135m", **TINY)
+
+
+def test_every_result_is_one_line_and_shows_itself(checkpoint):
+    """Of names that give a result: what `repr` says fits a line, and a notebook gets HTML."""
+    model = workbench.load(checkpoint, backend="torch")
+    scored = workbench.perplexity(model, **TINY)
+    results = {
+        "model stories260K": model,
+        "perplexity, disjoint-64": scored,
+        "table of 1 results, disjoint-64": scored.table(),
+        "table of 0 rows": Report((), "a device", None, 1.0).table(),
+        "tuning on a device: 0 of 0 cases": Report((), "a device", None, 1.0),
+    }
+    for begins, found in results.items():
+        assert repr(found).startswith(f"<{begins}") and "\n" not in repr(found) and len(repr(found)) < 250
+        assert "<table" in found._repr_html_()
+    shown = model._repr_html_()
+    assert "stories260K" in shown and "torch" in shown and "because" in shown

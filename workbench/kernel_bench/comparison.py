@@ -284,7 +284,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         texts = {f"{self.kernel}: the reference": self.reference_source}
         texts |= {f"{each.variant}: generated WGSL": each.wgsl for each in self.results if each.wgsl}
-        return "".join([self.table().html(), *(folded(title, text) for title, text in texts.items())])
+        return "".join([self.table()._repr_html_(), *(folded(title, text) for title, text in texts.items())])
 
 
 def shape_of(sizes: Mapping[str, float], types: Mapping[str, str]) -> str:

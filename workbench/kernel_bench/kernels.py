@@ -113,10 +113,10 @@ def host_bytes() -> int:
         return 0
 
 
-def table(found: Sequence[Comparison]) -> str:
+def table(found: Sequence[Comparison]) -> Table:
     """All variants under one head, and below what has not passed and how the times were made."""
     if not found:
-        return "nothing was compared"
+        return Table((), [], notes=["nothing was compared: no kernel takes these formats and shapes"])
     rows = []
     for each in found:
         both = (*each.results, *each.peers)
@@ -134,4 +134,4 @@ def table(found: Sequence[Comparison]) -> str:
             for r in (*each.results, *each.peers)
             if r.status != PASSED
         ]
-    return Table(["kernel", "shape", *found[0].head()], rows, "llllr", notes=["", *notes]).text()
+    return Table(["kernel", "shape", *found[0].head()], rows, "llllr", notes=["", *notes])

@@ -21,6 +21,7 @@ from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
 
 from .batch import Batch, run_packed
+from .card import card
 from .chat import Chat
 from .choices import choose, max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
@@ -58,6 +59,9 @@ class Model:
     def __repr__(self) -> str:
         where = f"{self.backend} on {self.device_name}" if self.backend == "wgpu" else self.backend
         return f"<model {self.source.path.name}: {self._executor.activations} activations, {where}>"
+
+    def _repr_html_(self) -> str:
+        return card(self)
 
     @property
     def backend(self) -> str:

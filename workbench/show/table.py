@@ -135,8 +135,12 @@ class Table:
     def _columns(self) -> list[list[Any]]:
         return [[row[index] for row in self.rows] for index in range(len(self.head))]
 
-    def html(self) -> str:
-        """A table element with a caption, its notes below in paragraphs."""
+    def html(self, *, sorts: bool = False) -> str:
+        """A table element with a caption, its notes below in paragraphs.
+
+        sorts: a click on a title, or Enter, orders the rows by that column, then the other way round. Where scripts are
+        taken out, as of a notebook that is not trusted, the table stays as it is.
+        """
         caption = (
             [f'<caption style="text-align:left">{html.escape(self.caption)}</caption>']
             if self.caption
@@ -145,9 +149,16 @@ class Table:
         lines = self._lines(lambda cell: html.escape(str(cell)), "<strong>{}</strong>")
         head, *rows = lines if self.head else [[], *lines]
         titles = ["<thead>", self._row(head, "th"), "</thead>"] if head else []
+        if sorts and head and len(rows) > 1:
+            titles[1] = titles[1].replace("<th ", '<th tabindex="0" title="order by this column" ')
+            element = (
+                f'<table onclick="{_SORT}" onkeydown="if (event.key === \'Enter\') event.target.click()">'
+            )
+        else:
+            element = "<table>"
         body = [self._row(row, "td", "td" if head else "th") for row in rows]
         notes = [f"<p style='white-space:pre-wrap'>{html.escape(note)}</p>" for note in self.notes if note]
-        return "\n".join(["<table>", *caption, *titles, "<tbody>", *body, "</tbody>", "</table>", *notes])
+        return "\n".join([element, *caption, *titles, "<tbody>", *body, "</tbody>", "</table>", *notes])
 
     def _row(self, cells: Sequence[str], tag: str, first: str = "") -> str:
         tags = [first or tag, *[tag] * (len(cells) - 1)]
@@ -167,11 +178,33 @@ class Table:
             "html": self.html,
         }[form]()
 
+    def __repr__(self) -> str:
+        return f"<table of {len(self.rows)} rows: {', '.join(map(str, self.head)) or self.caption}>"
+
     def _repr_html_(self) -> str:
-        return self.html()
+        return self.html(sorts=True)
 
     def __str__(self) -> str:
         return self.text()
+
+
+#: Of a table: numbers by their value, errors and thousands left aside, what is none of them behind; else as text.
+_SORT = re.sub(
+    r"\s+",
+    " ",
+    """
+    const head = event.target.closest('th'), body = this.tBodies[0];
+    if (!head || !head.closest('thead')) return;
+    const at = head.cellIndex, down = head.ariaSort === 'ascending', way = down ? -1 : 1;
+    for (const each of head.parentNode.cells) each.ariaSort = null;
+    head.ariaSort = down ? 'descending' : 'ascending';
+    const said = (row) => row.cells[at].textContent, value = (row) => parseFloat(said(row).replace(/,/g, ''));
+    const numbers = [...body.rows].some((row) => !isNaN(value(row)));
+    const less = (a, b) => isNaN(value(a)) - isNaN(value(b)) || way * (value(a) - value(b));
+    const before = (a, b) => way * said(a).localeCompare(said(b), undefined, {numeric: true});
+    body.append(...[...body.rows].sort(numbers ? less : before));
+    """,
+).strip()
 
 
 def _bars(cell: Any) -> str:

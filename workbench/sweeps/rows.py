@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report import int8_noise
+from eval.advice import TOLD
+from eval.report import count_text, int8_noise
+from eval.statistics import tokens_to_tell
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
+from workbench.known import known
 
 from .cells import UNCONVERTED
 from .store import CELL_KIND, read_json
@@ -114,6 +117,34 @@ class Row:
         """Whether the model, and its baseline if it has one, ran in f32, as far as is known."""
         known = (self.activations, self.cache, self.baseline_activations, self.baseline_cache)
         return set(known) <= {None, "f32"}
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the paired change cannot be told from none."""
+        return (
+            self.change is not None
+            and bool(self.change_se)
+            and abs(self.change) < TOLD * known(self.change_se)
+        )
+
+    @property
+    def tokens_to_tell(self) -> int | None:
+        """How many scored tokens would tell the change from none, if it and the spread stay as they are."""
+        if self.change is None or self.change_se is None:
+            return None
+        return tokens_to_tell(self.conditions.tokens_scored, self.change, self.change_se, TOLD)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What makes the figures doubtful, a sentence each."""
+        said = [self.note] if self.note else []
+        if self.is_untold:
+            needed = self.tokens_to_tell
+            more = f"; about {count_text(needed)} would" if needed else ""
+            said.append(
+                f"{self.conditions.tokens_scored:,} tokens are too few to tell its change from none{more}"
+            )
+        return said
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

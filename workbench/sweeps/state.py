@@ -211,6 +211,11 @@ class SweepState:
     def _results(self) -> list:
         return [self.store.cell(state.key) for state in self.cells if state.status == "done"]
 
+    def __repr__(self) -> str:
+        from .show import headline
+
+        return f"<sweep {headline(self)}>"
+
     def __str__(self) -> str:
         from .show import text
 

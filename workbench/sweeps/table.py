@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.advice import TOLD
 from eval.report import count_text
-from eval.statistics import tokens_to_tell
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
 from workbench.show.table import FORMS
 
 from .pareto import pareto_front, pareto_plot, points_of
-from .render import Layout, records, written
+from .render import Layout, records, shown, written
 from .rows import Conditions, Row, files, read_rows
 
 FORMATS = (*FORMS[1:], "json")
@@ -91,17 +89,12 @@ class Table:
     @property
     def _untold(self) -> list[str]:
         """Which paired changes cannot be told from none, and how many tokens would tell the largest of them."""
-        rows = [
-            r
-            for r in self.rows
-            if r.change is not None and r.change_se and abs(r.change) < TOLD * r.change_se
-        ]
+        rows = [row for row in self.rows if row.is_untold]
         if not rows:
             return []
         names = dict.fromkeys(" ".join(filter(None, (row.format, row.quantizer))) for row in rows)
         shown = [*names][:_NAMED] + ([f"{len(names) - _NAMED} others"] if len(names) > _NAMED else [])
-        counts = [tokens_to_tell(self.conditions.tokens_scored, r.change, r.change_se, TOLD) for r in rows]
-        least = min((count for count in counts if count), default=None)
+        least = min((count for row in rows if (count := row.tokens_to_tell)), default=None)
         more = f"; about {count_text(least)} would tell the largest" if least else ""
         tokens = f"{self.conditions.tokens_scored:,} tokens"
         return [f"{tokens} cannot tell the change of {', '.join(shown)} from none{more}"]
@@ -139,7 +132,10 @@ class Table:
         return pareto_plot(self.rows, self.caption, path, of=of, against=against)
 
     def _repr_html_(self) -> str:
-        return self.format("html")
+        return shown(self.rows, self.caption, Layout(detailed=self.detailed))._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"<table of {len(self.rows)} results, {self.conditions}>"
 
     def __len__(self) -> int:
         return len(self.rows)

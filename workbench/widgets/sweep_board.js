@@ -179,14 +179,16 @@ function render({ model, el }) {
     model.save_changes();
   };
   const detail = h("div", { class: "wb-detail" });
-  const board = new Board((keys) => set("selection", keys), ({ label, said, worker, key, error }) => {
+  const board = new Board((keys) => set("selection", keys), ({ label, said, worker, key, error, doubts }) => {
     const facts = [said, worker, `key ${key}`].filter(Boolean).map(inline).join(" \u00b7 ");
     detail.replaceChildren(h("b", {}, inline(label)), " ", h("span", { class: "wb-note" }, facts));
+    detail.append(...doubts.map((each) => h("div", { class: "wb-alert" }, inline(each))));
     if (error) detail.append(h("pre", { tabindex: "0", "aria-label": "error" }, visible(error)));
   });
   const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
   const headline = h("b", {});
   const bar = h("progress", { max: 1, "aria-label": "share of the sweep that is done" });
+  const doubtful = h("div", { class: "wb-doubts" });
   const [status, shown, note] = [0, 0, 0].map(() => h("span", { class: "wb-note" }));
   const live = h("span", { class: "wb-unseen", role: "status" });
   const processes = h("input", { type: "number", min: 1, step: 1 });
@@ -206,7 +208,7 @@ function render({ model, el }) {
   }));
   view.section.append(
     h("div", { class: "wb-row wb-actions" }, start, stop, place, status, live), view.alert,
-    h("div", { class: "wb-told" }, headline, bar, note, board.same),
+    h("div", { class: "wb-told" }, headline, bar, note, board.same), doubtful,
     h("div", { class: "wb-row wb-actions" }, field("filter", search), h("div", { class: "wb-filters", role: "group", "aria-label": "show only" }, filters), shown),
     board.element, detail);
 
@@ -229,10 +231,12 @@ function render({ model, el }) {
   };
 
   view.changed("told", () => {
-    const { headline: text = "", counts = {}, progress = 0, note: more = "" } = model.get("told");
+    const { headline: text = "", counts = {}, progress = 0, note: more = "", doubts = [] } = model.get("told");
     headline.textContent = inline(text);
     bar.value = progress;
     note.textContent = inline(more);
+    doubtful.hidden = !doubts.length;
+    doubtful.replaceChildren(...doubts.map((each) => h("div", { class: "wb-alert" }, inline(each))));
     filters.forEach((each, at) => (each.textContent = `${STATUSES[at]} ${counts[STATUSES[at]] ?? 0}`));
     const spoken = `${counts.done ?? 0} cells done, ${counts.failed ?? 0} failed`;
     if (live.textContent !== spoken) live.textContent = spoken; // heard when a cell has ended, and not every second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,8 +285,14 @@ class SweepBoard(View):
                 "counts": {name: self.sweep.count(name) for name in STATUSES},
                 "progress": round(self.sweep.progress, 3),
                 "note": self.sweep.note,
+                "doubts": self._doubts(),
             }
             self.state = self._state()
+
+    def _doubts(self) -> list[str]:
+        """What makes several results doubtful, each once; what is of one alone is told where that is picked."""
+        count = Counter(doubt for row in self._rows.values() for doubt in row["doubts"])
+        return [doubt for doubt, times in count.items() if times > 1]
 
     def _tell_all(self) -> None:
         self.tell("all", {"columns": self._columns, "rows": list(self._rows.values()), "same": self._same()})
@@ -314,6 +321,7 @@ class SweepBoard(View):
             "progress": round(state.progress, 3),
             "worker": state.worker,
             "error": _shortened(error),
+            "doubts": row.doubts if row else [],
             "cells": {**state.facts._asdict(), **figures, "time, s": _time(state)},
         }
 

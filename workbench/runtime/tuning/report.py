@@ -131,6 +131,12 @@ class Report:
         where = f"remembered in {self.path}" if self.path else "remembered nowhere"
         return [*lines, f"{self.device}, {self.seconds:.0f} s; {where}"]
 
+    def __repr__(self) -> str:
+        found = sum(each.entry is not None for each in self.outcomes)
+        return (
+            f"<tuning on {self.device}: {found} of {len(self.outcomes)} cases decided, {self.seconds:.0f} s>"
+        )
+
     def __str__(self) -> str:
         return self.table().text()
 
