@@ -19,6 +19,7 @@ from workbench.show.progress import Console
 
 from . import tour
 from .measure import Measurement, Settings, measure
+from .plot import perplexity_vs_size
 from .records import save
 
 BASELINE = "f16"
@@ -63,12 +64,12 @@ def run(
         encoded = encode(load_tokenizer(models[baseline]), text, settings.scheme)
     settings = windows_for(settings, tokens)
     measurement = measure(models, baseline, encoded, settings, progress=console)
-    plot = save(measurement, folder, story=STORY)
+    save(measurement, folder, story=STORY)
     print(f"\n{tour.screen(measurement)}", flush=True)
     storyteller = next((name for name in models if name.startswith("int4")), baseline)
     story = tell_story(models[storyteller], folder, console)
     steps = tour.next_steps(folder, models[storyteller], embedded=models[baseline] == demo_model_path())
-    tour.write(folder / tour.PAGE, measurement, plot, story, storyteller, steps)
+    tour.write(folder / tour.PAGE, measurement, perplexity_vs_size(measurement), story, storyteller, steps)
     print(
         "\n".join([f"All of it on a page: {folder / tour.PAGE}", "Next:", *(f"  {step}" for step in steps)])
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files.writing import write_json, write_text
-from workbench.show.figures import Picture
 
 from .measure import Measurement
 from .plot import perplexity_vs_size
@@ -43,10 +42,10 @@ def heading(kind: str) -> dict[str, Any]:
     }
 
 
-def save(measurement: Measurement, folder: Path, **more: Any) -> Picture:
-    """Write table.md, results.json and perplexity_vs_size.png into `folder`; returns the plot. Raises StorageError."""
-    write_text(folder / "table.md", markdown(measurement))
+def save(measurement: Measurement, folder: Path, **more: Any) -> str:
+    """Write table.md, results.json and perplexity_vs_size.png into `folder`; returns the table. Raises StorageError."""
+    table = markdown(measurement)
+    write_text(folder / "table.md", table)
     write_json(folder / "results.json", record(measurement, **more))
-    plot = perplexity_vs_size(measurement)
-    plot.save(folder / "perplexity_vs_size.png")
-    return plot
+    perplexity_vs_size(measurement).save(folder / "perplexity_vs_size.png")
+    return table
