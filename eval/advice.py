@@ -64,13 +64,15 @@ def few_tokens(result: PerplexityResult) -> str | None:
     se = max((e for e in (found.ln_ratio_se, found.ln_ratio_se_clustered) if math.isfinite(e)), default=0.0)
     if abs(found.ln_ratio) >= TOLD * se:
         return None
+    change, error = 100 * math.expm1(found.ln_ratio), 100 * math.exp(found.ln_ratio) * se
+    digits = max(0, 1 - math.floor(math.log10(error)))
     needed = tokens_to_tell(result.tokens_scored, found.ln_ratio, se, TOLD)
     whole = result.windows == result.windows_available
     how = "a longer text" if whole else "more windows"
     more = "" if needed is None else f"; about {count_text(needed)} would ({how})"
     return (
         f"{result.tokens_scored:,} tokens are too few to tell the change of the perplexity, "
-        f"{100 * math.expm1(found.ln_ratio):+.2g} ± {100 * math.exp(found.ln_ratio) * se:.1g} %, from none{more}"
+        f"{change:+.{digits}f} ± {error:.{digits}f} %, from none{more}"
     )
 
 

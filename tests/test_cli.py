@@ -95,7 +95,7 @@ def test_the_promised_options_are_taken():
     assert (arguments.dtype, arguments.cache) == ("f16", "int8")
     options = "--separator S --baseline B --max-windows 3 --json"
     arguments = parser.parse_args(f"perplexity --model A --text F --protocol disjoint-512 {options}".split())
-    assert (arguments.separator, arguments.max_windows, arguments.json) == ("S", 3, True)
+    assert (arguments.separator, arguments.max_windows, arguments.json) == ("S", 3, "-")
 
 
 def test_help_is_fast_and_loads_nothing_heavy():
@@ -206,7 +206,7 @@ def test_wrong_input_is_one_line_and_status_2(capsys, tmp_path, checkpoint, case
 
 
 def test_the_highest_tier_that_fits_is_chosen_and_explained(capsys, tmp_path, checkpoint):
-    command = ["quantize", "--quiet", "--model", checkpoint, "--output", tmp_path / "out", "--fit-memory"]
+    command = ["quantize", "--model", checkpoint, "--output", tmp_path / "out", "--fit-memory"]
     status, said, shown = run(capsys, *command, "2GiB", "--set", "embedding=int8")
     assert status == 0 and "15 f16, 5 f32, 1 int8/128" in said
     assert shown.startswith("f16: ") and "MiB to generate (weights" in shown

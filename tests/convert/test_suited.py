@@ -228,7 +228,7 @@ def test_blocks_are_fitted_and_what_padding_costs_is_said(tmp_path):
 
 def test_the_command_says_so(tmp_path, capsys):
     source = write_checkpoint(tmp_path / "source", random_state(WIDE), WIDE)
-    arguments = ["quantize", "--model", str(source), "--output", str(tmp_path / "out"), "--quiet"]
+    arguments = ["quantize", "--model", str(source), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--format", "int2"]) == 0
     assert "note: blocks of 96, which divide rows of 96, in place of 256" in capsys.readouterr().err
     deep = WIDE | {"num_hidden_layers": 8}  # whose weights outweigh what formats change of the activations

@@ -76,10 +76,10 @@ def test_windows_are_cut_to_the_models_context(capsys, tmp_path):
     model = write_checkpoint(tmp_path / "model", random_state(config), config)
     for file in demo_model_path().glob("tokenizer*"):
         shutil.copy(file, model)
-    options = ["--max-windows", 1, "--formats", "int8", "int4", "--max-kl", 1, "--quiet"]
+    options = ["--max-windows", 1, "--formats", "int8", "int4", "--max-kl", 1]
     command = ["allocate", "--model", model, "--text", calibration_text(), "--output", tmp_path / "a.json"]
     status, _, shown = run(capsys, *command, *options)
-    assert (status, shown) == (0, "disjoint-512: disjoint-48 instead, the model's context\n")
+    assert status == 0 and "disjoint-512: disjoint-48 instead, the model's context" in shown.splitlines()
     assert SensitivityTable.load(tmp_path / "a.sensitivity.json").key["protocol"] == "disjoint-48"
 
 
@@ -118,7 +118,7 @@ def test_the_allocation_of_other_weights_is_used_with_a_warning(capsys, measured
     data = json.loads((folder / "a.json").read_text())
     data["key"]["model"]["model.safetensors"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(data))
-    command = ["quantize", "--model", demo_model_path(), "--precision", tmp_path / "other.json", "--quiet"]
+    command = ["quantize", "--model", demo_model_path(), "--precision", tmp_path / "other.json"]
     status, _, shown = run(capsys, *command, "--quantizer", "hqq", "--output", tmp_path / "out")
     assert status == 0
     assert "other.json: measured on other weights" in shown and "quantizer rtn, not hqq" in shown

@@ -144,9 +144,12 @@ def test_auto_is_f16_where_there_is_shader_f16(default, checkpoint):
 
 
 def options(name: str) -> set[str]:
+    """Of a command or, as in `bench suite`, of a part of one."""
     parser = cli.build_parser()
-    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return set(subparsers.choices[name]._option_string_actions)
+    for word in name.split():
+        subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = subparsers.choices[word]
+    return set(parser._option_string_actions)
 
 
 def test_every_command_that_runs_a_model_takes_an_adapter():
@@ -157,7 +160,8 @@ def test_every_command_that_runs_a_model_takes_an_adapter():
         "info",
         "speed",
         "tune",
-        "bench",
+        "bench suite",
+        "bench kernels",
         "demo",
         "sweep",
         "reproduce",

@@ -29,6 +29,9 @@ function strength(tokens, by) {
   return by === "probability" ? Math.min(1, -Math.log(Math.max(value, 1e-9)) / 5) : Math.min(1, Math.max(0, 1 + Math.log10(value + 1e-12) / 3));
 }
 
+/** A legend of `strength`: from what is not coloured to what is coloured most. */
+const ramp = (low, high) => h("span", { class: "wb-scale" }, low, h("span", { class: "wb-scale-bar wb-ramp", "aria-hidden": "true" }), high);
+
 /** One model's text: a listbox of tokens with one tab stop. */
 class Lane {
   constructor(index, label, device, view) {
@@ -45,6 +48,7 @@ class Lane {
       onmouseover: (event) => this.hit(event, (at) => this.point(at)),
       onclick: (event) => this.hit(event, (at) => (this.point(at), view.select(index, at))),
     }, this.prompt);
+    this.body.dataset.nothing = "Nothing is written yet: Generate continues the prompt, here token by token.";
     const name = h("h4", { class: index ? "wb-b" : "wb-a" }, visible(label));
     this.element = h("div", { class: "wb-lane", "data-lane": index }, h("div", { class: "wb-head", title: visible(device) }, name, this.facts), this.body);
   }
@@ -64,6 +68,7 @@ class Lane {
     this.prompt.textContent = visible(prompt);
     this.body.replaceChildren(this.prompt);
     this.body.removeAttribute("aria-activedescendant");
+    this.body.classList.toggle("wb-nothing", !prompt);
     this.facts.textContent = "";
   }
 
@@ -79,6 +84,7 @@ class Lane {
       this.paint(span, token, at, by, parted);
     }
     this.body.append(added);
+    this.body.classList.remove("wb-nothing");
     this.facts.textContent = facts.join(" \u00b7 ");
     if (follow) this.body.scrollTop = this.body.scrollHeight;
     return true;
@@ -205,12 +211,11 @@ function render({ model, el }) {
   }
   function repaint() {
     lanes.forEach((lane) => lane.repaint(by.select.value, parted));
-    const meaning = {
-      divergence: "colour: KL from 0.001 to 1 nat; underlined: the most likely token differs; bar: here the texts part",
-      probability: "colour: surprise, \u2212ln p up to 5 nats",
-      none: "",
-    };
-    legend.textContent = meaning[by.select.value];
+    legend.replaceChildren(...{
+      divergence: ["colour: KL ", ramp("0.001", "1 nat"), "; underlined: the most likely token differs; bar: here the texts part"],
+      probability: ["colour: surprise, \u2212ln p ", ramp("0", "5 nats")],
+      none: [],
+    }[by.select.value]);
   }
   function begin(text) {
     parted = null;

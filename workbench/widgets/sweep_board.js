@@ -5,6 +5,7 @@ const CAN_START = { idle: "Start", stopped: "Resume", lost: "Resume", failed: "T
 const SAYS = {
   stopping: "stopping \u2026",
   stopped: "stopped",
+  idle: "nothing runs: Start measures what waits, unconverted models first",
   elsewhere: "runs in another process",
   lost: "its process is gone: resume to go on",
 };

@@ -36,7 +36,7 @@ def test_info_lists_quantized_checkpoints_and_others_when_asked(tmp_path, capsys
     _, out, _ = run(capsys, "info", tmp_path / "gptq", "--backend", "torch")
     name = "model.layers.{0-1}.self_attn.q_proj.weight 64x64"
     assert f"{name} GPTQ, 3 bits -> int4/channel" in [" ".join(line.split()) for line in out.splitlines()]
-    status, out, err = run(capsys, "import", tmp_path / "gptq", tmp_path / "out", "--quiet")
+    status, out, err = run(capsys, "import", tmp_path / "gptq", tmp_path / "out")
     assert status == 0 and "14 int4/channel" in out and "14 matrices keep their integers" in err
     _, out, _ = run(capsys, "info", tmp_path / "out", "--backend", "torch")
     assert "tensors:" not in out
