@@ -70,9 +70,7 @@ def run(
     story = tell_story(models[storyteller], folder, console)
     steps = tour.next_steps(folder, models[storyteller], embedded=models[baseline] == demo_model_path())
     tour.write(folder / tour.PAGE, measurement, perplexity_vs_size(measurement), story, storyteller, steps)
-    print(
-        "\n".join([f"All of it on a page: {folder / tour.PAGE}", "Next:", *(f"  {step}" for step in steps)])
-    )
+    print("\n".join(["Next:", *(f"  {step}" for step in steps)]), flush=True)
     console.say(f"done; table.md, results.json, the plot and the story are in {folder}")
     return measurement
 
