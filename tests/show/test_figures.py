@@ -8,9 +8,11 @@ import itertools
 import re
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from tests.support.chromium import browser_page
 from workbench.show.figures import Bounds, Picture, label_apart
 
 
@@ -50,3 +52,19 @@ def test_a_figure_follows_the_theme_and_reads_without_styles():
     assert blue.sum() > 200
     assert picture.svg().startswith("<svg") and "<?xml" not in picture.svg()
     assert Picture(3, 2).html('a "b" <c>').count('alt="a &quot;b&quot; &lt;c&gt;"') == 1
+
+
+@pytest.mark.browser
+def test_a_dark_page_turns_lightness_and_paper_does_not():
+    shown = "getComputedStyle(document.querySelector('img')).filter"
+    with browser_page("about:blank") as page:
+        page.set_content(f"<body>{Picture(3, 2).html('a')}</body>")
+        assert page.evaluate(shown) == "none"
+        for theme in ("data-jp-theme-light=false", "data-vscode-theme-kind=vscode-dark", "data-theme=dark"):
+            name, value = theme.split("=")
+            page.evaluate("([name, value]) => document.body.setAttribute(name, value)", [name, value])
+            assert page.evaluate(shown) == "invert(1) hue-rotate(180deg)"
+            page.emulate_media(media="print")
+            assert page.evaluate(shown) == "none"
+            page.emulate_media(media="screen")
+            page.evaluate("name => document.body.removeAttribute(name)", name)
