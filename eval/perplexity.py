@@ -188,15 +188,7 @@ def perplexities(  # many parameters: the options of an evaluation, each of its 
             context_length=model.context_length,
             provenance=provenance,
             seconds=seconds[name],
-            warnings=(
-                *tokens.warnings,
-                *calibration_warnings(
-                    provenance,
-                    [window.ids for window in windows],
-                    tokens.tokenizer_sha256,
-                    (tokens.text or {}).get("sha256"),
-                ),
-            ),
+            warnings=_warnings(tokens, windows, provenance),
             **shared,
         )
     if save_baseline is not None and kept_name is not None:
@@ -293,6 +285,13 @@ def _paired(
             if name != noise_floor
         }
     return results
+
+
+def _warnings(tokens: Tokens, windows: Sequence[Window], provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes a model's figures on this text doubtful."""
+    text = (tokens.text or {}).get("sha256")
+    ids = [window.ids for window in windows]
+    return *tokens.warnings, *calibration_warnings(provenance, ids, tokens.tokenizer_sha256, text)
 
 
 def _advise(results: Mapping[str, PerplexityResult], said: set[str]) -> None:

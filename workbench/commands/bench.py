@@ -10,7 +10,6 @@ from workbench.commands.output import add_output, answer, examples, to_stdout
 from workbench.errors import WorkbenchError
 
 FORMATS = ("int8", "int4", "int2")
-OUTPUT = {"default": "runs/bench", "metavar": "DIR", "help": "default runs/bench"}
 EXAMPLES = (
     "bench",
     "bench kernels --format int4/128 --shape 4096x4096",
@@ -53,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.set_defaults(**vars(part.parse_args([])))
 
 
+def _add_output_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="runs/bench", metavar="DIR", help="default runs/bench")
+
+
 def _suite(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", **OUTPUT)
+    _add_output_folder(parser)
     add_formats(parser, FORMATS, "int4 or int4/64", "; f16 is always among them")
     add(parser, "--quantizer")
     add(parser, "--tokens", default=None, help="to score (default: the whole text)")
@@ -63,7 +66,7 @@ def _suite(parser: argparse.ArgumentParser) -> None:
 
 
 def _encoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", **OUTPUT)
+    _add_output_folder(parser)
     add_adapter(parser)
 
 
@@ -100,7 +103,7 @@ def _kernels(parser: argparse.ArgumentParser) -> None:
     )
     add(parser, "--tokens", default=1, help="of a call (default 1)")
     add(parser, "--repetitions", default=7, help="of each timing (default 7)")
-    parser.add_argument("--output", **OUTPUT)
+    _add_output_folder(parser)
     add_adapter(parser)
 
 

@@ -92,8 +92,11 @@ def _of(found: Mapping[str, float] | None, name: str, form: str, times: float = 
     return None if found is None or name not in found else Figure(format(times * found[name], form))
 
 
-def _text(name: str, title: str = "", shown: str = "always") -> Column:
-    return Column(name, title or name, *[lambda row: getattr(row, name)] * 2, shown=shown)
+def _text(name: str, shown: str = "always") -> Column:
+    def text(row: Row) -> str:
+        return getattr(row, name)
+
+    return Column(name, name, text, text, shown=shown)
 
 
 def _quantile(name: str) -> Column:
