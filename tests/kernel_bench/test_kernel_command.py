@@ -195,7 +195,7 @@ def test_the_roofline_has_a_point_for_each(measured):
     assert measured.compute_share(measured["gemv"]) == pytest.approx(measured["gemv"].gflop_per_s / 10)
     with pytest.raises(ValueError, match="no comparison has a time"):
         roofline([])
-    assert table([]) == "nothing was compared"
+    assert str(table([])).startswith("nothing was compared: no kernel")
 
 
 def changed(stored: dict, metric: str, times: float) -> dict:
