@@ -57,7 +57,9 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         return random_tensor(generator, shape).double()
 
     # In f64: one in f32 is no rotation to 12 digits, and some rules hold for rotations alone.
-    angles = torch.arange(CAPACITY)[:, None] * torch.from_numpy(inverse_frequencies(HEAD_DIM, 10000.0)).double()
+    angles = (
+        torch.arange(CAPACITY)[:, None] * torch.from_numpy(inverse_frequencies(HEAD_DIM, 10000.0)).double()
+    )
     table = torch.cat([angles.cos(), angles.sin()], dim=1)
     made = {
         "x": normal(TOKENS, HIDDEN),

@@ -130,8 +130,8 @@ def _refuse_broadcast(context: Context) -> str | None:
     return eight_lanes_only(context)
 
 
-#: Tokens of a tile, positions that it meets at a time, quads of a head that workgroup memory has room for, and tokens of
-#: a step from which on a tile is faster than a workgroup for each of them.
+#: Tokens of a tile, positions that it meets at a time, quads of a head that workgroup memory has room for, and tokens
+#: of a step from which on a tile is faster than a workgroup for each of them.
 TILE_ROWS, TILE_COLUMNS, TILE_QUADS = (32, 64), 32, 64
 TILE_TOKENS = 40
 

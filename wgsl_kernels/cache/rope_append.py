@@ -8,8 +8,9 @@
 
 become `linear` over the stack of q, k and v, whose result is wide enough to fill a GPU where k and v alone are not, and
 `rope_append`, or `norm_rope_append`. They hold for steps of many tokens, and for one where `norm_qkv` does not: it has
-no biases, and a head that is normalised is a workgroup's. The norm in front then goes into the product (`norm_linear`). A rotation
-leaves the mean square of a head as it is, so that a norm without a weight may stand on either side of it (Llama 4).
+no biases, and a head that is normalised is a workgroup's. The norm in front then goes into the product (`norm_linear`).
+A rotation leaves the mean square of a head as it is, so that a norm without a weight may stand on either side of it
+(Llama 4).
 """
 
 from __future__ import annotations
