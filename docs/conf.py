@@ -30,3 +30,29 @@ exclude_patterns = [".*", "build", "dist", "runs", "tests", "workbench", "wgsl_k
 nb_execution_mode = "off"
 # Nothing is fetched for widgets, which are shown as the HTML that they leave.
 nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
+nb_render_markdown_format = "myst"  # tables too
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 4
+python_maximum_signature_line_length = 90
+smartquotes = False  # "--option" stays what it is
+
+html_theme = "furo"
+html_title = project
+html_extra_path = ["site"]
+html_math_renderer = "mathml"
+html_theme_options = {"top_of_page_buttons": []}
+html_copy_source = html_show_sourcelink = False
+
+# Addresses in examples.
+linkcheck_ignore = [r"https?://localhost.*", r"https?://HOST.*"]
+
+
+def fill(app: Any, name: str, source: list[str]) -> None:
+    """What a page asks for takes the place of the comment that asks for it."""
+    if not name.startswith("notebooks/"):
+        source[0] = generated.filled(source[0])
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", fill)

@@ -1,4 +1,4 @@
-"""Reading Python that is not run: names that it imports, attributes and keywords that it uses, against what there is."""
+"""Reading Python that is not run: its imports, attributes and keywords against what there is."""
 
 from __future__ import annotations
 
