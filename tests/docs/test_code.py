@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 import wgsl_kernels
 import workbench
+from tests.conftest import REPOSITORY
 from tests.docs.names import Instance, Reader
 from tests.docs.pages import PAGES, named, python_blocks
+from workbench.quantizers import QUANTIZERS
 from workbench.runtime.model import Model
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
@@ -30,3 +35,48 @@ def test_the_reader_finds_what_is_wrong():
     found = list(Reader().complaints(source))
     wrong = ("Books", "'speed'", "compose", "'protocols'", "colour", "quantise")
     assert len(found) == len(wrong) and all(any(word in each for each in found) for word in wrong)
+
+
+#: Pages that are run, with what takes the place of what takes long, or of what they cannot have here.
+RUN = {
+    "docs/formats.md": {},
+    "docs/howto/own-architecture.md": {},
+    "docs/howto/own-kernel.md": {},
+    "docs/howto/own-quantizer.md": {
+        "max_windows=4": 'protocol="disjoint-64", max_windows=2, backend="torch"'
+    },
+    "docs/howto/profile.md": {},
+    "docs/howto/read-a-result.md": {
+        "max_windows=2": 'protocol="disjoint-64", max_windows=2, backend="torch"'
+    },
+    "docs/plan.md": {},
+    "docs/tutorials/kernels.md": {"n=1024, k=1024": "n=64, k=128"},
+}
+#: Of the tutorial of kernels: the rest shows a widget, and edits a kernel at its full size.
+FIRST = {"docs/tutorials/kernels.md": 3}
+
+
+@pytest.fixture(scope="module")
+def converted(shallow, tmp_path_factory) -> Path:
+    """What stands for "OUT"."""
+    folder = tmp_path_factory.mktemp("documented") / "out"
+    workbench.quantize(shallow, "int4/64", output=folder, progress=False, execution={"backend": "torch"})
+    return folder
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_quick_part_runs(page, adapter, shallow, converted, tmp_path, monkeypatch):
+    """Block after block in one namespace, in a folder of its own, on three layers of the embedded model."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    try:
+        for block in python_blocks(REPOSITORY / page)[: FIRST.get(page)]:
+            for before, after in RUN[page].items():
+                block = block.replace(before, after)
+            block = block.replace('"DIR"', repr(str(shallow))).replace('"OUT"', repr(str(converted)))
+            exec(compile(block, page, "exec"), names)
+    finally:
+        QUANTIZERS.pop("clipped", None)
+        sys.modules.pop("workbench.quantizers.clipped", None)
+        if "squared" in wgsl_kernels.names():
+            wgsl_kernels.forget("squared")

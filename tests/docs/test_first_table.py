@@ -1,0 +1,51 @@
+"""The README's way from a clean clone to the first table of one's own checkpoint: at most four commands, run here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from workbench.cli import main
+
+SECTION = "## The first table of your own checkpoint"
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    section = (REPOSITORY / "README.md").read_text("utf-8").partition(SECTION)[2]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found, "the commands stand in the first block of the section"
+    return found[1].strip().splitlines()
+
+
+def test_it_is_four_commands_the_first_of_which_clones_and_sets_up(lines):
+    assert len(lines) <= 4
+    clone, make, *own = lines
+    assert re.fullmatch(r"git clone \S+ (\S+) && cd \1", clone)
+    assert all(line.startswith(".venv/bin/workbench ") for line in own)
+    if shutil.which("make"):
+        told = [*shlex.split(make), "--dry-run", "--old-file", ".venv/.packages"]
+        done = subprocess.run(told, cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_they_make_a_table_of_a_checkpoint(lines, adapter, shallow, tmp_path, monkeypatch, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a little girl named Lily. She had a red ball. " * 60)
+    monkeypatch.chdir(tmp_path)
+    for line in lines[2:]:
+        said = {"DIR_OR_HUB_ID": str(shallow), "FILE": str(text)}
+        words = [said.get(word, word) for word in shlex.split(line)[1:]]
+        assert main(words) == 0, line
+    head, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
+    table = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[1:]}
+    assert set(table) == {shallow.name, "int4"}
+    assert float(table["int4"]["bits a weight"]) < 5 < float(table[shallow.name]["bits a weight"])
+    assert re.fullmatch(r"[+-][\d.]+ ± [\d.]+", table["int4"]["paired change ± SE, %"])
+    assert float(table["int4"]["KL ± SE, nats"].split(" ± ")[0]) > 0
