@@ -30,7 +30,7 @@ def test_every_command_and_option_is_in_the_reference():
 
 
 def test_what_a_parser_says_is_shown_as_it_is():
-    assert commands.prose("a `code_1` of *.x and [N] <y>") == r"a `code_1` of \*.x and \[N\] \<y\>"
+    assert commands.prose("a `code_1` of *.x and [N] <y>") == r"a `code_1` of \*.x and \[N\] \<y>"
     assert commands.prose("one ` alone_") == r"one \` alone\_"
 
 
