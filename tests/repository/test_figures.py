@@ -45,5 +45,10 @@ def test_figures_of_the_embedded_model_claim_nothing_of_others(page):
 
 
 def test_tables_are_found():
-    assert {page.name for page, *_ in FOUND} >= {"benchmarks.md", "quantizers.md", "evaluation.md", "kernels.md"}
+    assert {page.name for page, *_ in FOUND} >= {
+        "benchmarks.md",
+        "quantizers.md",
+        "evaluation.md",
+        "kernels.md",
+    }
     assert len(FOUND) > 12
