@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from eval.comparison import Comparison
 from tests.conftest import REPOSITORY
 from workbench.sweeps.render import COLUMNS, records
 from workbench.sweeps.rows import Conditions, Row
@@ -84,6 +85,22 @@ def of_kernel_records() -> set[str]:
     return {
         text for node in made if isinstance(node, ast.Dict) for text in literals(node) if text != "common"
     }
+
+
+def test_fields_that_the_page_on_results_names_are_in_them():
+    """`baseline.ln_ratio` is a field of what a result is paired with."""
+    page = (REPOSITORY / "docs" / "howto" / "read-a-result.md").read_text("utf-8")
+    cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    fields = {name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)}
+    tree = ast.parse((REPOSITORY / "eval" / "result.py").read_text("utf-8"))
+    functions = [
+        each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) and each.name == "to_json"
+    ]
+    dicts = [node for each in functions for node in ast.walk(each) if isinstance(node, ast.Dict)]
+    paired = {"kl_mean", *(field.name for field in dataclasses.fields(Comparison))}
+    there = {text for each in dicts for text in literals(each)} | {f"baseline.{name}" for name in paired}
+    assert len(fields) > 15
+    assert sorted(fields - there) == []
 
 
 def test_every_column_is_explained():
