@@ -67,6 +67,7 @@ bench: $(PACKAGES)  ## the benchmarks on this machine's adapter
 docs: $(PACKAGES)  ## the documentation site, in build/docs/html
 	@.ci/setup docs
 	@$(PY) -m sphinx -W --keep-going -E -q -b $(BUILDER) -c docs -d build/docs/doctrees $(ARGS) . build/docs/$(BUILDER)
+	@echo "build/docs/$(BUILDER)"
 
 lint: $(PACKAGES)  ## ruff, formatting, import contracts, types of Python and of the page's JavaScript
 	@.ci/setup node tint

@@ -17,8 +17,10 @@ def named(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
 
 
+def blocks(page: Path, language: str) -> list[str]:
+    """What a page has in a language, block by block, in order."""
+    return [body for _, named, body in FENCED.findall(page.read_text("utf-8")) if named.strip() == language]
+
+
 def python_blocks(page: Path) -> list[str]:
-    """The Python of a page, block by block, in order."""
-    return [
-        body for _, language, body in FENCED.findall(page.read_text("utf-8")) if language.strip() == "python"
-    ]
+    return blocks(page, "python")

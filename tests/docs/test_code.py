@@ -1,8 +1,12 @@
-"""Python of the README and of the documentation: all of it is read against what there is, the quick part is run."""
+"""Code in the README and in the documentation: all of it is read against what there is, the quick part is run."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,10 @@ import wgsl_kernels
 import workbench
 from tests.conftest import REPOSITORY
 from tests.docs.names import Instance, Reader
-from tests.docs.pages import PAGES, named, python_blocks
+from tests.docs.pages import PAGES, blocks, named, python_blocks
 from workbench.quantizers import QUANTIZERS
 from workbench.runtime.model import Model
+from workbench.sweeps.sweep import Sweep
 
 WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
 
@@ -35,6 +40,40 @@ def test_the_reader_finds_what_is_wrong():
     found = list(Reader().complaints(source))
     wrong = ("Books", "'speed'", "compose", "'protocols'", "colour", "quantise")
     assert len(found) == len(wrong) and all(any(word in each for each in found) for word in wrong)
+
+
+def test_toml_parses_and_the_tutorials_sweep_is_one(tmp_path):
+    found = {page: blocks(page, "toml") for page in PAGES}
+    assert sum(map(len, found.values())) >= 4
+    for page, each in found.items():
+        for block in each:
+            assert tomllib.loads(block), named(page)
+    (tutorial,) = found[REPOSITORY / "docs" / "tutorials" / "reproduce.md"]
+    (tmp_path / "blocks.toml").write_text(tutorial)
+    sweep = Sweep.read(tmp_path / "blocks.toml")
+    assert len(sweep.cells) == 3 * 2 * 2 + 1, "formats, block sizes, quantizers, and the model as it is"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+def test_javascript_parses_and_imports_what_is_exported():
+    """The page's modules load in Node as well."""
+    found = [block for page in PAGES for block in blocks(page, "js")]
+    assert found
+    folder = REPOSITORY / "workbench" / "browser"
+    for block in found:
+        imports = re.findall(r'^import .* from "\./browser/.*";$', block, re.MULTILINE)
+        assert imports
+        loading = "\n".join(line.replace("./browser/", f"{folder.as_uri()}/") for line in imports)
+        for command, code in ((["node", "--check"], block), (["node"], loading)):
+            done = subprocess.run(
+                [*command, "--input-type=module", "-"],
+                input=code,
+                capture_output=True,
+                encoding="utf-8",
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
 
 
 #: Pages that are run, with what takes the place of what takes long, or of what they cannot have here.
