@@ -50,3 +50,11 @@ def test_set_up_installs_the_same_extras():
     setup = (REPOSITORY / ".ci" / "setup").read_text()
     assert f"\nEXTRAS={','.join(EXTRAS)}\n" in setup
     assert f'-e ".[$EXTRAS,{DOCS}]"' in setup
+
+
+def test_the_citation_is_of_this_version():
+    project, _ = load()
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert all(author.keys() == {"name"} for author in citation["authors"]), "the project, and nobody by name"
