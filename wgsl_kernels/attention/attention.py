@@ -132,8 +132,8 @@ def _refuse_broadcast(context: Context) -> str | None:
 
 #: Tokens of a tile, positions that it meets at a time, quads of a head that workgroup memory has room for, and tokens of
 #: a step from which on a tile is faster than a workgroup for each of them.
-TILE_ROWS, TILE_COLUMNS, TILE_QUADS = (64, 32), 32, 64
-TILE_TOKENS = 16
+TILE_ROWS, TILE_COLUMNS, TILE_QUADS = (32, 64), 32, 64
+TILE_TOKENS = 40
 
 
 def _tile_iterations(context: Context, threads: int) -> float:
@@ -155,10 +155,6 @@ def _refuse_tile(context: Context) -> str | None:
     if context.adapter.is_cpu and (needed := _tile_iterations(context, 0)) > MOST_ITERATIONS:
         return f"its loops take {needed:.0f} iterations, which a software adapter cuts off"
     return None
-
-
-def _tile_defaults(context: Context) -> dict[str, int]:
-    return {"tile_rows": 32} if context["tokens"] <= 32 else {}
 
 
 def _prefer(context: Context) -> tuple[str, str]:
@@ -220,7 +216,6 @@ def _variants(cache: str) -> dict[str, Variant]:
             "attention/attention_tile",
             grid=lambda c: (c["width"] // c["head_dim"], ceil_div(c["tokens"], c["tile_rows"]), 1),
             tunables={"tile_rows": TILE_ROWS},
-            defaults=_tile_defaults,
             library=lambda c: (cache, *bounds_library(c)[::2]),
             refuse=_refuse_tile,
             why="many tokens on a GPU: two matrix products with operands in workgroup memory",
