@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from eval.comparison import Comparison
 from tests.conftest import REPOSITORY
-from workbench.sweeps.render import COLUMNS, records
+from workbench.sweeps.columns import COLUMNS
+from workbench.sweeps.render import records
 from workbench.sweeps.rows import Conditions, Row
 
 PAGE = REPOSITORY / "docs" / "reference" / "columns.md"
@@ -104,7 +105,7 @@ def test_fields_that_the_page_on_results_names_are_in_them():
 
 
 def test_every_column_is_explained():
-    there = in_the_source() | {title for title, _ in COLUMNS} | of_records() | of_kernel_records()
+    there = in_the_source() | {column.title for column in COLUMNS} | of_records() | of_kernel_records()
     assert {"perplexity ± SE", "us a call", "KL alone, nats a token", "kl_p99.9", "wgsl_sha256"} <= there
     assert sorted(there - explained()) == []
     assert sorted(explained() - there) == []
