@@ -174,6 +174,7 @@ def client(spec, output) -> subprocess.Popen:
     )
 
 
+@pytest.mark.release
 def test_a_client_killed_in_the_middle_goes_on_when_started_again(
     undisturbed, materials, tmp_path, one_thread, monkeypatch
 ):

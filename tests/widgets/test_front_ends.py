@@ -240,6 +240,7 @@ def exported(browser, file, text: str, tmp_path) -> None:
     assert "Nothing has run: press Compare" in seen  # likewise
 
 
+@pytest.mark.release
 def test_notebook_7(browser, server):
     pytest.importorskip("notebook", minversion="7")
     found, _ = server
