@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.models import Shape, write_random
+from tests.support.steps import sizes_of_steps
 from tests.support.threads import one_torch_thread
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
@@ -50,6 +51,12 @@ def software_adapters():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "SUBGROUPS", (0, 4))
         patch.setattr(export, "TYPES", ("f32",))
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(16, 1):
         yield
 
 

@@ -134,6 +134,7 @@ def test_a_browser_certifies(some, packed):
 
 
 @pytest.mark.browser
+@pytest.mark.release
 def test_a_page_certifies_its_own_model_with_a_button(some, model, tmp_path, monkeypatch):
     """What the reader saves is a certificate of this page's model."""
     few = [case for case in some if case.kernel.name == "rms_norm"]

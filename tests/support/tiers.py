@@ -14,7 +14,9 @@ REPORTED = "left_out_for_release"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--release", action="store_true", help="run the tests marked `release` too (make test-all)")
+    parser.addoption(
+        "--release", action="store_true", help="run the tests marked `release` too (make test-all)"
+    )
 
 
 @pytest.hookimpl(trylast=True)  # what -k and -m leave out is not counted
@@ -35,7 +37,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error) -> None:
     config = node.config
-    config.stash[LEFT_OUT] = max(config.stash.get(LEFT_OUT, 0), getattr(node, "workeroutput", {}).get(REPORTED, 0))
+    config.stash[LEFT_OUT] = max(
+        config.stash.get(LEFT_OUT, 0), getattr(node, "workeroutput", {}).get(REPORTED, 0)
+    )
 
 
 @pytest.hookimpl(trylast=True)
