@@ -126,6 +126,7 @@ def test_node_and_this_process_certify_alike(
 
 
 @pytest.mark.browser
+@pytest.mark.release
 def test_a_browser_certifies(some, packed):
     chromium = require_chromium()
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []

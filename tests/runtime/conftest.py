@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.steps import sizes_of_steps
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
+from workbench.runtime.wgpu_executor import CHUNKS
 
 from .models import STACKABLE, write_random
 
@@ -20,6 +22,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(64, 16, 1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_sizes_of_steps():
+    """For tests whose subject the sizes are."""
+    with sizes_of_steps(*CHUNKS):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
 def test_random_checkpoint(checkpoint, open_promised, tmp_path, fmt, record_property):
     """Formats take turns between a padded prefill and a few tokens, since each is compiled anew; the defaults take
     both on the shared checkpoints."""
-    count = (39, 3)[FORMATS.index(fmt) % 2]
+    count = (39, 13)[FORMATS.index(fmt) % 2]
     layout = "interleaved" if fmt.granularity == "block" and fmt.symmetric else "planar"
     convert(checkpoint, tmp_path / "model", ConvertOptions(fmt, layout=layout))
     ids = random_ids(SHAPE.vocab, count)
