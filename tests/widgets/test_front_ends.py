@@ -168,7 +168,7 @@ def stop_while_busy(notebook) -> str:
     notebook.run(BUSY)
     notebook.cell(BUSY).get_by_text("busy", exact=True).wait_for()
     section.get_by_role("button", name="Generate").click()
-    section.locator("[data-at='5']").wait_for()  # it streams all the same
+    section.locator("[data-at='5']").wait_for(timeout=120_000)  # it streams all the same, once compiled
     section.get_by_role("button", name="Stop").click()
     state(section, "stopped")
     assert notebook.cell(BUSY).locator(".jp-InputPrompt").inner_text() == "[*]:"
