@@ -73,8 +73,8 @@ def small(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Callable[..., Path]:
+@pytest.fixture(scope="package")
+def site(software_adapters, few_steps, tmp_path_factory) -> Callable[..., Path]:
     """`site(format, checkpoint, max_tokens)`: a folder with `model` and `programs`."""
 
     def make(format: str, checkpoint: Path, max_tokens: int = CAPACITY) -> Path:
@@ -86,6 +86,6 @@ def site(tmp_path_factory) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_site(site, small) -> Path:
     return site("int4/32", small)

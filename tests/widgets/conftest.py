@@ -58,20 +58,20 @@ def shown(browser, tmp_path):
     return show
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def int4(shallow, tmp_path_factory) -> Path:
     """The shallow model in INT4."""
     return convert_each(shallow, tmp_path_factory.mktemp("shallow"), ["int4"])["int4"]
 
 
-@pytest.fixture(scope="session")
-def model(shallow) -> Model:
+@pytest.fixture(scope="package")
+def model(few_steps, shallow) -> Model:
     """The shallow model on the device, or on the references where there is none."""
     return load(shallow)
 
 
-@pytest.fixture(scope="session")
-def quantized(int4) -> Model:
+@pytest.fixture(scope="package")
+def quantized(few_steps, int4) -> Model:
     return load(int4)
 
 
