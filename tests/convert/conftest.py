@@ -8,7 +8,6 @@ import pytest
 
 from tests.eval.conftest import byte_tokenizer
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
-from tests.support.steps import sizes_of_steps
 from workbench.convert.calibration import CalibrationOptions
 
 SMALL = CONFIG | {"vocab_size": 259, "intermediate_size": 80, "max_position_embeddings": 32}
@@ -24,12 +23,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def few_steps():
-    with sizes_of_steps(16, 1):
-        yield
 
 
 def small_checkpoint(folder: Path, **changes) -> Path:

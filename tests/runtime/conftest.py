@@ -8,7 +8,6 @@ from tests.support.steps import sizes_of_steps
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
-from workbench.runtime.wgpu_executor import CHUNKS
 
 from .models import STACKABLE, write_random
 
@@ -24,16 +23,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def few_steps():
-    with sizes_of_steps(64, 16, 1):
-        yield
-
-
 @pytest.fixture(scope="module")
-def all_sizes_of_steps():
-    """For tests whose subject the sizes are."""
-    with sizes_of_steps(*CHUNKS):
+def few_steps():
+    """For modules of tests whose subject the sizes of steps are not."""
+    with sizes_of_steps(64, 16, 1):
         yield
 
 

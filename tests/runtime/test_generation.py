@@ -18,8 +18,6 @@ from workbench.runtime.sampling import Sampler, SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
-pytestmark = pytest.mark.usefixtures("all_sizes_of_steps")
-
 NEW_TOKENS = 200
 
 

@@ -25,6 +25,8 @@ from workbench.runtime.info import describe
 
 from .models import SHAPES, Shape, model_on, random_ids, reference_on, write_random
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 #: Heads of 24, padded to 32 bytes a position; and of 32, with weights that are stacked.
 PADDED, STACKED = SHAPES[7], Shape("stacked", 128, 192, 4, 2, 32)
 TOKENS = 300

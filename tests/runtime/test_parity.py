@@ -15,8 +15,6 @@ from .models import (
     write_random,
 )
 
-pytestmark = pytest.mark.usefixtures("all_sizes_of_steps")
-
 LENGTH = 132
 #: Lengths run in one step, so that they are padded, to 16, 64 and 256 rows.
 PADDED = (5, 37, 130)

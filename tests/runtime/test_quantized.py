@@ -13,6 +13,8 @@ from workbench.formats.spec import WeightFormat
 from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 from .test_parity import padded_logits
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 SHAPE = Shape("quantized", 102, 352, 6, 2, 24, vocab=131, layers=1, attention_bias=True)
 FORMATS = (
     WeightFormat("int8"),

@@ -25,8 +25,6 @@ from workbench.runtime.tuning.tune import measure_case, tune, tune_cases
 from .models import LLAMA3_8B
 from .planted import BROKEN, CASE, FAST, LAST_WRONG, SLOW, WRONG, planted, variant
 
-pytestmark = pytest.mark.usefixtures("all_sizes_of_steps")
-
 
 @pytest.fixture(scope="module")
 def device(open_promised):

@@ -24,8 +24,6 @@ from workbench.runtime.tuning.trial import CannotMakeError, Trial, workload_of
 from .models import LLAMA3_8B
 from .planted import CASE, FAST, planted, variant
 
-pytestmark = pytest.mark.usefixtures("all_sizes_of_steps")
-
 GEMV = Case(
     "linear[int4]",
     {

@@ -14,7 +14,7 @@ from workbench.runtime import wgpu_executor
 def sizes_of_steps(*sizes: int) -> Iterator[None]:
     """In this process prompts are cut into steps of these sizes alone, largest first, the last 1.
 
-    tests/runtime and the processes that tests start have all of `CHUNKS`.
+    Most of tests/runtime, and the processes that tests start, have all of `CHUNKS`.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wgpu_executor, "CHUNKS", sizes)

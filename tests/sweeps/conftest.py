@@ -11,7 +11,6 @@ import pytest
 
 from tests.eval.conftest import byte_tokenizer
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
-from tests.support.steps import sizes_of_steps
 from tests.support.threads import one_torch_thread
 
 TINY = CONFIG | {"vocab_size": 259}
@@ -55,12 +54,6 @@ def materials(tmp_path_factory) -> Materials:
     text = folder / "prose.txt"
     text.write_text(" ".join(np.random.default_rng(5).choice(words, 1800)))
     return Materials(model, text)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def few_steps():
-    with sizes_of_steps(16, 1):
-        yield
 
 
 @pytest.fixture(scope="session")
