@@ -7,7 +7,6 @@ import pytest
 
 from eval.texts import Tokens
 from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
-from tests.support.steps import sizes_of_steps
 from workbench.formats.text import parse_format
 from workbench.models.source import open_source
 from workbench.precision.sensitivity import sensitivity
@@ -24,12 +23,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def few_steps():
-    with sizes_of_steps(16, 1):
-        yield
 
 
 @pytest.fixture(scope="session")
