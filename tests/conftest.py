@@ -30,16 +30,11 @@ GARBAGE = 20_000
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    gc.disable()  # until all is imported and collected
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported and collected stays until the end: the garbage collector need not look through it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE)
-    gc.enable()
 
 
 @pytest.fixture(scope="session")
