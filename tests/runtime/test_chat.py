@@ -13,6 +13,8 @@ from workbench import cli
 from workbench.errors import PromptTooLongError, TextError, WorkbenchError
 from workbench.models.chat import chat_ids
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}[answer]{% endif %}"
