@@ -40,6 +40,7 @@ COMMANDS = [
     "allocate",
     "generate",
     "chat",
+    "serve",
     "perplexity",
     "compare-models",
     "routing",

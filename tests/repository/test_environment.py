@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
 
-EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx")
+EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx", "serve")
 
 
 def by_name(requirements) -> dict[str, str]:
