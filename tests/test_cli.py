@@ -31,6 +31,8 @@ HEAVY = {
     "safetensors",
     "tqdm",
     "distributed",
+    "starlette",
+    "uvicorn",
 }
 COMMANDS = [
     "fetch",

@@ -3,12 +3,15 @@ holds is what it was fed, and the next call goes on."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import pytest
 
+import wgsl_kernels
+import workbench
 from tests.support.device_faults import CALLS, OwnDevices, ends_memory, failing, loses
-from workbench.errors import DeviceLostError, OutOfMemoryError
+from workbench.errors import DeviceLostError, KernelError, OutOfMemoryError
 from workbench.runtime.model import Model
 from workbench.runtime.sampling import SamplingOptions
 from workbench.runtime.scheduler import Scheduler
@@ -129,3 +132,26 @@ def test_jobs_side_by_side_where_memory_ends(checkpoint, devices):
     (whole,) = [job for job in jobs if job.error is None]
     assert whole.finish_reason == "length" and len(whole.tokens) == COUNT and whole.tokens == alone[id(whole)]
     batch.close()
+
+
+def test_an_edited_kernel_that_does_not_compile(checkpoint, expected, open_promised):
+    """The error names the kernel and the place in its file; nothing has happened to the session or to the device."""
+    open_promised()
+    linear = wgsl_kernels.get("linear[f32]")
+    gemv = linear.variants["gemv"]
+    broken = dataclasses.replace(gemv, text=gemv.body() + "\nfn mine() -> u32 { return missing; }\n")
+    library = wgsl_kernels.library().with_variant("linear[f32]", "broken", broken)
+    model = workbench.load(checkpoint, "wgpu", max_tokens=CONTEXT, library=library)
+    generation = Generation(model)
+    for _ in range(2):
+        with pytest.raises(KernelError, match=r"broken.*line \d+, column \d+: .*missing"):
+            generation.go_on()
+        assert generation.is_consistent() and generation.session.position == 0
+    generation.session.close()
+    batch = model.batch(1)
+    scheduler = Scheduler(batch)
+    scheduler.submit(job := Taken(IDS.tolist(), COUNT))
+    scheduler.step()
+    assert isinstance(job.error, KernelError) and not scheduler.busy
+    batch.close()
+    assert Generation(workbench.load(checkpoint, "wgpu", max_tokens=CONTEXT)).go_on() == expected

@@ -15,8 +15,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("uvicorn", reason="the server needs the extra serve")
-
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}[answer]{% endif %}"
@@ -64,7 +62,7 @@ def serving(folder: Path, *options: object) -> Iterator[Server]:
     except BaseException:
         server.process.kill()
         raise
-    assert server.stop() == (0, "")
+    assert server.stop(signal.SIGINT) == (0, "")
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 
+from workbench import cli
 from workbench.models.chat import chat_ids
 
 from .conftest import CONTEXT, SEQUENCES, Server
@@ -249,12 +248,9 @@ def test_a_full_queue_says_so_and_takes_nothing_of_a_request(server, client):
 # ---- keys, hosts, the end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "backend"), [(signal.SIGTERM, "wgpu"), (signal.SIGINT, "torch")])
-def test_a_signal_ends_answers_within_the_grace_time(request, folder, reference, how, backend):
-    """Those that take longer say that they were ended; nothing new is taken; the port is free again."""
-    if backend == "wgpu":
-        request.getfixturevalue("adapter")
-    server = Server(folder, "--backend", backend, "--grace", 0.3, "--api-key", "sesame")
+def test_a_signal_ends_answers_within_the_grace_time(folder, reference, adapter):
+    """Through the kernels. Answers that take longer say that they were ended; the port is free again."""
+    server = Server(folder, "--backend", "wgpu", "--grace", 0.3, "--api-key", "sesame")
     key = {"authorization": "Bearer sesame"}
     port = int(server.root.rpartition(":")[2])
     with pytest.raises(openai.AuthenticationError, match="the API key is missing or wrong"):
@@ -265,7 +261,7 @@ def test_a_signal_ends_answers_within_the_grace_time(request, folder, reference,
     assert found["choices"][0]["text"] == text_of(reference, reference.encode_prompt(PROMPTS[2]), 4)
     with begun(server, long_request(), headers=key) as lines:
         began = time.monotonic()
-        server.process.send_signal(how)
+        server.process.send_signal(signal.SIGTERM)
         *_, last = lines
     assert json.loads(last)["error"]["message"] == "the server is stopping"
     assert server.stop() == (0, "") and time.monotonic() - began < 10
@@ -273,8 +269,16 @@ def test_a_signal_ends_answers_within_the_grace_time(request, folder, reference,
         pass
 
 
-def test_a_port_that_is_taken_costs_no_loading(folder):
+def test_a_port_that_is_taken_costs_no_loading(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        argv = ["-m", "workbench.cli", "serve", str(folder), "--port", str(taken.getsockname()[1])]
-        done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "cannot listen at 127.0.0.1" in done.stderr and "--port" in done.stderr
+        assert cli.main(["serve", "no such model", "--port", str(taken.getsockname()[1])]) == 2
+    said = capsys.readouterr().err
+    assert "cannot listen at 127.0.0.1, port" in said and "in use; choose another --host or --port" in said
+
+
+def test_a_host_that_others_reach_is_warned_of(capsys):
+    for key, who in (([], "anybody"), (["--api-key", "sesame"], "whoever has the key")):
+        assert cli.main(["serve", "no such model", "--host", "0.0.0.0", "--port", "0", *key]) == 2
+        assert f"open to other machines: {who} can use this server" in capsys.readouterr().err
+    assert cli.main(["serve", "no such model", "--port", "0", "--api-key", " "]) == 2
+    assert "not an empty text" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -63,9 +64,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name can be one that no encoding of names has
+        why = error
+        if isinstance(error, OSError) and error.errno:
+            why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
         raise WorkbenchError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}; choose another --host or --port"
+            f"cannot listen at {host}, port {port}: {why}; choose another --host or --port"
         ) from error
 
 
