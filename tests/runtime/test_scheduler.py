@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import workbench
-from workbench.errors import NonFiniteError, PromptTooLongError
+from workbench.errors import NonFiniteError, PromptTooLongError, WorkbenchError
 from workbench.runtime import batch as batch_module
 from workbench.runtime.sampling import Drawn, SamplingOptions
 from workbench.runtime.scheduler import Job, Scheduler
@@ -170,6 +170,8 @@ def test_the_end_of_a_sequence_is_told(model, prompts, scheduler):
     scheduler.submit(job)
     with pytest.raises(PromptTooLongError, match="49 tokens does not fit into 48"):
         scheduler.submit(Taken([5] * 49))
+    with pytest.raises(WorkbenchError, match="with scored says how many"):
+        scheduler.submit(Taken([5], scored=True))
     drain(scheduler)
     assert job.finish_reason == "context" and job.tokens == alone(model, prompts[0], 1000)
 

@@ -11,10 +11,12 @@ gets alone, up to what programs of other sizes round otherwise.
 from __future__ import annotations
 
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,9 @@ from .sampling import Drawn, Sampler, SamplingOptions
 #: Greedy tokens that rows take before the host looks at them, at most; a sequence that has ended meanwhile has computed
 #: in vain.
 LOOK_AFTER = 8
+#: From vocabularies of this size on, sequences are drawn for in threads: of 128,256 tokens a draw takes 10 ms and more,
+#: longer than a step of eight sequences on a large GPU.
+WIDE = 4096
 
 
 class Job(ABC):
@@ -119,6 +124,9 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._rows: dict[int, _Row] = {}  # in the order in which they began
         self._step_s: float | None = None  # what a greedy step took
+        self._threads = ThreadPoolExecutor(
+            min(batch.sequences, os.cpu_count() or 1), "draws"
+        )  # begun as needed
 
     @property
     def running(self) -> int:
@@ -136,7 +144,12 @@ class Scheduler:
         return bool(self._waiting or self._rows)
 
     def submit(self, job: Job) -> None:
-        """Let a job wait for a sequence. Raises `PromptTooLongError`."""
+        """Let a job wait for a sequence. Raises `PromptTooLongError`, and `WorkbenchError` for one that contradicts
+        itself."""
+        if job.scored and job.likely is None:
+            raise WorkbenchError(
+                "a job with scored says how many of the likeliest tokens it is told, by likely"
+            )
         if len(job.ids) > self.batch.capacity:
             raise PromptTooLongError(
                 f"a prompt of {len(job.ids)} tokens does not fit into {self.batch.capacity} positions"
@@ -242,20 +255,32 @@ class Scheduler:
         texts |= self._pieces(reading, 0, room)
         if not texts:
             return
+        ready = {}
         for sequence, logits in self._shared(self.batch.feed, texts).items():
             row = self._rows[sequence]
             row.fed += texts[sequence]
             if not row.left:
-                self._draw(sequence, row, logits)
+                ready[sequence] = logits
+        self._draw(ready)
 
-    def _draw(self, sequence: int, row: _Row, logits: np.ndarray) -> None:
-        told = row.job.likely is not None
-        try:
-            drawn = row.sampler.drawn(logits, len(row.fed), row.fed, told=told, likely=row.job.likely or 0)
-        except WorkbenchError as error:
-            self._end(sequence, error=error)
-            return
-        self._take(sequence, row, drawn)
+    def _draw(self, logits: Mapping[int, np.ndarray]) -> None:
+        """Draw a token for each, side by side where that takes longer than to ask a thread for it."""
+
+        def drawn(sequence: int) -> Drawn | WorkbenchError:
+            row = self._rows[sequence]
+            told, likely = row.job.likely is not None, row.job.likely or 0
+            try:
+                return row.sampler.drawn(logits[sequence], len(row.fed), row.fed, told=told, likely=likely)
+            except WorkbenchError as error:
+                return error
+
+        wide = len(logits) > 1 and len(next(iter(logits.values()))) >= WIDE
+        found = list(self._threads.map(drawn, logits) if wide else map(drawn, logits))
+        for sequence, each in zip(logits, found, strict=True):
+            if isinstance(each, WorkbenchError):
+                self._end(sequence, error=each)
+            else:
+                self._take(sequence, self._rows[sequence], each)
 
     def _take(self, sequence: int, row: _Row, drawn: Drawn) -> bool:
         """Hand a token to its job; False if that was its last one."""
