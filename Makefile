@@ -1,6 +1,7 @@
 # Everything starts from a clean clone: each target sets up what it needs, once.
 #   MODEL      another model than the embedded one, for demo and real, as in: make demo MODEL=smollm2-135m
 #   ARGS       further arguments of the command behind the target, as in: make test ARGS="-k formats"
+#   BUILDER    what docs makes (default: html); linkcheck asks for every link to elsewhere
 #   WORKERS    processes that run the tests (default: a core each, four at most)
 #   PYTHON     the interpreter to build .venv with (default: the newest of 3.11 to 3.14 that can make one)
 SHELL := /bin/bash
@@ -18,13 +19,15 @@ FETCH = $(if $(findstring /,$(MODEL)),,$(PY) -m workbench.cli fetch $(MODEL))
 # WikiText-2, which the hub has as well.
 REAL_TEXT := $(or $(addprefix --text ,$(wildcard $(WORKBENCH_SHARED)/data/wiki.test.raw)),--dataset wikitext2)
 
+BUILDER ?= html
+
 TSC := tests/support/node_modules/typescript/bin/tsc
 
 # Each computes on one thread: PyTorch's and lavapipe's would wait for each other.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test lab bench lint
+.PHONY: help setup demo real test lab bench docs lint
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -60,6 +63,11 @@ lab: $(PACKAGES)  ## JupyterLab in notebooks/
 bench: $(PACKAGES)  ## the benchmarks on this machine's adapter
 	@.ci/setup vulkan
 	@$(PY) -m workbench.cli bench $(ARGS)
+
+docs: $(PACKAGES)  ## the documentation site, in build/docs/html
+	@.ci/setup docs
+	@$(PY) -m sphinx -W --keep-going -E -q -b $(BUILDER) -c docs -d build/docs/doctrees $(ARGS) . build/docs/$(BUILDER)
+	@echo "build/docs/$(BUILDER)"
 
 lint: $(PACKAGES)  ## ruff, formatting, import contracts, types of Python and of the page's JavaScript
 	@.ci/setup node tint

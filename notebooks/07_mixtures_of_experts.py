@@ -27,8 +27,8 @@
 # 6. your own mixture
 #
 # It runs on the embedded mixture (3.2 million parameters, 8 experts of which a token goes to 2, children's stories) in
-# less than two minutes on two CPU cores. That model was trained for one minute: **its figures show how to look, and
-# not what quantization costs a mixture**. For that, change the line `CHECKPOINT = ...`.
+# less than two minutes on two CPU cores. That model is small and was trained for four minutes: **its figures show how
+# to look, and not what quantization costs a mixture**. For that, change the line `CHECKPOINT = ...`.
 
 # %%
 import numpy as np

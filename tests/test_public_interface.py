@@ -1,7 +1,8 @@
-"""What `import workbench` offers: every name documented with an example, and every example run."""
+"""What `import workbench` and `import wgsl_kernels` offer: every name documented with an example, every example run."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import inspect
 import re
@@ -29,9 +30,9 @@ def checkpoint(shared) -> Path:
     return shared / "models" / "stories260K-hf"
 
 
-def example(name: str) -> str:
+def example(name: str, module=workbench) -> str:
     """The indented lines of a docstring."""
-    lines = (inspect.getdoc(getattr(workbench, name)) or "").splitlines()
+    lines = (inspect.getdoc(getattr(module, name)) or "").splitlines()
     return textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
 
 
@@ -50,6 +51,42 @@ def test_every_example_runs(name, checkpoint, adapter, tmp_path, monkeypatch):
     code = code.replace('quantizer="gptq"', 'quantizer="gptq", calibration=CALIBRATION')
     known = {"workbench": workbench, "wgsl_kernels": wgsl_kernels, "Text": Text, "Settings": Settings}
     exec(code, known | {"CALIBRATION": small_calibration()})
+
+
+WGSL = """
+@group(0) @binding(0) var<storage, read> x: array<x_type>;
+@group(0) @binding(1) var<storage, read_write> y: array<y_type>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  if (id.x < N) { y[id.x] = y_type(2 * f32(x[id.x])); }
+}
+"""
+
+
+def test_examples_of_kernels_run(adapter):
+    """In one namespace; a pair that one of them registers is what another forgets, and `kernel`'s computes."""
+    known = {
+        "wgsl_kernels": wgsl_kernels,
+        "dataclasses": dataclasses,
+        "Port": wgsl_kernels.Port,
+        "WGSL": WGSL,
+    }
+    later = ("register", "forget")
+    for name in [*(each for each in wgsl_kernels.__all__ if each not in later), *later]:
+        code = example(name, wgsl_kernels)
+        assert "wgsl_kernels." in code, name
+        if name == "KernelUsageError":
+            with pytest.raises(wgsl_kernels.KernelUsageError, match=r"no kernel is named .*there are "):
+                exec(code, known)
+        elif name in ("Cost", "Context", "names"):
+            assert eval(code.strip(), known) is True, name
+        else:
+            exec(code, known)
+    assert "mine" not in wgsl_kernels.names()
+    try:
+        (result,) = workbench.compare("doubled", n=8, rounds=0).results
+        assert result.status == "passed"
+    finally:
+        wgsl_kernels.forget("doubled")
 
 
 def small_calibration():

@@ -102,19 +102,35 @@ def load_packages() -> dict[str, str]:
 
 
 def library() -> Library:
-    """What is registered now: this package's pairs, installed packages' and those of a notebook's cells."""
+    """What is registered now: this package's pairs, installed packages' and those of a notebook's cells.
+
+        variant = wgsl_kernels.get("silu_mul").variants["elements"]
+        wgsl_kernels.library().with_variant("silu_mul", "mine", variant)
+
+    What is registered later is not in it.
+    """
     load_library()
     load_packages()
     return Library(REGISTRY.values())
 
 
 def names() -> list[str]:
-    """Names of all registered kernels, sorted."""
+    """Names of all registered kernels, sorted: the op, and in brackets what its operands are stored as.
+
+        "linear[int4]" in wgsl_kernels.names()
+
+    Those of installed packages and of cells are among them.
+    """
     return library().names()
 
 
 def get(name: str) -> Kernel:
-    """The kernel of that name; raises `KernelUsageError` listing the names there are."""
+    """The kernel of that name.
+
+        wgsl_kernels.get("linear[int4]").variants
+
+    Raises `KernelUsageError` listing the names there are.
+    """
     for load in (dict, load_library, load_packages):
         failed = load() or {}
         if name in REGISTRY:

@@ -15,7 +15,12 @@ from .pair import REGISTRY, Context, Kernel, KernelUsageError, Variant
 
 
 class Library:
-    """Pairs by name. Compared by identity; never changed once made."""
+    """Pairs by name.
+
+        [pair.name for pair in wgsl_kernels.library().of("linear")]
+
+    Compared by identity; never changed once made.
+    """
 
     def __init__(self, kernels: Iterable[Kernel]) -> None:
         self._kernels = {kernel.name: kernel for kernel in kernels}

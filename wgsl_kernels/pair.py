@@ -24,7 +24,12 @@ FLOAT_TYPES = ("f32", "f16")
 
 
 class KernelUsageError(ValueError):
-    """A kernel was called with shapes, types or parameters that it does not take."""
+    """A kernel was called with shapes, types or parameters that it does not take.
+
+        wgsl_kernels.get("linear[int3]")
+
+    Its text names what there is instead.
+    """
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Port:
     optional ports of one number exclude each other. packed: where words hold several signed numbers, the bits of each;
     they are then compared one by one. of: the value that this is one plane of, where an operand takes several buffers
     (the quants of `weight`); plane: which, by default the port's own name.
+
+        wgsl_kernels.Port(("tokens", "hidden"))
     """
 
     shape: tuple[str | int, ...]
@@ -52,7 +59,12 @@ class Port:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that must move through memory at least, and floating-point operations, for one call."""
+    """Bytes that must move through memory at least, and floating-point operations (flops), for one call.
+
+        wgsl_kernels.Cost(read=8, written=4, flops=2).bytes == 12
+
+    It is of the op, not of a variant.
+    """
 
     read: float
     written: float
@@ -68,6 +80,8 @@ class Adapter:
     """Facts about a device that variants and rules depend on; data, so that headers can be written without one.
 
     offset_alignment: what offsets of bindings are multiples of; by default what every WebGPU device takes.
+
+        wgsl_kernels.Adapter(subgroups=True, subgroup_size=32)
     """
 
     subgroups: bool = False
@@ -79,10 +93,15 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything that specialises a variant: sizes, parameters, element types, which optional ports are bound."""
+    """Everything that specialises a variant: sizes, parameters, element types, which optional ports are bound.
 
-    sizes: Mapping[str, int]  # shape names, parameters and tunables together
-    types: Mapping[str, str]  # port -> concrete element type, bound ports only
+    sizes: shape names, parameters and tunables together. types: port -> concrete element type, of bound ports only.
+
+        wgsl_kernels.Context({"n": 100}, {"x": "f32", "y": "f32"}, wgsl_kernels.Adapter())["n"] == 100
+    """
+
+    sizes: Mapping[str, int]
+    types: Mapping[str, str]
     adapter: Adapter
 
     def __getitem__(self, name: str):
@@ -97,6 +116,8 @@ class Variant:
     for a context. library: the implementations that a context decides, of what the WGSL needs (`linker`). refuse: says
     why the variant cannot run in a context, or None. defaults: tunables that suit an adapter better than the first
     values. tolerance: as the kernel's, of a variant that computes with less precision. why: when it wins, one line.
+
+        wgsl_kernels.Variant("norm/rms_norm", grid=lambda c: (c["tokens"], 1, 1)).body()
     """
 
     file: str
@@ -121,16 +142,17 @@ class Kernel:
     op: what it computes, as plans say it. form: of operands that are more than plain numbers, what they are stored as
     (operand -> the label of its type); of one op there is a kernel for each form. Operands are ports, or several ports
     that name the same `of`.
-    values: the reference on what operands stand for rather than on their planes, where that differs. commutes: two
+    values: the reference on what operands stand for, rather than on their planes, where that differs. commutes: two
     inputs that may change places where parameters have their defaults.
     make_inputs: random inputs from a seed; its signature names every option (`makers.handing_on`).
-    prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as
-    `weight`, so that an executor may cache it. updates: output -> input that both WGSL and
-    reference overwrite in place. defaults: of
-    parameters that a call may leave out, as in the reference's signature. derive: sizes that follow from others
-    (constants of a format). prefer: the variant to use in a context
-    unless measurement says otherwise, and the reason.
+    prepare: computes what depends on weights alone (dequantized weights); the reference takes its result as `weight`,
+    so that an executor may cache it. updates: output -> input that both WGSL and reference overwrite in place.
+    defaults: of parameters that a call may leave out, as in the reference's signature. derive: sizes that follow from
+    others (constants of a format). prefer: the variant to use in a context unless measurement says otherwise, and why.
     tolerance(arguments, expected): bounds of the absolute error by output, from the arithmetic.
+
+        pair = wgsl_kernels.get("silu_mul")
+        pair.run_reference(pair.inputs(seed=0, width=100))
     """
 
     op: str
@@ -303,6 +325,8 @@ def register(pair: Kernel) -> Kernel:
     A name belongs to the module that registers it first. That module may register it again, as a notebook's cell does
     when it is run again: the new pair replaces the old one. Raises `KernelUsageError` for a name that this library or
     another module holds.
+
+        wgsl_kernels.register(dataclasses.replace(wgsl_kernels.get("silu_mul"), op="mine"))
     """
     origin = _registering_module()
     package = __name__.rpartition(".")[0]
@@ -318,7 +342,12 @@ def register(pair: Kernel) -> Kernel:
 
 
 def forget(name: str) -> None:
-    """Take a pair of one's own off the registry; raises `KernelUsageError` for the library's and for unknown ones."""
+    """Take a pair of one's own off the registry.
+
+        wgsl_kernels.forget("mine")
+
+    Raises `KernelUsageError` for the library's and for unknown ones.
+    """
     if ORIGINS.get(name, __name__).startswith(__name__.rpartition(".")[0] + "."):
         raise KernelUsageError(f"{name!r} is not a kernel of one's own")
     del REGISTRY[name], ORIGINS[name]
@@ -343,6 +372,10 @@ def kernel(
     **parts,
 ) -> Callable[[Callable], Kernel]:
     """Decorator: the function is the reference, its name the kernel's op unless `op` is given.
+
+        @wgsl_kernels.kernel(wgsl=WGSL, grid=lambda c: (1, 1, 1), reads={"x": Port(("n",))}, writes={"y": Port(("n",))})
+        def doubled(x):
+            return 2 * x
 
     variants, or `wgsl` and `grid` for a single one, named "wgsl". The other parts are those of `Kernel`; make_inputs,
     tolerance and cost have defaults (see defaults.py). Raises `KernelUsageError` as `register` does.

@@ -11,6 +11,8 @@ from packaging.utils import canonicalize_name
 from tests.conftest import REPOSITORY
 
 EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx", "serve")
+#: Of the documentation site, which `make docs` alone installs.
+DOCS = "docs"
 
 
 def by_name(requirements) -> dict[str, str]:
@@ -32,7 +34,7 @@ def test_every_dependency_and_range_agrees():
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     assert pip[-1] == "-e .", "the project itself comes last, when its dependencies are there"
     wanted = project["dependencies"] + [
-        line for extra in EXTRAS for line in project["optional-dependencies"][extra]
+        line for extra in (*EXTRAS, DOCS) for line in project["optional-dependencies"][extra]
     ]
     assert by_name(pip[:-1]) == by_name(wanted)
 
@@ -47,3 +49,12 @@ def test_python_agrees():
 def test_set_up_installs_the_same_extras():
     setup = (REPOSITORY / ".ci" / "setup").read_text()
     assert f"\nEXTRAS={','.join(EXTRAS)}\n" in setup
+    assert f'-e ".[$EXTRAS,{DOCS}]"' in setup
+
+
+def test_the_citation_is_of_this_version():
+    project, _ = load()
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert all(author.keys() == {"name"} for author in citation["authors"]), "the project, and nobody by name"

@@ -175,8 +175,29 @@ def _cache_cases() -> Iterator[Case]:
         },
         {"tokens": 4, "position": 130, "capacity": 70, "chunk": 64, "sinks": 2},
     )
+    # where a tile of tokens is full, is not, and has rows of several sequences; and rings that it can read
+    tiles = (
+        {"tokens": 130, "position": 60, "capacity": 200},
+        {"tokens": 33, "position": 0, "capacity": 40},
+        {"tokens": 70, "position": 5, "capacity": 130},
+        {"tokens": 9, "position": 120, "capacity": 125},  # runs over the end of the cache
+        {"tokens": 70, "position": 130, "capacity": 140, "chunk": 64},
+        {"tokens": 40, "position": 95, "capacity": 80, "window": 17, "softcap": 2.0},
+    )
     for cache, more in (("", {"kv_dtype": TYPES}), ("[kv8]", {})):
-        for variant in wgsl_kernels.get(f"attention{cache}").variants:
+        yield from cases_of(
+            f"attention{cache}",
+            "tile",
+            8,
+            first=40,
+            subgroups=(False,),
+            heads=heads,
+            place=tiles,
+            sequence=sequences,
+            x_dtype=TYPES,
+            **more,
+        )
+        for variant in [v for v in wgsl_kernels.get(f"attention{cache}").variants if v != "tile"]:
             yield from cases_of(
                 f"attention{cache}",
                 variant,
@@ -271,11 +292,12 @@ def _cache_cases() -> Iterator[Case]:
             y_dtype=("f32",),
         )
     biases = {"biases": ({}, {"q_bias": True, "k_bias": True, "v_bias": True})}
+    norms = {"weight": (True, False)}
     for kernel, more in (
         ("rope_append", {"kv_dtype": TYPES, **biases}),
         ("rope_append[kv8]", biases),
-        ("norm_rope_append", {"kv_dtype": TYPES}),
-        ("norm_rope_append[kv8]", {}),
+        ("norm_rope_append", {"kv_dtype": TYPES, **norms}),
+        ("norm_rope_append[kv8]", norms),
     ):
         yield from cases_of(
             kernel,
@@ -283,6 +305,7 @@ def _cache_cases() -> Iterator[Case]:
             12,
             heads=heads,
             passed=PASSED,
+            interleaved=(False, True),
             place=written,
             sequence=sequences,
             valid=(None, 0, 1, 2, 20, 99),

@@ -1,7 +1,8 @@
 """Pictures of every widget for the documentation, light and dark: `python -m tests.widgets.screenshots [NAME...]`.
 
 They are taken where people see the widgets: of outputs in a real JupyterLab with a real kernel, over the embedded
-model, in the light and the dark theme, and stored as docs/widgets/NAME-light.png and NAME-dark.png.
+model, in the light and the dark theme, and stored as docs/widgets/NAME-light.png and NAME-dark.png. The Generator is
+also shown with the notebook around it, for the README: docs/widgets/generator-lab.png.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tests.widgets.front_end import opened, served
 FOLDER = REPOSITORY / "docs" / "widgets"
 #: Of the page: cells are then about 1,050 wide.
 WIDTH = 1400
+#: Of the picture with the notebook around a widget, and the widget that it is of.
+WINDOW = {"width": 1400, "height": 760}
+IN_LAB = "generator"
 THEME = """theme => jupyterapp.commands.execute("apputils:change-theme", { theme })"""
 
 SETUP = """
@@ -189,6 +193,21 @@ def main() -> None:
                 stored(section.screenshot(animations="disabled"), path)
                 print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size // 1024} KiB", flush=True)
             page.evaluate(THEME, "JupyterLab Light")
+            if name == IN_LAB:
+                take_lab(page, notebook.cell(index))
+
+
+def take_lab(page, cell) -> None:
+    """The window of JupyterLab, light, with a cell's input and output in sight."""
+    page.locator("body[data-jp-theme-light=true]").wait_for(state="attached")
+    before = page.viewport_size
+    page.set_viewport_size(WINDOW)
+    cell.evaluate("cell => cell.scrollIntoView({ block: 'start' })")
+    page.wait_for_timeout(1000)  # the notebook draws what has come into sight
+    path = FOLDER / f"{IN_LAB}-lab.png"
+    stored(page.screenshot(animations="disabled"), path)
+    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size // 1024} KiB", flush=True)
+    page.set_viewport_size(before)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ..layout import KV8
 from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
-from ..reduce import eight_lanes_only, lanes_within, reduction, too_many_iterations
+from ..reduce import MOST_ITERATIONS, eight_lanes_only, lanes_within, reduction, too_many_iterations
 from ..state import STATE, rows_state, runs, slots_of
 from ..tiles import beyond_a_workgroup
 
@@ -130,7 +130,36 @@ def _refuse_broadcast(context: Context) -> str | None:
     return eight_lanes_only(context)
 
 
+#: Tokens of a tile, positions that it meets at a time, quads of a head that workgroup memory has room for, and tokens
+#: of a step from which on a tile is faster than a workgroup for each of them.
+TILE_ROWS, TILE_COLUMNS, TILE_QUADS = (32, 64), 32, 64
+TILE_TOKENS = 40
+
+
+def _tile_iterations(context: Context, threads: int) -> float:
+    """Of each tile of positions: slices of queries and keys, and of values."""
+    quads = context["head_dim"] / 4
+    seen, _ = positions_seen(context.sizes)
+    scores = ceil_div(int(quads), 8) * (8 * 5 + 6)
+    values = TILE_COLUMNS * (1 + quads / 8 * 5) / 4
+    return (seen / TILE_COLUMNS + 1) * (scores + values)
+
+
+def _refuse_tile(context: Context) -> str | None:
+    if reason := refuse_sinks(context):
+        return reason
+    if context["sinks"]:
+        return "a tile meets all positions with one query"
+    if context["head_dim"] > 4 * TILE_QUADS:
+        return f"heads of {context['head_dim']} dimensions do not fit into workgroup memory"
+    if context.adapter.is_cpu and (needed := _tile_iterations(context, 0)) > MOST_ITERATIONS:
+        return f"its loops take {needed:.0f} iterations, which a software adapter cuts off"
+    return None
+
+
 def _prefer(context: Context) -> tuple[str, str]:
+    if context["tokens"] >= TILE_TOKENS and not context.adapter.is_cpu and not _refuse_tile(context):
+        return "tile", "keys and values are read once for the tokens of a tile"
     if context["tokens"] >= 8 and context.adapter.is_cpu and not _refuse_broadcast(context):
         return "broadcast", "a software adapter with 8 lanes a subgroup: loads and barriers are what costs"
     return "online", "a workgroup for each token and head"
@@ -182,6 +211,14 @@ def _variants(cache: str) -> dict[str, Variant]:
             library=lambda c: (cache, *bounds_library(c)),
             refuse=_refuse_broadcast,
             why="many tokens on an adapter with 8 lanes a subgroup: no barrier, few loads",
+        ),
+        "tile": Variant(
+            "attention/attention_tile",
+            grid=lambda c: (c["width"] // c["head_dim"], ceil_div(c["tokens"], c["tile_rows"]), 1),
+            tunables={"tile_rows": TILE_ROWS},
+            library=lambda c: (cache, *bounds_library(c)[::2]),
+            refuse=_refuse_tile,
+            why="many tokens on a GPU: two matrix products with operands in workgroup memory",
         ),
     }
 

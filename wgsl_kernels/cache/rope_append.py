@@ -3,10 +3,14 @@
     stacked_qkv       linear (q, k, v), rope (q), rope (k), kv_append
     stacked_qkv_bias  the same with a bias each
     stacked_qkv_norm  the same with `head_norm` in front of `rope`
+    interleaved_qkv   `stacked_qkv` of a rotation that is interleaved
+    interleaved_qkv_norm  the same with a `head_norm` without a weight behind `rope`
 
 become `linear` over the stack of q, k and v, whose result is wide enough to fill a GPU where k and v alone are not, and
 `rope_append`, or `norm_rope_append`. They hold for steps of many tokens, and for one where `norm_qkv` does not: it has
 no biases, and a head that is normalised is a workgroup's. The norm in front then goes into the product (`norm_linear`).
+A rotation leaves the mean square of a head as it is, so that a norm without a weight may stand on either side of it
+(Llama 4).
 """
 
 from __future__ import annotations
@@ -40,20 +44,24 @@ BIASES = {
     "k_bias": Port(("kv_width",), "f32", optional=True, binding=10),
     "v_bias": Port(("kv_width",), "f32", optional=True, binding=11),
 }
-NORMS = {name: Port(("head_dim",), "f32", binding=9 + at) for at, name in enumerate(("q_norm", "k_norm"))}
+NORMS = {
+    name: Port(("head_dim",), "f32", optional=True, binding=9 + at)
+    for at, name in enumerate(("q_norm", "k_norm"))
+}
 Q = Port(("tokens", "width"), binding=6)
 
 
 def _entries(
     x, kv_heads, head_dim, q_bias, k_bias, v_bias, q_norm, k_norm, eps
 ) -> list[torch.Tensor]:  # many parameters: the operands and parameters of the op
-    """q, k and v of x [tokens, rows] with biases and norms, not turned."""
+    """q, k and v of x [tokens, rows] with biases, and norms where there is an eps, not turned."""
     width = kv_heads * head_dim
     parts = list(x.split([x.shape[1] - 2 * width, width, width], dim=-1))
     for at, bias in enumerate((q_bias, k_bias, v_bias)):
         parts[at] = parts[at] if bias is None else parts[at] + bias.to(x.dtype)
-    for at, norm in enumerate((q_norm, k_norm)):
-        parts[at] = parts[at] if norm is None else head_norm.reference(parts[at], eps, norm)
+    if eps is not None:
+        for at, norm in enumerate((q_norm, k_norm)):
+            parts[at] = head_norm.reference(parts[at], eps, norm, head_dim)
     return parts
 
 
@@ -69,6 +77,7 @@ def _reference(  # many parameters: the operands and parameters of the op
     k_norm=None,
     eps=None,
     passed=0,
+    interleaved=False,
     ring=False,
     sinks=0,
 ):  # many parameters: the operands and parameters of the op
@@ -77,17 +86,28 @@ def _reference(  # many parameters: the operands and parameters of the op
     x [tokens, rows]: of a token its queries, keys and values, without their biases and the norms of their heads.
     """
     q, k, v = _entries(x, kv.shape[2], kv.shape[4], q_bias, k_bias, v_bias, q_norm, k_norm, eps)
-    q, k = (rope.reference(part, table, state, passed) for part in (q, k))
+    q, k = (rope.reference(part, table, state, passed, interleaved) for part in (q, k))
     return q, kv_append.reference(k, v, kv, state, ring, sinks)
 
 
 def _reference8(
-    x, table, kv, kv_scales, state, head_dim, passed=0, eps=None, ring=False, sinks=0, **given
+    x,
+    table,
+    kv,
+    kv_scales,
+    state,
+    head_dim,
+    passed=0,
+    interleaved=False,
+    eps=None,
+    ring=False,
+    sinks=0,
+    **given,
 ):  # many parameters: the operands and parameters of the op
     """`rope_append` into an INT8 cache: kv [sequences, 2, kv_heads, capacity, words], kv_scales [..., capacity]."""
     parts = (given.get(name) for name in (*BIASES, *NORMS))
     q, k, v = _entries(x, kv.shape[2], head_dim, *parts, eps=eps)
-    q, k = (rope.reference(part, table, state, passed) for part in (q, k))
+    q, k = (rope.reference(part, table, state, passed, interleaved) for part in (q, k))
     return q, *kv8_append.reference(k, v, kv, kv_scales, state, head_dim, ring, sinks)
 
 
@@ -99,8 +119,9 @@ def _entries_in_f64(arguments, kv_heads: int, head_dim: int) -> list[torch.Tenso
 def _bounds(arguments, kv_heads: int, head_dim: int) -> list[torch.Tensor]:
     """Bounds of the errors of q, k and v [tokens, width], f64: a product or two, a sum, and the norm of a head."""
     parts = _entries_in_f64(arguments, kv_heads, head_dim)
-    rotated, relative = arguments["table"].shape[1], 32 if "q_norm" in arguments else 6
-    pairs = [paired(part.abs(), rotated, head_dim) for part in parts[:2]]
+    rotated, relative = arguments["table"].shape[1], 32 if "eps" in arguments else 6
+    interleaved = arguments.get("interleaved", False)
+    pairs = [paired(part.abs(), rotated, head_dim, interleaved) for part in parts[:2]]
     return [relative * EPS32 * each + 1e-30 for each in (*pairs, parts[2].abs())]
 
 
@@ -115,7 +136,8 @@ def _tolerance(arguments, expected) -> dict:
 def _tolerance8(arguments, expected) -> dict:
     kv_heads, head_dim = arguments["kv"].shape[2], arguments["head_dim"]
     _, k, v = _entries_in_f64(arguments, kv_heads, head_dim)
-    k = rope.reference(k, arguments["table"], arguments["state"], arguments.get("passed", 0))
+    turn = (arguments.get("passed", 0), arguments.get("interleaved", False))
+    k = rope.reference(k, arguments["table"], arguments["state"], *turn)
     q, *errors = _bounds(arguments, kv_heads, head_dim)
     return {"q": q, **append_bounds((k, v), arguments, expected, errors)}
 
@@ -132,6 +154,7 @@ def _made(  # many parameters: one for each option of `Kernel.inputs`
     sequences=2,
     sequence=1,
     scattered=False,
+    interleaved=False,
     ring=False,
     sinks=0,
     x_dtype="f32",
@@ -143,7 +166,7 @@ def _made(  # many parameters: one for each option of `Kernel.inputs`
     rows = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
     made["state"] = rows_state(seed, len(made["x"]), valid=valid, scattered=scattered, **rows)
     made["kv"] = torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype])
-    return made | {"ring": ring, "sinks": sinks}
+    return made | {"interleaved": interleaved, "ring": ring, "sinks": sinks}
 
 
 _inputs = handing_on(_made, rope_inputs)
@@ -160,9 +183,9 @@ def _bias_inputs(seed=0, q_bias=False, k_bias=False, v_bias=False, **options) ->
     return made
 
 
-def _norm_inputs(seed=0, eps=1e-6, head_dim=16, **options) -> dict:
+def _norm_inputs(seed=0, eps=1e-6, head_dim=16, weight=True, **options) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    norms = {name: torch.rand(head_dim, generator=generator) + 0.5 for name in NORMS}
+    norms = {name: torch.rand(head_dim, generator=generator) + 0.5 for name in NORMS if weight}
     return {**_inputs(seed=seed, head_dim=head_dim, **options), **norms, "eps": eps}
 
 
@@ -187,21 +210,25 @@ def _cost(s) -> Cost:
 
 
 def _refuse(context: Context) -> str | None:
-    bound = [name for name in BIASES if name in context.types]
-    return f"{', '.join(BIASES)} come together, not {', '.join(bound)} alone" if 0 < len(bound) < 3 else None
+    for together in (BIASES, NORMS):
+        bound = [name for name in together if name in context.types]
+        if 0 < len(bound) < len(together):
+            return f"{', '.join(together)} come together, not {', '.join(bound)} alone"
+    return None
 
 
 def _refuse8(context: Context) -> str | None:
     return kv8_append.variants["heads"].refuse(context) or _refuse(context)
 
 
-def _variants(append: tuple[str, ...], refuse) -> dict[str, Variant]:
-    """append: the library files with `append` and `finish`."""
+def _variants(append: tuple[str, ...], normed: bool, refuse) -> dict[str, Variant]:
+    """append: the library files with `append` and `finish`. normed: whether queries and keys are."""
 
     def library(context: Context) -> tuple[str, ...]:
-        norms = "head_norms/qk" if "q_norm" in context.types else "head_norms/none"
+        norms = "none" if not normed else "qk" if "q_norm" in context.types else "plain"
         bias = "bias/qkv" if "q_bias" in context.types else "bias/none"
-        return bias, norms, slot_file(context), *append, reduction(context)
+        pairs = "head_pairs/neighbours" if context["interleaved"] else "head_pairs/halves"
+        return bias, f"head_norms/{norms}", pairs, slot_file(context), *append, reduction(context)
 
     return {
         "heads": Variant(
@@ -223,10 +250,10 @@ def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: 
         reads={**READS, **more},
         writes={"q": Q, "kv": CACHE},
         updates={"kv": "kv"},
-        params={**params, "passed": int, **RING},
-        defaults={"passed": 0, **NO_RING},
+        params={**params, "passed": int, "interleaved": bool, **RING},
+        defaults={"passed": 0, "interleaved": False, **NO_RING},
         derive=_derive,
-        variants=_variants(("append/cache", "finish/none"), _refuse),
+        variants=_variants(("append/cache", "finish/none"), "eps" in params, _refuse),
         make_inputs=make_inputs,
         tolerance=_tolerance,
         cost=_cost,
@@ -241,7 +268,9 @@ def _pair(op: str, more: dict[str, Port], params: dict[str, type], make_inputs: 
             writes={"q": Q, "kv": CACHE8, "kv_scales": SCALES8},
             updates={"kv": "kv", "kv_scales": "kv_scales"},
             params={**into_floats.params, "head_dim": int},
-            variants=_variants(("append/waiting", "new_quad/waiting", "finish/kv8"), _refuse8),
+            variants=_variants(
+                ("append/waiting", "new_quad/waiting", "finish/kv8"), "eps" in params, _refuse8
+            ),
             make_inputs=handing_on(partial(_inputs8, make_inputs), make_inputs),
             tolerance=_tolerance8,
             values=_reference,
@@ -308,6 +337,39 @@ def _stacked_norm(
     return p.norm_rope_append(x=_product(p, x, q, k, v), **given, **more)
 
 
+def interleaved_qkv(
+    p, x, q, k, v, table, kv, state, *, ring, sinks
+):  # many parameters: the operands and parameters of the op
+    """Queries, turned, and the cache with the step's keys, turned, and values; the rotation is interleaved."""
+    q, k, v = (p.linear(x=x, weight=matrix) for matrix in (q, k, v))
+    q, k = (p.rope(x=each, table=table, state=state, interleaved=True) for each in (q, k))
+    return q, p.kv_append(k=k, v=v, kv=kv, state=state, ring=ring, sinks=sinks)
+
+
+def _interleaved(
+    p, x, q, k, v, table, kv, state, *, ring, sinks
+):  # many parameters: the operands and parameters of the op
+    given = {"table": table, "kv": kv, "state": state, "ring": ring, "sinks": sinks}
+    return p.rope_append(x=_product(p, x, q, k, v), interleaved=True, **given)
+
+
+def interleaved_qkv_norm(
+    p, x, q, k, v, table, kv, state, *, eps, head_dim, ring, sinks
+):  # many parameters: the operands and parameters of the op
+    """Queries, turned and normed head by head, and the cache with the step's keys, likewise, and values."""
+    q, k, v = (p.linear(x=x, weight=matrix) for matrix in (q, k, v))
+    q, k = (p.rope(x=each, table=table, state=state, interleaved=True) for each in (q, k))
+    q, k = (p.head_norm(x=each, eps=eps, head_dim=head_dim) for each in (q, k))
+    return q, p.kv_append(k=k, v=v, kv=kv, state=state, ring=ring, sinks=sinks)
+
+
+def _interleaved_norm(
+    p, x, q, k, v, table, kv, state, *, eps, head_dim, ring, sinks
+):  # many parameters: the operands and parameters of the op
+    given = {"table": table, "kv": kv, "state": state, "eps": eps, "ring": ring, "sinks": sinks}
+    return p.norm_rope_append(x=_product(p, x, q, k, v), interleaved=True, **given)
+
+
 def _pays(facts: Facts, match: Match) -> bool:
     """Three dispatches or four fewer, and k and v share the waves of workgroups of q."""
     return True
@@ -315,7 +377,12 @@ def _pays(facts: Facts, match: Match) -> bool:
 
 STACKED_QKV = tuple(
     rule(before, after, stack=("q", "k", "v"), usual=_pays)
-    for before, after in ((stacked_qkv, _stacked), (stacked_qkv_bias, _stacked_bias))
+    for before, after in (
+        (stacked_qkv, _stacked),
+        (stacked_qkv_bias, _stacked_bias),
+        (interleaved_qkv_norm, _interleaved_norm),
+        (interleaved_qkv, _interleaved),
+    )
 )
 #: Tried before `head_norm_rope` takes its calls away.
 STACKED_QKV_NORM = rule(stacked_qkv_norm, _stacked_norm, stack=("q", "k", "v"), usual=_pays)

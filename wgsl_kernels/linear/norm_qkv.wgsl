@@ -1,7 +1,7 @@
 // Norm, q/k/v projections, rotary embedding and, by a library file, the append to the cache in one dispatch for few
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
 // of a head (lib/head_pairs).
-// needs: state (Rows), team_sums (within, team_sums, TEAM), head_pairs (HALF, first_dim, dims_apart, turned),
+// needs: state (Rows), team_sums (within, team_sums, TEAM), head_pairs/halves (HALF, first_dim, dims_apart, turned),
 //   stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor), append (append)
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: Rows;

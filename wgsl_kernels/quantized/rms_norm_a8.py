@@ -1,5 +1,5 @@
-"""`rms_norm` with its result in INT8, for the products behind it: in steps of several tokens, where no product makes
-its own input."""
+"""`rms_norm` with its result in INT8, for the products behind it, where none of them makes its own input: in steps of
+several tokens, and where several products read it."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def rms_norm_a8(x, weight, eps, stride):
     return quantize_activations.reference(rms_norm.reference(x, weight, eps), INT8_BLOCK, stride=stride)
 
 
-def _several_tokens(facts: Facts, match: Match) -> bool:
-    """Elsewhere a product makes its own input; on a CPU a dispatch more costs nothing."""
-    return facts.tokens > 1 and not facts.adapter.is_cpu and match.shape("x")[1] % INT8_BLOCK == 0
+def _on_a_gpu(facts: Facts, match: Match) -> bool:
+    """On a CPU a dispatch more costs nothing."""
+    return not facts.adapter.is_cpu and match.shape("x")[1] % INT8_BLOCK == 0
 
 
-@fusion(op="rms_norm", where=_several_tokens)
+@fusion(op="rms_norm", where=_on_a_gpu)
 def norm_in_int8(p, x, weight, *, eps):
     """A normalised row, in INT8."""
     return p.quantize_activations(x=p.rms_norm(x=x, weight=weight, eps=eps))

@@ -39,7 +39,8 @@ class Sequential:
 
 
 class Executor(Protocol):
-    """backend: "wgpu" or "torch". activations, cache: what they are stored as.
+    """backend: "wgpu" or "torch". activations, cache: what they are stored as. chunks: rows that steps of one
+    sequence are prepared for, the largest first.
 
     A cache is the executor's own (`workbench.runtime.cache.Cache`), and no other takes it.
     """
@@ -50,6 +51,7 @@ class Executor(Protocol):
     plan: Plans
     activations: str
     cache: str
+    chunks: tuple[int, ...]
 
     @property
     def device_name(self) -> str:

@@ -322,6 +322,23 @@ class Model:
             session.feed(ids)
             return (yield from continued(session, wanted, options))
 
+    def warm(self) -> None:
+        """Compile what a session runs and put all weights where they are read, now and not at the first prompt.
+
+        Every size of step, greedy and sampled, is run once on a cache of its own. What captures, edits and batches need
+        beside that still comes with the first of them. Raises `OutOfMemoryError`.
+        """
+        with contextlib.closing(self.session()) as session:
+            for size in self._executor.chunks:
+                if size < session.room:
+                    session.feed([0] * size)
+                    session.back(session.position)
+            for options in (SamplingOptions(), SamplingOptions(temperature=1.0)):
+                session.feed([0])
+                for _ in continued(session, 2, options):
+                    pass
+                session.back(session.position)
+
     def describe_provenance(self) -> dict:
         """Model, adapter and versions: what a number needs beside it to be repeated."""
         from .provenance import provenance
@@ -341,6 +358,7 @@ def load(
     sinks: int | None = None,
     lora: str | Path | None = None,
     lora_format: str | None = None,
+    warm: bool = False,
 ) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
@@ -362,6 +380,7 @@ def load(
     `max_tokens`, by default 65,536 positions then, whatever the model's context.
     lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are;
     lora_format: what its factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
+    warm: compile and upload now (`Model.warm`), so that the first prompt does not wait for it.
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
@@ -403,4 +422,6 @@ def load(
         from .own_kernels import where_used
 
         chosen.reasons.extend(where_used(model.executor, library, chosen.max_tokens))
+    if warm:
+        model.warm()
     return model

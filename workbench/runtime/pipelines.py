@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -18,6 +20,8 @@ from .messages import places
 
 #: A buffer, whole, or (buffer, offset, bytes).
 Bound = wgpu.GPUBuffer | tuple
+#: Pipelines that are compiled at a time, where cores suffice.
+THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,39 @@ class Compiled(Linked):
 
 
 _cache: WeakKeyDictionary[Device, dict] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A pipeline that is to be built: the arguments of `build`."""
+
+    code: str
+    bindings: tuple[tuple[int, str], ...]
+    label: str
+    own: bool = False
+    body_line: int = 0
+
+
+def build_all(device: Device, wanted: Sequence[Wanted]) -> list[Built]:
+    """The pipelines in order. A GPU's driver compiles when it is asked to, and in as many threads as ask; a software
+    adapter waits for the first dispatch. Raises as `build` does."""
+    cache = _cache.setdefault(device, {})
+    missing = [each for each in dict.fromkeys(wanted) if (each.code, each.bindings, each.label) not in cache]
+    if len(missing) > 1 and not device.adapter.is_cpu:
+        with ThreadPoolExecutor(min(THREADS, len(missing), os.cpu_count() or 1)) as threads:
+            list(threads.map(lambda each: _build_wanted(device, each), missing))
+    return [_build_wanted(device, each) for each in wanted]
+
+
+def _build_wanted(device: Device, wanted: Wanted) -> Built:
+    return build(
+        device,
+        wanted.code,
+        wanted.bindings,
+        wanted.label,
+        own=wanted.own,
+        body_line=wanted.body_line,
+    )
 
 
 def compile_kernel(

@@ -13,7 +13,7 @@ from workbench.models.source import Source
 from .device import Device
 from .device_rows import NUMPY
 from .native import Recorder
-from .pipelines import Bound, Built, build
+from .pipelines import Bound, Built, Wanted, build_all
 from .program import Program, ProgramError
 from .uploads import Weights
 
@@ -33,17 +33,11 @@ class Player:
 
     def pipelines(self, program: Program) -> list[Built]:
         """Compiled, in the order of the program; and room for its activations."""
-        built = [
-            build(
-                self.device,
-                program.modules[each.module],
-                each.bindings,
-                each.label,
-                own=each.own,
-                body_line=each.body_line,
-            )
+        wanted = [
+            Wanted(program.modules[each.module], each.bindings, each.label, each.own, each.body_line)
             for each in program.pipelines
         ]
+        built = build_all(self.device, wanted)
         self._grow(program)
         return built
 
