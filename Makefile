@@ -27,11 +27,11 @@ TSC := tests/support/node_modules/typescript/bin/tsc
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test lab bench docs lint
+.PHONY: help setup demo real test test-all lab bench docs lint
 .NOTPARALLEL:
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 $(PACKAGES): pyproject.toml .ci/setup
 	@.ci/setup packages
@@ -51,9 +51,12 @@ real: $(PACKAGES)  ## what formats cost a real language model, on WikiText-2
 	@$(PY) -m workbench.cli demo --model $(MODEL) --formats int8 int4/64 int2/64 $(REAL_TEXT) \
 	--protocol disjoint-512 --tokens 2048 --repetitions 2 --output runs/real $(ARGS)
 
-test: lint  ## what lint checks, then the tests
+test: lint  ## what lint checks, then the tests but for those that play whole products for minutes
 	@.ci/setup vulkan browser
 	@OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-all: override ARGS += --release
+test-all: test  ## what lint checks, then all tests: before a release
 
 lab: $(PACKAGES)  ## JupyterLab in notebooks/
 	@.ci/setup vulkan

@@ -10,7 +10,7 @@ of empty contexts and of rolling windows, truncation from the left, stop strings
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
 from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
-from workbench.runtime.generate_batch import run_jobs
-from workbench.runtime.sampling import SamplingOptions
+from workbench.runtime.sampling import Drawn, SamplingOptions
+from workbench.runtime.scheduler import Job, run_jobs
 from workbench.utf8 import checked
 
 try:
@@ -207,7 +207,7 @@ class WorkbenchLM(TemplateLM):
             self.model.generate_ids(jobs[0].ids, jobs[0].limit, jobs[0].options)
         ) as stream:
             for token in stream:
-                if not jobs[0].take(token):
+                if not jobs[0].take(Drawn(token)):
                     break
 
     def _job(self, context: str, wanted: Wanted, sampling: SamplingOptions) -> _Job:
@@ -226,8 +226,8 @@ class WorkbenchLM(TemplateLM):
         return _Job(self.tokenizer, ids, limit, sampling, stops, ended)
 
 
-class _Job:
-    """A request's continuation; see `workbench.runtime.generate_batch.Job`."""
+class _Job(Job):
+    """A request's continuation."""
 
     def __init__(
         self,
@@ -238,16 +238,14 @@ class _Job:
         stops: list[str],
         ended: Container[int],
     ) -> None:
-        self.ids: Sequence[int] = ids
-        self.limit, self.options = limit, options
-        self.finish_reason: str | None = None
+        super().__init__(ids, limit, options)
         self._tokenizer, self._stops, self._ended = tokenizer, stops, ended
         self._tokens: list[int] = []
 
-    def take(self, token: int) -> bool:
+    def take(self, drawn: Drawn) -> bool:
         """A token; False if it ends the continuation."""
-        self._tokens.append(token)
-        if token in self._ended or any(stop and stop in self._decoded() for stop in self._stops):
+        self._tokens.append(drawn.id)
+        if drawn.id in self._ended or any(stop and stop in self._decoded() for stop in self._stops):
             self.finish_reason = "stop"
         return self.finish_reason is None
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.shallow import write_shallow
+from tests.support.tiers import (  # noqa: F401  (pytest looks for hooks here)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 #: Kernels run with their defaults, whatever was measured on this machine; also in processes that tests start.
 os.environ["WORKBENCH_TUNING"] = "off"
@@ -15,7 +23,18 @@ os.environ["WORKBENCH_TUNING"] = "off"
 #: most of the cost. Read when the driver is loaded, so it also holds in processes that tests start.
 os.environ.setdefault("GALLIVM_PERF", "nopt")
 
+#: Objects made before the garbage collector looks: with Python's 700, and with thousands of tests and of modules looked
+#: through each time, collecting takes a twentieth of the suite's time.
+GARBAGE = 20_000
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported and collected stays until the end: the garbage collector need not look through it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ HEAVY = {
     "safetensors",
     "tqdm",
     "distributed",
+    "starlette",
+    "uvicorn",
 }
 COMMANDS = [
     "fetch",
@@ -40,6 +42,7 @@ COMMANDS = [
     "allocate",
     "generate",
     "chat",
+    "serve",
     "perplexity",
     "compare-models",
     "routing",

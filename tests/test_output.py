@@ -31,7 +31,7 @@ def parsers(
 
 COMMANDS = parsers()
 #: What has no result, and what hands its options to another program.
-WITHOUT_JSON = {"chat", "lm-eval", "bench"}
+WITHOUT_JSON = {"chat", "lm-eval", "bench", "serve"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,6 +14,7 @@ import pytest
 import wgsl_kernels
 import workbench
 from eval.texts import Text
+from tests.support.steps import sizes_of_steps
 from workbench.assets import mixture_model_path
 from workbench.errors import CheckpointError, ProtocolError, SweepError, WorkbenchError
 from workbench.formats.spec import WeightFormat
@@ -24,6 +25,12 @@ NAMES = [name for name in workbench.__all__ if name != "__version__"]
 #: Their examples read a sweep's folder, which one of the tests of sweeps makes.
 OF_SWEEPS = {"sweep", "table", "tables"}
 TINY = {"text": "evaluation", "protocol": "disjoint-64", "max_windows": 2, "progress": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    with sizes_of_steps(64, 1):
+        yield
 
 
 @pytest.fixture(scope="module")

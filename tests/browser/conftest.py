@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.models import Shape, write_random
+from tests.support.steps import sizes_of_steps
 from tests.support.threads import one_torch_thread
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
@@ -53,6 +54,12 @@ def software_adapters():
         yield
 
 
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(16, 1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
     """A random model of one layer with the embedded model's tokenizer, and a chat template."""
@@ -66,8 +73,8 @@ def small(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Callable[..., Path]:
+@pytest.fixture(scope="package")
+def site(software_adapters, few_steps, tmp_path_factory) -> Callable[..., Path]:
     """`site(format, checkpoint, max_tokens)`: a folder with `model` and `programs`."""
 
     def make(format: str, checkpoint: Path, max_tokens: int = CAPACITY) -> Path:
@@ -79,6 +86,6 @@ def site(tmp_path_factory) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_site(site, small) -> Path:
     return site("int4/32", small)

@@ -17,7 +17,7 @@ from .conftest import CAPACITY
 def compare(folder: Path, play: Callable[[dict], dict], count: int, *, sampled: bool = False) -> None:
     """Logits, greedy and, if asked for, sampled tokens of both, in f32. play: answers as tests/support/play.js does."""
     model = workbench.load(folder / "model", backend="wgpu", dtype="f32", max_tokens=CAPACITY)
-    ids = [int(each) for each in random_ids(model.vocab_size, 11)]
+    ids = [int(each) for each in random_ids(model.vocab_size, 15)]
     options = {"temperature": 0.8, "topK": 40, "topP": 0.9, "seed": 7} if sampled else None
     found = play({"ids": ids, "count": count, "options": options})
     assert "error" not in found

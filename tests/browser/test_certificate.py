@@ -126,6 +126,7 @@ def test_node_and_this_process_certify_alike(
 
 
 @pytest.mark.browser
+@pytest.mark.release
 def test_a_browser_certifies(some, packed):
     chromium = require_chromium()
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
@@ -134,6 +135,7 @@ def test_a_browser_certifies(some, packed):
 
 
 @pytest.mark.browser
+@pytest.mark.release
 def test_a_page_certifies_its_own_model_with_a_button(some, model, tmp_path, monkeypatch):
     """What the reader saves is a certificate of this page's model."""
     few = [case for case in some if case.kernel.name == "rms_norm"]

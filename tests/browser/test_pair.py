@@ -81,6 +81,7 @@ def agree(found: list[float], facts: str, expected) -> None:
     assert shown == ppl
 
 
+@pytest.mark.release
 @pytest.mark.browser
 @pytest.mark.usefixtures("adapter")
 def test_two_models_continue_a_prompt_and_read_a_text(models, natives, tmp_path):

@@ -52,6 +52,7 @@ def page(site, tmp_path_factory):
         yield found, folder
 
 
+@pytest.mark.release
 def test_chromium_gives_what_the_native_engine_gives(page):
     found, folder = page
     compare(folder, lambda request: found.evaluate(PLAY, request), 8, sampled=True)

@@ -54,6 +54,7 @@ def contents(output: Path) -> dict[str, object]:
     return found | {"manifest.json": manifest}
 
 
+@pytest.mark.release
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, text):
     source = small_checkpoint(tmp_path / "source", num_hidden_layers=LAYERS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -8,6 +8,7 @@ import pytest
 
 from eval.texts import encode, load_text
 from tests.eval.reference import ReferenceModel
+from tests.support.steps import sizes_of_steps
 
 STORIES = "<|endoftext|>"
 
@@ -21,6 +22,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(16, 1):
+        yield
 
 
 def byte_tokenizer(bos: bool = True):

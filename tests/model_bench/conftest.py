@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.steps import sizes_of_steps
 from workbench.commands.conversions import convert_each
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(64, 1):
+        yield
 
 
 @pytest.fixture(scope="session")

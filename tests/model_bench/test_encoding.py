@@ -28,7 +28,8 @@ def test_figures_come_from_the_samples():
     assert "75%" in found.summary() and "4.10 us of CPU time a dispatch (least 3.10;" in found.summary()
 
 
-def test_recording_is_measured_on_a_device(adapter, tmp_path, capsys):
+def test_recording_is_measured_on_a_device(adapter, shallow, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("workbench.assets.demo_model_path", lambda: shallow)
     assert main(["bench", "encoding", "--output", str(tmp_path)]) == 0
     assert "us of CPU time a dispatch" in capsys.readouterr().out
     stored = json.loads((tmp_path / "encoding.json").read_text(encoding="utf-8"))

@@ -266,6 +266,7 @@ def real(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.release
 def test_the_real_model_expects_english(real):
     """Rows of q and k in the wrong order, or another tokenization, leave it at thousands."""
     ids = load_tokenizer(real)(PROSE).input_ids
@@ -275,6 +276,7 @@ def test_the_real_model_expects_english(real):
     assert np.exp(loaded.score(ids).nll.mean()) == pytest.approx(12.469, rel=1e-3)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("backend", ["torch", "wgpu"])
 def test_a_cut_of_the_real_model_computes_what_transformers_does(real, tmp_path, backend):
     if backend == "wgpu" and adapter_missing():

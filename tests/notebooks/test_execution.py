@@ -31,6 +31,8 @@ OWN |= {"06": "MODEL = demo_model_path()", "07": "CHECKPOINT = mixture_model_pat
 SHORTER = ("01", "04", "05", "06")
 #: That of mixtures, whose model is small already.
 MIXTURES = ("07",)
+#: That which always runs, being the shortest; the others take a minute or two each.
+ALWAYS = MIXTURES
 
 
 def untracked() -> str:
@@ -63,6 +65,13 @@ def filled_in(script: Path, model: Path):
 
 @pytest.mark.notebook
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(each, id=each.stem, marks=() if each.stem.startswith(ALWAYS) else pytest.mark.release)
+        for each in scripts()
+    ],
+)
 def test_runs_from_top_to_bottom(script, own_model, tmp_path):
     """On the stored model the notebooks ran when they were stored (`tests.notebooks.execute`)."""
     pytest.importorskip("nbclient")

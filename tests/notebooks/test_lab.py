@@ -27,6 +27,7 @@ def fresh(tmp_path):
     return folder, [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"], notebook.cells
 
 
+@pytest.mark.release
 @pytest.mark.notebook
 @pytest.mark.browser
 def test_controls_change_the_picture(fresh, tmp_path):

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
 
-EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx")
+EXTRAS = ("lab", "test", "dev", "lm-eval", "onnx", "serve")
 #: Of the documentation site, which `make docs` alone installs.
 DOCS = "docs"
 

@@ -64,6 +64,7 @@ def empty_rooms(tmp_path) -> Path:
         "sweeps",
         "precision",
         "commands",
+        "serve",
         "models/families",
     ]
     for package in [

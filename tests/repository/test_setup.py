@@ -57,6 +57,12 @@ def test_ci_ends_with_the_closing_line_and_the_status_of_make(folder, printed, s
     assert done.returncode == status
 
 
+def test_ci_runs_another_target_when_asked(folder):
+    (folder / "Makefile").write_text("test-all:\n\t@echo '1 passed in 1.00s'\n")
+    done = run(folder, ".ci/run", "test-all", CI="true")
+    assert done.returncode == 0 and done.stdout.splitlines() == ["1 passed in 1.00s"] * 2
+
+
 def test_an_unsuitable_python_is_named_with_the_remedy(folder):
     old = folder / "old-python"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
@@ -79,4 +85,4 @@ def test_make_alone_lists_every_target(folder):
     done = run(folder, "make")
     assert done.returncode == 0, done.stderr
     listed = [line.split()[0] for line in done.stdout.splitlines()]
-    assert listed == ["help", "setup", "demo", "real", "test", "lab", "bench", "docs", "lint"]
+    assert listed == ["help", "setup", "demo", "real", "test", "test-all", "lab", "bench", "docs", "lint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.steps import sizes_of_steps
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
@@ -20,6 +21,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def few_steps():
+    """For modules of tests whose subject the sizes of steps are not."""
+    with sizes_of_steps(64, 16, 1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from workbench.errors import CacheFullError, OutOfMemoryError, PromptTooLongErro
 from workbench.runtime.batch import packed_steps, shares
 from workbench.runtime.step import Step
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 LENGTHS = (1, 9, 24, 17, 3)
 #: As many as `LENGTHS`: a number of sequences has programs of its own, which take long to compile here.
 PROMPTS = ["Once upon a time", "The dog", "Lily and Tom went to the park, and there", "A", "One day"]

@@ -9,9 +9,14 @@ import shutil
 import pytest
 
 import workbench
+from tests.support.device_faults import OwnDevices
 from workbench import cli
-from workbench.errors import PromptTooLongError, TextError, WorkbenchError
+from workbench.errors import DeviceLostError, PromptTooLongError, TextError, WorkbenchError
 from workbench.models.chat import chat_ids
+
+from .models import model_on
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
@@ -123,3 +128,18 @@ def test_the_command(folder, capsys, monkeypatch):
     assert status == 0 and len(said.split("\n")) >= 3
     assert "do not fit into a cache of 512" in shown and "error: nothing was asked yet" in shown
     assert cli.main(["chat", "--model", str(folder), "--temperature", "-1"]) == 2
+
+
+def test_a_conversation_outlives_its_device(folder, adapter):
+    """What the cache held is fed again, on another device."""
+    own = OwnDevices()
+    said = [{"role": "user", "content": "Once"}, {"role": "assistant", "content": "upon a time"}]
+    asked = [*said, {"role": "user", "content": "Then"}]
+    with model_on(folder, own, max_tokens=128).chat(max_new_tokens=4) as chat:
+        chat.messages = said
+        own.opened[0].wgpu.destroy()
+        with pytest.raises(DeviceLostError):
+            list(chat.say("Then"))
+        assert chat.messages == said
+        assert "".join(chat.say("Then")) == alone(chat.model, asked, 4)
+        assert chat.computed == len(chat_ids(chat.model.tokenizer, asked)) and len(own.opened) == 2

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tests.support.device_faults import OwnDevices
 from tests.support.vulkan import without_vulkan
 from workbench.errors import (
     CacheFullError,
@@ -18,7 +19,6 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.runtime import wgpu_executor
-from workbench.runtime.device import Device, find_adapter
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
 
@@ -36,18 +36,6 @@ def model(request, checkpoint, open_promised):
     if request.param == "wgpu":
         return model_on(checkpoint, open_promised, max_tokens=CAPACITY)
     return reference_on(checkpoint, max_tokens=CAPACITY)
-
-
-class OwnDevices:
-    """Devices of a test's own, so that breaking one breaks no other test's; a lost one is replaced."""
-
-    def __init__(self):
-        self.opened: list[Device] = []
-
-    def __call__(self) -> Device:
-        if not self.opened or self.opened[-1].lost:
-            self.opened.append(Device(find_adapter(), promised=True))
-        return self.opened[-1]
 
 
 @pytest.fixture

@@ -17,11 +17,14 @@ from workbench.plan.plan import step_sizes
 from workbench.runtime import lowering
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import SamplingOptions
+from workbench.runtime.wgpu_executor import STEPS
 
 from .models import STACKABLE, model_on, random_ids
 from .rewriting import kernels, rewritten
 
 SIZES = step_sizes(16, 64, steps=16)
+#: Tokens that are written: more than two readbacks.
+NEW = 2 * STEPS + 2
 
 
 def whole(name):
@@ -123,9 +126,9 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
     monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, is_cpu=is_cpu))
     prompt = random_ids(STACKABLE.vocab, 1).tolist()  # steps of more tokens would be compiled for nothing
     fused = model_on(checkpoint, open_promised)
-    tokens = list(fused.generate_ids(prompt, 60))
+    tokens = list(fused.generate_ids(prompt, NEW))
     options = SamplingOptions(temperature=1.0, top_k=20, seed=1)
-    drawn = told(fused, prompt, 40, options)
+    drawn = told(fused, prompt, NEW, options)
     plan = fused.plan("greedy")
     assert (
         lower(plan, {**SIZES, "tokens": 1}, device.adapter, 128 << 20).steps[-2].kernel.op == "argmax_reduce"
@@ -139,10 +142,10 @@ def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path,
     with monkeypatch.context() as patch:
         for module in (lowering, link):
             patch.setattr(module, "row_ranges", in_three)
-        assert list(split.generate_ids(prompt, 60)) == tokens
-        assert told(split, prompt, 40, options) == drawn
+        assert list(split.generate_ids(prompt, NEW)) == tokens
+        assert told(split, prompt, NEW, options) == drawn
     plain = model_on(checkpoint, open_promised)
     others = [rule for rule in RULES if rule not in (ONLY_ROW, *ARGMAX, *TOP_K)]
     monkeypatch.setattr(lowering, "rewrite", functools.partial(lowering.rewrite, rules=others))
-    assert list(plain.generate_ids(prompt, 60)) == tokens
-    assert [d.id for d in told(plain, prompt, 40, options)] == [d.id for d in drawn]
+    assert list(plain.generate_ids(prompt, NEW)) == tokens
+    assert [d.id for d in told(plain, prompt, NEW, options)] == [d.id for d in drawn]

@@ -13,6 +13,8 @@ from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 TOKENS = 130
 
 

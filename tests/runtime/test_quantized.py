@@ -13,6 +13,8 @@ from workbench.formats.spec import WeightFormat
 from .models import SHAPES, Shape, check_parity, model_on, random_ids, reference_on, write_random
 from .test_parity import padded_logits
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 SHAPE = Shape("quantized", 102, 352, 6, 2, 24, vocab=131, layers=1, attention_bias=True)
 FORMATS = (
     WeightFormat("int8"),
@@ -37,7 +39,7 @@ def checkpoint(tmp_path_factory):
 def test_random_checkpoint(checkpoint, open_promised, tmp_path, fmt, record_property):
     """Formats take turns between a padded prefill and a few tokens, since each is compiled anew; the defaults take
     both on the shared checkpoints."""
-    count = (39, 3)[FORMATS.index(fmt) % 2]
+    count = (39, 13)[FORMATS.index(fmt) % 2]
     layout = "interleaved" if fmt.granularity == "block" and fmt.symmetric else "planar"
     convert(checkpoint, tmp_path / "model", ConvertOptions(fmt, layout=layout))
     ids = random_ids(SHAPE.vocab, count)

@@ -27,6 +27,7 @@ def cluster(one_thread):
         yield found
 
 
+@pytest.mark.release
 def test_a_worker_of_the_cluster_killed_in_the_middle_loses_nothing(
     cluster, undisturbed, materials, tmp_path
 ):

@@ -111,6 +111,7 @@ def test_speeds_are_measured_and_logits_beyond_the_limit_not_kept(materials, tmp
     assert compared["kl"] is None and compared["ln_ratio"] == pytest.approx(exact["ln_ratio"], abs=1e-6)
 
 
+@pytest.mark.release
 def test_a_worker_killed_in_the_middle_loses_nothing(undisturbed, materials, tmp_path, one_thread):
     sweep = Sweep.read(materials.spec(tmp_path), output=tmp_path / "out")
     killed = []
@@ -174,6 +175,7 @@ def client(spec, output) -> subprocess.Popen:
     )
 
 
+@pytest.mark.release
 def test_a_client_killed_in_the_middle_goes_on_when_started_again(
     undisturbed, materials, tmp_path, one_thread, monkeypatch
 ):

@@ -105,6 +105,7 @@ def test_the_command_without_a_model_is_status_2(tmp_path, capsys, monkeypatch):
     assert all(f"| {name} " in listed for name in registry())
 
 
+@pytest.mark.release
 def test_the_smallest_checkpoint_reproduces_its_table(shared, tmp_path, capsys, one_thread):
     """One cell of the table; docs/sweeps.md has all of them."""
     found = published.registry()["babyllama105-int4-32"].cell(shared / "models", shared / "data")

@@ -150,7 +150,10 @@ def browser_cases(subgroups: bool) -> list[tuple[Case, Adapter]]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("subgroups", [False, True], ids=["tree", "subgroups"])
+@pytest.mark.parametrize(
+    "subgroups",
+    [pytest.param(False, id="tree"), pytest.param(True, id="subgroups", marks=pytest.mark.release)],
+)
 def test_chromium_gives_the_numbers_of_the_reference(subgroups):
     cases = browser_cases(subgroups)
     require_chromium()

@@ -97,7 +97,7 @@ class Bridge:
         if items:
             self.page.evaluate("items => fromPython(items)", json.loads(json.dumps(items, default=str)))
 
-    def until(self, condition: str, seconds: float = 30) -> None:
+    def until(self, condition: str, seconds: float = 90) -> None:
         """Pump until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while True:

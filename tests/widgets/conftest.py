@@ -1,4 +1,4 @@
-"""Models for the widgets' tests: the embedded one, and one whose every token tries to break out of the page."""
+"""Models for the widgets' tests: a few layers of the embedded one, and one whose tokens try to break out of a page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from tests.runtime.models import Shape, write_random
 from tests.support.chromium import launched
+from tests.support.steps import sizes_of_steps
 from tests.support.threads import one_torch_thread
 from tests.widgets.bridge import bridged
-from workbench.assets import demo_model_path
 from workbench.commands.conversions import convert_each
 from workbench.runtime.model import Model, load
 
@@ -36,6 +36,12 @@ def one_thread():
         yield
 
 
+@pytest.fixture(scope="package", autouse=True)
+def few_steps():
+    with sizes_of_steps(64, 1):
+        yield
+
+
 @pytest.fixture(scope="package")
 def browser():
     with launched() as browser:
@@ -52,20 +58,20 @@ def shown(browser, tmp_path):
     return show
 
 
-@pytest.fixture(scope="session")
-def int4(tmp_path_factory) -> Path:
-    """The embedded model in INT4."""
-    return convert_each(demo_model_path(), tmp_path_factory.mktemp("embedded"), ["int4"])["int4"]
+@pytest.fixture(scope="package")
+def int4(shallow, tmp_path_factory) -> Path:
+    """The shallow model in INT4."""
+    return convert_each(shallow, tmp_path_factory.mktemp("shallow"), ["int4"])["int4"]
 
 
-@pytest.fixture(scope="session")
-def model() -> Model:
-    """The embedded model on the device, or on the references where there is none."""
-    return load(demo_model_path())
+@pytest.fixture(scope="package")
+def model(few_steps, shallow) -> Model:
+    """The shallow model on the device, or on the references where there is none."""
+    return load(shallow)
 
 
-@pytest.fixture(scope="session")
-def quantized(int4) -> Model:
+@pytest.fixture(scope="package")
+def quantized(few_steps, int4) -> Model:
     return load(int4)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.assets import demo_model_path
 from workbench.formats.text import parse_format
 from workbench.precision.groups import Group
 from workbench.precision.table import SensitivityTable
@@ -41,19 +40,19 @@ FOCUS = """() => {
 }"""
 
 
-def generator(int4):
-    return Generator({"f16": demo_model_path(), "int4": int4}, max_new_tokens=4, temperature=0.7)
+def generator(f16, int4):
+    return Generator({"f16": f16, "int4": int4}, max_new_tokens=4, temperature=0.7)
 
 
-def explorer(int4):
-    return QuantizationExplorer(demo_model_path(), b={"bits": 2})
+def explorer(f16, int4):
+    return QuantizationExplorer(f16, b={"bits": 2})
 
 
-def card(int4):
+def card(f16, int4):
     return ModelCard(int4)
 
 
-def precision(int4):
+def precision(f16, int4):
     names = [f"layers.{layer}.{kind}" for layer in range(3) for kind in ("attn.q_k_v", "mlp.down_proj")]
     groups = tuple(Group(name, {f"{name}.weight": (64, 256)}) for name in ("embedding", *names))
     formats = tuple(map(parse_format, ("int8", "int4", "int2")))
@@ -62,11 +61,11 @@ def precision(int4):
     return PrecisionMap(table, bits=4, pins={"embedding": "int8"}, selection=["embedding"])
 
 
-def lab(int4):
+def lab(f16, int4):
     return KernelLab("linear[int4]", variants=["gemv"], rows=64, columns=64, rounds=3)
 
 
-def board(int4):
+def board(f16, int4):
     spec = int4.parent / "few.toml"
     spec.write_text(
         '[sweep]\nmax_windows = 1\n[texts.stories]\nfile = "embedded"\n'
@@ -132,9 +131,9 @@ def named(node: dict) -> bool:
 
 
 @pytest.mark.parametrize("name", WIDGETS)
-def test_controls_have_names_and_tab_walks_through_them(shown, adapter, int4, name):
+def test_controls_have_names_and_tab_walks_through_them(shown, adapter, shallow, int4, name):
     make, prepare = WIDGETS[name]
-    with shown(make(int4), 1100) as bridge:
+    with shown(make(shallow, int4), 1100) as bridge:
         page = bridge.page
         prepare(bridge)
         nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]

@@ -1,7 +1,7 @@
 """The widgets in JupyterLab and in Notebook 7, with a real kernel and the real engine.
 
-One server for all. In JupyterLab every widget's main path, a Stop while a cell keeps the kernel busy, an interrupt,
-a page that is loaded again, and the export; in Notebook 7 the widgets' main paths alone.
+One server for all. In JupyterLab a Stop while a cell keeps the kernel busy, an interrupt and a page that is loaded
+again; for a release every widget's main path and the export besides, and in Notebook 7 the main paths alone.
 """
 
 from __future__ import annotations
@@ -161,32 +161,64 @@ def sweep(notebook, busy: bool) -> None:
     notebook.cell(ROWS).get_by_text("rows ['int4'] done", exact=True).wait_for()
 
 
-def test_jupyterlab(browser, server, tmp_path):
+def stop_while_busy(notebook) -> str:
+    """Generator: the first click on Stop, while a cell keeps the kernel busy; then an interrupt. Returns the text."""
+    notebook.run_and_wait(GENERATOR)
+    section = widget(notebook, GENERATOR)
+    notebook.run(BUSY)
+    notebook.cell(BUSY).get_by_text("busy", exact=True).wait_for()
+    section.get_by_role("button", name="Generate").click()
+    section.locator("[data-at='5']").wait_for(timeout=120_000)  # it streams all the same, once compiled
+    section.get_by_role("button", name="Stop").click()
+    state(section, "stopped")
+    assert notebook.cell(BUSY).locator(".jp-InputPrompt").inner_text() == "[*]:"
+    section.locator("[data-at='3']").click()
+
+    # An interrupt leaves device and kernel usable.
+    notebook.page.get_by_role("button", name="Interrupt the kernel").click()
+    notebook.cell(BUSY).get_by_text("KeyboardInterrupt", exact=False).first.wait_for()
+    notebook.run(PICKED)
+    printed = notebook.cell(PICKED).get_by_text(re.compile(r"picked \d+ stopped \d+"))
+    printed.wait_for()
+    shown = int(printed.inner_text().split()[-1])
+    assert 5 < shown == section.locator("[data-at]").count() < 400
+    return section.locator(".wb-text").inner_text()
+
+
+def load_again(notebook, text: str) -> None:
+    """Save and load the page: the kernel still has everything, so the generator shows its text."""
+    page = notebook.page
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+s")
+    page.locator(".jp-mod-dirty").wait_for(state="detached")
+    page.reload()
+    section = widget(notebook, GENERATOR)
+    section.locator("[data-at='3'][aria-selected=true]").wait_for()
+    assert section.locator(".wb-text").inner_text() == text
+
+
+def write_three(notebook) -> None:
+    section = widget(notebook, GENERATOR)
+    state(section, "stopped")
+    section.get_by_label("new tokens").fill("3")
+    section.get_by_role("button", name="Generate").click()
+    state(section, "done")
+    assert section.locator("[data-at]").count() == 3
+
+
+def test_a_widget_in_jupyterlab(browser, server):
+    with opened(browser, server[0]) as notebook:
+        text = stop_while_busy(notebook)
+        load_again(notebook, text)
+        write_three(notebook)
+
+
+@pytest.mark.release
+def test_all_widgets_in_jupyterlab(browser, server, tmp_path):
     found, file = server
     with opened(browser, found) as notebook:
         page = notebook.page
-        notebook.run_and_wait(GENERATOR)
-        section = widget(notebook, GENERATOR)
-
-        # The first click on Stop, while a cell keeps the kernel busy; the text streams all the same.
-        notebook.run(BUSY)
-        notebook.cell(BUSY).get_by_text("busy", exact=True).wait_for()
-        section.get_by_role("button", name="Generate").click()
-        section.locator("[data-at='5']").wait_for()
-        section.get_by_role("button", name="Stop").click()
-        state(section, "stopped")
-        assert notebook.cell(BUSY).locator(".jp-InputPrompt").inner_text() == "[*]:"
-        section.locator("[data-at='3']").click()
-
-        # An interrupt leaves device and kernel usable.
-        page.get_by_role("button", name="Interrupt the kernel").click()
-        notebook.cell(BUSY).get_by_text("KeyboardInterrupt", exact=False).first.wait_for()
-        notebook.run(PICKED)
-        printed = notebook.cell(PICKED).get_by_text(re.compile(r"picked \d+ stopped \d+"))
-        printed.wait_for()
-        shown = int(printed.inner_text().split()[-1])
-        assert 5 < shown == section.locator("[data-at]").count() < 400
-        text = section.locator(".wb-text").inner_text()
+        text = stop_while_busy(notebook)
         explore_and_measure(notebook)
         chosen = allocate(notebook)
         edit_a_kernel(notebook)
@@ -196,14 +228,7 @@ def test_jupyterlab(browser, server, tmp_path):
         size = int(notebook.cell(STATE).get_by_text(re.compile("state [0-9]+")).inner_text().split()[1])
         assert size < 300_000
 
-        # The page is loaded again: the kernel still has everything.
-        page.keyboard.press("Escape")
-        page.keyboard.press("Control+s")
-        page.locator(".jp-mod-dirty").wait_for(state="detached")
-        page.reload()
-        section = widget(notebook, GENERATOR)
-        section.locator("[data-at='3'][aria-selected=true]").wait_for()
-        assert section.locator(".wb-text").inner_text() == text
+        load_again(notebook, text)
         widget(notebook, EXPLORER).and_(page.locator("[data-drawn='int4/64 rtn all']")).wait_for()
         widget(notebook, CARD).locator(".wb-dispatch").nth(40).wait_for(state="attached")
         section = widget(notebook, MAP)
@@ -215,12 +240,7 @@ def test_jupyterlab(browser, server, tmp_path):
         lab.locator("tr[data-row=v1]", has_text="compile error").wait_for()
         lab.locator("tr[data-row=v2] .wb-sample").nth(2).wait_for(state="attached")
         widget(notebook, BOARD).locator(".wb-picked[data-status='done']").wait_for()
-        section = widget(notebook, GENERATOR)
-        state(section, "stopped")
-        section.get_by_label("new tokens").fill("3")
-        section.get_by_role("button", name="Generate").click()
-        state(section, "done")
-        assert section.locator("[data-at]").count() == 3
+        write_three(notebook)
     exported(browser, file, text, tmp_path)
 
 
@@ -240,6 +260,7 @@ def exported(browser, file, text: str, tmp_path) -> None:
     assert "Nothing has run: press Compare" in seen  # likewise
 
 
+@pytest.mark.release
 def test_notebook_7(browser, server):
     pytest.importorskip("notebook", minversion="7")
     found, _ = server

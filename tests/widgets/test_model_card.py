@@ -24,9 +24,9 @@ def test_says_what_info_says(shown, int4):
             assert shape.split(",")[0].replace("x", " × ") in shown
         assert f"{info.calls} calls" in shown and f"{info.forecast.weights / 2**20:.2f} MiB" in shown
         page.get_by_text(f"plan of one token, {info.calls} calls").click()
-        page.get_by_label("filter the calls").fill("layers.3.attn")
+        page.get_by_label("filter the calls").fill("layers.2.attn")
         lines = page.locator(".wb-plan pre").inner_text().splitlines()
-        assert lines == [str(call) for call in info.plan.calls if "layers.3.attn" in str(call)]
+        assert lines == [str(call) for call in info.plan.calls if "layers.2.attn" in str(call)]
         with pytest.raises(WorkbenchError, match="no step was measured"):
             bridge.widget.wait()
 

@@ -97,6 +97,7 @@ def test_nothing_is_shown_and_so_nothing_computes(small, monkeypatch):
     widget.close()
 
 
+@pytest.mark.release
 @pytest.mark.browser
 @pytest.mark.notebook
 @pytest.mark.usefixtures("adapter")

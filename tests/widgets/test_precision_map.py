@@ -12,12 +12,13 @@ import pytest
 from eval.texts import encode, load_text
 from tests.widgets.conftest import HOSTILE
 from tests.widgets.looks import WRONG
-from workbench.assets import calibration_text, demo_model_path, evaluation_text
+from workbench.assets import calibration_text, evaluation_text
 from workbench.errors import WorkbenchError
 from workbench.formats.text import parse_format
 from workbench.model_bench.speed import Rate, Speed
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
+from workbench.precision import measured
 from workbench.precision.allocation import Allocation
 from workbench.precision.groups import Group
 from workbench.precision.joint import Joint
@@ -31,12 +32,12 @@ pytestmark = pytest.mark.browser
 FORMATS = [parse_format(name) for name in ("int8/128", "int4/128", "int2/256")]
 SCHEME = "disjoint-16"  # a few tokens: the widget is under test, not the model
 IDLE = "document.querySelector('.wb').dataset.state === 'idle'"
-GATE = "layers.3.mlp.gate_up"
+GATE = "layers.2.mlp.gate_up"
 
 
 @pytest.fixture(scope="module")
-def source():
-    return open_source(demo_model_path())
+def source(shallow):
+    return open_source(shallow)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_budget_is_dragged_typed_and_taken_from_a_format(shown, costs):
             expected = front.at(widget.budget)
             assert widget.allocation.formats == expected.formats
             texts = page.locator(".wb-formats td button").all_inner_texts()
-            assert len(texts) == len(costs.groups) == 33
+            assert len(texts) == len(costs.groups) == 13
             said = slider.get_attribute("aria-valuetext")
             assert said == f"{expected.bits_per_weight:.3f} bits a weight, {expected.nbytes / 1e6:,.2f} MB"
         assert set(widget.allocation.formats.values()) == {
@@ -120,7 +121,7 @@ def test_groups_are_pinned_by_keys_and_by_choice(shown, costs):
         # One tab stop; arrows walk, plus pins the next larger format, Delete gives the group back to the solver.
         assert page.locator(".wb-formats [tabindex='0']").count() == 1
         cell(page, "layers.0.attn.q_k_v").focus()
-        for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown"):
+        for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown"):
             page.keyboard.press(key)
         focused = "document.activeElement.getAttribute('aria-label')"
         assert page.evaluate(focused).startswith(f"{GATE}: ")
@@ -136,7 +137,7 @@ def test_groups_are_pinned_by_keys_and_by_choice(shown, costs):
 
         # Picked by Enter, pinned with the radio buttons; the focus stays where it was while all is drawn again.
         page.keyboard.press("Enter")
-        bridge.until("document.querySelector('.wb-panel h4').textContent === 'layers.3.mlp.gate_up'")
+        bridge.until(f"document.querySelector('.wb-panel h4').textContent === '{GATE}'")
         assert [each.group for each in widget.selected] == [GATE]
         page.get_by_role("radio", name="pin to int2/256").focus()
         page.keyboard.press("ArrowUp")
@@ -153,11 +154,11 @@ def test_groups_are_pinned_by_keys_and_by_choice(shown, costs):
 
         # A whole kind by its name; a budget that the pins do not allow is raised.
         page.get_by_role("button", name="all of mlp.down_proj").click()
-        bridge.until("document.querySelector('.wb-panel h4').textContent === '8 groups'")
+        bridge.until("document.querySelector('.wb-panel h4').textContent === '3 groups'")
         page.get_by_role("radio", name="pin to int8/128").check()
-        bridge.until("document.querySelectorAll('.wb-pinned').length === 8")
+        bridge.until("document.querySelectorAll('.wb-pinned').length === 3")
         page.get_by_role("button", name="all of mlp.gate_up").press("=")
-        bridge.until("document.querySelectorAll('.wb-pinned').length === 16")
+        bridge.until("document.querySelectorAll('.wb-pinned').length === 6")
         assert widget.budget >= widget.front.nbytes[0]
         page.get_by_role("button", name="Unpin all").click()
         bridge.until("document.querySelectorAll('.wb-pinned').length === 0")
@@ -197,7 +198,10 @@ def test_the_same_error_twice_does_not_stop_the_slider(shown, costs):
         assert page.get_by_role("alert").is_hidden()
 
 
-def test_measures_what_was_predicted(shown, adapter, costs, source, texts):
+def test_measures_what_was_predicted(shown, adapter, costs, source, texts, monkeypatch):
+    monkeypatch.setattr(
+        measured, "PROMPT", 1
+    )  # how fast a prompt is fed is not the subject, and compiles much
     widget = PrecisionMap(costs, source, held_out=texts[1], protocol=SCHEME, max_windows=3, bits=4)
     with shown(widget, 1100) as bridge:
         page = bridge.page
@@ -275,7 +279,7 @@ def test_sensitivities_are_measured_here_stopped_and_gone_on_with(shown, source,
         assert any(text.startswith("100 %") for text in said)
         assert not any("tokens a second" in text for text in said)
     assert SensitivityTable.load(path).windows == widget.costs.windows == 3
-    assert widget.costs.kl.shape == (33, 3)
+    assert widget.costs.kl.shape == (13, 3)
     assert widget.allocation.bits_per_weight <= 4 and _format(widget.allocation, GATE) == FORMATS[1]
 
 
@@ -306,9 +310,9 @@ def test_saves_what_quantize_takes(shown, costs, tmp_path, monkeypatch):
     assert (tmp_path / "notes.json").read_text() == "[]"
     assert Allocation.load(tmp_path / "allocation.json").nbytes == widget.allocation.nbytes
     groups = widget.data()
-    assert len(groups) == 33 and set(groups["kind"]) >= {"embedding", "attn.q_k_v"}
+    assert len(groups) == 13 and set(groups["kind"]) >= {"embedding", "attn.q_k_v"}
     assert (
-        sorted(groups["layer"].dropna().unique()) == list(range(8)) and str(groups["layer"].dtype) == "Int64"
+        sorted(groups["layer"].dropna().unique()) == list(range(3)) and str(groups["layer"].dtype) == "Int64"
     )
     assert list(groups["kind"][groups["layer"].isna()]) == ["embedding"]
     assert groups["bytes"].sum() + costs.vector_bytes == widget.allocation.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError,
 from .edits import Edits, check_edits
 from .executor import Executor
 from .finite import TOKEN_OF_NAN, is_finite
+from .sampling import Drawn
 from .session import Ids, check_ids
 from .step import Step
 from .turns import Turns, alone
@@ -122,6 +124,11 @@ class Batch:
         """How many tokens each can hold."""
         return self._cache.capacity
 
+    @property
+    def most_rows(self) -> int:
+        """Rows of a step at most."""
+        return self._executor.chunk(self.sequences * self.capacity, self._cache)
+
     def length(self, sequence: int) -> int:
         """How many tokens a sequence holds."""
         return self._lengths[sequence]
@@ -157,6 +164,52 @@ class Batch:
         for sequence, ids in enumerate(arrays):
             self._lengths[sequence] += len(ids)
         return found
+
+    @alone
+    def score(self, texts: Mapping[int, tuple[Ids, Ids]], likely: int = 0) -> dict[int, list[Drawn]]:
+        """Append tokens to sequences, those of all in shared steps, and tell how likely the tokens behind each were.
+
+        texts: of a sequence, tokens and as many that follow, one behind each of them. Returns the latter with ln p, and
+        (id, ln p) of the `likely` likeliest in their places, best first. Raises as `feed` does.
+        """
+        arrays, targets = [np.zeros(0, np.int64)] * self.sequences, [np.zeros(0, np.int64)] * self.sequences
+        for sequence, (ids, following) in texts.items():
+            array, behind = check_ids(ids, self._vocab_size), check_ids(following, self._vocab_size)
+            if len(array) != len(behind):
+                raise WorkbenchError(f"{len(behind)} tokens follow {len(array)} of them; allowed: as many")
+            self._require(sequence, len(array))
+            arrays[sequence], targets[sequence] = array, behind
+        found: dict[int, list[Drawn]] = {sequence: [] for sequence in texts}
+        most = self._executor.chunk(sum(map(len, arrays)), self._cache)
+        for step, places in packed_steps(arrays, most, self._lengths, self._cache.longest):
+            given = np.concatenate([targets[n][place] for n, place in places])
+            told = iter(self._told(step, given, [n for n, _ in places], min(likely, self._vocab_size)))
+            for n, place in places:
+                found[n] += itertools.islice(told, place.stop - place.start)
+        for sequence, ids in enumerate(arrays):
+            self._lengths[sequence] += len(ids)
+        return found
+
+    def _told(self, step: Step, targets: np.ndarray, sequences: Sequence[int], likely: int) -> list[Drawn]:
+        """Targets of a step's rows with how likely they were."""
+        names = self._executor.plan("score").results
+        hold = ("logits",) if likely else ()
+        with self._executor.holding():
+            results = self._executor.run_step("score", step, self._cache, targets, edit=self._edit, hold=hold)
+            require_finite_rows(names, results, sequences)
+            if not likely:
+                return [
+                    Drawn(int(target), float(log_p))
+                    for target, log_p in zip(targets, results["log_likelihood"], strict=True)
+                ]
+            best = results["logits"].apply("top_k", k=likely)["indices"]
+            # of one kernel, so that a target that is the likeliest has the likeliest one's ln p to the last digit
+            asked = np.concatenate([targets[:, None], best], axis=1).astype(np.uint32)
+            log_p = results["logits"].apply("log_probabilities", ids=asked, counted=1)["y"]
+        return [
+            Drawn(ids[0], row[0], tuple(zip(ids[1:], row[1:], strict=True)))
+            for ids, row in zip(asked.tolist(), log_p.tolist(), strict=True)
+        ]
 
     @alone
     def greedy_after(self, tokens: Mapping[int, int], count: int) -> dict[int, list[int]]:

@@ -55,6 +55,7 @@ class Chat:
         chat_ids(
             model.tokenizer, [*self._messages, {"role": "user", "content": "a"}]
         )  # a template there must be
+        self._edit = edit
         self._session = model.session(edit)
 
     def __enter__(self) -> Chat:
@@ -139,7 +140,11 @@ class Chat:
         return pieces.finish_reason or ""
 
     def _feed(self, ids: list[int]) -> None:
-        """Leave in the cache what it has in common with `ids`, at most all but their last, and feed the rest."""
+        """Leave in the cache what it has in common with `ids`, at most all but their last, and feed the rest. Where a
+        device was lost with the cache, another one is fed all of it."""
+        if self._session.lost:
+            self._session.close()
+            self._session = self.model.session(self._edit)
         held = self._session.ids
         differing = (at for at, (one, other) in enumerate(zip(held, ids[:-1], strict=False)) if one != other)
         common = next(differing, min(len(held), len(ids) - 1))

@@ -171,16 +171,24 @@ class Sampler:
         return drawing.choose(mass, word)
 
     def drawn(
-        self, logits: np.ndarray, position: int, seen: Iterable[int] = (), *, told: bool = False
+        self,
+        logits: np.ndarray,
+        position: int,
+        seen: Iterable[int] = (),
+        *,
+        told: bool = False,
+        likely: int = LIKELY,
     ) -> Drawn:
-        """`__call__`, with how likely the token and the likeliest ones were if it is to be told."""
+        """`__call__`, with how likely the token and the `likely` likeliest ones were if it is to be told."""
         token = self(logits, position, seen)
         if not told:
             return Drawn(token)
         logits = np.asarray(logits, dtype=np.float64)
         log_p = logits - logits.max()
         log_p -= np.log(np.exp(log_p).sum())
-        count = min(LIKELY, log_p.size)
+        count = min(likely, log_p.size)
+        if not count:
+            return Drawn(token, float(log_p[token]))
         best = np.flatnonzero(log_p >= np.partition(log_p, -count)[-count])  # with all that tie
         best = best[np.argsort(-log_p[best], kind="stable")][:count]
         return Drawn(token, float(log_p[token]), tuple((int(i), float(log_p[i])) for i in best))

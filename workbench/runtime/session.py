@@ -113,6 +113,11 @@ class Session:
         return self._cache.capacity
 
     @property
+    def lost(self) -> bool:
+        """Whether the device is lost that has the cache, and with it what the session holds."""
+        return bool(getattr(getattr(self._executor, "device", None), "lost", None))
+
+    @property
     def room(self) -> int:
         """How many tokens can follow what was fed: the last of them needs no place in the cache."""
         return self.capacity - self.position + 1

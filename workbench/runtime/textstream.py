@@ -149,7 +149,8 @@ def stream_text(
 
 
 class TextEnd:
-    """Text of tokens that are pushed one by one, until it ends. reason: "eos" or "stop" when it has."""
+    """Text of tokens that are pushed one by one, until it ends. reason: "eos" or "stop" when it has. decoded:
+    characters of the text so far, with those that are held back since they may begin a stop string."""
 
     def __init__(
         self, tokenizer: Any, stop: Sequence[str], ends: Iterable[int], prompt_ids: Sequence[int] = ()
@@ -157,6 +158,7 @@ class TextEnd:
         self._detokenizer, self._stops = Detokenizer(tokenizer, prompt_ids), StopStrings(stop)
         self._ends = frozenset(ends)
         self.reason: str | None = None
+        self.decoded = 0
 
     def push(self, token: int) -> str:
         """The text that is certain with this token."""
@@ -172,6 +174,7 @@ class TextEnd:
         return self._certain(self._detokenizer.finish()) + self._stops.finish()
 
     def _certain(self, text: str) -> str:
+        self.decoded += len(text)
         piece = self._stops.push(text)
         if self._stops.stopped is not None:
             self.reason = "stop"

@@ -50,7 +50,7 @@ class TorchExecutor(Sequential):
     """Executes plans of one model on the CPU."""
 
     backend = "torch"
-    chunks = (1,)  # nothing is compiled: any number of rows is as good as one
+    chunks: tuple[int, ...] = (1,)  # nothing is compiled: any number of rows is as good as one
 
     def __init__(
         self,

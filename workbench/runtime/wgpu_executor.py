@@ -48,9 +48,11 @@ BATCHES = (1024, 256, 64, 32, 16, 8, 4, 1)
 STEPS = 16
 
 
-def chunk_sizes(config: Architecture, binding_bytes: int, sizes: tuple[int, ...] = CHUNKS) -> tuple[int, ...]:
-    """Those whose widest activation, in f32, fits into a binding; one token always."""
-    return tuple(size for size in sizes if size == 1 or 4 * size * config.widest <= binding_bytes)
+def chunk_sizes(
+    config: Architecture, binding_bytes: int, sizes: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    """Those of `sizes` (default: `CHUNKS`) whose widest activation, in f32, fits into a binding; one token always."""
+    return tuple(size for size in sizes or CHUNKS if size == 1 or 4 * size * config.widest <= binding_bytes)
 
 
 class WgpuCache(Cache):

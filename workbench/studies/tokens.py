@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.models.endings import LIKELY
+from workbench.models.token_bytes import TokenBytes
 from workbench.runtime.sampling import softmax
 
 #: The most likely tokens that are kept beside each token: those that come with it.
@@ -100,26 +101,12 @@ class Names:
     """
 
     def __init__(self, tokenizer: Any):
-        self._tokenizer, self._known = tokenizer, {}
-        self._bytes = _byte_alphabet(tokenizer)
+        self._bytes, self._known = TokenBytes(tokenizer), {}
 
     def __call__(self, token: int) -> str:
         if token not in self._known:
-            self._known[token] = self._spelled(token)
+            self._known[token] = spelled_bytes(self._bytes(token))
         return self._known[token]
-
-    def _spelled(self, token: int) -> str:
-        piece = str(self._tokenizer.convert_ids_to_tokens(token))
-        if (
-            self._bytes
-            and token not in self._tokenizer.added_tokens_decoder
-            and set(piece) <= set(self._bytes)
-        ):
-            return spelled_bytes(bytes(self._bytes[character] for character in piece))
-        text = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        if piece.startswith("\u2581") and not text.startswith(" "):
-            text = " " + text
-        return piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
 
     def likely(self, logits: np.ndarray) -> tuple[Alternative, ...]:
         """The most likely tokens for logits [vocab], best first."""
@@ -131,16 +118,6 @@ class Names:
     def alternatives(self, likely: Sequence[tuple[int, float]]) -> tuple[Alternative, ...]:
         """The same, of (id, ln p)."""
         return tuple(Alternative(i, self(i), math.exp(log_p)) for i, log_p in likely)
-
-
-def _byte_alphabet(tokenizer: Any) -> dict[str, int]:
-    """The byte that each character of a token stands for, where tokens are spelled like GPT-2's; else nothing."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is None or b'"ByteLevel"' not in decoder.__getstate__():
-        return {}
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def spelled_bytes(data: bytes) -> str:

@@ -1,0 +1,120 @@
+"""A device that fails under a server: requests are told so, and the next ones are answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from tests.runtime.models import model_on
+from tests.runtime.test_scheduler import Taken
+from tests.support.device_faults import OwnDevices
+from workbench.errors import NoAdapterError, OutOfMemoryError
+from workbench.serve.app import Limits, make_app
+from workbench.serve.asked import Served
+from workbench.serve.engine import Engine
+from workbench.serve.errors import QueueFullError, UnavailableError
+
+from .conftest import CONTEXT
+from .test_requests import ask, refused
+from .test_server import text_of, until
+
+PATH = "/v1/completions"
+
+
+class Doors(OwnDevices):
+    """Devices of which another one is given only when the door is open; at the first try there is no adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.tries = threading.Event(), 0
+        self.open.set()
+
+    def __call__(self):
+        if self.opened and self.opened[-1].lost:
+            self.tries += 1
+            assert self.open.wait(30)
+            if self.tries == 1:
+                raise NoAdapterError("no adapter at the moment")
+        return super().__call__()
+
+
+def test_a_lost_device_is_told_and_replaced(folder, reference, adapter):
+    doors = Doors()
+    model = model_on(folder, doors, max_tokens=CONTEXT)
+    one = reference.encode_prompt("Once")[:1]
+    body = {"prompt": one, "max_tokens": 6, "temperature": 0}
+    with closing(Engine(model, 1, 8)) as engine, ThreadPoolExecutor(2) as pool:
+        app = make_app(engine, Served(model, "stories"), Limits(10_000))
+        before = ask(app, PATH, body).json()["choices"][0]["text"]
+        assert before == text_of(reference, one, 6)
+        endless = body | {"max_tokens": CONTEXT - 1, "temperature": 100, "seed": 1}
+        running, waiting = pool.submit(ask, app, PATH, endless), pool.submit(ask, app, PATH, endless)
+        until(lambda: engine.running == 1 and engine.waiting == 1)
+        doors.open.clear()
+        with doors.opened[
+            0
+        ].lock:  # between two steps: wgpu ends the process that submits to a device lost meanwhile
+            doors.opened[0].wgpu.destroy()
+        lost = running.result(30)
+        assert refused(lost, 503)["code"] == "device_lost" and lost.headers["retry-after"] == "1"
+        health = ask(app, "/health", None, method="GET")
+        assert health.status_code == 503 and "starting again after: the device" in health.json()["reason"]
+        assert "starting again" in refused(ask(app, PATH, body), 503)["message"]
+        doors.open.set()
+        assert "no adapter at the moment" in refused(waiting.result(30), 503)["message"]
+        until(lambda: ask(app, "/health", None, method="GET").status_code == 200, 60)
+        assert ask(app, PATH, body).json()["choices"][0]["text"] == before
+        assert len(doors.opened) == 2 and doors.tries > 1
+
+
+def test_what_should_not_happen_ends_the_answers_and_not_the_engine(reference, monkeypatch, caplog):
+    """A mistake below: whoever runs is told, and the batch is made anew."""
+    with closing(Engine(reference, 2, 8)) as engine:
+        job = Taken([5], 200)
+        real, batch = engine._scheduler.batch.feed, engine._scheduler.batch
+        monkeypatch.setattr(batch, "feed", lambda texts: 1 / 0 if len(job.drawn) > 2 else real(texts))
+        monkeypatch.setattr(batch, "greedy_after", lambda tokens, count: 1 / 0)
+        engine.submit([job])
+        until(lambda: job.ends)
+        assert isinstance(job.error, ZeroDivisionError) and "should not have happened" in caplog.text
+        until(lambda: engine.unavailable is None)
+        other = Taken([5], 4)
+        engine.submit([other])
+        until(lambda: other.ends)
+        assert other.tokens == list(reference.generate_ids([5], 4))
+
+
+def test_jobs_that_wait_can_be_taken_back_and_have_a_bound(reference):
+    with closing(Engine(reference, 1, 3)) as engine:
+        jobs = [Taken([5], 250) for _ in range(3)]
+        engine.submit(jobs)
+        until(lambda: engine.running == 1)
+        with pytest.raises(
+            QueueFullError, match="2 answers are waiting, and 2 more do not fit into a queue of 3"
+        ):
+            engine.submit([Taken([5]), Taken([5])])
+        engine.cancel(jobs[1:])
+        assert engine.waiting == 0
+        engine.cancel(jobs)
+        until(lambda: engine.running == 0)
+        assert jobs[0].finish_reason == "cancelled" and not any(job.ends for job in jobs[1:])
+        engine.submit([late := Taken([5], 250)])
+        engine.refuse("the server is stopping")
+        with pytest.raises(UnavailableError, match="stopping"):
+            engine.submit([Taken([5])])
+        began = time.monotonic()
+        engine.end_all()
+        until(lambda: late.ends)
+    assert isinstance(late.error, UnavailableError) and time.monotonic() - began < 5
+
+
+def test_what_does_not_fit_is_said_when_the_server_starts(folder, adapter):
+    own = OwnDevices()
+    model = model_on(folder, own, max_tokens=CONTEXT)
+    with pytest.raises(OutOfMemoryError, match="ask for fewer sequences"):
+        Engine(model, 1_000_000, 8)
+    assert own.opened[0].allocated == 0

@@ -1,0 +1,126 @@
+"""Serve a model over HTTP, in the shape of OpenAI's completions and chat endpoints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from workbench.commands.common import MODEL_HELP, add, add_execution, positive, say_choices, size, utf8_text
+from workbench.commands.output import add_output
+from workbench.errors import WorkbenchError
+
+#: Where the key is read from, so that no list of processes shows it.
+KEY_VARIABLE = "WORKBENCH_API_KEY"
+
+
+EXAMPLES = (
+    "serve OUT",
+    "serve OUT --port 0 --sequences 16 --name story",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="to listen at (default 127.0.0.1, which others do not reach)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="default 8000; 0: any that is free")
+    parser.add_argument(
+        "--api-key",
+        type=utf8_text,
+        metavar="KEY",
+        help=f"what clients must show (default: {KEY_VARIABLE}, else nothing)",
+    )
+    parser.add_argument("--name", type=utf8_text, help="of the model in requests (default: its folder's)")
+    parser.add_argument(
+        "--sequences", type=positive, default=8, metavar="N", help="answers side by side (default 8)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="answers that may wait for a place (default 256)",
+    )
+    parser.add_argument(
+        "--max-body", type=size, default=8 << 20, metavar="BYTES", help="of a request (default 8MiB)"
+    )
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="that running answers have when the server is told to stop (default 10)",
+    )
+    add_execution(parser)
+    add(parser, "--window", "--sinks", "--lora", "--lora-format")
+    add_output(parser, record=False)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        from workbench.serve.server import is_loopback, listen, serve
+    except ModuleNotFoundError as error:
+        raise WorkbenchError(
+            f"the server needs {error.name}; install it: pip install 'webgpu-quant-workbench[serve]'"
+        ) from error
+    api_key = arguments.api_key if arguments.api_key is not None else os.environ.get(KEY_VARIABLE)
+    if api_key is not None and not api_key.strip():
+        raise WorkbenchError("--api-key is a key that clients show, not an empty text")
+    listen(
+        arguments.host, arguments.port
+    ).close()  # a port that is taken should not cost the loading of a model
+    if not is_loopback(arguments.host):
+        key = "whoever has the key" if api_key is not None else "anybody"
+        print(
+            f"workbench: warning: --host {arguments.host} is open to other machines: {key} can use this server, and "
+            "nothing on the way is encrypted",
+            file=arguments.complaints,  # also where quiet was asked for
+        )
+
+    import workbench
+
+    model = workbench.load(
+        arguments.model,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        max_tokens=arguments.max_tokens,
+        cache=arguments.cache,
+        window=arguments.window,
+        sinks=arguments.sinks,
+        lora=arguments.lora,
+        lora_format=arguments.lora_format,
+    )
+    if not arguments.quiet:
+        say_choices(model)
+    name = arguments.name or model.source.path.name
+
+    serve(
+        model,
+        name,
+        host=arguments.host,
+        port=arguments.port,
+        api_key=api_key,
+        sequences=arguments.sequences,
+        queue=arguments.queue,
+        max_body=arguments.max_body,
+        grace=arguments.grace,
+        ready=lambda address: print(f"{name} at {address}", flush=True),
+    )
+    return 0
+
+
+def _port(text: str) -> int:
+    """An argparse type: a port of TCP."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is no port; allowed: 0 to 65535")
+    return value
+
+
+def _seconds(text: str) -> float:
+    """An argparse type: seconds, 0 or more."""
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{value:g} are not 0 to 3600 seconds")
+    return value

@@ -1,0 +1,360 @@
+"""Continuous batching: jobs join the sequences of a batch and leave them between two tokens.
+
+A step has a row for the next token of every sequence that writes, and behind these a piece of the prompts that are
+still being read, so that a long prompt delays the others by a piece at a time. A sequence that has ended takes the next
+job that waits. Where all that is to be done is greedy, several tokens are computed between two looks of the host.
+
+Each job draws from logits of its own rows, with its own options and seed, at its own positions: what it gets is what it
+gets alone, up to what programs of other sizes round otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import DeviceLostError, PromptTooLongError, WorkbenchError
+from workbench.known import known
+
+from .batch import Batch
+from .sampling import Drawn, Sampler, SamplingOptions
+
+#: Greedy tokens that rows take before the host looks at them, at most; a sequence that has ended meanwhile has computed
+#: in vain.
+LOOK_AFTER = 8
+#: From vocabularies of this size on, sequences are drawn for in threads: of 128,256 tokens a draw takes 10 ms and more,
+#: longer than a step of eight sequences on a large GPU.
+WIDE = 4096
+
+
+class Job(ABC):
+    """A prompt, and what becomes of the tokens behind it.
+
+    ids: of the prompt, one at least. limit: tokens at most; 0 asks for nothing but the prompt. options: how they are
+    chosen. likely: of each token ln p and so many of the likeliest come along, at temperature 1, without penalty and
+    filters; None for neither. scored: of the prompt's tokens, too, for which `likely` is a number.
+
+    finish_reason: None until it has ended; then what `take` has put there, "length", "context" (its sequence is full)
+    or "cancelled". error: what ended it otherwise. cancelled: set by anyone at any time; the job ends before the next
+    step.
+    """
+
+    likely: int | None = None
+    scored: bool = False
+
+    def __init__(self, ids: Sequence[int], limit: int, options: SamplingOptions) -> None:
+        self.ids, self.limit, self.options = ids, limit, options
+        self.finish_reason: str | None = None
+        self.error: Exception | None = None
+        self.cancelled = False
+
+    @abstractmethod
+    def take(self, drawn: Drawn) -> bool:
+        """A token; False if it ends the job."""
+
+    def score(self, told: Sequence[Drawn]) -> None:
+        """The next of the prompt's tokens behind its first, with how likely they were; where `scored`."""
+        raise NotImplementedError(f"{type(self).__name__} takes no scores of its prompt")
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more comes; called once."""
+        self.error = error
+
+
+@dataclass
+class _Row:
+    """A sequence at work. fed: tokens that it holds. token: the one that was drawn last and is to be fed, None while
+    the prompt is read."""
+
+    job: Job
+    sampler: Sampler
+    fed: list[int] = field(default_factory=list)
+    token: int | None = None
+    taken: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens of the prompt that are not fed yet."""
+        return max(0, len(self.job.ids) - len(self.fed))
+
+    @property
+    def scoring(self) -> bool:
+        """Whether how likely the next of the prompt's tokens are is still to be told; its last one predicts none."""
+        return self.job.scored and self.left > 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether all that is needed of a step is the argmax of the logits."""
+        return self.job.options.plain and self.job.likely is None
+
+    def piece(self, count: int) -> Sequence[int]:
+        """The next tokens of the prompt."""
+        return self.job.ids[len(self.fed) : len(self.fed) + count]
+
+    def accept(self, drawn: Drawn, capacity: int) -> bool:
+        """Whether the job goes on behind this token."""
+        self.token, self.taken = drawn.id, self.taken + 1
+        if not self.job.take(drawn):
+            return False
+        if self.taken >= self.job.limit:
+            self.job.finish_reason = "length"
+        elif len(self.fed) >= capacity:
+            self.job.finish_reason = "context"
+        return self.job.finish_reason is None
+
+
+class Scheduler:
+    """Gives jobs their tokens, in the sequences of a batch that is nobody else's; for one thread.
+
+    chunk: rows of prompts in a step that others wait for, by default as many as a step takes. group_s: about how many
+    seconds greedy tokens may be computed without being looked at, `LOOK_AFTER` of them at most.
+    """
+
+    def __init__(self, batch: Batch, *, chunk: int | None = None, group_s: float = math.inf) -> None:
+        self.batch, self.chunk, self.group_s = batch, min(chunk or batch.most_rows, batch.most_rows), group_s
+        self._waiting: deque[Job] = deque()
+        self._rows: dict[int, _Row] = {}  # in the order in which they began
+        self._step_s: float | None = None  # what a greedy step took
+        self._threads = ThreadPoolExecutor(
+            min(batch.sequences, os.cpu_count() or 1), "draws"
+        )  # begun as needed
+
+    @property
+    def running(self) -> int:
+        """Jobs that have a sequence."""
+        return len(self._rows)
+
+    @property
+    def free(self) -> int:
+        """Sequences that no job has or waits for."""
+        return max(0, self.batch.sequences - len(self._rows) - len(self._waiting))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to be done."""
+        return bool(self._waiting or self._rows)
+
+    def submit(self, job: Job) -> None:
+        """Let a job wait for a sequence. Raises `PromptTooLongError`, and `WorkbenchError` for one that contradicts
+        itself."""
+        if job.scored and job.likely is None:
+            raise WorkbenchError(
+                "a job with scored says how many of the likeliest tokens it is told, by likely"
+            )
+        if len(job.ids) > self.batch.capacity:
+            raise PromptTooLongError(
+                f"a prompt of {len(job.ids)} tokens does not fit into {self.batch.capacity} positions"
+            )
+        self._waiting.append(job)
+
+    def step(self) -> None:
+        """One token of every sequence that writes, or a few greedy ones, and a piece of the prompts.
+
+        What goes wrong with one job ends that one, with its error. Raises `DeviceLostError`, and whatever no job is to
+        blame for; nothing that a sequence holds can be relied on then: `end_all`, and go on with another batch.
+        """
+        self._leave()
+        self._join()
+        self._score()
+        self._advance()
+
+    def end_all(self, error: Exception | None = None) -> None:
+        """End every job, with an error or as cancelled."""
+        ended = [*(row.job for row in self._rows.values()), *self._waiting]
+        self._rows.clear()
+        self._waiting.clear()
+        for job in ended:
+            _finish(job, "cancelled" if error is None else None, error)
+
+    # ---- joining and leaving -----------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        for sequence, row in list(self._rows.items()):
+            if row.job.cancelled:
+                self._end(sequence, "cancelled")
+        gone = [job for job in self._waiting if job.cancelled]
+        for job in gone:
+            self._waiting.remove(job)
+            _finish(job, "cancelled")
+
+    def _join(self) -> None:
+        free = [sequence for sequence in range(self.batch.sequences) if sequence not in self._rows]
+        while free and self._waiting:
+            job = self._waiting.popleft()
+            if job.limit < 1 and not (job.scored and len(job.ids) > 1):
+                _finish(job, "length")
+                continue
+            sequence = free.pop(0)
+            self.batch.reset(sequence)
+            self._rows[sequence] = _Row(job, Sampler(job.options))
+
+    def _end(self, sequence: int, reason: str | None = None, error: Exception | None = None) -> None:
+        _finish(self._rows.pop(sequence).job, reason, error)
+
+    # ---- steps -------------------------------------------------------------------------------------------------
+
+    @property
+    def _writing(self) -> dict[int, _Row]:
+        return {sequence: row for sequence, row in self._rows.items() if row.token is not None}
+
+    def _pieces(self, rows: Mapping[int, _Row], keep: int, room: int) -> dict[int, Sequence[int]]:
+        """The next tokens of prompts, all but `keep` of each, `room` in all; who began first has the first of them."""
+        found = {}
+        for sequence, row in rows.items():
+            count = min(row.left - keep, room)
+            if count > 0:
+                found[sequence] = row.piece(count)
+                room -= count
+        return found
+
+    def _score(self) -> None:
+        """Pieces of prompts of whose tokens is told how likely they were: steps of their own, in turn with the others,
+        since another head of the plan gives these results."""
+        rows = {sequence: row for sequence, row in self._rows.items() if row.scoring}
+        if not rows:
+            return
+        room = self.chunk if len(rows) < len(self._rows) else self.batch.most_rows
+        texts = {}
+        for sequence, piece in self._pieces(rows, 1, room).items():
+            behind = len(rows[sequence].fed) + 1
+            texts[sequence] = piece, rows[sequence].job.ids[behind : behind + len(piece)]
+        likely = max(known(rows[sequence].job.likely) for sequence in texts)
+        for sequence, told in self._shared(lambda given: self.batch.score(given, likely), texts).items():
+            row, count = rows[sequence], known(rows[sequence].job.likely)
+            row.fed += texts[sequence][0]
+            if not self._told(sequence, [each._replace(likely=each.likely[:count]) for each in told]):
+                continue
+            if row.left == 1 and row.job.limit < 1:
+                self._end(sequence, "length")
+
+    def _told(self, sequence: int, told: Sequence[Drawn]) -> bool:
+        """Hand scores to a job; False if that failed."""
+        try:
+            self._rows[sequence].job.score(told)
+        except Exception as error:  # of this job's own code
+            self._end(sequence, error=error)
+            return False
+        return True
+
+    def _advance(self) -> None:
+        writing = self._writing
+        reading = {n: row for n, row in self._rows.items() if row.left and not row.scoring}
+        if writing and not reading and all(row.plain for row in writing.values()) and self._greedy(writing):
+            return
+        room = max(1, self.chunk - len(writing)) if writing else self.batch.most_rows
+        texts: dict[int, Sequence[int]] = {n: [known(row.token)] for n, row in writing.items()}
+        texts |= self._pieces(reading, 0, room)
+        if not texts:
+            return
+        ready = {}
+        for sequence, logits in self._shared(self.batch.feed, texts).items():
+            row = self._rows[sequence]
+            row.fed += texts[sequence]
+            if not row.left:
+                ready[sequence] = logits
+        self._draw(ready)
+
+    def _draw(self, logits: Mapping[int, np.ndarray]) -> None:
+        """Draw a token for each, side by side where that takes longer than to ask a thread for it."""
+
+        def drawn(sequence: int) -> Drawn | WorkbenchError:
+            row = self._rows[sequence]
+            told, likely = row.job.likely is not None, row.job.likely or 0
+            try:
+                return row.sampler.drawn(logits[sequence], len(row.fed), row.fed, told=told, likely=likely)
+            except WorkbenchError as error:
+                return error
+
+        wide = len(logits) > 1 and len(next(iter(logits.values()))) >= WIDE
+        found = list(self._threads.map(drawn, logits) if wide else map(drawn, logits))
+        for sequence, each in zip(logits, found, strict=True):
+            if isinstance(each, WorkbenchError):
+                self._end(sequence, error=each)
+            else:
+                self._take(sequence, self._rows[sequence], each)
+
+    def _take(self, sequence: int, row: _Row, drawn: Drawn) -> bool:
+        """Hand a token to its job; False if that was its last one."""
+        try:
+            if row.accept(drawn, self.batch.capacity):
+                return True
+        except Exception as error:  # of this job's own code
+            self._end(sequence, error=error)
+        else:
+            self._end(sequence)
+        return False
+
+    def _greedy(self, rows: Mapping[int, _Row]) -> bool:
+        """Several tokens of each; False if that could not be, and nothing has changed."""
+        count = min(
+            self._group(),
+            max(row.job.limit - row.taken for row in rows.values()),
+            *(self.batch.capacity - len(row.fed) for row in rows.values()),
+        )
+        began = time.perf_counter()
+        try:
+            found = self.batch.greedy_after({n: known(row.token) for n, row in rows.items()}, count)
+        except DeviceLostError:
+            raise
+        except WorkbenchError:
+            return False  # a step for each will find whose it is
+        self._step_s = (time.perf_counter() - began) / count
+        for sequence, tokens in found.items():
+            row = rows[sequence]
+            for token in tokens:
+                row.fed.append(known(row.token))
+                if not self._take(sequence, row, Drawn(token)):
+                    break
+        return True
+
+    def _group(self) -> int:
+        """How many greedy tokens may be computed without being looked at."""
+        if math.isinf(self.group_s):
+            return LOOK_AFTER
+        if self._step_s is None:
+            return 1
+        return max(1, min(LOOK_AFTER, int(self.group_s / max(self._step_s, 1e-6))))
+
+    def _shared(self, call: Callable[[dict], dict], texts: Mapping[int, Any]) -> dict[int, Any]:
+        """What a call gives for sequences that share its steps. Where it raises, each is tried alone, so that only the
+        job whose own failure it is ends; a call that raises leaves the sequences as they were."""
+        try:
+            return call(dict(texts))
+        except DeviceLostError:
+            raise
+        except WorkbenchError as error:
+            if len(texts) == 1:
+                self._end(next(iter(texts)), error=error)
+                return {}
+        found: dict[int, Any] = {}
+        for sequence, text in texts.items():
+            found |= self._shared(call, {sequence: text})
+        return found
+
+
+def _finish(job: Job, reason: str | None = None, error: Exception | None = None) -> None:
+    if error is None:
+        job.finish_reason = job.finish_reason or reason
+    job.end(error)
+
+
+def run_jobs(batch: Batch, jobs: Sequence[Job]) -> None:
+    """Give every job its tokens. Raises `PromptTooLongError` before anything runs, and what went wrong with the first
+    job of which anything did, as `Batch.feed` does."""
+    scheduler = Scheduler(batch)
+    for job in jobs:
+        scheduler.submit(job)
+    while scheduler.busy:
+        scheduler.step()
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
