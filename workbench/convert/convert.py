@@ -91,6 +91,7 @@ def convert(
                 writer.add(tensor)
                 formats[tensor.name] = tensor.format
                 nbytes += tensor.nbytes
+                del tensor  # before the next one is made: experts of a layer are gigabytes
             for name, data in _tokenizer_files(opened):
                 writer.add_file(name, data)
             writer.provenance = provenance(
