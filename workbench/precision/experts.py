@@ -88,6 +88,16 @@ class ExpertSensitivity:
         ranks = np.stack([_ranks(values) for values in (self.share, kl)])
         return float(np.corrcoef(ranks)[0, 1]) if (ranks.std(1) > 0).all() else float("nan")
 
+    def require_groups_of(self, costs: SensitivityTable) -> None:
+        """Raises WorkbenchError where groups are those of another model than that of these experts."""
+        there = {tensor for group in costs.groups for tensor in group.tensors}
+        for group in self.measured.groups:
+            if missing := [tensor for tensor in group.tensors if tensor not in there]:
+                raise WorkbenchError(
+                    f"{group.name} has rows of {missing[0]}, which is in no group of the sensitivities: they are of "
+                    "different models"
+                )
+
     def table(self) -> Table:
         """A row an expert: traffic, and for each format KL ± its error, and KL a routed token."""
         found, share, routed = self.measured, self.share, self.kl_routed

@@ -10,6 +10,7 @@ import numpy as np
 from workbench.precision import plots
 from workbench.precision.allocation import Allocation
 from workbench.precision.comparison import Row
+from workbench.precision.experts import ExpertSensitivity
 from workbench.precision.groups import place
 from workbench.precision.measured import Measured
 from workbench.precision.table import SensitivityTable
@@ -201,6 +202,28 @@ def panel_content(costs: SensitivityTable, chosen: Allocation, groups: Sequence[
         "head": ["format", "bytes", "KL alone" if len(names) == 1 else "KL, each alone"],
         "lines": lines,
         "groups": names,
+    }
+
+
+def experts_content(experts: ExpertSensitivity, layers: Collection[int | None]) -> dict[str, Any]:
+    """The experts of some layers, by number: the share of the tokens that go to each, and its KL alone in each format.
+    Of no layer, which to pick."""
+    found, share = experts.measured, experts.share
+    lines = []
+    for g, (layer, index) in enumerate(experts.experts):
+        if (number := int(layer.rpartition(".")[2])) in layers:
+            kl = [
+                error_bar(value, se)
+                for value, se in zip(found.kl[g], np.nan_to_num(found.kl_se[g]), strict=True)
+            ]
+            lines.append([f"layer {number}, {index}", f"{share[g]:.1%}", *kl])
+    return {
+        "title": "experts",
+        "note": experts.caption
+        if lines
+        else "Pick a layer to see its experts: who gets the tokens, and what each costs.",
+        "head": ["expert", "tokens", *(f"KL in {fmt}" for fmt in found.formats)],
+        "rows": lines,
     }
 
 

@@ -25,6 +25,7 @@ from workbench.models.source import open_source
 from workbench.precision import plots
 from workbench.precision.allocation import Allocation, Assignment
 from workbench.precision.comparison import Row, compare, same
+from workbench.precision.experts import ExpertSensitivity
 from workbench.precision.groups import place
 from workbench.precision.measured import Measured, measure
 from workbench.precision.pareto import Pareto
@@ -37,7 +38,7 @@ from workbench.studies.fitting import fitted_protocol
 from .background import Task, meter
 from .base import View
 from .precision_budget import beginning, in_bytes
-from .precision_content import choice_content, panel_content, static_html, table_content
+from .precision_content import choice_content, experts_content, panel_content, static_html, table_content
 
 WINDOWS = 8
 NO_COSTS = "PrecisionMap: no sensitivities yet; measure_costs() or the button measures them"
@@ -52,7 +53,9 @@ class PrecisionMap(View):
     calibration, held_out: `Tokens` of `eval.texts.encode`; allocations are measured on held_out, or on calibration
     where there is no other text. protocol and max_windows hold for all measurements, the protocol's windows being no
     longer than the model's context; formats and quantizer for the costs. bits or budget (bytes of all weights): what to
-    begin with, at least the smallest that there is. pins: group -> format. `note` says what was not as asked.
+    begin with, at least the smallest that there is. pins: group -> format. `note` says what was not as asked. experts:
+    of a mixture, an `ExpertSensitivity` or the file of one: the experts of the picked layers are shown, the traffic of
+    each beside what it costs alone.
 
     `allocation` is the chosen one (`workbench.precision.allocation.Allocation`), `front` the best for every budget,
     `measured` what was measured as a whole, `selected` the assignments of the groups that were picked.
@@ -91,6 +94,7 @@ class PrecisionMap(View):
         bits: float | None = None,
         budget: int | None = None,
         pins: Mapping[str, Format] | None = None,
+        experts: ExpertSensitivity | str | Path | None = None,
         **options: Any,
     ) -> None:
         self.refuse_unknown(options)
@@ -116,6 +120,7 @@ class PrecisionMap(View):
         self._wanted = {"bits": bits, "budget": budget, "pins": pins}
         self.costs: SensitivityTable | None = None
         self.front: Pareto | None = None
+        self.experts = ExpertSensitivity.load(experts) if isinstance(experts, str | Path) else experts
         self._chosen: Allocation | None = None
         self._measured: list[Measured] = []
         self._lock = threading.RLock()  # a measurement may bring a new table while the slider moves
@@ -154,7 +159,7 @@ class PrecisionMap(View):
         return compare(known(self.front), self.allocation, self._measured)
 
     def data(self, what: str = "groups") -> Any:
-        """A pandas DataFrame: "groups" of the chosen allocation, "front" (25 budgets) or "measured"."""
+        """A pandas DataFrame: "groups" of the chosen allocation, "front" (25 budgets), "measured", or "experts"."""
         import pandas
 
         chosen = self.allocation
@@ -168,20 +173,24 @@ class PrecisionMap(View):
             rows = known(self.front).to_rows()
         elif what == "measured":
             rows = [each.to_row() for each in self._measured]
+        elif what == "experts" and self.experts is not None:
+            return self.experts.data()
         else:
-            raise WorkbenchError(f"data: {what!r}; there are groups, front, measured")
+            raise WorkbenchError(f"data: {what!r}; there are groups, front, measured, and experts if given")
         found = pandas.DataFrame(rows)
         return found.astype({"layer": "Int64"}) if what == "groups" else found  # <NA>: in no layer
 
     def plot(self, what: str = "allocation") -> Picture:
-        """A figure of the "allocation", the "front" with what was measured, or the "costs"."""
+        """A figure of the "allocation", the "front" with what was measured, the "costs", or the "experts"."""
         chosen = self.allocation
         if what == "allocation":
             return chosen.plot()
         if what == "costs":
             return known(self.costs).plot()
+        if what == "experts" and self.experts is not None:
+            return self.experts.plot()
         if what != "front":
-            raise WorkbenchError(f"plot: {what!r}; there are allocation, front, costs")
+            raise WorkbenchError(f"plot: {what!r}; there are allocation, front, costs, and experts if given")
         return plots.outcomes(known(self.front), self._measured)
 
     def save(self, path: str | Path) -> Path:
@@ -242,6 +251,8 @@ class PrecisionMap(View):
     def _take(self, costs: SensitivityTable) -> None:
         """Choose by a new table; what was asked for before is asked for again."""
         with self._lock:
+            if self.experts is not None:
+                self.experts.require_groups_of(costs)
             asked = {"budget": self.budget, "pins": dict(self.pins)} if self.front else dict(self._wanted)
             self.costs, self.front = costs, None
             front = self._front_with(asked.pop("pins"))
@@ -377,13 +388,16 @@ class PrecisionMap(View):
         self.tell("choice", {**content, "panel": self._panel()})
 
     def _panel(self) -> dict[str, Any]:
-        return panel_content(known(self.costs), known(self._chosen), self.selection, self.pins)
+        found = panel_content(known(self.costs), known(self._chosen), self.selection, self.pins)
+        layers = {place(name)[1] for name in self.selection}
+        return found if self.experts is None else {**found, "experts": experts_content(self.experts, layers)}
 
     def static_html(self) -> str:
         if self._chosen is None:
             return "<p><em>No sensitivities were measured.</em></p>"
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return note + static_html(known(self.costs), self.compared(), self.pins)
+        experts = "" if self.experts is None else self.experts.table().html()
+        return note + static_html(known(self.costs), self.compared(), self.pins) + experts
 
 
 def _format(fmt: Format) -> WeightFormat:
