@@ -125,6 +125,8 @@ def test_help_is_fast_and_loads_nothing_heavy():
         (["--format", "int2", "--zero-frac-bits", "5", "--scale-dtype", "f32"], "int2/256/z5/f32"),
         (["--format", "int4", "--zero-frac-bits", "3", "--quantizer", "hqq"], "int4/128/z3"),
         (["--format", "bf16"], "bf16"),
+        (["--format", "int4/64"], "int4/64"),
+        (["--format", "int8/channel", "--symmetric"], "int8/channel/sym"),
     ],
 )
 def test_quantize_end_to_end(capsys, tmp_path, checkpoint, options, expected):
@@ -174,6 +176,12 @@ WRONG = {
         "--block-size: nothing that f16 has",
     ),
     "pattern syntax": (None, ["--format", "int4", "--set", "int8"], "PATTERN=FORMAT"),
+    "no such dtype": (None, ["--format", "int3/64"], "'int3' is not one of int8, int4, int2, f32"),
+    "a block size twice": (
+        None,
+        ["--format", "int4/64", "--block-size", "32"],
+        "int4/64 and --block-size say the same",
+    ),
     "pattern": (
         None,
         ["--format", "int4", "--set", "*nope*=int8"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from workbench.commands.calibration import add_calibration, calibration_from
 from workbench.commands.common import add, add_adapter, size
@@ -10,6 +11,7 @@ from workbench.commands.output import add_output
 from workbench.commands.precision import allocated_options, fitted_options
 
 FLOATS = ("f32", "f16", "bf16")
+DTYPES = ("int8", "int4", "int2", *FLOATS)
 # Options of quantized formats alone: argument -> field of WeightFormat. None means "not given".
 QUANTIZED = ("block_size", "granularity", "symmetric", "scale_dtype", "zero_frac_bits", "order")
 
@@ -34,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", "--output-dir", required=True, metavar="DIR", help="folder to make")
     precision = parser.add_mutually_exclusive_group(required=True)
     precision.add_argument(
-        "--format", choices=["int8", "int4", "int2", *FLOATS], help="of every weight matrix"
+        "--format",
+        metavar="FORMAT",
+        help=f"of every weight matrix: {', '.join(DTYPES)}; also whole, such as int4/64 or int8/channel/sym",
     )
     precision.add_argument(
         "--precision", metavar="FILE", help="a format for each matrix, from `workbench allocate`"
@@ -115,12 +119,18 @@ def options_from(arguments: argparse.Namespace):
     from workbench.convert.options import ConvertOptions
     from workbench.errors import WorkbenchError
     from workbench.formats.spec import WeightFormat
-    from workbench.formats.text import parse_format
+    from workbench.formats.text import format_parts, parse_format
 
     given = {name: getattr(arguments, name) for name in QUANTIZED if getattr(arguments, name) is not None}
-    if arguments.format in FLOATS and given:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise WorkbenchError(f"{names}: nothing that {arguments.format} has")
+    dtype, said = format_parts(arguments.format or "")
+    if arguments.format is not None and dtype not in DTYPES:
+        raise WorkbenchError(f"--format {arguments.format}: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype in FLOATS and given:
+        raise WorkbenchError(f"{_options(given)}: nothing that {dtype} has")
+    if twice := said.keys() & given.keys():
+        raise WorkbenchError(
+            f"--format {arguments.format} and {_options(sorted(twice))} say the same thing: give one"
+        )
     overrides = {}
     for text in arguments.set:
         pattern, equals, form = text.rpartition("=")
@@ -146,4 +156,8 @@ def options_from(arguments: argparse.Namespace):
         return allocated_options(arguments, given, common)
     if arguments.fit_memory:
         return fitted_options(arguments, given, common)
-    return ConvertOptions(format=WeightFormat(arguments.format, **given), **common)
+    return ConvertOptions(format=WeightFormat(dtype, **said, **given), **common)
+
+
+def _options(fields: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in fields)

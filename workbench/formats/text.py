@@ -15,6 +15,12 @@ def parse_format(text: str) -> WeightFormat:
 
     Raises WorkbenchError for a part that means nothing, FormatError for a combination that is not allowed.
     """
+    dtype, given = format_parts(text)
+    return WeightFormat(dtype, **given)
+
+
+def format_parts(text: str) -> tuple[str, dict[str, Any]]:
+    """The dtype, and the other fields of `WeightFormat` that a text names. Raises WorkbenchError as `parse_format`."""
     dtype, *parts = text.strip().split("/")
     given: dict[str, Any] = {}
     for part in parts:
@@ -37,4 +43,4 @@ def parse_format(text: str) -> WeightFormat:
                 f"format {text!r}: {part!r} means nothing; allowed after the dtype, behind a '/': a block "
                 "size, channel, tensor, sym, offset, zN (fraction bits of zero-points), f16, f32 (scales), high-first"
             )
-    return WeightFormat(dtype, **given)
+    return dtype, given
