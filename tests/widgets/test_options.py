@@ -47,9 +47,10 @@ def test_what_a_widget_tells_is_no_option(trait):
 
 
 def options_of(command) -> set[str]:
+    """Without those that every command has for its output."""
     parser = argparse.ArgumentParser(add_help=False)
     command.add_arguments(parser)
-    return {action.dest for action in parser._actions}
+    return {action.dest for action in parser._actions} - {"json", "quiet"}
 
 
 def takes(widget, name: str) -> bool:
@@ -63,7 +64,7 @@ def takes(widget, name: str) -> bool:
 @pytest.mark.parametrize(
     "widget, command, others",
     [
-        (Generator, generate, {"model", "stop", "quiet"}),
+        (Generator, generate, {"model", "stop"}),
         (ModelCard, info, {"tensors"}),  # what a file holds, tensor by tensor, is a listing
         # What the map is about, or does by a method, and what it has no use for.
         (
@@ -80,7 +81,7 @@ def takes(widget, name: str) -> bool:
                 "fit_memory",
                 "check_windows",
             }
-            | {"check_text", "max_tokens", "adapter", "compare", "experts", "plot", "threads", "quiet"},
+            | {"check_text", "max_tokens", "adapter", "compare", "plot", "threads"},
         ),
     ],
     ids=["generate", "info", "allocate"],
@@ -107,7 +108,7 @@ def test_wrong_values_are_refused(model):
         QuantizationExplorer(ARRAYS, a=4)
     for bits in (float("nan"), -1, "3"):
         with pytest.raises(WorkbenchError, match=r"bits = .*; allowed: a number"):
-            precision_map(None).choose(bits=bits)
+            precision_map(None, None).choose(bits=bits)
 
 
 def test_models_run_as_they_were_asked_to():
