@@ -99,6 +99,7 @@ def as_the_references(found: dict) -> None:
     assert ppl["here"] == pytest.approx(ppl["there"], rel=1e-5) and ppl["there"] > 1
 
 
+@pytest.mark.release
 @pytest.mark.usefixtures("adapter")
 def test_node_and_this_process_certify_alike(
     some, packed, model, model_beside, tmp_path, monkeypatch, capsys

@@ -282,6 +282,7 @@ class TestPage:
         for each in page.locator("button:visible, input:visible, textarea:visible").all():
             assert each.evaluate("(e) => (e.labels?.length ? e.labels[0] : e).textContent.trim()"), each
 
+    @pytest.mark.release
     def test_it_works_without_a_network(self, shown, native):
         shards = [wanted for path, wanted in Ranges.asked if path == "/model/model.wgpu"]
         assert shards and all(shards)
@@ -312,6 +313,7 @@ SPOIL = """async () => {
 }"""
 
 
+@pytest.mark.release
 @pytest.mark.browser
 def test_a_load_that_broke_off_goes_on_where_it_was(written, browser, tmp_path):
     """What has its checksum is kept; what the storage spoils is loaded again, and nothing else."""
@@ -375,6 +377,7 @@ OTHER = """async (bytes) => {
 }"""
 
 
+@pytest.mark.release
 @pytest.mark.browser
 def test_the_storage_makes_room_and_a_model_that_it_does_not_hold_is_used_all_the_same(written, browser):
     """From a server that knows no ranges, at that."""

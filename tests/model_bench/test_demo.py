@@ -201,6 +201,7 @@ def test_a_row_that_fails_its_check_has_no_time(toured):
     assert "- int4: no times: WGSL and references differ." in table
 
 
+@pytest.mark.release
 def test_another_model_and_text(adapter, tmp_path, capsys):
     """By the command, with the unquantized model named as its weights are stored."""
     source = write_shallow(tmp_path / "bf16", dtype="bfloat16")

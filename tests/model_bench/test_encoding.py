@@ -28,6 +28,7 @@ def test_figures_come_from_the_samples():
     assert "75%" in found.summary() and "4.10 us of CPU time a dispatch (least 3.10;" in found.summary()
 
 
+@pytest.mark.release
 def test_recording_is_measured_on_a_device(adapter, shallow, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("workbench.assets.demo_model_path", lambda: shallow)
     assert main(["bench", "encoding", "--output", str(tmp_path)]) == 0

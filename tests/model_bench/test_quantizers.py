@@ -14,6 +14,7 @@ def compare(folder, *more: str) -> int:
     return main(["quantizers", *arguments.split(), "--output", str(folder), *more])
 
 
+@pytest.mark.release
 def test_every_cell_is_measured_and_none_converted_twice(tmp_path, capsys):
     folder = tmp_path
     assert compare(folder, "--quantizers", "rtn", "gptq") == 0

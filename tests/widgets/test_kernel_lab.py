@@ -224,6 +224,7 @@ def test_edits_from_python_are_what_the_page_shows(shown):
         assert widget.comparison["v3"].tunables["rows_per_team"] == 4
 
 
+@pytest.mark.release
 def test_a_version_runs_inside_a_model(shown, monkeypatch):
     quick = {
         "protocol": "disjoint-64",

@@ -56,6 +56,7 @@ def test_both_engines_write_the_same(shown, small):
         assert len(str(state)) < 40_000
 
 
+@pytest.mark.release
 @pytest.mark.browser
 @pytest.mark.usefixtures("adapter")
 def test_a_page_alone_and_one_that_goes_away(shown, small):
