@@ -2,7 +2,7 @@
 #   MODEL      another model than the embedded one, for demo and real, as in: make demo MODEL=smollm2-135m
 #   ARGS       further arguments of the command behind the target, as in: make test ARGS="-k formats"
 #   BUILDER    what docs makes (default: html); linkcheck asks for every link to elsewhere
-#   WORKERS    processes that run the tests (default: a core each, four at most)
+#   WORKERS    processes that run the tests (default: one more than cores, four at most)
 #   PYTHON     the interpreter to build .venv with (default: the newest of 3.11 to 3.14 that can make one)
 SHELL := /bin/bash
 VENV := .venv
@@ -23,8 +23,9 @@ BUILDER ?= html
 
 TSC := tests/support/node_modules/typescript/bin/tsc
 
-# Each computes on one thread: PyTorch's and lavapipe's would wait for each other.
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+# Each computes on one thread: PyTorch's and lavapipe's would wait for each other. One more than there are cores, since a
+# fifth of their time tests wait for browsers and processes that they have started.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo real test test-all lab bench docs lint

@@ -94,7 +94,14 @@ def test_only_where_it_pays(plan, adapter, tokens, expected):
     assert kernels(fused(plan, adapter=adapter, tokens=tokens)).count("norm_gate_up_a8[int4, a8]") == expected
 
 
-@pytest.mark.parametrize("fmt", ["int8", "int4", "int2"])
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        pytest.param("int8", marks=pytest.mark.release),
+        "int4",
+        pytest.param("int2", marks=pytest.mark.release),
+    ],
+)
 def test_decoding_fused_computes_what_the_plan_unfused_does(
     checkpoint, open_promised, tmp_path, monkeypatch, fmt
 ):

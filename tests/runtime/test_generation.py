@@ -35,7 +35,9 @@ def model(request, checkpoint, open_promised):
     )
 
 
-@pytest.mark.parametrize("name", ["stories260K-hf", "babyllama105-hf"])
+@pytest.mark.parametrize(
+    "name", ["stories260K-hf", pytest.param("babyllama105-hf", marks=pytest.mark.release)]
+)
 def test_200_greedy_tokens_agree_with_transformers(shared, open_promised, name):
     from transformers import LlamaForCausalLM
 

@@ -112,7 +112,15 @@ def told(model, prompt, count, options):
         return list(session.stream(session.draw(options).id, count, options, told=True))
 
 
-@pytest.mark.parametrize("fmt, is_cpu", [("float", True), ("float", False), ("int4", True), ("int2", False)])
+@pytest.mark.parametrize(
+    "fmt, is_cpu",
+    [
+        ("float", True),
+        pytest.param("float", False, marks=pytest.mark.release),
+        ("int4", True),
+        pytest.param("int2", False, marks=pytest.mark.release),
+    ],
+)
 def test_tokens_are_those_of_the_unfused_end(stackable, open_promised, tmp_path, monkeypatch, fmt, is_cpu):
     from workbench.convert.convert import convert
     from workbench.convert.options import ConvertOptions

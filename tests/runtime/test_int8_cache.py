@@ -64,7 +64,7 @@ def test_kernels_lose_nothing_beside_their_references(shallow, ids, open_promise
     assert 0 < rms(cost) < 0.05 and abs(cost.mean()) < 5e-3
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", ["f32", pytest.param("f16", marks=pytest.mark.release)])
 def test_200_greedy_tokens_of_both_executors(shallow, open_promised, dtype):
     if dtype == "f16" and not open_promised().adapter.f16:
         pytest.skip("the adapter has no shader-f16")

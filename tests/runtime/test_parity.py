@@ -58,7 +58,11 @@ def test_references_agree_with_transformers(random_checkpoint, record_property):
 
 @pytest.mark.parametrize(
     "name, subgroups",
-    [("stories260K-hf", True), ("stories260K-hf", False), ("babyllama105-hf", True)],
+    [
+        ("stories260K-hf", True),
+        ("stories260K-hf", False),
+        pytest.param("babyllama105-hf", True, marks=pytest.mark.release),
+    ],
 )
 def test_shared_checkpoint(shared, open_promised, name, subgroups, record_property):
     folder = shared / "models" / name

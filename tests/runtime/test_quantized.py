@@ -63,7 +63,9 @@ def test_mixed_formats(checkpoint, open_promised, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "int2"])
-@pytest.mark.parametrize("name", ["stories260K-hf", "babyllama105-hf"])
+@pytest.mark.parametrize(
+    "name", ["stories260K-hf", pytest.param("babyllama105-hf", marks=pytest.mark.release)]
+)
 def test_shared_checkpoint(shared, open_promised, tmp_path, name, dtype, record_property):
     convert(shared / "models" / name, tmp_path / "model", ConvertOptions(WeightFormat(dtype)))
     oracle = reference_on(tmp_path / "model", compute=torch.float64)

@@ -206,6 +206,7 @@ def write_three(notebook) -> None:
     assert section.locator("[data-at]").count() == 3
 
 
+@pytest.mark.release
 def test_a_widget_in_jupyterlab(browser, server):
     with opened(browser, server[0]) as notebook:
         text = stop_while_busy(notebook)
