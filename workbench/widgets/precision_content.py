@@ -218,7 +218,6 @@ def experts_content(experts: ExpertSensitivity, layers: Collection[int | None]) 
             ]
             lines.append([f"layer {number}, {index}", f"{share[g]:.1%}", *kl])
     return {
-        "title": "experts",
         "note": experts.caption
         if lines
         else "Pick a layer to see its experts: who gets the tokens, and what each costs.",

@@ -187,18 +187,14 @@ function render({ model, el }) {
   };
   ["pointerdown", "pointermove"].forEach((kind) => charts.addEventListener(kind, drag));
 
-  function drawPanel({ title, note, tensors, head, lines, groups, experts }) {
+  function drawPanel({ title, note, tensors, head, lines, groups, experts: of }) {
     const radio = ({ format, pin, says }) => h("input", { type: "radio", name, "aria-label": visible(says), checked: pin, onchange: () => view.tell("pin", { groups, format }) });
     refill(panel, h("h4", {}, visible(title)), h("p", { class: "wb-note", title: visible(tensors) }, visible(note)),
       rows(visible(`formats of ${title}`), head, lines.map((line) => h("tr", { class: line.now ? "wb-now" : "" }, h("td", { colspan: line.at === null ? head.length : null }, h("label", {}, groups.length ? radio(line) : null,
         line.at === null ? visible(line.says) : h("span", { class: "wb-chip", style: paint(table.formats[line.at]) }, visible(line.format)))), cells(line.cells)))),
-      ...(experts ? drawExperts(experts) : []));
+      of ? h("div", { class: "wb-few" }, of.note, rows("experts", of.head, of.rows.map((r) => h("tr", {}, cells(r))))) : "");
     grid.mark(groups);
   }
-
-  /** Of a mixture: the experts of the picked layers, in a table that scrolls by itself. */
-  const drawExperts = ({ title, note, head, rows: lines }) => [h("h4", {}, visible(title)), h("p", { class: "wb-note" }, visible(note)),
-    lines.length ? h("div", { class: "wb-experts", tabindex: "0", role: "region", "aria-label": visible(title) }, rows(visible(title), head, lines.map((texts) => h("tr", {}, cells(texts))))) : ""];
 
   function drawCharts() {
     const size = (bytes) => Math.log2(inUnit(bytes));
