@@ -136,7 +136,7 @@ TILE_ROWS, TILE_COLUMNS, TILE_QUADS = (32, 64), 32, 64
 TILE_TOKENS = 40
 
 
-def _tile_iterations(context: Context, threads: int) -> float:
+def _tile_iterations(context: Context) -> float:
     """Of each tile of positions: slices of queries and keys, and of values."""
     quads = context["head_dim"] / 4
     seen, _ = positions_seen(context.sizes)
@@ -152,7 +152,7 @@ def _refuse_tile(context: Context) -> str | None:
         return "a tile meets all positions with one query"
     if context["head_dim"] > 4 * TILE_QUADS:
         return f"heads of {context['head_dim']} dimensions do not fit into workgroup memory"
-    if context.adapter.is_cpu and (needed := _tile_iterations(context, 0)) > MOST_ITERATIONS:
+    if context.adapter.is_cpu and (needed := _tile_iterations(context)) > MOST_ITERATIONS:
         return f"its loops take {needed:.0f} iterations, which a software adapter cuts off"
     return None
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from workbench.commands.common import add, add_execution, say_choices, utf8_text
+from workbench.commands.common import add, add_execution, execution_of, say_choices, utf8_text
 from workbench.commands.output import add_output
 from workbench.commands.sampling import add_sampling, sampling_from
 from workbench.errors import WorkbenchError
@@ -34,15 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import workbench
 
-    model = workbench.load(
-        arguments.model,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        max_tokens=arguments.max_tokens,
-        cache=arguments.cache,
-        lora=arguments.lora,
-        lora_format=arguments.lora_format,
-    )
+    model = workbench.load(arguments.model, **execution_of(arguments))
     seed = sampling["seed"]
     with model.chat(arguments.system, **sampling) as chat:
         if not arguments.quiet:

@@ -128,6 +128,15 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     add(parser, "--max-tokens")
 
 
+#: Options of `workbench.load` that commands have, by their own names. (`--adapter` is set for the whole process.)
+EXECUTION = ("backend", "dtype", "max_tokens", "cache", "window", "sinks", "lora", "lora_format")
+
+
+def execution_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a model is run as: those of `EXECUTION` that the command has."""
+    return {name: getattr(arguments, name) for name in EXECUTION if hasattr(arguments, name)}
+
+
 def add_baseline_precision(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "precision of the baseline",

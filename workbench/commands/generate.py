@@ -7,7 +7,7 @@ import itertools
 import sys
 
 from workbench import utf8
-from workbench.commands.common import add, add_execution, say_choices, utf8_text
+from workbench.commands.common import add, add_execution, execution_of, say_choices, utf8_text
 from workbench.commands.output import add_output, answer, to_stdout
 from workbench.commands.sampling import add_sampling, sampling_from
 
@@ -37,17 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import workbench
 
-    model = workbench.load(
-        arguments.model,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        max_tokens=arguments.max_tokens,
-        cache=arguments.cache,
-        window=arguments.window,
-        sinks=arguments.sinks,
-        lora=arguments.lora,
-        lora_format=arguments.lora_format,
-    )
+    model = workbench.load(arguments.model, **execution_of(arguments))
     if not arguments.quiet:
         say_choices(model)
     pieces = model.generate(prompt, **sampling, chat=arguments.chat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from workbench.commands.common import MODEL_HELP, add, add_execution
+from workbench.commands.common import MODEL_HELP, add, add_execution, execution_of
 from workbench.commands.output import add_output, answer
 
 EXAMPLES = (
@@ -41,15 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         ).suffix == ".gguf":  # no model of ours, but what it holds can be told
             print(inside_gguf(file))
         raise
-    found = describe(
-        source,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        max_tokens=arguments.max_tokens,
-        cache=arguments.cache,
-        window=arguments.window,
-        sinks=arguments.sinks,
-    )
+    found = describe(source, **execution_of(arguments))
     listed = arguments.tensors or getattr(source, "origin", None)
     answer(
         arguments,

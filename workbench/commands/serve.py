@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 
-from workbench.commands.common import MODEL_HELP, add, add_execution, positive, say_choices, size, utf8_text
+from workbench.commands.common import (
+    MODEL_HELP,
+    add,
+    add_execution,
+    execution_of,
+    positive,
+    say_choices,
+    size,
+    utf8_text,
+)
 from workbench.commands.output import add_output
 from workbench.errors import WorkbenchError
 
@@ -80,17 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import workbench
 
-    model = workbench.load(
-        arguments.model,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        max_tokens=arguments.max_tokens,
-        cache=arguments.cache,
-        window=arguments.window,
-        sinks=arguments.sinks,
-        lora=arguments.lora,
-        lora_format=arguments.lora_format,
-    )
+    model = workbench.load(arguments.model, **execution_of(arguments))
     if not arguments.quiet:
         say_choices(model)
     name = arguments.name or model.source.path.name

@@ -81,19 +81,8 @@ def build_all(device: Device, wanted: Sequence[Wanted]) -> list[Built]:
     missing = [each for each in dict.fromkeys(wanted) if (each.code, each.bindings, each.label) not in cache]
     if len(missing) > 1 and not device.adapter.is_cpu:
         with ThreadPoolExecutor(min(THREADS, len(missing), os.cpu_count() or 1)) as threads:
-            list(threads.map(lambda each: _build_wanted(device, each), missing))
-    return [_build_wanted(device, each) for each in wanted]
-
-
-def _build_wanted(device: Device, wanted: Wanted) -> Built:
-    return build(
-        device,
-        wanted.code,
-        wanted.bindings,
-        wanted.label,
-        own=wanted.own,
-        body_line=wanted.body_line,
-    )
+            list(threads.map(lambda each: build(device, **vars(each)), missing))
+    return [build(device, **vars(each)) for each in wanted]
 
 
 def compile_kernel(
