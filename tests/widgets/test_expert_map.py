@@ -45,7 +45,7 @@ def test_experts_of_the_picked_layer_are_shown(shown, costs, experts, tmp_path):
         rows = page.get_by_role("table", name="experts").get_by_role("row")
         bridge.until("document.querySelector('.wb-few td') !== null")
         found = [row.get_by_role("cell").all_inner_texts() for row in rows.all()[1:]]
-    assert [row[0] for row in found] == [f"layer 1, {index}" for index in range(4)]
+    assert [row[0] for row in found] == [f"1, {index}" for index in range(4)]
     assert [row[1] for row in found] == [f"{share:.1%}" for share in experts.share[4:8]]
     assert [float(row[2].split(" ")[0]) for row in found] == pytest.approx(
         experts.measured.kl[4:8, 0], rel=0.05

@@ -206,22 +206,23 @@ def panel_content(costs: SensitivityTable, chosen: Allocation, groups: Sequence[
 
 
 def experts_content(experts: ExpertSensitivity, layers: Collection[int | None]) -> dict[str, Any]:
-    """The experts of some layers, by number: the share of the tokens that go to each, and its KL alone in each format.
-    Of no layer, which to pick."""
+    """The experts of some layers, by number: the share of the tokens that go to each, and its KL alone in each format,
+    so short that two formats fit beside the map. Of no layer, which to pick."""
     found, share = experts.measured, experts.share
     lines = []
     for g, (layer, index) in enumerate(experts.experts):
         if (number := int(layer.rpartition(".")[2])) in layers:
+            pairs = zip(found.kl[g], found.kl_se[g], strict=True)
             kl = [
-                error_bar(value, se)
-                for value, se in zip(found.kl[g], np.nan_to_num(found.kl_se[g]), strict=True)
+                _power(f"{value:.1e}") + ("" if np.isnan(se) else _power(f" ± {se:.0e}"))
+                for value, se in pairs
             ]
-            lines.append([f"layer {number}, {index}", f"{share[g]:.1%}", *kl])
+            lines.append([f"{number}, {index}", f"{share[g]:.1%}", *kl])
     return {
         "note": experts.caption
         if lines
         else "Pick a layer to see its experts: who gets the tokens, and what each costs.",
-        "head": ["expert", "tokens", *(f"KL in {fmt}" for fmt in found.formats)],
+        "head": ["expert", "share", *map(str, found.formats)],
         "rows": lines,
     }
 
