@@ -2,7 +2,7 @@
 // (lib/x_a8/row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
-// needs: team_sums (within, team_sums, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
+// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
 //   add_up (add_up, sum_of), activate (activate), quantize_block (quantized_block)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
@@ -18,11 +18,16 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, 
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * GROUP_UNITS;
+  let own = thread / TEAM * UNITS;
+  // weights of a round are on their way while the row is made, and while sums of the round before are added up
+  var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_sum();
-    add_up(team_sums(token, first + thread / TEAM * UNITS, thread), thread);
+    let sums = sums_from(ahead, token, first + own, thread);
+    if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
+    add_up(sums, thread);
     for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
       let team = i / UNITS;
       let factor = norm_factor(team);

@@ -211,7 +211,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                     tunables=gemv_tunables((2, 4, 8, 16)),
                     library=lambda c: (*_library(fmt, c), "append/cache", slot_file(c)),
                     refuse=_refuse,
-                    defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
+                    defaults=gemv_defaults(lambda c: (256, 4, 4)),  # measured on an H200
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
                 )
             },
@@ -300,7 +300,7 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     tunables=gemv_tunables((2, 4, 8, 16)),
                     library=lambda c: (*_library(fmt, c), activation_file(unit)),
                     refuse=_whole_blocks,
-                    defaults=gemv_defaults(lambda c: (256, 8, 2)),  # measured on an H100
+                    defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H200
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },
