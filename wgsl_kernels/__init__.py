@@ -49,6 +49,7 @@ MODULES = (
     "linear.linear_a8",
     "linear.norm_linear",
     "linear.norm_linear_a8",
+    "linear.weighed",
     "linear.norm_qkv_rows",
     "logits.divergence",
     "logits.logits",

@@ -20,6 +20,7 @@ from .linear.norm_linear_a8 import (
 )
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
+from .linear.weighed import WEIGHED
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .norm.head_norm import head_norm_rope
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     norm_gate_up,
     norm_gate_up_gelu,
     SPLIT_ATTENTION,
+    *WEIGHED,
     norm_qkv_a8,
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,

@@ -41,6 +41,7 @@ PARAMS = {
     "count": 4,
     "ring": True,
     "sinks": 2,
+    "stride": 2,
 }
 #: Rules whose results are words of INT8.
 IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
@@ -90,6 +91,8 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         width = HIDDEN if rule.stack else 2 * (HIDDEN if "weight" in inputs else 12)
         made |= {"x": normal(TOKENS, width), "residual": normal(TOKENS, 12)}
         made |= {"experts": torch.tensor([[0, 3], [2, 1], [1, 0]]), "scores": normal(TOKENS, 2).abs()}
+    if rule.name.startswith("weighed_"):
+        made |= {"weight": normal(HIDDEN, HIDDEN) / 8, "residual": normal(TOKENS, HIDDEN)}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
     return {name: made[name] for name in inputs}

@@ -33,9 +33,10 @@ PROMISED_LIMITS = {
     "max-buffer-size": 256 << 20,
     "min-storage-buffer-offset-alignment": 256,
 }
-#: Native limits worth having: larger bindings mean fewer pieces of large tensors; where bindings may begin at finer
+#: Native limits worth having: more buffers of a kernel, and larger bindings mean fewer pieces of large tensors; where bindings may begin at finer
 #: steps, small matrices lie in one buffer with those that are read together with them.
 WANTED_LIMITS = (
+    "max-storage-buffers-per-shader-stage",
     "max-storage-buffer-binding-size",
     "max-buffer-size",
     "min-storage-buffer-offset-alignment",
@@ -95,6 +96,7 @@ class Device:
             f16="shader-f16" in features,
             is_cpu=is_cpu,
             offset_alignment=int(limits["min-storage-buffer-offset-alignment"]),
+            storage_buffers=int(limits["max-storage-buffers-per-shader-stage"]),
         )
 
     def _constant_subgroup_size(self, is_cpu: bool) -> int:

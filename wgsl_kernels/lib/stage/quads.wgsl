@@ -1,5 +1,5 @@
 // provides: stage
-// needs: x (x4), norm_sum (norm), to_bytes (largest_of, scale_for, to_word, to_bytes, inverse_of),
+// needs: x (x4), norm_weight (norm), to_bytes (largest_of, scale_for, to_word, to_bytes, inverse_of),
 //   x_a8/row (row_words, row_facts, X_GROUPS)
 // Eight lanes quantize a block of 32 columns, four each: loads side by side, and an eighth of the work in a row.
 const QUADS: u32 = X_GROUPS * 8u;

@@ -27,18 +27,19 @@ fn pieces_of(first: u32, piece: u32) -> Pieces {
   return loaded;
 }
 
-// Weights of the first step, for a caller that has to wait for its activations: `sums_from` goes on with them.
+// Weights of the first step, for a caller that has to wait before it can use them: `sums_from` goes on with them, and
+// loads those of each step while it computes with those of the one before.
 fn first_pieces(first: u32, thread: u32) -> Pieces { return pieces_of(first, min(thread % TEAM, PIECES - 1u)); }
 
 fn sums_from(ahead: Pieces, token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
   var sums: array<f32, SUMS>;
+  var next = ahead;
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
+    let loaded = next;
+    if (step + 1u < STEPS) { next = pieces_of(first, min(piece + TEAM, PIECES - 1u)); }
     if (PIECES % TEAM == 0u || piece < PIECES) {
-      let raw = activations_at(token, piece);
-      var loaded = ahead;
-      if (step > 0u) { loaded = pieces_of(first, piece); }
-      let v = prepared(raw, piece);
+      let v = prepared(activations_at(token, piece), piece);
       for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] += piece_sum(loaded[i], v); }
     }
   }
