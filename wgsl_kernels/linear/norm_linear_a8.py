@@ -80,13 +80,18 @@ def _refuse(context: Context) -> str | None:
     return refuse_columns(context)
 
 
-def _library(fmt: str, context: Context) -> tuple[str, ...]:
+def by_quads(context: Context) -> str:
+    """Who quantizes a block of 32: eight lanes of a subgroup ("quads"), or a thread ("blocks")."""
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    return "quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "blocks"
+
+
+def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x/vec4",
         "extra_sum/norm",
         "x_a8/row",
-        "stage/quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "stage/blocks",
+        f"stage/{by_quads(context)}",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
         *team_reduction(context),
     )
@@ -298,7 +303,11 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     "linear/norm_gate_up_a8",
                     grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=lambda c: (*_library(fmt, c), activation_file(unit)),
+                    library=lambda c: (
+                        *_library(fmt, c),
+                        activation_file(unit),
+                        f"store_blocks/{by_quads(c)}",
+                    ),
                     refuse=_whole_blocks,
                     defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H200
                     why="few tokens: the row is quantized by those that need it, the product where it is made",

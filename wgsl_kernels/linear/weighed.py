@@ -42,7 +42,7 @@ from .norm_linear import (
     turned_and_appended,
     weight_parts,
 )
-from .norm_linear_a8 import NORM_QKV_A8
+from .norm_linear_a8 import NORM_QKV_A8, by_quads
 
 #: Storage buffers that `linear_weighed` binds, with zero-points; every WebGPU device takes 8.
 BUFFERS = 10
@@ -154,7 +154,7 @@ def linear_weighed_pair(whole: Kernel) -> Kernel:
                         "x_a8/buffer",
                         *integer_pieces(fmt, c, c["x_groups"]),
                         "extra_sum/none",
-                        "residual/plane",
+                        f"store_blocks/{by_quads(c)}",
                         *team_reduction(c),
                     ),
                     refuse=_refuse,
