@@ -59,6 +59,16 @@ def test_variants_beside_each_other_say_when_they_are_chosen(name):
             assert variant.why, f"{name}/{label}: a variant beside others needs why="
 
 
+def test_without_a_preference_the_first_that_can_run_is_used():
+    plain = wgsl_kernels.get("add")
+    elements = plain.variants["elements"]
+    never = replace(elements, refuse=lambda context: "never")
+    context = Context({}, {}, Adapter())
+    assert plain.choose(context) == ("elements", "the only variant")
+    several = replace(plain, variants={"never": never, "mine": elements, "elements": elements})
+    assert several.choose(context) == ("mine", "the first variant that can run here")
+
+
 @every_kernel
 def test_the_reference_is_documented(name):
     reference = plain_function(wgsl_kernels.get(name).reference)
