@@ -90,9 +90,7 @@ def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     }
 
 
-def _append(
-    k, v, kv, kv_scales, state, head_dim, ring=False, sinks=0
-):  # many parameters: the operands and parameters of the op
+def _append(k, v, kv, kv_scales, state, head_dim, ring=False, sinks=0):
     """kv and kv_scales with token t of k and v [tokens, kv_heads * head_dim], quantized head by head, at position
     state[t, 0] of its sequence, for the real ones; in place. ring, sinks: where that lies (`state.slots_of`)."""
     for sequence, rows, slots in appended(state, kv.shape[3], ring, sinks):
