@@ -1,6 +1,6 @@
 """Names of perplexity protocols: how each kind writes its own, and what a name says.
 
-Nothing is imported, so that the command line can list them. What the windows are: `eval.protocols`.
+Nothing heavy is imported, so that the command line can list them. What the windows are: `eval.protocols`.
 """
 
 from __future__ import annotations
