@@ -20,6 +20,7 @@ from .linear.norm_linear_a8 import (
 )
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
+from .lora.fused import ADAPTED, ADDED
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .norm.head_norm import head_norm_rope
@@ -29,11 +30,13 @@ from .tokens.rows import ONLY_ROW
 
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
+    *ADDED,
     LINEAR_SUM,
     EXPERT_SUM,
     EXPERT_SORTED,
     expert_gate_up,
     expert_down,
+    *ADAPTED,
     STACKED_QKV_NORM,
     head_norm_rope,
     norm_qkv,

@@ -91,6 +91,7 @@ def gathered(  # many parameters: what the ops over experts differ by
         library=lambda c: (
             *pieces(fmt, integer, c),
             "extra_sum/none",
+            "low_rank/none",
             score_file(c),
             *team_reduction(c),
             *more(c),
