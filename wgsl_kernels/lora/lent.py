@@ -4,7 +4,7 @@ each product takes `lora_x` and `lora_b` (`wgsl_kernels.lora.low_rank`)."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,16 +61,6 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
     operands = ("lora_a" if down else "lora_x", "lora_b", *own_state)
     places = _PLACE if single else _STARTS[: max(0, len(rule.stack) - 1)]
     params = ("lora_rank", "lora_rows", *places, *(("ranks",) if down else ()))
-    first, *rest = plain.values()
-    kinds = inspect.Parameter
-    signature = inspect.Signature(
-        [
-            first,
-            *(kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in operands),
-            *rest,
-            *(kinds(name, kinds.KEYWORD_ONLY) for name in params),
-        ]
-    )
 
     def made(function: Callable, *, before: bool) -> Callable:
         def lent(p, *given, **stated):
@@ -90,7 +80,7 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
             where = {name: own[name] for name in places}
             return function(_Lending(p, added, where, before=before, down=of_a), *given, **stated)
 
-        lent.__signature__ = signature
+        lent.__signature__ = _with(inspect.signature(function), operands, params)
         return lent
 
     return replace(
@@ -101,6 +91,14 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
         where=_both(rule.where),
         summary=f"{rule.summary.split(chr(10))[0].rstrip('.')}, with what adapters add.",
     )
+
+
+def _with(signature: inspect.Signature, operands: Sequence[str], params: Sequence[str]) -> inspect.Signature:
+    """Operands come first, since others may be left out."""
+    first, *rest = signature.parameters.values()
+    kinds = inspect.Parameter
+    more = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in operands]
+    return inspect.Signature([first, *more, *rest, *(kinds(name, kinds.KEYWORD_ONLY) for name in params)])
 
 
 def _both(where: Where) -> Where:

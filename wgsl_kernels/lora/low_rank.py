@@ -15,15 +15,13 @@ from dataclasses import replace
 
 import torch
 
+from ..layout import LORA_STEP
 from ..numerics import random_tensor
 from ..pair import Context, Port
 from ..state import STATE, make_state
 
 #: Where no further matrix of the group begins.
 NONE = 2**31 - 1
-#: Ranks are multiples of so many, since four numbers are loaded at once.
-RANK_STEP = 4
-
 #: What a product takes beside its own operands.
 LORA_X = Port(("tokens", "lora_width"), "f32", optional=True, binding=9)
 LORA_B = Port(("lora_length",), "f32", optional=True, binding=10)
@@ -86,7 +84,7 @@ def widened(rows: int, given) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def low_rank_inputs(
-    generator, tokens: int, rows: int, adapters: int, starts: tuple[int, ...] = (), rank: int = 2 * RANK_STEP
+    generator, tokens: int, rows: int, adapters: int, starts: tuple[int, ...] = (), rank: int = 2 * LORA_STEP
 ) -> dict:
     """Random operands and parameters of what `adapters` add, each to every few of the tokens; {} of none.
 

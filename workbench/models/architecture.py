@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 from workbench.models import endings
 from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
 from workbench.models.endings import HEADS
-from workbench.models.specs import Describe, Piece, TensorSpec
+from workbench.models.specs import Describe, LowRank, Piece, TensorSpec
 from workbench.plan.plan import Plan, Ring
 
 _LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.([\w.]+)\.weight")
@@ -28,8 +28,8 @@ class Architecture(ABC):
     """One model's architecture, as its config.json describes it.
 
     layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
-    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: matrices
-    that an adapter changes, with what its product is multiplied by (`workbench.models.adapted`).
+    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: adapters that
+    are loaded beside it.
 
     A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
     layer to the next.
@@ -45,7 +45,7 @@ class Architecture(ABC):
     embedding: str
     lm_head: str
     notes: tuple[str, ...] = field(default=(), compare=False)
-    lora: Mapping[str, float] = field(default_factory=dict, compare=False)
+    lora: LowRank | None = field(default=None, compare=False)
 
     @classmethod
     @abstractmethod
@@ -89,6 +89,11 @@ class Architecture(ABC):
     @abstractmethod
     def facts(self) -> dict[str, str]:
         """Kind of fact -> words, such as "attention" -> "32 heads over 8 of 128"; for people."""
+
+    @property
+    def default_adapter(self) -> int:
+        """Which adapter sequences have that name none, from 1 on, and 0 for none."""
+        return 0 if self.lora is None else self.lora.default
 
     @property
     def tied_embeddings(self) -> bool:
