@@ -22,7 +22,9 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
 from workbench.known import known
 from workbench.models.catalogue import catalogue
+from workbench.models.adapted import Adapted
 from workbench.models.families import architecture_of
+from workbench.models.lora import Factors
 from workbench.models.specs import described_in
 
 #: Bytes of random numbers that repeat, and of a part that is handed out at once.
@@ -112,3 +114,47 @@ class RandomSource:
 
 def _repeated(pool: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.resize(pool, math.prod(shape)).reshape(shape)
+
+
+class RandomLora:
+    """What `workbench.models.lora.Lora` offers, made up: factors of one rank for every matrix of a source's decoder
+    layers, of unit scale. seed: of the factors. Raises `WorkbenchError` for a rank that is none."""
+
+    def __init__(self, source: RandomSource, rank: int, seed: int = 0):
+        if rank < 1:
+            raise WorkbenchError(f"a rank of {rank}; allowed: 1 or more")
+        self.path, self._seed = Path(f"random rank {rank}, seed {seed}"), seed
+        self._shapes = {
+            name: source.describe(name)[0] for name in architecture_of(source.config).adaptable()
+        }
+        #: By the name of the matrix.
+        self.factors = {
+            name: Factors("", "", rank, 0, rows, 1.0) for name, (rows, _) in self._shapes.items()
+        }
+
+    def __str__(self) -> str:
+        (rank,) = {each.rank for each in self.factors.values()}
+        return f"made-up LoRA of rank {rank} on {len(self.factors)} matrices"
+
+    def down(self, weight: str) -> np.ndarray:
+        """A, f32 [rank, columns]."""
+        return self._drawn(weight, "A", self.factors[weight].rank, self._shapes[weight][1])
+
+    def up(self, weight: str) -> np.ndarray:
+        """B, f32 [rows, rank]."""
+        return self._drawn(weight, "B", self._shapes[weight][0], self.factors[weight].rank)
+
+    def hashes(self) -> dict[str, str]:
+        """Nothing was read."""
+        return {}
+
+    def _drawn(self, weight: str, key: str, *shape: int) -> np.ndarray:
+        generator = np.random.default_rng([self._seed, *f"{weight}.{key}".encode()])
+        return generator.standard_normal(shape, dtype=np.float32) / (100 * math.sqrt(shape[1]))
+
+
+def with_random_adapters(source: RandomSource, rank: int, count: int) -> Adapted:
+    """A source with `count` adapters of a rank beside all matrices of its layers; sequences have the first of them
+    unless they name another."""
+    loras = {f"adapter {n}": RandomLora(source, rank, seed=n) for n in range(1, count + 1)}
+    return Adapted(source, loras, default="adapter 1")

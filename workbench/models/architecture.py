@@ -90,6 +90,14 @@ class Architecture(ABC):
     def facts(self) -> dict[str, str]:
         """Kind of fact -> words, such as "attention" -> "32 heads over 8 of 128"; for people."""
 
+    def adaptable(self) -> list[str]:
+        """Matrices that adapters may be on: those of linear layers, but for the embedding, the LM head and experts."""
+        return [
+            name
+            for name, spec in self.tensors().items()
+            if len(spec.shape) == 2 and spec.experts == 1 and name not in (self.embedding, self.lm_head)
+        ]
+
     @property
     def default_adapter(self) -> int:
         """Which adapter sequences have that name none, from 1 on, and 0 for none."""

@@ -157,38 +157,43 @@ class Blocks(PlanBuilder):
     def linears(self, outs: Mapping[str, str], x: str) -> list[str]:
         """As `linear`, of several matrices that read one input, whose adapters have one product with A: tensor -> what
         its result is called."""
-        weights = {tensor: f"{tensor}.weight" for tensor in outs}
-        rank = 0 if self.lora is None else self.lora.rank(weights.values())
-        products = []
-        for tensor, out in outs.items():
-            y = self.rows(f"{out}.base" if rank else out, self.tensors[weights[tensor]].shape[0])
+        weights = [f"{tensor}.weight" for tensor in outs]
+        matrices = [self.matrix(weight) for weight in weights]
+        rank = 0 if self.lora is None else self.lora.rank(weights)
+        add = self._adapters(weights, matrices, x, list(outs.values()), rank) if rank else None
+        found = []
+        for tensor, matrix, out in zip(outs, matrices, outs.values(), strict=True):
+            y = self.rows(out if add is None else f"{out}.base", self.tensors[f"{tensor}.weight"].shape[0])
             bias = f"{tensor}.bias"
-            given = {"bias": self.vector(bias)} if bias in self.tensors else {}
-            products.append(self.product(self.matrix(weights[tensor]), x, y, given))
-        if not rank:
-            return products
-        return self._adapted(list(weights.values()), x, dict(zip(outs.values(), products, strict=True)), rank)
+            self.product(matrix, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+            found.append(y if add is None else add(y, out))
+        return found
 
-    def _adapted(self, weights: list[str], x: str, bases: Mapping[str, str], rank: int) -> list[str]:
-        """y = base + B (A x) with the factors of the adapter that each row has. bases: by what the sums are called."""
-        down, up = lora_names(weights)
-        (rows, columns), fmt = self.describe(down)
-        (length,), _ = self.describe(up)
-        names = [self._plan_name(weight) for weight in weights]
-        a = self.weight(f"{_together(names)}.lora_A", down, (rows, columns), fmt)
-        ranks = rank * len(weights)
-        inner = self.rows(f"{_together(list(bases))}.lora", ranks)
-        read = self._read_by(a, x, names[0])
-        self.call("lora_down", {"x": read, "weight": a, "state": "state"}, {"y": inner}, ranks=ranks)
-        factors = {"lora_x": inner, "lora_b": self.weight_vector(up, length), "state": "state"}
-        heights, found = [self.tensors[weight].shape[0] for weight in weights], []
-        for part, (out, base) in enumerate(bases.items()):
-            place = {"lora_rank": rank, "lora_rows": sum(heights)}
+    def _adapters(
+        self, weights: list[str], matrices: list[str], x: str, outs: list[str], rank: int
+    ) -> Callable[[str, str], str]:
+        """A x of each row's adapter, for a group of matrices; the function that writes y = base + B (A x) for the next
+        of them, called as add(base, out). outs: what the results are called."""
+        a, b = lora_names(weights)
+        (rows, columns), fmt = self.describe(a)
+        (length,), _ = self.describe(b)
+        down = self.weight(f"{_together(matrices)}.lora_A", a, (rows, columns), fmt)
+        ranks, heights = rank * len(weights), [self.tensors[weight].shape[0] for weight in weights]
+        inner = self.rows(f"{_together(outs)}.lora", ranks)
+        given = {"x": self._read_by(down, x, matrices[0]), "weight": down, "state": "state"}
+        self.call("lora_down", given, {"y": inner}, ranks=ranks)
+        factors = {"lora_x": inner, "lora_b": self.weight_vector(b, length), "state": "state"}
+        parts = iter(range(len(weights)))
+
+        def add(base: str, out: str) -> str:
+            place, part = {"lora_rank": rank, "lora_rows": sum(heights)}, next(parts)
             if part:
                 place |= {"lora_first": sum(heights[:part]), "lora_part": part}
-            found.append(self.rows(out, self.width(base)))
-            self.call("lora_up", {"x": base, **factors}, {"y": found[-1]}, **place)
-        return found
+            y = self.rows(out, self.width(base))
+            self.call("lora_up", {"x": base, **factors}, {"y": y}, **place)
+            return y
+
+        return add
 
     def _read_by(self, a: str, x: str, base: str) -> str:
         """x as A reads it: in INT8 where A is of integers; A of floats reads what the base's product reads, but behind
