@@ -73,7 +73,7 @@ class Adapted(_Over):
         for lora in loras.values():
             for weight, each in lora.factors.items():
                 ranks[weight] = max(each.rank, ranks.get(weight, 0))
-        self.low_rank = LowRank(len(loras), ranks, 0 if default is None else list(loras).index(default) + 1)
+        self.low_rank = LowRank(tuple(loras), ranks, default)
 
     def architecture(self, model: Architecture) -> Architecture:
         """The model with the adapters in its plans."""

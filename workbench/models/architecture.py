@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Self
 
+from workbench.errors import WorkbenchError
 from workbench.models import endings
 from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
 from workbench.models.endings import HEADS
@@ -98,10 +99,16 @@ class Architecture(ABC):
             if len(spec.shape) == 2 and spec.experts == 1 and name not in (self.embedding, self.lm_head)
         ]
 
-    @property
-    def default_adapter(self) -> int:
-        """Which adapter sequences have that name none, from 1 on, and 0 for none."""
-        return 0 if self.lora is None else self.lora.default
+    def adapter(self, name: str | None = None) -> int:
+        """The number of an adapter that is loaded, from 1 on, or of that which sequences have that name none: 0 where it
+        is none. Raises `WorkbenchError` for a name that is not among them."""
+        names = () if self.lora is None else self.lora.names
+        if name is None:
+            name = None if self.lora is None else self.lora.default
+        if name is not None and name not in names:
+            allowed = f"one of {', '.join(map(repr, names))}" if names else "None: the model has no adapters"
+            raise WorkbenchError(f"adapter = {name!r}; allowed: {allowed} (lora of load)")
+        return 0 if name is None else names.index(name) + 1
 
     @property
     def tied_embeddings(self) -> bool:

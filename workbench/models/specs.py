@@ -28,13 +28,18 @@ class TensorSpec:
 class LowRank:
     """Adapters of low rank that are loaded beside a model (`workbench.models.adapted`).
 
-    count: how many there are. ranks: matrix of the checkpoint -> the largest rank that any has for it. default: which
-    of them, from 1 on, sequences have that name none; 0 for none.
+    names: what sequences call them. ranks: matrix of the checkpoint -> the largest rank that any has for it. default:
+    the name that those have that name none, None for no adapter.
     """
 
-    count: int
+    names: tuple[str, ...]
     ranks: Mapping[str, int]
-    default: int = 0
+    default: str | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.names)
 
     def rank(self, weights: Iterable[str]) -> int:
         """What the factors of a group of matrices are padded to; 0 where no adapter is on any of them."""

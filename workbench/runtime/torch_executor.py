@@ -85,7 +85,7 @@ class TorchExecutor(Sequential):
         return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> TorchCache:
-        return TorchCache(capacity, sequences, self.plan("all").rings, self.config.default_adapter)
+        return TorchCache(capacity, sequences, self.plan("all").rings, self.config.adapter())
 
     def free_cache(self, cache: TorchCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""

@@ -118,7 +118,7 @@ class WgpuExecutor(Sequential):
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
         """Allocate keys and values of `capacity` positions of each sequence in every layer, or those that its ring has
         slots for. Raises `OutOfMemoryError`, also where those of a layer are more than a binding holds."""
-        cache = WgpuCache(capacity, sequences, self.plan("all").rings, self.config.default_adapter)
+        cache = WgpuCache(capacity, sequences, self.plan("all").rings, self.config.adapter())
         most = self._sizes(cache)[0]
         sizes = step_sizes(most, capacity, sequences=sequences, results=sequences, steps=STEPS)
         try:
