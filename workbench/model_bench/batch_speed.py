@@ -53,8 +53,8 @@ def measured_batches(  # many parameters: the options of a measurement, each of 
     repetitions: int,
     cache: str | None = None,
 ) -> list[BatchRow]:
-    """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily. Raises what loading
-    raises, and `OutOfMemoryError` for more sequences than a binding holds."""
+    """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily; adapters that the
+    source has beside its weights they have in turn. Raises what loading raises, and `OutOfMemoryError` for more sequences than a binding holds."""
     model = load(source, backend=backend, dtype=dtype, max_tokens=prompt_tokens + decode_tokens, cache=cache)
     rows = []
     for count in sequences:
@@ -83,7 +83,8 @@ def _times(
     with closing(model.batch(count)) as batch:
         for _ in range(1 + repetitions):
             for sequence in range(count):
-                batch.reset(sequence)
+                names = model.adapters
+                batch.reset(sequence, names[sequence % len(names)] if names else None)
             began = time.perf_counter()
             logits = batch.feed(dict(enumerate(prompts)))
             first = {sequence: int(row.argmax()) for sequence, row in logits.items()}

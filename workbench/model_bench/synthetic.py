@@ -157,4 +157,6 @@ def with_random_adapters(source: RandomSource, rank: int, count: int) -> Adapted
     """A source with `count` adapters of a rank beside all matrices of its layers; sequences have the first of them
     unless they name another."""
     loras = {f"adapter {n}": RandomLora(source, rank, seed=n) for n in range(1, count + 1)}
-    return Adapted(source, loras, default="adapter 1")
+    both = Adapted(source, loras, default="adapter 1")
+    both.path = Path(f"{source.path.name} with {count} adapters of rank {rank}")
+    return both

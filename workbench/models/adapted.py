@@ -197,6 +197,8 @@ def adapted(
     and what opening an adapter raises.
     """
     model = architecture_of(source.config)
+    if lora is None and isinstance(source, Adapted):
+        return source, source.architecture(model)
     if lora is None:
         if format is not None:
             raise WorkbenchError(f"lora_format {format!r} is of an adapter, and there is no lora")
