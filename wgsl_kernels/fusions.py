@@ -20,9 +20,9 @@ from .linear.norm_linear_a8 import (
 )
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
-from .lora.fused import ADAPTED, ADDED, LINEAR_ADAPTED
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
+from .lora.fused import ADAPTED, ADDED, LINEAR_ADAPTED
 from .norm.head_norm import head_norm_rope
 from .quantized.rms_norm_a8 import norm_in_int8
 from .sampling.sample import SAMPLE_IN_PARTS

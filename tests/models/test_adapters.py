@@ -27,7 +27,7 @@ from workbench.runtime.scheduler import Job, run_jobs
 #: So short that one size of step takes the rows of all of them.
 TEXTS = [random_ids(259, length, seed=length) for length in (3, 1, 2, 1)]
 LAYERS = [f"model.layers.{n}" for n in range(3)]
-#: Of other ranks and on other matrices: of a group all, some or none. Padded they are alike, so that layers share kernels.
+#: Of other ranks and on other matrices: of a group all, some or none. Padded they are alike: layers share kernels.
 ADAPTERS = {
     "all": {
         **{f"{layer}.self_attn.{part}_proj": 4 for layer in LAYERS for part in "qkvo"},
@@ -102,7 +102,7 @@ class Taken(Job):
 
 def test_a_place_is_taken_by_a_sequence_with_another_adapter(made, model):
     """Two places for four prompts, and what the merged weights of each give."""
-    base, adapters, whole = made
+    base, _, whole = made
     names = ["all", None, "values", "down"]
     jobs = [Taken(ids, name) for ids, name in zip(TEXTS, names, strict=True)]
     with contextlib.closing(model.batch(2)) as batch:
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_named(made, model, tmp_path):
     with pytest.raises(WorkbenchError, match="adapter = 'all'; allowed: None: the model has no adapters"):
         workbench.load(base, backend="torch").session(adapter="all")
     for name in ("", " all", "a\nb", 3):
-        with pytest.raises(WorkbenchError, match="an adapter is called .*; allowed: a printable text"):
+        with pytest.raises(WorkbenchError, match=r"an adapter is called .*; allowed: a printable text"):
             workbench.load(base, backend="torch", lora={name: adapters["all"]})
     with pytest.raises(WorkbenchError, match="lora names no adapter"):
         workbench.load(base, backend="torch", lora={})

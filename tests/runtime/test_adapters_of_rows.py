@@ -1,4 +1,4 @@
-"""Steps whose rows have different adapters, by the device plan of a GPU: what adapters add is inside of its products."""
+"""Steps whose rows have different adapters, by the device plan of a GPU: what adapters add is inside of products."""
 
 from __future__ import annotations
 

@@ -72,7 +72,12 @@ def test_each_request_has_the_adapter_that_it_names(app, model):
         assert answer["choices"][0]["text"] == expected
         assert answer["model"] == (f"stories:{adapter}" if adapter else "stories")
     assert len({answer["choices"][0]["text"] for answer in found}) == 3
-    chat = {"model": "poet", "messages": [{"role": "user", "content": "a"}], "max_tokens": 4, "temperature": 0}
+    chat = {
+        "model": "poet",
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 4,
+        "temperature": 0,
+    }
     said = ask(app, "/v1/chat/completions", chat).json()
     with closing(model.chat(max_new_tokens=4, adapter="poet")) as alone:
         assert said["choices"][0]["message"]["content"] == "".join(alone.say("a"))
@@ -81,7 +86,10 @@ def test_each_request_has_the_adapter_that_it_names(app, model):
 @pytest.mark.parametrize("name", ["prose", "stories:", "stories:prose", "other:poet"])
 def test_another_name_is_refused(app, name):
     error = refused(ask(app, "/v1/completions", ASKED | {"model": name}), 404)
-    assert error["code"] == "model_not_found" and "'stories', 'stories:pirate', 'stories:poet'" in error["message"]
+    assert (
+        error["code"] == "model_not_found"
+        and "'stories', 'stories:pirate', 'stories:poet'" in error["message"]
+    )
 
 
 def test_what_the_option_says():

@@ -120,7 +120,13 @@ def lora_params(rule: Rule) -> dict[str, int]:
     parts = [ROWS[name] for name in rule.stack]
     starts = dict(zip(("lora_second", "lora_third"), accumulate(parts[:-1]), strict=False))
     place = {"lora_first": 0, "lora_part": 0, "lora_second": NONE, "lora_third": NONE}
-    return {**place, "lora_rank": RANK, "lora_rows": rows_of(rule), "ranks": RANK * max(1, len(parts)), **starts}
+    return {
+        **place,
+        "lora_rank": RANK,
+        "lora_rows": rows_of(rule),
+        "ranks": RANK * max(1, len(parts)),
+        **starts,
+    }
 
 
 def run(composition, values: Mapping, rule: Rule, *, stacked: bool) -> tuple:

@@ -25,12 +25,12 @@ from ..layout import KV8
 from ..lora.lent import composed_with_adapters
 from ..lora.low_rank import (
     LORA_B,
+    LORA_X,
     LOW_RANK,
     LOW_RANK_DEFAULTS,
     LOW_RANK_PARAMS,
     low_rank_files,
     low_rank_inputs,
-    LORA_X,
     widened,
 )
 from ..norm.rms_norm import rms_norm

@@ -126,7 +126,9 @@ def grouped(gemv: Variant, logits: str, why: str) -> Variant:
 def norm_argmax(product: Kernel, op: str) -> Kernel:
     """The pair for a `norm_linear`: the same but for what is kept of its result."""
     why = "few tokens: logits stay in registers, and a number for each group of rows is left"
-    params = {name: kind for name, kind in product.params.items() if name not in ("out_rows", *LOW_RANK_PARAMS)}
+    params = {
+        name: kind for name, kind in product.params.items() if name not in ("out_rows", *LOW_RANK_PARAMS)
+    }
     return register(
         replace(
             product,

@@ -114,7 +114,7 @@ def lent(rule: Rule, *, single: bool = False) -> Rule:
 
 
 def lent_behind_a_norm(rule: Rule, *, single: bool = False) -> Rule:
-    """The rule that begins with a norm, with the product of what it gives and A (`lora_a`), which then makes its own."""
+    """The rule that begins with a norm, with the product of what that gives and A (`lora_a`), which makes its own."""
     return _lend(rule, single=single, down=True)
 
 

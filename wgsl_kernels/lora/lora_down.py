@@ -1,12 +1,12 @@
-"""A x of the adapter that each token's sequence has, a kernel a format of A: `lora_down[f32]` ... `lora_down[int2, a8]`,
+"""A x of the adapter that each token's sequence has, a kernel a format of A: `lora_down[f32]` to `lora_down[int2, a8]`,
 and `norm_lora_down` behind a norm.
 
 The matrices A of a group stand one under the other, adapter after adapter: weight [adapters * ranks, columns]. A row
 without an adapter gives zeros. A of floats reads activations in INT8 as what they stand for, in the order of the base's
 weights; A of integers has them multiplied as `linear_a8` does.
 
-`norm_lora_down` has the norm inside, as `norm_linear` has it. Unless it is `factored`, it weighs x with the norm's weight
-alone, and the factor 1 / rms of the row is left to the product that reads the result, whose own sums lack it too.
+`norm_lora_down` has the norm inside, as `norm_linear` has it. Unless it is `factored`, it weighs x with the norm's
+weight alone, and the factor 1 / rms of the row is left to the product that reads the result, whose own sums lack it.
 """
 
 from __future__ import annotations
@@ -158,7 +158,11 @@ def _tolerance(fmt: str, arguments, expected) -> dict:
     x = _floats(arguments, torch.float64).double()
     if "norm" in arguments:
         weighed = x * arguments["norm"].double()
-        x = rms_norm.reference(x, arguments["norm"].double(), arguments["eps"]) if arguments["factored"] else weighed
+        x = (
+            rms_norm.reference(x, arguments["norm"].double(), arguments["eps"])
+            if arguments["factored"]
+            else weighed
+        )
     magnitude = magnitude_planes(fmt, arguments, x.shape[1])
     bound = lora_down_reference(x.abs(), magnitude, arguments["state"], arguments["ranks"])
     return {"y": (12 + x.shape[1] ** 0.5) * EPS32 * bound + 1e-30}
@@ -171,22 +175,36 @@ def _cost(fmt: str, integer: bool, s) -> Cost:
 
 
 def _derive(fmt: str, s) -> dict:
-    return {**weight_sizes(fmt), **({"x_groups": ceil_div(s["columns"], INT8_BLOCK)} if "columns" in s else {})}
+    return {
+        **weight_sizes(fmt),
+        **({"x_groups": ceil_div(s["columns"], INT8_BLOCK)} if "columns" in s else {}),
+    }
 
 
 def lora_down(fmt: str, integer: bool = False) -> Kernel:
     """The pair for one weight format, with float or INT8 activations."""
     x = INT8_X if integer else {"x": Port(("tokens", "columns"))}
     floats = handing_on(partial(_inputs, fmt), with_planes(fmt, _inputs))
-    made = handing_on(partial(_integer_inputs, fmt, floats), floats, without=("x_dtype",)) if integer else floats
+    made = (
+        handing_on(partial(_integer_inputs, fmt, floats), floats, without=("x_dtype",)) if integer else floats
+    )
     return register(
         Kernel(
             op="lora_down",
             form={"weight": fmt, **({"x": A8} if integer else {})},
             reference=_integer_reference if integer else lora_down_reference,
-            reads={"x": x["x"], **weight_ports(fmt), **{n: p for n, p in x.items() if n != "x"}, "state": ROWS},
+            reads={
+                "x": x["x"],
+                **weight_ports(fmt),
+                **{n: p for n, p in x.items() if n != "x"},
+                "state": ROWS,
+            },
             writes={"y": Port(("tokens", "ranks"), "f32", binding=6)},
-            params={**quant_params(fmt), "ranks": int, **({"columns": int, "stride": int} if integer else {})},
+            params={
+                **quant_params(fmt),
+                "ranks": int,
+                **({"columns": int, "stride": int} if integer else {}),
+            },
             variants={"gemv": _variant(fmt, integer)},
             make_inputs=made,
             tolerance=partial(_tolerance, fmt),

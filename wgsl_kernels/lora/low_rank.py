@@ -1,10 +1,10 @@
 """What an adapter adds to a product, y = W x + B (A x) (Hu et al. 2021), where each row of a step may have another one.
 
 Matrices that read one input have their factors in a group: A of each, one under the other, is one product whose result
-`lora_x` has A x of all of them side by side; `lora_b` has the rows of their B one under the other. Both have the factors of
-adapter after adapter, of one rank: smaller ones end in zeros, and so do those of matrices that an adapter leaves alone.
-The state names each row's adapter (`wgsl_kernels.state`). `lora_b` is a vector of f32: every B [group rows, rank], one
-behind the other.
+`lora_x` has A x of all of them side by side; `lora_b` has the rows of their B one under the other. Both have the
+factors of adapter after adapter, of one rank: smaller ones end in zeros, and a matrix that an adapter leaves alone has
+nothing else. The state names each row's adapter (`wgsl_kernels.state`). `lora_b` is a vector of f32: every B
+[group rows, rank], one behind the other.
 
 A kernel that multiplies few tokens adds it to the sums that its threads begin with.
 """
@@ -28,8 +28,8 @@ LORA_B = Port(("lora_length",), "f32", optional=True, binding=10)
 ROW_STATE = replace(STATE, optional=True, binding=8)
 LOW_RANK = {"lora_x": LORA_X, "lora_b": LORA_B, "state": ROW_STATE}
 
-#: rank; rows: of the group's B; first, part: where the product's first row stands among these, and of which matrix of the
-#: group it is; second, third: the product's rows at which the next two begin.
+#: rank; rows: of the group's B; first, part: where the product's first row stands among these, and of which matrix of
+#: the group it is; second, third: the product's rows at which the next two begin.
 LOW_RANK_PARAMS = {f"lora_{name}": int for name in ("rank", "rows", "first", "part", "second", "third")}
 LOW_RANK_DEFAULTS = {"lora_first": 0, "lora_part": 0, "lora_second": NONE, "lora_third": NONE}
 

@@ -133,7 +133,9 @@ def loras_of(given: Sequence[str] | None) -> str | dict[str, str] | None:
         if not equals:
             name, where = Path(each).name, each
         if name in found:
-            raise WorkbenchError(f"--lora names {name!r} twice: {found[name]} and {where}; allowed: NAME=DIR_OR_HUB_ID")
+            raise WorkbenchError(
+                f"--lora names {name!r} twice: {found[name]} and {where}; allowed: NAME=DIR_OR_HUB_ID"
+            )
         found[name] = where
     return found
 

@@ -54,7 +54,8 @@ def measured_batches(  # many parameters: the options of a measurement, each of 
     cache: str | None = None,
 ) -> list[BatchRow]:
     """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily; adapters that the
-    source has beside its weights they have in turn. Raises what loading raises, and `OutOfMemoryError` for more sequences than a binding holds."""
+    source has beside its weights they have in turn. Raises what loading raises, and `OutOfMemoryError` for more
+    sequences than a binding holds."""
     model = load(source, backend=backend, dtype=dtype, max_tokens=prompt_tokens + decode_tokens, cache=cache)
     rows = []
     for count in sequences:

@@ -21,10 +21,10 @@ from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
 from workbench.known import known
-from workbench.models.catalogue import catalogue
 from workbench.models.adapted import Adapted
+from workbench.models.catalogue import catalogue
 from workbench.models.families import architecture_of
-from workbench.models.lora import Factors
+from workbench.models.lora import Factors, Lora
 from workbench.models.specs import described_in
 
 #: Bytes of random numbers that repeat, and of a part that is handed out at once.
@@ -116,25 +116,15 @@ def _repeated(pool: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.resize(pool, math.prod(shape)).reshape(shape)
 
 
-class RandomLora:
-    """What `workbench.models.lora.Lora` offers, made up: factors of one rank for every matrix of a source's decoder
-    layers, of unit scale. seed: of the factors. Raises `WorkbenchError` for a rank that is none."""
+class RandomLora(Lora):
+    """An adapter that was read nowhere: factors of one rank for every matrix of a source's decoder layers. seed: of the
+    factors."""
 
     def __init__(self, source: RandomSource, rank: int, seed: int = 0):
-        if rank < 1:
-            raise WorkbenchError(f"a rank of {rank}; allowed: 1 or more")
-        self.path, self._seed = Path(f"random rank {rank}, seed {seed}"), seed
-        self._shapes = {
-            name: source.describe(name)[0] for name in architecture_of(source.config).adaptable()
-        }
-        #: By the name of the matrix.
-        self.factors = {
-            name: Factors("", "", rank, 0, rows, 1.0) for name, (rows, _) in self._shapes.items()
-        }
-
-    def __str__(self) -> str:
-        (rank,) = {each.rank for each in self.factors.values()}
-        return f"made-up LoRA of rank {rank} on {len(self.factors)} matrices"
+        names = architecture_of(source.config).adaptable()
+        self._shapes, self._seed = {name: source.describe(name)[0] for name in names}, seed
+        factors = {name: Factors("", "", rank, 0, rows, 1.0) for name, (rows, _) in self._shapes.items()}
+        super().__init__(Path(f"random {seed}"), factors)
 
     def down(self, weight: str) -> np.ndarray:
         """A, f32 [rank, columns]."""

@@ -47,6 +47,10 @@ class _Over:
             raise AttributeError(name)
         return getattr(self.source, name)
 
+    def names(self) -> list[str]:
+        """Tensors of the source alone."""
+        return self.source.names()
+
     @property
     def notes(self) -> tuple[str, ...]:
         return (*getattr(self.source, "notes", ()), *self._more)
@@ -216,7 +220,9 @@ def adapted(
 
 def _named(name: Any) -> str:
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise WorkbenchError(f"an adapter is called {name!r}; allowed: a printable text without space around it")
+        raise WorkbenchError(
+            f"an adapter is called {name!r}; allowed: a printable text without space around it"
+        )
     return name
 
 

@@ -29,8 +29,8 @@ class Architecture(ABC):
     """One model's architecture, as its config.json describes it.
 
     layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
-    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: adapters that
-    are loaded beside it.
+    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: adapters
+    that are loaded beside it.
 
     A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
     layer to the next.
@@ -100,8 +100,8 @@ class Architecture(ABC):
         ]
 
     def adapter(self, name: str | None = None) -> int:
-        """The number of an adapter that is loaded, from 1 on, or of that which sequences have that name none: 0 where it
-        is none. Raises `WorkbenchError` for a name that is not among them."""
+        """The number of an adapter that is loaded, from 1 on, or of the one that sequences have that name none: 0 where
+        there is none. Raises `WorkbenchError` for a name that is not among them."""
         names = () if self.lora is None else self.lora.names
         if name is None:
             name = None if self.lora is None else self.lora.default

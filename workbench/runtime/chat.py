@@ -34,7 +34,8 @@ class Chat:
     """Made by `Model.chat`. `close` gives the cache's memory back, as leaving a `with` block does.
 
     max_new_tokens: of an answer. options: how they are drawn; each turn draws from the same seed, at its own positions.
-    adapter: of those that the model was loaded with, by name. computed: tokens of the last turn's prompt that were not in the cache.
+    adapter: of those that the model was loaded with, by name. computed: tokens of the last turn's prompt that were not
+    in the cache.
     """
 
     def __init__(

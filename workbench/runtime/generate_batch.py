@@ -65,7 +65,9 @@ def generate_batch(  # many parameters: what each prompt shares, all of it optio
     """See `Model.generate_batch`."""
     chosen = [adapter] * len(prompts) if adapter is None or isinstance(adapter, str) else list(adapter)
     if len(chosen) != len(prompts):
-        raise WorkbenchError(f"{len(chosen)} adapters for {len(prompts)} prompts; allowed: one, or one for each")
+        raise WorkbenchError(
+            f"{len(chosen)} adapters for {len(prompts)} prompts; allowed: one, or one for each"
+        )
     ids = [model.encode_prompt(prompt, chat) for prompt in prompts]
     jobs = [TextJob(model.tokenizer, each, max_new_tokens, options, stop, model.eos_ids) for each in ids]
     for job, name in zip(jobs, chosen, strict=True):

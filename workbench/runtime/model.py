@@ -138,7 +138,9 @@ class Model:
         executor, names = self.executor, [adapter] if adapter is None or isinstance(adapter, str) else adapter
         numbers = [self.config.adapter(name) for name in names]
         if len(numbers) not in (1, sequences):
-            raise WorkbenchError(f"{len(numbers)} adapters for {sequences} texts; allowed: one, or one for each")
+            raise WorkbenchError(
+                f"{len(numbers)} adapters for {sequences} texts; allowed: one, or one for each"
+            )
         refuse_inside(executor)
         if count > self.max_tokens:
             raise PromptTooLongError(
@@ -237,9 +239,7 @@ class Model:
         found = self._packed("score", inputs, targets, (), None, names, adapter)
         return [Scores.joined([each]) for each in found]
 
-    def _packed(
-        self, head: str, arrays, targets, keep, edit, names, adapter
-    ) -> list[dict[str, np.ndarray]]:
+    def _packed(self, head: str, arrays, targets, keep, edit, names, adapter) -> list[dict[str, np.ndarray]]:
         """Results of texts from empty sequences, each put together."""
         if not arrays:
             return []

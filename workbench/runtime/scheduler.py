@@ -40,8 +40,9 @@ class Job(ABC):
     """A prompt, and what becomes of the tokens behind it.
 
     ids: of the prompt, one at least. limit: tokens at most; 0 asks for nothing but the prompt. options: how they are
-    chosen. adapter: of those that the model was loaded with, by name. likely: of each token ln p and so many of the likeliest come along, at temperature 1, without penalty and
-    filters; None for neither. scored: of the prompt's tokens, too, for which `likely` is a number.
+    chosen. adapter: of those that the model was loaded with, by name. likely: of each token ln p and so many of the
+    likeliest come along, at temperature 1, without penalty and filters; None for neither. scored: of the prompt's
+    tokens, too, for which `likely` is a number.
 
     finish_reason: None until it has ended; then what `take` has put there, "length", "context" (its sequence is full)
     or "cancelled". error: what ended it otherwise. cancelled: set by anyone at any time; the job ends before the next

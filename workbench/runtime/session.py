@@ -80,10 +80,10 @@ class Session:
     """Keys and values of one sequence, made by `Model.session`. Its memory goes with `close`, or with the session.
 
     adapter: which of those that the model was loaded with it has, by name. edit: functions that change activations of
-    every step in flight (`workbench.runtime.edits`). A step whose edit raises leaves the session as it was before the call. One call at a time: another, from an edit, from another thread
-    or between the steps of an iterator (`feed_all`, `stream`), raises `SessionBusyError`; `close` alone may come
-    between an iterator's steps. Logits that are not finite are a `NonFiniteError` that names the first activation that
-    is not.
+    every step in flight (`workbench.runtime.edits`). A step whose edit raises leaves the session as it was before the
+    call. One call at a time: another, from an edit, from another thread or between the steps of an iterator
+    (`feed_all`, `stream`), raises `SessionBusyError`; `close` alone may come between an iterator's steps. Logits that
+    are not finite are a `NonFiniteError` that names the first activation that is not.
     """
 
     def __init__(
