@@ -51,6 +51,8 @@ MODULES = (
     "linear.norm_linear_a8",
     "linear.weighed",
     "linear.norm_qkv_rows",
+    "lora.lora_down",
+    "lora.lora_up",
     "logits.divergence",
     "logits.logits",
     "logits.norm_argmax",

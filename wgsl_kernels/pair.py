@@ -79,7 +79,7 @@ class Cost:
 class Adapter:
     """Facts about a device that variants and rules depend on; data, so that headers can be written without one.
 
-    offset_alignment: what offsets of bindings are multiples of; storage_buffers: how many a stage may bind; by default
+    offset_alignment: what offsets of bindings are multiples of, storage_buffers: what one kernel may bind; by default
     what every WebGPU device takes.
 
         wgsl_kernels.Adapter(subgroups=True, subgroup_size=32)

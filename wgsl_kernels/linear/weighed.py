@@ -20,6 +20,7 @@ import torch
 from ..activations.activations import silu_mul
 from ..composition import Facts, Match, Rule, composed, rule
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
+from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS, low_rank_files
 from ..makers import handing_on
 from ..numerics import EPS32
 from ..pair import REGISTRY, Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
@@ -64,6 +65,11 @@ def normed(words, facts, eps: float, stride: int) -> torch.Tensor:
     width = INT8_BLOCK * scales.shape[1]
     factor = (squares.sum(1, keepdim=True) / width + eps).rsqrt()
     return (q * scales.unsqueeze(-1)).flatten(1) * factor
+
+
+def _left_out(name: str, port: Port) -> bool:
+    """A bias, and what adapters add: products with those make and read their rows as `norm_linear_a8` has it."""
+    return name == "bias" or (name in LOW_RANK and port.optional)
 
 
 # ---- the product that makes the row --------------------------------------------------------------------------------
@@ -134,7 +140,7 @@ def linear_weighed_pair(whole: Kernel) -> Kernel:
             reference=reference,
             values=_linear_weighed,
             reads={
-                **{n: port for n, port in whole.reads.items() if n not in ("bias", "residual")},
+                **{n: port for n, port in whole.reads.items() if n != "residual" and not _left_out(n, port)},
                 "residual": Port(("tokens", "rows"), "f32", binding=5),
                 "norm": Port(("rows",), "f32", binding=4),
             },
@@ -154,6 +160,7 @@ def linear_weighed_pair(whole: Kernel) -> Kernel:
                         "x_a8/buffer",
                         *integer_pieces(fmt, c, c["x_groups"]),
                         "extra_sum/none",
+                        *low_rank_files(c),
                         f"store_blocks/{by_quads(c)}",
                         *team_reduction(c),
                     ),
@@ -163,7 +170,9 @@ def linear_weighed_pair(whole: Kernel) -> Kernel:
                 )
             },
             make_inputs=handing_on(
-                make_inputs, whole.make_inputs, without=("bias", "residual", "row_offset", "out_rows")
+                make_inputs,
+                whole.make_inputs,
+                without=("bias", "residual", "row_offset", "out_rows", "adapters"),
             ),
             tolerance=tolerance,
             cost=cost,
@@ -241,7 +250,7 @@ def _behind(whole: Kernel, op: str, reference: Callable, values: Callable, bound
             return f"{context['columns']} columns are no whole blocks of {INT8_BLOCK}"
         return gemv.refuse(context)
 
-    reads = {name: port for name, port in whole.reads.items() if name not in ("x", "norm")}
+    reads = {n: port for n, port in whole.reads.items() if n not in ("x", "norm") and not _left_out(n, port)}
     return register(
         Kernel(
             op=op,
@@ -251,10 +260,13 @@ def _behind(whole: Kernel, op: str, reference: Callable, values: Callable, bound
             reads={"words": WORDS, **reads, "facts": FACTS},
             writes=whole.writes,
             updates=whole.updates,
-            params={**whole.params, "stride": int},
-            defaults=whole.defaults,
+            params={
+                **{n: kind for n, kind in whole.params.items() if n not in LOW_RANK_PARAMS},
+                "stride": int,
+            },
+            defaults={n: value for n, value in whole.defaults.items() if n not in LOW_RANK_PARAMS},
             variants={"gemv": Variant(**{**vars(gemv), "library": library, "refuse": refuse})},
-            make_inputs=handing_on(make_inputs, whole.make_inputs, without=("x_dtype",)),
+            make_inputs=handing_on(make_inputs, whole.make_inputs, without=("x_dtype", "adapters")),
             tolerance=tolerance,
             cost=whole.cost,
             prepare=whole.prepare,

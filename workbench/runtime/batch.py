@@ -134,9 +134,15 @@ class Batch:
         return self._lengths[sequence]
 
     @alone
-    def reset(self, sequence: int) -> None:
-        """Forget what a sequence holds; the next text takes its place."""
+    def reset(self, sequence: int, adapter: str | None = None) -> None:
+        """Forget what a sequence holds; the next text takes its place, with an adapter of those that the model was
+        loaded with, by name. Raises `WorkbenchError` for another name."""
+        self._cache.adapters[sequence] = self._executor.config.adapter(adapter)
         self._lengths[sequence] = 0
+
+    def require_adapter(self, name: str | None) -> None:
+        """Raises `WorkbenchError` for a name that `reset` does not take."""
+        self._executor.config.adapter(name)
 
     def close(self) -> None:
         """Give the cache's memory back."""

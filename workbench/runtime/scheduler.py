@@ -40,14 +40,16 @@ class Job(ABC):
     """A prompt, and what becomes of the tokens behind it.
 
     ids: of the prompt, one at least. limit: tokens at most; 0 asks for nothing but the prompt. options: how they are
-    chosen. likely: of each token ln p and so many of the likeliest come along, at temperature 1, without penalty and
-    filters; None for neither. scored: of the prompt's tokens, too, for which `likely` is a number.
+    chosen. adapter: of those that the model was loaded with, by name. likely: of each token ln p and so many of the
+    likeliest come along, at temperature 1, without penalty and filters; None for neither. scored: of the prompt's
+    tokens, too, for which `likely` is a number.
 
     finish_reason: None until it has ended; then what `take` has put there, "length", "context" (its sequence is full)
     or "cancelled". error: what ended it otherwise. cancelled: set by anyone at any time; the job ends before the next
     step.
     """
 
+    adapter: str | None = None
     likely: int | None = None
     scored: bool = False
 
@@ -145,7 +147,8 @@ class Scheduler:
 
     def submit(self, job: Job) -> None:
         """Let a job wait for a sequence. Raises `PromptTooLongError`, and `WorkbenchError` for one that contradicts
-        itself."""
+        itself, or names an adapter that is not there."""
+        self.batch.require_adapter(job.adapter)
         if job.scored and job.likely is None:
             raise WorkbenchError(
                 "a job with scored says how many of the likeliest tokens it is told, by likely"
@@ -194,7 +197,7 @@ class Scheduler:
                 _finish(job, "length")
                 continue
             sequence = free.pop(0)
-            self.batch.reset(sequence)
+            self.batch.reset(sequence, job.adapter)
             self._rows[sequence] = _Row(job, Sampler(job.options))
 
     def _end(self, sequence: int, reason: str | None = None, error: Exception | None = None) -> None:
