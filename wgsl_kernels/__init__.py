@@ -49,7 +49,6 @@ MODULES = (
     "linear.linear_a8",
     "linear.norm_linear",
     "linear.norm_linear_a8",
-    "linear.weighed",
     "linear.norm_qkv_rows",
     "lora.lora_down",
     "lora.lora_up",

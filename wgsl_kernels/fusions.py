@@ -20,7 +20,6 @@ from .linear.norm_linear_a8 import (
 )
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
-from .linear.weighed import WEIGHED
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .lora.fused import ADAPTED, ADDED, LINEAR_ADAPTED
@@ -46,7 +45,6 @@ RULES: tuple[Rule, ...] = (
     norm_gate_up,
     norm_gate_up_gelu,
     SPLIT_ATTENTION,
-    *WEIGHED,
     norm_qkv_a8,
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,

@@ -14,7 +14,6 @@ from workbench.formats.spec import WeightFormat
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.plan.plan import step_sizes
-from workbench.runtime.device import open_device
 from workbench.runtime.lowering import lower
 
 from .models import Shape, model_on, random_ids, write_random
@@ -29,14 +28,6 @@ LAYER = [
     "linear[int4, a8]",
     "norm_gate_up_a8[int4, a8]",
     "linear[int4, a8]",
-]
-
-#: An adapter that binds enough buffers for rows that are quantized where they are made.
-WIDE = dataclasses.replace(GPU, storage_buffers=10)
-WEIGHED_OPS = ("linear_weighed[{}, a8]", "weighed_qkv_a8[{}]", "weighed_gate_up_a8[{}, a8]")
-WEIGHED = [
-    *("attention_split", "attention_reduce[a8]", "linear_weighed[int4, a8]"),
-    *("weighed_gate_up_a8[int4, a8]", "linear_weighed[int4, a8]", "weighed_qkv_a8[int4]"),
 ]
 
 
@@ -103,22 +94,6 @@ def test_only_where_it_pays(plan, adapter, tokens, expected):
     assert kernels(fused(plan, adapter=adapter, tokens=tokens)).count("norm_gate_up_a8[int4, a8]") == expected
 
 
-def test_rows_are_quantized_where_they_are_made_and_read_as_they_are(plan):
-    first, *_, last = LAYER
-    expected = ["embedding[int4]", first, *WEIGHED * SHAPE.layers][:-2] + [last]
-    assert kernels(fused(plan, adapter=WIDE))[:-3] == expected
-
-
-def test_a_matrix_in_parts_does_not_quantize_its_rows(plan):
-    """A part of a matrix has a part of a row: what asks for one is lowered as on other adapters."""
-    matrix = next(
-        call.inputs["weight"] for call in plan.calls if call.op == "linear" and "residual" in call.inputs
-    )
-    rows, columns = plan.buffers[matrix].shape
-    narrow = lower(plan, step_sizes(1, 1024, steps=16), WIDE, rows * columns // 4)
-    assert "linear_weighed[int4, a8]" not in [step.kernel.name for step in narrow.steps]
-
-
 @pytest.mark.parametrize(
     "fmt",
     [
@@ -135,11 +110,10 @@ def test_decoding_fused_computes_what_the_plan_unfused_does(
     convert(checkpoint, tmp_path / "model", ConvertOptions(WeightFormat(fmt, block_size=64)))
     ids = random_ids(SHAPE.vocab, 12)
 
-    def decode(wide: bool = False, **adapter) -> tuple[np.ndarray, set[str]]:
-        opened = open_device if wide else open_promised
-        device = opened()
+    def decode(**adapter) -> tuple[np.ndarray, set[str]]:
+        device = open_promised()
         monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, **adapter))
-        model = model_on(tmp_path / "model", opened, dtype="int8", max_tokens=1024)
+        model = model_on(tmp_path / "model", open_promised, dtype="int8", max_tokens=1024)
         session = model.session()
         found = np.stack([session.feed([int(token)]) for token in ids])
         steps = model.executor.device_plan("last", 1, session._cache, ()).steps
@@ -147,9 +121,8 @@ def test_decoding_fused_computes_what_the_plan_unfused_does(
         return found, {step.kernel.name for step in steps}
 
     plain, unfused = decode(is_cpu=True)
-    for wide, ops in ((False, ("norm_qkv_a8[{}]", "norm_gate_up_a8[{}, a8]")), (True, WEIGHED_OPS)):
-        found, used = decode(wide, is_cpu=False)
-        wanted = {*(op.format(fmt) for op in ops), "attention_reduce[a8]"}
-        assert wanted <= used and not wanted & unfused
-        off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
-        assert np.median(off) < 1e-5 and off.max() < 0.05
+    found, used = decode(is_cpu=False)
+    wanted = {f"norm_qkv_a8[{fmt}]", f"norm_gate_up_a8[{fmt}, a8]", "attention_reduce[a8]"}
+    assert wanted <= used and not wanted & unfused
+    off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
+    assert np.median(off) < 1e-5 and off.max() < 0.05

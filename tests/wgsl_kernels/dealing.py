@@ -59,11 +59,6 @@ class Case:
     def uses_f16(self) -> bool:
         return "f16" in (self.y_dtype, self.options.get("x_dtype"), self.options.get("kv_dtype"))
 
-    @property
-    def storage_buffers(self) -> int:
-        """That the kernel binds at least."""
-        return sum(not port.uniform and not port.optional for port in self.pair().ports.values())
-
     def describe(self) -> str:
         """Everything needed to repeat the call by hand."""
         given = {**self.options, "tunables": dict(self.tunables), "y_dtype": self.y_dtype}

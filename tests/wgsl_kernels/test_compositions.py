@@ -11,7 +11,7 @@ import torch
 from wgsl_kernels import library
 from wgsl_kernels.attention.attention_reduce_a8 import reduce_in_int8
 from wgsl_kernels.attention.rope import inverse_frequencies
-from wgsl_kernels.composition import Rule, composed, form_of, fusion, record
+from wgsl_kernels.composition import Rule, form_of, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
@@ -43,7 +43,6 @@ PARAMS = {
     "count": 4,
     "ring": True,
     "sinks": 2,
-    "stride": 2,
 }
 #: Of products to which adapters add: ranks, adapters that are loaded.
 RANK, ADAPTERS = 4, 2
@@ -101,8 +100,6 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         width = HIDDEN if rule.stack else 2 * (HIDDEN if "weight" in inputs else 12)
         made |= {"x": normal(TOKENS, width), "residual": normal(TOKENS, 12)}
         made |= {"experts": torch.tensor([[0, 3], [2, 1], [1, 0]]), "scores": normal(TOKENS, 2).abs()}
-    if rule.name.startswith("weighed_"):
-        made |= {"weight": normal(HIDDEN, HIDDEN) / 8, "residual": normal(TOKENS, HIDDEN)}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
     return {name: made[name] for name in inputs}
@@ -161,17 +158,6 @@ def test_what_is_quantized_where_it_is_made():
     whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
     expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
     assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
-
-
-def test_a_fused_kernel_without_a_matrix_has_its_composition_as_reference():
-    @fusion()
-    def capped_multiple(p, x, *, factor, cap):
-        """A multiple with a soft cap."""
-        return p.softcap(x=p.scale(x=x, factor=factor), cap=cap)
-
-    x = torch.linspace(-9, 9, 7, dtype=torch.float64)[None]
-    found = composed(capped_multiple)(x=x, factor=1.5, cap=4.0)
-    torch.testing.assert_close(found, 4 * torch.tanh(1.5 * x / 4))
 
 
 def test_a_composition_prints_as_its_calls():

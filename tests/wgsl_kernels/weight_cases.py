@@ -196,15 +196,6 @@ def integer_fused_cases() -> Iterator[Case]:
                 **weight_options(fmt),
             )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
-        blocks = {**common, "columns": (32, 96, 896)}
-        rows = {**blocks, "rows": (32, 96, 160), "stride": (1, 2, 4), "y_dtype": ("f32",)}
-        del rows["x_dtype"]
-        yield from team_cases(f"linear_weighed[{fmt}, a8]", fused=True, tokens=(1, 2), **rows)
-        del blocks["x_dtype"]
-        placed = {"heads": heads, "passed": PASSED, "place": places, "kv_dtype": TYPES}
-        yield from team_cases(f"weighed_qkv_a8[{fmt}]", fused=True, **placed, **blocks)
-        units = {"tokens": (1, 2), "width": (31, 64, 130), "y_stride": (1, 2, 4), "y_dtype": ("f32",)}
-        yield from team_cases(f"weighed_gate_up_a8[{fmt}, a8]", fused=True, **{**blocks, **units})
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(

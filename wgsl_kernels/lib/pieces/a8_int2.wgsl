@@ -1,6 +1,6 @@
 // provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
 // needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (block_sum),
-//   x_a8 (x_words, x_fact, add_square), sum_bytes (sum_bytes)
+//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
 // 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
@@ -12,19 +12,18 @@ const PIECES: u32 = X_GROUPS / 2u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 64u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 struct Piece { w: vec4<u32>, scale: BlockScale }
-struct Activations { v: array<vec4<u32>, 4>, scale: vec2<f32>, square: f32 }
+struct Activations { v: array<vec4<u32>, 4>, scale: vec2<f32> }
 struct Columns { v: array<vec4<u32>, 4>, scale: vec2<f32>, sum: f32 }
 
 fn activations_at(token: u32, piece: u32) -> Activations {
   let i = piece * 4u;
-  let one = x_fact(token, piece * 2u);
-  let other = x_fact(token, piece * 2u + 1u);
   return Activations(
     array<vec4<u32>, 4>(x_words(token, i), x_words(token, i + 1u), x_words(token, i + 2u), x_words(token, i + 3u)),
-    vec2<f32>(one.x, other.x), one.y + other.y);
+    vec2<f32>(x_scale(token, piece * 2u), x_scale(token, piece * 2u + 1u)));
 }
 fn prepared(a: Activations, piece: u32) -> Columns {
-  add_square(a.square);
+  add_squares(piece * 2u);
+  add_squares(piece * 2u + 1u);
   let sums = vec2<f32>(f32(sum_bytes(a.v[0]) + sum_bytes(a.v[1])), f32(sum_bytes(a.v[2]) + sum_bytes(a.v[3])));
   return Columns(a.v, a.scale * 0.0625, dot(a.scale, sums));
 }

@@ -1,5 +1,5 @@
 // provides: stage
-// needs: x (x4), norm_weight (norm), quantize_block (quantized_block), x_a8/row (row_words, row_facts, X_GROUPS)
+// needs: x (x4), norm_sum (norm), quantize_block (quantized_block), x_a8/row (row_words, row_facts, X_GROUPS)
 // A thread quantizes a block of 32 columns: for any device.
 fn stage(token: u32, thread: u32) {
   for (var group = thread; group < X_GROUPS; group += WORKGROUP) {

@@ -1,5 +1,5 @@
 // provides: stage
-// needs: x (x4), norm_weight (norm), quantize_quad (quantized_quad), x_a8/row (row_words, row_facts, X_GROUPS)
+// needs: x (x4), norm_sum (norm), quantize_quad (quantized_quad), x_a8/row (row_words, row_facts, X_GROUPS)
 // Eight lanes quantize a block of 32 columns, four each. Several quads are loaded before the first is quantized: drivers
 // load nothing early past what lanes exchange (4096 columns in four turns of one quad took 2 us longer, H200).
 const QUADS: u32 = X_GROUPS * 8u;

@@ -1,5 +1,5 @@
 // provides: weigh
-// needs: norm_sum (squares), norm_weight (norm)
+// needs: norm_sum (squares, norm)
 // Float activations are weighed with the norm as they are read.
 fn weigh(v: vec4<f32>, column: u32) -> vec4<f32> {
   squares += dot(v, v);
