@@ -157,12 +157,8 @@ def _norm_inputs(made, seed=0, columns=64, eps=1e-5, factored=False, **options) 
 def _tolerance(fmt: str, arguments, expected) -> dict:
     x = _floats(arguments, torch.float64).double()
     if "norm" in arguments:
-        weighed = x * arguments["norm"].double()
-        x = (
-            rms_norm.reference(x, arguments["norm"].double(), arguments["eps"])
-            if arguments["factored"]
-            else weighed
-        )
+        norm = arguments["norm"].double()
+        x = rms_norm.reference(x, norm, arguments["eps"]) if arguments["factored"] else x * norm
     magnitude = magnitude_planes(fmt, arguments, x.shape[1])
     bound = lora_down_reference(x.abs(), magnitude, arguments["state"], arguments["ranks"])
     return {"y": (12 + x.shape[1] ** 0.5) * EPS32 * bound + 1e-30}

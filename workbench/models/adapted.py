@@ -28,7 +28,7 @@ from workbench.quantizers import rtn
 
 
 class _Over:
-    """Reads like a source but for what subclasses say. notes: for people, beside the source's."""
+    """Reads like a source but for what subclasses say. notes: for people, behind the source's own."""
 
     def __init__(self, source: Any, *notes: str):
         self.source, self._more = source, notes
@@ -209,9 +209,9 @@ def adapted(
         return source, model
     fmt = None if format is None else parse_format(format)
     if isinstance(lora, Mapping):
-        both = Adapted(source, {_named(name): Lora.open(each, model) for name, each in lora.items()}, fmt)
         if not lora:
             raise WorkbenchError("lora names no adapter; allowed: NAME -> folder or hub id, or None")
+        both = Adapted(source, {_named(name): Lora.open(each, model) for name, each in lora.items()}, fmt)
     else:
         opened = Lora.open(lora, model)
         both = Adapted(source, {opened.path.name: opened}, fmt, opened.path.name)
