@@ -64,12 +64,12 @@ async function transformers() {
   };
 }
 
-/** llama.cpp in WebAssembly. layers: how many are on WebGPU. @param {number} layers */
-async function wllama(layers) {
+/** llama.cpp in WebAssembly. */
+async function wllama() {
   const { Wllama, LoggerWithoutDebug } = await import("@wllama/wllama");
   const engine = new Wllama({ default: `${NPM}@wllama/wllama/esm/wasm/wllama.wasm` }, { logger: LoggerWithoutDebug });
   const blob = await (await fetch(`${MADE}model.gguf`)).blob();
-  await engine.loadModel([blob], { n_ctx: 512, n_gpu_layers: layers });
+  await engine.loadModel([blob], { n_ctx: 512, n_gpu_layers: 0 });
   return async ({ text, count }) => {
     const came = new Came();
     await engine.createCompletion({
@@ -80,7 +80,7 @@ async function wllama(layers) {
   };
 }
 
-const ENGINES = { own, transformers, "wllama": () => wllama(0), "wllama-webgpu": () => wllama(99) };
+const ENGINES = { own, transformers, wllama };
 const loaded = new Map();
 
 /** Load an engine, once. @param {keyof typeof ENGINES} name */

@@ -4,7 +4,7 @@
     python -m tests.browser.others FOLDER
 
 transformers.js runs what `export --to onnx` writes on onnxruntime-web's WebGPU provider, wllama (llama.cpp) what
-`export --to gguf` writes in WebAssembly, and if asked on WebGPU: the same integers. One loopback server has all of it,
+`export --to gguf` writes in WebAssembly: the same integers. One loopback server has all of it,
 isolated from other origins so that WebAssembly has threads. Every engine writes the same prompt's greedy tokens, in
 turns that begin with another engine each time, after a round that is not counted; the rate is that of the tokens behind
 the first. Prints a table in Markdown, after each round; nothing else should run meanwhile.
@@ -19,7 +19,6 @@ import os
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,10 @@ ENGINES = {
     "own": ("this project", ()),
     "transformers": ("transformers.js, WebGPU", ("@huggingface/transformers", "onnxruntime-web")),
     "wllama": ("wllama, WebAssembly", ("@wllama/wllama",)),
-    "wllama-webgpu": ("wllama, WebGPU", ("@wllama/wllama",)),
 }
 LOAD = "async (name) => (await import('/tests/browser/others.js')).load(name)"
 WRITE = "async (request) => (await import('/tests/browser/others.js')).write(request)"
-ADAPTER = "async () => { const { info } = await navigator.gpu.requestAdapter(); return info.description || info.vendor; }"
+ADAPTER = "async () => (await navigator.gpu.requestAdapter()).info.architecture"
 
 
 def missing(packages: Path) -> str | None:
@@ -129,14 +127,18 @@ def table(found: dict[str, list[dict[str, Any]]], packages: Path) -> str:
     for name, rounds in found.items():
         called, of = ENGINES[name]
         called += f" ({', '.join(version(packages, each) for each in of)})" if of else ""
-        same = len(os.path.commonprefix([texts["own"], texts[name]])) if "own" in texts else 0
-        alike = "yes" if same == len(texts[name]) else f"its first {same} characters"
+        same = next(
+            (at for at, pair in enumerate(zip(texts["own"], texts[name])) if len(set(pair)) > 1), None
+        )
+        alike = "yes" if same is None else f"its first {same} characters"
         rates, firsts = ([each[key] for each in rounds] for key in ("rate", "first"))
         lines.append(f"| {called} | {spread(rates)} | {spread(firsts)} | {alike} |")
     return "\n".join(lines)
 
 
-def measure(packages: Path, engines: list[str], rounds: int, count: int) -> None:
+def measure(packages: Path, rounds: int, count: int) -> None:
+    """Print the table after each round."""
+    engines = list(ENGINES)
     with tempfile.TemporaryDirectory() as folder:
         ids = make(Path(folder))
         tokenizer = load_tokenizer(open_source(Path(folder) / "converted").tokenizer_path)
@@ -158,12 +160,12 @@ def measure(packages: Path, engines: list[str], rounds: int, count: int) -> None
             for name in engines:
                 page.evaluate(LOAD, name)
                 write(name, WARM)
-            found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+            found: dict[str, list[dict[str, Any]]] = {name: [] for name in engines}
             for turn in range(rounds):
                 for name in engines[turn % len(engines) :] + engines[: turn % len(engines)]:
                     found[name].append(write(name, count))
                 print(f"\nrounds: {turn + 1}; {count} tokens after {len(ids)}\n")
-                print(table({name: found[name] for name in engines}, packages), flush=True)
+                print(table(found, packages), flush=True)
 
 
 def main() -> None:
@@ -173,13 +175,11 @@ def main() -> None:
     parser.add_argument("packages", type=Path, metavar="FOLDER", help="where npm installed the packages")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=64, help="tokens of each engine and round")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="all but wllama-webgpu")
     arguments = parser.parse_args()
     if problem := missing(arguments.packages):
         print(f"nothing to compare with: {problem}", file=sys.stderr)
         return
-    engines = arguments.engine or [name for name in ENGINES if name != "wllama-webgpu"]
-    measure(arguments.packages, engines, arguments.rounds, arguments.count)
+    measure(arguments.packages, arguments.rounds, arguments.count)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -64,12 +64,19 @@ class Mixture(Dense):
         return {"gate_proj": (size, hidden), "up_proj": (size, hidden), "down_proj": (hidden, size)}
 
     def gathered(self) -> dict[str, tuple[Piece, ...]]:
+        return self.pieces(self.piece)
+
+    def one_by_one(self) -> dict[str, tuple[Piece, ...]]:
+        return self.gathered()
+
+    def pieces(self, piece: Callable[[str, str, int, int], Piece]) -> dict[str, tuple[Piece, ...]]:
+        """The matrices of all experts. piece: as the method of that name."""
         found = {}
         for index in (index for index, mixed in enumerate(self.mixed) if mixed):
             for part, (rows, _) in self.parts().items():
                 name = f"model.layers.{index}.{self.experts_name}"
                 found[f"{name}.{part}.weight"] = tuple(
-                    self.piece(name, part, rows, expert) for expert in range(self.experts)
+                    piece(name, part, rows, expert) for expert in range(self.experts)
                 )
         return found
 
