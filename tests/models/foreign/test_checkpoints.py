@@ -265,7 +265,9 @@ def test_llama_4_as_llm_compressor_leaves_it(tmp_path):
     write_checkpoint(tmp_path / "floats", state, text)
     stacked, alone = open_source(tmp_path / "stacked"), open_source(tmp_path / "floats")
     for name in stacked.names():
-        np.testing.assert_array_equal(alone.tensor(name).dequantize(), stacked.tensor(name).dequantize(), name)
+        np.testing.assert_array_equal(
+            alone.tensor(name).dequantize(), stacked.tensor(name).dequantize(), name
+        )
     expected = write_quantized(tmp_path / "in", "packed-4-zeros", state, text)
     file = tmp_path / "in" / "model.safetensors"
     save_file({f"language_model.{name}": value for name, value in load_file(file).items()}, file)

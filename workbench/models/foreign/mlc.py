@@ -229,8 +229,8 @@ def _places(path: Path) -> dict[str, Place]:
 
 def _of_sinks(count: object) -> str:
     return (
-        f"MLC sees the first {shown(count)} tokens beyond the window as well (attention_sink_size), which is not done here: "
-        "Mistral's own attention does not"
+        f"MLC sees the first {shown(count)} tokens beyond the window as well (attention_sink_size), which is not done "
+        "here: Mistral's own attention does not"
     )
 
 
