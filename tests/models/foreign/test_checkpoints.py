@@ -46,6 +46,7 @@ def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
             "bnb": "no even grid",
             "hqq-4-axis": "(axis 0)",
             "hqq-1": "other rows",
+            "hqq-4-f32": "times their scales are no f32",
         }
         assert "dequantized to f32" in said
         assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
@@ -174,6 +175,10 @@ def edited(folder, **changes):
     [
         ("gptq-4", {"quant_method": "quip"}, "quant_method is 'quip'; allowed: gptq, awq, auto-round"),
         ("gptq-4", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; allowed: gptq or gptq_v2"),
+        ("gptq-3-rows", {"format": "gptq_p"}, "format is 'gptq_p'; allowed: gptq or gptq_v2"),
+        ("auto-round-gptq", {"rotation_config": {"block_size": 32}}, "rotation_config is .* activations are not rot"),
+        ("auto-round-awq", {"spinquant_config": {"r1": True}}, "spinquant_config is .*; allowed: null"),
+        ("gptq-4", {"rotation": "hadamard"}, "rotation is 'hadamard'; allowed: null"),
         ("awq", {"version": "gemv"}, "version is 'gemv'; allowed: gemm"),
         ("auto-round-gptq", {"packing_format": "auto_round:fp8"}, "packing_format is 'auto_round:fp8'; allowed"),
         ("packed-4", {"transform_config": {"R1": {}}}, "transform_config is .*; allowed: null"),
