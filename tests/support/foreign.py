@@ -183,7 +183,7 @@ def hqq(
         "view_as_float": np.array(0, np.uint8),
         "packing": np.frombuffer(b"4bit_u8", np.uint8),
     }
-    return parts, ((q - z) * s).reshape(w.shape)
+    return parts, ((q.astype(np.float32) - z) * s).reshape(w.shape)
 
 
 def _gptq_config(bits: int, group: int, symmetric: bool, **more: Any) -> dict[str, Any]:
@@ -209,7 +209,9 @@ def packed(layout: str, w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarra
         return bnb_int8(w)
     if layout.startswith("hqq"):
         how = LAYOUTS[layout]
-        return hqq(w, how["bits"], how["group"], how.get("axis", 1), how["symmetric"], how.get("dtype", np.float16))
+        return hqq(
+            w, how["bits"], how["group"], how.get("axis", 1), how["symmetric"], how.get("dtype", np.float16)
+        )
     if layout.startswith("mlx"):
         return mlx(w, LAYOUTS[layout]["bits"], LAYOUTS[layout]["group"])
     how = LAYOUTS[layout]

@@ -1,4 +1,4 @@
-"""Perplexity of the embedded model in others' layouts, through WGSL, and of the same weights dequantized, in transformers.
+"""Perplexity of the embedded model in others' layouts, through WGSL, and of its dequantized weights in transformers.
 
     python -m tests.models.foreign.perplexity
 
@@ -72,7 +72,7 @@ def _write_gguf(folder: Path, state: dict[str, torch.Tensor], config: dict) -> d
 
 
 def _named(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
-    """Tensors under their names in a checkpoint; rows of q and k, of which GGUF has halves interleaved, in its order."""
+    """Tensors under their names in a checkpoint; rows of q and k, whose halves GGUF interleaves, in its order."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     found = {}
     for name in open_source(demo_model_path()).names():
@@ -85,13 +85,17 @@ def _named(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray
     return found
 
 
-def perplexities(layout: str, folder: Path, windows: int = WINDOWS, length: int = LENGTH) -> tuple[float, float]:
+def perplexities(
+    layout: str, folder: Path, windows: int = WINDOWS, length: int = LENGTH
+) -> tuple[float, float]:
     """Through WGSL and in transformers, of the model in a layout of `LAYOUTS`."""
     from transformers import AutoModelForCausalLM
 
     made, floats = write(layout, folder)
     text = evaluation_text().read_text("utf-8")[: 8 * windows * length]
-    ids = np.array(load_tokenizer(demo_model_path())(text).input_ids[: windows * length]).reshape(windows, length)
+    ids = np.array(load_tokenizer(demo_model_path())(text).input_ids[: windows * length]).reshape(
+        windows, length
+    )
     model = workbench.load(made, backend="wgpu", dtype="f32", max_tokens=length)
     ours = np.concatenate([model.score(window).nll for window in ids])
     other = AutoModelForCausalLM.from_pretrained(floats, dtype=torch.float32).eval()

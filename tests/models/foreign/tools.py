@@ -37,7 +37,9 @@ Make = Callable[[Path, Path], Iterator[tuple[str, Path, Weights]]]
 def checkpoint(folder: Path) -> Path:
     """Two layers of the embedded model, in f32."""
     source, config = open_source(demo_model_path()), read_json(demo_model_path() / "config.json")
-    names = [name for name in source.names() if not name.startswith("model.layers.") or int(name.split(".")[2]) < 2]
+    names = [
+        name for name in source.names() if not name.startswith("model.layers.") or int(name.split(".")[2]) < 2
+    ]
     state = {name: torch.from_numpy(source.tensor(name).dequantize().copy()) for name in names}
     return write_checkpoint(
         folder, state, config | {"num_hidden_layers": 2, "dtype": "float32"}, tokenizer=demo_model_path()
@@ -145,7 +147,11 @@ def bitsandbytes(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights
         model = loaded(plain, quantization_config=config)
         model.save_pretrained(folder / name)
         plainly = model.dequantize(dtype=torch.float32)
-        yield name, folder / name, {f"{each}.weight": m.weight.data.float() for each, m in linear(plainly).items()}
+        yield (
+            name,
+            folder / name,
+            {f"{each}.weight": m.weight.data.float() for each, m in linear(plainly).items()},
+        )
 
 
 def gptqmodel(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights]]:
@@ -161,7 +167,10 @@ def gptqmodel(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights]]:
             if ordered:
                 groups = groups[torch.randperm(columns, generator=torch.Generator().manual_seed(0))]
             parts = [layer.weight.data[:, groups == g] for g in range(columns // group)]
-            low, high = (torch.stack([ends(p) for p in parts], 1) for ends in (lambda p: p.amin(1), lambda p: p.amax(1)))
+            low, high = (
+                torch.stack([ends(p) for p in parts], 1)
+                for ends in (lambda p: p.amin(1), lambda p: p.amax(1))
+            )
             scales = ((high - low) / (2**bits - 1)).half().float()
             zeros = (-low / scales).round().clamp(0, 2**bits - 1)
             packed = TorchLinear(bits, group, False, ordered, columns, rows, bias=False)
@@ -174,7 +183,13 @@ def gptqmodel(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights]]:
             stored = {"qweight": packed.qweight, "qzeros": packed.qzeros, "g_idx": groups.int()}
             tensors |= {f"{each}.{part}": value for part, value in stored.items()}
             tensors[f"{each}.scales"] = packed.scales.half()
-        told = {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": False, "checkpoint_format": "gptq_v2"}
+        told = {
+            "quant_method": "gptq",
+            "bits": bits,
+            "group_size": group,
+            "sym": False,
+            "checkpoint_format": "gptq_v2",
+        }
         tensors = {each: value.contiguous() for each, value in tensors.items()}
         yield name, write_checkpoint(folder / name, tensors, config | {"quantization_config": told}), weights
 
@@ -184,7 +199,14 @@ def hqq(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights]]:
 
     config = read_json(plain / "config.json")
     half, whole = torch.float16, torch.float32
-    for bits, axis, dtype in ((8, 1, half), (4, 1, half), (3, 1, half), (2, 1, half), (4, 0, half), (4, 1, whole)):
+    for bits, axis, dtype in (
+        (8, 1, half),
+        (4, 1, half),
+        (3, 1, half),
+        (2, 1, half),
+        (4, 0, half),
+        (4, 1, whole),
+    ):
         tensors: Weights = load_file(plain / "model.safetensors")
         weights: Weights = {}
         for each, layer in linear(loaded(plain)).items():
@@ -192,10 +214,14 @@ def hqq(plain: Path, folder: Path) -> Iterator[tuple[str, Path, Weights]]:
             made = HQQLinear(layer, how, compute_dtype=dtype, device="cpu", initialize=False)
             made.encoded_state_dict = True
             made.initialize()
-            wide = {"compute_dtype": torch.float32} | {part: made.meta[part].float() for part in ("scale", "zero")}
+            wide = {"compute_dtype": torch.float32} | {
+                part: made.meta[part].float() for part in ("scale", "zero")
+            }
             weights[f"{each}.weight"] = Quantizer.dequantize(made.W_q, made.meta | wide)
             del tensors[f"{each}.weight"]
-            stored = {part: value for part, value in made.state_dict().items() if isinstance(value, torch.Tensor)}
+            stored = {
+                part: value for part, value in made.state_dict().items() if isinstance(value, torch.Tensor)
+            }
             tensors |= {f"{each}.{part}": value.contiguous() for part, value in stored.items()}
         out = folder / f"{bits} {axis} {dtype}"
         told = config | {"quantization_config": {"quant_method": "hqq"}}
@@ -225,7 +251,9 @@ def check(made: Path, weights: Weights) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tool", nargs="*", choices=[*TOOLS, []], help="default: all that are installed")
     for tool in parser.parse_args().tool or TOOLS:
         if importlib.util.find_spec(tool) is None:
