@@ -127,10 +127,9 @@ def table(found: dict[str, list[dict[str, Any]]], packages: Path) -> str:
     for name, rounds in found.items():
         called, of = ENGINES[name]
         called += f" ({', '.join(version(packages, each) for each in of)})" if of else ""
-        same = next(
-            (at for at, pair in enumerate(zip(texts["own"], texts[name])) if len(set(pair)) > 1), None
-        )
-        alike = "yes" if same is None else f"its first {same} characters"
+        pairs = enumerate(zip(texts["own"], texts[name], strict=False))
+        parts = next((at for at, (one, other) in pairs if one != other), None)
+        alike = "yes" if parts is None else f"its first {parts} characters"
         rates, firsts = ([each[key] for each in rounds] for key in ("rate", "first"))
         lines.append(f"| {called} | {spread(rates)} | {spread(firsts)} | {alike} |")
     return "\n".join(lines)
