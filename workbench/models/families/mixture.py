@@ -21,6 +21,11 @@ TRAINED_WITH = tuple(
 COUNTS = (Key("num_experts", integer(1) | NULL, None), Key("num_local_experts", integer(1) | NULL, None))
 
 
+#: Experts of all layers together, more than twice those of the largest models of these families. A configuration beyond is
+#: a lie, whose experts would be named one by one.
+MOST_EXPERTS = 1 << 15
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Dense):
     """mixed: whether each layer has experts. experts: how many each of those has; expert_size: width of an expert;
@@ -37,6 +42,12 @@ class Mixture(Dense):
     experts: int
     expert_size: int
     routing: Routing
+
+    def __post_init__(self) -> None:
+        """Raises UnsupportedModelError for more experts than `MOST_EXPERTS`."""
+        if (layers := sum(self.mixed)) and self.experts * layers > MOST_EXPERTS:
+            allowed = f"at most {MOST_EXPERTS // layers}, as {layers} layers have experts"
+            raise refused(WHERE, self.size_keys[1], self.experts, allowed)
 
     def tensors_of(self, index: int) -> dict[str, TensorSpec]:
         found = super().tensors_of(index)
