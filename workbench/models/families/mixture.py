@@ -21,8 +21,8 @@ TRAINED_WITH = tuple(
 COUNTS = (Key("num_experts", integer(1) | NULL, None), Key("num_local_experts", integer(1) | NULL, None))
 
 
-#: Experts of all layers together, more than twice those of the largest models of these families. A configuration beyond is
-#: a lie, whose experts would be named one by one.
+#: Experts of all layers together, more than twice those of the largest models of these families. A configuration beyond
+#: is a lie, whose experts would be named one by one.
 MOST_EXPERTS = 1 << 15
 
 
