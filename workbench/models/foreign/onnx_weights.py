@@ -86,6 +86,12 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     return (packed[..., None] >> shifts & np.uint8(2**bits - 1)).reshape(len(packed), -1)
 
 
+def offsets_beside(quants: str) -> str | None:
+    """What the offsets beside quants of that name are called; None for names that exports of here do not give quants."""
+    stem, _, bits = quants.rpartition("_Q")
+    return f"{stem}{OFFSETS}" if stem and bits in map(str, BITS) else None
+
+
 def own_name(name: str) -> str:
     """The name of an initializer in a Hugging Face checkpoint, where it follows from its own."""
     for pattern, own in _OWN:
@@ -109,7 +115,7 @@ class Plain:
 def plain(file: OnnxFile) -> dict[str, Plain]:
     """Float weights by their names in a Hugging Face checkpoint. Raises UnsupportedModelError."""
     found: dict[str, Plain] = {}
-    taken = {name for name in file.initializers if name.endswith(OFFSETS)}
+    taken = {offsets for name in file.initializers if (offsets := offsets_beside(name)) in file.initializers}
     for node in file.nodes:
         if node.attributes.get("rotary_interleaved"):
             raise UnsupportedModelError(
@@ -210,8 +216,8 @@ def _table(node: Node, headers: Headers, reshaped: dict[str, str]) -> NBitsMatri
 def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits: int) -> None:
     """Raise CheckpointError unless scales, zero-points and offsets are there for all blocks; adds the offsets."""
     headers.found(parts["scales"], FLOATS, (rows, blocks), (rows * blocks,))
-    offsets = parts["quants"].removesuffix(f"_Q{bits}") + OFFSETS
-    if offsets in headers.all:
+    offsets = offsets_beside(parts["quants"])
+    if offsets is not None and offsets in headers.all:
         headers.found(offsets, FLOATS, (rows, blocks))
         parts["offsets"] = offsets
     if "zero_points" in parts:
