@@ -87,7 +87,7 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
 
 
 def offsets_beside(quants: str) -> str | None:
-    """What the offsets beside quants of that name are called; None for names that exports of here do not give quants."""
+    """The name of the offsets beside quants of a name; None for one that exports of here do not give quants."""
     stem, _, bits = quants.rpartition("_Q")
     return f"{stem}{OFFSETS}" if stem and bits in map(str, BITS) else None
 
