@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from wgsl_kernels import Adapter
 from workbench.errors import NonFiniteError, WorkbenchError
 from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
@@ -25,7 +24,15 @@ from workbench.models.source import Source, open_source
 from workbench.plan.plan import Ring
 from workbench.runtime.cache import Cache
 from workbench.runtime.executor import Sequential
-from workbench.runtime.export import DECODE, LIMITS, SUBGROUPS, bundle, programs_for, require_readable
+from workbench.runtime.export import (
+    DECODE,
+    LIMITS,
+    SUBGROUPS,
+    bundle,
+    page_adapter,
+    programs_for,
+    require_readable,
+)
 from workbench.runtime.finite import is_finite
 from workbench.runtime.model import Model
 from workbench.runtime.plans import Plans
@@ -102,7 +109,7 @@ class PageExecutor(Sequential):
             needs = {"bindingBytes": BINDING_BYTES, "subgroupSizes": SUBGROUPS, "f16": False}
             found, _ = self._call("open", {**needs, "vocabSize": self.config.vocab_size})
             self.device.name, self.device.lanes = f"{found['adapter']} (page)", found["lanes"]
-            adapter = Adapter(bool(found["lanes"]), found["lanes"])
+            adapter = page_adapter(found["lanes"])
             programs = list(
                 programs_for(self.source, self.activations, adapter, self.capacity, BINDING_BYTES, HEADS)
             )

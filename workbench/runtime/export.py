@@ -41,6 +41,8 @@ DECODE = ("greedy", "draw", "told")
 NEEDED = ("last", "score", *DECODE)
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
 SUBGROUPS = (0, 4, 8, 16, 32, 64)
+#: Subgroups as narrow as a CPU's 128-bit registers: SwiftShader's, which browsers fall back to without a GPU.
+SOFTWARE_LANES = 4
 TYPES = ("f32", "f16")
 #: The limits that programs can be lowered for, by name -> bytes of a binding.
 LIMITS = {"browser": PROMISED_LIMITS["max-storage-buffer-binding-size"]}
@@ -55,11 +57,16 @@ class Exported:
     nbytes: int
 
 
+def page_adapter(lanes: int, *, f16: bool = False) -> Adapter:
+    """What is known of an adapter that is not here. lanes: of its subgroups, 0 without."""
+    return Adapter(bool(lanes), lanes, f16=f16, is_cpu=lanes == SOFTWARE_LANES)
+
+
 def adapters(types: Sequence[str]) -> Iterator[tuple[str, Adapter]]:
     """Activations and kind of adapter of each bundle."""
     for activations in types:
         for lanes in SUBGROUPS:
-            yield activations, Adapter(bool(lanes), lanes, f16=activations == "f16")
+            yield activations, page_adapter(lanes, f16=activations == "f16")
 
 
 def programs_for(
