@@ -20,13 +20,15 @@ from workbench.models.source import open_source
 from workbench.plan import plan
 from workbench.quantizers.rtn import quantize
 from workbench.runtime import link
-from workbench.runtime.export import export_programs
+from workbench.runtime.export import TOGETHER, export_programs
 
 from .conftest import CAPACITY
 from .engines import compare
 
 #: Rows of a step that rings have slots for, so few that a short text goes round.
 ROWS = 8
+#: Positions of a cache that is soon full.
+ROOM = 24
 
 pytestmark = pytest.mark.usefixtures("adapter")
 
@@ -135,3 +137,23 @@ def test_what_cannot_be_fed_and_logits_that_are_no_numbers_are_named(small_site)
     for how in ("fed", "greedy", "drawn"):
         assert answer[how].startswith("not-finite: the logits are not finite at or before position"), how
     assert answer["position"] == 0
+
+
+def test_two_settings_together_write_what_each_writes_alone(small, tmp_path):
+    """Drawn in the page from logits of shared steps, against the device's own draws; a text that ends lets the other go
+    on, and prompts that share a beginning share its keys and values."""
+    convert(small, tmp_path / "model", ConvertOptions(parse_format("int4/32")))
+    heads = ("last", "greedy", "draw", TOGETHER)
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=ROOM, heads=heads)
+    settings = [{}, {"temperature": 0.9, "topK": 50, "repetitionPenalty": 1.2, "seed": 11}]
+    ids, full = [5, 6, 7, 8, 9], [5] * (ROOM - 3)
+    answer = played(tmp_path)({"prompts": [ids, full, ids], "count": 8, "settings": settings})
+    whole, cut, ended = answer["runs"]
+    for run in answer["runs"]:
+        assert run["both"] == run["alone"]
+    assert whole["reasons"] == ["length", "length"] and whole["both"][0] != whole["both"][1]
+    assert cut["reasons"] == ["context", "context"] and [len(each) for each in cut["both"]] == [4, 4]
+    first, second = whole["both"]
+    assert ended["both"] == [first[: first.index(answer["end"])], second]
+    assert ended["reasons"] == ["eos", "length"]
+    assert answer["wrong"] == "input: 2 settings, 1 sequences; allowed: 2 of both"

@@ -13,8 +13,8 @@ const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "se
 /** Errors after which the page goes on as it is. */
 const HARMLESS = new Set(["input", "context", "not-finite"]);
 
-/** How tokens are chosen, as the fields say. @returns {import("./sampling.js").Options} */
-export const chosen = () => Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id).value)]));
+/** How tokens are chosen, as the fields say whose names end so. @returns {import("./sampling.js").Options} */
+export const chosen = (end = "") => Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id + end).value)]));
 
 /** Tells what went wrong; errors that no one foresaw go to the console too. @param {unknown} error */
 export function fail(error) {

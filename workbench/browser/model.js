@@ -10,7 +10,7 @@ export { BrowserError } from "./errors.js";
 export { overHttp } from "./loader.js";
 
 /** What ends the programs that prompts and decoding need. */
-const HEADS = new Set(["last", "greedy", "draw"]);
+const HEADS = new Set(["last", "greedy", "draw", "together"]);
 const usual = (/** @type {{head: string}} */ { head }) => HEADS.has(head);
 
 /** @typedef {(target: import("./player.js").Program["target"], vocabSize: number) => boolean} Wanted */
@@ -57,9 +57,9 @@ export class Model {
     }
   }
 
-  /** A sequence of its own. */
-  session() {
-    return Session.open(this.player, this.vocabSize);
+  /** A sequence of its own, or two for `together`. @param {number} [sequences] */
+  session(sequences = 1) {
+    return Session.open(this.player, this.vocabSize, sequences);
   }
 
   close() {

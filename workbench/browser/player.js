@@ -9,7 +9,7 @@ import { Uploader } from "./uploads.js";
 /**
  * A program as `workbench/runtime/program.schema.json` describes it; buffers of uploads are named.
  * @typedef {object} Program
- * @property {{head: string, tokens: number, capacity: number, steps: number, back: number}} target
+ * @property {{head: string, tokens: number, capacity: number, sequences: number, steps: number, back: number}} target
  * @property {string[]} modules
  * @property {{label: string, module: number, bindings: [number, GPUBufferBindingType][]}[]} pipelines
  * @property {{name: string, bytes: number, kind: string, uniform?: boolean, shape?: number[],
@@ -117,13 +117,15 @@ export class Player {
   }
 
   /**
-   * Buffers of some kinds by name, as large as any program wants them.
+   * Buffers of some kinds by name, as large as any program of so many sequences at most wants them.
    * @param {(kind: string) => boolean} wanted
+   * @param {number} [sequences]
    * @returns {Map<string, import("./device.js").Wanted>}
    */
-  sizes(wanted) {
+  sizes(wanted, sequences = Infinity) {
     const found = new Map();
-    for (const { buffers } of this.programs) {
+    for (const { target, buffers } of this.programs) {
+      if (target.sequences > sequences) continue;
       for (const { name, bytes, kind, uniform } of buffers) {
         if (wanted(kind) && bytes > (found.get(name)?.bytes ?? -1)) found.set(name, { bytes, uniform });
       }
@@ -131,9 +133,9 @@ export class Player {
     return found;
   }
 
-  /** A sequence's own buffers: cache, inputs and state. */
-  allocateOwn() {
-    return this.device.allocate(this.sizes((kind) => OWN.has(kind)), "keys and values of the text");
+  /** What sequences have of their own: cache, inputs and state. @param {number} [sequences] */
+  allocateOwn(sequences = 1) {
+    return this.device.allocate(this.sizes((kind) => OWN.has(kind), sequences), "keys and values of the text");
   }
 
   /**

@@ -39,6 +39,8 @@ INDEX = "programs.json"
 DECODE = ("greedy", "draw", "told")
 #: What pages need: a prompt, scores of windows, and decoding.
 NEEDED = ("last", "score", *DECODE)
+#: A program with a row of each of two sequences, which gives the logits behind both.
+TOGETHER, TOGETHER_ROWS = "together", 2
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
 SUBGROUPS = (0, 4, 8, 16, 32, 64)
 #: Subgroups as narrow as a CPU's 128-bit registers: SwiftShader's, which browsers fall back to without a GPU.
@@ -77,12 +79,15 @@ def programs_for(
     binding_bytes: int,
     heads: Sequence[str] = NEEDED,
 ) -> Iterator[Program]:
-    """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`)."""
+    """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`), or
+    `TOGETHER`."""
     model = architecture_of(source.config)
     for head in heads:
-        plan = model.build(source.describe, head=head, activations=activations)
-        for tokens in (1,) if head in DECODE else chunk_sizes(model, binding_bytes):
-            sizes = step_sizes(tokens, capacity, steps=STEPS)
+        rows = TOGETHER_ROWS if head == TOGETHER else 1
+        ending = "last" if head == TOGETHER else head
+        plan = model.build(source.describe, head=ending, activations=activations)
+        for tokens in (rows,) if head in (*DECODE, TOGETHER) else chunk_sizes(model, binding_bytes):
+            sizes = step_sizes(tokens, capacity, sequences=rows, results=rows, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
 

@@ -32,6 +32,7 @@ class Writer extends Form {
     /** @type {import("./browser/text.js").Message[]} */
     this.talk = [];
     element("fresh").addEventListener("click", () => this.turn());
+    element("twice").addEventListener("change", () => (element("second").hidden = !control("twice").checked));
   }
 
   /** To texts, or to a new chat. */
@@ -43,12 +44,16 @@ class Writer extends Form {
     say("text-label", chats ? "Chat" : "Text");
     say("write", chats ? "Send" : "Write");
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
+    element("twice-label").hidden = chats;
+    element("second").hidden = chats || !control("twice").checked;
     if (chats) control("prompt").value = "";
   }
 
   async run() {
-    const { reason } = await (control("chats").checked ? this.answer() : this.text());
-    return ENDED[reason];
+    if (control("chats").checked) return ENDED[(await this.answer()).reason];
+    if (!control("twice").checked) return ENDED[(await this.text()).reason];
+    const [first, second] = (await this.twice()).reasons;
+    return first === second ? ENDED[first] : `First: ${ENDED[first]} Second: ${ENDED[second]}`;
   }
 
   /** @param {boolean} working */
@@ -64,6 +69,25 @@ class Writer extends Form {
     const more = written("span", "", "written");
     element("text").replaceChildren(written("span", prompt, "given"), more);
     return this.stream(prompt, more);
+  }
+
+  /** Continues the prompt twice, side by side. @returns {Promise<import("./browser/service.js").Both>} */
+  async twice() {
+    const prompt = control("prompt").value;
+    const texts = [written("p", "", "written"), written("p", "", "written")];
+    const columns = written("div", "", "twice");
+    for (const [row, text] of texts.entries()) {
+      const column = document.createElement("section");
+      column.append(written("h3", row ? "Second" : "First"), text);
+      columns.append(column);
+    }
+    element("text").replaceChildren(written("p", prompt, "given"), columns);
+    const settings = [chosen(), chosen("2")];
+    const wanted = { prompt, count: Number(control("count").value), settings, stop: stops() };
+    const told = this.teller();
+    const ended = await this.engine.call("twice", wanted, (event) => told(event, texts[event.row]));
+    told(ended);
+    return ended;
   }
 
   /** Answers the message; where that fails, the conversation is what it was. */
@@ -97,30 +121,41 @@ class Writer extends Form {
    * @returns {Promise<import("./browser/service.js").Ended>}
    */
   async stream(prompt, into) {
-    const stop = control("stops").value.split("\n").filter((line) => line);
+    const wanted = { prompt, count: Number(control("count").value), options: chosen(), stop: stops() };
+    const told = this.teller();
+    const ended = await this.engine.call("write", wanted, (event) => told(event, into));
+    told(ended);
+    return ended;
+  }
+
+  /** Writes text that comes, and tells how much has come and how fast. */
+  teller() {
     const log = element("text");
     let given = 0;
     let [first, firstTokens] = [0, 0];
-    const tell = (/** @type {number} */ tokens, /** @type {number} */ ms) => {
+    /** @param {{given?: number, text?: string, tokens: number, ms: number}} event @param {HTMLElement} [into] */
+    return (event, into) => {
+      if (event.given !== undefined) {
+        given = event.given;
+        return;
+      }
+      if (event.text && into) {
+        const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+        into.append(event.text);
+        if (follow) log.scrollTop = log.scrollHeight;
+        if (!first) {
+          [first, firstTokens] = [event.ms, event.tokens];
+          say("first", `${(first / 1000).toFixed(2)} s`);
+        }
+      }
+      const { tokens, ms } = event;
       say("tokens", `${given} + ${tokens} of ${this.facts.capacity}`);
       if (tokens > firstTokens) say("speed", ((1000 * (tokens - firstTokens)) / (ms - first)).toFixed(1));
     };
-    const wanted = { prompt, count: Number(control("count").value), options: chosen(), stop };
-    const ended = await this.engine.call("write", wanted, (event) => {
-      if (event.given !== undefined) return (given = event.given);
-      const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-      into.append(event.text);
-      if (follow) log.scrollTop = log.scrollHeight;
-      if (!first) {
-        [first, firstTokens] = [event.ms, event.tokens];
-        say("first", `${(first / 1000).toFixed(2)} s`);
-      }
-      return tell(event.tokens, event.ms);
-    });
-    tell(ended.tokens, ended.ms);
-    return ended;
   }
 }
+
+const stops = () => control("stops").value.split("\n").filter((line) => line);
 
 element("again").addEventListener("click", () => location.reload());
 Engine.load({ base: document.baseURI, keep: true }, (progress) => loading("Loading", 0, 1, progress)).then(
