@@ -89,7 +89,7 @@ def test_no_script_or_style_stands_in_the_page(written):
 
 
 def test_the_page_of_one_model_is_small():
-    """What it loads of its own, without tokenizers: compressed, at most 40 kB, and 5 kB more where two settings write."""
+    """What it loads of its own, without tokenizers, compressed: at most 40 kB, and 5 kB where two settings write."""
     root = Path(pages.__file__).parent
 
     def loaded(first: Path, *, without: str = "") -> set[Path]:
@@ -111,7 +111,9 @@ def test_the_page_of_one_model_is_small():
     names = {path.name for path in found}
     assert {"player.js", "loader.js", "session.js", "worker.js", "service.js"} <= names
     assert not {"pair.js", "drawing.js"} & names
-    assert size([*found, *(root / "static" / name for name in ("index.html", "style.css", "sw.js"))]) <= 40_000
+    assert (
+        size([*found, *(root / "static" / name for name in ("index.html", "style.css", "sw.js"))]) <= 40_000
+    )
     assert 'await import("./together.js")' in (root / "service.js").read_text()
     assert size(loaded(root / "together.js") - found) <= 5_000
 

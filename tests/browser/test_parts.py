@@ -126,7 +126,9 @@ def test_tokens_drawn_in_a_page_are_those_that_python_draws():
         for position in (1, 77, 4096)
     ]
     bad = [np.array([0, np.nan], np.float32), np.array([0, np.inf], np.float32)]
-    cases += [{"row": len(rows) + n, "position": 1, "seen": [], "options": o} for n in (0, 1) for o in options[:3]]
+    cases += [
+        {"row": len(rows) + n, "position": 1, "seen": [], "options": o} for n in (0, 1) for o in options[:3]
+    ]
     given = [{**case, "options": in_camel_case(case["options"])} for case in cases]
     logits = [base64.b64encode(row.tobytes()).decode() for row in (*rows, *bad)]
     found = run_script("draw_node.js", {"logits": logits, "cases": given})

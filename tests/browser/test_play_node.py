@@ -19,8 +19,8 @@ from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 from workbench.plan import plan
 from workbench.quantizers.rtn import quantize
-from workbench.runtime import link
-from workbench.runtime.export import TOGETHER, export_programs
+from workbench.runtime import export, link
+from workbench.runtime.export import TOGETHER, export_programs, read_bundle
 
 from .conftest import CAPACITY
 from .engines import compare
@@ -98,7 +98,7 @@ def test_a_sequence_whose_cache_is_a_ring_goes_back(site, tmp_path, monkeypatch)
         ("model/model.wgpu", lambda data: data[:9] + b"\xff" + data[10:], "damaged", "does not have its checksum"),
         ("model/manifest.json", lambda data: data + b" ", "damaged", "not the bytes that were written"),
         ("programs/f32-*.json", lambda data: data[:-1] + b" ", "damaged", "not the bytes that were written"),
-        ("programs/programs.json", lambda data: data.replace(b'n": 1,', b'n": 9,'), "unsupported", "of version 9"),
+        ("programs/programs.json", lambda data: data.replace(b'n": 2,', b'n": 9,'), "unsupported", "of version 9"),
         ("programs/programs.json", lambda data: data[:50], "damaged", "is no JSON"),
     ],
 )  # fmt: skip
@@ -157,3 +157,26 @@ def test_two_settings_together_write_what_each_writes_alone(small, tmp_path):
     assert ended["both"] == [first[: first.index(answer["end"])], second]
     assert ended["reasons"] == ["eos", "length"]
     assert answer["wrong"] == "input: 2 settings, 1 sequences; allowed: 2 of both"
+
+
+def test_an_adapter_that_binds_finely_plays_programs_with_fewer_products(small, tmp_path, monkeypatch):
+    """A layer whose k and v begin at no multiple of 256 bytes: its q, k and v are one product where 32 suffice."""
+    monkeypatch.setattr(export, "WIDE", export.Bindings(export.PROMISED.nbytes, 32))
+    convert(small, tmp_path / "model", ConvertOptions(parse_format("int4/32")))
+    heads = ("last", "greedy")
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=CAPACITY, heads=heads)
+    labels = []
+    for bound in (export.PROMISED, export.WIDE):
+        programs = read_bundle(tmp_path / "programs", "f32", 4, bound)
+        [greedy] = [each for each in programs if each.target.head == "greedy"]
+        labels.append([greedy.pipelines[each.pipeline].label for each in greedy.dispatches])
+    assert len(labels[1]) < len(labels[0]) and any("qkv" in each for each in labels[1])
+    answers = []
+
+    def play_it(request: dict) -> dict:
+        answers.append(played(tmp_path)(request))
+        return answers[-1]
+
+    compare(tmp_path, play_it, 8)
+    fine = answers[0]["alignment"] <= 32  # as SwiftShader's is
+    assert answers[0]["bundle"].endswith("-wide.json") == fine

@@ -71,10 +71,16 @@ def test_certificates_of_the_documentation_are_whole():
     assert {row["runtime"].split("/")[0].split()[0] for row in found.rows()} == {"Chrome", "Node"}
     assert found.beyond() == [] and all(row["within"] == row["cases"] > 300 for row in found.rows())
     for row in found.models.rows():
-        assert row["status"] == "within" and row["same tokens"] == "64 of 64" and row["windows"].startswith("4 of")
+        assert (
+            row["status"] == "within"
+            and row["same tokens"] == "64 of 64"
+            and row["windows"].startswith("4 of")
+        )
     shown = records.certificates()
     assert all(f"| {row['certificate']} " in shown for row in found.rows())
-    assert '<a href="../embedded-model/index.html">Open it</a>' in filled("<!-- generated: model-page Open it -->")
+    assert '<a href="../embedded-model/index.html">Open it</a>' in filled(
+        "<!-- generated: model-page Open it -->"
+    )
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from workbench.runtime.cache import Cache
 from workbench.runtime.executor import Sequential
 from workbench.runtime.export import (
     DECODE,
-    LIMITS,
+    PROMISED,
     SUBGROUPS,
+    Bindings,
+    bindings,
     bundle,
     page_adapter,
     programs_for,
@@ -47,7 +50,6 @@ PROMPT = ("last", "all")
 HEADS = (*PROMPT, *DECODE)
 #: Positions of the cache unless asked for.
 DEFAULT_MAX_TOKENS = 2048
-BINDING_BYTES = LIMITS["browser"]
 
 
 class PageCache(Cache):
@@ -88,7 +90,7 @@ class PageExecutor(Sequential):
         self.source, self.config, self.capacity = source, config, capacity
         self.device = PageDevice(connection)
         self.plan = Plans(source, config, self.activations, self.cache)
-        self.chunks = chunk_sizes(config, BINDING_BYTES)
+        self.chunks = chunk_sizes(config, PROMISED.nbytes)
         self._call, self._ask = connection.call, connection.ask
         self._programs: dict[tuple[str, int], int] = {}
         self._numbers, self._lock = itertools.count(), threading.RLock()
@@ -106,12 +108,14 @@ class PageExecutor(Sequential):
         with self._lock:
             if self._programs:
                 return
-            needs = {"bindingBytes": BINDING_BYTES, "subgroupSizes": SUBGROUPS, "f16": False}
+            kinds = [each.to_json() for each in bindings(self.source)]
+            needs = {"bindings": kinds, "subgroupSizes": SUBGROUPS, "f16": False}
             found, _ = self._call("open", {**needs, "vocabSize": self.config.vocab_size})
             self.device.name, self.device.lanes = f"{found['adapter']} (page)", found["lanes"]
-            adapter = page_adapter(found["lanes"])
+            bound = Bindings.from_json(found["bindings"])
+            adapter = replace(page_adapter(found["lanes"]), offset_alignment=bound.alignment)
             programs = list(
-                programs_for(self.source, self.activations, adapter, self.capacity, BINDING_BYTES, HEADS)
+                programs_for(self.source, self.activations, adapter, self.capacity, bound.nbytes, HEADS)
             )
             manifest = (Path(self.source.path) / "manifest.json").read_bytes()
             self._call("load", {}, [json.dumps(bundle(iter(programs))).encode(), manifest])

@@ -1,7 +1,7 @@
 // A model from a folder of files: the device, the programs for it, and the weights on it.
 
 import { Device } from "./device.js";
-import { bundleFor, readBundle, readIndex, readManifest } from "./loader.js";
+import { bindingsOf, bundleFor, readBundle, readIndex, readManifest } from "./loader.js";
 import { Player } from "./player.js";
 import { Session } from "./session.js";
 import { Store } from "./storage.js";
@@ -42,10 +42,10 @@ export class Model {
   static async load(gpu, read, { activations = "f32", keep = false, beside, wanted = usual, onProgress } = {}) {
     const index = await readIndex(read);
     const subgroupSizes = index.bundles.map((/** @type {any} */ each) => each.subgroup_size);
-    const needs = { bindingBytes: index.limits.binding_bytes, subgroupSizes, f16: activations === "f16" };
+    const needs = { bindings: bindingsOf(index), subgroupSizes, f16: activations === "f16" };
     const device = await Device.open(gpu, needs);
     try {
-      const bundle = bundleFor(index, activations, device.subgroupSize);
+      const bundle = bundleFor(index, activations, device);
       const [programs, manifest] = await Promise.all([readBundle(read, bundle), readManifest(read, index)]);
       const player = new Player(device, programs.filter(({ target }) => wanted(target, index.model.vocab_size)));
       const store = keep ? (/** @type {number} */ bytes) => Store.open(index.model.manifest_sha256, bytes, beside) : undefined;

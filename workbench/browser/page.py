@@ -123,7 +123,7 @@ def _names(source, other) -> list[str]:
 
 
 def _write_model(source, folder: Path, max_tokens: int, *, pair: bool) -> None:
-    """A model and its programs, among them those that give all logits where two are compared, else one for two texts."""
+    """A model and its programs: those that give all logits where two are compared, else one for two texts too."""
     heads = (*NEEDED, "all" if pair else TOGETHER)
     folder.mkdir(exist_ok=True)
     export_programs(
