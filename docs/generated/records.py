@@ -21,7 +21,7 @@ def published_cells() -> str:
 def certificates() -> str:
     """What `workbench certificates` shows of those in docs/certificates, whose seals are checked."""
     files = sorted((DOCS / "certificates").glob("*.json"))
-    found = Certificates({file.name: opened(file.read_text("utf-8"), file) for file in files})
+    found = Certificates({file.name: opened(file.read_text("utf-8"), str(file)) for file in files})
     return "\n".join((found.table().markdown(), "", found.models.table().markdown()))
 
 

@@ -135,8 +135,9 @@ def measure(folder: Path, reloads: int) -> None:
             print(f"page {each.page / MIB:.0f} MiB, GPU process {each.gpu / MIB:.0f} MiB, {each.counted}")
         if reloads >= 2:
             late, early = found[reloads // 2 :], found[: reloads // 2]
-            grown = [min(e[n] for e in late) - min(e[n] for e in early) for n in (0, 1)]
-            print(f"growth: page {grown[0] / MIB:+.1f} MiB, GPU process {grown[1] / MIB:+.1f} MiB")
+            page_grown = min(each.page for each in late) - min(each.page for each in early)
+            gpu_grown = min(each.gpu for each in late) - min(each.gpu for each in early)
+            print(f"growth: page {page_grown / MIB:+.1f} MiB, GPU process {gpu_grown / MIB:+.1f} MiB")
 
 
 if __name__ == "__main__":

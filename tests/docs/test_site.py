@@ -67,7 +67,7 @@ def test_tables_and_cells_of_records():
 def test_certificates_of_the_documentation_are_whole():
     """The seal of each is checked as it is read. Kernels, 64 greedy tokens and 4 windows are what references give."""
     files = (REPOSITORY / "docs" / "certificates").glob("*.json")
-    found = Certificates({file.name: opened(file.read_text("utf-8"), file) for file in files})
+    found = Certificates({file.name: opened(file.read_text("utf-8"), str(file)) for file in files})
     assert {row["runtime"].split("/")[0].split()[0] for row in found.rows()} == {"Chrome", "Node"}
     assert found.beyond() == [] and all(row["within"] == row["cases"] > 300 for row in found.rows())
     for row in found.models.rows():
@@ -99,7 +99,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         tmp_path / "trees",
     ]
     done = subprocess.run(
-        [*command, ".", tmp_path / "site"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=250
+        [*command, ".", tmp_path / "site"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=500
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file(), "what a web server shows first"
