@@ -71,7 +71,7 @@ class Bindings:
 
 #: What every WebGPU device binds.
 PROMISED = Bindings(PROMISED_LIMITS["max-storage-buffer-binding-size"], Adapter.offset_alignment)
-#: What most adapters of computers bind: browsers round limits down to steps, of which this is one.
+#: What most adapters of computers bind at least.
 WIDE = Bindings((1 << 30) - 4, 32)
 #: The limits that programs can be lowered for, by name -> the least of them.
 LIMITS = {"browser": PROMISED}
@@ -109,11 +109,13 @@ def programs_for(
     """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`), or
     `TOGETHER`."""
     model = architecture_of(source.config)
+    # a step that larger bindings would allow has activations as large
+    chunks = chunk_sizes(model, min(binding_bytes, PROMISED.nbytes))
     for head in heads:
         rows = TOGETHER_ROWS if head == TOGETHER else 1
         ending = "last" if head == TOGETHER else head
         plan = model.build(source.describe, head=ending, activations=activations)
-        for tokens in (rows,) if head in (*DECODE, TOGETHER) else chunk_sizes(model, binding_bytes):
+        for tokens in (rows,) if head in (*DECODE, TOGETHER) else chunks:
             sizes = step_sizes(tokens, capacity, sequences=rows, results=rows, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
