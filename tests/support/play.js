@@ -57,8 +57,7 @@ async function played(gpu, read, { ids, count, options, activations, without, re
   for await (const token of session.generate(ids, { count })) tokens.push(token);
   const drawn = [];
   if (options) for await (const token of session.generate(ids, { count, options })) drawn.push(token);
-  const { minStorageBufferOffsetAlignment: alignment } = (await gpu.requestAdapter()).limits;
-  const answer = { adapter: model.device.name, bundle: model.bundle, alignment, logits, tokens, drawn, position: session.position };
+  const answer = { adapter: model.device.name, bundle: model.bundle, logits, tokens, drawn, position: session.position };
   if (back) {
     session.reset(back.length);
     answer.refused = await failed(session.feed(ids.slice(0, 1)));
