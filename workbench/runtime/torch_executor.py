@@ -25,6 +25,7 @@ from workbench.plan.bind import kernel_of
 from workbench.plan.plan import RING_ROWS, Buffer, Call, Plan, Ring, resolve, step_sizes
 
 from .cache import Cache
+from .copies import copy_tensors, planes_of
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .executor import Sequential
 from .host_memory import out_of_memory
@@ -91,6 +92,11 @@ class TorchExecutor(Sequential):
         """Give a cache's memory back; it cannot be used afterwards."""
         cache.freed = True
         cache.tensors.clear()
+
+    def copy_sequence(self, cache: TorchCache, source: int, target: int, count: int) -> None:
+        """See `Executor.copy_sequence`."""
+        with torch.inference_mode():
+            copy_tensors(cache.tensors, planes_of(self.plan("all"), cache), source, target, count)
 
     def chunk(self, remaining: int, cache: TorchCache | None = None) -> int:
         """How many of the remaining tokens the next step takes."""

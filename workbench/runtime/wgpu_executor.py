@@ -25,6 +25,7 @@ from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, Ring, step_sizes
 
 from .cache import Cache
+from .copies import copy_on_device, planes_of
 from .device import Device
 from .device_rows import DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
@@ -155,6 +156,11 @@ class WgpuExecutor(Sequential):
             self.device.release(buffer)
         cache.buffers.clear()
         cache.recorders.clear()
+
+    def copy_sequence(self, cache: WgpuCache, source: int, target: int, count: int) -> None:
+        """See `Executor.copy_sequence`."""
+        planes = planes_of(self.plan("all"), cache)
+        copy_on_device(self.device, cache.buffers, planes, source, target, count)
 
     def chunk(self, remaining: int, cache: WgpuCache | None = None) -> int:
         """How many of the remaining tokens the next step takes; it is padded if that wastes a quarter at most."""
