@@ -65,7 +65,7 @@ def copy_on_device(
     target: int,
     count: int,
 ) -> None:
-    """The first `count` positions of a sequence. WebGPU copies no buffer to itself, so each plane goes by way of another
+    """The first `count` positions of a sequence. WebGPU copies no buffer to itself, so planes go by way of another
     one. Heads have an even width (pairs are rotated), so that pieces are whole words. Raises `OutOfMemoryError`."""
     planes = list(planes)
     widest = max(math.prod(plane.pieces(count)) for plane in planes)

@@ -31,6 +31,7 @@ from .host_memory import out_of_memory
 from .results import Forward, Scores, as_one
 from .sampling import SamplingOptions, as_integer, shown
 from .session import Ids, Session, check_ids, continued, run_chunks
+from .split import SplitExecutor, require_split
 from .textstream import Stream, stop_texts, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
@@ -363,6 +364,7 @@ def load(
     lora: str | Path | None = None,
     lora_format: str | None = None,
     warm: bool = False,
+    device_layers: int | None = None,
 ) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
@@ -385,6 +387,8 @@ def load(
     lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are;
     lora_format: what its factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
     warm: compile and upload now (`Model.warm`), so that the first prompt does not wait for it.
+    device_layers: how many layers the device runs, None for all; the references run the others, so that a model can be
+    run that is larger than the device's memory (`workbench.runtime.split`).
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
@@ -396,6 +400,10 @@ def load(
         raise WorkbenchError(
             "library holds WGSL kernels, and backend torch runs their references; allowed: wgpu"
         )
+    if device_layers is not None:
+        require_split(device_layers, config.layers, chosen.backend, library)
+        how = "asked for: the references run the others"
+        chosen.reasons.append(("layers", f"{device_layers} of {config.layers} on the device", how))
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
@@ -409,7 +417,7 @@ def load(
         def make_executor() -> Executor:
             device = open_device(adapter)
             tuned = chosen.tuned if device is chosen.device else open_tuned(device)
-            return WgpuExecutor(
+            whole = WgpuExecutor(
                 source,
                 config,
                 device,
@@ -419,9 +427,14 @@ def load(
                 tuned=tuned,
                 library=library,
             )
+            return whole if device_layers is None else SplitExecutor(whole, device_layers)
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
     model.plan("last")  # says what cannot be
+    if chosen.device is not None:
+        from .fits import require_fits
+
+        require_fits(chosen.device, model.executor, chosen.max_tokens, device_layers)
     if library is not None:
         from .own_kernels import where_used
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -63,10 +63,12 @@ class TorchExecutor(Sequential):
         ring: Ring | None = None,
         compute=torch.float32,
         compact: bool = False,
+        instead: Mapping[str, Callable[..., torch.Tensor]] | None = None,
     ):  # many parameters: what a model can be run as
         """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
-        the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models."""
-        self.compact = compact
+        the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models.
+        instead: of ops, by name, functions of the same arguments that take their references' place, for studies."""
+        self.compact, self.instead = compact, dict(instead or {})
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
         self.cache = cache or cache_type(activations)
         self.plan = Plans(source, config, activations, self.cache, ring)
@@ -260,7 +262,7 @@ class TorchExecutor(Sequential):
             matrix = plan.buffers[call.inputs["weight"]]
             given = weights.get(matrix.name)
             arguments["weight"] = self._prepared(kernel, params, matrix) if given is None else given
-        result = kernel.reference(**arguments)
+        result = self.instead.get(call.op, kernel.reference)(**arguments)
         outputs = iter(result if isinstance(result, tuple) else (result,))
         for name in call.outputs.values():
             buffer = plan.buffers[name]

@@ -110,8 +110,12 @@ class WgpuExecutor(Sequential):
 
     def with_ring(self, ring: Ring | None) -> WgpuExecutor:
         """See `Executor.with_ring`."""
+        return self.with_plans(Plans(self.source, self.config, self.activations, self.cache, ring))
+
+    def with_plans(self, plans: Plans) -> WgpuExecutor:
+        """The same weights, held once, in other plans of theirs."""
         other = copy.copy(self)
-        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other.plan = plans
         other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
         other.readbacks = Readbacks(self.device, readback_bytes(STEPS))
         return other
