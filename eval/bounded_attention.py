@@ -237,8 +237,7 @@ def _check(model: Model) -> None:
             call.params.get(name) for name in ("window", "chunk", "sinks", "softcap")
         ):
             raise ProtocolError(
-                f"{call.outputs['y']} has a window, chunks, sinks or a cap of its own; allowed: models whose layers see "
-                "all"
+                f"{call.outputs['y']} has a window, chunks, sinks or a cap; allowed: models whose layers see all"
             )
 
 
