@@ -74,18 +74,25 @@ class Exits:
 
 @dataclass(frozen=True, eq=False)
 class EarlyExits(Tabular):
-    """runs: the whole model first. depths: where a rule looks. Errors take tokens as independent."""
+    """runs: the whole model first. depths: where a rule looks. spared, filled: as `early_exits` has them. Errors take
+    tokens as independent."""
 
     runs: tuple[Exits, ...]
     depths: tuple[int, ...]
     layers: int
     backend: str
+    spared: int
+    filled: bool
     provenance: dict[str, Any] = field(repr=False)
 
     @property
     def caption(self) -> str:
         looks = ", ".join(map(str, self.depths))
-        return f"{len(self.runs[0].nll)} tokens, {self.layers} layers, looks after {looks} ({self.backend})"
+        how = f", the first {self.spared} of a text whole" if self.spared else ""
+        how += "" if self.filled else ", caches of all layers computed"
+        return (
+            f"{len(self.runs[0].nll)} tokens, {self.layers} layers, looks after {looks}{how} ({self.backend})"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         whole = self.runs[0].nll
@@ -124,6 +131,8 @@ class EarlyExits(Tabular):
             {
                 "layers": self.layers,
                 "depths": list(self.depths),
+                "spared": self.spared,
+                "filled": self.filled,
                 "backend": self.backend,
                 "provenance": self.provenance,
                 "runs": runs,
@@ -138,9 +147,19 @@ def default_depths(layers: int) -> list[int]:
 
 
 def early_exits(
-    model: Model, texts: Sequence[Any], rules: Sequence[Rule], depths: Sequence[int] | None = None
+    model: Model,
+    texts: Sequence[Any],
+    rules: Sequence[Rule],
+    depths: Sequence[int] | None = None,
+    *,
+    spared: int = 0,
+    filled: bool = True,
 ) -> EarlyExits:
     """Each of the texts, token ids [n] with n > 1, from an empty cache, by the whole model and by each rule.
+
+    spared: so many first tokens of a text run all layers, as others look at them throughout (attention sinks, Xiao et
+    al. 2023). filled: False to run all layers of a token that has left, for their caches alone: what a rule then costs
+    are its own mistakes, and what it costs beyond are the caches that others have left.
 
     Raises `ProtocolError` for texts that are too short or too long and for a model of one layer, and as `Depths` does.
     """
@@ -159,8 +178,10 @@ def early_exits(
         wholes = [_run(at, ids, None) for ids in texts]
         runs = [_joined(None, texts, wholes, wholes)]
         for rule in rules:
-            runs.append(_joined(rule, texts, [_run(at, ids, rule) for ids in texts], wholes))
-    return EarlyExits(tuple(runs), tuple(depths), at.layers, model.backend, model.describe_provenance())
+            left = [_run(at, ids, rule, spared, filled) for ids in texts]
+            runs.append(_joined(rule, texts, left, wholes))
+    how = {"backend": model.backend, "provenance": model.describe_provenance()}
+    return EarlyExits(tuple(runs), tuple(depths), at.layers, spared=spared, filled=filled, **how)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +198,13 @@ def _both_ends(rules: Sequence[Rule]) -> Iterator[Rule]:
         yield Rule("margin", 0.0)
 
 
-def _run(at: Depths, ids: np.ndarray, rule: Rule | None) -> _Said:
+def _run(at: Depths, ids: np.ndarray, rule: Rule | None, spared: int = 0, filled: bool = True) -> _Said:
     """A text's tokens but the last, each until a rule is sure."""
     at.reset()
     logits, depth = [], []
     began = time.perf_counter()
-    for token in ids[:-1]:
-        if rule is None:
+    for place, token in enumerate(ids[:-1]):
+        if rule is None or place < spared:
             logits.append(at.whole(int(token)))
             depth.append(at.layers)
             continue
@@ -192,9 +213,11 @@ def _run(at: Depths, ids: np.ndarray, rule: Rule | None) -> _Said:
             ran, found = at.deepen()
             if ran == at.layers or rule.sure(found):
                 break
-        at.leave()
         logits.append(found)
         depth.append(ran)
+        while not filled and ran < at.layers:
+            ran, _ = at.deepen()
+        at.leave()
     return _Said(np.stack(logits), np.array(depth), time.perf_counter() - began)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import workbench
 from eval.early_exit import Rule, default_depths, early_exits
+from eval.statistics import target_nll
 from workbench.errors import ProtocolError
 
 
@@ -55,6 +56,25 @@ def test_figures_are_those_of_the_model_and_of_what_a_rule_left(model, texts):
     assert [row["exit"] for row in rows] == ["none", "margin ≥ 1.5", "margin ≥ 0", "entropy ≤ 1"]
     assert rows[2]["layers run"] == "33.3%" and rows[2]["left early"] == "100.0%"
     assert len(json.loads(json.dumps(found.to_json()))["runs"]) == 4 and "looks after 1, 2" in str(found)
+
+
+def test_the_first_tokens_are_spared_and_caches_may_be_whole(model, texts):
+    """With whole caches a depth says what the logit lens of one forward pass says, worked out here."""
+    always, ids = Rule("margin", 0.0), texts[0]
+    spared = early_exits(model, [ids], [always], [1, 2], spared=3).runs[1]
+    assert (
+        spared.depth.tolist() == [3] * 3 + [1] * (len(ids) - 4)
+        and spared.kl[:3].max() < 1e-6 < spared.kl[3:].min()
+    )
+    found = early_exits(model, [ids], [always], [2], filled=False)
+    rows = model.forward(ids[:-1], keep="layers.1.out").kept["layers.1.out"].astype(np.float64)
+    normed = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + model.config.norm_eps)
+    normed *= model.source.tensor("model.norm.weight").dequantize()
+    tied = model.config.tied_embeddings
+    head = model.source.tensor("model.embed_tokens.weight" if tied else "lm_head.weight").dequantize()
+    expected = target_nll(normed @ head.T.astype(np.float64), np.array(ids[1:]))
+    np.testing.assert_allclose(found.runs[1].nll, expected, atol=1e-3)
+    assert (found.runs[1].depth == 2).all() and "caches of all layers computed" in found.caption
 
 
 @pytest.mark.parametrize("ids", [[[5]], [], [[5] * 66]])
