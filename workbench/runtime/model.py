@@ -19,11 +19,12 @@ from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
 from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
+from workbench.plan.plan import Ring
 
 from .batch import Batch, run_packed
 from .card import card
 from .chat import Chat
-from .choices import choose, max_tokens_of, ring_of, seen_reasons
+from .choices import Choices, choose, max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
@@ -351,6 +352,38 @@ class Model:
         return provenance(self)
 
 
+def _on_device(
+    source: Source,
+    config: Architecture,
+    chosen: Choices,
+    adapter: str | int | None,
+    cache: str | None,
+    ring: Ring | None,
+    library: Library | None,
+    layers: int | None,
+) -> Callable[[], Executor]:
+    """Makes executors of a model on a device, a new one where the chosen one was lost."""
+    from .device import open_device
+    from .tuning.tuned import open_tuned
+    from .wgpu_executor import WgpuExecutor
+
+    def make() -> Executor:
+        device = open_device(adapter)
+        whole = WgpuExecutor(
+            source,
+            config,
+            device,
+            activations=chosen.dtype,
+            cache=cache,
+            ring=ring,
+            tuned=chosen.tuned if device is chosen.device else open_tuned(device),
+            library=library,
+        )
+        return whole if layers is None else SplitExecutor(whole, layers)
+
+    return make
+
+
 def load(
     path_or_hub_id,
     backend: str | None = None,
@@ -410,24 +443,7 @@ def load(
         def make_executor() -> Executor:
             return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
     else:
-        from .device import open_device
-        from .tuning.tuned import open_tuned
-        from .wgpu_executor import WgpuExecutor
-
-        def make_executor() -> Executor:
-            device = open_device(adapter)
-            tuned = chosen.tuned if device is chosen.device else open_tuned(device)
-            whole = WgpuExecutor(
-                source,
-                config,
-                device,
-                activations=chosen.dtype,
-                cache=cache,
-                ring=ring,
-                tuned=tuned,
-                library=library,
-            )
-            return whole if device_layers is None else SplitExecutor(whole, device_layers)
+        make_executor = _on_device(source, config, chosen, adapter, cache, ring, library, device_layers)
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
     model.plan("last")  # says what cannot be
