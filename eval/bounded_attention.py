@@ -34,13 +34,17 @@ BLOCK = 16
 
 @dataclass
 class Reading:
-    """How attention reads at a threshold, and what it has read. blocks, read: of all tokens, layers and heads of the
-    cache, those that were seen, and those that were read; needed: those that whoever knew all scores would have read
-    for the same threshold. skipped: the largest share of a softmax that was left out; bound: the largest that it could
-    have been by the bounds."""
+    """How attention reads at a threshold, and what it has read.
+
+    scores_known: whether blocks are chosen by what they hold, which nobody knows without reading them, in place of what
+    they could hold at most. blocks, read: of all tokens, layers and heads of the cache, those that were seen, and those
+    that were read; needed: those that whoever knew all scores would have read for the same threshold. skipped: the
+    largest share of a softmax that was left out; bound: the largest that it could have been.
+    """
 
     threshold: float
     block: int = BLOCK
+    scores_known: bool = False
     blocks: int = 0
     read: int = 0
     needed: int = 0
@@ -49,8 +53,9 @@ class Reading:
 
     @property
     def share(self) -> float:
-        """Of keys and values that were seen those that were read, with the two rows of bounds of each block."""
-        return self.read / self.blocks + 1 / self.block
+        """Of keys and values that were seen those that were read, with the two rows of bounds of each block, where it
+        takes bounds."""
+        return self.read / self.blocks + (0 if self.scores_known else 1 / self.block)
 
     def __call__(  # many parameters: the operands and parameters of the op
         self, q, kv, state, scale, q_sinks=None, window=0, chunk=0, sinks=0, softcap=0.0
@@ -81,7 +86,7 @@ class Reading:
         bounds = counts * torch.exp(torch.where(counts > 0, bounds - top, 0.0))
         # the first block and the token's own come first, then by what they could hold at most
         always = (first == 0) | (first == own // self.block * self.block)
-        read, could = self._chosen(bounds, mass, always)
+        read, could = self._chosen(mass if self.scores_known else bounds, mass, always)
         self.blocks += int((counts > 0).sum()) * len(keys)
         self.read += int((read & (counts > 0)).any(1).sum())
         self.needed += int((self._chosen(mass, mass, always)[0] & (counts > 0)).any(1).sum())
@@ -189,8 +194,13 @@ class BoundedAttention(Tabular):
         return finite({"block": BLOCK, "nll": self.nll.tolist(), "provenance": self.provenance, "runs": runs})
 
 
-def bounded_attention(model: Model, texts: Sequence[Any], thresholds: Sequence[float]) -> BoundedAttention:
+def bounded_attention(
+    model: Model, texts: Sequence[Any], thresholds: Sequence[float], *, scores_known: bool = False
+) -> BoundedAttention:
     """Each of the texts, token ids [n] with n > 1, from an empty cache, at each threshold.
+
+    scores_known: choose by what blocks hold, as nobody could without reading them: what could be saved at most, and
+    what that would cost.
 
     Runs through the references whatever `model` runs through, with its types of activations and cache. Raises
     `ProtocolError` for thresholds that are no shares, texts that are too short, an INT8 cache, and layers with bounds
@@ -210,7 +220,7 @@ def bounded_attention(model: Model, texts: Sequence[Any], thresholds: Sequence[f
     nll = [divergence(logits, logits, ids[1:]).nll for logits, ids in zip(whole, texts, strict=True)]
     found = []
     for threshold in thresholds:
-        reading = Reading(threshold)
+        reading = Reading(threshold, scores_known=scores_known)
         other = _with(model, reading, longest)
         both = [
             divergence(other.forward(ids[:-1]).logits, logits, ids[1:])

@@ -56,6 +56,8 @@ def test_figures_beside_those_of_the_model(shallow):
     assert found.nll.tolist() == pytest.approx(model.score(ids).nll.tolist(), abs=1e-4)
     assert whole.kl.max() < 1e-9 and whole.same.all() and some.kl.mean() > whole.kl.mean()
     assert some.reading.read < whole.reading.read and some.reading.skipped <= 0.99
+    known = bounded_attention(model, [ids], [0.5], scores_known=True).runs[0].reading
+    assert 0 < known.skipped <= 0.5 and known.share == known.needed / known.blocks < 1
     assert [row["share left out, at most"] for row in found.rows()] == ["all is read", "0", "0.99"]
     assert len(found.to_json()["runs"]) == 2
 

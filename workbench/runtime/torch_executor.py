@@ -262,7 +262,7 @@ class TorchExecutor(Sequential):
             matrix = plan.buffers[call.inputs["weight"]]
             given = weights.get(matrix.name)
             arguments["weight"] = self._prepared(kernel, params, matrix) if given is None else given
-        result = self.instead.get(call.op, kernel.reference)(**arguments)
+        result = known(self.instead.get(call.op, kernel.reference))(**arguments)
         outputs = iter(result if isinstance(result, tuple) else (result,))
         for name in call.outputs.values():
             buffer = plan.buffers[name]
