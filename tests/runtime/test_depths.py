@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 
+import workbench
 from workbench.errors import WorkbenchError
 from workbench.runtime.depths import Depths
 
@@ -73,6 +74,12 @@ def test_who_leaves_early_says_what_a_shallower_model_says_and_fills_what_follow
 def test_depths_that_are_none(model, depths):
     with pytest.raises(WorkbenchError, match="allowed: of 1 to 2 layers, in ascending order"):
         Depths(model, depths, 8)
+
+
+def test_a_model_that_is_split_anyway_is_refused(checkpoint, adapter):
+    model = workbench.load(checkpoint, backend="wgpu", max_tokens=16, device_layers=1)
+    with pytest.raises(WorkbenchError, match="backend split cannot stop after a layer; allowed: wgpu, torch"):
+        Depths(model, [1], 8)
 
 
 def test_the_cache_is_given_back(model):

@@ -169,6 +169,19 @@ def test_a_sequence_with_a_long_text_is_not_given_up_for_a_short_beginning(refer
         assert job.tokens == alone(references, job.ids)
 
 
+def test_the_sequence_that_is_taken_keeps_what_it_has_in_common(references):
+    """Also where that is little of a long text, and another sequence, free for less long, is not touched."""
+    with counted(references, 2) as (scheduler, _):
+        first, second, again = Taken(IDS[:90]), Taken(IDS[200:240]), Taken([*IDS[:20], 7])
+        for job in (first, second, again):
+            scheduler.submit(job)
+            drain(scheduler)
+        assert again.reused == 20 and again.tokens == alone(references, again.ids)
+        scheduler.submit(other := Taken([*IDS[200:240], 8]))
+        drain(scheduler)
+        assert other.reused == 40
+
+
 def test_one_that_waits_for_another_goes_on_when_that_one_ends(references):
     with counted(references, 3, chunk=41) as (scheduler, _):
         writes, reads, waits = Taken(IDS[99:101], 40, likely=0), Taken(IDS[:80]), Taken([*IDS[:75], 5])

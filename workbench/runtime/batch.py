@@ -257,9 +257,13 @@ class Batch:
                 f"{self._lengths[source]}, to another sequence"
             )
         if not self.can_share(source, count):
+            why = (
+                "edits tell sequences apart"
+                if self._edit
+                else "its window bounds its cache, which has lost what the next token sees"
+            )
             raise WorkbenchError(
-                f"sequence {source} cannot be shared up to token {count}: edits tell sequences apart, or its window "
-                "bounds its cache, which has lost what the next token sees; feed the tokens instead"
+                f"sequence {source} cannot be shared up to token {count}: {why}; feed the tokens instead"
             )
         if count:
             self._executor.copy_sequence(self._cache, source, target, count)

@@ -70,6 +70,10 @@ class Depths:
                 f"depths are {list(depths)}; allowed: of 1 to {layers - 1} layers, in ascending order"
             )
         executor: Any = model.executor
+        if executor.backend not in ("torch", "wgpu"):
+            raise WorkbenchError(
+                f"backend {executor.backend} cannot stop after a layer; allowed: wgpu, torch"
+            )
         self.depths, self.layers = (*depths, layers), layers
         self._plans = _Parts(executor.plan, depths)
         self._executor = executor if executor.backend == "torch" else executor.with_plans(self._plans)

@@ -54,18 +54,17 @@ class Prefixes:
 
     def take(self, wanted: Sequence[int]) -> tuple[int, int]:
         """(sequence, how many of the wanted tokens it holds and keeps): the one for a text that begins so."""
-        alike = {n: self._usable(n, common(held, wanted)) for n, held in self._held.items() if held}
-        best = max(alike, key=lambda n: alike[n], default=None)
-        if best is not None and alike[best]:
-            held = len(self._held[best])
-            if len(self._held) == 1 or alike[best] >= KEPT_SHARE * held:
-                del self._held[best]
-                self.batch.take_back(best, self.batch.length(best) - alike[best])
-                return best, alike[best]
-        oldest = min(self._held, key=lambda n: bool(self._held[n]))  # of several the first
-        del self._held[oldest]
-        self.batch.reset(oldest)
-        return oldest, 0
+        alike = {n: self._usable(n, common(held, wanted)) for n, held in self._held.items()}
+        best = max(alike, key=lambda n: alike[n])
+        longest_free = min(self._held, key=lambda n: bool(self._held[n]))  # empty ones first
+        worth_it = alike[best] >= max(1, KEPT_SHARE * len(self._held[best]))
+        sequence = best if worth_it else longest_free
+        del self._held[sequence]
+        if kept := alike[sequence]:
+            self.batch.take_back(sequence, self.batch.length(sequence) - kept)
+        else:
+            self.batch.reset(sequence)
+        return sequence, kept
 
     def best(
         self, wanted: Sequence[int], target: int, at_work: Mapping[int, list[int]]
