@@ -241,6 +241,39 @@ class Batch:
         step = Step.joined([Step.following(fed, self._lengths[sequence], sequence)])
         require_finite_rows(["logits"], self._executor.run_step("last", step, self._cache), [sequence])
 
+    @alone
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let a sequence hold the first `count` tokens of another one, in place of what it held.
+
+        Raises `OutOfMemoryError`, with both as they were, and `WorkbenchError` if there are fewer, if a window bounds
+        the cache and it has lost what the next token sees, and for edits: what they have changed for one sequence need
+        not be what they change for another.
+        """
+        for sequence in (source, target):
+            self._require(sequence, 0)
+        if source == target or not 0 <= count <= self._lengths[source]:
+            raise WorkbenchError(
+                f"{count} tokens of sequence {source} cannot be copied to sequence {target}; allowed: up to "
+                f"{self._lengths[source]}, to another sequence"
+            )
+        if not self.can_share(source, count):
+            why = (
+                "edits tell sequences apart"
+                if self._edit
+                else "its window bounds its cache, which has lost what the next token sees"
+            )
+            raise WorkbenchError(
+                f"sequence {source} cannot be shared up to token {count}: {why}; feed the tokens instead"
+            )
+        if count:
+            self._executor.copy_sequence(self._cache, source, target, count)
+            self._cache.furthest[target] = self._cache.furthest[source]
+        self._lengths[target] = count
+
+    def can_share(self, sequence: int, count: int) -> bool:
+        """Whether another text can go on behind the first `count` tokens of a sequence: in it, or in a copy."""
+        return not self._edit and self._cache.holds(count, sequence)
+
     def take_back(self, sequence: int, count: int) -> None:
         """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer, or if the cache is
         bounded by windows and no longer has what stood in front of them."""
