@@ -54,5 +54,17 @@ def fill(app: Any, name: str, source: list[str]) -> None:
         source[0] = generated.filled(source[0])
 
 
+def embedded_model(app: Any, failed: Exception | None) -> None:
+    """The embedded model in a page, beside the documentation that links to it."""
+    if failed or app.builder.name != "html":
+        return
+    from workbench.browser.model_case import embedded
+    from workbench.browser.page import write_page
+
+    with embedded() as model:
+        write_page(model, Path(app.outdir) / generated.MODEL_PAGE, max_tokens=512, overwrite=True)
+
+
 def setup(app: Any) -> None:
     app.connect("source-read", fill)
+    app.connect("build-finished", embedded_model)

@@ -33,6 +33,8 @@ import numpy as np
 from IPython.display import display
 
 import workbench
+from eval.bounded_attention import bounded_attention
+from eval.early_exit import Rule, early_exits
 from eval.statistics import log_softmax
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.convert.convert import convert
@@ -241,6 +243,27 @@ display(picture)
 # The LM head and norm above are the unquantized model's for all three, so what differs is the stream that each
 # format's layers wrote.
 #
+# **Leaving early.** If the lens is sure in the middle of the model, why run the rest? Here every token of a text may
+# leave after some depths: at the first one where the likeliest token's probability is a margin above the second one's,
+# or the entropy is low enough. The layers that it leaves out take their keys and values from where it left, so that
+# later tokens have something to look at (Schuster et al. 2022). What that saves of the layers, and costs against the
+# whole model on the same tokens:
+
+# %%
+read = base.encode_prompt(evaluation_text().read_text("utf-8")[:1200])[: study.tokens(160, 64)]
+rules = [Rule("margin", 0.95), Rule("margin", 0.8), Rule("entropy", 0.1), Rule("entropy", 1.0)]
+display(early_exits(base, [read], rules))
+
+# %% [markdown]
+# Each look costs an LM head and comes to the host, so that layers saved are not time saved. Attention could stop early
+# too: where the scores of what is left of the cache are bounded so low that it has no more than a share of the softmax.
+# The bounds hold, and save next to nothing; the column beside them says what could be saved by who knew the scores
+# ([docs/engine.md](../docs/engine.md)):
+
+# %%
+display(bounded_attention(base, [read], [0.1, 0.5, 0.9]))
+
+# %% [markdown]
 # ## 6. Changing an activation in flight
 #
 # `edit={name: function}` puts a function between the kernel that writes an activation and those that read it.

@@ -246,7 +246,7 @@ class Kernel:
         values = {name: allowed[0] for name, allowed in chosen.tunables.items()}
         values.update(chosen.defaults(plain))
         for name, value in tunables.items():
-            if value not in chosen.tunables.get(name, ()):
+            if value not in chosen.tunables.get(name, ()) and value != values.get(name):
                 allowed = {n: list(v) for n, v in chosen.tunables.items()}
                 raise KernelUsageError(f"{self.name}/{variant}: {name}={value} where {allowed} are allowed")
             values[name] = value

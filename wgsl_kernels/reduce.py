@@ -44,7 +44,7 @@ def whole_subgroups(context: Context) -> str | None:
 def lanes_default(context: Context) -> dict[str, int]:
     """On a software adapter a workgroup of one subgroup needs no barrier, which is what costs there."""
     adapter = context.adapter
-    if adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (8, 16):
+    if adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (4, 8, 16):
         return {"workgroup": adapter.subgroup_size}
     return {}
 

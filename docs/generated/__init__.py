@@ -17,9 +17,20 @@ from pathlib import Path
 from . import commands, contents, python, records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: Where the site has the embedded model's page.
+MODEL_PAGE = "embedded-model"
+
+
+def model_page(title: str, *more: str) -> str:
+    """A link to the embedded model's page, from a page in docs/."""
+    return f'<a href="../{MODEL_PAGE}/index.html">{" ".join((title, *more))}</a>'
+
+
 #: What may be asked for -> a function of the words behind it.
 WHAT: dict[str, Callable[..., str]] = {
+    "certificates": records.certificates,
     "commands": commands.every_command,
+    "model-page": model_page,
     "python": python.names,
     "published": records.published_cells,
     "table": records.table_of_a_page,

@@ -1,10 +1,11 @@
-"""Figures that stand elsewhere in the repository: the registry of published cells, and tables of other pages."""
+"""Figures that stand elsewhere in the repository: published cells, certificates, and tables of other pages."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from workbench.browser.certificate import Certificates, opened
 from workbench.sweeps.published import registry
 from workbench.sweeps.reproduce import listing
 
@@ -15,6 +16,13 @@ TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 def published_cells() -> str:
     """`workbench/sweeps/published.toml` as `workbench reproduce --list` shows it."""
     return listing(list(registry().values()))
+
+
+def certificates() -> str:
+    """What `workbench certificates` shows of those in docs/certificates, whose seals are checked."""
+    files = sorted((DOCS / "certificates").glob("*.json"))
+    found = Certificates({file.name: opened(file.read_text("utf-8"), str(file)) for file in files})
+    return "\n".join((found.table().markdown(), "", found.models.table().markdown()))
 
 
 def table_of_a_page(page: str, anchor: str, place: str = "1") -> str:

@@ -51,6 +51,7 @@ def software_adapters():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "SUBGROUPS", (0, 4))
         patch.setattr(export, "TYPES", ("f32",))
+        patch.setattr(export, "WIDE", export.PROMISED)
         yield
 
 

@@ -89,27 +89,33 @@ def test_no_script_or_style_stands_in_the_page(written):
 
 
 def test_the_page_of_one_model_is_small():
-    """What it loads of its own, without tokenizers: compressed, at most 40 kB."""
+    """What it loads of its own, without tokenizers, compressed: at most 40 kB, and 5 kB where two settings write."""
     root = Path(pages.__file__).parent
-    waiting, found = [root / "static" / "app.js"], {}
-    while waiting:
-        module = waiting.pop()
-        if module in found or "vendor" in module.parts:
-            continue
-        found[module] = text = module.read_text()
-        for name in re.findall(r'(?:from |import\(|new URL\()"(\.[^"]+\.js)"', text):
-            folder = root if name.startswith("./browser/") else module.parent
-            waiting.append((folder / name.replace("./browser/", "")).resolve())
+
+    def loaded(first: Path, *, without: str = "") -> set[Path]:
+        waiting, found = [first], set()
+        while waiting:
+            module = waiting.pop()
+            if module in found or "vendor" in module.parts or module.name == without:
+                continue
+            found.add(module)
+            for name in re.findall(r'(?:from |import\(|new URL\()"(\.[^"]+\.js)"', module.read_text()):
+                folder = root if name.startswith("./browser/") else module.parent
+                waiting.append((folder / name.replace("./browser/", "")).resolve())
+        return found
+
+    def size(paths) -> int:
+        return sum(len(gzip.compress(path.read_bytes())) for path in paths)
+
+    found = loaded(root / "static" / "app.js", without="together.js")
     names = {path.name for path in found}
-    assert {
-        "player.js",
-        "loader.js",
-        "session.js",
-        "worker.js",
-        "service.js",
-    } <= names and "pair.js" not in names
-    others = [root / "static" / name for name in ("index.html", "style.css", "sw.js")]
-    assert sum(len(gzip.compress(path.read_bytes())) for path in (*found, *others)) <= 40_000
+    assert {"player.js", "loader.js", "session.js", "worker.js", "service.js"} <= names
+    assert not {"pair.js", "drawing.js"} & names
+    assert (
+        size([*found, *(root / "static" / name for name in ("index.html", "style.css", "sw.js"))]) <= 40_000
+    )
+    assert 'await import("./together.js")' in (root / "service.js").read_text()
+    assert size(loaded(root / "together.js") - found) <= 5_000
 
 
 def test_an_output_is_replaced_whole_or_stays(written, model, tmp_path, monkeypatch):
@@ -236,6 +242,19 @@ class TestPage:
         assert shown.write(PROMPT) == expected
         assert "before which to stop" in shown.status()
         shown.set(stops="", temperature="0", topK="0", minP="0", repetitionPenalty="1", seed="0")
+
+    def test_two_settings_write_side_by_side(self, shown, native):
+        shown.set(count="8")
+        page = shown.page
+        page.get_by_label("two texts side by side").check()
+        shown.set(temperature2="0.9", seed2="4")
+        shown.write(PROMPT)
+        found = [each.text_content() for each in page.locator(".twice .written").all()]
+        second = native.generate(PROMPT, max_new_tokens=8, temperature=0.9, seed=4)
+        assert found == ["".join(native.generate(PROMPT, max_new_tokens=8)), "".join(second)]
+        assert "As many tokens" in shown.status() and "+ 16 of" in page.text_content("#tokens")
+        page.get_by_label("two texts side by side").uncheck()
+        assert page.is_hidden("#second") and shown.write(PROMPT) == found[0]
 
     def test_a_key_stops_it(self, shown):
         shown.set(count="100")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from workbench.convert.options import ConvertOptions
 from workbench.formats.text import parse_format
 from workbench.models.chat import chat_ids
 
-from .test_page import LOAD_MS, NAME, PROMPT, Ranges, Shown
+from .test_page import LOAD_MS, NAME, OTHER, PROMPT, Ranges, Shown
 from .test_parts import call
 
 #: Positions of the caches: prompts of a few steps, whose programs are soon compiled.
@@ -81,26 +82,20 @@ def agree(found: list[float], facts: str, expected) -> None:
     assert shown == ppl
 
 
+@pytest.fixture(scope="module")
+def written(models) -> Path:
+    out = models[0].parent / "out"
+    options = ("--beside", str(models[1]), "--max-tokens", str(POSITIONS))
+    assert main(["page", str(models[0]), str(out), *options]) == 0
+    return out
+
+
 @pytest.mark.release
 @pytest.mark.browser
 @pytest.mark.usefixtures("adapter")
-def test_two_models_continue_a_prompt_and_read_a_text(models, natives, tmp_path):
+def test_two_models_continue_a_prompt_and_read_a_text(natives, written):
     """And answer a message; the page is used with keys, narrow, in the dark, and without a network."""
-    assert (
-        main(
-            [
-                "page",
-                str(models[0]),
-                str(tmp_path / "out"),
-                "--beside",
-                str(models[1]),
-                "--max-tokens",
-                str(POSITIONS),
-            ]
-        )
-        == 0
-    )
-    with launched() as browser, serve(tmp_path / "out", Ranges) as address:
+    with launched() as browser, serve(written, Ranges) as address:
         context = browser.new_context(color_scheme="dark", viewport={"width": 320, "height": 640})
         shown = Shown(context, address)
         page = shown.page
@@ -155,6 +150,22 @@ def test_two_models_continue_a_prompt_and_read_a_text(models, natives, tmp_path)
         shown.reload()
         assert page.is_enabled("#write") and shown.said == []
         assert [url for url in shown.asked if not url.startswith((f"{address}/", "data:"))] == []
+
+
+@pytest.mark.release
+@pytest.mark.browser
+def test_a_model_does_not_make_room_for_the_one_beside_it(written, models):
+    """Of two that the storage does not hold, the first is kept, and the page says that the second is not."""
+    sizes = [(each / "model.wgpu").stat().st_size for each in models]
+    with serve(written, Ranges) as address, launched() as browser:
+        context = browser.new_context()
+        session = context.new_cdp_session(context.new_page())
+        quota = {"origin": address, "quotaSize": sizes[0] + sizes[1] // 2}
+        session.send("Storage.overrideQuotaForOrigin", quota)
+        shown = Shown(context, address)
+        assert shown.page.is_enabled("#write") and shown.kept().startswith("not: the browser")
+        kept = hashlib.sha256((models[0] / "manifest.json").read_bytes()).hexdigest()
+        assert kept in shown.page.evaluate(OTHER, 0)
 
 
 def test_models_that_do_not_share_a_tokenizer_are_refused(models, small, tmp_path, capsys):

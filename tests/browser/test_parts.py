@@ -9,9 +9,10 @@ import pytest
 
 from tests.support.dawn import run_script
 from wgsl_kernels.layout import make_seen
+from wgsl_kernels.sampling.drawing import random_word
 from workbench.formats.bf16 import from_bf16
 from workbench.plan.constants import RotaryTable, to_json
-from workbench.runtime.sampling import SamplingOptions
+from workbench.runtime.sampling import Sampler, SamplingOptions
 
 
 def call(module: str, name: str, *arguments):
@@ -22,6 +23,10 @@ def call(module: str, name: str, *arguments):
     ]
     answer = run_script("call_node.js", {"module": module, "name": name, "arguments": given})
     return base64.b64decode(answer["bytes"]) if isinstance(answer, dict) and "bytes" in answer else answer
+
+
+def in_camel_case(options: dict) -> dict:
+    return {"".join(w.title() if i else w for i, w in enumerate(k.split("_"))): v for k, v in options.items()}
 
 
 def test_every_half_and_every_bf16_becomes_its_f32():
@@ -70,10 +75,7 @@ def test_options_are_the_words_that_kernels_read():
         {"temperature": 1e-39, "top_p": 2.0**-33 * 5},  # between two words
     ]
     for case in cases:
-        camel = {
-            "".join(w.title() if i else w for i, w in enumerate(k.split("_"))): v for k, v in case.items()
-        }
-        words = np.frombuffer(call("sampling.js", "optionWords", camel), np.uint32)
+        words = np.frombuffer(call("sampling.js", "optionWords", in_camel_case(case)), np.uint32)
         assert np.array_equal(words, SamplingOptions(**case).words().numpy().view(np.uint32)), case
 
 
@@ -96,3 +98,44 @@ def test_seen_tokens_are_bits():
     ids = [0, 31, 32, 131, 131]
     found = np.array(list(np.frombuffer(call("sampling.js", "seenWords", 6, ids), np.uint32)))
     assert np.array_equal(found, make_seen(132, ids))
+
+
+def test_tokens_drawn_in_a_page_are_those_that_python_draws():
+    """Over vocabularies whose weights add up to more than 2^53, equal logits, penalties, and logits of no use."""
+    generator = np.random.default_rng(1)
+    wide = generator.normal(0, 4, 40_000).astype(np.float32)
+    flat = np.full(20_000, 1.5, np.float32)
+    coarse = np.round(generator.normal(0, 3, 300)).astype(np.float32)
+    tiny = np.array([1e-40, -1e-40, 0, -1e-3, 1e-38], np.float32)
+    masked = np.where(np.arange(300) % 3, coarse, np.float32(-3e38))
+    rows = [wide, flat, coarse, tiny, masked]
+    options = [
+        {},
+        {"repetition_penalty": 1.7},
+        {"temperature": 1.0, "seed": 5},
+        {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "seed": 1 << 40},
+        {"temperature": 3.0, "top_p": 0.3, "min_p": 0.01, "repetition_penalty": 0.6, "seed": 9},
+        {"temperature": 0.9, "top_p": 0.0, "seed": 3},
+        {"temperature": 1e30, "seed": 2},
+        {"temperature": 1.0, "top_k": 3, "min_p": 0.9, "seed": 4},
+    ]
+    cases = [
+        {"row": row, "position": position, "seen": generator.integers(0, 5, 3).tolist(), "options": each}
+        for row in range(len(rows))
+        for each in options
+        for position in (1, 77, 4096)
+    ]
+    bad = [np.array([0, np.nan], np.float32), np.array([0, np.inf], np.float32)]
+    cases += [
+        {"row": len(rows) + n, "position": 1, "seen": [], "options": o} for n in (0, 1) for o in options[:3]
+    ]
+    given = [{**case, "options": in_camel_case(case["options"])} for case in cases]
+    logits = [base64.b64encode(row.tobytes()).decode() for row in (*rows, *bad)]
+    found = run_script("draw_node.js", {"logits": logits, "cases": given})
+    for case, token, word in zip(cases, found["tokens"], found["words"], strict=True):
+        settings = SamplingOptions(**case["options"])
+        assert word == random_word(settings.seed, case["position"])
+        if case["row"] >= len(rows):
+            assert token is None
+            continue
+        assert token == Sampler(settings)(rows[case["row"]], case["position"], case["seen"]), case

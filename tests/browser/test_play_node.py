@@ -19,14 +19,16 @@ from workbench.models.checkpoint import Checkpoint
 from workbench.models.source import open_source
 from workbench.plan import plan
 from workbench.quantizers.rtn import quantize
-from workbench.runtime import link
-from workbench.runtime.export import export_programs
+from workbench.runtime import export, link
+from workbench.runtime.export import TOGETHER, export_programs, read_bundle
 
 from .conftest import CAPACITY
 from .engines import compare
 
 #: Rows of a step that rings have slots for, so few that a short text goes round.
 ROWS = 8
+#: Positions of a cache that is soon full.
+ROOM = 24
 
 pytestmark = pytest.mark.usefixtures("adapter")
 
@@ -96,7 +98,7 @@ def test_a_sequence_whose_cache_is_a_ring_goes_back(site, tmp_path, monkeypatch)
         ("model/model.wgpu", lambda data: data[:9] + b"\xff" + data[10:], "damaged", "does not have its checksum"),
         ("model/manifest.json", lambda data: data + b" ", "damaged", "not the bytes that were written"),
         ("programs/f32-*.json", lambda data: data[:-1] + b" ", "damaged", "not the bytes that were written"),
-        ("programs/programs.json", lambda data: data.replace(b'n": 1,', b'n": 9,'), "unsupported", "of version 9"),
+        ("programs/programs.json", lambda data: data.replace(b'n": 2,', b'n": 9,'), "unsupported", "of version 9"),
         ("programs/programs.json", lambda data: data[:50], "damaged", "is no JSON"),
     ],
 )  # fmt: skip
@@ -135,3 +137,66 @@ def test_what_cannot_be_fed_and_logits_that_are_no_numbers_are_named(small_site)
     for how in ("fed", "greedy", "drawn"):
         assert answer[how].startswith("not-finite: the logits are not finite at or before position"), how
     assert answer["position"] == 0
+
+
+def test_two_settings_together_write_what_each_writes_alone(small, tmp_path):
+    """Drawn in the page from logits of shared steps, against the device's own draws; a text that ends lets the other go
+    on, and prompts that share a beginning share its keys and values."""
+    convert(small, tmp_path / "model", ConvertOptions(parse_format("int4/32")))
+    heads = ("last", "greedy", "draw", TOGETHER)
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=ROOM, heads=heads)
+    settings = [{}, {"temperature": 0.9, "topK": 50, "repetitionPenalty": 1.2, "seed": 11}]
+    ids, full = [5, 6, 7, 8, 9], [5] * (ROOM - 3)
+    answer = played(tmp_path)({"prompts": [ids, full, ids], "count": 8, "settings": settings})
+    whole, cut, ended = answer["runs"]
+    for run in answer["runs"]:
+        assert run["both"] == run["alone"]
+    assert whole["reasons"] == ["length", "length"] and whole["both"][0] != whole["both"][1]
+    assert cut["reasons"] == ["context", "context"] and [len(each) for each in cut["both"]] == [4, 4]
+    first, second = whole["both"]
+    assert ended["both"] == [first[: first.index(answer["end"])], second]
+    assert ended["reasons"] == ["eos", "length"]
+    assert answer["wrong"] == "input: 2 settings, 1 sequences; allowed: 2 of both"
+
+
+def greedy_labels(programs) -> list[str]:
+    [greedy] = [each for each in programs if each.target.head == "greedy"]
+    return [greedy.pipelines[each.pipeline].label for each in greedy.dispatches]
+
+
+def test_an_adapter_that_binds_more_plays_programs_with_fewer_dispatches(small, tmp_path, monkeypatch):
+    """Of two bundles Node takes the one in which no matrix is cut, and it gives what the native engine gives."""
+    few = export.Bindings(1 << 16, 256)
+    monkeypatch.setitem(export.LIMITS, "browser", few)
+    monkeypatch.setattr(export, "WIDE", export.Bindings(1 << 27, 256))
+    convert(small, tmp_path / "model", ConvertOptions(parse_format("int4/32")))
+    heads = ("last", "greedy")
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=CAPACITY, heads=heads)
+    cut, whole = (
+        greedy_labels(read_bundle(tmp_path / "programs", "f32", 4, each)) for each in (few, export.WIDE)
+    )
+    assert len(whole) < len(cut)
+    answers = []
+
+    def play_it(request: dict) -> dict:
+        answers.append(played(tmp_path)(request))
+        return answers[-1]
+
+    compare(tmp_path, play_it, 8)
+    assert answers[0]["bundle"].endswith("-wide.json")
+
+
+def test_matrices_that_begin_at_no_multiple_of_256_bytes_are_one_product_where_32_suffice(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "WIDE", export.Bindings(export.PROMISED.nbytes, 32))
+    convert(small, tmp_path / "model", ConvertOptions(parse_format("int4/32")))
+    source = open_source(tmp_path / "model")
+    assert export.bindings(source) == (export.PROMISED, export.WIDE)
+    export_programs(source, tmp_path / "programs", max_tokens=CAPACITY, heads=("greedy",))
+    apart, together = (
+        greedy_labels(read_bundle(tmp_path / "programs", "f32", 4, each))
+        for each in (export.PROMISED, export.WIDE)
+    )
+    assert len(together) < len(apart)
+    assert not any("qkv" in each for each in apart) and any("qkv" in each for each in together)

@@ -15,6 +15,7 @@ from docs.generated import commands, filled, records
 from docs.generated.python import entry, signature
 from tests.conftest import REPOSITORY
 from workbench import cli
+from workbench.browser.certificate import Certificates, opened
 from workbench.sweeps.published import registry
 
 
@@ -63,6 +64,25 @@ def test_tables_and_cells_of_records():
         filled("<!-- generated: poems -->")
 
 
+def test_certificates_of_the_documentation_are_whole():
+    """The seal of each is checked as it is read. Kernels, 64 greedy tokens and 4 windows are what references give."""
+    files = (REPOSITORY / "docs" / "certificates").glob("*.json")
+    found = Certificates({file.name: opened(file.read_text("utf-8"), str(file)) for file in files})
+    assert {row["runtime"].split("/")[0].split()[0] for row in found.rows()} == {"Chrome", "Node"}
+    assert found.beyond() == [] and all(row["within"] == row["cases"] > 300 for row in found.rows())
+    for row in found.models.rows():
+        assert (
+            row["status"] == "within"
+            and row["same tokens"] == "64 of 64"
+            and row["windows"].startswith("4 of")
+        )
+    shown = records.certificates()
+    assert all(f"| {row['certificate']} " in shown for row in found.rows())
+    assert '<a href="../embedded-model/index.html">Open it</a>' in filled(
+        "<!-- generated: model-page Open it -->"
+    )
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("furo", reason="the extra docs is not installed")
     pytest.importorskip("myst_nb", reason="the extra docs is not installed")
@@ -79,7 +99,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         tmp_path / "trees",
     ]
     done = subprocess.run(
-        [*command, ".", tmp_path / "site"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=250
+        [*command, ".", tmp_path / "site"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", timeout=500
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file(), "what a web server shows first"
@@ -89,5 +109,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
         r'<(?:script|img|link rel="(?:stylesheet|preload)")[^>]*(?:src|href)="(?:https?:)?//'
     )
     assert [match[0] for page in pages for match in fetched.finditer(page)] == []
+    assert (tmp_path / "site" / "embedded-model" / "programs" / "programs.json").is_file()
     assert "<math" in (tmp_path / "site" / "docs" / "statistics.html").read_text("utf-8")
     shutil.rmtree(tmp_path)

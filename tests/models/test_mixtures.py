@@ -157,6 +157,13 @@ def test_the_text_of_a_multimodal_model(folders, tmp_path):
         ("mixtral", {"num_experts_per_tok": 5}, r"num_experts_per_tok is 5; allowed: an integer from 1 to 4"),
         ("mixtral", {"num_experts": 3}, "num_experts is 3; allowed: num_local_experts 4"),
         ("qwen3_moe", {"norm_topk_prob": 1}, "norm_topk_prob is 1"),
+        ("mixtral", {"num_local_experts": 2**30}, "num_local_experts is 1073741824; allowed: at most 10922"),
+        (
+            "qwen3_moe",
+            {"num_experts": 2**30},
+            "num_experts is 1073741824; allowed: at most 32768, as 1 layers have",
+        ),
+        ("llama4_text", {"num_local_experts": 2**17}, "num_local_experts is 131072; allowed: at most 32768"),
         ("llama4_text", {"num_local_experts": 0}, "num_local_experts is 0.*layers have experts"),
         ("llama4_text", {"num_experts_per_tok": "one"}, "num_experts_per_tok is 'one'"),
     ],

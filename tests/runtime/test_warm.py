@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 
 import workbench
-from workbench.errors import KernelError
+from workbench.errors import KernelError, OutOfMemoryError
 from workbench.runtime import pipelines
 from workbench.runtime.device import open_device
 from workbench.runtime.pipelines import Wanted, build_all
@@ -54,3 +55,24 @@ def test_pipelines_built_in_threads_are_those_that_were_asked_for(monkeypatch):
     ]
     with pytest.raises(KernelError, match="broken"):
         build_all(device, broken)
+
+
+@pytest.mark.usefixtures("adapter")
+def test_weights_are_uploaded_while_pipelines_compile(monkeypatch):
+    """Whoever compiles waits here for what the calling thread does meanwhile; and its failure is told."""
+    device, uploaded, real = open_device(), threading.Event(), pipelines._build
+    monkeypatch.setattr(device, "adapter", replace(device.adapter, is_cpu=False))
+
+    def waits(*arguments):
+        assert uploaded.wait(20)
+        return real(*arguments)
+
+    monkeypatch.setattr(pipelines, "_build", waits)
+    wanted = [Wanted(wgsl(f"{n}u"), BINDINGS, f"number {n}") for n in (5, 6)]
+    assert [each.label for each in build_all(device, wanted, uploaded.set)] == ["number 5", "number 6"]
+
+    def fails():
+        raise OutOfMemoryError("no room for weights")
+
+    with pytest.raises(OutOfMemoryError, match="no room for weights"):
+        build_all(device, wanted, fails)

@@ -112,6 +112,15 @@ def test_jobs_that_wait_can_be_taken_back_and_have_a_bound(reference):
     assert isinstance(late.error, UnavailableError) and time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_prompts_are_read_anew_where_that_is_asked_for(reference, reuse):
+    with closing(Engine(reference, 1, 8, reuse=reuse)) as engine:
+        for expected in (0, 40 * reuse):
+            engine.submit([job := Taken(range(5, 46), 2)])
+            until(lambda job=job: job.ends)
+            assert job.reused == expected
+
+
 def test_what_does_not_fit_is_said_when_the_server_starts(folder, adapter):
     own = OwnDevices()
     model = model_on(folder, own, max_tokens=CONTEXT)

@@ -59,6 +59,25 @@ def test_completions_are_those_of_the_model(client, reference):
     assert given.choices[0].finish_reason == "stop" and given.usage.completion_tokens < 9
 
 
+def test_a_prompt_that_was_read_is_not_read_again(client, reference):
+    """Usage says so, of the prompts of a request together; n answers of a prompt count once."""
+    prompt = (
+        "Sara and Ben had a big red kite with a very long tail, and they liked to let it fly high in the sky. It was "
+        "so high that they could not see it any more, and that made them laugh. Then the wind blew it into a tree."
+    )
+    asked = {"model": "stories", "max_tokens": 5, "temperature": 0, "n": 2}
+    first = client.completions.create(prompt=prompt, **asked)
+    again = client.completions.create(prompt=[prompt, prompt + " One day"], **asked)
+    read, longer = (reference.encode_prompt(each) for each in (prompt, prompt + " One day"))
+    assert first.usage.prompt_tokens_details.cached_tokens == 0 and first.usage.prompt_tokens == len(read)
+    assert again.usage.prompt_tokens == len(read) + len(longer)
+    assert again.usage.prompt_tokens_details.cached_tokens >= 2 * len(read) - 2
+    assert {each.text for each in first.choices} == {text_of(reference, read, 5)}
+    assert [each.text for each in again.choices] == [
+        text_of(reference, ids, 5) for ids in (read, read, longer, longer)
+    ]
+
+
 def test_answers_are_drawn_from_their_seeds(client, reference):
     hot = {"model": "stories", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 1.2, "top_p": 0.95}
     found = client.completions.create(**hot, n=3, seed=5, extra_body={"top_k": 40})

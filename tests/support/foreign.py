@@ -158,13 +158,13 @@ def mlx(w: np.ndarray, bits: int, group: int) -> tuple[dict[str, np.ndarray], np
 
 
 def hqq(
-    w: np.ndarray, bits: int, group: int, axis: int = 1, whole: bool = False
+    w: np.ndarray, bits: int, group: int, axis: int = 1, whole: bool = False, dtype: type = np.float16
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Tensors of a matrix in HQQ's layout, and its weights; whole: zero-points are."""
     lines = w.reshape(-1, group) if axis == 1 else w.reshape(group, -1)
     low, high = lines.min(axis, keepdims=True), lines.max(axis, keepdims=True)
-    scale = ((high - low) / (2**bits - 1)).astype(np.float16)
-    zero = (-low / scale.astype(float)).astype(np.float16)
+    scale = ((high - low) / (2**bits - 1)).astype(dtype)
+    zero = (-low / scale.astype(float)).astype(dtype)
     zero = np.rint(zero).clip(0, 2**bits - 1) if whole else zero
     s, z = scale.astype(np.float32), zero.astype(np.float32)
     q = np.rint(lines / s + z).clip(0, 2**bits - 1).astype(int)
@@ -183,7 +183,7 @@ def hqq(
         "view_as_float": np.array(0, np.uint8),
         "packing": np.frombuffer(b"4bit_u8", np.uint8),
     }
-    return parts, ((q - z) * s).reshape(w.shape)
+    return parts, ((q.astype(np.float32) - z) * s).reshape(w.shape)
 
 
 def _gptq_config(bits: int, group: int, symmetric: bool, **more: Any) -> dict[str, Any]:
@@ -209,7 +209,9 @@ def packed(layout: str, w: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarra
         return bnb_int8(w)
     if layout.startswith("hqq"):
         how = LAYOUTS[layout]
-        return hqq(w, how["bits"], how["group"], how.get("axis", 1), how["symmetric"])
+        return hqq(
+            w, how["bits"], how["group"], how.get("axis", 1), how["symmetric"], how.get("dtype", np.float16)
+        )
     if layout.startswith("mlx"):
         return mlx(w, LAYOUTS[layout]["bits"], LAYOUTS[layout]["group"])
     how = LAYOUTS[layout]
@@ -275,6 +277,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "hqq-3": _entry(3, 32, False, {"quant_method": "hqq"}, format="int4/32/offset/f32"),
     "hqq-2": _entry(2, 32, False, {"quant_method": "hqq"}, format="int2/32/offset/f32"),
     "hqq-4-axis-0": _entry(4, 32, False, {"quant_method": "hqq"}, axis=0, format=None),
+    "hqq-4-f32": _entry(4, 32, False, {"quant_method": "hqq"}, dtype=np.float32, format=None),
     "hqq-1-across": _entry(1, 128, False, {"quant_method": "hqq"}, format=None),
     "mlx-8": _entry(8, 32, False, {"group_size": 32, "bits": 8}, format="int8/32/offset"),
 }  # fmt: skip

@@ -95,6 +95,8 @@ def write_mlc(
         "position_embedding_base": config["rope_theta"],
         "context_window_size": config["max_position_embeddings"],
     }
+    if window := config.get("sliding_window"):
+        model |= {"context_window_size": -1, "sliding_window_size": window, "attention_sink_size": 4}
     model |= {"prefill_chunk_size": 64, "tensor_parallel_shards": 1, "max_batch_size": 1}
     chat = {
         "version": "0.1.0",

@@ -1,5 +1,6 @@
 // What tests have the browser's modules do, in Node and in a page alike.
 import { Model } from "../../workbench/browser/model.js";
+import { together } from "../../workbench/browser/together.js";
 
 const failed = (promise) => promise.then(() => "none", ({ kind, message }) => `${kind}: ${message}`);
 
@@ -17,8 +18,34 @@ async function refusals(model, session, { ids, count, refused }) {
   return { feeds, fed, position, greedy, drawn };
 }
 
-async function played(gpu, read, { ids, count, options, activations, without, refused, back }) {
+/** What two settings make of each prompt together, and each alone on the device. */
+async function pairs(model, { prompts, count, settings }) {
+  const session = await model.session(2);
+  const runs = [];
+  let end; // a token that only the first text has: the last prompt is to end there
+  for (const [n, ids] of prompts.entries()) {
+    const ends = new Set(n === prompts.length - 1 ? [end] : []);
+    const both = settings.map(() => []);
+    const rows = together(session, ids, { count, settings, ends });
+    let next = await rows.next();
+    for (; !next.done; next = await rows.next()) {
+      next.value.forEach((token, row) => token !== undefined && both[row].push(token));
+    }
+    const alone = [];
+    for (const options of settings) {
+      alone.push([]);
+      for await (const token of session.generate(ids, { count, options, ends })) alone.at(-1).push(token);
+    }
+    if (n === 0) end = both[0].find((token) => !both[1].includes(token));
+    runs.push({ both, alone, reasons: next.value });
+  }
+  const wrong = await failed(together(await model.session(), prompts[0], { count, settings }).next());
+  return { runs, end, wrong };
+}
+
+async function played(gpu, read, { ids, count, options, activations, without, refused, back, settings, prompts }) {
   const model = await Model.load(without ? undefined : gpu, read, { activations });
+  if (settings) return pairs(model, { prompts, count, settings });
   const session = await model.session();
   if (refused) {
     const said = await refusals(model, session, { ids, count, refused });
@@ -30,7 +57,7 @@ async function played(gpu, read, { ids, count, options, activations, without, re
   for await (const token of session.generate(ids, { count })) tokens.push(token);
   const drawn = [];
   if (options) for await (const token of session.generate(ids, { count, options })) drawn.push(token);
-  const answer = { adapter: model.device.name, logits, tokens, drawn, position: session.position };
+  const answer = { adapter: model.device.name, bundle: model.bundle, logits, tokens, drawn, position: session.position };
   if (back) {
     session.reset(back.length);
     answer.refused = await failed(session.feed(ids.slice(0, 1)));
@@ -46,7 +73,8 @@ async function played(gpu, read, { ids, count, options, activations, without, re
  * @param {GPU} gpu
  * @param {import("../../workbench/browser/loader.js").Read} read
  * @param {{ids: number[], count: number, options?: object, activations?: "f32" | "f16", without?: boolean,
- *   refused?: number[][], back?: number[]}} request without: as if there were no WebGPU; refused: ids that cannot be fed;
+ *   refused?: number[][], back?: number[], settings?: object[], prompts?: number[][]}} request settings: two that continue
+ *   prompts together; without: as if there were no WebGPU; refused: ids that cannot be fed;
  *   back: the beginning of ids, to be continued afterwards
  */
 export async function play(gpu, read, request) {

@@ -269,6 +269,17 @@ def test_what_is_preferred_is_there_and_runs(name, x, tokens, columns):
             assert f16 and not is_cpu and x == "f16" and columns % 8 == 0
 
 
+def test_an_adapters_own_default_may_be_named():
+    """As tuning does with what it has raced against, though no other adapter has it among its values."""
+    kernel = wgsl_kernels.get("rms_norm")
+    work = ({"tokens": 1, "width": 64, "columns": 64}, {"x": "f32", "weight": "f32", "y": "f32"})
+    software = Adapter(True, 4, is_cpu=True)
+    own = kernel.specialise("row", *work, software)["workgroup"]
+    assert own == 4 == kernel.specialise("row", *work, software, {"workgroup": own})["workgroup"]
+    with pytest.raises(KernelUsageError, match="workgroup=4 where"):
+        kernel.specialise("row", *work, Adapter(), {"workgroup": own})
+
+
 def test_teams_that_are_not_whole_subgroups_are_not_compiled(device_with):
     kernel = wgsl_kernels.get("linear[f32]")
     arguments = kernel.inputs(tokens=1, rows=8, columns=64)

@@ -1,7 +1,7 @@
 // Every variant of every kernel on this adapter, and a model, beside what references in f64 gave of the same inputs.
 
 import { playModelCase } from "./certificate_model.js";
-import { Device } from "./device.js";
+import { Device, PROMISED } from "./device.js";
 import { BrowserError } from "./errors.js";
 import { bind, compile, dispatched, paced, readBack } from "./kernels.js";
 import { sha256 } from "./loader.js";
@@ -111,7 +111,7 @@ export async function certify(gpu, bytes, runtime, onProgress, read) {
   const all = /** @type {Case[]} */ (head.cases);
   const sizes = [...new Set(all.map(({ lanes }) => lanes))];
   const f16 = (await gpu?.requestAdapter({ powerPreference: "high-performance" }))?.features.has("shader-f16") ?? false;
-  const device = await Device.open(gpu, { bindingBytes: 128 << 20, subgroupSizes: sizes, f16 });
+  const device = await Device.open(gpu, { bindings: [PROMISED], subgroupSizes: sizes, f16 });
   const chosen = all.filter((each) => [0, device.subgroupSize].includes(each.lanes) && (f16 || !each.f16));
   const total = chosen.length + (head.model ? 1 : 0);
   const results = [];

@@ -23,11 +23,11 @@ import torch
 
 import wgsl_kernels
 from eval.report import Tabular, finite, ppl_text
-from wgsl_kernels import Adapter, Kernel, KernelUsageError
+from wgsl_kernels import Kernel, KernelUsageError
 from wgsl_kernels.judge import Expectation, comparable, judge
 from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.errors import KernelError, WorkbenchError
-from workbench.runtime.export import SUBGROUPS
+from workbench.runtime.export import SUBGROUPS, page_adapter
 from workbench.runtime.launch import Workload, run_kernel, tensor_bytes
 from workbench.runtime.link import Linked, link_kernel
 from workbench.runtime.provenance import commit, kernels_hash, versions
@@ -91,7 +91,7 @@ class _Call:
         """Nothing where the variant takes other inputs."""
         for count in dict.fromkeys((0, *lanes)):
             kernel, types = self._work.kernel, self._work.types
-            adapter = Adapter(bool(count), count, f16="f16" in types.values())
+            adapter = page_adapter(count, f16="f16" in types.values())
             try:
                 linked = link_kernel(kernel, self._work.sizes, types, adapter, variant, dialect=dialect)
             except KernelUsageError:  # it needs subgroups, or other inputs

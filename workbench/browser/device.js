@@ -11,16 +11,23 @@ export const aligned = (/** @type {number} */ bytes) => Math.max(16, Math.ceil(b
  * @property {boolean} [uniform] it is bound as a uniform too
  */
 
+/** What is bound at once: so many bytes, from multiples of `alignment` on. @typedef {{bytes: number, alignment: number}} Bindings */
+
+/** What every WebGPU device binds. @type {Bindings} */
+export const PROMISED = { bytes: 128 << 20, alignment: 256 };
+
 /** An open device, what is known of its adapter, and its buffers. */
 export class Device {
   /**
    * @param {GPUDevice} gpu
    * @param {GPUAdapterInfo} info
    * @param {number} subgroupSize lanes of every subgroup; 0: unknown or none
+   * @param {Bindings} bindings
    * @param {GPU} instance
    */
-  constructor(gpu, info, subgroupSize, instance) {
+  constructor(gpu, info, subgroupSize, bindings, instance) {
     this.gpu = gpu;
+    this.bindings = bindings;
     /** Kept, since Dawn for Node ends the process when it is collected before its devices. */
     this.instance = instance;
     this.subgroupSize = subgroupSize;
@@ -45,12 +52,13 @@ export class Device {
   /**
    * The most powerful adapter's device.
    *
-   * Programs stay within the limits that WebGPU promises, but for the size of a binding, which they name. Subgroups are
+   * Programs stay within the limits that WebGPU promises, but for those of bindings, which they name. Subgroups are
    * asked for where all of an adapter's have one size, since programs are lowered for one.
    * @param {GPU | undefined} gpu `navigator.gpu`
-   * @param {{bindingBytes: number, subgroupSizes: number[], f16: boolean}} needs sizes: those that there are programs for
+   * @param {{bindings: Bindings[], subgroupSizes: number[], f16: boolean}} needs those that there are programs for,
+   *   bindings in order, of which the last that the adapter has are asked for
    */
-  static async open(gpu, { bindingBytes, subgroupSizes, f16 }) {
+  static async open(gpu, { bindings, subgroupSizes, f16 }) {
     if (!gpu) {
       throw new BrowserError(
         "no-webgpu",
@@ -77,14 +85,20 @@ export class Device {
     const { subgroupMinSize: least, subgroupMaxSize: most = 0 } = adapter.info;
     const lanes = adapter.features.has("subgroups") && least === most && subgroupSizes.includes(most) ? most : 0;
     if (lanes) features.push("subgroups");
-    const has = Math.min(adapter.limits.maxStorageBufferBindingSize, adapter.limits.maxBufferSize);
-    if (has < bindingBytes) {
-      throw new BrowserError("limits", `the programs bind up to ${bindingBytes} bytes, and this adapter ${has}`);
+    const { maxStorageBufferBindingSize, maxBufferSize, minStorageBufferOffsetAlignment } = adapter.limits;
+    const has = Math.min(maxStorageBufferBindingSize, maxBufferSize);
+    const chosen = bindings.findLast(({ bytes, alignment }) => bytes <= has && minStorageBufferOffsetAlignment <= alignment);
+    if (!chosen) {
+      throw new BrowserError("limits", `the programs bind up to ${bindings[0].bytes} bytes, and this adapter ${has}`);
     }
-    const requiredLimits = { maxStorageBufferBindingSize: bindingBytes, maxBufferSize: Math.max(bindingBytes, 256 << 20) };
+    const requiredLimits = {
+      maxStorageBufferBindingSize: chosen.bytes,
+      maxBufferSize: Math.max(chosen.bytes, 256 << 20),
+      minStorageBufferOffsetAlignment: chosen.alignment,
+    };
     try {
       const device = await adapter.requestDevice({ requiredFeatures: features, requiredLimits });
-      return new Device(device, adapter.info, lanes, gpu);
+      return new Device(device, adapter.info, lanes, chosen, gpu);
     } catch (error) {
       throw new BrowserError("no-adapter", `the GPU cannot be opened: ${/** @type {Error} */ (error).message}`, error);
     }

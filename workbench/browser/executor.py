@@ -12,12 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wgsl_kernels import Adapter
 from workbench.errors import NonFiniteError, WorkbenchError
 from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
@@ -25,7 +25,17 @@ from workbench.models.source import Source, open_source
 from workbench.plan.plan import Ring
 from workbench.runtime.cache import Cache
 from workbench.runtime.executor import Sequential
-from workbench.runtime.export import DECODE, LIMITS, SUBGROUPS, bundle, programs_for, require_readable
+from workbench.runtime.export import (
+    DECODE,
+    PROMISED,
+    SUBGROUPS,
+    Bindings,
+    bindings,
+    bundle,
+    page_adapter,
+    programs_for,
+    require_readable,
+)
 from workbench.runtime.finite import is_finite
 from workbench.runtime.model import Model
 from workbench.runtime.plans import Plans
@@ -40,7 +50,6 @@ PROMPT = ("last", "all")
 HEADS = (*PROMPT, *DECODE)
 #: Positions of the cache unless asked for.
 DEFAULT_MAX_TOKENS = 2048
-BINDING_BYTES = LIMITS["browser"]
 
 
 class PageCache(Cache):
@@ -81,7 +90,7 @@ class PageExecutor(Sequential):
         self.source, self.config, self.capacity = source, config, capacity
         self.device = PageDevice(connection)
         self.plan = Plans(source, config, self.activations, self.cache)
-        self.chunks = chunk_sizes(config, BINDING_BYTES)
+        self.chunks = chunk_sizes(config, PROMISED.nbytes)
         self._call, self._ask = connection.call, connection.ask
         self._programs: dict[tuple[str, int], int] = {}
         self._numbers, self._lock = itertools.count(), threading.RLock()
@@ -99,12 +108,14 @@ class PageExecutor(Sequential):
         with self._lock:
             if self._programs:
                 return
-            needs = {"bindingBytes": BINDING_BYTES, "subgroupSizes": SUBGROUPS, "f16": False}
+            kinds = [each.to_json() for each in bindings(self.source)]
+            needs = {"bindings": kinds, "subgroupSizes": SUBGROUPS, "f16": False}
             found, _ = self._call("open", {**needs, "vocabSize": self.config.vocab_size})
             self.device.name, self.device.lanes = f"{found['adapter']} (page)", found["lanes"]
-            adapter = Adapter(bool(found["lanes"]), found["lanes"])
+            bound = Bindings.from_json(found["bindings"])
+            adapter = replace(page_adapter(found["lanes"]), offset_alignment=bound.alignment)
             programs = list(
-                programs_for(self.source, self.activations, adapter, self.capacity, BINDING_BYTES, HEADS)
+                programs_for(self.source, self.activations, adapter, self.capacity, bound.nbytes, HEADS)
             )
             manifest = (Path(self.source.path) / "manifest.json").read_bytes()
             self._call("load", {}, [json.dumps(bundle(iter(programs))).encode(), manifest])

@@ -28,7 +28,7 @@ from workbench.kernel_bench.comparison import (
     VariantResult,
 )
 from workbench.kernel_bench.judging import compared, prepare
-from workbench.runtime.export import LIMITS, SUBGROUPS
+from workbench.runtime.export import PROMISED, SUBGROUPS
 from workbench.runtime.launch import Workload, resolve
 from workbench.runtime.link import Linked
 from workbench.runtime.messages import Place
@@ -103,7 +103,7 @@ class PageKernels:
         """The page's device, open: that of before, where it is still there."""
         if self._device is None or self._device.lost:
             connection = self._host.connect(_no_file)
-            needs = {"bindingBytes": LIMITS["browser"], "subgroupSizes": SUBGROUPS, "f16": "there"}
+            needs = {"bindings": [PROMISED.to_json()], "subgroupSizes": SUBGROUPS, "f16": "there"}
             found, _ = connection.call("open", needs)
             lanes, software = found["lanes"], any(each in found["adapter"].lower() for each in SOFTWARE)
             self.adapter = Adapter(bool(lanes), lanes, f16=found["f16"], is_cpu=software)

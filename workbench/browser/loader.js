@@ -25,7 +25,7 @@ import { BrowserError } from "./errors.js";
 export const PROGRAMS = "programs/";
 export const MODEL = "model/";
 const INDEX_KIND = "webgpu-quant-workbench/programs";
-const VERSION = 1;
+const VERSION = 2;
 
 /** Planes that follow each other are read in requests of about so many bytes; two of them are in memory at a time. */
 const REQUEST_BYTES = 8 << 20;
@@ -91,17 +91,24 @@ export async function readIndex(read) {
   return index;
 }
 
+/** What the bundles of an index bind, the least first. @param {any} index @returns {import("./device.js").Bindings[]} */
+export function bindingsOf({ bundles }) {
+  const found = bundles.map((/** @type {any} */ each) => ({ bytes: each.binding_bytes, alignment: each.offset_alignment }));
+  return found.sort((/** @type {any} */ a, /** @type {any} */ b) => a.bytes - b.bytes);
+}
+
 /**
- * The file that holds the programs of one kind of adapter.
+ * The file that holds the programs of one kind of adapter: of those that it can bind, the one that binds most at once.
  * @param {any} index
  * @param {string} activations "f32" or "f16"
- * @param {number} subgroupSize
+ * @param {import("./device.js").Device} device
  * @returns {{file: string, sha256: string}}
  */
-export function bundleFor(index, activations, subgroupSize) {
-  const found = index.bundles.find(
-    (/** @type {any} */ each) => each.activations === activations && each.subgroup_size === subgroupSize,
-  );
+export function bundleFor(index, activations, { subgroupSize, bindings }) {
+  const found = index.bundles
+    .filter((/** @type {any} */ each) => each.activations === activations && each.subgroup_size === subgroupSize)
+    .filter((/** @type {any} */ each) => each.binding_bytes <= bindings.bytes && each.offset_alignment >= bindings.alignment)
+    .sort((/** @type {any} */ a, /** @type {any} */ b) => b.binding_bytes - a.binding_bytes)[0];
   if (!found) throw new BrowserError("unsupported", `no programs for ${activations} and subgroups of ${subgroupSize}`);
   return found;
 }

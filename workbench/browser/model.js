@@ -1,7 +1,7 @@
 // A model from a folder of files: the device, the programs for it, and the weights on it.
 
 import { Device } from "./device.js";
-import { bundleFor, readBundle, readIndex, readManifest } from "./loader.js";
+import { bindingsOf, bundleFor, readBundle, readIndex, readManifest } from "./loader.js";
 import { Player } from "./player.js";
 import { Session } from "./session.js";
 import { Store } from "./storage.js";
@@ -10,7 +10,8 @@ export { BrowserError } from "./errors.js";
 export { overHttp } from "./loader.js";
 
 /** What ends the programs that prompts and decoding need. */
-const HEADS = new Set(["last", "greedy", "draw"]);
+const HEADS = new Set(["last", "greedy", "draw", "together"]);
+const usual = (/** @type {{head: string}} */ { head }) => HEADS.has(head);
 
 /** @typedef {(target: import("./player.js").Program["target"], vocabSize: number) => boolean} Wanted */
 
@@ -34,20 +35,20 @@ export class Model {
   /**
    * @param {GPU | undefined} gpu `navigator.gpu`, or Dawn's
    * @param {import("./loader.js").Read} read of a folder that holds `model/` and `programs/`
-   * @param {{activations?: "f32" | "f16", keep?: boolean, wanted?: Wanted,
+   * @param {{activations?: "f32" | "f16", keep?: boolean, beside?: string[], wanted?: Wanted,
    *   onProgress?: (progress: import("./player.js").Progress) => void}} [how] keep: shards in the browser's storage, where
-   *   there is one; wanted: the programs that will be played
+   *   there is one; beside: keys of models that make no room for it there; wanted: the programs that will be played
    */
-  static async load(gpu, read, { activations = "f32", keep = false, wanted = ({ head }) => HEADS.has(head), onProgress } = {}) {
+  static async load(gpu, read, { activations = "f32", keep = false, beside, wanted = usual, onProgress } = {}) {
     const index = await readIndex(read);
     const subgroupSizes = index.bundles.map((/** @type {any} */ each) => each.subgroup_size);
-    const needs = { bindingBytes: index.limits.binding_bytes, subgroupSizes, f16: activations === "f16" };
+    const needs = { bindings: bindingsOf(index), subgroupSizes, f16: activations === "f16" };
     const device = await Device.open(gpu, needs);
     try {
-      const bundle = bundleFor(index, activations, device.subgroupSize);
+      const bundle = bundleFor(index, activations, device);
       const [programs, manifest] = await Promise.all([readBundle(read, bundle), readManifest(read, index)]);
       const player = new Player(device, programs.filter(({ target }) => wanted(target, index.model.vocab_size)));
-      const store = keep ? (/** @type {number} */ bytes) => Store.open(index.model.manifest_sha256, bytes) : undefined;
+      const store = keep ? (/** @type {number} */ bytes) => Store.open(index.model.manifest_sha256, bytes, beside) : undefined;
       await player.load(read, manifest, { onProgress, keep: store });
       return new Model(player, index, manifest, bundle.file);
     } catch (error) {
@@ -56,9 +57,9 @@ export class Model {
     }
   }
 
-  /** A sequence of its own. */
-  session() {
-    return Session.open(this.player, this.vocabSize);
+  /** A sequence of its own, or two for `together`. @param {number} [sequences] */
+  session(sequences = 1) {
+    return Session.open(this.player, this.vocabSize, sequences);
   }
 
   close() {

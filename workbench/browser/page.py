@@ -29,7 +29,7 @@ from workbench.models.chat import chat_ids
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer, tokenizer_hash
-from workbench.runtime.export import NEEDED, export_programs
+from workbench.runtime.export import NEEDED, TOGETHER, export_programs
 
 from . import certify_in
 from .certificate import pack
@@ -123,8 +123,8 @@ def _names(source, other) -> list[str]:
 
 
 def _write_model(source, folder: Path, max_tokens: int, *, pair: bool) -> None:
-    """A model and its programs, those that give all logits among them where two are compared."""
-    heads = (*NEEDED, "all") if pair else NEEDED
+    """A model and its programs: those that give all logits where two are compared, else one for two texts too."""
+    heads = (*NEEDED, "all" if pair else TOGETHER)
     folder.mkdir(exist_ok=True)
     export_programs(
         source, folder / "programs", max_tokens=max_tokens, heads=heads

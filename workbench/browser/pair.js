@@ -110,7 +110,9 @@ class Pair {
     const wanted = (/** @type {{head: string, tokens: number}} */ { head, tokens }, /** @type {number} */ vocab) =>
       HEADS.has(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
     for (const [which, from] of folders.entries()) {
-      this.models.push(await Model.load(this.gpu, from, { keep, wanted, onProgress: (event) => tell({ which, ...event }) }));
+      const beside = this.models.map(({ key }) => key);
+      const onProgress = (/** @type {object} */ event) => tell({ which, ...event });
+      this.models.push(await Model.load(this.gpu, from, { keep, beside, wanted, onProgress }));
     }
     const [first, second] = this.models;
     if (first.vocabSize !== second.vocabSize) throw new BrowserError("damaged", "the two models have different vocabularies");

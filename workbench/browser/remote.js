@@ -39,14 +39,15 @@ class Remote {
 
   /**
    * f16: where the adapter has it, with "there"; vocabSize: of a model.
-   * @param {{bindingBytes: number, subgroupSizes: number[], f16: boolean | "there", vocabSize?: number}} needs
+   * @param {{bindings: import("./device.js").Bindings[], subgroupSizes: number[], f16: boolean | "there", vocabSize?: number}} needs
    */
   async open({ f16, ...needs }) {
     this.vocabSize = needs.vocabSize;
     const there = f16 === "there" ? await hasF16() : f16;
     this.device = await Device.open(navigator.gpu, { ...needs, f16: there });
     this.bench = new Bench(this.device);
-    return { adapter: this.device.name, lanes: this.device.subgroupSize, f16: there };
+    const { name, subgroupSize, bindings } = this.device;
+    return { adapter: name, lanes: subgroupSize, f16: there, bindings };
   }
 
   /** @param {object} _ @param {Uint8Array<ArrayBuffer>[]} buffers a bundle of programs, and the manifest of the weights */

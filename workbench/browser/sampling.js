@@ -3,9 +3,9 @@
 import { BrowserError } from "./errors.js";
 
 const OPTION_WORDS = 12;
-const GREEDY = 1;
-const NUCLEUS = 2;
-const HALVINGS = 42; // from so many on a weight is 0: HALVINGS in wgsl_kernels/sampling/drawing.py
+export const GREEDY = 1;
+export const NUCLEUS = 2;
+export const HALVINGS = 42; // from so many on a weight is 0: HALVINGS in wgsl_kernels/sampling/drawing.py
 const SMALLEST = 2 ** -126;
 const LARGEST = 2 ** 127 * (2 - 2 ** -23);
 const WORD = 0xffffffff;

@@ -5,7 +5,7 @@ import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
 import { forget } from "./storage.js";
 import { Text } from "./text.js";
-import { streamText } from "./textstream.js";
+import { Detokenizer, StopStrings, streamText } from "./textstream.js";
 
 /**
  * What is known of a model that is ready. memory: bytes of the GPU. kept: whether the browser's storage holds the whole
@@ -20,6 +20,8 @@ import { streamText } from "./textstream.js";
  */
 /** @typedef {{given: number}} Begun tokens of the prompt */
 /** @typedef {{text: string, tokens: number, ms: number}} Piece tokens and milliseconds since the call, until now */
+/** @typedef {{reasons: Ended["reason"][], tokens: number, ms: number}} Both tokens: of both texts */
+/** @typedef {{row: number, text: string, tokens: number, ms: number}} RowPiece of one of two texts; tokens: of both */
 /** @typedef {{reason: "eos" | "length" | "context" | "stop" | "stopped", tokens: number, ms: number, first: number}} Ended */
 
 /**
@@ -68,8 +70,14 @@ class Service {
     return { ...found, kept: !unkept, unkept, bundle };
   }
 
-  /** @param {Wanted} given @param {(event: Begun | Piece) => void} tell @returns {Promise<Ended>} */
-  async write({ prompt, count, options, stop = [] }, tell) {
+  /**
+   * One text, or two, at a time.
+   * @template Result
+   * @param {number} count
+   * @param {(session: import("./session.js").Session, text: Text, since: () => number) => Promise<Result>} work
+   * @returns {Promise<Result>}
+   */
+  async alone(count, work) {
     const { session, text } = this;
     if (!session || !text) throw new BrowserError("input", "no model is loaded");
     if (this.writing) throw new BrowserError("input", "one text is written at a time");
@@ -78,8 +86,16 @@ class Service {
     }
     [this.writing, this.stopping] = [true, false];
     const began = performance.now();
-    const since = () => performance.now() - began;
     try {
+      return await work(session, text, () => performance.now() - began);
+    } finally {
+      this.writing = false;
+    }
+  }
+
+  /** @param {Wanted} given @param {(event: Begun | Piece) => void} tell @returns {Promise<Ended>} */
+  write({ prompt, count, options, stop = [] }, tell) {
+    return this.alone(count, async (session, text, since) => {
       const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       tell({ given: ids.length });
       const ended = { tokens: 0, first: 0 };
@@ -93,9 +109,48 @@ class Service {
         if (done) return { ...ended, reason: value, ms: since() };
         tell({ ...value, ms: since() });
       }
-    } finally {
-      this.writing = false;
-    }
+    });
+  }
+
+  /**
+   * A prompt continued twice, each time with settings of its own, in shared steps.
+   * @param {{prompt: string, count: number, settings: import("./sampling.js").Options[], stop?: string[]}} given
+   * @param {(event: Begun | RowPiece) => void} tell
+   * @returns {Promise<Both>}
+   */
+  twice({ prompt, count, settings, stop = [] }, tell) {
+    return this.alone(count, async (session, text, since) => {
+      const ids = text.encode(prompt);
+      tell({ given: ids.length });
+      const { ROWS, together } = await import("./together.js"); // few ask for it
+      const texts = settings.map(() => ({ pieces: new Detokenizer(text, ids), stops: new StopStrings(stop) }));
+      let tokens = 0;
+      const say = (/** @type {number} */ row, /** @type {string} */ piece) => {
+        if (piece) tell({ row, text: piece, tokens, ms: since() });
+      };
+      const enough = (/** @type {number} */ row) => this.stopping || texts[row].stops.stopped !== null;
+      const stream = together(await this.withRows(session, ROWS), ids, { count, settings, ends: this.ends, enough });
+      let next = await stream.next();
+      for (; !next.done; next = await stream.next()) {
+        tokens += next.value.filter((token) => token !== undefined).length;
+        for (const [row, token] of next.value.entries()) {
+          if (token !== undefined) say(row, texts[row].stops.push(texts[row].pieces.push(token)));
+        }
+      }
+      for (const [row, { pieces, stops }] of texts.entries()) say(row, stops.push(pieces.finish()) + stops.finish());
+      const reasons = next.value.map((reason, row) => {
+        if (texts[row].stops.stopped !== null) return "stop";
+        return reason === "enough" ? "stopped" : reason;
+      });
+      return { reasons, tokens, ms: since() };
+    });
+  }
+
+  /** A session with room for more sequences from now on, in the other's place, since each has a cache. @param {import("./session.js").Session} session @param {number} rows */
+  async withRows(session, rows) {
+    if (session.sequences >= rows) return session;
+    session.close();
+    return (this.session = await /** @type {Model} */ (this.model).session(rows));
   }
 
   /** What is being written ends with the token that comes next. */
@@ -119,6 +174,7 @@ export function calls(gpu) {
   return {
     load: (given, tell) => service.load(given, tell),
     write: (given, tell) => service.write(given, tell),
+    twice: (given, tell) => service.twice(given, tell),
     stop: () => service.stop(),
     forget: () => service.forget(),
   };

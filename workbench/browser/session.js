@@ -47,18 +47,20 @@ class Pace {
   }
 }
 
-/** Keys and values of one sequence. One call at a time. */
+/** Keys and values of one sequence, or of several, of which programs of one know the first. One call at a time. */
 export class Session {
   /**
    * @param {import("./player.js").Player} player
    * @param {number} vocabSize
    * @param {Map<string, GPUBuffer>} own
+   * @param {number} sequences
    */
-  constructor(player, vocabSize, own) {
+  constructor(player, vocabSize, own, sequences) {
     this.player = player;
     this.device = player.device;
     this.vocabSize = vocabSize;
     this.own = own;
+    this.sequences = sequences;
     /** Those in the cache. @type {number[]} */
     this.ids = [];
     /** @type {Map<Program, Recorded>} */
@@ -77,9 +79,9 @@ export class Session {
     this.furthest = 0;
   }
 
-  /** @param {import("./player.js").Player} player @param {number} vocabSize */
-  static async open(player, vocabSize) {
-    return new Session(player, vocabSize, await player.allocateOwn());
+  /** @param {import("./player.js").Player} player @param {number} vocabSize @param {number} [sequences] */
+  static async open(player, vocabSize, sequences = 1) {
+    return new Session(player, vocabSize, await player.allocateOwn(sequences), sequences);
   }
 
   get position() {
@@ -292,18 +294,23 @@ export class Session {
    * @returns {AsyncGenerator<number, "length" | "context" | "eos">}
    */
   async *generated(ids, count, options, ends) {
-    let same = 0;
-    while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
-    this.reset(this.holds(same) ? same : 0);
-    same = this.position;
-    this.check(ids.slice(same));
-    if (same < ids.length - 1) await this.append(ids.slice(same, -1), true);
+    await this.prefill(ids);
     const room = this.capacity - this.position;
     for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
       if (ends.has(token)) return "eos";
       yield token;
     }
     return count > room ? "context" : "length";
+  }
+
+  /** Have all but the last of these tokens in the cache; what it holds already is not computed again. @param {number[]} ids */
+  async prefill(ids) {
+    let same = 0;
+    while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
+    this.reset(this.holds(same) ? same : 0);
+    same = this.position;
+    this.check(ids.slice(same));
+    if (same < ids.length - 1) await this.append(ids.slice(same, -1), true);
   }
 
   // ---- steps -----------------------------------------------------------------------------------------------------
@@ -341,11 +348,23 @@ export class Session {
    */
   submit(recorded, position, valid, steps, copy) {
     this.writeState(position, valid, recorded.rows);
+    this.run(recorded, position, valid + steps - 1, steps, copy);
+  }
+
+  /**
+   * The same, of what has been written.
+   * @param {Recorded} recorded
+   * @param {number} position
+   * @param {number} count positions that are written
+   * @param {number} steps
+   * @param {(encoder: GPUCommandEncoder) => void} [copy]
+   */
+  run(recorded, position, count, steps, copy) {
     const encoder = this.device.gpu.createCommandEncoder();
     for (let step = 0; step < steps; step++) recorded.encode(encoder);
     copy?.(encoder);
     this.device.gpu.queue.submit([encoder.finish()]);
-    this.furthest = Math.max(position ? this.furthest : 0, position + valid + steps - 1); // from 0 on it is another text
+    this.furthest = Math.max(position ? this.furthest : 0, position + count); // from 0 on it is another text
   }
 
   /**

@@ -32,13 +32,14 @@ export class Store {
    * Room for a model, which others make that were not used for longer. Undefined where there is no storage.
    * @param {string} key
    * @param {number} bytes of the whole model
+   * @param {string[]} [beside] keys of models that are used with it, and make no room
    */
-  static async open(key, bytes) {
+  static async open(key, bytes, beside = []) {
     try {
       const models = await root();
       if (!models || !("createSyncAccessHandle" in FileSystemFileHandle.prototype)) return undefined;
       const store = new Store(models, await models.getDirectoryHandle(key, { create: true }));
-      await store.makeRoom(key, bytes);
+      await store.makeRoom([key, ...beside], bytes);
       if (!store.problem) await store.touch();
       return store;
     } catch {
@@ -46,10 +47,13 @@ export class Store {
     }
   }
 
-  /** What browsers say of their room is an estimate: `put` may find that it is less. @param {string} key @param {number} bytes */
-  async makeRoom(key, bytes) {
+  /**
+   * What browsers say of their room is an estimate: `put` may find that it is less.
+   * @param {string[]} keys of models that stay @param {number} bytes
+   */
+  async makeRoom(keys, bytes) {
     for await (const [name, entry] of this.models.entries()) {
-      if (name === key || entry.kind !== "directory") continue;
+      if (keys.includes(name) || entry.kind !== "directory") continue;
       const folder = /** @type {FileSystemDirectoryHandle} */ (entry);
       const used = await folder.getFileHandle(USED).then((handle) => handle.getFile()).catch(() => undefined);
       this.others.push({ name, time: used?.lastModified ?? 0 });

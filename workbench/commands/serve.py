@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answers that may wait for a place (default 256)",
     )
     parser.add_argument(
+        "--no-prefix-reuse",
+        action="store_true",
+        help="read every prompt from its first token on, also where a sequence still holds its beginning",
+    )
+    parser.add_argument(
         "--max-body", type=size, default=8 << 20, metavar="BYTES", help="of a request (default 8MiB)"
     )
     parser.add_argument(
@@ -115,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         api_key=api_key,
         sequences=arguments.sequences,
         queue=arguments.queue,
+        reuse=not arguments.no_prefix_reuse,
         max_body=arguments.max_body,
         grace=arguments.grace,
         ready=lambda address: print(f"{name} at {address}", flush=True),

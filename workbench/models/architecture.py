@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Self
@@ -70,6 +70,18 @@ class Architecture(ABC):
     def gathered(self) -> dict[str, tuple[Piece, ...]]:
         """Tensors of `tensors` whose rows a checkpoint holds in pieces: name -> the pieces, one under the other."""
         return {}
+
+    def one_by_one(self) -> dict[str, tuple[Piece, ...]]:
+        """`gathered`, of checkpoints of tools that quantize: each expert's matrices alone, whatever the family does."""
+        return {}
+
+    def pieces_in(self, tensors: Container[str]) -> dict[str, tuple[Piece, ...]]:
+        """`gathered`, or `one_by_one` where a checkpoint has the first of such pieces. tensors: names of its own."""
+        alone = self.one_by_one()
+        return {
+            name: alone[name] if name in alone and alone[name][0].tensor in tensors else pieces
+            for name, pieces in self.gathered().items()
+        }
 
     @abstractmethod
     def embed(self, plan: Blocks) -> str:

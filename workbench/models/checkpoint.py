@@ -178,7 +178,7 @@ class Checkpoint:
         """Give tensors that the files hold in pieces their own names. Raises CheckpointError for a missing piece,
         UnsupportedModelError for one of another shape or type."""
         tensors = model.tensors()
-        for name, pieces in model.gathered().items():
+        for name, pieces in model.pieces_in(self._headers).items():
             if name in self._headers:  # as conversions and exports of ours have it
                 continue
             types = {self._piece_type(piece, tensors[name]): piece.tensor for piece in pieces}

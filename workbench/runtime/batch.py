@@ -140,9 +140,13 @@ class Batch:
         self._cache.adapters[sequence] = self._executor.config.adapter(adapter)
         self._lengths[sequence] = 0
 
-    def require_adapter(self, name: str | None) -> None:
-        """Raises `WorkbenchError` for a name that `reset` does not take."""
-        self._executor.config.adapter(name)
+    def adapter(self, sequence: int) -> int:
+        """The number of a sequence's adapter; 0 for none."""
+        return int(self._cache.adapters[sequence])
+
+    def number_of(self, adapter: str | None) -> int:
+        """The number of an adapter, by name. Raises `WorkbenchError` for a name that `reset` does not take."""
+        return self._executor.config.adapter(adapter)
 
     def close(self) -> None:
         """Give the cache's memory back."""
@@ -246,6 +250,44 @@ class Batch:
             raise NonFiniteError(f"what sequence {sequence} was fed ends in logits that are not finite")
         step = Step.joined([Step.following(fed, self._lengths[sequence], sequence)])
         require_finite_rows(["logits"], self._executor.run_step("last", step, self._cache), [sequence])
+
+    @alone
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let a sequence hold the first `count` tokens of another one, in place of what it held.
+
+        Raises `OutOfMemoryError`, with both as they were, and `WorkbenchError` if there are fewer, if they have other
+        adapters, if a window bounds the cache and it has lost what the next token sees, and for edits: what they have
+        changed for one sequence need not be what they change for another.
+        """
+        for sequence in (source, target):
+            self._require(sequence, 0)
+        if source == target or not 0 <= count <= self._lengths[source]:
+            raise WorkbenchError(
+                f"{count} tokens of sequence {source} cannot be copied to sequence {target}; allowed: up to "
+                f"{self._lengths[source]}, to another sequence"
+            )
+        if self.adapter(source) != self.adapter(target):
+            raise WorkbenchError(
+                f"sequences {source} and {target} have other adapters, with which the same tokens have other keys and "
+                "values; feed the tokens instead"
+            )
+        if not self.can_share(source, count):
+            why = (
+                "edits tell sequences apart"
+                if self._edit
+                else "its window bounds its cache, which has lost what the next token sees"
+            )
+            raise WorkbenchError(
+                f"sequence {source} cannot be shared up to token {count}: {why}; feed the tokens instead"
+            )
+        if count:
+            self._executor.copy_sequence(self._cache, source, target, count)
+            self._cache.furthest[target] = self._cache.furthest[source]
+        self._lengths[target] = count
+
+    def can_share(self, sequence: int, count: int) -> bool:
+        """Whether another text can go on behind the first `count` tokens of a sequence: in it, or in a copy."""
+        return not self._edit and self._cache.holds(count, sequence)
 
     def take_back(self, sequence: int, count: int) -> None:
         """Forget the last `count` tokens of a sequence. Raises `WorkbenchError` if there are fewer, or if the cache is

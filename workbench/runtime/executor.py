@@ -68,6 +68,11 @@ class Executor(Protocol):
     def free_cache(self, cache: Any) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
 
+    def copy_sequence(self, cache: Any, source: int, target: int, count: int) -> None:
+        """Let a sequence of a cache hold the first `count` positions of another one, which has them. Raises
+        `OutOfMemoryError`."""
+        ...
+
     def chunk(self, remaining: int, cache: Any = None) -> int:
         """How many of the remaining tokens the next step takes, in a cache of one sequence unless one is given."""
         ...

@@ -3,6 +3,7 @@
     OUT/
       programs.json         kind, version, the model and its manifest's checksum, heads and sizes, the bundles
       f32-0.json ...        bundles, one for each kind of adapter: activations, and size of a subgroup (0: none)
+      f32-0-wide.json ...   the same for adapters with `WIDE` limits, where a model's matrices then lie in other ways
 
 A bundle holds the programs of one kind of adapter. What they share is stored once: WGSL modules and uploads are lists
 of their own, which programs point into. `programs.json` has a sha256 of every bundle.
@@ -10,13 +11,16 @@ of their own, which programs point into. `programs.json` has a sha256 of every b
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import wgsl_kernels
 from wgsl_kernels import Adapter
 from workbench.errors import WorkbenchError
 from workbench.files.folders import Partial
@@ -28,22 +32,49 @@ from workbench.plan.plan import step_sizes
 
 from .device import PROMISED_LIMITS
 from .link import program_of
-from .lowering import lower
+from .lowering import lower, row_ranges
 from .program import Program, ProgramError
+from .rewrite import stacked_together
+from .stacks import stackable
 from .wgpu_executor import STEPS, chunk_sizes
 
 KIND = "webgpu-quant-workbench/programs"
-VERSION = 1
+VERSION = 2
 INDEX = "programs.json"
 #: Ends of programs that take one token a step; those of all others take many.
 DECODE = ("greedy", "draw", "told")
 #: What pages need: a prompt, scores of windows, and decoding.
 NEEDED = ("last", "score", *DECODE)
+#: A program with a row of each of two sequences, which gives the logits behind both.
+TOGETHER, TOGETHER_ROWS = "together", 2
 #: Lanes of a subgroup that adapters have; 0 is a program that needs none.
 SUBGROUPS = (0, 4, 8, 16, 32, 64)
+#: Subgroups as narrow as a CPU's 128-bit registers: SwiftShader's, which browsers fall back to without a GPU.
+SOFTWARE_LANES = 4
 TYPES = ("f32", "f16")
-#: The limits that programs can be lowered for, by name -> bytes of a binding.
-LIMITS = {"browser": PROMISED_LIMITS["max-storage-buffer-binding-size"]}
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """What an adapter binds: so many bytes, from multiples of so many on."""
+
+    nbytes: int
+    alignment: int
+
+    def to_json(self) -> dict[str, int]:
+        return {"bytes": self.nbytes, "alignment": self.alignment}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, int]) -> Bindings:
+        return cls(data["bytes"], data["alignment"])
+
+
+#: What every WebGPU device binds.
+PROMISED = Bindings(PROMISED_LIMITS["max-storage-buffer-binding-size"], Adapter.offset_alignment)
+#: What most adapters of computers bind at least.
+WIDE = Bindings((1 << 30) - 4, 32)
+#: The limits that programs can be lowered for, by name -> the least of them.
+LIMITS = {"browser": PROMISED}
 
 
 @dataclass(frozen=True)
@@ -55,11 +86,16 @@ class Exported:
     nbytes: int
 
 
+def page_adapter(lanes: int, *, f16: bool = False) -> Adapter:
+    """What is known of an adapter that is not here. lanes: of its subgroups, 0 without."""
+    return Adapter(bool(lanes), lanes, f16=f16, is_cpu=lanes == SOFTWARE_LANES)
+
+
 def adapters(types: Sequence[str]) -> Iterator[tuple[str, Adapter]]:
     """Activations and kind of adapter of each bundle."""
     for activations in types:
         for lanes in SUBGROUPS:
-            yield activations, Adapter(bool(lanes), lanes, f16=activations == "f16")
+            yield activations, page_adapter(lanes, f16=activations == "f16")
 
 
 def programs_for(
@@ -70,14 +106,33 @@ def programs_for(
     binding_bytes: int,
     heads: Sequence[str] = NEEDED,
 ) -> Iterator[Program]:
-    """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`)."""
+    """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`), or
+    `TOGETHER`."""
     model = architecture_of(source.config)
+    # a step that larger bindings would allow has activations as large
+    chunks = chunk_sizes(model, min(binding_bytes, PROMISED.nbytes))
     for head in heads:
-        plan = model.build(source.describe, head=head, activations=activations)
-        for tokens in (1,) if head in DECODE else chunk_sizes(model, binding_bytes):
-            sizes = step_sizes(tokens, capacity, steps=STEPS)
+        rows = TOGETHER_ROWS if head == TOGETHER else 1
+        ending = "last" if head == TOGETHER else head
+        plan = model.build(source.describe, head=ending, activations=activations)
+        for tokens in (rows,) if head in (*DECODE, TOGETHER) else chunks:
+            sizes = step_sizes(tokens, capacity, sequences=rows, results=rows, steps=STEPS)
             lowered = lower(plan, sizes, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
+
+
+def bindings(source: Source, least: Bindings = PROMISED) -> tuple[Bindings, ...]:
+    """What a model's programs are lowered for: the least that adapters bind, and `WIDE` where that lets more of its
+    matrices lie together or be bound whole."""
+    plan = architecture_of(source.config).build(source.describe, head=NEEDED[0])
+    groups = list(stacked_together(plan, wgsl_kernels.library()))
+    matrices = [each for each in plan.buffers.values() if each.is_matrix]
+
+    def places(found: Bindings) -> tuple:
+        stacks = stackable(groups, found.nbytes, found.alignment)
+        return [each.names for each in stacks], [row_ranges(each, found.nbytes) for each in matrices]
+
+    return (least,) if places(least) == places(WIDE) else (least, WIDE)
 
 
 def bundle(programs: Iterator[Program]) -> dict[str, Any]:
@@ -154,7 +209,6 @@ def export_programs(
             "vocab_size": model.vocab_size,
             "context_length": model.context_length,
         },
-        "limits": {"binding_bytes": LIMITS[limits]},
         "capacity": capacity,
         "steps": STEPS,
         "bundles": [],
@@ -165,7 +219,8 @@ def export_programs(
         raise WorkbenchError(f"export-program: {output} exists; {what}")
     partial = Partial(output)
     try:
-        count, nbytes = _write(partial.path, source, index, heads, TYPES if types is None else types)
+        kinds = bindings(source, LIMITS[limits])
+        count, nbytes = _write(partial.path, source, index, kinds, heads, TYPES if types is None else types)
         partial.put_in_place()
     except BaseException:
         partial.remove()
@@ -174,19 +229,26 @@ def export_programs(
 
 
 def _write(
-    folder: Path, source: Any, index: dict[str, Any], heads: Sequence[str], types: Sequence[str]
+    folder: Path,
+    source: Any,
+    index: dict[str, Any],
+    kinds: Sequence[Bindings],
+    heads: Sequence[str],
+    types: Sequence[str],
 ) -> tuple[int, int]:
     """All files; the numbers of programs and bytes."""
-    count, nbytes, capacity, most = 0, 0, index["capacity"], index["limits"]["binding_bytes"]
+    count, nbytes, capacity = 0, 0, index["capacity"]
     with storing(folder):
-        for activations, adapter in adapters(types):
-            programs = programs_for(source, activations, adapter, capacity, most, heads)
-            made = bundle(programs)
+        for (activations, adapter), bound in itertools.product(adapters(types), kinds):
+            aligned = dataclasses.replace(adapter, offset_alignment=bound.alignment)
+            made = bundle(programs_for(source, activations, aligned, capacity, bound.nbytes, heads))
             data = json.dumps(made, separators=(",", ":")).encode()
             entry = {
-                "file": f"{activations}-{adapter.subgroup_size}.json",
+                "file": f"{activations}-{adapter.subgroup_size}{'' if bound == kinds[0] else '-wide'}.json",
                 "activations": activations,
                 "subgroup_size": adapter.subgroup_size,
+                "binding_bytes": bound.nbytes,
+                "offset_alignment": bound.alignment,
                 "bytes": len(data),
                 "sha256": _sha256(data),
             }
@@ -198,11 +260,16 @@ def _write(
     return count, nbytes + len(data)
 
 
-def read_bundle(folder: str | Path, activations: str, subgroup_size: int) -> list[Program]:
-    """The programs of one kind of adapter. Raises `ProgramError` for a bundle that is missing, damaged or exchanged."""
+def read_bundle(
+    folder: str | Path, activations: str, subgroup_size: int, bound: Bindings = PROMISED
+) -> list[Program]:
+    """The programs of one kind of adapter. Raises `ProgramError` for a bundle that is missing, damaged or
+    exchanged."""
     index = json.loads((Path(folder) / INDEX).read_text("utf-8"))
+    wanted = {"activations": activations, "subgroup_size": subgroup_size}
+    wanted |= {"binding_bytes": bound.nbytes, "offset_alignment": bound.alignment}
     for entry in index["bundles"]:
-        if (entry["activations"], entry["subgroup_size"]) == (activations, subgroup_size):
+        if wanted.items() <= entry.items():
             data = (Path(folder) / entry["file"]).read_bytes()
             if _sha256(data) != entry["sha256"]:
                 raise ProgramError(f"{Path(folder) / entry['file']}: not the bytes that {INDEX} names")

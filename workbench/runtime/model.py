@@ -19,11 +19,12 @@ from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
 from workbench.models.source import Source, notes_of, open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
+from workbench.plan.plan import Ring
 
 from .batch import Batch, run_packed
 from .card import card
 from .chat import Chat
-from .choices import choose, max_tokens_of, ring_of, seen_reasons
+from .choices import Choices, choose, max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
@@ -31,6 +32,7 @@ from .host_memory import out_of_memory
 from .results import Forward, Scores, as_one
 from .sampling import SamplingOptions, as_integer, shown
 from .session import Ids, Session, check_ids, continued, run_chunks
+from .split import SplitExecutor, require_split
 from .textstream import Stream, stop_texts, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
@@ -394,6 +396,38 @@ class Model:
         return provenance(self)
 
 
+def _on_device(
+    source: Source,
+    config: Architecture,
+    chosen: Choices,
+    adapter: str | int | None,
+    cache: str | None,
+    ring: Ring | None,
+    library: Library | None,
+    layers: int | None,
+) -> Callable[[], Executor]:
+    """Makes executors of a model on a device, a new one where the chosen one was lost."""
+    from .device import open_device
+    from .tuning.tuned import open_tuned
+    from .wgpu_executor import WgpuExecutor
+
+    def make() -> Executor:
+        device = open_device(adapter)
+        whole = WgpuExecutor(
+            source,
+            config,
+            device,
+            activations=chosen.dtype,
+            cache=cache,
+            ring=ring,
+            tuned=chosen.tuned if device is chosen.device else open_tuned(device),
+            library=library,
+        )
+        return whole if layers is None else SplitExecutor(whole, layers)
+
+    return make
+
+
 def load(
     path_or_hub_id,
     backend: str | None = None,
@@ -407,6 +441,7 @@ def load(
     lora: str | Path | Mapping[str, str | Path] | None = None,
     lora_format: str | None = None,
     warm: bool = False,
+    device_layers: int | None = None,
 ) -> Model:  # many parameters: what a model can be run as, by the names that users know
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
@@ -430,6 +465,8 @@ def load(
     several, {"NAME": DIR_OR_HUB_ID}, of which each sequence names one or none (`adapter` of `generate`, `forward` and
     so on). lora_format: what their factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
     warm: compile and upload now (`Model.warm`), so that the first prompt does not wait for it.
+    device_layers: how many layers the device runs, None for all; the references run the others, so that a model can be
+    run that is larger than the device's memory (`workbench.runtime.split`).
     Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
@@ -441,32 +478,24 @@ def load(
         raise WorkbenchError(
             "library holds WGSL kernels, and backend torch runs their references; allowed: wgpu"
         )
+    if device_layers is not None:
+        require_split(device_layers, config.layers, chosen.backend, library)
+        how = "asked for: the references run the others"
+        chosen.reasons.append(("layers", f"{device_layers} of {config.layers} on the device", how))
     if chosen.backend == "torch":
         from .torch_executor import TorchExecutor
 
         def make_executor() -> Executor:
             return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
     else:
-        from .device import open_device
-        from .tuning.tuned import open_tuned
-        from .wgpu_executor import WgpuExecutor
-
-        def make_executor() -> Executor:
-            device = open_device(adapter)
-            tuned = chosen.tuned if device is chosen.device else open_tuned(device)
-            return WgpuExecutor(
-                source,
-                config,
-                device,
-                activations=chosen.dtype,
-                cache=cache,
-                ring=ring,
-                tuned=tuned,
-                library=library,
-            )
+        make_executor = _on_device(source, config, chosen, adapter, cache, ring, library, device_layers)
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
     model.plan("last")  # says what cannot be
+    if chosen.device is not None:
+        from .fits import require_fits
+
+        require_fits(chosen.device, model.executor, chosen.max_tokens, device_layers)
     if library is not None:
         from .own_kernels import where_used
 

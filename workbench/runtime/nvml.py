@@ -1,4 +1,4 @@
-"""An NVIDIA GPU as its driver's library sees it: frequency and energy, where the package nvidia-ml-py is installed.
+"""An NVIDIA GPU as its driver's library sees it: frequency, energy and memory, where nvidia-ml-py is installed.
 
 The package is optional, and its functions fail one by one where a GPU, a driver or a container does not offer them;
 what cannot be read is None.
@@ -24,6 +24,11 @@ class Gpu:
         """Energy that the whole board has taken since its driver was loaded; it moves on every tenth of a second or so.
         Other programs' work on the same GPU is in it."""
         return self._asked(lambda nvml: nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3)
+
+    def free_bytes(self) -> int | None:
+        """Memory that nobody has taken."""
+        free = self._asked(lambda nvml: float(nvml.nvmlDeviceGetMemoryInfo(self._handle).free))
+        return None if free is None else int(free)
 
     def _asked(self, question: Callable[[Any], float]) -> float | None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -74,14 +74,21 @@ class Wanted:
     body_line: int = 0
 
 
-def build_all(device: Device, wanted: Sequence[Wanted]) -> list[Built]:
+def build_all(
+    device: Device, wanted: Sequence[Wanted], meanwhile: Callable[[], None] = lambda: None
+) -> list[Built]:
     """The pipelines in order. A GPU's driver compiles when it is asked to, and in as many threads as ask; a software
-    adapter waits for the first dispatch. Raises as `build` does."""
+    adapter waits for the first dispatch. meanwhile: what the calling thread does as long as they compile. Raises as
+    `build` does, and what `meanwhile` raises."""
     cache = _cache.setdefault(device, {})
     missing = [each for each in dict.fromkeys(wanted) if (each.code, each.bindings, each.label) not in cache]
     if len(missing) > 1 and not device.adapter.is_cpu:
         with ThreadPoolExecutor(min(THREADS, len(missing), os.cpu_count() or 1)) as threads:
-            list(threads.map(lambda each: build(device, **vars(each)), missing))
+            building = threads.map(lambda each: build(device, **vars(each)), missing)
+            meanwhile()
+            list(building)
+    else:
+        meanwhile()
     return [build(device, **vars(each)) for each in wanted]
 
 

@@ -32,12 +32,12 @@ class Player:
         self._constants: dict[tuple[str, int], wgpu.GPUBuffer] = {}  # by name and size
 
     def pipelines(self, program: Program) -> list[Built]:
-        """Compiled, in the order of the program; and room for its activations."""
+        """Compiled, in the order of the program; and room for its activations. Its weights are uploaded meanwhile."""
         wanted = [
             Wanted(program.modules[each.module], each.bindings, each.label, each.own, each.body_line)
             for each in program.pipelines
         ]
-        built = build_all(self.device, wanted)
+        built = build_all(self.device, wanted, lambda: self._upload(program))
         self._grow(program)
         return built
 
@@ -73,6 +73,10 @@ class Player:
         return {"weights": self.weights.nbytes, "activations": activations}
 
     # ---- buffers -----------------------------------------------------------------------------------------------
+
+    def _upload(self, program: Program) -> None:
+        for name in program.of_kind("weight"):
+            self.weights.get(program, name)
 
     def _grow(self, program: Program) -> None:
         """Buffers of activations are shared by programs; a larger one replaces a smaller one.

@@ -2,7 +2,8 @@
 
 A step has a row for the next token of every sequence that writes, and behind these a piece of the prompts that are
 still being read, so that a long prompt delays the others by a piece at a time. A sequence that has ended takes the next
-job that waits. Where all that is to be done is greedy, several tokens are computed between two looks of the host.
+job that waits, and what its prompt has in common with what sequences hold is not read again (`prefixes`). Where all
+that is to be done is greedy, several tokens are computed between two looks of the host.
 
 Each job draws from logits of its own rows, with its own options and seed, at its own positions: what it gets is what it
 gets alone, up to what programs of other sizes round otherwise.
@@ -26,6 +27,7 @@ from workbench.errors import DeviceLostError, PromptTooLongError, WorkbenchError
 from workbench.known import known
 
 from .batch import Batch
+from .prefixes import WORTH, Prefixes, common
 from .sampling import Drawn, Sampler, SamplingOptions
 
 #: Greedy tokens that rows take before the host looks at them, at most; a sequence that has ended meanwhile has computed
@@ -44,6 +46,8 @@ class Job(ABC):
     likeliest come along, at temperature 1, without penalty and filters; None for neither. scored: of the prompt's
     tokens, too, for which `likely` is a number.
 
+    reused: of the prompt's tokens, those that were not read, since a sequence held them.
+
     finish_reason: None until it has ended; then what `take` has put there, "length", "context" (its sequence is full)
     or "cancelled". error: what ended it otherwise. cancelled: set by anyone at any time; the job ends before the next
     step.
@@ -58,6 +62,7 @@ class Job(ABC):
         self.finish_reason: str | None = None
         self.error: Exception | None = None
         self.cancelled = False
+        self.reused = 0
 
     @abstractmethod
     def take(self, drawn: Drawn) -> bool:
@@ -74,12 +79,13 @@ class Job(ABC):
 
 @dataclass
 class _Row:
-    """A sequence at work. fed: tokens that it holds. token: the one that was drawn last and is to be fed, None while
-    the prompt is read."""
+    """A sequence at work. fed: tokens that it holds. begun: whether it has been looked for what others hold of its
+    prompt. token: the one that was drawn last and is to be fed, None while the prompt is read."""
 
     job: Job
     sampler: Sampler
     fed: list[int] = field(default_factory=list)
+    begun: bool = False
     token: int | None = None
     taken: int = 0
 
@@ -87,6 +93,17 @@ class _Row:
     def left(self) -> int:
         """Tokens of the prompt that are not fed yet."""
         return max(0, len(self.job.ids) - len(self.fed))
+
+    @property
+    def reading(self) -> bool:
+        """Whether tokens of its prompt are fed in steps of all."""
+        return self.begun and self.left > 0 and not self.scoring
+
+    @property
+    def alike(self) -> list[int]:
+        """What another sequence may hold of it: its prompt but for the last token, whose logits are wanted; of one that
+        is scored those of all are."""
+        return [] if self.job.scored else list(self.job.ids[:-1])
 
     @property
     def scoring(self) -> bool:
@@ -118,12 +135,16 @@ class Scheduler:
     """Gives jobs their tokens, in the sequences of a batch that is nobody else's; for one thread.
 
     chunk: rows of prompts in a step that others wait for, by default as many as a step takes. group_s: about how many
-    seconds greedy tokens may be computed without being looked at, `LOOK_AFTER` of them at most.
+    seconds greedy tokens may be computed without being looked at, `LOOK_AFTER` of them at most. reuse: False to read
+    every prompt from its first token on.
     """
 
-    def __init__(self, batch: Batch, *, chunk: int | None = None, group_s: float = math.inf) -> None:
+    def __init__(
+        self, batch: Batch, *, chunk: int | None = None, group_s: float = math.inf, reuse: bool = True
+    ) -> None:
         self.batch, self.chunk, self.group_s = batch, min(chunk or batch.most_rows, batch.most_rows), group_s
         self._waiting: deque[Job] = deque()
+        self._prefixes = Prefixes(batch, reuse)
         self._rows: dict[int, _Row] = {}  # in the order in which they began
         self._step_s: float | None = None  # what a greedy step took
         self._threads = ThreadPoolExecutor(
@@ -148,7 +169,7 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Let a job wait for a sequence. Raises `PromptTooLongError`, and `WorkbenchError` for one that contradicts
         itself, or names an adapter that is not there."""
-        self.batch.require_adapter(job.adapter)
+        self.batch.number_of(job.adapter)
         if job.scored and job.likely is None:
             raise WorkbenchError(
                 "a job with scored says how many of the likeliest tokens it is told, by likely"
@@ -167,12 +188,15 @@ class Scheduler:
         """
         self._leave()
         self._join()
+        self._begin()
         self._score()
         self._advance()
 
     def end_all(self, error: Exception | None = None) -> None:
         """End every job, with an error or as cancelled."""
         ended = [*(row.job for row in self._rows.values()), *self._waiting]
+        for sequence in self._rows:
+            self._prefixes.free(sequence, None)
         self._rows.clear()
         self._waiting.clear()
         for job in ended:
@@ -190,18 +214,43 @@ class Scheduler:
             _finish(job, "cancelled")
 
     def _join(self) -> None:
-        free = [sequence for sequence in range(self.batch.sequences) if sequence not in self._rows]
-        while free and self._waiting:
+        while len(self._prefixes) and self._waiting:
             job = self._waiting.popleft()
             if job.limit < 1 and not (job.scored and len(job.ids) > 1):
                 _finish(job, "length")
                 continue
-            sequence = free.pop(0)
-            self.batch.reset(sequence, job.adapter)
-            self._rows[sequence] = _Row(job, Sampler(job.options))
+            row = _Row(job, Sampler(job.options))
+            sequence, kept = self._prefixes.take(row.alike, job.adapter)
+            row.fed += job.ids[:kept]
+            self._rows[sequence] = row
+
+    def _begin(self) -> None:
+        """Let rows that have joined take what others hold of their prompts, or wait for one that joined before them and
+        is reading it."""
+        before: list[_Row] = []
+        for sequence, row in self._rows.items():
+            if not row.begun:
+                self._begin_one(sequence, row, before)
+            before.append(row)
+
+    def _begin_one(self, sequence: int, row: _Row, before: Sequence[_Row]) -> None:
+        wanted = row.alike
+        if self._prefixes.reuse and len(wanted) - len(row.fed) >= WORTH:
+            at_work = {n: other.fed for n, other in self._rows.items() if other.begun}
+            count, source = self._prefixes.best(wanted, sequence, at_work)
+            reading = (other for other in before if other.left and other.job.adapter == row.job.adapter)
+            soon = max((common(list(other.job.ids), wanted) for other in reading), default=0)
+            if soon >= max(count, len(row.fed)) + WORTH:
+                return
+            worth = source is not None and count >= len(row.fed) + WORTH
+            if worth and self._prefixes.copy(known(source), sequence, count):
+                row.fed = wanted[:count]
+        row.begun, row.job.reused = True, len(row.fed)
 
     def _end(self, sequence: int, reason: str | None = None, error: Exception | None = None) -> None:
-        _finish(self._rows.pop(sequence).job, reason, error)
+        row = self._rows.pop(sequence)
+        self._prefixes.free(sequence, row.fed if error is None else None)
+        _finish(row.job, reason, error)
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
@@ -222,7 +271,7 @@ class Scheduler:
     def _score(self) -> None:
         """Pieces of prompts of whose tokens is told how likely they were: steps of their own, in turn with the others,
         since another head of the plan gives these results."""
-        rows = {sequence: row for sequence, row in self._rows.items() if row.scoring}
+        rows = {sequence: row for sequence, row in self._rows.items() if row.begun and row.scoring}
         if not rows:
             return
         room = self.chunk if len(rows) < len(self._rows) else self.batch.most_rows
@@ -250,7 +299,7 @@ class Scheduler:
 
     def _advance(self) -> None:
         writing = self._writing
-        reading = {n: row for n, row in self._rows.items() if row.left and not row.scoring}
+        reading = {n: row for n, row in self._rows.items() if row.reading}
         if writing and not reading and all(row.plain for row in writing.values()) and self._greedy(writing):
             return
         room = max(1, self.chunk - len(writing)) if writing else self.batch.most_rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from workbench.plan.bind import kernel_of
 from workbench.plan.plan import RING_ROWS, Buffer, Call, Plan, Ring, resolve, step_sizes
 
 from .cache import Cache
+from .copies import copy_tensors, planes_of
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
 from .executor import Sequential
 from .host_memory import out_of_memory
@@ -62,10 +63,12 @@ class TorchExecutor(Sequential):
         ring: Ring | None = None,
         compute=torch.float32,
         compact: bool = False,
-    ):
+        instead: Mapping[str, Callable[..., torch.Tensor]] | None = None,
+    ):  # many parameters: what a model can be run as
         """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
-        the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models."""
-        self.compact = compact
+        the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models.
+        instead: of ops, by name, functions of the same arguments that take their references' place, for studies."""
+        self.compact, self.instead = compact, dict(instead or {})
         self.source, self.config, self.activations, self.compute = source, config, activations, compute
         self.cache = cache or cache_type(activations)
         self.plan = Plans(source, config, activations, self.cache, ring)
@@ -91,6 +94,11 @@ class TorchExecutor(Sequential):
         """Give a cache's memory back; it cannot be used afterwards."""
         cache.freed = True
         cache.tensors.clear()
+
+    def copy_sequence(self, cache: TorchCache, source: int, target: int, count: int) -> None:
+        """See `Executor.copy_sequence`."""
+        with torch.inference_mode():
+            copy_tensors(cache.tensors, planes_of(self.plan("all"), cache), source, target, count)
 
     def chunk(self, remaining: int, cache: TorchCache | None = None) -> int:
         """How many of the remaining tokens the next step takes."""
@@ -254,7 +262,7 @@ class TorchExecutor(Sequential):
             matrix = plan.buffers[call.inputs["weight"]]
             given = weights.get(matrix.name)
             arguments["weight"] = self._prepared(kernel, params, matrix) if given is None else given
-        result = kernel.reference(**arguments)
+        result = known(self.instead.get(call.op, kernel.reference))(**arguments)
         outputs = iter(result if isinstance(result, tuple) else (result,))
         for name in call.outputs.values():
             buffer = plan.buffers[name]

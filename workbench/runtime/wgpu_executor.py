@@ -25,6 +25,7 @@ from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, Ring, step_sizes
 
 from .cache import Cache
+from .copies import copy_on_device, planes_of
 from .device import Device
 from .device_rows import DeviceRows
 from .edits import Edits, check_edits, refuse_inside, replacement, stops
@@ -109,8 +110,12 @@ class WgpuExecutor(Sequential):
 
     def with_ring(self, ring: Ring | None) -> WgpuExecutor:
         """See `Executor.with_ring`."""
+        return self.with_plans(Plans(self.source, self.config, self.activations, self.cache, ring))
+
+    def with_plans(self, plans: Plans) -> WgpuExecutor:
+        """The same weights, held once, in other plans of theirs."""
         other = copy.copy(self)
-        other.plan = Plans(self.source, self.config, self.activations, self.cache, ring)
+        other.plan = plans
         other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
         other.readbacks = Readbacks(self.device, readback_bytes(STEPS))
         return other
@@ -155,6 +160,11 @@ class WgpuExecutor(Sequential):
             self.device.release(buffer)
         cache.buffers.clear()
         cache.recorders.clear()
+
+    def copy_sequence(self, cache: WgpuCache, source: int, target: int, count: int) -> None:
+        """See `Executor.copy_sequence`."""
+        planes = planes_of(self.plan("all"), cache)
+        copy_on_device(self.device, cache.buffers, planes, source, target, count)
 
     def chunk(self, remaining: int, cache: WgpuCache | None = None) -> int:
         """How many of the remaining tokens the next step takes; it is padded if that wastes a quarter at most."""

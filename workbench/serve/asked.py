@@ -110,8 +110,19 @@ class Asked:
                 found[-1].adapter = self.adapter
         return found
 
-    def used(self, choices: Sequence[Choice]) -> dict[str, int]:
-        """Numbers of tokens, as OpenAI counts them."""
-        read = sum(len(prompt.ids) for prompt, _ in self.prompts)
+    def used(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Numbers of tokens, as OpenAI counts them: each prompt once, however many answers it has. cached_tokens: of
+        the prompts, what was read for none of their answers."""
+        given = sum(len(prompt.ids) for prompt, _ in self.prompts)
         written = sum(choice.taken for choice in choices)
-        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        answers = len(self.options)
+        cached = sum(
+            min(choice.reused for choice in choices[first : first + answers])
+            for first in range(0, len(choices), answers)
+        )
+        return {
+            "prompt_tokens": given,
+            "completion_tokens": written,
+            "total_tokens": given + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }

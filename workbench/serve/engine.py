@@ -32,13 +32,14 @@ CLOSE_S = 60.0
 
 
 class Engine:
-    """model: of `workbench.load`. sequences: jobs side by side; queue: jobs that may wait beside them.
+    """model: of `workbench.load`. sequences: jobs side by side; queue: jobs that may wait beside them. reuse: whether
+    what sequences hold of a prompt is not read again.
 
     Raises `OutOfMemoryError` for what does not fit, and whatever a first step raises.
     """
 
-    def __init__(self, model: Any, sequences: int, queue: int) -> None:
-        self.model, self.sequences, self.queue = model, sequences, queue
+    def __init__(self, model: Any, sequences: int, queue: int, *, reuse: bool = True) -> None:
+        self.model, self.sequences, self.queue, self.reuse = model, sequences, queue, reuse
         self._scheduler = self._opened()
         self._condition = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -132,7 +133,7 @@ class Engine:
             with contextlib.suppress(Exception):
                 batch.close()
             raise
-        return Scheduler(batch, chunk=CHUNK, group_s=GROUP_S)
+        return Scheduler(batch, chunk=CHUNK, group_s=GROUP_S, reuse=self.reuse)
 
     def _replace(self, error: Exception) -> None:
         """Another batch, on another device where the one that there was is lost."""

@@ -87,6 +87,7 @@ def serve(  # many parameters: what a server is started with
     api_key: str | None = None,
     sequences: int = 8,
     queue: int = 256,
+    reuse: bool = True,
     max_body: int = 8 << 20,
     grace: float = 10.0,
     ready: Callable[[str], None] = print,
@@ -96,7 +97,7 @@ def serve(  # many parameters: what a server is started with
     Raises `WorkbenchError` where nothing can listen there, and `OutOfMemoryError` where so many sequences do not fit.
     """
     with contextlib.closing(listen(host, port)) as listening:
-        engine = Engine(model, sequences, queue)
+        engine = Engine(model, sequences, queue, reuse=reuse)
         try:
             app = make_app(engine, Served(model, name), Limits(max_body, api_key, allowed_hosts(host)))
             config = uvicorn.Config(

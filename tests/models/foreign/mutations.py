@@ -2,8 +2,9 @@
 
     python -m tests.models.foreign.mutations 10000 --reader gguf --seed 1
 
-Bytes anywhere, the header of safetensors and config.json value by value, tensors in other shapes and types, and the
-numbers of a GGUF header. What is given must be of the shape and format that was described, and finite.
+Others' models, and LoRA's folders: bytes anywhere, the header of safetensors and config.json value by value, tensors in
+other shapes and types, and the numbers of a GGUF header. What is given must be of the shape and format that was
+described, and finite.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from safetensors.torch import load, save
 
 from tests.formats.damage import NONSENSE, places
 from tests.formats.mutations import change_bytes
-from tests.models.checkpoints import random_state
+from tests.models.checkpoints import random_state, write_checkpoint
+from tests.models.lora_cases import write_adapter
 from tests.support.foreign import SIZES, write_quantized
 from tests.support.gguf_files import LLAMA, Kind, quantized, write_gguf
 from tests.support.limits import Worst, held
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.errors import FormatError
+from workbench.models.families import architecture_of
+from workbench.models.foreign.export import export
+from workbench.models.lora import Lora
 from workbench.models.source import open_source
 
 #: One layer, as small as all layouts take it.
@@ -43,13 +48,29 @@ READERS = {
     "awq": "awq",
     "compressed-tensors": "packed-4-zeros",
     "compressed-tensors-int8": "int8-zeros",
+    "compressed-tensors-experts": "packed-4-zeros",
     "bitsandbytes": "bnb-nf4-nested",
+    "bitsandbytes-int8": "bnb-int8",
     "hqq": "hqq-4",
     "mlx": "mlx-4",
     "gguf": "",
     "gguf-experts": "",
     "onnx": "",
+    "onnx-offsets": "mlx-4",
     "mlc": "",
+    "lora": "",
+}
+#: Of these, those that are written by what makes their folder.
+OWN_FOLDER = ("lora", "onnx-offsets")
+#: Llama 4, whose experts lie one by one.
+EXPERTS: dict[str, Any] = {
+    "model_type": "llama4_text",
+    **{name: TINY[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "rms_norm_eps")},
+    **{
+        name: TINY[name] for name in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+    },
+    **{"head_dim": 16, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_local_experts": 4},
+    **{"moe_layers": [0], "pad_token_id": 0, "tie_word_embeddings": False},
 }
 WORDS = (
     b"GGUF", b"\xff" * 8, b"\x00" * 8, b"I32", b"F16", b"null", b"-1", b"1e999", b"9" * 30, b"[[[[", b"{}", b"llama.",
@@ -78,7 +99,8 @@ DTYPES = (
 
 def make(reader: str, folder: Path) -> dict[str, bytes]:
     """A whole small model in a folder; its files by name."""
-    folder.mkdir()
+    if reader not in OWN_FOLDER:
+        folder.mkdir()
     if reader == "gguf":
         kinds = {"gate": Kind.Q8_0, "down": Kind.Q5_0, "up": Kind.Q4_1, "q_proj": Kind.IQ4_NL}
         config = LLAMA | {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "head_dim": 8}
@@ -108,10 +130,31 @@ def make(reader: str, folder: Path) -> dict[str, bytes]:
         from tests.support.onnx_files import decoder, write_onnx
 
         write_onnx(folder, decoder("builder", zeros="packed", config=TINY))
+    elif reader == "onnx-offsets":  # of our own export, which alone has them
+        source = folder.parent / "source"
+        write_quantized(source, READERS[reader], random_state(TINY), TINY)
+        export(open_source(source), "onnx", folder)
     elif reader == "mlc":
         from tests.support.mlc_files import write_mlc
 
         write_mlc(folder, config=TINY, shard=6000)
+    elif reader == "lora":
+        base = folder.parent / "base"
+        write_checkpoint(base, random_state(TINY), TINY)
+        modules = {"model.layers.0.self_attn.q_proj": 4, "model.layers.0.mlp.down_proj": 2}
+        write_adapter(folder, base, modules, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 3})
+    elif reader == "compressed-tensors-experts":
+        model = architecture_of(EXPERTS)
+        rng, gathered = np.random.default_rng(0), model.one_by_one()
+        shapes = {name: spec.shape for name, spec in model.tensors().items() if name not in gathered}
+        specs = model.tensors()
+        shapes |= {
+            piece.tensor: (piece.rows, specs[name].shape[1])
+            for name, pieces in gathered.items()
+            for piece in pieces
+        }
+        state = {name: torch.from_numpy(rng.normal(size=shape)) for name, shape in shapes.items()}
+        write_quantized(folder, READERS[reader], state, EXPERTS)
     else:
         write_quantized(folder, READERS[reader], random_state(TINY), TINY)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -143,24 +186,34 @@ def values_of(rng: random.Random, value: Any) -> Any:
 
 
 def config_values(rng: random.Random, files: dict[str, bytes]) -> None:
-    config = json.loads(files["config.json"])
-    key = "quantization" if "quantization" in config else "quantization_config"
-    own = config[key]
-    config = {**config, key: values_of(rng, own)} if rng.random() < 0.7 else values_of(rng, config)
-    files["config.json"] = json.dumps(config).encode()
+    name = next(name for name in files if name.endswith("config.json"))
+    config = json.loads(files[name])
+    own = next((key for key in ("quantization", "quantization_config") if key in config), None)
+    if own is not None and rng.random() < 0.7:
+        config |= {own: values_of(rng, config[own])}
+    else:
+        config = values_of(rng, config)
+    files[name] = json.dumps(config).encode()
+
+
+def weights_in(files: dict[str, bytes]) -> str:
+    """The name of the file of safetensors."""
+    return next(name for name in files if name.endswith(".safetensors"))
 
 
 def header_values(rng: random.Random, files: dict[str, bytes]) -> None:
     """The header of safetensors: dtypes, shapes and offsets."""
-    data = files["model.safetensors"]
+    name = weights_in(files)
+    data = files[name]
     (size,) = struct.unpack_from("<Q", data)
     header = json.dumps(values_of(rng, json.loads(data[8 : 8 + size]))).encode()
-    files["model.safetensors"] = struct.pack("<Q", len(header)) + header + data[8 + size :]
+    files[name] = struct.pack("<Q", len(header)) + header + data[8 + size :]
 
 
 def tensors(rng: random.Random, files: dict[str, bytes]) -> None:
     """Tensors of the right file with other values, shapes, types or names."""
-    state = load(files["model.safetensors"])
+    file = weights_in(files)
+    state = load(files[file])
     for _ in range(rng.choice((1, 1, 3))):
         name = rng.choice(sorted(state))
         value, kind = state[name], rng.randrange(7)
@@ -181,7 +234,7 @@ def tensors(rng: random.Random, files: dict[str, bytes]) -> None:
             del state[name]
         else:
             state[name] = value.contiguous().clone()
-    files["model.safetensors"] = save(state, metadata={"format": "pt"})
+    files[file] = save(state, metadata={"format": "pt"})
 
 
 def any_bytes(rng: random.Random, files: dict[str, bytes]) -> None:
@@ -258,6 +311,8 @@ def read(path: Path) -> Exception | None:
     """Everything of a model; the error that it is refused with, or None."""
     try:
         with np.errstate(all="ignore"):
+            if path.name == "lora":
+                return read_adapter(path)
             source = open_source(path)
             for name in source.names():
                 described = source.describe(name)
@@ -271,6 +326,15 @@ def read(path: Path) -> Exception | None:
     return None
 
 
+def read_adapter(path: Path) -> None:
+    """All factors of an adapter of `TINY`. Raises WorkbenchError."""
+    lora = Lora.open(path, architecture_of(TINY))
+    for weight, each in lora.factors.items():
+        down, up = lora.down(weight), lora.up(weight)
+        assert (len(down), up.shape) == (each.rank, (each.rows, each.rank))
+        assert np.isfinite(down).all() and np.isfinite(up).all() and np.isfinite(each.scale)
+
+
 def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
     """Read `count` mutated models. Returns how many were refused, or read; AssertionError names the mutation."""
     whole = make(reader, folder / reader)
@@ -279,6 +343,7 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
         "gguf": (any_bytes, gguf_numbers, gguf_values),
         "gguf-experts": (any_bytes, gguf_numbers, gguf_values),
         "onnx": (any_bytes, onnx_values, onnx_values),
+        "onnx-offsets": (any_bytes, onnx_values, onnx_values),
         "mlc": (any_bytes, mlc_values, mlc_values),
     }
     mutations = own.get(reader, (any_bytes, config_values, header_values, tensors))

@@ -46,6 +46,7 @@ def test_weights_are_those_of_the_layout_bit_for_bit(tmp_path, layout):
             "bnb": "no even grid",
             "hqq-4-axis": "(axis 0)",
             "hqq-1": "other rows",
+            "hqq-4-f32": "times their scales are no f32",
         }
         assert "dequantized to f32" in said
         assert next((text for name, text in why.items() if layout.startswith(name)), "act-order") in said
@@ -174,6 +175,10 @@ def edited(folder, **changes):
     [
         ("gptq-4", {"quant_method": "quip"}, "quant_method is 'quip'; allowed: gptq, awq, auto-round"),
         ("gptq-4", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; allowed: gptq or gptq_v2"),
+        ("gptq-3-rows", {"format": "gptq_p"}, "format is 'gptq_p'; allowed: gptq or gptq_v2"),
+        ("auto-round-gptq", {"rotation_config": {"block_size": 32}}, "rotation_config is .* activations are not rot"),
+        ("auto-round-awq", {"spinquant_config": {"r1": True}}, "spinquant_config is .*; allowed: null"),
+        ("gptq-4", {"rotation": "hadamard"}, "rotation is 'hadamard'; allowed: null"),
         ("awq", {"version": "gemv"}, "version is 'gemv'; allowed: gemm"),
         ("auto-round-gptq", {"packing_format": "auto_round:fp8"}, "packing_format is 'auto_round:fp8'; allowed"),
         ("packed-4", {"transform_config": {"R1": {}}}, "transform_config is .*; allowed: null"),
@@ -216,16 +221,20 @@ def test_damaged_tensors_are_refused_by_name(tmp_path, part, change, message):
         ("qwen3_moe", "packed-4-zeros"),
         ("mixtral", "mlx-4"),
         ("qwen3_moe", "gptq-act-order"),
+        ("llama4_text", "packed-4"),
+        ("llama4_text", "packed-8-rows"),
     ],
 )
 def test_experts_that_are_packed_one_by_one_are_one_matrix(tmp_path, family, layout):
-    write_family(tmp_path / "floats", family)
-    state = load_file(tmp_path / "floats" / "model.safetensors")
-    expected = write_quantized(tmp_path / "in", layout, state, config_of(family))
+    """Also those of Llama 4, whose own checkpoints stack them, and whose quantized ones do not."""
+    case = 4 if family == "llama4_text" else 0
+    write_family(tmp_path / "floats", family, case)
+    state = split_stacks(load_file(tmp_path / "floats" / "model.safetensors"))
+    expected = write_quantized(tmp_path / "in", layout, state, config_of(family, case))
     source = open_source(tmp_path / "in")
     stored = LAYOUTS[layout]["format"] or "f32"
     model, seen = architecture_of(source.config), set()
-    for name, pieces in model.gathered().items():
+    for name, pieces in model.one_by_one().items():
         weights = np.concatenate([expected[piece.tensor] for piece in pieces])
         np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, name)
         rows = np.concatenate([part.dequantize() for _, part in source.parts(name)])
@@ -236,6 +245,46 @@ def test_experts_that_are_packed_one_by_one_are_one_matrix(tmp_path, family, lay
     assert not source.unread
     ids = random_ids(259, 12)
     assert np.isfinite(reference_on(source, max_tokens=16).forward(ids).logits).all()
+
+
+def split_stacks(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Stacks of Llama 4's experts, [experts, in, out], as the matrices of each, [out, in]."""
+    found = {}
+    for name, value in state.items():
+        stem, part = name.rsplit(".", 1)
+        if part not in ("gate_up_proj", "down_proj"):
+            found[name] = value
+            continue
+        for expert, matrix in enumerate(value):
+            parts = dict(zip(("gate_proj", "up_proj"), matrix.chunk(2, 1), strict=True))
+            for own, each in (parts if part == "gate_up_proj" else {part: matrix}).items():
+                found[f"{stem}.{expert}.{own}.weight"] = each.T.contiguous()
+    return found
+
+
+def test_llama_4_as_llm_compressor_leaves_it(tmp_path):
+    """Inside a model that also sees, experts one by one and packed; floats that are one by one are read alike."""
+    write_family(tmp_path / "stacked", "llama4_text", 4)
+    state = split_stacks(load_file(tmp_path / "stacked" / "model.safetensors"))
+    text = config_of("llama4_text", 4)
+    write_checkpoint(tmp_path / "floats", state, text)
+    stacked, alone = open_source(tmp_path / "stacked"), open_source(tmp_path / "floats")
+    for name in stacked.names():
+        np.testing.assert_array_equal(
+            alone.tensor(name).dequantize(), stacked.tensor(name).dequantize(), name
+        )
+    expected = write_quantized(tmp_path / "in", "packed-4-zeros", state, text)
+    file = tmp_path / "in" / "model.safetensors"
+    save_file({f"language_model.{name}": value for name, value in load_file(file).items()}, file)
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    whole = {"model_type": "llama4", "quantization_config": config.pop("quantization_config")}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(whole | {"text_config": config}))
+    source = open_source(tmp_path / "in")
+    for name, pieces in architecture_of(source.config).one_by_one().items():
+        weights = np.concatenate([expected[piece.tensor] for piece in pieces])
+        np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, name)
+        assert source.describe(name)[1].dtype == "int4"
+    assert not source.unread
 
 
 def test_experts_of_which_some_are_floats_are_refused(tmp_path):

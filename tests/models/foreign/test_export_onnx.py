@@ -4,6 +4,8 @@ token by token with the cache too. The graph is run by operators in numpy, and b
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ import torch
 from tests.models.checkpoints import random_state, write_checkpoint
 from tests.models.family_cases import LENGTH, write_family
 from tests.runtime.models import check_parity, random_ids, reference_on
-from tests.support.foreign import SIZES
+from tests.support.foreign import SIZES, write_quantized
+from tests.support.gguf_files import LLAMA, Kind, quantized, write_gguf
 from workbench import cli
 from workbench.convert.convert import convert
+from workbench.convert.imported import import_model
 from workbench.convert.options import ConvertOptions
-from workbench.errors import StorageError, WorkbenchError
+from workbench.errors import CheckpointError, StorageError, WorkbenchError
+from workbench.formats.tensor import WeightTensor
 from workbench.formats.text import parse_format
 from workbench.models.foreign.export import export
 from workbench.models.source import open_source
@@ -33,6 +38,19 @@ CASES = {
     "qwen3": (1, "int2/32", {"q_proj": "int4/32/z3"}),
     "qwen3-table": (0, "int4/32/f32", {"embed_tokens": "int2/channel/sym"}),
 }
+LONGER = {"max_position_embeddings": 128}
+#: Models with offsets, which come from others: Q4_1 everywhere, an embedding that is tied too; and 8 bits.
+OFFSETS = ("gguf", "mlx-8")
+
+
+def write_with_offsets(folder: Path, case: str) -> Path:
+    if case != "gguf":
+        write_quantized(folder, case, config=SIZES | LONGER)
+        return folder
+    folder.mkdir()
+    return write_gguf(
+        folder / "q4_1.gguf", LLAMA | LONGER, lambda name, values: quantized(name, values, Kind.Q4_1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +59,16 @@ def make(tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("onnx"), {}
 
     def of(case: str):
-        if case not in made:
+        if case in OFFSETS:
+            if case not in made:
+                import_model(write_with_offsets(folder / f"{case}-source", case), folder / case)
+                export(open_source(folder / case), "onnx", folder / f"{case}-onnx")
+                made[case] = folder / case, folder / f"{case}-onnx"
+        elif case not in made:
             number, fmt, others = CASES[case]
             source = folder / f"{case}-source"
             if number is None:
-                config = SIZES | {"max_position_embeddings": 128}
+                config = SIZES | LONGER
                 write_checkpoint(source, random_state(config, torch.float16), config)
             else:
                 write_family(source, case.split("-")[0], number)
@@ -59,7 +82,7 @@ def make(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *OFFSETS])
 def test_integers_that_went_out_come_back(make, case):
     source, again = map(open_source, make(case))
     assert set(source.names()) == set(again.names())
@@ -67,6 +90,8 @@ def test_integers_that_went_out_come_back(make, case):
         sent, found = source.tensor(name), again.tensor(name)
         np.testing.assert_array_equal(found.dequantize(), sent.dequantize(), name)
         assert found.format.is_quantized == sent.format.is_quantized
+        if case in OFFSETS:
+            assert found.format.offset == sent.format.offset == sent.format.is_quantized
         if sent.format.is_quantized:
             columns = sent.shape[1]
             np.testing.assert_array_equal(found.quants()[:, :columns], sent.quants()[:, :columns], name)
@@ -111,7 +136,7 @@ class Run:
 
 
 @pytest.mark.parametrize("open_session", [numpy_session, onnxruntime_session])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *OFFSETS])
 def test_logits_are_those_of_the_references(make, case, open_session):
     """A prompt, the next tokens at once, and one by one."""
     folder, written = make(case)
@@ -213,6 +238,44 @@ def test_what_onnx_cannot_hold_is_refused(tmp_path, model, how, message):
     with pytest.raises(WorkbenchError, match=message):
         export(open_source(tmp_path / "in"), "onnx", tmp_path / "out", **how)
     assert not (tmp_path / "out").exists()
+
+
+def test_offsets_that_a_graph_cannot_have_are_refused(make, tmp_path, monkeypatch):
+    """Blocks that end within a row; offsets that f32 does not hold beside integers from 0 up; no zeros beside them."""
+    folder, written = make("mlx-8")
+    source = open_source(folder)
+    name = next(name for name in source.names() if source.describe(name)[1].offset)
+    read = type(source).tensor
+
+    def tensor(self, wanted: str):
+        found = read(self, wanted)
+        if wanted != name:
+            return found
+        planes = dict(found.planes)
+        planes |= {
+            each: np.full_like(planes[each], value) for each, value in (("scales", 1), ("offsets", 1e-4))
+        }
+        return WeightTensor(name, found.shape, found.format, planes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(source), "tensor", tensor)
+        with pytest.raises(WorkbenchError, match="its offsets are not f32 beside integers from 0 up"):
+            export(source, "onnx", tmp_path / "out")
+    described = type(source).describe
+    with monkeypatch.context() as patch:
+        patch.setattr(type(source), "describe", lambda self, each: (
+            ((64, 72), parse_format("int4/32/offset")) if each == name else described(self, each)))  # fmt: skip
+        with pytest.raises(
+            WorkbenchError, match="blocks that do not divide rows of 72; what fits: blocks that do"
+        ):
+            export(source, "onnx", tmp_path / "out")
+    shutil.copytree(written, tmp_path / "without")
+    model = onnx.load(written / "model.onnx")
+    node = next(each for each in model.graph.node if each.op_type == "MatMulNBits")
+    node.input[3] = ""
+    onnx.save(model, tmp_path / "without" / "model.onnx")
+    with pytest.raises(CheckpointError, match="_offsets' needs zero-points of 0 beside it"):
+        open_source(tmp_path / "without")
 
 
 def test_other_families_and_other_targets_are_refused(tmp_path, make):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.support.foreign import write_quantized
 from tests.support.gguf_files import Kind, mostly_q4_1, random_blocks, write_gguf
@@ -45,6 +46,32 @@ def test_info_lists_quantized_checkpoints_and_others_when_asked(tmp_path, capsys
     assert f"{name} int4/channel -> int4/channel" in lines
     status, _, err = run(capsys, "import", tmp_path / "gptq", tmp_path / "out", "--quiet")
     assert status == 2 and "exists; --overwrite replaces it" in err
+
+
+@pytest.mark.parametrize(
+    "layout, told",
+    [
+        ("auto-round-gptq", "GPTQ, 4 bits -> int4/32"),
+        ("awq", "AWQ, 4 bits -> int4/32"),
+        ("packed-4", "compressed-tensors, 4 bits packed -> int4/32/sym"),
+        ("int8", "compressed-tensors, int8 -> int8/channel/sym"),
+        ("bnb-nf4", "bitsandbytes, nf4 -> f32"),
+        ("hqq-4", "HQQ, 4 bits -> int4/32/offset/f32"),
+        ("mlx-4", "MLX, 4 bits -> int4/32/offset"),
+        ("onnx", "MatMulNBits, 4 bits -> int4/32/sym"),
+    ],
+)
+def test_info_says_of_each_kind_what_is_inside(tmp_path, capsys, layout, told):
+    if layout == "onnx":
+        pytest.importorskip("onnx")
+        from tests.support.onnx_files import decoder, write_onnx
+
+        write_onnx(tmp_path / layout, decoder("builder"))
+    else:
+        write_quantized(tmp_path / layout, layout)
+    status, out, _ = run(capsys, "info", tmp_path / layout, "--backend", "torch")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert status == 0 and f"model.layers.{{0-1}}.self_attn.q_proj.weight 64x64 {told}" in lines
 
 
 def test_import_stores_floats_as_asked(tmp_path, capsys):

@@ -13,10 +13,13 @@ from workbench import cli
 from workbench.convert.imported import import_model
 from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.formats.reader import StoredModel
+from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 
 V = "model.layers.1.self_attn.v_proj.weight"
 QWEN3 = {key: value for key, value in SIZES.items() if key != "architectures"} | {"model_type": "qwen3"}
+
+MISTRAL = QWEN3 | {"model_type": "mistral"}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,20 @@ def test_qwen_calls_its_stack_by_another_name(tmp_path):
     np.testing.assert_array_equal(source.tensor(V).dequantize(), expected[V])
 
 
+@pytest.mark.parametrize("window", [None, 24])
+def test_mistral_may_have_a_window(tmp_path, window):
+    """With one MLC's context has no end, and its attention keeps the first tokens, which Mistral's does not."""
+    expected = write_mlc(tmp_path, config=MISTRAL | {"sliding_window": window})
+    source = open_source(tmp_path)
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(source.tensor(name).dequantize(), weights, name)
+    assert source.config["sliding_window"] == window
+    model = architecture_of(source.config)
+    assert model.bounds(1) == ({"window": window} if window else {})
+    assert model.context_length == (131072 if window else SIZES["max_position_embeddings"])
+    assert any("attention_sink_size" in note for note in source.notes) == bool(window)
+
+
 def test_an_imported_model_holds_the_same_and_says_where_from(tmp_path, capsys):
     expected = write_mlc(tmp_path / "in")
     import_model(tmp_path / "in", tmp_path / "out")
@@ -117,7 +134,7 @@ def _elsewhere(folder):
     "change, error, message",
     [
         (_chat(quantization="q4f16_0"), UnsupportedModelError, "quantization is 'q4f16_0'; allowed: q4f16_1"),
-        (_chat(model_type="phi"), UnsupportedModelError, "model_type is 'phi'; allowed: llama, qwen2, qwen3"),
+        (_chat(model_type="phi"), UnsupportedModelError, "model_type is 'phi'; allowed: llama, mistral, qwen2"),
         (_chat(model={"logit_scale": 2}), UnsupportedModelError, "model_config.logit_scale is not understood"),
         (_chat(model={"sliding_window_size": 64}), UnsupportedModelError, "sliding_window_size is 64; allowed: null"),
         (_chat(model={"hidden_size": 32}), UnsupportedModelError, "but config.json asks for"),

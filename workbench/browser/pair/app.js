@@ -1,24 +1,15 @@
 // The page of two models. What comes from files or the models is written as text, never as markup.
 
-import { megabytes } from "./browser/device.js";
 import { Engine } from "./browser/engine.js";
-import { BrowserError } from "./browser/errors.js";
+import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
-import { forgetPage, keepPage } from "./browser/offline.js";
 
 /** @typedef {import("./browser/pair.js").Unit} Unit */
 
-const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-const control = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (document.getElementById(id));
-const say = (/** @type {string} */ id, /** @type {string} */ text) => (element(id).textContent = text);
-
 /** Who answers for two models: a worker, or the page itself where only that has WebGPU. */
 const PAIR = { worker: new URL("browser/pair_worker.js", document.baseURI), calls: () => import("./browser/pair.js") };
-const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed"];
 /** @type {Record<string, string>} */
 const ENDED = { eos: "ended by the model", length: "as long as asked for", context: "the context is full", stopped: "stopped" };
-/** Errors after which the page goes on as it is. */
-const HARMLESS = new Set(["input", "context", "not-finite"]);
 /** Characters that are not seen, or that move what stands around them. */
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const visible = (/** @type {string} */ text) =>
@@ -29,18 +20,6 @@ const percent = (/** @type {number} */ p) => `${(100 * p).toFixed(p < 0.1 ? 2 : 
 const digits = (/** @type {number} */ value) => Number(value.toPrecision(3)).toString();
 /** How strongly a KL is coloured, 0 to 1: from 0.001 to 1 nat on a logarithmic scale. @param {number} kl */
 const strength = (kl) => Math.min(1, Math.max(0, 1 + Math.log10(kl + 1e-12) / 3));
-
-/** Tells what went wrong; errors that no one foresaw go to the console too. @param {unknown} error */
-function fail(error) {
-  const known = error instanceof BrowserError;
-  if (!known) console.error(error);
-  say("problem", known ? error.message : `Something unforeseen happened: ${error}`);
-  element("alert").hidden = false;
-  element("again").hidden = known && HARMLESS.has(error.kind);
-  element("progress").hidden = true;
-  say("status", "");
-  return known && HARMLESS.has(error.kind);
-}
 
 /** One text: a listbox of tokens with one tab stop. */
 class Lane {
@@ -136,44 +115,14 @@ class Lane {
   }
 }
 
-/** Two models that continue prompts or read texts, one at a time. */
-class Comparer {
+/**
+ * Two models that continue prompts or read texts, one at a time.
+ * @extends {Form<import("./browser/pair.js").Facts>}
+ */
+class Comparer extends Form {
   /** @param {Engine} engine @param {import("./browser/pair.js").Facts} facts */
   constructor(engine, facts) {
-    this.engine = engine;
-    this.facts = facts;
-    this.usable = true;
-    this.working = false;
-  }
-
-  ready() {
-    const { names, adapter, memory, chat, kept, unkept, bundles, certificate } = this.facts;
-    const title = names.join(" beside ");
-    document.title = title;
-    say("name", title);
-    element("progress").hidden = true;
-    control("write").disabled = false;
-    control("answers").disabled = !chat;
-    say("status", "Ready.");
-    say("adapter", adapter);
-    say("memory", megabytes(memory));
-    say("kept", kept ? "the models" : `not: ${unkept}`);
-    element("forget").hidden = !kept;
-    element("certify").hidden = !certificate;
-    element("form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (!this.working) this.work();
-    });
-    for (const id of ["continues", "answers", "reads"]) element(id).addEventListener("change", () => this.turn());
-    element("stop").addEventListener("click", () => this.stop());
-    element("forget").addEventListener("click", () => this.forget());
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.stop();
-      const form = /** @type {HTMLFormElement} */ (element("form"));
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    });
-    const files = [PROGRAMS + bundles[0], `beside/${PROGRAMS}${bundles[1]}`];
-    if (kept) keepPage(files).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
+    super(engine, facts, { busy: "lanes", ways: ["continues", "answers", "reads"], chat: "answers", working: "Working …" });
   }
 
   turn() {
@@ -181,38 +130,15 @@ class Comparer {
     element("how").hidden = control("reads").checked;
   }
 
-  stop() {
-    if (this.working) this.engine.call("stop");
-  }
-
-  async forget() {
-    await Promise.all([this.engine.call("forget"), forgetPage()]);
-    say("kept", "nothing any more");
-    element("forget").hidden = true;
-  }
-
-  async work() {
-    this.begin(true);
-    try {
-      await (control("reads").checked ? this.read() : this.write());
-      say("status", "Done.");
-    } catch (error) {
-      this.usable = fail(error);
-    } finally {
-      this.begin(false);
-    }
+  async run() {
+    await (control("reads").checked ? this.read() : this.write());
+    return "Done.";
   }
 
   /** @param {boolean} working */
   begin(working) {
-    this.working = working;
-    control("write").disabled = working || !this.usable;
-    control("stop").disabled = !working;
-    for (const id of ["continues", "answers", "reads"]) control(id).disabled = working || (id === "answers" && !this.facts.chat);
-    element("lanes").setAttribute("aria-busy", String(working)); // screen readers then read the texts once, whole
+    super.begin(working);
     if (!working) return;
-    element("alert").hidden = true;
-    say("status", "Working …");
     say("token", "");
     element("lanes").replaceChildren();
   }
@@ -238,8 +164,7 @@ class Comparer {
     const lanes = this.facts.names.map((name) => this.lane(name, chats ? "" : prompt));
     /** @type {(import("./browser/pair.js").Read | undefined)[]} */
     const reads = [];
-    const options = Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id).value)]));
-    const wanted = { prompt: chats ? [{ role: "user", content: prompt }] : prompt, count: Number(control("count").value), options };
+    const wanted = { prompt: chats ? [{ role: "user", content: prompt }] : prompt, count: Number(control("count").value), options: chosen() };
     const { ended } = await this.engine.call("write", wanted, ({ which, text, read }) => {
       if (text !== undefined) lanes[which].more(text);
       if (read) reads[which] = read;
@@ -268,7 +193,9 @@ for (const key of document.querySelectorAll(".key[data-kl]")) {
   style.setProperty("--v", strength(Number(dataset.kl)).toFixed(3));
 }
 element("again").addEventListener("click", () => location.reload());
-Engine.load({ base: document.baseURI, keep: true }, ({ which, done, total }) => {
-  control("progress").value = /** @type {any} */ ((which + done / total) / 2);
-  say("status", `Loading model ${which + 1} of 2: ${megabytes(done)} of ${megabytes(total)}${done === total ? "; preparing the GPU …" : ""}`);
-}, PAIR).then(([engine, facts]) => new Comparer(engine, facts).ready(), fail);
+const told = (/** @type {{which: number} & import("./browser/player.js").Progress} */ { which, ...progress }) =>
+  loading(`Loading model ${which + 1} of 2`, which / 2, 1 / 2, progress);
+Engine.load({ base: document.baseURI, keep: true }, told, PAIR).then(([engine, facts]) => {
+  const files = [PROGRAMS + facts.bundles[0], `beside/${PROGRAMS}${facts.bundles[1]}`];
+  new Comparer(engine, facts).ready(facts.names.join(" beside "), "the models", files);
+}, fail);

@@ -1,16 +1,9 @@
 // The page: one model, one text or conversation. What comes from files or the model is written as text, never as markup.
 
-import { megabytes } from "./browser/device.js";
 import { Engine } from "./browser/engine.js";
-import { BrowserError } from "./browser/errors.js";
+import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
-import { keepPage, forgetPage } from "./browser/offline.js";
 
-const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-const control = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (document.getElementById(id));
-const say = (/** @type {string} */ id, /** @type {string} */ text) => (element(id).textContent = text);
-
-const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed"];
 /** @type {Record<import("./browser/service.js").Ended["reason"], string>} */
 const ENDED = {
   eos: "The model ended the text.",
@@ -19,20 +12,6 @@ const ENDED = {
   stop: "A text came before which to stop.",
   stopped: "Stopped.",
 };
-/** Errors after which the page goes on as it is. */
-const HARMLESS = new Set(["input", "context", "not-finite"]);
-
-/** Tells what went wrong; errors that no one foresaw go to the console too. @param {unknown} error */
-function fail(error) {
-  const known = error instanceof BrowserError;
-  if (!known) console.error(error);
-  say("problem", known ? error.message : `Something unforeseen happened: ${error}`);
-  element("alert").hidden = false;
-  element("again").hidden = known && HARMLESS.has(error.kind);
-  element("progress").hidden = true;
-  say("status", "");
-  return known && HARMLESS.has(error.kind);
-}
 
 /** A piece of the text or of the conversation. @param {string} tag @param {string} text @param {string} [name] of a class */
 function written(tag, text, name = "") {
@@ -42,45 +21,18 @@ function written(tag, text, name = "") {
   return made;
 }
 
-/** Continues prompts or answers in a chat, one at a time. */
-class Writer {
+/**
+ * Continues prompts or answers in a chat, one at a time.
+ * @extends {Form<import("./browser/service.js").Facts>}
+ */
+class Writer extends Form {
   /** @param {Engine} engine @param {import("./browser/service.js").Facts} facts */
   constructor(engine, facts) {
-    this.engine = engine;
-    this.facts = facts;
-    this.usable = true;
-    this.writing = false;
+    super(engine, facts, { busy: "text", ways: ["continues", "chats"], chat: "chats", working: "Writing …" });
     /** @type {import("./browser/text.js").Message[]} */
     this.talk = [];
-  }
-
-  ready() {
-    const { name, adapter, memory, chat, kept, unkept, bundle, certificate } = this.facts;
-    document.title = name;
-    say("name", name);
-    element("progress").hidden = true;
-    control("write").disabled = false;
-    control("chats").disabled = !chat;
-    say("status", "Ready.");
-    say("adapter", adapter);
-    say("memory", megabytes(memory));
-    say("kept", kept ? "the model" : `not: ${unkept}`);
-    element("forget").hidden = !kept;
-    element("certify").hidden = !certificate;
-    element("form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (!this.writing) this.write();
-    });
-    for (const id of ["continues", "chats"]) element(id).addEventListener("change", () => this.turn());
-    element("stop").addEventListener("click", () => this.stop());
     element("fresh").addEventListener("click", () => this.turn());
-    element("forget").addEventListener("click", () => this.forget());
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.stop();
-      const form = /** @type {HTMLFormElement} */ (element("form"));
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    });
-    if (kept) keepPage([PROGRAMS + bundle]).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
+    element("twice").addEventListener("change", () => (element("second").hidden = !control("twice").checked));
   }
 
   /** To texts, or to a new chat. */
@@ -92,42 +44,23 @@ class Writer {
     say("text-label", chats ? "Chat" : "Text");
     say("write", chats ? "Send" : "Write");
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
+    element("twice-label").hidden = chats;
+    element("second").hidden = chats || !control("twice").checked;
     if (chats) control("prompt").value = "";
   }
 
-  stop() {
-    if (this.writing) this.engine.call("stop");
+  async run() {
+    if (control("chats").checked) return ENDED[(await this.answer()).reason];
+    if (!control("twice").checked) return ENDED[(await this.text()).reason];
+    const [first, second] = (await this.twice()).reasons;
+    return first === second ? ENDED[first] : `First: ${ENDED[first]} Second: ${ENDED[second]}`;
   }
 
-  async forget() {
-    await Promise.all([this.engine.call("forget"), forgetPage()]);
-    say("kept", "nothing any more");
-    element("forget").hidden = true;
-  }
-
-  async write() {
-    this.begin(true);
-    try {
-      const { reason } = await (control("chats").checked ? this.answer() : this.text());
-      say("status", ENDED[reason]);
-    } catch (error) {
-      this.usable = fail(error);
-    } finally {
-      this.begin(false);
-    }
-  }
-
-  /** @param {boolean} writing */
-  begin(writing) {
-    this.writing = writing;
-    control("write").disabled = writing || !this.usable;
-    control("stop").disabled = !writing;
-    for (const id of ["fresh", "continues", "chats"]) control(id).disabled = writing || (id === "chats" && !this.facts.chat);
-    element("text").setAttribute("aria-busy", String(writing)); // screen readers then read the text once, whole
-    if (!writing) return;
-    element("alert").hidden = true;
-    say("status", "Writing …");
-    for (const id of ["first", "speed", "tokens"]) say(id, "–");
+  /** @param {boolean} working */
+  begin(working) {
+    super.begin(working);
+    control("fresh").disabled = working;
+    if (working) for (const id of ["first", "speed", "tokens"]) say(id, "–");
   }
 
   /** Continues the prompt. */
@@ -136,6 +69,25 @@ class Writer {
     const more = written("span", "", "written");
     element("text").replaceChildren(written("span", prompt, "given"), more);
     return this.stream(prompt, more);
+  }
+
+  /** Continues the prompt twice, side by side. @returns {Promise<import("./browser/service.js").Both>} */
+  async twice() {
+    const prompt = control("prompt").value;
+    const texts = [written("p", "", "written"), written("p", "", "written")];
+    const columns = written("div", "", "twice");
+    for (const [row, text] of texts.entries()) {
+      const column = document.createElement("section");
+      column.append(written("h3", row ? "Second" : "First"), text);
+      columns.append(column);
+    }
+    element("text").replaceChildren(written("p", prompt, "given"), columns);
+    const settings = [chosen(), chosen("2")];
+    const wanted = { prompt, count: Number(control("count").value), settings, stop: stops() };
+    const told = this.teller();
+    const ended = await this.engine.call("twice", wanted, (event) => told(event, texts[event.row]));
+    told(ended);
+    return ended;
   }
 
   /** Answers the message; where that fails, the conversation is what it was. */
@@ -169,34 +121,44 @@ class Writer {
    * @returns {Promise<import("./browser/service.js").Ended>}
    */
   async stream(prompt, into) {
-    const options = Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id).value)]));
-    const stop = control("stops").value.split("\n").filter((line) => line);
+    const wanted = { prompt, count: Number(control("count").value), options: chosen(), stop: stops() };
+    const told = this.teller();
+    const ended = await this.engine.call("write", wanted, (event) => told(event, into));
+    told(ended);
+    return ended;
+  }
+
+  /** Writes text that comes, and tells how much has come and how fast. */
+  teller() {
     const log = element("text");
     let given = 0;
     let [first, firstTokens] = [0, 0];
-    const tell = (/** @type {number} */ tokens, /** @type {number} */ ms) => {
+    /** @param {{given?: number, text?: string, tokens: number, ms: number}} event @param {HTMLElement} [into] */
+    return (event, into) => {
+      if (event.given !== undefined) {
+        given = event.given;
+        return;
+      }
+      if (event.text && into) {
+        const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+        into.append(event.text);
+        if (follow) log.scrollTop = log.scrollHeight;
+        if (!first) {
+          [first, firstTokens] = [event.ms, event.tokens];
+          say("first", `${(first / 1000).toFixed(2)} s`);
+        }
+      }
+      const { tokens, ms } = event;
       say("tokens", `${given} + ${tokens} of ${this.facts.capacity}`);
       if (tokens > firstTokens) say("speed", ((1000 * (tokens - firstTokens)) / (ms - first)).toFixed(1));
     };
-    const wanted = { prompt, count: Number(control("count").value), options, stop };
-    const ended = await this.engine.call("write", wanted, (event) => {
-      if (event.given !== undefined) return (given = event.given);
-      const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-      into.append(event.text);
-      if (follow) log.scrollTop = log.scrollHeight;
-      if (!first) {
-        [first, firstTokens] = [event.ms, event.tokens];
-        say("first", `${(first / 1000).toFixed(2)} s`);
-      }
-      return tell(event.tokens, event.ms);
-    });
-    tell(ended.tokens, ended.ms);
-    return ended;
   }
 }
 
+const stops = () => control("stops").value.split("\n").filter((line) => line);
+
 element("again").addEventListener("click", () => location.reload());
-Engine.load({ base: document.baseURI, keep: true }, ({ done, total }) => {
-  control("progress").value = /** @type {any} */ (done / total);
-  say("status", `Loading: ${megabytes(done)} of ${megabytes(total)}${done === total ? "; preparing the GPU …" : ""}`);
-}).then(([engine, facts]) => new Writer(engine, facts).ready(), fail);
+Engine.load({ base: document.baseURI, keep: true }, (progress) => loading("Loading", 0, 1, progress)).then(
+  ([engine, facts]) => new Writer(engine, facts).ready(facts.name, "the model", [PROGRAMS + facts.bundle]),
+  fail,
+);

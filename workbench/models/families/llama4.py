@@ -136,6 +136,9 @@ class Llama4(Mixture, Biased):
             return Piece(f"{name}.down_proj", rows, expert, width=rows)
         return Piece(f"{name}.gate_up_proj", rows, expert, 0 if part == "gate_proj" else rows, 2 * rows)
 
+    def one_by_one(self) -> dict[str, tuple[Piece, ...]]:
+        return self.pieces(super().piece)
+
     def behind_mlp(self, plan: Blocks, index: int, x: str, normed: str) -> str:
         if self.mixed[index]:
             shared = plan.gated_mlp(f"layers.{index}", f"model.layers.{index}.{SHARED}", normed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,6 +21,11 @@ TRAINED_WITH = tuple(
 COUNTS = (Key("num_experts", integer(1) | NULL, None), Key("num_local_experts", integer(1) | NULL, None))
 
 
+#: Experts of all layers together, more than twice those of the largest models of these families. A configuration beyond
+#: is a lie, whose experts would be named one by one.
+MOST_EXPERTS = 1 << 15
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Dense):
     """mixed: whether each layer has experts. experts: how many each of those has; expert_size: width of an expert;
@@ -37,6 +42,12 @@ class Mixture(Dense):
     experts: int
     expert_size: int
     routing: Routing
+
+    def __post_init__(self) -> None:
+        """Raises UnsupportedModelError for more experts than `MOST_EXPERTS`."""
+        if (layers := sum(self.mixed)) and self.experts * layers > MOST_EXPERTS:
+            allowed = f"at most {MOST_EXPERTS // layers}, as {layers} layers have experts"
+            raise refused(WHERE, self.size_keys[1], self.experts, allowed)
 
     def tensors_of(self, index: int) -> dict[str, TensorSpec]:
         found = super().tensors_of(index)
@@ -64,12 +75,19 @@ class Mixture(Dense):
         return {"gate_proj": (size, hidden), "up_proj": (size, hidden), "down_proj": (hidden, size)}
 
     def gathered(self) -> dict[str, tuple[Piece, ...]]:
+        return self.pieces(self.piece)
+
+    def one_by_one(self) -> dict[str, tuple[Piece, ...]]:
+        return self.gathered()
+
+    def pieces(self, piece: Callable[[str, str, int, int], Piece]) -> dict[str, tuple[Piece, ...]]:
+        """The matrices of all experts. piece: as the method of that name."""
         found = {}
         for index in (index for index, mixed in enumerate(self.mixed) if mixed):
             for part, (rows, _) in self.parts().items():
                 name = f"model.layers.{index}.{self.experts_name}"
                 found[f"{name}.{part}.weight"] = tuple(
-                    self.piece(name, part, rows, expert) for expert in range(self.experts)
+                    piece(name, part, rows, expert) for expert in range(self.experts)
                 )
         return found
 

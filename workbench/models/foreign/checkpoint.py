@@ -28,6 +28,8 @@ AUTO_ROUND: dict[str, tuple[Find, dict[str, str]]] = {
     "auto_round:awq": (awq.find, {"version": "gemm"}),
     "auto_round:llm_compressor": (compressed_tensors.find, {}),
 }
+#: Keys of AutoRound and GPTQModel that have activations rotated as well, without which the weights are others.
+ROTATIONS = ("rotation_config", "spinquant_config", "rotation")
 METHODS = ("gptq", "awq", "auto-round", "compressed-tensors", "bitsandbytes", "hqq", mlx.METHOD)
 #: Keys of config.json that say how weights are stored, not what they are.
 STORAGE = (KEY, mlx.KEY)
@@ -48,6 +50,9 @@ def quantization_of(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | N
 
 def _layout(where: str, config: Mapping[str, Any]) -> tuple[Find, Mapping[str, Any]]:
     """Who finds the matrices of a quantization_config, and what it is to be told. Raises UnsupportedModelError."""
+    for key in ROTATIONS:
+        if config.get(key) not in (None, False, "", {}):
+            raise wrong_value(where, key, config[key], "null: activations are not rotated here")
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         method = "bitsandbytes"

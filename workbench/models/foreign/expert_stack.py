@@ -55,7 +55,7 @@ class ExpertStack(Packed):
 def with_stacks(matrices: Mapping[str, Packed], model: Architecture) -> dict[str, Packed]:
     """Packed matrices by name, experts stacked where all of a layer's are packed."""
     found = dict(matrices)
-    for name, pieces in model.gathered().items():
+    for name, pieces in model.pieces_in(matrices).items():
         experts = tuple(matrices[piece.tensor] for piece in pieces if piece.tensor in matrices)
         if len(experts) < len(pieces) or any(piece.at is not None for piece in pieces):
             continue

@@ -18,6 +18,7 @@ from workbench.models.float_checkpoint import tokenizer_files
 from workbench.models.foreign.onnx_file import MOST_BYTES, require_onnx
 from workbench.models.foreign.onnx_graph import DecoderGraph, Initializers
 from workbench.models.foreign.onnx_model import KNOWN
+from workbench.models.foreign.onnx_weights import block_of, offsets_of
 from workbench.models.source import Source
 
 FILE = "model.onnx"
@@ -48,12 +49,14 @@ def check(source: Source, floats: str | None) -> None:
             f"export: onnx has no rotation for heads of {model.head_dim}; what fits: multiples of {_HEAD}"
         )
     for name in source.names():
-        fmt = source.describe(name)[1]
+        shape, fmt = source.describe(name)
         if not fmt.is_quantized:
             continue
-        why, fits = "", "int2, int4 and int8, blocks of any size, whole zero-points, or floats"
-        if fmt.offset:
-            why = "it has offsets in place of zero-points"
+        why, fits = "", "int2, int4 and int8, blocks of any size, whole zero-points or offsets, or floats"
+        if fmt.offset and shape[1] % block_of(fmt, shape[1]):
+            why, fits = f"it has offsets, and blocks that do not divide rows of {shape[1]}", "blocks that do"
+        elif fmt.offset and offsets_of(source.tensor(name)) is None:
+            why = "its offsets are not f32 beside integers from 0 up"
         elif fmt.zero_frac_bits and name == model.embedding:
             why = "its zero-points have fractions, which a table's have not"
         elif fmt.zero_frac_bits and fmt.scale_dtype != "f16":
@@ -89,8 +92,8 @@ def _nbytes(source: Source) -> int:
     for name in source.names():
         shape, fmt = source.describe(name)
         if fmt.is_quantized:
-            # Blocks of 32, and f32 beside each twice.
-            total += math.prod(shape[:-1]) * -(-shape[-1] // 32) * (4 * fmt.bits + 8)
+            # Blocks of 32, f32 beside each twice, and at most a byte.
+            total += math.prod(shape[:-1]) * -(-shape[-1] // 32) * (4 * fmt.bits + 9)
         else:
             total += 4 * math.prod(shape)
     model: Any = architecture_of(source.config)

@@ -24,6 +24,8 @@ from workbench.models.foreign.words import pack_words, unpack_words
 
 #: `checkpoint_format` -> what is added to stored zero-points.
 VERSIONS = {"gptq": 1, "gptq_v2": 0}
+#: Keys that say so; GPTQModel has both. What it calls "gptq_p" packs 3, 5, 6 and 7 bits in planes.
+FORMAT_KEYS = ("checkpoint_format", "format")
 BITS = tuple(range(2, 9))
 
 
@@ -66,9 +68,10 @@ def find(headers: Headers, config: Mapping[str, Any]) -> Iterator[tuple[str, Pac
 
     Sizes follow from the shapes alone, since bits and groups may differ from matrix to matrix.
     """
-    version = config.get("checkpoint_format") or "gptq"
+    key = next((name for name in FORMAT_KEYS if config.get(name)), FORMAT_KEYS[0])
+    version = config.get(key) or "gptq"
     if not isinstance(version, str) or version not in VERSIONS:
-        raise wrong_value(headers.where, "checkpoint_format", version, " or ".join(VERSIONS))
+        raise wrong_value(headers.where, key, version, " or ".join(VERSIONS))
     for name in headers.ending(".qweight"):
         yield f"{name}.weight", _matrix(headers, name, config, version)
 

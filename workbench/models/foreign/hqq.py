@@ -54,13 +54,16 @@ class HqqMatrix(Packed):
         return self.shape[0] * self.shape[1] // self.groups
 
     def grid(self, read: Read) -> Grid | None:
-        if self.why_floats:
+        if self._across:
             return None
         scales, zeros = (read(self.parts[part]).reshape(self.shape[0], -1) for part in ("scale", "zero"))
         scales, zeros = np.ascontiguousarray(scales), np.ascontiguousarray(zeros)
         if (zeros == np.rint(zeros)).all() and zeros.min() >= 0 and zeros.max() < 2**self.bits:
             return Grid(self.bits, self.shape[1], self.group, scales, zeros.astype(np.int16))
-        return Grid(self.bits, self.shape[1], self.group, scales, 0, offsets=-(scales * zeros))
+        offsets = -(scales * zeros)
+        if (offsets != -(scales.astype(np.float64) * zeros)).any():
+            return None
+        return Grid(self.bits, self.shape[1], self.group, scales, 0, offsets=offsets)
 
     def quants(self, read: Read) -> np.ndarray:
         return self._integers(read).reshape(self.shape)
@@ -77,7 +80,7 @@ class HqqMatrix(Packed):
         return q
 
     def floats(self, name: str, read: Read) -> WeightTensor:
-        if not self.why_floats:
+        if self.grid(read) is not None:
             return super().floats(name, read)
         values = self._integers(read).astype(np.float32)
         values -= read(self.parts["zero"])
@@ -85,10 +88,15 @@ class HqqMatrix(Packed):
         return float_tensor(name, values.reshape(self.shape), "f32")
 
     @property
-    def why_floats(self) -> str:
+    def _across(self) -> str:
+        """How its groups are no runs of a row; empty where they are."""
         if self.axis == 0:
             return "its groups are no runs of a row (axis 0)"
         return "" if self.shape[1] % self.group == 0 else "its groups end in other rows than they begin"
+
+    @property
+    def why_floats(self) -> str:
+        return self._across or "its zero-points times their scales are no f32"
 
 
 def find(headers: Headers, config: Mapping[str, Any]) -> Iterator[tuple[str, Packed]]:

@@ -84,7 +84,7 @@ def fitting(grid: Grid) -> tuple[WeightFormat | None, str]:
     dtype = next(name for name, bits in (("int2", 2), ("int4", 4), ("int8", 8)) if grid.bits <= bits)
     planes = [grid.scales]
     if grid.offsets is not None:
-        if (offsets := _moved(grid, _offset_shift(grid))) is None:
+        if (offsets := moved(grid.offsets, grid.scales, _offset_shift(grid))) is None:
             return None, "its offsets are not f32 where integers are signed"
         planes.append(offsets)
     scale_dtype = _scale_dtype(*planes)
@@ -124,17 +124,17 @@ def _offset_shift(grid: Grid) -> int:
     return -128 if grid.bits == 8 else 0
 
 
-def _moved(grid: Grid, shift: int) -> np.ndarray | None:
-    """Offsets, f32, of q to which `shift` was added: b - shift s; None if f32 does not hold them exactly."""
-    assert grid.offsets is not None, "its weights are s q + b"
+def moved(offsets: np.ndarray, scales: np.ndarray, shift: int) -> np.ndarray | None:
+    """Offsets, f32, of q to which `shift`, a power of two or its negative, was added: b - shift s; None if f32 does not
+    hold them exactly. offsets, scales: f32."""
     if not shift:
-        return grid.offsets
-    b, step = grid.offsets, np.float32(-shift) * grid.scales  # shift is a power of two
+        return offsets
+    step = np.float32(-shift) * scales
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = b + step
-        part = moved - b
-        lost = (b - (moved - part)) + (step - part)  # Knuth's two-sum
-    return moved if (lost == 0).all() else None
+        found = offsets + step
+        part = found - offsets
+        lost = (offsets - (found - part)) + (step - part)  # Knuth's two-sum
+    return found if (lost == 0).all() else None
 
 
 def _shift(grid: Grid, fmt: WeightFormat) -> int | None:
@@ -163,10 +163,11 @@ def to_tensor(name: str, grid: Grid, q: np.ndarray, fmt: WeightFormat) -> Weight
 def _beside_scales(grid: Grid, fmt: WeightFormat) -> tuple[np.ndarray, int]:
     """Zero-points or offsets [rows, groups] of q as a format stores them, and what is added to q."""
     if fmt.offset:
+        assert grid.offsets is not None, "fitting chose the format"
         shift = _offset_shift(grid)
-        moved = _moved(grid, shift)
-        assert moved is not None, "fitting chose the format"
-        return moved, shift
+        found = moved(grid.offsets, grid.scales, shift)
+        assert found is not None, "fitting chose the format"
+        return found, shift
     own = _shift(grid, fmt)
     assert own is not None, "fitting chose the format"
     return np.broadcast_to(np.asarray(grid.zeros, np.int16), grid.scales.shape) + np.int16(own), own

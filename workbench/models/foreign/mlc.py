@@ -39,7 +39,9 @@ CONFIG = "mlc-chat-config.json"
 #: The list of tensors, under its name of today and the one before.
 LISTS = ("tensor-cache.json", "ndarray-cache.json")
 #: Families whose matrices MLC has as the checkpoint's, but for those that it stacks.
-KNOWN = ("llama", "qwen2", "qwen3")
+KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+#: Of these, whose attention may have a window.
+WINDOWED = "mistral"
 #: Modes whose groups are runs of a row; they differ in the type of the scales and in what stays floats.
 MODES = ("q4f16_1", "q4f32_1", "q4bf16_1", "q4f16_2")
 BITS, GROUP, ZERO = 4, 32, 7
@@ -129,7 +131,8 @@ class MlcModel(PackedCheckpoint):
         config = _config(told, str(path / CONFIG))
         architecture_of(config)
         opened = cls(path, config, _places(path), str(mode))
-        opened._select([])
+        sinks = told["model_config"].get("attention_sink_size")
+        opened._select([_of_sinks(sinks)] if sinks and config.get("sliding_window") else [])
         return opened
 
     def _select(self, notes: list[str]) -> None:
@@ -186,13 +189,16 @@ def _config(told: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UnsupportedModelError(
             f"{where}: model_config.{unknown[0][:80]} is not understood; allowed: {', '.join(sorted(KEYS))}"
         )
-    for key in ("weight_block_size", "sliding_window_size"):
+    for key in ("weight_block_size", *(() if kind == WINDOWED else ("sliding_window_size",))):
         if given.get(key) not in (None, -1):
             raise UnsupportedModelError(
                 f"{where}: model_config.{key} is {shown(given[key])}; allowed: null or -1"
             )
-    # A size of 0 asks for the default.
-    config = {KEYS[key]: value for key, value in given.items() if key in KEYS and value != 0}
+    # A size of 0 asks for the default, and with a window there is no end of the context, -1.
+    config = {KEYS[key]: value for key, value in given.items() if key in KEYS and value not in (0, -1)}
+    if kind == WINDOWED:
+        config["sliding_window"] = None if (window := given.get("sliding_window_size")) == -1 else window
+        config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
     config |= {key: given[key] for key in ("tie_word_embeddings", "attention_bias") if key in given}
     ids = {key: told[key] for key in _IDS if key in told}
     return {"model_type": kind, **config, **ids}
@@ -219,6 +225,13 @@ def _places(path: Path) -> dict[str, Place]:
                 raise CheckpointError(f"{listed}: tensor {name[:80]!r} is there twice")
             found[name] = place
     return found
+
+
+def _of_sinks(count: object) -> str:
+    return (
+        f"MLC sees the first {shown(count)} tokens beyond the window as well (attention_sink_size), which is not done "
+        "here: Mistral's own attention does not"
+    )
 
 
 def _objects(value: object, where: Path, what: str) -> list[dict[str, Any]]:

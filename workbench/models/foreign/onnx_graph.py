@@ -8,8 +8,10 @@ and whoever looks for weights by name, know.
     present.LAYER.key, .value           f32 [batch, heads, past + tokens, size]
 
 Integers are multiplied by MatMulNBits and looked up by GatherBlockQuantized, floats by MatMul and Gather; attention
-with its rotary embedding and its cache is GroupQueryAttention. All of it is f32 but what `accuracy_level` makes of the
-inputs of MatMulNBits (1: f32; 4: 8 bits, with a scale a block, as onnxruntime's faster kernels want them).
+with its rotary embedding and its cache is GroupQueryAttention. Neither takes offsets, w = s q + b: b times the sum of
+each block of inputs is added to a product, and b to a row that is looked up. All of it is f32 but what
+`accuracy_level` makes of the inputs of MatMulNBits (1: f32; 4: 8 bits, with a scale a block, as onnxruntime's faster
+kernels want them).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from workbench.formats.tensor import WeightTensor
-from workbench.models.foreign.onnx_weights import pack
+from workbench.models.foreign.onnx_weights import OFFSETS, pack
 from workbench.models.source import Source
 
 #: Of the operators, and of the file: read since onnxruntime 1.20.
@@ -74,6 +76,7 @@ class DecoderGraph:
     def __init__(self, source: Source, model: Any, initializers: Initializers, accuracy_level: int) -> None:
         self.source, self.model, self.initializers, self.level = source, model, initializers, accuracy_level
         self.nodes: list[Any] = []
+        self._sums: dict[tuple[str, int], str] = {}
         self._residual, self._added = "", ""
 
     def proto(self) -> Any:
@@ -157,8 +160,10 @@ class DecoderGraph:
         )
 
     def _integers(self, tensor: WeightTensor, stem: str) -> tuple[list[str], dict[str, int]]:
-        """Initializers of a matrix in the order of MatMulNBits' inputs, and its attributes."""
+        """Initializers of a matrix in the order of MatMulNBits' inputs, and its attributes; offsets are no input."""
         block, parts = pack(tensor)
+        if (offsets := parts.pop("offsets", None)) is not None:
+            self.initializers.add(f"{stem}{OFFSETS}", offsets)
         bits = tensor.format.bits
         ending = {part: f"Q{bits}" if part == "quants" else part for part in parts}
         names = [self.initializers.add(f"{stem}_{ending[part]}", values) for part, values in parts.items()]
@@ -184,6 +189,15 @@ class DecoderGraph:
         how |= {"gather_axis": 0, "quantize_axis": 1}
         inputs = [table, "input_ids", *parts[1:]]
         self._residual = self._add("GatherBlockQuantized", f"{node}/GatherBlockQuantized", inputs, **how)
+        if fmt.offset:
+            path, block = f"{node}/offsets", how["block_size"]
+            offsets = self._add("Gather", f"{path}/Gather", [f"{stem}{OFFSETS}", "input_ids"])
+            offsets = self._add("Unsqueeze", f"{path}/Unsqueeze", [offsets, self._constant(-1)])
+            rows = [self._residual, self._constant(0, 0, -1, block)]
+            added = self._add("Add", f"{path}/Add", [self._add("Reshape", f"{path}/Reshape", rows), offsets])
+            self._residual = self._add(
+                "Reshape", f"{path}/Reshape_rows", [added, self._constant(0, 0, columns)]
+            )
 
     def _head(self, x: str) -> None:
         if self.model.tied_embeddings and not self.source.describe(self.model.embedding)[1].is_quantized:
@@ -201,7 +215,22 @@ class DecoderGraph:
             return self._add("MatMul", f"{node}/MatMul", [x, weight], outputs)
         parts, how = self._integers(self.source.tensor(tensor), stem)
         how |= {"K": columns, "N": rows, "accuracy_level": self.level}
-        return self._add("MatMulNBits", f"{node}/MatMul_Q{fmt.bits}", [x, *parts], outputs, **how)
+        name = f"{node}/MatMul_Q{fmt.bits}"
+        if not fmt.offset:
+            return self._add("MatMulNBits", name, [x, *parts], outputs, **how)
+        y = self._add("MatMulNBits", name, [x, *parts], **how)
+        return self._with_offsets(f"{node}/offsets", [x, y, f"{stem}{OFFSETS}"], how["block_size"], outputs)
+
+    def _with_offsets(self, path: str, tensors: list[str], block: int, outputs: list[str] | None) -> str:
+        """A product y = x (s q) and what offsets [rows, blocks] add to it. tensors: x, y, the offsets."""
+        x, y, offsets = tensors
+        if (x, block) not in self._sums:
+            blocks = self._add("Reshape", f"{path}/Reshape", [x, self._constant(0, 0, -1, block)])
+            sums = self._add("ReduceSum", f"{path}/ReduceSum", [blocks, self._constant(-1)], keepdims=0)
+            self._sums[x, block] = sums
+        turned = self._add("Transpose", f"{path}/Transpose", [offsets], perm=[1, 0])
+        added = self._add("MatMul", f"{path}/MatMul", [self._sums[x, block], turned])
+        return self._add("Add", f"{path}/Add", [y, added], outputs)
 
     def _linear(self, index: int, part: str, x: str) -> str:
         """A linear layer of a decoder layer, with its bias where it has one. part: "self_attn.q_proj"."""

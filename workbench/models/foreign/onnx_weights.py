@@ -8,7 +8,8 @@ Quantized are the second inputs of MatMulNBits (com.microsoft), w = scale (q - z
     zero_points  uint8 [N, blocks bits / 8], rounded up; absent: 2**(bits - 1); or floats [N, blocks], which onnxruntime
                  turns into offsets: w = scale q - (scale zero), each rounded to f32
 
-and the tables of GatherBlockQuantized, which are stored alike.
+and the tables of GatherBlockQuantized, which are stored alike. An initializer "NAME_offsets", f32 [N, blocks], beside
+quants "NAME_Q4" is what exports of here add to the product or the row: w = scale q + offset.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
-from workbench.models.foreign.integers import Grid
+from workbench.models.foreign.integers import Grid, moved
 from workbench.models.foreign.onnx_file import Node, OnnxFile
 from workbench.models.foreign.packed import FLOATS, MOST, Headers, Packed, Read
 from workbench.models.foreign.words import pack_words
@@ -32,6 +34,8 @@ BLOCKS = (256, 128, 64, 32)
 NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2, "RMSNormalization": 1}
 #: Inputs that follow from the configuration: tables of rotations.
 TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
+#: Ends the name of the offsets beside quants.
+OFFSETS = "_offsets"
 _OWN = (
     (re.compile(r"\.attn\."), ".self_attn."),
     (re.compile(r"(?<=[qk]_norm)\.layernorm(?=\.)"), ""),
@@ -49,6 +53,8 @@ class NBitsMatrix(Packed):
 
     def grid(self, read: Read) -> Grid:
         rows, columns = self.shape
+        if "offsets" in self.parts:
+            return self._beside_offsets(read)
         blocks = -(-columns // self.block)
         scales = np.ascontiguousarray(read(self.parts["scales"]).reshape(rows, blocks))
         zeros: np.ndarray | int = 2 ** (self.bits - 1)
@@ -59,6 +65,16 @@ class NBitsMatrix(Packed):
             zeros = _unpacked(stored, self.bits)[:, :blocks].astype(np.int16)
         return Grid(self.bits, columns, self.block, scales, zeros)
 
+    def _beside_offsets(self, read: Read) -> Grid:
+        """Raises CheckpointError unless the zero-points are zeros, which leave w = s q."""
+        name = self.parts.get("zero_points")
+        if name is None or read(name).any():
+            raise CheckpointError(f"{self.parts['offsets']!r} needs zero-points of 0 beside it")
+        scales, offsets = (
+            read(self.parts[part]).reshape(self.shape[0], -1) for part in ("scales", "offsets")
+        )
+        return Grid(self.bits, self.shape[1], self.block, scales, 0, offsets=offsets)
+
     def quants(self, read: Read) -> np.ndarray:
         rows, columns = self.shape
         return _unpacked(read(self.parts["quants"]).reshape(rows, -1), self.bits)[:, :columns]
@@ -68,6 +84,12 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     """uint8 [n, 8 / bits values a byte] of bytes [n, bytes], the first value in the lowest bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return (packed[..., None] >> shifts & np.uint8(2**bits - 1)).reshape(len(packed), -1)
+
+
+def offsets_beside(quants: str) -> str | None:
+    """The name of the offsets beside quants of a name; None for one that exports of here do not give quants."""
+    stem, _, bits = quants.rpartition("_Q")
+    return f"{stem}{OFFSETS}" if stem and bits in map(str, BITS) else None
 
 
 def own_name(name: str) -> str:
@@ -93,7 +115,7 @@ class Plain:
 def plain(file: OnnxFile) -> dict[str, Plain]:
     """Float weights by their names in a Hugging Face checkpoint. Raises UnsupportedModelError."""
     found: dict[str, Plain] = {}
-    taken: set[str] = set()
+    taken = {offsets for name in file.initializers if (offsets := offsets_beside(name)) in file.initializers}
     for node in file.nodes:
         if node.attributes.get("rotary_interleaved"):
             raise UnsupportedModelError(
@@ -192,8 +214,12 @@ def _table(node: Node, headers: Headers, reshaped: dict[str, str]) -> NBitsMatri
 
 
 def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits: int) -> None:
-    """Raise CheckpointError unless scales and zero-points are there for all blocks."""
+    """Raise CheckpointError unless scales, zero-points and offsets are there for all blocks; adds the offsets."""
     headers.found(parts["scales"], FLOATS, (rows, blocks), (rows * blocks,))
+    offsets = offsets_beside(parts["quants"])
+    if offsets is not None and offsets in headers.all:
+        headers.found(offsets, FLOATS, (rows, blocks))
+        parts["offsets"] = offsets
     if "zero_points" in parts:
         name, nbytes = parts["zero_points"], -(-blocks * bits // 8)
         if name in headers.all and headers.all[name][1] == "U8":
@@ -202,14 +228,26 @@ def _check(headers: Headers, parts: dict[str, str], rows: int, blocks: int, bits
             headers.found(name, FLOATS, (rows, blocks), (rows * blocks,))
 
 
+def block_of(fmt: WeightFormat, columns: int) -> int:
+    """Columns of the operator's blocks that make up those of a format."""
+    return next(each for each in BLOCKS if fmt.block(columns) % each == 0)
+
+
+def offsets_of(tensor: WeightTensor) -> np.ndarray | None:
+    """Offsets, f32, beside q from 0 up; None if f32 does not hold them."""
+    scales, offsets = (tensor.planes[name].astype(np.float32) for name in ("scales", "offsets"))
+    return moved(offsets, scales, 128 if tensor.format.dtype == "int8" else 0)
+
+
 def pack(tensor: WeightTensor) -> tuple[int, dict[str, np.ndarray]]:
     """The block size and the tensors of a quantized matrix, by what they are, in the order of the operator's inputs.
 
     Blocks that the operator does not have are several of its own. Scales are f32; so are zero-points with fractions,
-    whose scale * zero is exact where the scales are f16. Formats with offsets have none.
+    whose scale * zero is exact where the scales are f16. Formats with offsets have zero-points of 0, and the offsets
+    last, for which the operator has no input; f32 is to hold them (`offsets_of`).
     """
     fmt, (rows, columns) = tensor.format, tensor.shape
-    block = next(each for each in BLOCKS if fmt.block(columns) % each == 0)
+    block = block_of(fmt, columns)
     blocks = -(-columns // block)
 
     def by_block(plane: np.ndarray) -> np.ndarray:
@@ -221,7 +259,12 @@ def pack(tensor: WeightTensor) -> tuple[int, dict[str, np.ndarray]]:
     np.add(tensor.quants()[:, :columns], shift, out=q[:, :columns], dtype=np.int16, casting="unsafe")
     quants = pack_words(q, fmt.bits).view(np.uint8).reshape(rows, blocks, -1)
     parts = {"quants": quants, "scales": by_block(tensor.planes["scales"])}
-    if not fmt.symmetric:
+    if fmt.offset:
+        offsets = offsets_of(tensor)
+        assert offsets is not None, "the export looked"
+        parts["zero_points"] = np.zeros((rows, -(-blocks * fmt.bits // 8)), np.uint8)
+        parts["offsets"] = by_block(offsets)
+    elif not fmt.symmetric:
         zeros = by_block(tensor.zero_points() + shift)
         if not fmt.zero_frac_bits:
             zeros = pack_words(zeros.astype(np.uint8), fmt.bits).view(np.uint8)

@@ -150,7 +150,8 @@ def unknown(entry: Entry) -> str | None:
         return f"there is no kernel {case.kernel}"
     variants = library.get(case.kernel).variants
     allowed = variants[entry.variant].tunables if entry.variant in variants else None
-    if allowed is None or any(value not in allowed.get(name, ()) for name, value in entry.tunables.items()):
+    chosen = {name: n for name, n in entry.tunables.items() if n != entry.default_tunables.get(name)}
+    if allowed is None or any(value not in allowed.get(name, ()) for name, value in chosen.items()):
         return f"{case.kernel} {case.shape} has no {label(entry.variant, entry.tunables)}"
     return None
 
