@@ -19,24 +19,13 @@ knows no tokenizer and no model: `eval.texts` makes the tokens, `eval.perplexity
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from eval.protocol_names import ALLOWED, FORMS, LM_EVAL, parse
 from workbench.errors import ProtocolError
-
-ALLOWED = (
-    "disjoint-L, wikitext2-gptq-L, hf-strided-L-S with 1 <= S <= L, llamacpp-L with an even L, lm-eval-wikitext, "
-    "lm-eval-wikitext-L (L: tokens a window, at least 2; for example disjoint-512, wikitext2-gptq-2048, "
-    "hf-strided-1024-512)"
-)
-LM_EVAL = "lm-eval-wikitext"
-KINDS = ("disjoint", "wikitext2-gptq", "hf-strided", "llamacpp", LM_EVAL)
-_NAME = re.compile(
-    r"(disjoint|wikitext2-gptq|llamacpp|lm-eval-wikitext)-([1-9]\d*)|(hf-strided)-([1-9]\d*)-([1-9]\d*)"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +60,8 @@ class Protocol:
     stride: int | None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ProtocolError(f"protocol kind {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        if self.kind not in FORMS:
+            raise ProtocolError(f"protocol kind {self.kind!r} is unknown; allowed: {', '.join(FORMS)}")
         if self.kind == LM_EVAL and self.length is None and self.stride is None:
             return
         if self.length is None or self.length < 2:
@@ -224,12 +213,7 @@ def protocol(name: str | Protocol) -> Protocol:
     """The protocol of that name (a Protocol is returned as it is). ProtocolError lists what is allowed."""
     if isinstance(name, Protocol):
         return name
-    if name == LM_EVAL:
-        return Protocol(LM_EVAL, None, None)
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
+    found = parse(name)
+    if found is None:
         raise ProtocolError(f"protocol {name!r} is unknown; allowed: {ALLOWED}")
-    kind, length, strided, strided_length, stride = match.groups()
-    if strided:
-        return Protocol(strided, int(strided_length), int(stride))
-    return Protocol(kind, int(length), int(length))
+    return Protocol(*found)

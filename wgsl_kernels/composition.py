@@ -265,7 +265,7 @@ def fusion(
 def composed(
     rule: Rule, *, rows: Callable[..., list[int]] | None = None, quantize: Callable | None = None
 ) -> Callable:
-    """The reference of a fused kernel: the composition of those that it replaces, with the matrix as `weight`.
+    """The reference of a fused kernel: the composition of those that it replaces, with its matrix, if any, as `weight`.
 
     rows(weight, **given): how many rows of it belong to each matrix of the stack. quantize(y, y_stride): what makes
     words and scales of the result, where the composition ends with its quantization.
@@ -275,10 +275,12 @@ def composed(
     def recorded(without: frozenset[str]) -> Composition:
         return record(rule.before, without)  # not before all pairs are registered
 
-    def reference(weight, **given):
+    def reference(weight=None, **given):
         before = recorded(frozenset(name for name in rule.optional if given.get(name) is None))
-        parts = weight.split(rows(weight, **given)) if rule.stack and rows is not None else (weight,)
-        values = {**given, **dict(zip(rule.stack or ("weight",), parts, strict=True))}
+        values = dict(given)
+        if weight is not None:
+            parts = weight.split(rows(weight, **given)) if rule.stack and rows is not None else (weight,)
+            values |= zip(rule.stack or ("weight",), parts, strict=True)
         if quantize is not None:
             *nodes, last = before.nodes
             (y,) = replace(before, nodes=tuple(nodes), results=(last.inputs["x"],)).run(values)

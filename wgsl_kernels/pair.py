@@ -231,9 +231,10 @@ class Kernel:
             return variant, "asked for"
         if self.prefer is not None:
             return self.prefer(context)
+        alone = "the only variant" if len(self.variants) == 1 else "the first variant that can run here"
         for name, candidate in self.variants.items():
             if not candidate.refuse(context):
-                return name, candidate.why or "the only variant"
+                return name, candidate.why or alone
         raise KernelUsageError(f"no variant of {self.name} can run on this adapter")
 
     def specialise(

@@ -62,7 +62,7 @@ def appended(
         yield sequence, rows[kept], slots_of(positions[kept], capacity, ring, sinks)
 
 
-def rows_state(  # many parameters: what makers of random inputs are asked for
+def rows_state(
     seed: int,
     tokens: int,
     *,

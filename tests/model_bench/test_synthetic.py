@@ -10,6 +10,7 @@ import pytest
 from workbench.cli import main
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.formats.text import parse_format
+from workbench.model_bench.speed import SpeedRun
 from workbench.model_bench.speed_table import measured, table
 from workbench.model_bench.synthetic import RandomSource, shape_config, shapes
 from workbench.models.catalogue import catalogue
@@ -117,15 +118,8 @@ def test_how_long_windows_take_against_a_baseline(tmp_path, capsys, backend):
 
 
 def test_bytes_are_those_of_the_matrices_that_a_token_reads():
-    row = measured(
-        RandomSource("tiny", TINY, parse_format("int8/32")),
-        backend="torch",
-        dtype="f32",
-        cache=None,
-        prompt_tokens=4,
-        decode_tokens=2,
-        repetitions=1,
-    )
+    run = SpeedRun("torch", "f32", None, prompt_tokens=4, decode_tokens=2, repetitions=1)
+    row = measured(RandomSource("tiny", TINY, parse_format("int8/32")), run)
     layer = 64 * (64 + 32 + 32 + 64 + 3 * 96)
     bits = 8 + 24 / 32
     assert row.weight_bytes == pytest.approx((2 * layer + 160 * 64) * bits / 8 + 5 * 64 * 4)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import wgsl_kernels
+from tests.models.lora_cases import write_adapter
 from wgsl_kernels import Adapter
 from wgsl_kernels.attention.attention_split import SPLIT_ATTENTION
 from wgsl_kernels.linear.linear import LINEAR_SUM
 from workbench.errors import OutOfMemoryError
+from workbench.models.adapted import adapted
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
@@ -190,6 +192,25 @@ def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
     fused = rewritten(plan, [name])
     assert name in fused.buffers and kernels(fused).count("norm_qkv[f32]") == STACKABLE.layers - 1
     assert kernels(fused).count("norm_gate_up[f32]") == STACKABLE.layers
+
+
+def test_what_a_layer_cannot_fuse_costs_its_own_layer_alone(stackable, stackable_plans, tmp_path):
+    """A LoRA on one matrix, or a layer without rotation: the other layers, and the rest of this one, stay fused."""
+    fused = kernels(rewritten(stackable_plans["greedy"], adapter=Adapter()))
+    rest = fused[fused.index("attention") :]
+    path = write_adapter(tmp_path / "adapter", stackable, {"model.layers.0.self_attn.q_proj": 4})
+    with_lora = adapted(open_source(stackable), path, None)
+    source = open_source(stackable)
+    names = {
+        "model_type": "smollm3",
+        "architectures": None,
+        "no_rope_layers": [0] + [1] * (STACKABLE.layers - 1),
+    }
+    without_rotation = source, architecture_of({**source.config, **names})
+    for (source, config), most in ((with_lora, 8), (without_rotation, 4)):
+        found = kernels(rewritten(config.build(source.describe, head="greedy"), adapter=Adapter()))
+        assert found[-len(rest) :] == rest
+        assert len(found) <= len(fused) + most
 
 
 def test_no_stack_where_its_members_could_not_be_bound_alone(stackable_plans):

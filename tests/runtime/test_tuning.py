@@ -16,7 +16,7 @@ from workbench.runtime.tuning import race as races
 from workbench.runtime.tuning import tune as tuning
 from workbench.runtime.tuning.candidates import candidates
 from workbench.runtime.tuning.cases import Case, PlannedCase
-from workbench.runtime.tuning.race import gain, race, wins
+from workbench.runtime.tuning.race import RaceOptions, gain, race, wins
 from workbench.runtime.tuning.report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED
 from workbench.runtime.tuning.store import Store, machine_facts
 from workbench.runtime.tuning.trial import Trial
@@ -35,7 +35,7 @@ def device(open_promised):
 
 
 def test_a_slow_default_loses(device):
-    outcome = measure_case(CASE, device, kernel=planted(slow=SLOW, fast=FAST), rounds=3)
+    outcome = measure_case(CASE, device, kernel=planted(slow=SLOW, fast=FAST), options=RaceOptions(3))
     entry = outcome.entry
     assert outcome.status == MEASURED and entry.variant == "fast" and entry.default_variant == "slow"
     assert entry.faster > 1 and entry.seconds < entry.default_seconds / 2
@@ -43,48 +43,52 @@ def test_a_slow_default_loses(device):
 
 
 def test_a_slow_rival_loses(device):
-    entry = measure_case(CASE, device, kernel=planted(fast=FAST, slow=SLOW), rounds=3).entry
+    entry = measure_case(CASE, device, kernel=planted(fast=FAST, slow=SLOW), options=RaceOptions(3)).entry
     assert entry.is_default and entry.variant == "fast" and entry.faster == 0
     assert entry.spread is None  # the rival had left before the deciding rounds
 
 
 @pytest.mark.parametrize("wrong", [WRONG, LAST_WRONG])
 def test_wrong_numbers_never_win(device, wrong):
-    entry = measure_case(CASE, device, kernel=planted(slow=SLOW, wrong=wrong), rounds=3).entry
+    entry = measure_case(CASE, device, kernel=planted(slow=SLOW, wrong=wrong), options=RaceOptions(3)).entry
     assert entry.variant == "slow" and entry.measured == 1
     (failed,) = entry.failed
     assert failed.startswith("wrong (workgroup 64): wrong numbers: ") and "expected" in failed
 
 
 def test_what_does_not_compile_is_told_and_skipped(device):
-    entry = measure_case(CASE, device, kernel=planted(slow=SLOW, broken=BROKEN, fast=FAST), rounds=3).entry
+    entry = measure_case(
+        CASE, device, kernel=planted(slow=SLOW, broken=BROKEN, fast=FAST), options=RaceOptions(3)
+    ).entry
     assert entry.variant == "fast" and entry.measured == 2
     (failed,) = entry.failed
     assert failed.startswith("broken (workgroup 64): KernelError") and "missing" in failed
 
 
 def test_a_default_that_is_wrong_has_no_time(device):
-    outcome = measure_case(CASE, device, kernel=planted(wrong=WRONG, slow=SLOW, fast=FAST), rounds=3)
+    outcome = measure_case(
+        CASE, device, kernel=planted(wrong=WRONG, slow=SLOW, fast=FAST), options=RaceOptions(3)
+    )
     assert outcome.entry.variant == "fast" and outcome.entry.default_seconds is None
     assert "the default did not pass" in outcome.detail
     assert "wrong" in outcome.cells()
 
 
 def test_where_nothing_passes_nothing_is_chosen(device):
-    outcome = measure_case(CASE, device, kernel=planted(wrong=WRONG, broken=BROKEN), rounds=3)
+    outcome = measure_case(CASE, device, kernel=planted(wrong=WRONG, broken=BROKEN), options=RaceOptions(3))
     assert outcome.status == SKIPPED and outcome.entry is None and "no candidate passed" in outcome.detail
 
 
 def test_tunables_are_raced_too(device):
     """A workgroup of one thread wastes seven lanes of eight, and needs 64 times the workgroups."""
     kernel = planted(only=variant(SLOW, workgroups=(1, 64)))
-    entry = measure_case(CASE, device, kernel=kernel, rounds=3).entry
+    entry = measure_case(CASE, device, kernel=kernel, options=RaceOptions(3)).entry
     assert entry.tunables == {"workgroup": 64} and entry.default_tunables == {"workgroup": 1}
 
 
 def test_the_wall_clock_decides_where_there_are_no_timestamps(device):
     kernel = planted(slow=SLOW, fast=FAST)
-    entry = measure_case(CASE, device, kernel=kernel, rounds=3, timestamps=False).entry
+    entry = measure_case(CASE, device, kernel=kernel, options=RaceOptions(3, timestamps=False)).entry
     assert entry.clock == timing.WALL and entry.variant == "fast"
 
 
@@ -94,7 +98,7 @@ def test_clearly_slower_ones_leave_the_race(device):
         ready = [
             made.check(each).compiled for each in candidates(kernel, CASE.sizes, CASE.types, device.adapter)
         ]
-        result = race(device, made.recorders(ready), rounds=4)
+        result = race(device, made.recorders(ready), options=RaceOptions(4))
     assert [len(each) for each in result.heats[:2]] == [4, 1] and result.rival != 1
     assert len(result.samples) == len(result.default_samples) == 4
 
@@ -103,7 +107,9 @@ def test_a_case_that_outlasts_the_deadline_is_given_up(device):
     before = device.allocated
     kernel = planted(slow=SLOW, fast=FAST)
     for margin in (-1.0, 0.02):  # before the first check, and somewhere on the way
-        outcome = measure_case(CASE, device, kernel=kernel, rounds=50, deadline=time.perf_counter() + margin)
+        outcome = measure_case(
+            CASE, device, kernel=kernel, options=RaceOptions(50, deadline=time.perf_counter() + margin)
+        )
         assert (outcome.status, outcome.entry) == (NOT_REACHED, None)
     assert device.allocated == before
 
@@ -117,14 +123,14 @@ def test_what_is_hopeless_is_not_raced(device, monkeypatch):
     monkeypatch.setattr(
         Trial, "check", lambda self, c, really=Trial.check: (checked.append(c), really(self, c))[1]
     )
-    entry = measure_case(CASE, device, kernel=planted(only=many), rounds=3).entry
+    entry = measure_case(CASE, device, kernel=planted(only=many), options=RaceOptions(3)).entry
     assert [c.tunables["load"] for c in checked].count(2) == 1 and len(checked) == 4
     assert entry.measured <= 3 and entry.tunables["load"] == 1 and not entry.failed
 
 
 def test_the_race_gives_its_buffers_back(device):
     before = device.allocated
-    measure_case(CASE, device, kernel=planted(slow=SLOW, wrong=WRONG), rounds=3)
+    measure_case(CASE, device, kernel=planted(slow=SLOW, wrong=WRONG), options=RaceOptions(3))
     assert device.allocated == before
 
 
@@ -148,7 +154,7 @@ def test_on_a_gpu_copies_take_turns_and_the_clock_settles(monkeypatch):
         found = candidates(kernel, CASE.sizes, CASE.types, device.adapter)
         recorders = made.recorders([made.check(each).compiled for each in found])
         assert [len(each) for each in recorders] == [5, 5]
-        result = race(device, recorders, rounds=3)
+        result = race(device, recorders, options=RaceOptions(3))
     assert result.winner == 1 and len(settled) == 6 and device.allocated == 0
 
 
@@ -180,7 +186,7 @@ def test_a_timer_has_a_resolution():
 
 def test_too_few_rounds_are_refused(device):
     with pytest.raises(ValueError, match="at least 3 rounds"):
-        race(device, [], rounds=2)
+        race(device, [], options=RaceOptions(2))
     with pytest.raises(WorkbenchError, match="at least 3"):
         tune("anything", rounds=1)
 
@@ -212,25 +218,25 @@ def no_clock(monkeypatch):
 def test_a_second_run_uses_what_the_first_has_written(device, registered, no_clock, tmp_path):
     store = Store(tmp_path, machine_facts(device))
     planned = [PlannedCase(CASE, {1: 3})]
-    first = tune_cases(planned, device, store, rounds=3)
+    first = tune_cases(planned, device, store, options=RaceOptions(3))
     no_clock()
-    second = tune_cases(planned, device, store, rounds=3)
+    second = tune_cases(planned, device, store, options=RaceOptions(3))
     assert [each.status for each in first.outcomes] == [MEASURED]
     assert [each.status for each in second.outcomes] == [REMEMBERED]
     assert second.outcomes[0].entry == first.outcomes[0].entry
     with pytest.raises(AssertionError, match="something was timed"):
-        tune_cases(planned, device, store, rounds=3, force=True)
+        tune_cases(planned, device, store, options=RaceOptions(3), force=True)
 
 
 def test_other_wgsl_is_measured_anew(device, registered, no_clock, monkeypatch, tmp_path):
     store = Store(tmp_path, machine_facts(device))
     planned = [PlannedCase(CASE, {1: 3})]
-    tune_cases(planned, device, store, rounds=3)
+    tune_cases(planned, device, store, options=RaceOptions(3))
     edited = planted(slow=SLOW, fast=FAST + " // the same, and yet another text")
     monkeypatch.setitem(wgsl_kernels.pair.REGISTRY, "add", edited)
     no_clock()
     with pytest.raises(AssertionError, match="something was timed"):
-        tune_cases(planned, device, store, rounds=3)
+        tune_cases(planned, device, store, options=RaceOptions(3))
 
 
 def test_a_spent_budget_begins_nothing(device, registered, no_clock, tmp_path):
@@ -252,12 +258,12 @@ def test_progress_counts_what_was_measured(device, registered, tmp_path, monkeyp
     """A budget that ends after one of five cases ends at two of five where one is remembered from before."""
     cases = [replace(CASE, sizes={"tokens": 2, "width": 512 + 64 * i}) for i in range(5)]
     store = Store(tmp_path, machine_facts(device))
-    tune_cases([PlannedCase(cases[4], {})], device, store, rounds=3)
+    tune_cases([PlannedCase(cases[4], {})], device, store, options=RaceOptions(3))
     began, measure, seen = [], tuning.measure_case, []
 
-    def spending(case, device, **options):
+    def spending(case, device, options):
         began.append(case)
-        return measure(case, device, **options | {"deadline": None if len(began) == 1 else 0.0})
+        return measure(case, device, replace(options, deadline=None if len(began) == 1 else 0.0))
 
     monkeypatch.setattr(tuning, "measure_case", spending)
     report = tune_cases(
@@ -265,7 +271,7 @@ def test_progress_counts_what_was_measured(device, registered, tmp_path, monkeyp
         device,
         store,
         budget=1000,
-        rounds=3,
+        options=RaceOptions(3),
         progress=lambda done, total, doing: seen.append((done, total)),
     )
     statuses = [each.status for each in report.outcomes]
@@ -278,7 +284,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(device, registered, tmp
     (tmp_path / "file").write_text("in the way")
     store = Store(tmp_path / "file", machine_facts(device))
     with pytest.warns(UserWarning, match="cannot be written"):
-        report = tune_cases([PlannedCase(CASE, {})], device, store, rounds=3)
+        report = tune_cases([PlannedCase(CASE, {})], device, store, options=RaceOptions(3))
     assert report.outcomes[0].entry.variant == "fast"
 
 
@@ -291,7 +297,7 @@ def test_a_kernel_with_one_way_to_run_is_skipped(device):
 
 
 def test_the_report_says_who_won_by_how_much(device, registered):
-    report = tune_cases([PlannedCase(CASE, {1: 3})], device, None, rounds=3)
+    report = tune_cases([PlannedCase(CASE, {1: 3})], device, None, options=RaceOptions(3))
     table = report.table()
     head, [row] = table.head, table.rows
     assert len(head) == len(row) and row[3] == "slow (workgroup 64)" and row[5] == "fast (workgroup 64)"

@@ -18,7 +18,7 @@ from workbench.runtime.native import Recorder
 from workbench.runtime.tuning.cases import Case, planned_cases
 from workbench.runtime.tuning.duel import Duel, measure_place
 from workbench.runtime.tuning.places import CHOICES, PLANNED, REWRITTEN, SIDES, Place, Places
-from workbench.runtime.tuning.race import race
+from workbench.runtime.tuning.race import RaceOptions, race
 from workbench.runtime.tuning.report import MEASURED, REMEMBERED, SKIPPED
 from workbench.runtime.tuning.store import open_store
 from workbench.runtime.tuning.tune import tune
@@ -133,7 +133,7 @@ def test_sides_that_differ_are_not_raced(device, monkeypatch):
     planted = row.body().replace("min(group, GROUPS - 1u)]", "min(group, GROUPS - 1u)] + 1u")
     assert planted != row.body()
     monkeypatch.setitem(REGISTRY, kernel.name, replace(kernel, variants={name: replace(row, text=planted)}))
-    outcome = measure_place(places_of(device)["norm_argmax", 1], device, rounds=3)
+    outcome = measure_place(places_of(device)["norm_argmax", 1], device, options=RaceOptions(3))
     assert outcome.status == SKIPPED and "the two sides differ by 1 in" in outcome.detail
 
 
@@ -141,7 +141,7 @@ def test_a_turn_is_the_whole_sequence(device):
     with Duel(device, places_of(device)["norm_argmax", 1]) as duel:
         once = duel.recorders[0]
         five = Recorder(once._keep * 5)
-        one, longer = race(device, [once, five], turns=duel.copies, rounds=3).heats
+        one, longer = race(device, [once, five], turns=duel.copies, options=RaceOptions(3)).heats
         assert min(longer) > 3 * min(one)
 
 

@@ -11,7 +11,7 @@ import torch
 from wgsl_kernels import library
 from wgsl_kernels.attention.attention_reduce_a8 import reduce_in_int8
 from wgsl_kernels.attention.rope import inverse_frequencies
-from wgsl_kernels.composition import Rule, form_of, record
+from wgsl_kernels.composition import Rule, composed, form_of, fusion, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
@@ -158,6 +158,17 @@ def test_what_is_quantized_where_it_is_made():
     whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
     expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
     assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
+
+
+def test_a_fused_kernel_without_a_matrix_has_its_composition_as_reference():
+    @fusion()
+    def capped_multiple(p, x, *, factor, cap):
+        """A multiple with a soft cap."""
+        return p.softcap(x=p.scale(x=x, factor=factor), cap=cap)
+
+    x = torch.linspace(-9, 9, 7, dtype=torch.float64)[None]
+    found = composed(capped_multiple)(x=x, factor=1.5, cap=4.0)
+    torch.testing.assert_close(found, 4 * torch.tanh(1.5 * x / 4))
 
 
 def test_a_composition_prints_as_its_calls():

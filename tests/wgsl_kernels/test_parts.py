@@ -56,9 +56,19 @@ def test_every_variant_has_a_source_with_a_head_comment(name):
 def test_variants_beside_each_other_say_when_they_are_chosen(name):
     kernel = wgsl_kernels.get(name)
     if len(kernel.variants) > 1:
-        assert kernel.prefer is not None
+        assert kernel.prefer is not None, f"{name} has several variants and no prefer="
         for label, variant in kernel.variants.items():
-            assert variant.why, f"{name}/{label}"
+            assert variant.why, f"{name}/{label}: a variant beside others needs why="
+
+
+def test_without_a_preference_the_first_that_can_run_is_used():
+    plain = wgsl_kernels.get("add")
+    elements = plain.variants["elements"]
+    never = replace(elements, refuse=lambda context: "never")
+    context = Context({}, {}, Adapter())
+    assert plain.choose(context) == ("elements", "the only variant")
+    several = replace(plain, variants={"never": never, "mine": elements, "elements": elements})
+    assert several.choose(context) == ("mine", "the first variant that can run here")
 
 
 @every_kernel

@@ -11,6 +11,7 @@ from tests.widgets.test_accessible import precision as precision_map
 from workbench.assets import demo_model_path
 from workbench.commands import allocate, generate, info
 from workbench.errors import WorkbenchError
+from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 from workbench.studies.lab import Lab
 from workbench.widgets import Generator, KernelLab, ModelCard, PrecisionMap, QuantizationExplorer, SweepBoard
 from workbench.widgets import __all__ as names
@@ -100,7 +101,9 @@ def test_wrong_values_are_refused(model):
         ModelCard(model, backend="torch")
     with pytest.raises(WorkbenchError, match="rows given with a Lab"):
         KernelLab(Lab("linear[int4]", rows=64, columns=64), rows=32)
-    with pytest.raises(WorkbenchError, match="quantizer = 'gptq'; allowed: rtn, grid, hqq"):
+    with pytest.raises(
+        WorkbenchError, match=f"quantizer = 'gptq'; allowed: {', '.join(QUANTIZERS_OF_ONE_MATRIX)}$"
+    ):
         PrecisionMap(NOWHERE, quantizer="gptq")
     with pytest.raises(WorkbenchError, match="max_windows = 0; allowed"):
         PrecisionMap(NOWHERE, max_windows=0)

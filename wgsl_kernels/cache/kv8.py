@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 
 from ..layout import KV8, cache_words
+from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Cost, Kernel, Port, Variant, register
 from ..quantized.quantize_activations import near_half
 from ..reduce import lanes_default, reduction
-from ..state import NO_RING, RING, STATE, appended, rows_state, slot_file
-from .kv_append import kv_append
+from ..state import NO_RING, RING, STATE, appended, slot_file
+from .kv_append import append_inputs, kv_append
 
 #: Sequences, keys or values, heads of keys and values, positions, words of four dimensions.
 CACHE8 = Port(("sequences", 2, "kv_heads", "capacity", "words"), "u32", packed=8, of="kv", plane="quants")
@@ -56,43 +57,21 @@ def random_cache(
     return {"kv": words, "kv_scales": scales}
 
 
-def _append_inputs(  # many parameters: one for each option of `Kernel.inputs`
-    joined,
-    seed=0,
-    tokens=3,
-    kv_heads=2,
-    head_dim=8,
-    capacity=16,
-    position=4,
-    sequences=2,
-    sequence=1,
-    valid=None,
-    scattered=False,
-    ring=False,
-    sinks=0,
-    x_dtype="f32",
-    y_dtype="f32",
-) -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    width = kv_heads * head_dim
-    rows = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
+def _append_inputs(joined: bool, seed=0, **options) -> dict:
+    """Those of `kv_append` over a full cache; joined: keys and values as one array."""
+    made = append_inputs(seed=seed, **options)
+    sequences, _, kv_heads, capacity, head_dim = made["kv"].shape
     if joined:
-        new = {"rows": random_tensor(generator, (tokens, 2 * width), x_dtype)}
-    else:
-        new = {name: random_tensor(generator, (tokens, width), x_dtype) for name in ("k", "v")}
+        made["rows"] = torch.cat([made.pop("k"), made.pop("v")], dim=-1)
+    generator = torch.Generator().manual_seed(seed + 1)  # other numbers than what is appended
     return {
-        **new,
+        **made,
         **random_cache(generator, sequences, kv_heads, capacity, head_dim),
-        "state": rows_state(seed, tokens, valid=valid, scattered=scattered, **rows),
         "head_dim": head_dim,
-        "ring": ring,
-        "sinks": sinks,
     }
 
 
-def _append(
-    k, v, kv, kv_scales, state, head_dim, ring=False, sinks=0
-):  # many parameters: the operands and parameters of the op
+def _append(k, v, kv, kv_scales, state, head_dim, ring=False, sinks=0):
     """kv and kv_scales with token t of k and v [tokens, kv_heads * head_dim], quantized head by head, at position
     state[t, 0] of its sequence, for the real ones; in place. ring, sinks: where that lies (`state.slots_of`)."""
     for sequence, rows, slots in appended(state, kv.shape[3], ring, sinks):
@@ -186,7 +165,7 @@ def _append_kernel(op: str, reference, new: dict[str, Port], derive, values) -> 
                     why="a workgroup a head, since all of a head has one scale",
                 )
             },
-            make_inputs=partial(_append_inputs, "rows" in new),
+            make_inputs=handing_on(partial(_append_inputs, "rows" in new), append_inputs),
             tolerance=_append_tolerance,
             cost=_append_cost,
             derive=derive,

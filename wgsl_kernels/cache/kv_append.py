@@ -12,7 +12,7 @@ from ..state import NO_RING, RING, STATE, appended, rows_state, slot_file
 CACHE = Port(("sequences", 2, "kv_heads", "capacity", "head_dim"))
 
 
-def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
+def append_inputs(  # many parameters: one for each option of `Kernel.inputs`
     seed=0,
     tokens=3,
     kv_heads=2,
@@ -54,7 +54,7 @@ def _make_inputs(  # many parameters: one for each option of `Kernel.inputs`
             library=lambda c: (slot_file(c),),
         )
     },
-    make_inputs=_make_inputs,
+    make_inputs=append_inputs,
     tolerance=lambda arguments, expected: {"kv": torch.zeros_like(expected["kv"], dtype=torch.float64)},
     cost=lambda s: Cost(8 * s["tokens"] * s["width"], 8 * s["tokens"] * s["width"], 0),
 )

@@ -71,7 +71,7 @@ def _nothing(context: Context) -> tuple[str, ...]:
     return ()
 
 
-def gathered(  # many parameters: what the ops over experts differ by
+def gathered(
     file: str,
     fmt: str,
     integer: bool,

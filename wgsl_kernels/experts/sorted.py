@@ -103,9 +103,7 @@ def _reference(fmt: str, integer: bool, weight, order, starts, **given) -> torch
     return expert_linear_reference(**{**given, **unsorted(order, starts), "weight": weight})
 
 
-def _inputs(  # many parameters: one for each option of `Kernel.inputs`
-    fmt: str, rows=48, expert_rows=12, row_offset=0, chosen=2, order_width=None, **options
-) -> dict:
+def _inputs(fmt: str, rows=48, expert_rows=12, row_offset=0, chosen=2, order_width=None, **options) -> dict:
     """order_width: in place of `chosen`, twice as much."""
     chosen = order_width // 2 if order_width else chosen
     whole = {"rows": rows, "expert_rows": expert_rows, "row_offset": row_offset}
@@ -186,9 +184,7 @@ def _by_token(p, x, weight, experts, scores=None, *, expert_rows):
     return p.expert_linear(x=x, weight=weight, experts=experts, scores=scores, expert_rows=expert_rows)
 
 
-def _by_expert(
-    p, x, weight, experts, scores=None, *, expert_rows, count
-):  # many parameters: the operands and parameters of the op
+def _by_expert(p, x, weight, experts, scores=None, *, expert_rows, count):
     order, starts = p.expert_order(experts=experts, scores=scores, count=count)
     return p.expert_linear_sorted(x=x, weight=weight, order=order, starts=starts, expert_rows=expert_rows)
 

@@ -7,7 +7,6 @@ answered, and outputs come back and are judged here by the reference in f64.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +85,6 @@ class PageKernels:
             results = [run.judged(name, expected.of(name)) for name in names]
             timings = run.timed([each.variant for each in results if each.status == PASSED], rounds)
             device = self.device()
-        source = reference_source(kernel)
         return Comparison(
             kernel=kernel.name,
             seed=seed,
@@ -95,8 +93,7 @@ class PageKernels:
             device=device.name,
             label="CPU" if self.adapter.is_cpu else "GPU",
             results=tuple(dataclasses.replace(each, timing=timings.get(each.variant)) for each in results),
-            reference_source=source,
-            reference_sha256=hashlib.sha256(source.encode()).hexdigest(),
+            reference_source=reference_source(kernel),
             copies=1,
             rotated_bytes=sum(array.nbytes for array in workload.arrays.values()),
             provenance=surroundings(device),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 
 from workbench.commands.common import OPTIONS, positive
+from workbench.quantizers import QUANTIZERS
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
+    learning = ", ".join(name for name, entry in QUANTIZERS.items() if entry.needs)
     group = parser.add_argument_group(
         "calibration",
-        "The text that grid-importance, gptq, awq, awq-gptq and trained learn from. With the other quantizers it only "
-        "adds each matrix's errors on that text to the provenance.",
+        f"The text that some quantizers learn from ({learning}). With the others it only adds each matrix's errors "
+        "on that text to the provenance.",
     )
     group.add_argument(
         "--calibration",
@@ -43,7 +45,6 @@ def calibration_from(arguments: argparse.Namespace, quantizer: str):
     """CalibrationOptions, or None where nothing asks for calibration; raises WorkbenchError."""
     from workbench.convert.calibration import CalibrationOptions
     from workbench.errors import WorkbenchError
-    from workbench.quantizers import QUANTIZERS
 
     named = {
         "text": arguments.calibration,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from eval.protocol_names import LISTED
 from workbench import utf8
 from workbench.errors import TextError
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
@@ -148,10 +149,7 @@ def add_baseline_precision(parser: argparse.ArgumentParser) -> None:
 def add_text(parser: argparse.ArgumentParser) -> None:
     """What is scored, and how it is cut: `--text` or `--dataset`, `--protocol`, `--separator`."""
     add(parser.add_mutually_exclusive_group(required=True), "--text", "--dataset")
-    told = (
-        "disjoint-L, wikitext2-gptq-L, hf-strided-L-S (L tokens a window, moved by S), llamacpp-L, "
-        "lm-eval-wikitext or lm-eval-wikitext-L"
-    )
+    told = f"{LISTED} (L tokens a window, moved by S)"
     add(parser, "--protocol", default=None, required=True, help=told)
     add(parser, "--separator")
 

@@ -24,13 +24,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"each a {MODEL_HELP}")
-    parser.add_argument(
-        "--baseline",
-        required=True,
-        metavar="MODEL",
-        help="what the others are compared with, such as the checkpoint",
-    )
+    add_models(parser)
     add_text(parser)
     parser.add_argument("--windows", type=positive, metavar="N", help="score only the first N windows")
     parser.add_argument(
@@ -84,6 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         found.plot(arguments.plot)
     return 0
+
+
+def add_models(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """The models and the `--baseline` that they are compared with; more: what else to say of that."""
+    told = f"what the others are compared with, such as the checkpoint{more}"
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"each a {MODEL_HELP}")
+    parser.add_argument("--baseline", required=True, metavar="MODEL", help=told)
 
 
 def named(models: list[str]) -> dict[str, str]:

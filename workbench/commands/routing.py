@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import MODEL_HELP, add, add_adapter, add_text, positive
-from workbench.commands.compare_models import named
+from workbench.commands.common import add, add_adapter, add_text, positive
+from workbench.commands.compare_models import add_models, named
 from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
 
@@ -17,13 +17,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"each a {MODEL_HELP}")
-    parser.add_argument(
-        "--baseline",
-        required=True,
-        metavar="MODEL",
-        help="what the others are compared with, such as the checkpoint; it runs in f32",
-    )
+    add_models(parser, "; it runs in f32")
     add_text(parser)
     parser.add_argument("--windows", type=positive, metavar="N", help="read only the first N windows")
     add(parser, "--backend", "--dtype", "--cache")

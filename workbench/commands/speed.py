@@ -114,18 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.sequences:
         return run_batches(arguments, source)
     rows = [
-        measured(
-            source,
-            backend=arguments.backend,
-            dtype=dtype,
-            cache=arguments.cache,
-            prompt_tokens=arguments.prompt_tokens,
-            decode_tokens=arguments.tokens,
-            repetitions=arguments.repetitions,
-            text=text,
-            profiled=arguments.trace is not None,
-        )
-        for dtype in arguments.dtype
+        measured(source, each, text=text, profiled=arguments.trace is not None) for each in runs(arguments)
     ]
     answer(arguments, table(rows), lambda: [row.to_json() for row in rows])
     if arguments.trace:
@@ -135,24 +124,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def runs(arguments: argparse.Namespace) -> list:
+    """What is timed: a `SpeedRun` for each type of activations."""
+    from workbench.model_bench.speed import SpeedRun
+
+    long = arguments.prompt_tokens, arguments.tokens, arguments.repetitions
+    return [SpeedRun(arguments.backend, dtype, arguments.cache, *long) for dtype in arguments.dtype]
+
+
 def run_batches(arguments: argparse.Namespace, source) -> int:
     """Several sequences together."""
     from workbench.model_bench.batch_speed import measured_batches, table
 
-    rows = [
-        row
-        for dtype in arguments.dtype
-        for row in measured_batches(
-            source,
-            arguments.sequences,
-            backend=arguments.backend,
-            dtype=dtype,
-            cache=arguments.cache,
-            prompt_tokens=arguments.prompt_tokens,
-            decode_tokens=arguments.tokens,
-            repetitions=arguments.repetitions,
-        )
-    ]
+    rows = [row for each in runs(arguments) for row in measured_batches(source, arguments.sequences, each)]
     answer(arguments, table(rows), lambda: [row.to_json() for row in rows])
     return 0
 

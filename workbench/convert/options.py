@@ -11,7 +11,7 @@ from workbench.convert.calibration import CalibrationOptions
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.architecture import Architecture
-from workbench.quantizers import QUANTIZERS
+from workbench.quantizers import QUANTIZERS, QUANTIZERS_OF_ONE_MATRIX
 
 LAYOUTS = ("planar", "interleaved")
 CALIBRATION_INPUTS = ("quantized", "float")
@@ -78,13 +78,16 @@ class ConvertOptions:
         """A quantizer of zero-points refuses symmetric formats: say so before anything is read or written."""
         if not QUANTIZERS[self.quantizer].zero_points:
             return
+        others = ", ".join(
+            repr(name) for name in QUANTIZERS_OF_ONE_MATRIX if not QUANTIZERS[name].zero_points
+        )
         given = {"format": self.format, "embedding": self.embedding, "lm_head": self.lm_head}
         given |= {f"overrides[{pattern!r}]": each for pattern, each in self.overrides.items()}
         for what, each in given.items():
             if each is not None and each.is_quantized and each.symmetric:
                 raise WorkbenchError(
                     f"convert: {what} = {each} has no zero-points, which are what {self.quantizer} optimises; "
-                    "allowed: formats that are not symmetric, or quantizer 'rtn' or 'grid'"
+                    f"allowed: formats that are not symmetric, or another quantizer, such as {others}"
                 )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -90,7 +89,6 @@ def compare(  # many parameters: the options of a measurement, each of its own
                 copies, rotated = inputs.copies, inputs.nbytes
     mine = dict(zip((each.variant for each in passed), timings, strict=False))
     rest = iter(timings[len(passed) :])
-    source = reference_source(kernel)
     return Comparison(
         kernel=kernel.name,
         seed=seed,
@@ -100,8 +98,7 @@ def compare(  # many parameters: the options of a measurement, each of its own
         label="CPU" if device.adapter.is_cpu else "GPU",
         results=tuple(dataclasses.replace(r, timing=mine.get(r.variant)) for _, r in judged),
         peers=tuple(each.finished(r, next(rest, None)) if each else r for r, each in others),
-        reference_source=source,
-        reference_sha256=hashlib.sha256(source.encode()).hexdigest(),
+        reference_source=reference_source(kernel),
         copies=copies or 1,
         rotated_bytes=rotated,
         provenance=surroundings(device),

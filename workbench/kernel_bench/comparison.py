@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -100,7 +101,6 @@ class Comparison:
     label: str
     results: tuple[VariantResult, ...]
     reference_source: str
-    reference_sha256: str
     copies: int
     rotated_bytes: int
     provenance: Mapping[str, Any]
@@ -115,6 +115,10 @@ class Comparison:
             if result.variant == variant:
                 return result
         raise KeyError(f"{variant!r} was not compared; {', '.join(r.variant for r in self.results)} were")
+
+    @property
+    def reference_sha256(self) -> str:
+        return hashlib.sha256(self.reference_source.encode()).hexdigest()
 
     @property
     def shape(self) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from workbench.models.source import Source
-from workbench.runtime.model import Model, load
+from workbench.runtime.model import Model
 from workbench.runtime.provenance import provenance
 from workbench.show.table import Table
 
-from .speed import CLOCK, Rate
+from .speed import CLOCK, Rate, SpeedRun
 
 HEAD = ["model", "activations", "cache", "sequences", "prefill, tokens/s", "decode, tokens/s", "of each"]
 
@@ -42,32 +42,22 @@ class BatchRow:
         return asdict(self) | {"prefill": self.prefill.to_json(), "decode": self.decode.to_json()}
 
 
-def measured_batches(  # many parameters: the options of a measurement, each of its own
-    source: Source,
-    sequences: Sequence[int],
-    *,
-    backend: str | None,
-    dtype: str,
-    prompt_tokens: int,
-    decode_tokens: int,
-    repetitions: int,
-    cache: str | None = None,
-) -> list[BatchRow]:
+def measured_batches(source: Source, sequences: Sequence[int], run: SpeedRun) -> list[BatchRow]:
     """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily; adapters that the
     source has beside its weights they have in turn. Raises what loading raises, and `OutOfMemoryError` for more
     sequences than a binding holds."""
-    model = load(source, backend=backend, dtype=dtype, max_tokens=prompt_tokens + decode_tokens, cache=cache)
+    model = run.load(source)
     rows = []
     for count in sequences:
-        prefill, decode = _times(model, count, prompt_tokens, decode_tokens, repetitions)
+        prefill, decode = _times(model, count, run)
         rows.append(
             BatchRow(
                 source.path.name,
                 model.executor.activations,
                 model.executor.cache,
                 count,
-                Rate(count * prompt_tokens, tuple(prefill)),
-                Rate(count * decode_tokens, tuple(decode)),
+                Rate(count * run.prompt_tokens, tuple(prefill)),
+                Rate(count * run.decode_tokens, tuple(decode)),
                 model.device_name,
                 provenance(model),
             )
@@ -75,14 +65,12 @@ def measured_batches(  # many parameters: the options of a measurement, each of 
     return rows
 
 
-def _times(
-    model: Model, count: int, prompt_tokens: int, decode_tokens: int, repetitions: int
-) -> tuple[list[float], list[float]]:
+def _times(model: Model, count: int, run: SpeedRun) -> tuple[list[float], list[float]]:
     """Seconds of prefills and decodes; what compiles is not among them."""
-    prompts = np.random.default_rng(0).integers(0, model.vocab_size, (count, prompt_tokens))
+    prompts = np.random.default_rng(0).integers(0, model.vocab_size, (count, run.prompt_tokens))
     prefill, decode = [], []
     with closing(model.batch(count)) as batch:
-        for _ in range(1 + repetitions):
+        for _ in range(1 + run.repetitions):
             for sequence in range(count):
                 names = model.adapters
                 batch.reset(sequence, names[sequence % len(names)] if names else None)
@@ -90,7 +78,7 @@ def _times(
             logits = batch.feed(dict(enumerate(prompts)))
             first = {sequence: int(row.argmax()) for sequence, row in logits.items()}
             fed = time.perf_counter()
-            batch.greedy_after(first, decode_tokens)
+            batch.greedy_after(first, run.decode_tokens)
             prefill.append(fed - began)
             decode.append(time.perf_counter() - fed)
     return prefill[1:], decode[1:]

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.models.source import Source
+from workbench.runtime.model import Model, load
 from workbench.runtime.nvml import find_gpu
 
 CLOCK = "wall (time.perf_counter), readback included"
@@ -54,6 +56,26 @@ class Rate:
     def __str__(self) -> str:
         low, high = self.spread
         return f"{self.median:.0f} ({low:.0f} to {high:.0f})"
+
+
+@dataclass(frozen=True)
+class SpeedRun:
+    """What a model is run as while it is timed, as `workbench.load` takes it, and how much it does how often.
+
+    The cache has room for prompt and tokens, also where a model was made for fewer positions: speed is all that counts.
+    """
+
+    backend: str | None
+    dtype: str
+    cache: str | None
+    prompt_tokens: int
+    decode_tokens: int
+    repetitions: int
+
+    def load(self, source: Source) -> Model:
+        """Raises what loading raises."""
+        room = self.prompt_tokens + self.decode_tokens
+        return load(source, backend=self.backend, dtype=self.dtype, max_tokens=room, cache=self.cache)
 
 
 @dataclass(frozen=True)

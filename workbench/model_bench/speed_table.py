@@ -16,12 +16,12 @@ from workbench.plan.count import step_cost
 from workbench.plan.plan import step_sizes
 from workbench.runtime.host_memory import peak_bytes, reset_peak
 from workbench.runtime.lowering import lower
-from workbench.runtime.model import Model, load
+from workbench.runtime.model import Model
 from workbench.runtime.provenance import provenance
 from workbench.runtime.wgpu_executor import STEPS
 from workbench.show.table import Table
 
-from .speed import Speed, measure_speed
+from .speed import Speed, SpeedRun, measure_speed
 from .step_profile import StepProfile, profile_step
 
 #: Characters that are enough for a token, of whatever tokenizer.
@@ -109,35 +109,22 @@ class SpeedRow:
         return values | {"speed": self.speed.to_json(), "gb_per_s": self.gb_per_s}
 
 
-def measured(  # many parameters: the options of a measurement, each of its own
-    source: Source,
-    *,
-    backend: str | None,
-    dtype: str,
-    prompt_tokens: int,
-    decode_tokens: int,
-    repetitions: int,
-    cache: str | None = None,
-    text: Text | None = None,
-    profiled: bool = False,
-) -> SpeedRow:
-    """Load a source with activations and a cache of a type, and time it. Raises what loading raises.
+def measured(source: Source, run: SpeedRun, *, text: Text | None = None, profiled: bool = False) -> SpeedRow:
+    """Load a source as asked, and time it. Raises what loading raises.
 
-    The cache has room for prompt and tokens, also where a model was made for fewer positions: speed is all that counts.
     text: what the prompt is made of, by default random ids. profiled: profile a decode step too; raises
     `WorkbenchError` for the torch backend then.
     """
     reset_peak()
     begin = time.perf_counter()
-    room = prompt_tokens + decode_tokens
-    model = load(source, backend=backend, dtype=dtype, max_tokens=room, cache=cache)
+    model = run.load(source)
     loaded = time.perf_counter() - begin
-    prompt, words = _prompt(model, prompt_tokens, text)
+    prompt, words = _prompt(model, run.prompt_tokens, text)
     device = getattr(model.executor, "device", None)
     others = 0 if device is None else device.allocated
     if device is not None:
         device.reset_peak()
-    speed = measure_speed(model, prompt, decode_tokens=decode_tokens, repetitions=repetitions)
+    speed = measure_speed(model, prompt, decode_tokens=run.decode_tokens, repetitions=run.repetitions)
     return SpeedRow(
         model=str(source.path.name),
         dtype=model.executor.activations,

@@ -80,7 +80,7 @@ class Blocks(PlanBuilder):
         cache: str | None,
         ring: Ring | None = None,
         lora: LowRank | None = None,
-    ) -> None:  # many parameters: what a plan is built from, each of its own
+    ) -> None:
         super().__init__()
         self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
         self.integer_inputs = activations == "int8"

@@ -185,7 +185,7 @@ class Lora:
         return values
 
 
-def _factors(  # many parameters: a module, and what is known of file and model
+def _factors(
     file: Path,
     module: str,
     pair: Mapping[str, str],

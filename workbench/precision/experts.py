@@ -259,7 +259,7 @@ def experts_of(plan: Plan) -> list[Expert]:
     return found
 
 
-def expert_sensitivity(  # many parameters: the options of a measurement, each of its own
+def expert_sensitivity(
     source: Any,
     tokens: Tokens,
     scheme: str | Protocol = "disjoint-512",

@@ -52,7 +52,7 @@ class TextJob(Job):
         return Generated("".join(self._pieces), tuple(self._taken), reason)
 
 
-def generate_batch(  # many parameters: what each prompt shares, all of it optional
+def generate_batch(
     model: Any,
     prompts: Sequence[str],
     max_new_tokens: int,

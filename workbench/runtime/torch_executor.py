@@ -62,7 +62,7 @@ class TorchExecutor(Sequential):
         ring: Ring | None = None,
         compute=torch.float32,
         compact: bool = False,
-    ):  # many parameters: what a model can be run as
+    ):
         """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
         the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models."""
         self.compact = compact

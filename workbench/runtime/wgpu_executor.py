@@ -92,7 +92,7 @@ class WgpuExecutor(Sequential):
         ring: Ring | None = None,
         tuned: Choice | None = None,
         library: Library | None = None,
-    ):  # many parameters: what a model can be run as
+    ):
         self.source, self.config, self.device, self.activations = source, config, device, activations
         self.cache = cache or cache_type(activations)
         self.tuned, self.library = tuned, library

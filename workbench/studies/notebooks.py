@@ -45,7 +45,7 @@ def filled(name: str, model: str | None = None, text: str | None = None) -> dict
     and a text (a file, or a name as `eval.named_texts` knows them); None leaves what is there.
 
     Folders and files are written in full, since a notebook runs where it lies. Raises WorkbenchError for a notebook
-    that there is not, and for one that takes no model, or no text.
+    that does not exist, and for one that takes no model, or no text.
     """
     path = find(name)
     notebook = json.loads(path.read_text("utf-8"))

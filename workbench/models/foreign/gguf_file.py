@@ -141,7 +141,7 @@ class _Cursor:
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
-            raise ValueError(f"a value of type {kind} at byte {self.at}, which there is not")
+            raise ValueError(f"a value of type {kind} at byte {self.at}, a type that GGUF does not have")
         kind, count = self.take("I"), self.take("Q")
         if kind == _STRING:
             if count > _MOST_STRINGS:

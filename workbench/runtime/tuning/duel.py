@@ -19,7 +19,7 @@ from ..pipelines import compile_kernel
 from ..rotation import MOST_COPIES, turns
 from .cases import PlannedCase, case_of
 from .places import PLANNED, SIDES, Place
-from .race import ROUNDS, OutOfTimeError, check_time, entry_of, race
+from .race import USUAL, OutOfTimeError, RaceOptions, entry_of, race
 from .report import MEASURED, NOT_REACHED, SKIPPED, Outcome
 from .trial import CannotMakeError, workload_of
 
@@ -32,35 +32,23 @@ def measure_place(
     place: Place,
     device: Device,
     tuned: Choice | None = None,
-    *,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    timestamps: bool | None = None,
-    deadline: float | None = None,
+    options: RaceOptions = USUAL,
 ) -> Outcome:
     """Race the two sides of a place, as `measure_case` does candidates. tuned: measured choices of their kernels."""
     alone = PlannedCase(place.case, {})
     try:
-        with Duel(device, place, tuned, seed) as duel:
-            check_time(deadline)
+        with Duel(device, place, tuned, options.seed) as duel:
+            options.check_time()
             if why := duel.disagreement():
                 return Outcome(alone, SKIPPED, detail=why)
-            found = race(
-                device,
-                duel.recorders,
-                turns=duel.copies,
-                rounds=rounds,
-                seed=seed,
-                timestamps=timestamps,
-                deadline=deadline,
-            )
+            found = race(device, duel.recorders, turns=duel.copies, options=options)
     except OutOfTimeError:
         return Outcome(alone, NOT_REACHED)
     except (CannotMakeError, OutOfMemoryError) as error:
         return Outcome(alone, SKIPPED, detail=str(error))
     usual, winner = ((duel.sides[at], {}) for at in (0, found.winner))
     wgsl = place.digest(device.adapter, device.binding_bytes)
-    return Outcome(alone, MEASURED, entry_of(found, place.case.name, wgsl, usual, winner, seed=seed))
+    return Outcome(alone, MEASURED, entry_of(found, place.case.name, wgsl, usual, winner, seed=options.seed))
 
 
 class Duel:

@@ -35,10 +35,26 @@ class OutOfTimeError(Exception):
     """The deadline has passed; what was begun has no result."""
 
 
-def check_time(deadline: float | None) -> None:
-    """Raises OutOfTimeError if the deadline, of `time.perf_counter`, has passed."""
-    if deadline is not None and time.perf_counter() >= deadline:
-        raise OutOfTimeError
+@dataclass(frozen=True)
+class RaceOptions:
+    """How races are run. rounds: of the heats and of the final, each. seed: of inputs and of the order in a round.
+
+    timestamps: False forces the wall clock around each pass; otherwise the device's own clock is used if it has one.
+    deadline: of `time.perf_counter`, after which nothing is begun, and what is not done has no result.
+    """
+
+    rounds: int = ROUNDS
+    seed: int = 0
+    timestamps: bool | None = None
+    deadline: float | None = None
+
+    def check_time(self) -> None:
+        """Raises OutOfTimeError if the deadline has passed."""
+        if self.deadline is not None and time.perf_counter() >= self.deadline:
+            raise OutOfTimeError
+
+
+USUAL = RaceOptions()
 
 
 @dataclass(frozen=True)
@@ -65,22 +81,16 @@ def race(
     *,
     turns: int | None = None,
     default: int = 0,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    timestamps: bool | None = None,
-    deadline: float | None = None,
+    options: RaceOptions = USUAL,
 ) -> Race:
     """Time sequences of dispatches that all do the same. turns: how often each of them does it, by default at every
     dispatch; samples are the seconds of a turn. Raises `DeviceLostError`, and ValueError for less than
     `FEWEST` rounds, which have no spread; OutOfTimeError.
-
-    timestamps: False forces the wall clock around each pass; otherwise the device's own clock is used if it has one.
-    deadline: of `time.perf_counter`, after which no sample is begun.
     """
-    if rounds < FEWEST:
-        raise ValueError(f"a race has at least {FEWEST} rounds, not {rounds}")
-    shuffle = random.Random(seed).shuffle
-    with device.errors(), Stopwatch(device, timestamps=timestamps) as watch:
+    if options.rounds < FEWEST:
+        raise ValueError(f"a race has at least {FEWEST} rounds, not {options.rounds}")
+    shuffle = random.Random(options.seed).shuffle
+    with device.errors(), Stopwatch(device, timestamps=options.timestamps) as watch:
         entrants = [Repeated(watch, recorder, turns or len(recorder)) for recorder in recorders]
         heats: list[list[float]] = [[] for _ in entrants]
         running = list(range(len(entrants)))
@@ -91,10 +101,10 @@ def race(
             order = list(places)
             shuffle(order)
             for at in order:
-                check_time(deadline)
+                options.check_time()
                 samples[at].append(entrants[at].sample())
 
-        for turn in range(rounds):
+        for turn in range(options.rounds):
             round_of(running, heats)
             if turn in (0, 2):
                 running = _remaining(running, heats, default, CLEARLY if turn == 0 else LATER)
@@ -103,7 +113,7 @@ def race(
         finals = {default: heats[default]}  # where all others have left
         if rival != default:
             finals = {default: [], rival: []}
-            for _ in range(rounds):
+            for _ in range(options.rounds):
                 round_of(finals, finals)
         clock = watch.clock
     faster, spread = gain(finals[default], finals[rival])

@@ -30,7 +30,7 @@ from .candidates import Candidate, candidates, differences, digest
 from .cases import Case, PlannedCase, planned_cases
 from .duel import measure_place
 from .places import Place, Places
-from .race import FEWEST, ROUNDS, OutOfTimeError, check_time, entry_of, race
+from .race import FEWEST, ROUNDS, USUAL, OutOfTimeError, RaceOptions, entry_of, race
 from .report import MEASURED, NOT_REACHED, ONE_WAY, REMEMBERED, SKIPPED, Outcome, Report
 from .store import Store, open_store, warn
 from .trial import CannotMakeError, Trial
@@ -107,8 +107,7 @@ def tune(  # many parameters: the options of the command line
         places=found,
         budget=budget,
         force=force,
-        rounds=rounds,
-        seed=seed,
+        options=RaceOptions(rounds, seed),
         progress=progress,
     )
 
@@ -143,7 +142,7 @@ def _select(name: str) -> list[Kernel]:
         return []
 
 
-def tune_cases(  # many parameters: the options of the command line
+def tune_cases(
     planned: Iterable[PlannedCase],
     device: Device,
     store: Store | None,
@@ -151,14 +150,13 @@ def tune_cases(  # many parameters: the options of the command line
     places: Iterable[Place] = (),
     budget: float | None = None,
     force: bool = False,
-    rounds: int = ROUNDS,
-    seed: int = 0,
+    options: RaceOptions = USUAL,
     progress: Progress | None = None,
 ) -> Report:
     """Measure cases in the given order, then places; each winner is written to the store at once, if there is one."""
     by_name, began = {place.case.name: place for place in places}, time.perf_counter()
     planned = [*planned, *(PlannedCase(place.case, {}) for place in by_name.values())]
-    deadline = None if budget is None else began + budget
+    options = replace(options, deadline=None if budget is None else began + budget)
     known = Tuned.of(store)
     outcomes: list[Outcome] = []
 
@@ -177,14 +175,13 @@ def tune_cases(  # many parameters: the options of the command line
             entry = known.entry(wgsl_kernels.get(case.kernel), case.sizes, case.types, device.adapter)
         if entry is not None:
             outcomes.append(Outcome(each, REMEMBERED, entry))
-        elif deadline is not None and time.perf_counter() >= deadline:
+        elif options.deadline is not None and time.perf_counter() >= options.deadline:
             outcomes.append(Outcome(each, NOT_REACHED))
         else:
-            how = {"rounds": rounds, "seed": seed, "deadline": deadline}
             if place is not None:  # between kernels as they are chosen by now
-                outcome = measure_place(place, device, Tuned.of(store), **how)
+                outcome = measure_place(place, device, Tuned.of(store), options)
             else:
-                outcome = replace(measure_case(case, device, **how), planned=each)
+                outcome = replace(measure_case(case, device, options), planned=each)
             outcomes.append(outcome)
             if outcome.entry is not None and store is not None:
                 try:
@@ -204,15 +201,11 @@ def tune_cases(  # many parameters: the options of the command line
 def measure_case(
     case: Case,
     device: Device,
+    options: RaceOptions = USUAL,
     *,
     kernel: Kernel | None = None,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    timestamps: bool | None = None,
-    deadline: float | None = None,
 ) -> Outcome:
     """Check and race the candidates of one case. kernel: the pair, by default the registered one of that name.
-    deadline: of `time.perf_counter`; a case that is not done by then is given up.
 
     A default that fails its check is never kept: the fastest of the others is then taken, and `Outcome.detail` says
     so. Raises `DeviceLostError`.
@@ -227,18 +220,11 @@ def measure_case(
         return Outcome(alone, SKIPPED, detail=ONE_WAY)
     failed: list[str] = []
     try:
-        with Trial(device, case, seed, kernel) as trial:
-            passed, compiled = _checked(trial, found, failed, deadline)
+        with Trial(device, case, options.seed, kernel) as trial:
+            passed, compiled = _checked(trial, found, failed, options)
             if not passed:
                 return Outcome(alone, SKIPPED, detail=f"no candidate passed; {failed[0]}")
-            result = race(
-                device,
-                trial.recorders(compiled),
-                rounds=rounds,
-                seed=seed,
-                timestamps=timestamps,
-                deadline=deadline,
-            )
+            result = race(device, trial.recorders(compiled), options=options)
     except OutOfTimeError:
         return Outcome(alone, NOT_REACHED)
     except (CannotMakeError, OutOfMemoryError) as error:
@@ -249,7 +235,7 @@ def measure_case(
     else:
         winner = passed[result.rival if result.faster > 0 else result.default]
     sides = [(each.variant, each.tunables) for each in (default, winner)]
-    entry = entry_of(result, case.name, digest(found), *sides, failed=failed, seed=seed)
+    entry = entry_of(result, case.name, digest(found), *sides, failed=failed, seed=options.seed)
     if passed[0] is default:
         return Outcome(alone, MEASURED, entry)
     entry = replace(entry, default_seconds=None)
@@ -257,7 +243,7 @@ def measure_case(
 
 
 def _checked(
-    trial: Trial, found: list[Candidate], failed: list[str], deadline: float | None
+    trial: Trial, found: list[Candidate], failed: list[str], options: RaceOptions
 ) -> tuple[list[Candidate], list[Compiled]]:
     """Candidates worth racing, with their pipelines; why others failed goes into `failed`.
 
@@ -267,7 +253,7 @@ def _checked(
     defaults = {each.variant: each.tunables for each in reversed(found)}
     hopeless: set[tuple[str, str, int]] = set()
     for candidate in found:
-        check_time(deadline)
+        options.check_time()
         changed = [
             (candidate.variant, *each)
             for each in differences(candidate.tunables, defaults[candidate.variant])
