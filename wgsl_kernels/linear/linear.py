@@ -272,7 +272,7 @@ def prefer_tiled(context: Context) -> tuple[str, str]:
 
 def linear_reference(
     x, weight, bias=None, residual=None, factor=1.0, row_offset=0, out_rows=None, lora_b=None, **given
-):  # many parameters: the operands and parameters of the op
+):
     """y = x W^T + bias + what adapters add (`wgsl_kernels.lora.low_rank`), with a residual factor * y +
     residual, placed at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
     y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))

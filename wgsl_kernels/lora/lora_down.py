@@ -115,7 +115,7 @@ def _norm_reference(x, norm, eps, factored=False, **given) -> torch.Tensor:
     return lora_down_reference(x=weighed, **given)
 
 
-def _inputs(  # many parameters: one for each option of `Kernel.inputs`
+def _inputs(
     fmt: str,
     seed=0,
     tokens=3,

@@ -47,7 +47,7 @@ class Chat:
         stop: Sequence[str] = (),
         edit: Edits | None = None,
         adapter: str | None = None,
-    ) -> None:  # many parameters: what all turns share
+    ) -> None:
         self.model, self.max_new_tokens, self.stop = model, max_new_tokens, stop
         self.options = options or SamplingOptions()
         self.computed = 0
