@@ -53,7 +53,7 @@ class Prefixes:
         self._held[sequence] = tokens if self.reuse and tokens else []
 
     def take(self, wanted: Sequence[int], adapter: str | None = None) -> tuple[int, int]:
-        """(sequence, how many of the wanted tokens it holds and keeps): the one for a text that begins so, which is read
+        """(sequence, how many of the wanted tokens it holds and keeps): the one for a text that begins so, and is read
         with an adapter of that name."""
         number = self.batch.number_of(adapter)
         alike = {n: self._usable(n, common(held, wanted), number) for n, held in self._held.items()}
