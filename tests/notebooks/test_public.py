@@ -27,14 +27,15 @@ def private(code: str) -> list[str]:
                 if each.name.partition(".")[0] in OURS and (each.name != "workbench" or each.asname)
             ]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
-            found.append(f"from {node.module}")
+            found.append(str(node.module))
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in PROTOCOL:
             found.append(node.attr)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             found.append("getattr")
     commented = re.findall(rf"^# (?:from|import) (?:{'|'.join(OURS)})\b.*", code, re.M)
     named = re.findall(r"\bworkbench\.([A-Za-z_]\w*)", code)
-    return found + commented + [f"workbench.{name}" for name in named if name not in workbench.__all__]
+    found += [*commented, *(f"workbench.{name}" for name in named if name not in workbench.__all__)]
+    return list(dict.fromkeys(found))
 
 
 def test_notebook_01_uses_public_names_alone():
@@ -48,7 +49,7 @@ def test_notebook_01_uses_public_names_alone():
     [
         ("import eval.perplexity", "eval.perplexity"),
         ("import workbench as w", "workbench"),
-        ("from workbench.studies import plots", "from workbench.studies"),
+        ("from workbench.studies import plots", "workbench.studies"),
         ("# from eval.texts import encode", "# from eval.texts import encode"),
         ("import workbench\nworkbench.studies.plots", "workbench.studies"),
         ("model._executor", "_executor"),
