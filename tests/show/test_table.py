@@ -131,6 +131,14 @@ def test_html_is_escaped_and_stands_to_its_sides():
     assert Cells(shown).rows == Cells(page).rows and "onclick=" in shown and "onclick=" not in page
 
 
+def test_many_columns_scroll_where_tab_goes():
+    wide = Table(["a", "b", "c", "d", "e"], [[1, 2, 3, 4, 5]], caption='"all"', notes=["a note"])
+    assert '<div tabindex="0" role="region" aria-label="&quot;all&quot;" ' in wide.html()
+    assert wide.html().index("</div>") < wide.html().index("a note")
+    assert "role=" not in Table(["a", "b"], [[1, 2]]).html()
+    assert "role=" not in Table((), [["a", *range(9)]]).html()
+
+
 @pytest.mark.browser
 def test_a_click_on_a_title_orders_the_rows():
     """By value, whatever the errors and the commas say; absent figures stay behind; Enter does what a click does."""

@@ -79,7 +79,7 @@ class DepthErrors:
         return self.table().text()
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return self.table()._repr_html_()
 
 
 def depth_errors(models: Mapping[str, Any], ids: Sequence[int], *, baseline: str) -> DepthErrors:

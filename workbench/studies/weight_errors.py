@@ -85,7 +85,7 @@ class WeightErrors:
         return self.table().text()
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return self.table()._repr_html_()
 
 
 def weight_errors(
