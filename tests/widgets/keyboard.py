@@ -11,8 +11,14 @@ FOCUSED = """section => {
   const label = e.getAttribute("aria-label") ?? [...(e.labels ?? [])].map((each) => each.textContent).join(" ");
   const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(e);
   const around = e.closest(".wb-editor");
-  const ring = (outlineStyle !== "none" && parseFloat(outlineWidth) > 0) || boxShadow !== "none"
+  let ring = (outlineStyle !== "none" && parseFloat(outlineWidth) > 0) || boxShadow !== "none"
     || (around && getComputedStyle(around).boxShadow !== "none");
+  if (!ring && !e.closest(".wb")) { // ipywidgets show it by the border
+    const border = getComputedStyle(e).borderColor;
+    e.blur();
+    ring = getComputedStyle(e).borderColor !== border;
+    e.focus();
+  }
   const box = e.getBoundingClientRect();
   return { name: (label || e.textContent).trim(), tag: e.tagName.toLowerCase(), type: e.type ?? "", seen: Boolean(ring),
     inside: box.right <= innerWidth + 1 && box.left >= -1, disabled: Boolean(e.disabled) };

@@ -17,19 +17,21 @@ FAULTS = """frame => {
   const words = (each) => (each.textContent ?? "").trim().replace(/\\s+/g, " ").slice(0, 50);
   const hidden = (each) => !each.checkVisibility({ visibilityProperty: true });
   const unseen = (each) => hidden(each) || each.closest(".wb-unseen, title, desc");
-  const announced = (each) => each.tabIndex >= 0 && (each.matches("textarea")
+  // An editor scrolls with the cursor of the text in it.
+  const announced = (each) => each.querySelector("textarea") || (each.tabIndex >= 0 && (each.matches("textarea")
     || ((each.getAttribute("aria-label") || each.getAttribute("aria-labelledby"))
-      && (each.getAttribute("role") || each.matches("pre"))));
+      && (each.getAttribute("role") || each.matches("pre")))));
   const reached = (each) => each.tabIndex >= 0 || each.querySelector("button, input, select, textarea, [tabindex='0']");
   const judge = (element, box, what) => {
     if (box.width < 1 || box.height < 1) return;
+    const slack = style(element).whiteSpace === "pre-wrap" ? 9 : 1.5; // a space hangs at the end of a line
     for (let at = element; at !== frame.parentElement; at = at.parentElement) {
       const { overflowX, overflowY } = style(at);
       const inner = at.getBoundingClientRect();
       // A scrollbar stands inside its box.
       const drawn = at instanceof SVGElement || !at.clientWidth;
       const right = drawn ? inner.right : inner.left + at.clientLeft + at.clientWidth;
-      const wide = box.right > right + 1.5 || box.left < inner.left - 1.5;
+      const wide = box.right > right + slack || box.left < inner.left - slack;
       const high = box.bottom > inner.bottom + 2 || box.top < inner.top - 2;
       if (["auto", "scroll"].includes(overflowX) && at.scrollWidth > at.clientWidth + 1 && wide) {
         if (!announced(at)) faults.add(`${named(at)} hides columns, is no stop of Tab or has no name: ${what}`);

@@ -38,7 +38,7 @@ ADDED = {
 }
 #: The widgets that a notebook shows in the end, by the names of their modules.
 SHOWS = {
-    "01": ["explorer", "model_card"],
+    "01": ["menus", "explorer", "model_card"],
     "02": ["kernel_lab"],
     "03": ["generator"],
     "04": ["sweep_board", "sweep_board"],
@@ -187,7 +187,17 @@ def allocate(keys: Keyboard, turn: int) -> None:
     keys.section.locator(".wb-mark-measured").nth(marks).wait_for(state="attached")
 
 
+def choose_in_menus(keys: Keyboard, turn: int) -> None:
+    output = keys.section
+    before = output.locator("[data-format]").get_attribute("data-format")
+    keys.to("^format$")
+    # JupyterLab takes arrows of a closed list for itself.
+    keys.press("Space", "ArrowUp" if turn % 2 else "ArrowDown", "Enter")
+    output.locator(f"[data-format]:not([data-format='{before}'])").wait_for()
+
+
 USES = {
+    "menus": choose_in_menus,
     "generator": generate,
     "explorer": explore,
     "model_card": measure,
@@ -197,22 +207,12 @@ USES = {
 }
 
 
-def look_at_menus(notebook, index: int, turn: int) -> None:
-    """Notebook 01's own controls."""
-    output = notebook.cell(index).locator(OUTPUTS).first
-    keys = Keyboard(notebook, index, output)
-    before = output.locator("[data-format]").get_attribute("data-format")
-    keys.to("^format$")
-    # JupyterLab takes arrows of a closed list for itself.
-    keys.press("Space", "ArrowUp" if turn % 2 else "ArrowDown", "Enter")
-    output.locator(f"[data-format]:not([data-format='{before}'])").wait_for()
-    assert [stop for stop in keys.walk() if not stop["seen"] or not stop["inside"]] == []
-
-
 def shown_widgets(notebook, cells: list) -> list[tuple[int, object, str]]:
-    """(cell, section, module) of every widget, in order."""
+    """(cell, section, module) of every widget, in order, and of notebook 01's own controls."""
     found = []
-    for index in range(len(cells)):
+    for index, cell in enumerate(cells):
+        if "explorer = widgets.VBox(" in cell.source:
+            found.append((index, notebook.cell(index).locator(OUTPUTS).first, "menus"))
         for section in notebook.cell(index).locator(".wb[data-wb]").all():
             found.append((index, section, section.get_attribute("data-wb")))
     return found
@@ -223,6 +223,15 @@ def look(page, theme: str, width: int) -> None:
     page.evaluate(THEME, f"JupyterLab {theme.capitalize()}")
     page.locator(f"body[data-jp-theme-light={str(theme == 'light').lower()}]").wait_for(state="attached")
     settled(page)
+
+
+def take(page, section, path: Path) -> None:
+    """A picture of all of a widget: what is not in the window would have JupyterLab's bars over it."""
+    before = page.viewport_size
+    page.set_viewport_size({**before, "height": 400 + round(section.bounding_box()["height"])})
+    settled(page)
+    section.screenshot(path=path, animations="disabled")
+    page.set_viewport_size(before)
 
 
 @pytest.mark.timeout(2400)
@@ -247,9 +256,6 @@ def test_a_newcomer(browser, server, number, tmp_path):
             look(page, theme, width)
             where = f"{theme}, {width} px"
             found += [f"{where}: {each}" for each in faults_of_outputs(notebook, range(len(cells)))]
-            if number == "01":
-                [menus] = [i for i, cell in enumerate(cells) if "explorer = widgets.VBox(" in cell.source]
-                look_at_menus(notebook, menus, turn)
             for at, (index, section, name) in enumerate(widgets):
                 keys = Keyboard(notebook, index, section)
                 try:
@@ -263,7 +269,7 @@ def test_a_newcomer(browser, server, number, tmp_path):
                 ]
                 settled(page)
                 found += [f"{where}: {name}, used: {each}" for each in faults(section)]
-                section.screenshot(path=tmp_path / f"{name}-{at}-{theme}-{width}.png", animations="disabled")
+                take(page, section, tmp_path / f"{name}-{at}-{theme}-{width}.png")
         page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     (tmp_path / "faults.txt").write_text("\n".join(found), encoding="utf-8")
     assert found == [], "\n".join(found)
