@@ -65,7 +65,7 @@ ROWS = COLUMNS = 1024
 one_token = workbench.compare(
     "linear[int4]", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
 )
-print(one_token)
+display(one_token)
 
 # %%
 display(one_token.plot("timing"))
@@ -218,10 +218,10 @@ def my_int4(x, quants, scales):
 
 
 wrong = workbench.compare("my_int4")
-print(wrong)
+display(wrong)
 
 # %% [markdown]
-# Wrong numbers, so no time. All elements are off, and the five that are printed are all too large, by 3 to 10: as
+# Wrong numbers, so no time. All elements are off, and the five that are listed are all too large, by 3 to 10: as
 # much as the outputs themselves. Rounding errors are smaller by orders of magnitude, and have both signs. It is an
 # offset: the WGSL forgets to subtract 8, which adds 8 Σ s x to a row, with the same x for all of them. How far
 # errors lie from their bounds says what kind of mistake it is. Rounding errors that exceed the bound a little make a
@@ -539,7 +539,7 @@ lab.plot("timing").save(RESULTS / "timing.svg")
 # %%
 edited = Lab("linear[f16]", variants=["gemv"], rows=256, columns=768, rounds=3)
 edited.edit(edited.text("gemv"), "gemv", tunables={"rows_per_team": 4}, name="four rows a team")
-print(
+display(
     edited.in_model(
         demo_model_path(), text=load_text(evaluation_text()), protocol="disjoint-256", max_windows=2
     )
