@@ -128,7 +128,7 @@ board.selection = []
 
 # %%
 found = board.table()
-display(Markdown(found.markdown()))
+display(found)
 
 # %%
 display(board.plot(RESULTS / "front.pdf"))

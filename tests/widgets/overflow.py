@@ -8,7 +8,7 @@ from tests.widgets.looks import ALL_LAID_OUT
 #: Of an element (a cell's output, a widget's section): what is wrong, each as a line. Text is measured itself, not its
 #: element; what lies in a part that scrolls is judged against that part, and the part against what is around it.
 FAULTS = """frame => {
-  const faults = new Set();
+  const [faults, told] = [new Set(), new Set()];
   const style = (each) => getComputedStyle(each);
   const named = (each) => {
     const classes = each.getAttribute("class");
@@ -34,7 +34,9 @@ FAULTS = """frame => {
       const wide = box.right > right + slack || box.left < inner.left - slack;
       const high = box.bottom > inner.bottom + 2 || box.top < inner.top - 2;
       if (["auto", "scroll"].includes(overflowX) && at.scrollWidth > at.clientWidth + 1 && wide) {
-        if (!announced(at)) faults.add(`${named(at)} hides columns, is no stop of Tab or has no name: ${what}`);
+        if (announced(at) || told.has(at)) return;
+        told.add(at);
+        faults.add(`${named(at)} hides columns, is no stop of Tab or has no name: ${what}`);
         return;
       }
       if (["auto", "scroll"].includes(overflowY) && at.scrollHeight > at.clientHeight + 1 && high) {

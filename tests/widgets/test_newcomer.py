@@ -157,9 +157,11 @@ def edit(keys: Keyboard, turn: int) -> None:
 
 
 def choose_rows(keys: Keyboard, turn: int) -> None:
+    head = keys.section.locator("th", has_text="perplexity")
+    order = head.get_attribute("aria-sort")
     keys.to("^perplexity")
     keys.press("Enter")
-    keys.section.locator("th[aria-sort]:not([aria-sort=none])").wait_for()
+    head.and_(keys.page.locator(f"[aria-sort]:not([aria-sort='{order}'])")).wait_for()
     picked = keys.section.locator(".wb-picked")
     before = picked.count()
     for _ in range(12):
