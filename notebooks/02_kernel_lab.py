@@ -39,10 +39,10 @@ from IPython.display import display
 
 import wgsl_kernels
 import workbench
-from eval.texts import load_text
+from eval.named_texts import named_text
 from wgsl_kernels import Cost, Port, Variant, kernel
 from wgsl_kernels.reduce import lanes_default, reduction
-from workbench.assets import demo_model_path, evaluation_text
+from workbench.assets import demo_model_path
 from workbench.files.writing import write_json
 from workbench.show.notebook import table
 from workbench.studies.lab import Lab
@@ -540,9 +540,7 @@ lab.plot("timing").save(RESULTS / "timing.svg")
 edited = Lab("linear[f16]", variants=["gemv"], rows=256, columns=768, rounds=3)
 edited.edit(edited.text("gemv"), "gemv", tunables={"rows_per_team": 4}, name="four rows a team")
 display(
-    edited.in_model(
-        demo_model_path(), text=load_text(evaluation_text()), protocol="disjoint-256", max_windows=2
-    )
+    edited.in_model(demo_model_path(), text=named_text("evaluation"), protocol="disjoint-256", max_windows=2)
 )
 
 # %% [markdown]

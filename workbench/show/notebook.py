@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
-from .figures import Picture
-from .html import columns
 from .progress import Progress, RunProgress, window_bar
 from .table import Table
 
@@ -17,13 +14,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     from IPython.display import Markdown
 
     return Markdown(Table(header, rows).markdown(marked_up=True))
-
-
-def with_picture(widget: Any, picture: Picture) -> dict[str, Any]:
-    """The output of a widget with a picture for readers without a kernel: `display(bundle, raw=True)`."""
-    import base64
-
-    return {**widget._repr_mimebundle_(), "image/png": base64.b64encode(picture.png()).decode()}
 
 
 class Bars(Progress):
@@ -41,19 +31,3 @@ class Bars(Progress):
         from IPython.display import clear_output
 
         clear_output(wait=True)
-
-
-def side_by_side(texts: dict[str, str]) -> Any:
-    """Two texts in columns for display; what they share from the beginning is grey."""
-    from IPython.display import HTML
-
-    first, second = texts.values()
-    shared = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    shared = min(len(first), len(second)) if shared is None else shared
-
-    def cell(text: str) -> str:
-        return "<span style='opacity:0.55'>{}</span>{}".format(
-            *map(html.escape, (text[:shared], text[shared:]))
-        )
-
-    return HTML(columns({name: cell(text) for name, text in texts.items()}))
