@@ -178,7 +178,7 @@ def choose_rows(keys: Keyboard, turn: int) -> None:
 def allocate(keys: Keyboard, turn: int) -> None:
     before = keys.section.get_attribute("data-drawn")
     keys.to("^budget$")
-    keys.press("ArrowUp" if turn % 2 else "ArrowDown")
+    keys.press("PageDown" if turn % 2 else "PageUp")
     keys.section.and_(keys.page.locator(f"[data-drawn]:not([data-drawn='{before}'])")).wait_for()
     pinned = keys.section.locator(".wb-pinned")
     if pinned.count():

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from .progress import Progress, RunProgress, window_bar
-from .table import Table
+from .table import FIT, Table
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """A Markdown table for display: the first column to the left, the others to the right."""
+    """A table for display: the first column to the left, the others to the right. cells: Markdown.
+
+    Where there are more columns than fit a narrow notebook it is HTML, which scrolls, without the cells' marks of code.
+    """
     from IPython.display import Markdown
 
+    if len(header) > FIT:
+        return Table(header, [[str(cell).replace("`", "") for cell in row] for row in rows])
     return Markdown(Table(header, rows).markdown(marked_up=True))
 
 

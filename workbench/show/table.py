@@ -22,7 +22,7 @@ FORMS = ("text", "md", "csv", "latex", "html")
 #: What stands for a figure that does not exist.
 NONE = "–"
 #: Columns that fit a narrow notebook, with titles that wrap.
-FIT = 4
+FIT = 5
 KEEPS_KEYS = 'data-lm-suppress-shortcuts="true"'
 
 
