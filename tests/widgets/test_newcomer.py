@@ -256,6 +256,10 @@ def test_a_newcomer(browser, server, number, tmp_path):
         run_all(notebook)
         page.keyboard.press("Control+b")  # the list of files takes a third of a narrow window
         lay_all_out(page)
+        drawn = [name for name in SHOWS[number] if name != "menus"]
+        page.wait_for_function(
+            "n => document.querySelectorAll('.jp-Cell .wb[data-wb]').length >= n", arg=len(drawn)
+        )
         widgets = shown_widgets(notebook, cells)
         assert [name for *_, name in widgets] == SHOWS[number]
         found: list[str] = []
