@@ -89,6 +89,10 @@ class Differences:
         changes = [{**asdict(each), "ratio": each.ratio} for each in self.changes]
         return {**asdict(self), "changes": changes, "rule": RULE}
 
+    def __repr__(self) -> str:
+        within = f"{self.unchanged} figures within the noise"
+        return f"<two records: {len(self.configuration)} settings and {len(self.changes)} figures differ, {within}>"
+
     def __str__(self) -> str:
         lines = ["Configuration:"]
         lines += [

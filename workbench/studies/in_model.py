@@ -38,6 +38,10 @@ class InModel:
         ratios = [before / after for before, after in pairs]
         return statistics.median(ratios), min(ratios), max(ratios)
 
+    def __repr__(self) -> str:
+        prefill, decode = (self.times_as_fast(rates)[0] for rates in (self.prefill, self.decode))
+        return f"<kernels inside a model: prefill {prefill:.2f}, decode {decode:.2f} times as fast>"
+
     def __str__(self) -> str:
         return self.table().text()
 
