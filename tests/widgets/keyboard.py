@@ -19,7 +19,7 @@ FOCUSED = """section => {
     ring = getComputedStyle(e).borderColor !== border;
     e.focus();
   }
-  const box = e.getBoundingClientRect();
+  const box = (around ?? e).getBoundingClientRect(); // a text scrolls in its frame
   return { name: (label || e.textContent).trim(), tag: e.tagName.toLowerCase(), type: e.type ?? "", seen: Boolean(ring),
     inside: box.right <= innerWidth + 1 && box.left >= -1, disabled: Boolean(e.disabled) };
 }"""
