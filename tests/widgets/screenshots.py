@@ -139,6 +139,7 @@ quantizer = ["rtn", "grid"]
 protocol = "disjoint-512"
 [[include]]
 model = "damaged"
+format = "int2"
 protocol = "disjoint-512"
 """)
 board = SweepBoard("blocks.toml", processes=2)
@@ -149,7 +150,9 @@ def run_half(section) -> None:
     section.get_by_role("button", name="Start").click()
     section.locator("tr[data-status=done]").nth(6).wait_for(timeout=300_000)
     section.locator("tr[data-status=running]").nth(1).wait_for(timeout=60_000)
-    section.locator("tr[data-status=failed]").last.click()
+    failed = section.locator("tr[data-status=failed]").last
+    failed.wait_for(timeout=300_000)
+    failed.click()
     section.locator(".wb-picked").wait_for()
 
 
