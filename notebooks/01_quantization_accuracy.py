@@ -43,56 +43,38 @@
 # ...`: windows, prompts and blocks follow from the model, and its results get a folder of their own.
 
 # %%
+import base64
 import html
 import json
 
 import ipywidgets as widgets
 import numpy as np
-from IPython.display import Markdown, display
+import pandas
+from IPython.display import clear_output, display
 
 import workbench
-from eval.named_texts import named_text
-from eval.perplexity import perplexities
-from eval.texts import encode
-from workbench.assets import demo_model_path
-from workbench.convert.convert import convert
-from workbench.convert.options import ConvertOptions
-from workbench.formats.reader import StoredModel
-from workbench.formats.spec import WeightFormat
-from workbench.model_bench.measure import Settings, bits_per_weight, measure, weight_files
-from workbench.model_bench.plot import perplexity_vs_size
-from workbench.model_bench.records import save
-from workbench.models.tokenizer import load_tokenizer
-from workbench.runtime.info import describe
-from workbench.runtime.provenance import versions
-from workbench.show.notebook import Bars, side_by_side, table, with_picture
-from workbench.studies import plots
-from workbench.studies.fitting import Study
-from workbench.studies.tokens import Names
-from workbench.studies.weight_error import weight_error
 
-CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
+CHECKPOINT = workbench.demo_model_path()  # or a folder, or a hub id: the one line to change
 TEXT = "evaluation"  # stories; or a UTF-8 file, or a data set such as "wikitext2"
 FORMATS = ("int8", "int4", "int2")
 WINDOWS = 7  # of 512 tokens; more of them narrow the error bars of section 4
 
-study = Study(CHECKPOINT, "quantization_accuracy")
+study = workbench.Study(CHECKPOINT, "quantization_accuracy")
 RESULTS = study.folder  # everything that this notebook writes
-settings = study.settings(Settings("disjoint-512", windows=WINDOWS, repetitions=3))
+PROTOCOL = study.protocol("disjoint-512")
 BASE = study.dtype  # what the unquantized model is stored as
 print(study)
 
 # %% [markdown]
 # ## 1. What runs here
 #
-# `describe` plans a model without reading its weights: the calls of one token, how they were lowered for this adapter,
-# memory by kind, and every automatic choice with its reason. If the adapter below is a *CPU* (Mesa's llvmpipe), the
-# accuracy figures are as good as on a GPU and the times are not.
+# `workbench.describe` plans a model without reading its weights: the calls of one token, how they were lowered for this
+# adapter, memory by kind, and every automatic choice with its reason. If the adapter below is a *CPU* (Mesa's
+# llvmpipe), the accuracy figures are as good as on a GPU and the times are not.
 
 # %%
-info = describe(CHECKPOINT)
+info = workbench.describe(CHECKPOINT)
 print(info)
-print("\nversions:", ", ".join(f"{package} {version}" for package, version in versions().items()))
 
 # %% [markdown]
 # A *plan* is a straight line of kernel calls over named buffers. Each kernel is a pair, a WGSL source and a PyTorch
@@ -127,9 +109,8 @@ matrices = [name for name in source.names() if len(source.describe(name)[0]) == 
 NAME = f"model.layers.{study.middle_layer}.mlp.down_proj.weight"
 weights = source.tensor(NAME).dequantize()
 
-nearest = [weight_error(weights, WeightFormat(dtype), "rtn", NAME) for dtype in FORMATS]
-searched = [weight_error(weights, WeightFormat(dtype), "grid", NAME) for dtype in FORMATS]
-display(plots.levels(nearest, row=5))
+errors = workbench.weight_errors(weights, FORMATS, ["rtn", "grid"], name=NAME)
+display(errors.plot("levels"))
 
 # %% [markdown]
 # Round to nearest spends its range on the largest weight of the block, however lonely it is. A *grid search* tries
@@ -137,20 +118,7 @@ display(plots.levels(nearest, row=5))
 # nothing at run time; with 256 levels there is nothing to gain, with 4 there is a lot.
 
 # %%
-rows = []
-for rtn, grid in zip(nearest, searched, strict=True):
-    decibels = [rtn.predicted_db, rtn.sqnr_db, grid.sqnr_db]
-    cells = [f"{value:.2f}" for value in decibels]
-    rows.append([rtn.format, f"{rtn.bits_per_weight:.3f}", *cells, f"{grid.sqnr_db - rtn.sqnr_db:+.2f}"])
-names = [
-    "format",
-    "bits a weight",
-    "s²/12 predicts, dB",
-    "round to nearest, dB",
-    "grid search, dB",
-    "gain, dB",
-]
-display(table(names, rows), plots.block_errors([*nearest, *searched]))
+display(errors, errors.plot("blocks"))
 
 # %% [markdown]
 # A single number for a matrix hides its blocks: the curves show how unequal they are. Now choose for yourself. Any
@@ -179,15 +147,15 @@ for control in choice.values():
 picture, figures = widgets.Image(format="png", layout={"object_fit": "scale-down"}), widgets.HTML()
 
 
-def look(matrix: str, dtype: str, block: int | str, quantizer: str) -> plots.Picture:
-    sizes = {"block_size": block} if isinstance(block, int) else {"granularity": block}
-    found = weight_error(source.tensor(matrix).dequantize(), WeightFormat(dtype, **sizes), quantizer, matrix)
-    drawn = plots.explained(found)
-    picture.value = drawn.png()
-    size = f"{found.bits_per_weight:.3f} bits a weight, {found.tensor.nbytes / 1024:.0f} KiB"
-    said = f"{found.format}, {quantizer}: <b>{found.sqnr_db:.2f} dB</b> at {size}"
-    figures.value = f"<p data-format='{found.format}' data-method='{quantizer}'>{said}</p>"
-    return drawn
+def look(matrix: str, dtype: str, block: int | str, quantizer: str) -> bytes:
+    values = source.tensor(matrix).dequantize()
+    looked = workbench.weight_errors(values, f"{dtype}/{block}", quantizer, name=matrix)
+    picture.value = looked.plot("matrix").png()
+    [one] = looked.errors
+    size = f"{one.bits_per_weight:.3f} bits a weight, {one.tensor.nbytes / 1024:.0f} KiB"
+    said = f"{one.format}, {quantizer}: <b>{one.sqnr_db:.2f} dB</b> at {size}"
+    figures.value = f"<p data-format='{one.format}' data-method='{quantizer}'>{said}</p>"
+    return picture.value
 
 
 def changed(_) -> None:
@@ -201,19 +169,21 @@ for control in choice.values():
     control.observe(changed, names="value")
 menus = widgets.HBox(list(choice.values()), layout={"flex_flow": "row wrap"})
 explorer = widgets.VBox([menus, figures, picture])
-display(with_picture(explorer, look(NAME, "int4", USUAL, "rtn")), raw=True)
+still = base64.b64encode(look(NAME, "int4", USUAL, "rtn")).decode()
+display({**explorer._repr_mimebundle_(), "image/png": still}, raw=True)
 
 # %% [markdown]
 # The same question as a table: what does a smaller block buy, and what does it cost? Halving the block adds 24 bits
 # (an f16 scale and an int8 zero-point) for half as many weights.
 
 # %%
-rows = []
-for size in BLOCKS:
-    kind = {"block_size": size} if isinstance(size, int) else {"granularity": size}
-    found = [weight_error(weights, WeightFormat(dtype, **kind)) for dtype in FORMATS]
-    rows.append([size, *(f"{each.bits_per_weight:.3f} b, {each.sqnr_db:.2f} dB" for each in found)])
-display(table(["block", *FORMATS], rows))
+smaller = [f"{dtype}/{block}" for block in BLOCKS for dtype in FORMATS]
+found = workbench.weight_errors(weights, smaller, name=NAME).data()
+found["block"], found["dtype"] = zip(*([b, d] for b in BLOCKS for d in FORMATS), strict=True)
+shown = found["bits_per_weight"].map("{:.3f} b, ".format) + found["sqnr_db"].map("{:.2f} dB".format)
+display(
+    found.assign(shown=shown).pivot(index="block", columns="dtype", values="shown").loc[BLOCKS, [*FORMATS]]
+)
 
 # %% [markdown]
 # ## 3. Converting the model
@@ -223,22 +193,11 @@ display(table(["block", *FORMATS], rows))
 # head here, is quantized like everything else; a model that has a head of its own has it quantized too.
 
 # %%
-models = {BASE: source.path}
-summaries = {}
+models = {BASE: workbench.load(CHECKPOINT)}
 for dtype in FORMATS:
-    models[dtype] = RESULTS / "models" / dtype
-    options = ConvertOptions(WeightFormat(dtype), quantizer="rtn", overwrite=True)
-    summaries[dtype] = convert(source.path, models[dtype], options, progress=True)
-Bars.clear()  # the progress bars have done their work
-
-original, _ = weight_files(source.path)
-rows = [[BASE, f"{original / 1e6:.2f}", "100.0%", f"{bits_per_weight(source):.3f}", len(matrices), "–"]]
-for made in summaries.values():
-    counts = {kind: count for kind, count in made.formats.items() if kind != "f32"}
-    sizes = [f"{made.nbytes / 1e6:.2f}", f"{made.nbytes / original:.1%}", f"{made.bits_per_weight:.3f}"]
-    kinds, numbers = ", ".join(counts), " + ".join(map(str, counts.values()))
-    rows.append([kinds, *sizes, numbers, f"{made.seconds:.1f}"])
-display(table(["format", "weights, MB", f"of {BASE}", "bits a weight", "matrices", "seconds"], rows))
+    models[dtype] = workbench.quantize(CHECKPOINT, dtype, output=RESULTS / "models" / dtype, overwrite=True)
+clear_output(wait=True)  # the progress bars have done their work
+display(models["int4"])
 
 # %% [markdown]
 # The manifest says of every tensor how it is stored and why, where its planes lie and what they must hash to; of the
@@ -246,8 +205,7 @@ display(table(["format", "weights, MB", f"of {BASE}", "bits a weight", "matrices
 # of the matrix above:
 
 # %%
-stored = StoredModel.open(models["int4"])
-manifest = stored.manifest
+manifest = models["int4"].source.manifest
 entry = manifest["tensors"][NAME]
 print("manifest:", ", ".join(manifest))
 print("precision:", json.dumps(manifest["precision"][NAME]))
@@ -270,160 +228,118 @@ for part in entry["parts"]:
 #
 # Beside it stand the Kullback-Leibler divergence of the whole distribution from the baseline's, which sees what the
 # target's probability alone does not, and how often both agree on the most likely token. All of it goes through the
-# WGSL kernels on the packed bytes. The same bytes go through the PyTorch references too; the difference is the
-# *kernel loss*, and that of the unquantized row is the noise floor.
+# WGSL kernels on the packed bytes.
 
 # %%
-tokenizer = load_tokenizer(source.tokenizer_path)
-tokens = encode(tokenizer, named_text(TEXT), settings.scheme)
-
-measurement = measure(models, BASE, tokens, settings, progress=Bars())
-Bars.clear()
-report = save(measurement, RESULTS)  # table.md, results.json with provenance, the figure below
-display(Markdown(report))
+measured = workbench.perplexity(models, TEXT, PROTOCOL, baseline=BASE, max_windows=WINDOWS)
+clear_output(wait=True)
+measured.save(RESULTS / "results.json")  # with provenance; `workbench table` reads it
+display(measured)
 
 # %%
-display(perplexity_vs_size(measurement))
+display(measured.plot(RESULTS / "perplexity.png"))
 
 # %% [markdown]
-# **How to read it.** In the left panel the grey band is the plain error of the unquantized perplexity. INT8 and INT4
-# of the embedded model disappear in it, and an unpaired comparison could say nothing at all about them. In the right
-# panel the same tokens, paired. A format whose error bar crosses zero has not been told apart from the unquantized
-# model *by perplexity* on this many tokens. That is not the same as being equal: its KL divergence, an average of
-# numbers that cannot be negative, is already known to a few percent.
+# **How to read it.** The error behind a perplexity is its own: INT8 and INT4 of the embedded model disappear in that of
+# the unquantized one, and an unpaired comparison could say nothing at all about them. The paired change, in the right
+# panel, is of the same tokens. A format whose error bar crosses zero has not been told apart from the unquantized model
+# *by perplexity* on this many tokens. That is not the same as being equal: its KL divergence, an average of numbers
+# that cannot be negative, is already known to a few percent. The left panel says how unequal the tokens are: at most of
+# them the distributions hardly differ, and the highest percentiles are where a text would turn out otherwise.
 #
 # The error falls as $1/\sqrt n$, so a claim can be priced in advance: $n = (\mathrm{sd}(d) / \mathrm{SE})^2$. The
 # perplexity itself, without a pair, would need $n = (\mathrm{sd}(\ell)/\mathrm{SE})^2$.
 
 # %%
-n = measurement.row(BASE).result.tokens_scored
+n = measured[BASE].tokens_scored
 
 
 def needed(se_now: float, se: float) -> str:
     return f"{n * (se_now / se) ** 2:,.0f}"
 
 
-alone = measurement.row(BASE).result
-relative_se = alone.ppl_se / alone.ppl
-rows = [[f"{BASE}, unpaired", "–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]]
+relative_se = measured[BASE].ppl_se / measured[BASE].ppl
+names = ["ln ratio", f"its SE at n = {n:,}", "n for SE = 0.1 %", "n to see it at 3 SE"]
+prices = {f"{BASE}, unpaired": ["–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]}
 for dtype in FORMATS:
-    pair = measurement.row(dtype).result.baseline
+    pair = measured[dtype].baseline
     mean, se = pair.ln_ratio, pair.ln_ratio_se
-    rows.append([dtype, f"{mean:+.3%}", f"{se:.3%}", needed(se, 0.001), needed(3 * se, abs(mean))])
-display(table(["", "ln ratio", f"its SE at n = {n:,}", "n for SE = 0.1 %", "n to see it at 3 SE"], rows))
+    prices[dtype] = [f"{mean:+.3%}", f"{se:.3%}", needed(se, 0.001), needed(3 * se, abs(mean))]
+display(pandas.DataFrame.from_dict(prices, orient="index", columns=names))
 
 # %% [markdown]
 # These errors take tokens as independent. Tokens of one story are not quite; `results.json` also has errors clustered
 # by window, which with so few windows are themselves uncertain.
 #
+# The same bytes go through the PyTorch references too. The difference is the *kernel loss*, and that of the unquantized
+# row is the noise floor. (Without an adapter both are the references, and there is none.)
+
+# %%
+references = {name: workbench.load(model.source, backend="torch") for name, model in models.items()}
+options = {"baseline": BASE, "max_windows": WINDOWS}
+checked = workbench.perplexity(references, TEXT, PROTOCOL, **options)
+clear_output(wait=True)
+
+names, losses = ["perplexity, WGSL", "references", "mean d, nats", "its SE", "largest |d|"], {}
+for name in models:
+    d = measured[name].token_nll - checked[name].token_nll
+    figures_of = [d.mean(), d.std(ddof=1) / np.sqrt(n), np.abs(d).max()]
+    losses[name] = [measured[name].ppl, checked[name].ppl, *(f"{value:.1e}" for value in figures_of)]
+display(pandas.DataFrame.from_dict(losses, orient="index", columns=names).round(4))
+
+# %% [markdown]
 # ## 5. Where the error is
 #
-# `forward(ids, keep=[...])` reads any buffer of the plan. Below, over 256 tokens, the RMS of an element of the residual
-# stream, and the RMS of its error:
+# `Model.forward(ids, keep=[...])` reads any buffer of the plan. Below, over 256 tokens, the RMS of an element of the
+# residual stream, and the RMS of its error:
 #
 # - each quantized model against the unquantized one, both through WGSL: what the *format* does;
 # - the unquantized model through WGSL against itself through the references: what the *kernels* do.
+#
+# The table has the same relative to the stream.
 
 # %%
-ids = tokens.ids[: study.tokens(256)]
-layers = range(info.config.layers)
-stream = ["embedded", *(f"layers.{i}.out" for i in layers)]
-inside = {
-    "queries": "attn.q",
-    "values": "attn.v",
-    "attention's output": "attn.out",
-    "MLP's output": "mlp.out",
-}
-keep = [*stream, *(f"layers.{i}.{part}" for part in inside.values() for i in layers)]
-
-kept = {name: workbench.load(path).forward(ids, keep=keep).kept for name, path in models.items()}
-references = workbench.load(source.path, backend="torch").forward(ids, keep=keep).kept
-
-
-def rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
-
-
-growth = {"the stream itself": [rms(kept[BASE][name]) for name in stream]}
-for dtype in reversed(FORMATS):
-    growth[f"{dtype} against {BASE}"] = [rms(kept[dtype][name] - kept[BASE][name]) for name in stream]
-growth[f"{BASE}, WGSL against PyTorch"] = [rms(kept[BASE][name] - references[name]) for name in stream]
-
-parts = {}
-for label, part in inside.items():
-    names = [f"layers.{i}.{part}" for i in layers]
-    parts[label] = [rms(kept["int4"][name] - kept[BASE][name]) / rms(kept[BASE][name]) for name in names]
-
-growth_figure = plots.depth(growth, ["emb.", *map(str, layers)], parts, f"int4 against {BASE}")
+ids = measured[BASE].targets[: study.tokens(256)]
+growth = workbench.depth_errors(models, ids, baseline=BASE)
+growth_figure = growth.plot("int4")
 growth_figure.save(RESULTS / "error_by_layer.png")
-display(growth_figure)
-
-# %%
-whole = growth["the stream itself"]
-of_weights = {error.format.dtype: 10 ** (-error.sqnr_db / 20) for error in nearest}
-rows = []
-for label, values in growth.items():
-    share = [value / size for value, size in zip(values, whole, strict=True)]
-    weight_share = of_weights.get(label.split()[0])
-    cells = [f"{share[at]:.2g}" for at in (0, 1, len(share) // 2, -1)]
-    rows.append([label, *cells, f"{weight_share:.2g}" if weight_share else "–"])
-names = [
-    "relative error",
-    "embedding",
-    "layer 0",
-    f"layer {len(whole) // 2 - 1}",
-    "last layer",
-    "of section 2's weights",
-]
-display(table(names, rows[1:]))
+display(growth_figure, growth)
 
 # %% [markdown]
 # The residual stream is a sum. Every layer adds an error of its own, passes on those before it and computes from a
 # disturbed input, so the error grows from layer to layer, and the stream grows with it. In the embedded model their
-# ratio stays put, close to the relative error of the weights themselves, $10^{-\mathrm{SQNR}/20}$: a rounded matrix
-# makes a relative error of about that size in whatever it writes, and what is written later outweighs what was
-# written before. The kernels' own rounding lies several orders of magnitude lower at every depth: what this notebook
-# measures is quantization, not arithmetic.
+# ratio stays put, close to the relative error of the weights themselves, $10^{-\mathrm{SQNR}/20}$ (section 2 has the
+# SQNR of one matrix): a rounded matrix makes a relative error of about that size in whatever it writes, and what is
+# written later outweighs what was written before. The kernels' own rounding lies several orders of magnitude lower at
+# every depth: what this notebook measures is quantization, not arithmetic.
 #
 # ## 6. What helps
 #
 # Two suspects for INT2: rounding that spends its range on outliers (section 2), and the embedding, which here is also
 # the LM head, so that its error reaches the logits with nothing behind it to average over. The kernels add nothing
 # that could be seen, so the references, which are quicker on a CPU, may answer. Neither repair costs anything at run
-# time but the bits in the first column.
+# time but the bits in the second column.
 
 # %%
-int2, grid = WeightFormat("int2"), {"quantizer": "grid", "overwrite": True}
 repairs = {
-    "int2 grid": ConvertOptions(int2, **grid),
-    "int2 grid, blocks of 64": ConvertOptions(WeightFormat("int2", block_size=64), **grid),
-    "int2 grid, int8 embedding": ConvertOptions(int2, embedding=WeightFormat("int8"), **grid),
+    "int2 grid": ("int2", {}),
+    "int2 grid, blocks of 64": ("int2/64", {}),
+    "int2 grid, int8 embedding": ("int2", {study.config.embedding: "int8"}),
 }
-bits = {name: measurement.row(name).bits_per_weight for name in (BASE, "int4", "int2")}
-repaired = {name: workbench.load(models[name], backend="torch") for name in bits}
-for name, options in repairs.items():
-    folder = RESULTS / "models" / name.replace(",", "").replace(" ", "-")
-    bits[name] = convert(source.path, folder, options).bits_per_weight
-    repaired[name] = workbench.load(folder, backend="torch")
-
-rows = []
-for name, result in perplexities(
-    repaired, tokens, settings.scheme, baseline=BASE, max_windows=WINDOWS
-).items():
-    change = kl = "–"
-    if pair := result.baseline:
-        change = (
-            f"{100 * np.expm1(pair.ln_ratio):+.2f} ± {100 * np.exp(pair.ln_ratio) * pair.ln_ratio_se:.2f}"
-        )
-        kl = f"{pair.kl_mean:.4f} ± {pair.kl_se:.4f}"
-    rows.append([name, f"{bits[name]:.3f}", f"{result.ppl:.3f}", change, kl])
-display(table(["", "bits a weight", "perplexity", "change, %", "mean KL, nats"], rows))
+repaired = {name: references[name] for name in (BASE, "int4", "int2")}
+for name, (format, overrides) in repairs.items():
+    repaired[name] = workbench.quantize(
+        CHECKPOINT, format, quantizer="grid", overrides=overrides, execution={"backend": "torch"}
+    )
+found = workbench.perplexity(repaired, TEXT, PROTOCOL, **options)
+clear_output(wait=True)
+display(found)
 
 # %% [markdown]
 # In the embedded model the search alone takes away most of the loss, and bits for the embedding buy more than bits
 # for smaller blocks. The two block sizes cannot be told apart by perplexity, but they can by KL: the target's
-# probability is one number of a token, the divergence looks at the whole vocabulary. `ConvertOptions.overrides` takes
-# a format for any pattern of tensor names, so this table is the beginning of a search, not its end.
+# probability is one number of a token, the divergence looks at the whole vocabulary. `overrides` takes a format for any
+# pattern of tensor names, so this table is the beginning of a search (`workbench.allocate`), not its end.
 #
 # ## 7. A story
 #
@@ -433,40 +349,30 @@ display(table(["", "bits a weight", "perplexity", "change, %", "mean KL, nats"],
 
 # %%
 PROMPT = "Once upon a time"
-stories = {}
-for dtype in (BASE, "int4"):
-    print(f"[{dtype}] {PROMPT}", end="")
-    stories[dtype] = PROMPT
-    for piece in workbench.load(models[dtype]).generate(
-        PROMPT, max_new_tokens=study.tokens(140, 24), temperature=0.8, top_p=0.95, seed=6
-    ):
-        print(piece, end="", flush=True)
-        stories[dtype] += piece
-    print("\n")
-
-# %%
-display(side_by_side(stories))
+written = workbench.continue_prompt(
+    {name: models[name] for name in (BASE, "int4")},
+    PROMPT,
+    max_new_tokens=study.tokens(140, 24),
+    sampling={"temperature": 0.8, "top_p": 0.95, "seed": 6},
+)
+display(written)
 
 # %% [markdown]
 # What did the two models think at the token where they part? Both read the shared beginning, and these are their most
 # likely continuations:
 
 # %%
-written = {dtype: tokenizer(text)["input_ids"] for dtype, text in stories.items()}
-pairs = zip(*written.values(), strict=False)
-parting = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, written.values())) - 1)
+texts = {each.label: each.tokens for each in written.continuations}
+parting = min(map(len, texts.values())) - 1 if written.parted is None else written.parted
 
-names, rows = Names(tokenizer), []
-for dtype in written:
-    logits = workbench.load(models[dtype]).forward(written[BASE][:parting]).logits[-1].astype(np.float64)
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
-    best = [f"`{names(int(i))!r}` {p[i]:.1%}" for i in np.argsort(p)[::-1][:5]]
-    wrote = written[dtype][parting]
-    rows.append([dtype, f"`{names(wrote)!r}` {p[wrote]:.1%}", *best])
-before = tokenizer.decode(written[BASE][:parting], skip_special_tokens=True)
+thoughts = {}
+for name, tokens in texts.items():
+    here = tokens[parting]
+    best = [f"{each.text!r} {each.probability:.1%}" for each in here.alternatives]
+    thoughts[name] = [f"{here.text!r} {here.probability:.1%}", *best[:5]]
+before = "".join(token.text for token in texts[BASE][:parting])
 print(f"they part at token {parting}, after {'...' + before[-60:]!r}")
-display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
+display(pandas.DataFrame.from_dict(thoughts, orient="index").rename(columns={0: "it wrote"}))
 
 # %% [markdown]
 # ## 8. Your own checkpoint
@@ -477,13 +383,9 @@ display(table(["", "it wrote", "1st", "2nd", "3rd", "4th", "5th"], rows))
 # this cell has: for WikiText-2 that is `wikitext2-gptq-2048`, over the whole test split.
 
 # %%
-# from eval.perplexity import perplexity
-# from eval.texts import load_dataset_text
-#
-# base, mine = workbench.load(CHECKPOINT), workbench.load(models["int4"])
-# text = load_dataset_text("wikitext2")
-# result = perplexity(mine, text, "wikitext2-gptq-2048", baseline=base, max_windows=4, progress=True)
-# result.save(RESULTS / "int4.npz")                            # per-token scores, to be paired later with others
+# pair = {"base": models[BASE], "int4": models["int4"]}
+# result = workbench.perplexity(pair, "wikitext2", "wikitext2-gptq-2048", baseline="base", max_windows=4)
+# result["int4"].save(RESULTS / "int4.npz")                    # per-token scores, to be paired later with others
 # display(result)
 
 # %% [markdown]

@@ -39,10 +39,10 @@ from IPython.display import display
 
 import wgsl_kernels
 import workbench
-from eval.texts import load_text
+from eval.named_texts import named_text
 from wgsl_kernels import Cost, Port, Variant, kernel
 from wgsl_kernels.reduce import lanes_default, reduction
-from workbench.assets import demo_model_path, evaluation_text
+from workbench.assets import demo_model_path
 from workbench.files.writing import write_json
 from workbench.show.notebook import table
 from workbench.studies.lab import Lab
@@ -65,7 +65,7 @@ ROWS = COLUMNS = 1024
 one_token = workbench.compare(
     "linear[int4]", variants=["gemv", "batch", "broadcast"], rows=ROWS, columns=COLUMNS, block=128
 )
-print(one_token)
+display(one_token)
 
 # %%
 display(one_token.plot("timing"))
@@ -218,10 +218,10 @@ def my_int4(x, quants, scales):
 
 
 wrong = workbench.compare("my_int4")
-print(wrong)
+display(wrong)
 
 # %% [markdown]
-# Wrong numbers, so no time. All elements are off, and the five that are printed are all too large, by 3 to 10: as
+# Wrong numbers, so no time. All elements are off, and the five that are listed are all too large, by 3 to 10: as
 # much as the outputs themselves. Rounding errors are smaller by orders of magnitude, and have both signs. It is an
 # offset: the WGSL forgets to subtract 8, which adds 8 Σ s x to a row, with the same x for all of them. How far
 # errors lie from their bounds says what kind of mistake it is. Rounding errors that exceed the bound a little make a
@@ -539,10 +539,8 @@ lab.plot("timing").save(RESULTS / "timing.svg")
 # %%
 edited = Lab("linear[f16]", variants=["gemv"], rows=256, columns=768, rounds=3)
 edited.edit(edited.text("gemv"), "gemv", tunables={"rows_per_team": 4}, name="four rows a team")
-print(
-    edited.in_model(
-        demo_model_path(), text=load_text(evaluation_text()), protocol="disjoint-256", max_windows=2
-    )
+display(
+    edited.in_model(demo_model_path(), text=named_text("evaluation"), protocol="disjoint-256", max_windows=2)
 )
 
 # %% [markdown]

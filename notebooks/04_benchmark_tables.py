@@ -128,7 +128,7 @@ board.selection = []
 
 # %%
 found = board.table()
-display(Markdown(found.markdown()))
+display(found)
 
 # %%
 display(board.plot(RESULTS / "front.pdf"))
@@ -190,7 +190,7 @@ shown.update(more)
 
 # %%
 new = more.data().query("quantizer == 'hqq' or protocol != @PROTOCOL")
-print(new[["format", "quantizer", "protocol", "status", "ppl"]].to_string(index=False))
+display(new.set_index("format")[["quantizer", "protocol", "status", "ppl"]])
 
 # %% [markdown]
 # `workbench sweep blocks.toml` is the same on a terminal, with `--scheduler` on a Dask cluster, and it may be killed at
@@ -324,7 +324,7 @@ kernels.table(first)
 
 # %%
 run("again")
-print(
+display(
     differences.compare_records(*(differences.read(RESULTS / f"{name}.json") for name in ("first", "again")))
 )
 
@@ -344,7 +344,7 @@ IN_A_REGISTER = """
 }"""
 row_rms_with(IN_A_REGISTER, "vec4<x_type>")
 run("repaired")
-print(
+display(
     differences.compare_records(
         *(differences.read(RESULTS / f"{name}.json") for name in ("again", "repaired"))
     )

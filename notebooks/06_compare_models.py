@@ -40,7 +40,7 @@
 # %%
 import re
 
-from IPython.display import Markdown, display
+from IPython.display import display
 
 import workbench
 from eval.comparison import compare
@@ -113,7 +113,7 @@ found = workbench.compare_models(
 )
 Bars.clear()
 found.save(RESULTS / "comparison.json")
-display(Markdown(found.table().markdown()))
+display(found)
 
 # %% [markdown]
 # **How to read it.**

@@ -15,9 +15,14 @@ __version__ = "0.1.0"
 settle_hub_cache()  # the libraries read it when they are imported
 
 _LAZY = {
+    "Study": "workbench.studies.fitting",
     "allocate": "workbench.precision.allocate",
     "compare": "workbench.kernel_bench.compare",
     "compare_models": "workbench.sweeps.model_comparison",
+    "continue_prompt": "workbench.studies.continuation",
+    "demo_model_path": "workbench.assets",
+    "depth_errors": "workbench.studies.depth",
+    "describe": "workbench.runtime.info",
     "load": "workbench.runtime.model",
     "perplexity": "workbench.sweeps.scores",
     "quantize": "workbench.precision.quantize",
@@ -27,6 +32,7 @@ _LAZY = {
     "tune": "workbench.runtime.tuning.tune",
     "table": "workbench.sweeps.table",
     "tables": "workbench.sweeps.table",
+    "weight_errors": "workbench.studies.weight_errors",
 }
 
 __all__ = ["__version__", *_LAZY]  # pyright: ignore[reportUnsupportedDunderAll]

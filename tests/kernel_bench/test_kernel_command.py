@@ -222,6 +222,9 @@ def test_differences_beyond_the_noise(measured):
     assert (change.metric, change.variant) == ("time", "gemv")
     assert change.ratio == pytest.approx(1.1 * high / low) and change.chance == pytest.approx(2 / 252)
     assert found.unchanged == same.unchanged - 1 and "linear[int4]" in str(found) and "0.8%" in str(found)
+    page = found._repr_html_()
+    assert "changes beyond the noise (1; " in page and "linear[int4]" in page and "counts as changed" in page
+    assert len(repr(found)) < 120 and "the same</td>" in same._repr_html_()
     # So few samples need a gap that is wider than their ranges.
     few = copy.deepcopy(before)
     for row in few["rows"]:

@@ -24,7 +24,7 @@ WRITES = {
     "07_mixtures_of_experts": "mixtures_of_experts/*/experts.json",
 }
 #: The line to change for a model of one's own.
-OWN = {"01": "CHECKPOINT = demo_model_path()", "03": "CHECKPOINT = demo_model_path()"}
+OWN = {"01": "CHECKPOINT = workbench.demo_model_path()", "03": "CHECKPOINT = demo_model_path()"}
 OWN |= {"04": 'MODEL = "embedded"', "05": "CHECKPOINT = demo_model_path()"}
 OWN |= {"06": "MODEL = demo_model_path()", "07": "CHECKPOINT = mixture_model_path()"}
 #: Those whose windows are longer than the context of the tests' model.

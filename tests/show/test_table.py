@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.chromium import browser_page
 from workbench.show.html import columns, folded
+from workbench.show.notebook import table as notebook_table
 from workbench.show.table import FORMS, Figure, Table
 
 HARD = ["a|b", "x_y", "_z_", "<b>&amp;", "$5 ~ *2*", "[l](u)", "\\n", "=1+1"]
@@ -129,6 +130,16 @@ def test_html_is_escaped_and_stands_to_its_sides():
     assert "<thead>" not in facts
     shown = TABLE._repr_html_()
     assert Cells(shown).rows == Cells(page).rows and "onclick=" in shown and "onclick=" not in page
+
+
+def test_many_columns_scroll_where_tab_goes():
+    wide = Table(list("abcdef"), [[1, 2, 3, 4, 5, 6]], caption='"all"', notes=["a note"])
+    assert '<div tabindex="0" role="region" aria-label="&quot;all&quot;" ' in wide.html()
+    assert wide.html().index("</div>") < wide.html().index("a note")
+    assert "role=" not in Table(["a", "b"], [[1, 2]]).html()
+    assert "role=" not in Table((), [["a", *range(9)]]).html()
+    few, many = notebook_table(["a", "b"], [["`x`", 1]]), notebook_table(list("abcdef"), [["`x`", *range(5)]])
+    assert "| `x`" in few.data and "role=" in many._repr_html_() and "`" not in many._repr_html_()
 
 
 @pytest.mark.browser

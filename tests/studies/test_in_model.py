@@ -98,6 +98,7 @@ def test_speed_and_perplexity_with_and_without_it(lab, shallow):
     change = found.results[WITH].baseline
     assert change.ln_ratio == 0 and change.kl["max"] == 0
     assert "times as fast" in str(found) and "v1" in str(found) and found.used[0][0] == LINEAR
+    assert len(found.table().rows) == 2 and "<table" in found._repr_html_() and "\n" not in repr(found)
 
 
 def test_a_version_takes_the_place_of_its_base_or_of_all(lab, shallow):

@@ -114,7 +114,7 @@ def test_one_table_in_every_format(found, tmp_path):
     assert float(int2["last_word_accuracy"]) == found.versions[3].last_words.accuracy
     assert json.loads(shown.format("json"))["rows"][3]["delta_p_p0.1"] == figures.delta_p_quantiles["p0.1"]
     assert list(found.data().model) == ["base", "copy", "int8", "int2"]
-    assert "<table>" in found._repr_html_() and r"$\Delta$p RMS" in shown.format("latex")
+    assert "<table onclick" in found._repr_html_() and r"$\Delta$p RMS" in shown.format("latex")
     assert "4 passages; times are a CPU's, not a GPU's" in shown.caption
     assert all(row.decode > 0 and row.on_cpu for row in shown.rows)
     record = json.loads((tmp_path / "found.json").read_text("utf-8"))

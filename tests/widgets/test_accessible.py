@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.widgets.overflow import faults
 from workbench.formats.text import parse_format
 from workbench.precision.groups import Group
 from workbench.precision.table import SensitivityTable
@@ -116,6 +117,17 @@ def test_all_widgets_are_here():
     assert set(WIDGETS) == set(names)
 
 
+#: Of cells' outputs in windows of 700 and of 1,400 px.
+NARROW, WIDE = 500, 1200
+
+
+def fitted(page, width: int) -> list[str]:
+    """What is cut or hidden where the widget has so much room."""
+    page.evaluate("width => (document.getElementById('there').style.width = `${width}px`)", width)
+    page.evaluate("() => new Promise((r) => requestAnimationFrame(() => setTimeout(r, 100)))")
+    return [f"{width} px: {each}" for each in faults(page.locator(".wb"))]
+
+
 def needs_name(node: dict) -> bool:
     """Whether a node of Chromium's accessibility tree is a control, or a picture or part that is to be announced."""
     if node["ignored"]:
@@ -148,3 +160,4 @@ def test_controls_have_names_and_tab_walks_through_them(shown, adapter, shallow,
             page.keyboard.press("Escape" if "Tab indents" in stop["what"] else "Tab")
         assert [stop["what"] for stop in walked if not stop["seen"]] == []
         assert len(walked) == expected >= 4
+        assert fitted(page, NARROW) == [] and fitted(page, WIDE) == []

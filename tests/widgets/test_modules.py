@@ -27,7 +27,7 @@ def test_every_widget_has_a_module():
 def test_module_is_complete(name):
     script = modules.script(name)
     assert not re.search(r"^\s*import\b|\bimport\(", script, re.MULTILINE)
-    assert re.findall(r"^export .*", script, re.MULTILINE) == ["export default { render };"]
+    assert re.findall(r"^export .*", script, re.MULTILINE) == ["export default{render};"]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -107,7 +107,7 @@ def test_other_imports_are_refused(tmp_path, monkeypatch):
     (tmp_path / "bad.js").write_text('import { a } from "./shared.js";\nimport x from "https://cdn";\n')
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     monkeypatch.setattr(modules, "script", modules.script.__wrapped__)
-    assert modules.script("good") == "const a = 1;\nexport default { render: a };\n"
+    assert modules.script("good") == "const a=1;\nexport default{render:a};\n"
     with pytest.raises(ValueError, match=r"bad\.js must import"):
         modules.script("bad")
 
@@ -127,8 +127,8 @@ def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     assert modules.script.__wrapped__("own") == (
-        "const deep = 1;\nfunction inner() {\nreturn deep; // kept\n}\n"
-        "function a() {\n/* b */ return inner();\n}\nconst more = a;\nexport default { render: more };\n"
+        "const deep=1;\nfunction inner(){\nreturn deep; // kept\n}\n"
+        "function a(){\n/* b */ return inner();\n}\nconst more=a;\nexport default{render:more};\n"
     )
     (tmp_path / "own.css").write_text(
         "@container (width < 9px) { .wb p, :root .wb .z:is(a, b) { top: 0 } }\n"
@@ -145,3 +145,15 @@ def test_files_are_all_used():
     }
     both = {f"{name}.{kind}" for name in (*MODULES, "shared") for kind in ("js", "css")}
     assert found == {*both, "code.js", "compute.js"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_spaces_are_left_out_where_they_mean_nothing(name):
+    """A template that went over a line's end would lose spaces that are text."""
+    lines = modules.script(name).splitlines()
+    assert [line for line in lines if line.count("`") % 2] == []
+    source = [line for line in modules._read(f"{name}.js").splitlines() if not re.search("[`'/]", line)]
+    texts = {text for line in source for text in re.findall(r'"[^"]*"', line)}
+    assert len(texts) > 20 and [text for text in texts if text not in "\n".join(lines)] == []
+    assert modules._close('h("a = b", { c: d => e });\n') == 'h("a = b",{c:d=>e});\n'
+    assert modules._close("a = `b = ${c}`;\n") == "a = `b = ${c}`;\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class Differences:
         changes = [{**asdict(each), "ratio": each.ratio} for each in self.changes]
         return {**asdict(self), "changes": changes, "rule": RULE}
 
+    def __repr__(self) -> str:
+        within = f"{self.unchanged} figures within the noise"
+        return f"<two records: {len(self.configuration)} settings and {len(self.changes)} figures differ, {within}>"
+
     def __str__(self) -> str:
         lines = ["Configuration:"]
         lines += [
@@ -99,20 +103,30 @@ class Differences:
         lines += [
             "",
             f"Changes beyond the noise ({len(self.changes)}; {self.unchanged} figures lie within it):",
-            *(f"  {line}" for line in self._table()),
+            *(f"  {line}" for line in self._lines()),
             RULE,
         ]
-        for title, names in (
-            ("Only in the first", self.only_before),
-            ("Only in the second", self.only_after),
-        ):
-            if names:
-                lines += ["", f"{title}:", *(f"  {name}" for name in names)]
+        for title, names in self._alone():
+            lines += ["", f"{title}:", *(f"  {name}" for name in names)]
         return "\n".join(lines)
 
-    def _table(self) -> list[str]:
-        if not self.changes:
-            return ["none"]
+    def _repr_html_(self) -> str:
+        differ = [[each.what, _shown(each.before), _shown(each.after)] for each in self.configuration] or [
+            ["the same", None, None]
+        ]
+        alone = [f"{title}: {', '.join(names)}" for title, names in self._alone()]
+        found = replace(self.table(), notes=[RULE, *alone])
+        return Table(["configuration", "before", "after"], differ, "l").html() + found._repr_html_()
+
+    def _alone(self) -> list[tuple[str, tuple[str, ...]]]:
+        both = (("Only in the first", self.only_before), ("Only in the second", self.only_after))
+        return [(title, names) for title, names in both if names]
+
+    def _lines(self) -> list[str]:
+        return replace(self.table(), caption="").text().splitlines() if self.changes else ["none"]
+
+    def table(self) -> Table:
+        """Figures beyond the noise, one a row."""
         head = ["kernel", "sizes", "variant", "metric", "before", "after", "after/before", "by chance"]
         rows = [
             [
@@ -127,7 +141,8 @@ class Differences:
             ]
             for each in self.changes
         ]
-        return Table(head, rows, "llllr").text().splitlines()
+        said = f"changes beyond the noise ({len(rows)}; {self.unchanged} figures lie within it)"
+        return Table(head, rows, "llllr", said)
 
 
 def read(path: str | Path) -> dict[str, Any]:

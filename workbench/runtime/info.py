@@ -240,7 +240,15 @@ def describe(
     window: int | None = None,
     sinks: int | None = None,
 ) -> ModelInfo:
-    """Everything about a model that can be known before its weights are read. Raises what `load` raises."""
+    """Everything about a model that can be known before its weights are read.
+
+        info = workbench.describe("DIR", dtype="auto")
+        info.forecast.weights, info.dispatches, info.plan
+
+    Options as in `workbench.load`. The result prints as a page: the calls of a token and how they were lowered, bytes
+    that a token reads, memory by kind in bytes (`forecast`), and every automatic choice with its reason. Raises what
+    `workbench.load` raises.
+    """
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
     ring = ring_of(window, sinks)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
-from .figures import Picture
-from .html import columns
 from .progress import Progress, RunProgress, window_bar
-from .table import Table
+from .table import FIT, Table
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """A Markdown table for display: the first column to the left, the others to the right."""
+    """A table for display: the first column to the left, the others to the right. cells: Markdown.
+
+    Where there are more columns than fit a narrow notebook it is HTML, which scrolls, without the cells' marks of code.
+    """
     from IPython.display import Markdown
 
+    if len(header) > FIT:
+        return Table(header, [[str(cell).replace("`", "") for cell in row] for row in rows])
     return Markdown(Table(header, rows).markdown(marked_up=True))
-
-
-def with_picture(widget: Any, picture: Picture) -> dict[str, Any]:
-    """The output of a widget with a picture for readers without a kernel: `display(bundle, raw=True)`."""
-    import base64
-
-    return {**widget._repr_mimebundle_(), "image/png": base64.b64encode(picture.png()).decode()}
 
 
 class Bars(Progress):
@@ -41,19 +36,3 @@ class Bars(Progress):
         from IPython.display import clear_output
 
         clear_output(wait=True)
-
-
-def side_by_side(texts: dict[str, str]) -> Any:
-    """Two texts in columns for display; what they share from the beginning is grey."""
-    from IPython.display import HTML
-
-    first, second = texts.values()
-    shared = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    shared = min(len(first), len(second)) if shared is None else shared
-
-    def cell(text: str) -> str:
-        return "<span style='opacity:0.55'>{}</span>{}".format(
-            *map(html.escape, (text[:shared], text[shared:]))
-        )
-
-    return HTML(columns({name: cell(text) for name, text in texts.items()}))

@@ -21,6 +21,9 @@ __all__ = ["FORMS", "NONE", "Figure", "Table", "escape_latex", "escape_md"]
 FORMS = ("text", "md", "csv", "latex", "html")
 #: What stands for a figure that does not exist.
 NONE = "–"
+#: Columns that fit a narrow notebook, with titles that wrap.
+FIT = 5
+KEEPS_KEYS = 'data-lm-suppress-shortcuts="true"'
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ class Table:
         return [[row[index] for row in self.rows] for index in range(len(self.head))]
 
     def html(self, *, sorts: bool = False) -> str:
-        """A table element with a caption, its notes below in paragraphs.
+        """A table element with a caption, its notes below in paragraphs. One of many columns scrolls in a place of its
+        own, which Tab reaches and which says what it is.
 
         sorts: a click on a title, or Enter, orders the rows by that column, then the other way round. Where scripts are
         taken out, as of a notebook that is not trusted, the table stays as it is.
@@ -150,7 +154,9 @@ class Table:
         head, *rows = lines if self.head else [[], *lines]
         titles = ["<thead>", self._row(head, "th"), "</thead>"] if head else []
         if sorts and head and len(rows) > 1:
-            titles[1] = titles[1].replace("<th ", '<th tabindex="0" title="order by this column" ')
+            # JupyterLab takes Enter of what has the focus for itself unless that says otherwise.
+            attributes = f'tabindex="0" {KEEPS_KEYS} title="order by this column"'
+            titles[1] = titles[1].replace("<th ", f"<th {attributes} ")
             element = (
                 f'<table onclick="{_SORT}" onkeydown="if (event.key === \'Enter\') event.target.click()">'
             )
@@ -158,7 +164,12 @@ class Table:
             element = "<table>"
         body = [self._row(row, "td", "td" if head else "th") for row in rows]
         notes = [f"<p style='white-space:pre-wrap'>{html.escape(note)}</p>" for note in self.notes if note]
-        return "\n".join([element, *caption, *titles, "<tbody>", *body, "</tbody>", "</table>", *notes])
+        lines = [element, *caption, *titles, "<tbody>", *body, "</tbody>", "</table>"]
+        if len(head) > FIT:
+            name = html.escape(self.caption[:80] or "table")
+            place = f'tabindex="0" role="region" aria-label="{name}" {KEEPS_KEYS} style="overflow-x:auto"'
+            lines = [f"<div {place}>", *lines, "</div>"]
+        return "\n".join([*lines, *notes])
 
     def _row(self, cells: Sequence[str], tag: str, first: str = "") -> str:
         tags = [first or tag, *[tag] * (len(cells) - 1)]

@@ -156,6 +156,19 @@ class Run:
                 )
             tokens[start + at] = token
 
+    def data(self) -> Any:
+        """A pandas DataFrame, one row a token of each model (`Continuation.data`)."""
+        import pandas
+
+        return pandas.concat(
+            {found.label: found.data() for found in self.continuations}, names=["model", "token"]
+        )
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{each.label} {len(each.tokens)} tokens" for each in self.continuations)
+        parted = "" if self.parted is None else f", parting at token {self.parted}"
+        return f"<run of {found}{parted}>"
+
     def lines(self) -> list[str]:
         """One line a model: how many tokens, how fast, and how far apart the two are."""
         return [f"{found.label}: {', '.join(facts(found))}" for found in self.continuations]
@@ -202,12 +215,30 @@ def continue_prompt(
     prompt: str,
     *,
     max_new_tokens: int = 200,
-    sampling: SamplingOptions | None = None,
+    sampling: SamplingOptions | Mapping[str, Any] | None = None,
     chat: bool = False,
     settings: Mapping[str, Setting] | None = None,
 ) -> Run:
-    """A finished and measured `Run`. models: label -> Model for one or two, or a single Model."""
+    """Continue a prompt with one model, or with two side by side, token by token with what else they could have been.
+
+        model, int4 = workbench.load("DIR"), workbench.quantize("DIR", "int4", progress=False)
+        how = {"temperature": 0.8, "seed": 6}
+        run = workbench.continue_prompt({"f16": model, "int4": int4}, "Once upon", max_new_tokens=8, sampling=how)
+        run.parted, run.continuations[0].text, run.continuations[0].tokens[0].alternatives
+
+    models: label -> Model for one or two, or a single Model. sampling: the options of `Model.generate` by name, or
+    SamplingOptions; greedy by default. Two models draw with the same random numbers at the same places. settings: label
+    -> how that one writes (`workbench.studies.writers.Setting`). Of each token the `Run` has its probability, the most
+    likely ones, and with two models KL(first || second) in nats and whether they differ in the most likely one.
+
+    Raises WorkbenchError for options that there are not, and for models that cannot be compared; PromptTooLongError.
+    """
     named = models if isinstance(models, Mapping) else {models.source.path.name: models}
+    if isinstance(sampling, Mapping):
+        allowed = SamplingOptions.__dataclass_fields__
+        if unknown := [name for name in sampling if name not in allowed]:
+            raise WorkbenchError(f"sampling holds {unknown[0]!r}; allowed: {', '.join(allowed)}")
+        sampling = SamplingOptions(**sampling)
     how = {"sampling": sampling, "chat": chat, "settings": settings}
     run = Run(named, prompt, max_new_tokens=max_new_tokens, **how)
     for stage in (run.write(), run.measure()):

@@ -41,10 +41,16 @@ def fitted_protocol(name: str | Protocol, context: int) -> tuple[Protocol, str]:
 
 
 class Study:
-    """One model under study. checkpoint: a folder, a hub id or an opened source; name: of the study.
+    """One model under study: what is asked for, cut to what fits it, and a folder that no other shares.
 
-    `source` is the opened checkpoint, `config` its configuration, `folder` where the study writes: `runs`, the study's
-    name, and a name of the model's with a hash of what it is made of. `notes` says what did not fit the model.
+        study = workbench.Study("DIR", "accuracy", "OUT")
+        protocol, count = study.protocol("disjoint-512"), study.tokens(256)
+        print(study)
+
+    checkpoint: a folder, a hub id or an opened source; name: of the study; runs: the folder of all studies. `source` is
+    the opened checkpoint, `config` its configuration, `folder` where the study writes: `runs`, the study's name, and a
+    name of the model's with a hash of what it is made of. `notes` says what did not fit the model. Raises what opening
+    a checkpoint raises (CheckpointError, FormatError, UnsupportedModelError).
     """
 
     def __init__(self, checkpoint: Any, name: str, runs: str | Path = "runs"):
@@ -111,6 +117,7 @@ class Study:
 
     @property
     def middle_layer(self) -> int:
+        """Index of the layer in the middle, of an even number the first of both."""
         return (self.config.layers - 1) // 2
 
     def __str__(self) -> str:

@@ -38,13 +38,24 @@ class InModel:
         ratios = [before / after for before, after in pairs]
         return statistics.median(ratios), min(ratios), max(ratios)
 
+    def __repr__(self) -> str:
+        prefill, decode = (self.times_as_fast(rates)[0] for rates in (self.prefill, self.decode))
+        return f"<kernels inside a model: prefill {prefill:.2f}, decode {decode:.2f} times as fast>"
+
     def __str__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+    def table(self) -> Table:
+        """Both, with how they compare below."""
         rows = []
         for name in (WITHOUT, WITH):
             found = self.results.get(name)
             said = f"{found.ppl:.5f}" if found else "–"
             rows.append([name, str(self.prefill[name]), str(self.decode[name]), said])
-        lines = [Table(HEAD, rows).text()]
+        lines = []
         for what, rates in (("prefill", self.prefill), ("decode", self.decode)):
             middle, low, high = self.times_as_fast(rates)
             lines.append(f"{what} {middle:.3f} ({low:.3f} to {high:.3f}) times as fast")
@@ -52,7 +63,8 @@ class InModel:
             change = known(self.results[WITH].baseline)
             ratio = f"ln(perplexity) {change.ln_ratio:+.1e} ± {change.ln_ratio_se:.0e}"
             lines.append(f"{ratio}, KL {change.kl_mean:.1e} nats a token")
-        return "\n".join([*lines, *(f"{kernel}, {name}: {where}" for kernel, name, where in self.used)])
+        lines += [f"{kernel}, {name}: {where}" for kernel, name, where in self.used]
+        return Table(HEAD, rows, notes=lines)
 
 
 def in_model(

@@ -160,7 +160,7 @@ class ModelComparison:
             axes.legend(fontsize=8, frameon=False)
 
     def _repr_html_(self) -> str:
-        return self.table().format("html")
+        return self.table()._repr_html_()
 
     def __str__(self) -> str:
         return self.table().markdown()

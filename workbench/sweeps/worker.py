@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, WorkbenchWarning
 from workbench.formats.errors import FormatError
 
 PROGRESS_SECONDS = 0.25
@@ -62,6 +63,8 @@ def main() -> None:
 
     from .jobs import run_job
 
+    # Results keep them, and tables and boards show them; on stderr they would stand in the notebook of whoever asked.
+    warnings.simplefilter("ignore", WorkbenchWarning)
     while True:
         job = jobs.get()
         key = job["key"]

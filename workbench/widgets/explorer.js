@@ -1,4 +1,4 @@
-import { axes, choice, colour, css, decimals, field, frame, grouped, h, outline, s, scale, short, visible } from "./shared.js";
+import { axes, choice, colour, css, decimals, field, frame, grouped, h, outline, s, scale, scrolls, short, visible } from "./shared.js";
 
 const BITS = [2, 4, 8];
 const BLOCKS = [32, 64, 128, 256, 512, "channel", "tensor"];
@@ -44,8 +44,8 @@ class ModelMap {
     const outside = tensors.filter((t) => t.layer < 0);
     if (outside.length) {
       const rest = h("div", { class: "wb-outside" }, outside.map((t) => h("label", {}, place(t), h("span", {}, visible(t.kind)))));
-      this.element = h("div", { class: "wb-mapped" }, grid, rest, this.legend);
-    } else this.element = h("div", { class: "wb-mapped" }, grid, this.legend);
+      this.element = scrolls(h("div", { class: "wb-mapped" }, grid, rest, this.legend), "matrices");
+    } else this.element = scrolls(h("div", { class: "wb-mapped" }, grid, this.legend), "matrices");
     this.element.addEventListener("keydown", (event) => this.key(event));
     this.paint({});
   }

@@ -1,4 +1,4 @@
-import { axes, choice, decimals, field, frame, h, HUES, outline, percent, s, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, frame, h, HUES, outline, percent, s, scrolls, short, visible } from "./shared.js";
 import { Editor, listing, where } from "./code.js";
 import { compute } from "./compute.js";
 
@@ -135,6 +135,7 @@ function render({ model, el }) {
     model.save_changes();
   };
   const [controls, table, roof, errors, picked, begin, beside] = ["wb-row", "wb-results", "wb-column", "wb-column", "wb-detail", "wb-row", "wb-column"].map((name) => h("div", { class: name }));
+  scrolls(table, "variants and versions");
   const status = h("span", { class: "wb-note", role: "status" });
   const notes = h("ul", { class: "wb-note" });
   let inputs = {};

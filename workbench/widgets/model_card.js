@@ -1,9 +1,10 @@
-import { axes, bytes, decimals, field, frame, h, HUES, percent, s, visible } from "./shared.js";
+import { axes, bytes, decimals, field, frame, h, HUES, percent, s, scrolls, visible } from "./shared.js";
 
 function rows(label, head, body) {
-  return h("table", { "aria-label": label },
+  const found = h("table", { "aria-label": label },
     h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, body.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, typeof cell === "string" ? visible(cell) : cell))))));
+  return scrolls(h("div", { class: "wb-rows" }, found), label);
 }
 
 /** Memory by kind as one bar; generation and scoring share their room, so the larger one counts. */

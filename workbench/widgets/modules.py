@@ -2,7 +2,7 @@
 
 Front ends load a widget's module from a blob, where relative imports lead nowhere. So `NAME.js`, which imports from
 `./shared.js` and other files beside it like any ES module (and runs so from a folder), is handed out with what it uses
-of them written in front of it, and without comments and indentation: the whole of it travels with each widget, and may
+of them written in front of it, and without comments and most spaces: the whole of it travels with each widget, and may
 be saved with it.
 
 All style sheets of a page are in force together. So each is nested in a block for its own widget, `[data-wb="NAME"]`,
@@ -26,6 +26,11 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 #: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
+#: A string; what a line has outside of strings that makes its spaces count (templates, regular expressions, comments);
+#: and spaces that no token needs. Lines stay as they are, so that no statement ends elsewhere.
+_STRING = re.compile(r'("(?:[^"\\\n]|\\.)*")')
+_COUNTS = re.compile(r"[`'/]")
+_APART = re.compile(r" *([=,;{}()?:<>|&]) *")
 
 #: What a style sheet does not need: space (but in front of a colon), and the last semicolon of a rule.
 _BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
@@ -45,7 +50,16 @@ def _read(name: str) -> str:
 def script(name: str) -> str:
     """The ES module of a widget, complete. Raises ValueError if it imports anything but names of files beside it."""
     *beside, own = _gathered(name, {}).values()
-    return _SPACE.sub("", _used("".join(beside), own) + own)
+    return "".join(map(_close, _SPACE.sub("", _used("".join(beside), own) + own).splitlines(keepends=True)))
+
+
+def _close(line: str) -> str:
+    """A line of code without the spaces that it does not need."""
+    parts = _STRING.split(line)  # code at even places, strings between
+    if any(_COUNTS.search(part) for part in parts[::2]):
+        return line
+    parts[::2] = [_APART.sub(r"\1", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _gathered(name: str, found: dict[str, str]) -> dict[str, str]:

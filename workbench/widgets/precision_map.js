@@ -1,4 +1,4 @@
-import { axes, choice, decimals, field, frame, fresh, h, s, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, frame, fresh, h, s, scrolls, short, visible } from "./shared.js";
 
 const MB = 1e6;
 const STEPS = 1000;
@@ -166,6 +166,8 @@ function render({ model, el }) {
   const [status, saved] = [0, 1].map(() => h("span", { class: "wb-note", role: "status" }));
   const [facts, said, about] = ["", "wb-note wb-pointed", "wb-note"].map((name) => h("p", { class: name }));
   const [map, panel, charts, compared] = ["wb-place", "wb-panel", "wb-outcomes", "wb-place"].map((name) => h("div", { class: name }));
+  scrolls(map, "formats");
+  scrolls(compared, "sizes compared");
   const file = h("input", { type: "text", value: "allocation.json" });
   const sides = h("div", { class: "wb-sides" }, h("div", {}, map, h("p", { class: "wb-note" }, "4/256: bits/block; black corner: pinned"), said), panel);
   const body = h("div", { class: "wb-body", hidden: true },
@@ -192,7 +194,7 @@ function render({ model, el }) {
     refill(panel, h("h4", {}, visible(title)), h("p", { class: "wb-note", title: visible(tensors) }, visible(note)),
       rows(visible(`formats of ${title}`), head, lines.map((line) => h("tr", { class: line.now ? "wb-now" : "" }, h("td", { colspan: line.at === null ? head.length : null }, h("label", {}, groups.length ? radio(line) : null,
         line.at === null ? visible(line.says) : h("span", { class: "wb-chip", style: paint(table.formats[line.at]) }, visible(line.format)))), cells(line.cells)))),
-      of ? h("div", { class: "wb-few" }, of.note, rows("experts", of.head, of.rows.map((r) => h("tr", {}, cells(r))))) : "");
+      of ? scrolls(h("div", { class: "wb-few" }, of.note, rows("experts", of.head, of.rows.map((r) => h("tr", {}, cells(r))))), "experts") : "");
     grid.mark(groups);
   }
 

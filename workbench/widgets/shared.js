@@ -82,6 +82,21 @@ export function frame(model, el, widget, label) {
   };
 }
 
+/** A part that may be larger than its place: while it hides something it is a stop of Tab, under this name. */
+export function scrolls(element, label) {
+  const look = () => {
+    const hides = element.scrollWidth > element.clientWidth + 1 || element.scrollHeight > element.clientHeight + 1;
+    const says = { tabindex: "0", role: "region", "aria-label": `${label}, scrolls`, "data-lm-suppress-shortcuts": "true" };
+    if (hides) fill(element, says, []);
+    else for (const name of Object.keys(says)) element.removeAttribute(name);
+  };
+  const sizes = new ResizeObserver(look);
+  const inside = () => [element, ...element.children].forEach((each) => sizes.observe(each));
+  new MutationObserver(inside).observe(element, { childList: true });
+  inside();
+  return element;
+}
+
 /** So many colours --k0, --k1, ... tell things apart that stand side by side. */
 export const HUES = 12;
 

@@ -1,4 +1,4 @@
-import { field, frame, h, visible } from "./shared.js";
+import { field, frame, h, scrolls, visible } from "./shared.js";
 
 const STATUSES = ["running", "waiting", "done", "failed"];
 const CAN_START = { idle: "Start", stopped: "Resume", lost: "Resume", failed: "Try failed again" };
@@ -30,7 +30,7 @@ class Board {
       this.explain(this.rows.get(this.at).data);
     } });
     this.same = h("span", { class: "wb-note" });
-    this.element = h("div", { class: "wb-board" }, h("table", { "aria-label": "cells" }, h("thead", {}, this.head), this.body));
+    this.element = scrolls(h("div", { class: "wb-board" }, h("table", { "aria-label": "cells" }, h("thead", {}, this.head), this.body)), "cells");
   }
 
   all({ columns, rows, same }, sort) {
