@@ -236,7 +236,9 @@ class _Step:
         if name == "ids":
             return torch.from_numpy(self._ids.astype(np.int32))
         if name == "state":
-            return make_state(self._start, len(self._ids))
+            state = make_state(self._start, len(self._ids))
+            state[:, 1] += int(self._cache.adapters[0])
+            return state
         found = self._plan.buffers[name]
         if found.initial is not None:
             return torch.from_numpy(found.initial.values(found.resolved(step_sizes(1, self._cache.capacity))))

@@ -50,6 +50,8 @@ MODULES = (
     "linear.norm_linear",
     "linear.norm_linear_a8",
     "linear.norm_qkv_rows",
+    "lora.lora_down",
+    "lora.lora_up",
     "logits.divergence",
     "logits.logits",
     "logits.norm_argmax",

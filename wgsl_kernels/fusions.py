@@ -22,18 +22,23 @@ from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
+from .lora.fused import ADAPTED, ADDED, LINEAR_ADAPTED
 from .norm.head_norm import head_norm_rope
 from .quantized.rms_norm_a8 import norm_in_int8
 from .sampling.sample import SAMPLE_IN_PARTS
 from .tokens.rows import ONLY_ROW
 
+#: Of the rules those that put something into one product each, which rules over several of them expect.
+SINGLE_PRODUCTS: tuple[Rule, ...] = (LINEAR_ADAPTED,)
 RULES: tuple[Rule, ...] = (
     ONLY_ROW,
+    *ADDED,
     LINEAR_SUM,
     EXPERT_SUM,
     EXPERT_SORTED,
     expert_gate_up,
     expert_down,
+    *ADAPTED,
     STACKED_QKV_NORM,
     head_norm_rope,
     norm_qkv,

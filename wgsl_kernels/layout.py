@@ -13,6 +13,9 @@ A8, KV8 = "a8", "kv8"
 #: Order of INT8 activation words by weight format: how far apart the columns lie that one mask picks from a word.
 INT8_STRIDES = {"int8": 1, "int4": 2, "int2": 4}
 
+#: Ranks of adapters are padded with zeros to multiples of so many.
+LORA_STEP = 4
+
 #: Words of a draw's options, in the order of `Options` in lib/draw.
 OPTION_WORDS = 12
 #: Numbers of a row of logits that one workgroup of a draw goes through, and how many parts the row has at most: every

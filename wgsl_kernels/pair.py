@@ -79,7 +79,8 @@ class Cost:
 class Adapter:
     """Facts about a device that variants and rules depend on; data, so that headers can be written without one.
 
-    offset_alignment: what offsets of bindings are multiples of; by default what every WebGPU device takes.
+    offset_alignment: what offsets of bindings are multiples of, storage_buffers: what one kernel may bind; by default
+    what every WebGPU device takes.
 
         wgsl_kernels.Adapter(subgroups=True, subgroup_size=32)
     """
@@ -89,6 +90,7 @@ class Adapter:
     f16: bool = False
     is_cpu: bool = False
     offset_alignment: int = 256
+    storage_buffers: int = 8
 
 
 @dataclass(frozen=True)

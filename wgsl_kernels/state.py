@@ -8,8 +8,8 @@ import torch
 
 from .pair import Context, Port
 
-#: Words of each row, in the order of `lib/state.wgsl`: position, 1 if it is real and 0 for padding, sequence, and how
-#: many tokens were generated before it.
+#: Words of each row, in the order of `lib/state.wgsl`: position; 0 for padding, 1 if it is real, and 2 + n if its
+#: sequence has the n-th of the adapters that are loaded; sequence; and how many tokens were generated before it.
 STATE = Port(("tokens", 4), "u32", uniform=True)
 
 #: How a cache takes more positions than it has slots, and how many of the first of them stay (`slots_of`).

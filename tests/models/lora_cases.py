@@ -43,11 +43,12 @@ def write_adapter(
     *,
     scale: float = 0.4,
     dtype: torch.dtype = torch.float32,
+    seed: int = 3,
     **config: Any,
 ) -> Path:
     """modules: name in the model -> rank. scale: of the entries of A B, against weights of 1/sqrt(columns)."""
     folder.mkdir()
-    weights, generator = load_file(base / "model.safetensors"), torch.Generator().manual_seed(3)
+    weights, generator = load_file(base / "model.safetensors"), torch.Generator().manual_seed(seed)
     factors = {}
     for module, rank in modules.items():
         rows, columns = weights[f"{module}.weight"].shape
@@ -60,8 +61,14 @@ def write_adapter(
     return folder
 
 
-def merge(folder: Path, base: Path, adapter: Path, scales: Mapping[str, float]) -> Path:
-    """The checkpoint with W + scale * B A, in f64. scales: of modules whose scale is not lora_alpha / r."""
+def merge(
+    folder: Path,
+    base: Path,
+    adapter: Path,
+    scales: Mapping[str, float],
+    dtype: torch.dtype = torch.float64,
+) -> Path:
+    """The checkpoint with W + scale * B A, computed in f64. scales: of modules whose scale is not lora_alpha / r."""
     folder.mkdir()
     weights = {name: value.double() for name, value in load_file(base / "model.safetensors").items()}
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -72,7 +79,8 @@ def merge(folder: Path, base: Path, adapter: Path, scales: Mapping[str, float]) 
             up = factors[name.replace("lora_A", "lora_B")]
             scale = scales.get(module, config["lora_alpha"] / len(down))
             weights[f"{module}.weight"] += scale * up.double() @ down.double()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    stored = {name: value.to(dtype) for name, value in weights.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     for each in base.iterdir():
         if each.name != "model.safetensors":
             (folder / each.name).write_bytes(each.read_bytes())

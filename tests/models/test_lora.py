@@ -94,7 +94,8 @@ def test_int4_factors_on_an_int8_base(made, tmp_path, backend):
     base, adapter, whole, without = made("qwen2")
     convert(base, tmp_path / "int8", ConvertOptions(parse_format("int8/32")))
     model = workbench.load(tmp_path / "int8", backend=backend, lora=adapter, lora_format="int4")
-    [down] = {str(b.format) for b in model.plan().weights.values() if b.name == "layers.1.attn.q_proj.lora_A"}
+    name = "layers.1.attn.q_proj+k_proj+v_proj.lora_A"
+    [down] = {str(b.format) for b in model.plan().weights.values() if b.name == name}
     assert down.startswith("int4")
     found = model.forward(IDS).logits
     reference = workbench.load(tmp_path / "int8", backend="torch", lora=adapter, lora_format="int4")

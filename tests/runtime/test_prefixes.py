@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import workbench
+from tests.models.lora_cases import write_adapter
 from workbench.errors import OutOfMemoryError, WorkbenchError
 from workbench.plan.plan import RING_ROWS, Ring
 from workbench.runtime.prefixes import KEPT_SHARE, WORTH, common
@@ -231,3 +232,31 @@ def test_batches_of_prompts_share_what_they_begin_with(shallow):
     assert [each.ids for each in found] == [
         tuple(model.generate_ids(model.encode_prompt(prompt), 5)) for prompt in prompts
     ]
+
+
+def test_a_beginning_is_shared_by_those_who_read_it_with_one_adapter(checkpoint, tmp_path):
+    """The same tokens have other keys and values with another adapter: in a free sequence, beside, and to be copied."""
+    changed = {"model.layers.0.self_attn.v_proj": 4}
+    lora = {
+        name: write_adapter(tmp_path / name, checkpoint, changed, scale=3.0, seed=seed)
+        for seed, name in enumerate(("one", "other"))
+    }
+    model = workbench.load(checkpoint, backend="torch", lora=lora, max_tokens=CAPACITY)
+    prompt = [*IDS[:70], 1, 2, 3]
+    with counted(model, sequences=4) as (scheduler, _):
+        jobs = []
+        for names in (("one", "other", None), ("other", "one")):
+            for name in names:
+                jobs.append(Taken(prompt))
+                jobs[-1].adapter = name
+                scheduler.submit(jobs[-1])
+            drain(scheduler)
+    assert [job.reused for job in jobs] == [0, 0, 0, 72, 72]
+    for job in jobs:
+        assert job.tokens == list(model.generate_ids(prompt, len(job.tokens), adapter=job.adapter))
+    assert jobs[0].tokens != jobs[1].tokens != jobs[2].tokens
+    with closing(model.batch(2)) as batch:
+        batch.reset(1, "one")
+        batch.feed({0: IDS[:5]})
+        with pytest.raises(WorkbenchError, match="sequences 0 and 1 have other adapters"):
+            batch.copy(0, 1, 3)

@@ -17,6 +17,7 @@ from tests.wgsl_kernels.weight_cases import (
     integer_fused_cases,
     integer_linear_cases,
     linear_cases,
+    lora_cases,
     weight_cases,
 )
 
@@ -356,5 +357,6 @@ def all_cases() -> tuple[Case, ...]:
         fused_cases,
         integer_fused_cases,
         expert_cases,
+        lora_cases,
     )
     return tuple(case for maker in makers for case in maker())

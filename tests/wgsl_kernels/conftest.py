@@ -17,13 +17,14 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def device_with():
-    """`device_with(subgroups)` gives the device with or without subgroups; skips where there is none."""
+    """`device_with(subgroups)` gives the device with or without subgroups, with no more than browsers promise unless it
+    is to be `native`; skips where there is none."""
 
-    def give(subgroups: bool) -> Device:
+    def give(subgroups: bool, native: bool = False) -> Device:
         reason = adapter_missing()
         if reason:
             pytest.skip(reason)
-        device = open_device(promised=True, subgroups=subgroups)
+        device = open_device(promised=not native, subgroups=subgroups)
         if subgroups and not device.adapter.subgroups:
             pytest.skip(f"{device.name} has no subgroups")
         return device

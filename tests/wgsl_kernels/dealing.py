@@ -91,6 +91,11 @@ class Case:
         """The context of the call on an adapter, by the way that the launcher takes."""
         return self.workload().context(self.variant, adapter, self.tunables)
 
+    def buffers(self, adapter: Adapter) -> int:
+        """How many storage buffers the call binds."""
+        kernel = self.pair()
+        return sum(not kernel.ports[port].uniform for port in self.context(adapter).types)
+
     def module(self, adapter: Adapter, dialect: str = "tint") -> Module:
         kernel = self.pair()
         return write_module(kernel, kernel.variants[self.variant], self.context(adapter), dialect)

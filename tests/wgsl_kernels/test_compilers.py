@@ -43,7 +43,10 @@ SWIFTSHADER_LANES = 4
 
 
 def adapters(case: Case, sizes: tuple[int, ...]) -> list[Adapter]:
-    """Devices that can run a case, with what it needs and no more."""
+    """Devices that can run a case, with what it needs and no more; none where it binds more than they promise, which
+    products to which adapters of low rank add are for."""
+    if case.buffers(Adapter(f16=case.uses_f16)) > Adapter().storage_buffers:
+        return []
     if case.subgroups:
         made = [Adapter(subgroups=True, subgroup_size=size, f16=case.uses_f16) for size in sizes]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ import torch
 from wgsl_kernels import library
 from wgsl_kernels.attention.attention_reduce_a8 import reduce_in_int8
 from wgsl_kernels.attention.rope import inverse_frequencies
-from wgsl_kernels.composition import Rule, composed, form_of, fusion, record
+from wgsl_kernels.composition import Rule, form_of, record
 from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
 from wgsl_kernels.linear.shared_norm import SHARED_NORM
+from wgsl_kernels.lora.low_rank import NONE
 from wgsl_kernels.numerics import random_tensor
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
 from wgsl_kernels.quantized.rms_norm_a8 import norm_in_int8
@@ -42,8 +44,13 @@ PARAMS = {
     "ring": True,
     "sinks": 2,
 }
+#: Of products to which adapters add: ranks, adapters that are loaded.
+RANK, ADAPTERS = 4, 2
 #: Rules whose results are words of INT8.
-IN_WORDS = (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
+IN_WORDS = {
+    rule.name
+    for rule in (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
+} | {"norm_gate_up_a8_adapted", "norm_gate_up_gelu_a8_adapted"}
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
@@ -68,7 +75,10 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         "bias": normal(WIDTH),
         "residual": normal(TOKENS, WIDTH),
         "table": table,
-        "state": make_state(5, TOKENS),
+        "state": with_adapters(make_state(5, TOKENS)),
+        "lora_x": normal(TOKENS, RANK * max(1, len(rule.stack))),
+        "lora_b": normal(ADAPTERS * rows_of(rule) * RANK) / 8,
+        "lora_a": normal(ADAPTERS * RANK * max(1, len(rule.stack)), HIDDEN) / 8,
         "kv": normal(1, 2, KV_HEADS, CAPACITY, HEAD_DIM),
         "sums": normal(TOKENS, HEADS, 3, HEAD_DIM),
         "stats": normal(TOKENS, HEADS, 3, 2).abs() + 0.5,
@@ -95,20 +105,45 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
     return {name: made[name] for name in inputs}
 
 
-def run(composition, values: Mapping, stack: tuple[str, ...]) -> tuple:
-    given = {name: value.clone() for name, value in values.items()}
-    given |= {name: PARAMS[name] for name in composition.params}
-    if stack:
-        given["+".join(stack)] = torch.cat([values[name] for name in stack])
+def rows_of(rule: Rule) -> int:
+    """Of the matrices that a rule is about."""
+    return sum(ROWS[name] for name in rule.stack) or WIDTH
+
+
+def with_adapters(state: torch.Tensor) -> torch.Tensor:
+    """The first row has no adapter, those behind it the first and second."""
+    state[:, 1] = 1 + torch.arange(len(state))
+    return state
+
+
+def lora_params(rule: Rule) -> dict[str, int]:
+    parts = [ROWS[name] for name in rule.stack]
+    starts = dict(zip(("lora_second", "lora_third"), accumulate(parts[:-1]), strict=False))
+    place = {"lora_first": 0, "lora_part": 0, "lora_second": NONE, "lora_third": NONE}
+    return {
+        **place,
+        "lora_rank": RANK,
+        "lora_rows": rows_of(rule),
+        "ranks": RANK * max(1, len(parts)),
+        **starts,
+    }
+
+
+def run(composition, values: Mapping, rule: Rule, *, stacked: bool) -> tuple:
+    given, known = {name: value.clone() for name, value in values.items()}, {**PARAMS, **lora_params(rule)}
+    given |= {name: known[name] for name in composition.params}
+    if stacked and rule.stack:
+        given["+".join(rule.stack)] = torch.cat([values[name] for name in rule.stack])
     return composition.run(given)
 
 
-@pytest.mark.parametrize("rule", [r for r in RULES if r not in IN_WORDS], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [r for r in RULES if r.name not in IN_WORDS], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("seed", range(3))
 def test_after_computes_what_before_does(rule, seed):
     for before, after in rule.forms():
         values = values_for(rule, before.inputs, seed)
-        for one, other in zip(run(before, values, ()), run(after, values, rule.stack), strict=True):
+        sides = run(before, values, rule, stacked=False), run(after, values, rule, stacked=True)
+        for one, other in zip(*sides, strict=True):
             if one.dtype.is_floating_point:
                 torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
             else:
@@ -123,17 +158,6 @@ def test_what_is_quantized_where_it_is_made():
     whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
     expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
     assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
-
-
-def test_a_fused_kernel_without_a_matrix_has_its_composition_as_reference():
-    @fusion()
-    def capped_multiple(p, x, *, factor, cap):
-        """A multiple with a soft cap."""
-        return p.softcap(x=p.scale(x=x, factor=factor), cap=cap)
-
-    x = torch.linspace(-9, 9, 7, dtype=torch.float64)[None]
-    found = composed(capped_multiple)(x=x, factor=1.5, cap=4.0)
-    torch.testing.assert_close(found, 4 * torch.tanh(1.5 * x / 4))
 
 
 def test_a_composition_prints_as_its_calls():

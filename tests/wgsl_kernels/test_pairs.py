@@ -41,7 +41,8 @@ def run_case(case: Case, device) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variant_gives_the_numbers_of_the_reference(case, device_with):
-    run_case(case, device_with(case.subgroups))
+    # with what an adapter adds, some products bind more buffers than browsers promise
+    run_case(case, device_with(case.subgroups, native=bool(case.options.get("adapters"))))
 
 
 def test_every_variant_has_a_case_and_every_tunable_one_in_some_form():

@@ -23,6 +23,9 @@ from tests.wgsl_kernels.dealing import (
     weight_options,
 )
 
+#: Of products with factors of adapters, beside what suits the machine.
+LORA_TUNABLES = {"workgroup": (8, 32, 128), "teams": (1,), "rows_per_team": (1, 2, 4)}
+
 
 def linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
@@ -47,6 +50,7 @@ def linear_cases() -> Iterator[Case]:
                 "bias": (False, True),
                 "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 "part": ranges,
+                "adapters": (0, 2),
                 **weight_options(fmt),
             }
             yield from deal(name, variant, **(in_f16(options) if variant.endswith("_f16") else options))
@@ -67,6 +71,7 @@ def integer_linear_cases() -> Iterator[Case]:
                 bias=(False, True),
                 residual=({}, {"residual": True}, {"residual": True, "factor": 0.22}),
                 part=ranges,
+                adapters=(0, 2),
                 **weight_options(fmt),
             )
 
@@ -93,14 +98,15 @@ def fused_cases() -> Iterator[Case]:
         {"sequences": 3, "scattered": True},
     )
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
-        common = {"columns": columns, "x_dtype": TYPES, **weight_options(fmt)}
+        plain = {"columns": columns, "x_dtype": TYPES, **weight_options(fmt)}
+        common = {**plain, "adapters": (0, 2)}
         tokens = (1, 2, 3, 4)
         yield from team_cases(
             f"norm_linear[{fmt}]", fused=True, tokens=tokens, rows=(1, 3, 33, 64, 130), **common
         )
         for name in (f"norm_argmax[{fmt}]", f"norm_linear_max[{fmt}]"):
             yield from team_cases(
-                name, fused=True, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **common
+                name, fused=True, tokens=tokens, rows=(1, 3, 130, 300), group=(128,), **plain
             )
             # groups as lowering makes them, with what suits the adapter, of a size in turn for each form
             yield from cases_of(
@@ -115,7 +121,7 @@ def fused_cases() -> Iterator[Case]:
             yield from team_cases(name, fused=True, tokens=tokens, width=(1, 3, 33, 64, 130), **common)
         for name in (f"gate_up[{fmt}]", f"gate_up_gelu[{fmt}]"):
             tiled = {
-                **common,
+                **plain,
                 "tokens": (1, 9, 17, 65),
                 "width": (1, 3, 33, 64, 130),
                 "columns": (5, 31, 96, 576),
@@ -154,9 +160,10 @@ def integer_fused_cases() -> Iterator[Case]:
         {"tokens": 4, "position": 30, "capacity": 32},  # runs over the end of the cache
     )
     for fmt in ZERO_POINTS:
-        common = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **weight_options(fmt)}
-        rows = {"tokens": (1, 2), "rows": (3, 33, 130), **common}
-        yield from team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows)
+        plain = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **weight_options(fmt)}
+        common = {**plain, "adapters": (0, 2)}
+        rows = {"tokens": (1, 2), "rows": (3, 33, 130), **plain}
+        yield from team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows, adapters=(0, 2))
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from team_cases(name, fused=True, group=(128,), **rows)
         yield from team_cases(
@@ -279,3 +286,20 @@ def weight_cases() -> Iterator[Case]:
         yield from cases_of(
             f"embedding[{fmt}]", "rows", 9, tokens=(1, 3, 9, 70), row_offset=(0, 0, 40), **options
         )
+
+
+def lora_cases() -> Iterator[Case]:
+    """As there are many forms, a case of each, with tunables dealt over them."""
+    for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
+        shapes = {"tokens": (1, 3, 5), "ranks": (4, 8, 24, 36), "adapters": (1, 2, 3), **weight_options(fmt)}
+        shapes |= {"y_dtype": ("f32",), "tunables": LORA_TUNABLES}
+        columns = (36, 96, 172, 896)
+        floats = {**shapes, "columns": (5, *columns), "x_dtype": TYPES}
+        yield from cases_of(f"lora_down[{fmt}]", "gemv", 1, least=1, **floats)
+        normed = {**floats, "columns": columns, "factored": (False, True)}
+        yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", 1, least=1, **normed)
+        strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
+        integers = {**shapes, "columns": (5, *columns), **strides}
+        yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)
+    added = {"width": WIDTHS, "tokens": (1, 3, 5), "adapters": (1, 2), "rank": (4, 8, 36), "x_dtype": TYPES}
+    yield from cases_of("lora_up", "elements", 3, least=3, subgroups=(False,), **added)

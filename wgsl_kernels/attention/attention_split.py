@@ -55,13 +55,18 @@ def splits_for(capacity: int) -> int:
 
 
 def _defaults(context: Context) -> dict[str, int]:
-    """Half a subgroup of 32 a position, or as many lanes as an INT8 row has pieces of 16 bytes; fewer threads where
-    heads are so large that teams' sums would not fit."""
+    """Half a subgroup of 32 a position, or as many lanes as an INT8 row has pieces of 8 bytes. Small workgroups, all of
+    which run at once: 512 of 128 threads would take two rounds on 132 processors (H200)."""
     lanes = min(16, context.adapter.subgroup_size or 16)
     if "words" in context.sizes:
-        lanes = max(4, min(lanes, 1 << (context["words"] // 4).bit_length() - 1))
-    fits = 16 * (128 // lanes) * (context["head_dim"] // 4 + 2) <= WORKGROUP_BYTES
-    return {"workgroup": 128 if fits else 64, "lanes": lanes}
+        lanes = max(4, min(lanes, 1 << (context["words"] // 2).bit_length() - 1))
+    return {"workgroup": 64, "lanes": lanes, "positions": 8}
+
+
+def _workgroup_bytes(teams: int, head_dim: int) -> int:
+    """Of scores of 512 positions, in whose place sums of one head or two come, and two vectors a team."""
+    quads = teams * (head_dim // 4)
+    return 16 * (max(512, 2 * quads if quads <= 256 else quads) + 2 * teams)
 
 
 def _refuse(context: Context) -> str | None:
@@ -75,7 +80,7 @@ def _refuse(context: Context) -> str | None:
     if lanes > context.adapter.subgroup_size:
         return f"{lanes} lanes are more than a subgroup's {context.adapter.subgroup_size}"
     if {"workgroup", "head_dim"} <= set(context.sizes):
-        need = 16 * (context["workgroup"] // lanes) * (context["head_dim"] // 4 + 2)
+        need = _workgroup_bytes(context["workgroup"] // lanes, context["head_dim"])
         if need > WORKGROUP_BYTES:
             return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
     return None
@@ -118,7 +123,7 @@ def _teams(cache: str) -> dict[str, Variant]:
                 c["splits"],
                 c["tokens"],
             ),
-            tunables={"workgroup": (128, 64), "lanes": (16, 8, 4, 32)},
+            tunables={"workgroup": (64, 128), "lanes": (16, 8, 4, 32), "positions": (8, 4)},
             defaults=_defaults,
             library=lambda c: (cache, *bounds_library(c)),
             refuse=_refuse,
@@ -193,7 +198,7 @@ def _split_cost8(s) -> Cost:
     params={"scale": float, "splits": int, "head_dim": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
-    variants=_teams("cache/kv8"),
+    variants=_teams("cache/kv8_pairs"),
     make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
     tolerance=_split_tolerance8,
     cost=_split_cost8,

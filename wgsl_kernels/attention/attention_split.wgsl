@@ -1,14 +1,16 @@
 // Decode attention over a part of the cache: a workgroup takes one split of one head of keys and values, for up to four
 // of the query heads that share it, so that the cache is read once.
 //
-// LANES threads read a position together, a piece each side by side, two positions at a time, and keep a softmax of
-// their own (online, Milakov and Gimelshein 2018): no barrier in the loop, many loads in flight. The teams meet at the
-// end. What a split leaves is not normalised: sums of values weighted by exp(score - largest), the largest score, and
-// the sum of weights; `attention_reduce` puts the splits together (flash-decoding, Dao et al. 2023).
+// First the scores of all positions (of KEPT at a time), then their values: between them the scores lie in workgroup
+// memory, where every thread makes weights of its share, so that each exponential is computed once. LANES threads read a
+// position together, a piece each side by side, POSITIONS of them at a time, and what comes next is on its way while
+// they compute: a workgroup has no other to hide its loads behind. What a split leaves is not normalised: sums of values
+// weighted by exp(score - largest), the largest score, and the sum of weights; `attention_reduce` puts the splits
+// together (flash-decoding, Dao et al. 2023).
 //
 // Four queries are the components of a vector and every index in the loop is a constant: drivers keep what they cannot
 // unroll in memory, which made this kernel half as fast (H200).
-// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), seen (seen_by, slot_at),
+// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), seen (Seen, seen_by, slot_at),
 //   queries (QUERIES, query_for), scores (capped4)
 alias Query = vec4<q_type>;
 @group(0) @binding(0) var<storage, read> q: array<Query>;
@@ -22,13 +24,20 @@ const FOURS: u32 = (SHARING + 3u) / 4u;
 const LOADS: u32 = (PIECES + LANES - 1u) / LANES;  // pieces of a position that a thread owns
 const OWN: u32 = LOADS * PIECE;                    // and their quads
 const TEAMS: u32 = WORKGROUP / LANES;
+const SETS: u32 = POSITIONS / 4u;
+const TURN: u32 = POSITIONS * TEAMS;               // positions that a workgroup reads at a time
+const KEPT: u32 = 512u;                            // positions whose scores are kept: whole turns
+const SHARES: u32 = KEPT / WORKGROUP;
 const OTHERS: u32 = SPLITS - (QUERIES - 1u);       // sinks with a query of their own are a split of their own, the first
+const TOGETHER: u32 = select(1u, 2u, TEAMS * QUADS <= 256u);  // heads that are added up at a time
 const NONE: f32 = -0x1p127f;  // below every score
 alias Loaded = array<Raw, LOADS>;
+alias Held = array<Loaded, POSITIONS>;
 alias Quads = array<vec4<f32>, OWN>;
+// Of a position for four queries: scores, then weights. At the end, sums of values by head, team and quad.
+var<workgroup> shared_quads: array<vec4<f32>, max(KEPT, TOGETHER * TEAMS * QUADS)>;
 var<workgroup> team_largest: array<vec4<f32>, TEAMS>;
 var<workgroup> team_total: array<vec4<f32>, TEAMS>;
-var<workgroup> team_sums: array<vec4<f32>, TEAMS * QUADS>;
 
 fn own_quad(o: u32, lane: u32) -> u32 { return (o / PIECE * LANES + lane) * PIECE + o % PIECE; }
 
@@ -42,13 +51,6 @@ fn query_at(sinks: bool, token: u32, head: u32, lane: u32) -> Quads {
   return quads;
 }
 
-fn cached(row: u32, lane: u32) -> Loaded {
-  var loaded: Loaded;
-  // past the end of a head the query is 0 and the sum is not stored
-  for (var l = 0u; l < LOADS; l++) { loaded[l] = raw_at(row, min(l * LANES + lane, PIECES - 1u)); }
-  return loaded;
-}
-
 fn quads_of(loaded: Loaded) -> Quads {
   var quads: Quads;
   for (var l = 0u; l < LOADS; l++) {
@@ -58,13 +60,37 @@ fn quads_of(loaded: Loaded) -> Quads {
   return quads;
 }
 
-fn over_lanes(value: vec4<f32>) -> vec4<f32> {
+// Of the positions from `first` on that `seen` counts, every TEAMS-th one; behind `last` that one again, since 0 times
+// what lies there, which may be infinite, is no number.
+fn held_at(plane: u32, seen: Seen, first: u32, last: u32, lane: u32) -> Held {
+  var held: Held;
+  for (var i = 0u; i < POSITIONS; i++) {
+    let row = plane + slot_at(seen, min(first + i * TEAMS, last));
+    // past the end of a head the query is 0 and the sum is not stored
+    for (var l = 0u; l < LOADS; l++) { held[i][l] = raw_at(row, min(l * LANES + lane, PIECES - 1u)); }
+  }
+  return held;
+}
+
+// Sums over a team of four vectors; a lane has that of the vector which its highest two bits name.
+fn sum_of_four(v: array<vec4<f32>, 4>, lane: u32) -> vec4<f32> {
+  let upper = (lane & (LANES / 2u)) != 0u;
+  let first = select(v[0], v[2], upper) + subgroupShuffleXor(select(v[2], v[0], upper), LANES / 2u);
+  let second = select(v[1], v[3], upper) + subgroupShuffleXor(select(v[3], v[1], upper), LANES / 2u);
+  let odd = (lane & (LANES / 4u)) != 0u;
+  let sum = select(first, second, odd) + subgroupShuffleXor(select(second, first, odd), LANES / 4u);
+  return over_lanes(sum, LANES / 8u);
+}
+
+// Sums over lanes whose numbers differ by powers of two up to `most`.
+fn over_lanes(value: vec4<f32>, most: u32) -> vec4<f32> {
   var sum = value;
-  if (LANES > 16u) { sum += subgroupShuffleXor(sum, 16u); }
-  if (LANES > 8u) { sum += subgroupShuffleXor(sum, 8u); }
-  if (LANES > 4u) { sum += subgroupShuffleXor(sum, 4u); }
-  sum += subgroupShuffleXor(sum, 2u);
-  return sum + subgroupShuffleXor(sum, 1u);
+  if (most >= 16u) { sum += subgroupShuffleXor(sum, 16u); }
+  if (most >= 8u) { sum += subgroupShuffleXor(sum, 8u); }
+  if (most >= 4u) { sum += subgroupShuffleXor(sum, 4u); }
+  if (most >= 2u) { sum += subgroupShuffleXor(sum, 2u); }
+  if (most >= 1u) { sum += subgroupShuffleXor(sum, 1u); }
+  return sum;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -74,6 +100,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let token = id.z;
   let lane = thread % LANES;
   let team = thread / LANES;
+  let mine = lane / (LANES / 4u) * TEAMS + team;  // the position of four times TEAMS whose scores end in this lane
   let row = state[token];
   let first_head = kv_head * SHARING + (id.x % FOURS) * 4u;
   let keys = ((row.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
@@ -95,74 +122,110 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var sum3: Quads;
   var largest = vec4<f32>(NONE);
   var total = vec4<f32>();
-  for (var start = first; start < limit; start += 2u * TEAMS) {
-    let a = start + team;
-    let b = a + TEAMS;
-    let row_a = slot_at(seen, min(a, limit - 1u));  // of what lies behind, which may be infinite, 0 times is no number
-    let row_b = slot_at(seen, min(b, limit - 1u));
-    let loaded_key_a = cached(keys + row_a, lane);
-    let loaded_key_b = cached(keys + row_b, lane);
-    let loaded_value_a = cached(values + row_a, lane);
-    let loaded_value_b = cached(values + row_b, lane);
-    let key_scale_a = scale_at(keys + row_a);
-    let key_scale_b = scale_at(keys + row_b);
-    let value_scale_a = scale_at(values + row_a);
-    let value_scale_b = scale_at(values + row_b);
-    let key_a = quads_of(loaded_key_a);
-    let key_b = quads_of(loaded_key_b);
-    var score_a = vec4<f32>();
-    var score_b = vec4<f32>();
-    for (var o = 0u; o < OWN; o++) {
-      score_a += vec4<f32>(dot(query0[o], key_a[o]), dot(query1[o], key_a[o]), dot(query2[o], key_a[o]),
-                           dot(query3[o], key_a[o]));
-      score_b += vec4<f32>(dot(query0[o], key_b[o]), dot(query1[o], key_b[o]), dot(query2[o], key_b[o]),
-                           dot(query3[o], key_b[o]));
+  for (var start = first; start < limit; start += KEPT) {
+    let count = min(KEPT, limit - start);
+    let last = start + count - 1u;
+    var ahead = held_at(keys, seen, start + team, last, lane);
+    var key_scales: array<f32, SETS>;
+    for (var s = 0u; s < SETS; s++) {
+      key_scales[s] = scale_at(keys + slot_at(seen, min(start + s * 4u * TEAMS + mine, last)));
     }
-    score_a = select(vec4<f32>(NONE), capped4(over_lanes(score_a) * key_scale_a), a < limit);
-    score_b = select(vec4<f32>(NONE), capped4(over_lanes(score_b) * key_scale_b), b < limit);
-    let new_largest = max(largest, max(score_a, score_b));
+    var value_scales: array<f32, SHARES>;
+    for (var i = 0u; i < SHARES; i++) {
+      value_scales[i] = scale_at(values + slot_at(seen, min(start + i * WORKGROUP + thread, last)));
+    }
+    var new_largest = vec4<f32>(NONE);
+    for (var turn = 0u; turn < count; turn += TURN) {
+      let loaded = ahead;
+      let scales = key_scales;
+      // the next keys, and behind the last ones the first values
+      let more = turn + TURN < count;
+      ahead = held_at(select(values, keys, more), seen, start + select(0u, turn + TURN, more) + team, last, lane);
+      for (var s = 0u; s < SETS; s++) {
+        let at = turn + s * 4u * TEAMS + mine;
+        key_scales[s] = scale_at(keys + slot_at(seen, min(start + at + TURN, last)));
+        var scores: array<vec4<f32>, 4>;
+        for (var i = 0u; i < 4u; i++) {
+          let key = quads_of(loaded[s * 4u + i]);
+          for (var o = 0u; o < OWN; o++) {
+            scores[i] += vec4<f32>(dot(query0[o], key[o]), dot(query1[o], key[o]), dot(query2[o], key[o]),
+                                   dot(query3[o], key[o]));
+          }
+        }
+        let score = capped4(sum_of_four(scores, lane) * scales[s]);
+        if (at < count) {
+          new_largest = max(new_largest, score);
+          if (lane % (LANES / 4u) == 0u) { shared_quads[at] = score; }
+        }
+      }
+    }
+    new_largest = max(new_largest, subgroupShuffleXor(new_largest, LANES / 2u));
+    new_largest = max(new_largest, subgroupShuffleXor(new_largest, LANES / 4u));
+    if (lane == 0u) { team_largest[team] = new_largest; }
+    workgroupBarrier();
+    new_largest = largest;
+    for (var t = 0u; t < TEAMS; t++) { new_largest = max(new_largest, team_largest[t]); }
     let correction = exp(largest - new_largest);
-    let weight_a = select(vec4<f32>(), exp(score_a - new_largest), a < limit);
-    let weight_b = select(vec4<f32>(), exp(score_b - new_largest), b < limit);
     largest = new_largest;
-    total = total * correction + weight_a + weight_b;
-    let value_a = quads_of(loaded_value_a);
-    let value_b = quads_of(loaded_value_b);
-    let part_a = weight_a * value_scale_a;
-    let part_b = weight_b * value_scale_b;
-    for (var o = 0u; o < OWN; o++) {
-      sum0[o] = sum0[o] * correction.x + part_a.x * value_a[o] + part_b.x * value_b[o];
-      sum1[o] = sum1[o] * correction.y + part_a.y * value_a[o] + part_b.y * value_b[o];
-      sum2[o] = sum2[o] * correction.z + part_a.z * value_a[o] + part_b.z * value_b[o];
-      sum3[o] = sum3[o] * correction.w + part_a.w * value_a[o] + part_b.w * value_b[o];
-    }
-  }
-  if (lane == 0u) {
-    team_largest[team] = largest;
-    team_total[team] = total;
-  }
-  workgroupBarrier();
-  var all_largest = vec4<f32>(NONE);
-  var all_total = vec4<f32>();
-  for (var t = 0u; t < TEAMS; t++) { all_largest = max(all_largest, team_largest[t]); }
-  for (var t = 0u; t < TEAMS; t++) { all_total += team_total[t] * exp(team_largest[t] - all_largest); }
-  let factor = exp(largest - all_largest);
-  for (var g = 0u; g < min(4u, SHARING); g++) {
-    for (var o = 0u; o < OWN; o++) {
-      let quad = own_quad(o, lane);
-      let sum = select(select(sum2[o], sum3[o], g == 3u), select(sum0[o], sum1[o], g == 1u), g < 2u);
-      if (quad < QUADS) { team_sums[team * QUADS + quad] = sum * factor[g] * PLACES; }
+    total *= correction;
+    for (var i = 0u; i < SHARES; i++) {
+      let at = i * WORKGROUP + thread;
+      if (at < count) {
+        let weight = exp(shared_quads[at] - largest);
+        total += weight;
+        shared_quads[at] = weight * value_scales[i];
+      }
     }
     workgroupBarrier();
-    let head = first_head + g;
-    if (head < (kv_head + 1u) * SHARING) {
-      let out = (token * HEADS + head) * SPLITS + split;
-      for (var quad = thread; quad < QUADS; quad += WORKGROUP) {
-        var together = vec4<f32>();
-        for (var t = 0u; t < TEAMS; t++) { together += team_sums[t * QUADS + quad]; }
-        sums[out * QUADS + quad] = together;
+    for (var o = 0u; o < OWN; o++) {
+      sum0[o] *= correction.x;
+      sum1[o] *= correction.y;
+      sum2[o] *= correction.z;
+      sum3[o] *= correction.w;
+    }
+    for (var turn = 0u; turn < count; turn += TURN) {
+      let loaded = ahead;
+      if (turn + TURN < count) { ahead = held_at(values, seen, start + turn + TURN + team, last, lane); }
+      for (var i = 0u; i < POSITIONS; i++) {
+        let at = turn + i * TEAMS + team;
+        let weight = select(vec4<f32>(), shared_quads[min(at, count - 1u)], at < count);
+        let value = quads_of(loaded[i]);
+        for (var o = 0u; o < OWN; o++) {
+          sum0[o] += weight.x * value[o];
+          sum1[o] += weight.y * value[o];
+          sum2[o] += weight.z * value[o];
+          sum3[o] += weight.w * value[o];
+        }
       }
-      if (thread == 0u) { stats[out] = vec2<f32>(all_largest[g], all_total[g]); }
+    }
+    workgroupBarrier();
+  }
+  total = over_lanes(total, LANES / 2u);
+  if (lane == 0u) { team_total[team] = total; }
+  for (var g = 0u; g < min(4u, SHARING); g += TOGETHER) {
+    for (var h = 0u; h < TOGETHER; h++) {
+      for (var o = 0u; o < OWN; o++) {
+        let quad = own_quad(o, lane);
+        let sum = select(select(sum2[o], sum3[o], g + h == 3u), select(sum0[o], sum1[o], g + h == 1u), g + h < 2u);
+        if (quad < QUADS) { shared_quads[(h * TEAMS + team) * QUADS + quad] = sum * PLACES; }
+      }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < TOGETHER * QUADS; i += WORKGROUP) {
+      let h = i / QUADS;
+      let quad = i % QUADS;
+      let head = first_head + g + h;
+      if (g + h < 4u && head < (kv_head + 1u) * SHARING) {
+        var together = vec4<f32>();
+        for (var t = 0u; t < TEAMS; t++) { together += shared_quads[(h * TEAMS + t) * QUADS + quad]; }
+        let out = (token * HEADS + head) * SPLITS + split;
+        sums[out * QUADS + quad] = together;
+        if (quad == 0u) {
+          var all_total = 0.0;
+          for (var t = 0u; t < TEAMS; t++) { all_total += team_total[t][g + h]; }
+          stats[out] = vec2<f32>(largest[g + h], all_total);
+        }
+      }
     }
     workgroupBarrier();
   }

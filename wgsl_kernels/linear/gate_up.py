@@ -16,6 +16,7 @@ import torch
 from ..activations.activations import activation_file, gelu_mul, silu_mul
 from ..composition import Facts, Match, Rule, composed, fusion
 from ..layout import A8, INT8_STRIDES
+from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS
 from ..makers import handing_on
 from ..pair import REGISTRY, Context, Cost, Kernel, Port, register
 from ..weights import WEIGHT_FORMATS, dense
@@ -23,7 +24,7 @@ from . import linear, linear_a8
 from .norm_linear import gate_and_up, gated_bound, halves_of, weight_parts
 
 #: What `linear` may add to a product, and `gate_up` does not.
-ADDED = ("bias", "residual", "factor")
+ADDED = ("bias", "residual", "factor", *LOW_RANK, *LOW_RANK_PARAMS)
 
 
 def many_tokens(facts: Facts, match: Match) -> bool:
@@ -100,7 +101,7 @@ def _pair(whole: Kernel, rule: Rule, unit: Kernel) -> Kernel:
             writes={"y": Port(("tokens", "width"), binding=6)},
             params=params,
             variants=module.tiled(fmt, rows),
-            make_inputs=handing_on(make_inputs, whole.make_inputs, without=("rows", "n", *ADDED)),
+            make_inputs=handing_on(make_inputs, whole.make_inputs, without=("rows", "n", "adapters", *ADDED)),
             tolerance=tolerance,
             cost=cost,
             prepare=partial(dense, fmt),

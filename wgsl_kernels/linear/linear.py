@@ -17,6 +17,15 @@ import torch
 import torch.nn.functional as F
 
 from ..composition import rule
+from ..lora.low_rank import (
+    LOW_RANK,
+    LOW_RANK_DEFAULTS,
+    LOW_RANK_PARAMS,
+    low_rank_files,
+    low_rank_inputs,
+    low_rank_sum,
+    widened,
+)
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
@@ -45,10 +54,11 @@ FEW_TOKENS = 4
 BATCH = 16
 
 
-def epilogue(context: Context) -> tuple[str, str]:
+def epilogue(context: Context) -> tuple[str, ...]:
     """The library files that read what is added to a product, or stand in for it."""
     bias = "bias/plane" if "bias" in context.types else "bias/none"
-    return bias, "residual/plane" if "residual" in context.types else "residual/none"
+    residual = "residual/plane" if "residual" in context.types else "residual/none"
+    return bias, residual, *low_rank_files(context)
 
 
 def in_order(context: Context) -> tuple[str, ...]:
@@ -260,10 +270,14 @@ def prefer_tiled(context: Context) -> tuple[str, str]:
     return "tile", f"{context['tokens']} tokens: a tile of weights serves 64 of them"
 
 
-def linear_reference(x, weight, bias=None, residual=None, factor=1.0, row_offset=0, out_rows=None, **_):
-    """y = x W^T + bias, with a residual factor * y + residual, placed at columns [row_offset, row_offset + rows) of
-    [tokens, out_rows]."""
+def linear_reference(
+    x, weight, bias=None, residual=None, factor=1.0, row_offset=0, out_rows=None, lora_b=None, **given
+):
+    """y = x W^T + bias + what adapters add (`wgsl_kernels.lora.low_rank`), with a residual factor * y +
+    residual, placed at columns [row_offset, row_offset + rows) of [tokens, out_rows]."""
     y = F.linear(x, weight[:, : x.shape[-1]].to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if lora_b is not None:
+        y = y + low_rank_sum(y.shape[-1], {**given, "lora_b": lora_b}).to(y.dtype)
     if out_rows is not None and out_rows != y.shape[-1]:
         y = F.pad(y, (row_offset, out_rows - row_offset - y.shape[-1]))
     return y if residual is None else factor * y + residual.to(x.dtype)
@@ -280,11 +294,13 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     bias=False,
     residual=False,
     factor=1.0,
+    adapters=0,
     x_dtype="f32",
     y_dtype="f32",
     **weight_options,
 ) -> dict:
-    """Random operands of a linear layer from a seed; n and k are other names of rows and columns."""
+    """Random operands of a linear layer from a seed; n and k are other names of rows and columns. adapters: how many
+    of them add to it."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = n or rows, k or columns
     arguments: dict[str, Any] = {"x": random_tensor(generator, (tokens, columns), x_dtype)}
@@ -294,7 +310,7 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     if residual:
         arguments["residual"] = random_tensor(generator, (tokens, rows), "f32")
         arguments["factor"] = factor
-    return arguments
+    return {**arguments, **low_rank_inputs(generator, tokens, rows, adapters)}
 
 
 def linear_tolerance(fmt: str, arguments, expected, *, f16: bool = False) -> dict:
@@ -306,6 +322,9 @@ def linear_tolerance(fmt: str, arguments, expected, *, f16: bool = False) -> dic
     bound = x.abs() @ magnitude_planes(fmt, arguments, x.shape[1]).T
     if "bias" in arguments:
         bound = bound + arguments["bias"].double().abs()
+    if "lora_b" in arguments:
+        inner, up = widened(bound.shape[1], arguments)
+        bound = bound + inner.abs() @ up.abs().T
     rounding = halves.bound(fmt, x, arguments) if f16 else torch.zeros_like(bound)
     before, width = arguments.get("row_offset", 0), expected["y"].shape[-1]
     bound, rounding = (F.pad(each, (before, width - before - each.shape[-1])) for each in (bound, rounding))
@@ -339,10 +358,17 @@ def linear(fmt: str) -> Kernel:
                 **weight_ports(fmt),
                 "bias": Port(("rows",), "f32", optional=True, binding=4),
                 "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
+                **LOW_RANK,
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "factor": float, "row_offset": int, "out_rows": int},
-            defaults={"factor": 1.0, "row_offset": 0},
+            params={
+                **quant_params(fmt),
+                "factor": float,
+                "row_offset": int,
+                "out_rows": int,
+                **LOW_RANK_PARAMS,
+            },
+            defaults={"factor": 1.0, "row_offset": 0, **LOW_RANK_DEFAULTS},
             variants=_variants(fmt),
             make_inputs=with_planes(fmt, linear_inputs),
             tolerance=partial(linear_tolerance, fmt),

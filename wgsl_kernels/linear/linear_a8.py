@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
+from ..lora.low_rank import LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS
 from ..makers import handing_on
 from ..pair import Context, Cost, Kernel, Port, Variant, register
 from ..quantized.quantize_activations import quantize_activations, unpack_activations
@@ -166,10 +167,18 @@ def linear_a8(fmt: str) -> Kernel:
                 "bias": Port(("rows",), "f32", optional=True, binding=4),
                 "residual": Port(("tokens", "out_rows"), "f32", optional=True, binding=5),
                 "x_scales": Port(("tokens", "x_groups"), "f32", binding=7, of="x", plane="scales"),
+                **LOW_RANK,
             },
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "columns": int, "factor": float, "row_offset": int, "out_rows": int},
-            defaults={"factor": 1.0, "row_offset": 0},
+            params={
+                **quant_params(fmt),
+                "columns": int,
+                "factor": float,
+                "row_offset": int,
+                "out_rows": int,
+                **LOW_RANK_PARAMS,
+            },
+            defaults={"factor": 1.0, "row_offset": 0, **LOW_RANK_DEFAULTS},
             variants=_variants(fmt),
             make_inputs=handing_on(partial(_make_inputs, fmt), with_planes(fmt, linear_inputs)),
             tolerance=partial(_tolerance, fmt),

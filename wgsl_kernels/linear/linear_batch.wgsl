@@ -4,7 +4,7 @@
 // As for one token, but a piece of a row, loaded once, is multiplied with the activations of every token of the batch: weights are
 // read once a batch instead of once a token. The sums of all tokens stay in registers, which limits the batch.
 // needs: pieces (PIECES, Piece, piece_at, prepared, activations_at, piece_sum), add_up (add_up, sum_of),
-//   residual (with_residual), bias (bias_at)
+//   low_rank (low_rank), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const TEAM: u32 = WORKGROUP / TEAMS;
@@ -17,6 +17,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
   let first = group_first + thread / TEAM * ROWS_PER_TEAM;
   var sums: array<f32, SUMS>;
+  for (var i = 0u; i < SUMS; i++) {
+    let token = min(first_token + i / ROWS_PER_TEAM, TOKENS - 1u);
+    sums[i] = low_rank(token, min(first + i % ROWS_PER_TEAM, ROWS - 1u), thread % TEAM, TEAM);
+  }
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
     if (PIECES % TEAM == 0u || piece < PIECES) {

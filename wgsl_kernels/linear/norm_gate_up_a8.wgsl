@@ -2,27 +2,46 @@
 // (lib/x_a8/row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
-// needs: team_sums (within, team_sums, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
-//   add_up (add_up, sum_of), activate (activate), quantize_block (quantized_block)
+// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
+//   add_up (add_up, sum_of), activate (activate), store_blocks (store_blocks)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
 
 const UNITS: u32 = ROWS_PER_TEAM / 2u;
 const ROUND_UNITS: u32 = TEAMS * UNITS;
 const ROUNDS: u32 = max(1u, 32u / ROUND_UNITS);
-const GROUP_UNITS: u32 = ROUNDS * ROUND_UNITS;
-var<workgroup> products: array<f32, GROUP_UNITS>;
-fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, GROUP_UNITS) + (i & 1u) * WIDTH; }
+const MADE: u32 = ROUNDS * ROUND_UNITS;
+var<workgroup> products: array<f32, MADE>;
+var<private> token: u32;
+var<private> group_first: u32;
+fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, MADE) + (i & 1u) * WIDTH; }
+
+fn made_quad(i: u32) -> vec4<f32> {
+  return vec4<f32>(products[i * 4u], products[i * 4u + 1u], products[i * 4u + 2u], products[i * 4u + 3u]);
+}
+fn store_words(i: u32, words: vec4<u32>) {
+  let at = group_first / 16u + i;
+  if (at < Y_BLOCKS * 2u) { y[token * Y_BLOCKS * 2u + at] = words; }
+}
+fn store_scale(block: u32, scale: f32) {
+  let at = group_first / 32u + block;
+  if (at < Y_BLOCKS) { y_scales[token * Y_BLOCKS + at] = scale; }
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let token = id.y;
-  let group_first = (id.x + id.z * 32768u) * GROUP_UNITS;
+  token = id.y;
+  group_first = (id.x + id.z * 32768u) * MADE;
+  let own = thread / TEAM * UNITS;
+  // weights of a round are on their way while the row is made, and while sums of the round before are added up
+  var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_sum();
-    add_up(team_sums(token, first + thread / TEAM * UNITS, thread), thread);
+    let sums = sums_from(ahead, token, first + own, thread);
+    if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
+    add_up(sums, thread);
     for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
       let team = i / UNITS;
       let factor = norm_factor(team);
@@ -32,19 +51,5 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  for (var b = thread; b < GROUP_UNITS / 32u; b += WORKGROUP) {
-    let block = group_first / 32u + b;
-    if (block < Y_BLOCKS) {
-      var v: array<vec4<f32>, 8>;
-      for (var i = 0u; i < 8u; i++) {
-        let at = b * 32u + i * 4u;
-        v[i] = vec4<f32>(products[at], products[at + 1u], products[at + 2u], products[at + 3u]);
-      }
-      let q = quantized_block(v, Y_STRIDE);
-      let to = token * Y_BLOCKS + block;
-      y[to * 2u] = q.a;
-      y[to * 2u + 1u] = q.b;
-      y_scales[to] = q.scale;
-    }
-  }
+  store_blocks(thread, Y_STRIDE);
 }

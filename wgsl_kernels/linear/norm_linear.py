@@ -20,8 +20,19 @@ import torch
 from ..activations.activations import activation_file, gelu_mul, silu_mul
 from ..attention.rope import head_dim_of, paired, random_table
 from ..cache.kv_append import CACHE, kv_append
-from ..composition import Facts, Match, Rule, composed, fusion
+from ..composition import Facts, Match, Rule, fusion
 from ..layout import KV8
+from ..lora.lent import composed_with_adapters
+from ..lora.low_rank import (
+    LORA_B,
+    LORA_X,
+    LOW_RANK,
+    LOW_RANK_DEFAULTS,
+    LOW_RANK_PARAMS,
+    low_rank_files,
+    low_rank_inputs,
+    widened,
+)
 from ..norm.rms_norm import rms_norm
 from ..numerics import EPS32, TORCH_TYPES, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
@@ -77,6 +88,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda c
             "extra_sum/norm",
             "weigh/norm",
             "stage/none",
+            *low_rank_files(c, own_state="kv_heads" not in c.sizes),
             *piece_library(fmt, c),
             *team_reduction(c),
             *library(c),
@@ -103,12 +115,21 @@ def weight_parts(fmt: str, arguments) -> dict:
     return {n: arguments[n] for n in (*weight_ports(fmt), "block", "zero_unit") if n in arguments}
 
 
+def with_low_rank(arguments, normed, weight) -> tuple[torch.Tensor, torch.Tensor]:
+    """n = rms_norm(x) f64 [tokens, columns] and W f64 [rows, columns], with what adapters add as columns more."""
+    weight = weight[:, : normed.shape[1]]
+    if "lora_b" not in arguments:
+        return normed, weight
+    inner, up = widened(len(weight), arguments)
+    rms = torch.sqrt(arguments["x"].double().pow(2).mean(-1, keepdim=True) + arguments["eps"])
+    return torch.cat([normed, inner / rms], -1), torch.cat([weight, up], -1)
+
+
 def product_bound(fmt: str, arguments, normed) -> torch.Tensor:
     """Bound of the error of n W^T, n = rms_norm(x) f64 [tokens, columns]: of the sum, and of the norm's factor."""
     columns = normed.shape[1]
-    return (
-        (12 + columns**0.5) * EPS32 * (normed.abs() @ magnitude_planes(fmt, arguments, columns).T)
-    ) + 1e-30
+    n, weight = with_low_rank(arguments, normed, magnitude_planes(fmt, arguments, columns))
+    return (12 + columns**0.5) * EPS32 * (n.abs() @ weight.abs().T) + 1e-30
 
 
 def _product_bound(fmt: str, arguments) -> torch.Tensor:
@@ -154,11 +175,22 @@ def in_place(reference):
     return placed_reference
 
 
-def linear_inputs(
-    fmt, seed=0, tokens=1, rows=64, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
+    fmt,
+    seed=0,
+    tokens=1,
+    rows=64,
+    columns=64,
+    eps=1e-5,
+    adapters=0,
+    x_dtype="f32",
+    y_dtype="f32",
+    **options,
 ) -> dict:
+    """adapters: how many of them add to the product."""
     generator = torch.Generator().manual_seed(seed)
-    return _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+    made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+    return {**made, **low_rank_inputs(generator, tokens, rows, adapters)}
 
 
 def placed(bound, arguments, expected) -> dict:
@@ -174,11 +206,11 @@ def norm_linear_pair(fmt: str) -> Kernel:
         Kernel(
             op="norm_linear",
             form={"weight": fmt},
-            reference=in_place(composed(norm_linear)),
-            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            reference=in_place(composed_with_adapters(norm_linear, single=True)),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM, **LOW_RANK},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
-            defaults={"row_offset": 0},
+            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int, **LOW_RANK_PARAMS},
+            defaults={"row_offset": 0, **LOW_RANK_DEFAULTS},
             variants={"gemv": _variant("linear/norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
             make_inputs=with_planes(fmt, linear_inputs),
             tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
@@ -213,11 +245,22 @@ def halves_of(weight, **_) -> list[int]:
     return [weight.shape[0] // 2] * 2
 
 
-def gate_up_inputs(
-    fmt, seed=0, tokens=1, width=32, columns=64, eps=1e-5, x_dtype="f32", y_dtype="f32", **options
+def gate_up_inputs(  # many parameters: one for each option of `Kernel.inputs`
+    fmt,
+    seed=0,
+    tokens=1,
+    width=32,
+    columns=64,
+    eps=1e-5,
+    adapters=0,
+    x_dtype="f32",
+    y_dtype="f32",
+    **options,
 ) -> dict:
+    """adapters: how many of them add to gate and up."""
     generator = torch.Generator().manual_seed(seed)
-    return _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
+    made = _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
+    return {**made, **low_rank_inputs(generator, tokens, 2 * width, adapters, (width,))}
 
 
 def gated_bound(normed, weight, bound) -> torch.Tensor:
@@ -234,7 +277,7 @@ def gated_bound(normed, weight, bound) -> torch.Tensor:
 def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    return {"y": gated_bound(normed, weight, _product_bound(fmt, arguments))}
+    return {"y": gated_bound(*with_low_rank(arguments, normed, weight), _product_bound(fmt, arguments))}
 
 
 def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
@@ -243,10 +286,11 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
         Kernel(
             op=rule.name,
             form={"weight": fmt},
-            reference=composed(rule, rows=halves_of),
-            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            reference=composed_with_adapters(rule, rows=halves_of),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM, **LOW_RANK},
             writes={"y": Port(("tokens", "width"), binding=6)},
-            params={**quant_params(fmt), "eps": float},
+            params={**quant_params(fmt), "eps": float, **LOW_RANK_PARAMS},
+            defaults=LOW_RANK_DEFAULTS,
             variants={
                 "gemv": _variant(
                     "linear/norm_gate_up",
@@ -317,20 +361,28 @@ def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
     ring=False,
     sinks=0,
     eps=1e-5,
+    adapters=0,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """positions: of the table, as many as the cache has slots if 0."""
+    """positions: of the table, as many as the cache has slots if 0. adapters: how many of them add to q, k and v."""
     generator = torch.Generator().manual_seed(seed)
     rows = (heads + 2 * kv_heads) * head_dim
     places = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
+    made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+    starts = (heads * head_dim, (heads + kv_heads) * head_dim)
+    state = rows_state(seed, tokens, valid=valid, scattered=scattered, **places)
+    added = low_rank_inputs(generator, tokens, rows, adapters, starts)
+    if added:
+        state[:, 1] *= added.pop("state")[:, 1]  # real ones have an adapter
     return {
-        **_inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options),
+        **made,
         "table": random_table(head_dim - passed, positions or capacity),
         "passed": passed,
         "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
-        "state": rows_state(seed, tokens, valid=valid, scattered=scattered, **places),
+        "state": state,
+        **added,
         "ring": ring,
         "sinks": sinks,
     }
@@ -364,6 +416,8 @@ def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
         "table": Port(("positions", "rotated"), "f32", binding=4),
         "kv": Port(CACHE.shape, binding=5),
         "state": replace(STATE, binding=8),
+        "lora_x": LORA_X,
+        "lora_b": LORA_B,
     }
     return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
 
@@ -375,12 +429,12 @@ def norm_qkv_pair(fmt: str) -> Kernel:
         Kernel(
             op="norm_qkv",
             form={"weight": fmt},
-            reference=composed(norm_qkv, rows=qkv_rows),
+            reference=composed_with_adapters(norm_qkv, rows=qkv_rows),
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float, "passed": int, **RING},
-            defaults={"passed": 0, **NO_RING},
+            params={**quant_params(fmt), "eps": float, "passed": int, **RING, **LOW_RANK_PARAMS},
+            defaults={"passed": 0, **NO_RING, **LOW_RANK_DEFAULTS},
             variants={
                 "gemv": _variant(
                     "linear/norm_qkv",

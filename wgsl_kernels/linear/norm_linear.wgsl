@@ -1,6 +1,6 @@
 // y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum), which
 // saves a dispatch and a trip of the activations through memory.
-// needs: team_sums (within, team_sums, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor)
+// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
@@ -9,8 +9,10 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS 
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
+  let first = group_first + thread / TEAM * ROWS_PER_TEAM;
+  let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
-  add_up(team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
+  add_up(sums_from(ahead, token, first, thread), thread);
   for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
     let row = group_first + i;
     let team = i / ROWS_PER_TEAM;

@@ -17,8 +17,10 @@ from functools import partial
 import torch
 
 from ..activations.activations import activation_file, gelu_mul, silu_mul
-from ..composition import Facts, Match, Rule, composed, fusion
+from ..composition import Facts, Match, Rule, fusion
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
+from ..lora.lent import composed_with_adapters
+from ..lora.low_rank import LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS, low_rank_files
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
@@ -48,6 +50,7 @@ from .norm_linear import (
     refuse_columns,
     turned_and_appended,
     weight_parts,
+    with_low_rank,
 )
 
 #: What default tunables leave of a workgroup's memory for a row, bytes.
@@ -80,13 +83,19 @@ def _refuse(context: Context) -> str | None:
     return refuse_columns(context)
 
 
-def _library(fmt: str, context: Context) -> tuple[str, ...]:
+def by_quads(context: Context) -> str:
+    """Who quantizes a block of 32: eight lanes of a subgroup ("quads"), or a thread ("blocks")."""
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    return "quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "blocks"
+
+
+def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x/vec4",
         "extra_sum/norm",
+        *low_rank_files(context, own_state="kv_heads" not in context.sizes),
         "x_a8/row",
-        "stage/quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "stage/blocks",
+        f"stage/{by_quads(context)}",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
         *team_reduction(context),
     )
@@ -144,11 +153,11 @@ def norm_linear_a8_pair(fmt: str) -> Kernel:
         Kernel(
             op="norm_linear_a8",
             form={"weight": fmt},
-            reference=in_place(composed(norm_linear_a8)),
-            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            reference=in_place(composed_with_adapters(norm_linear_a8, single=True)),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM, **LOW_RANK},
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
-            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int},
-            defaults={"row_offset": 0},
+            params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int, **LOW_RANK_PARAMS},
+            defaults={"row_offset": 0, **LOW_RANK_DEFAULTS},
             variants={
                 "gemv": Variant(
                     "linear/norm_linear",
@@ -196,12 +205,12 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
         Kernel(
             op="norm_qkv_a8",
             form={"weight": fmt},
-            reference=composed(norm_qkv_a8, rows=qkv_rows),
+            reference=composed_with_adapters(norm_qkv_a8, rows=qkv_rows),
             reads=reads,
             writes=writes,
             updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float, "passed": int, **RING},
-            defaults={"passed": 0, **NO_RING},
+            params={**quant_params(fmt), "eps": float, "passed": int, **RING, **LOW_RANK_PARAMS},
+            defaults={"passed": 0, **NO_RING, **LOW_RANK_DEFAULTS},
             variants={
                 "gemv": Variant(
                     "linear/norm_qkv",
@@ -211,7 +220,7 @@ def norm_qkv_a8_pair(fmt: str) -> Kernel:
                     tunables=gemv_tunables((2, 4, 8, 16)),
                     library=lambda c: (*_library(fmt, c), "append/cache", slot_file(c)),
                     refuse=_refuse,
-                    defaults=gemv_defaults(lambda c: (256, 4, 2)),  # measured on an H100
+                    defaults=gemv_defaults(lambda c: (256, 4, 4)),  # measured on an H200
                     why="few tokens: the row is quantized by those that need it, and no dispatch stands between",
                 )
             },
@@ -253,6 +262,7 @@ def _gate_up_inputs(fmt: str, y_stride=1, width=32, rows=None, **options) -> dic
 def _gate_up_tolerance(fmt: str, unit: Kernel, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = normed_in_int8(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
+    normed, weight = with_low_rank(arguments, normed, weight)
     error = gated_bound(normed, weight, _product_bound(fmt, arguments))
     y = unit.reference(*linear_reference(normed, weight).chunk(2, dim=-1))
     stride = arguments["y_stride"]
@@ -286,21 +296,26 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
         Kernel(
             op=rule.name,
             form={"weight": fmt, "y": A8},
-            reference=composed(rule, rows=halves_of, quantize=_words),
-            reads={"x": X, **weight_ports(fmt), "norm": NORM},
+            reference=composed_with_adapters(rule, rows=halves_of, quantize=_words),
+            reads={"x": X, **weight_ports(fmt), "norm": NORM, **LOW_RANK},
             writes={
                 "y": Port(WORDS, "u32", binding=6, packed=8, of="y", plane="quants"),
                 "y_scales": Port(SCALES, "f32", binding=4, of="y", plane="scales"),
             },
-            params={**quant_params(fmt), "eps": float, "y_stride": int},
+            params={**quant_params(fmt), "eps": float, "y_stride": int, **LOW_RANK_PARAMS},
+            defaults=LOW_RANK_DEFAULTS,
             variants={
                 "gemv": Variant(
                     "linear/norm_gate_up_a8",
                     grid=lambda c: spread(ceil_div(c["width"], _units(c)[1]), c["tokens"]),
                     tunables=gemv_tunables((2, 4, 8, 16)),
-                    library=lambda c: (*_library(fmt, c), activation_file(unit)),
+                    library=lambda c: (
+                        *_library(fmt, c),
+                        activation_file(unit),
+                        f"store_blocks/{by_quads(c)}",
+                    ),
                     refuse=_whole_blocks,
-                    defaults=gemv_defaults(lambda c: (256, 8, 2)),  # measured on an H100
+                    defaults=gemv_defaults(lambda c: (256, 2, 4)),  # measured on an H200
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },

@@ -1,7 +1,7 @@
 // Norm, q/k/v projections, rotary embedding and, by a library file, the append to the cache in one dispatch for few
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
 // of a head (lib/head_pairs).
-// needs: state (Rows), team_sums (within, team_sums, TEAM), head_pairs/halves (HALF, first_dim, dims_apart, turned),
+// needs: state (Rows), team_sums (within, first_pieces, sums_from, TEAM), head_pairs/halves (HALF, first_dim, dims_apart, turned),
 //   stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor), append (append)
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: Rows;
@@ -17,8 +17,10 @@ fn weight_row(first: u32, i: u32) -> u32 {
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * PAIRS;
+  let first = group_first + thread / TEAM * PAIRS;
+  let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
-  add_up(team_sums(token, group_first + thread / TEAM * PAIRS, thread), thread);
+  add_up(sums_from(ahead, token, first, thread), thread);
   for (var i = thread; i < TEAMS * PAIRS; i += WORKGROUP) {
     let pair = group_first + i;
     let team = i / PAIRS;

@@ -35,7 +35,7 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         """
         tokens, positions = torch.arange(len(x)), state[:, 0].long()
         alone = make_state(tokens=len(x))  # a sequence a token, so that none takes another's place
-        alone[:, 0], alone[:, 2] = positions, tokens
+        alone[:, 0], alone[:, 1], alone[:, 2] = positions, state[:, 1].clamp(min=1), tokens
         capacity = int(positions.max()) + 1
         cache = torch.zeros(len(x), 2, kv_heads, capacity, table.shape[1] + passed, dtype=x.dtype)
         given |= {"x": x, "table": table, "state": alone, "passed": passed}
@@ -57,7 +57,9 @@ def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:
         head_dim = arguments["table"].shape[1] + arguments.get("passed", 0)
         given = {name: value for name, value in arguments.items() if name != "kv_heads"}
         cache = torch.zeros(1, 2, arguments["kv_heads"], tokens, head_dim)
-        bounds = whole.tolerance({**given, "kv": cache, "state": make_state(0, tokens)}, expected)
+        state = make_state(0, tokens)
+        state[:, 1] = arguments["state"][:, 1].clamp(min=1)
+        bounds = whole.tolerance({**given, "kv": cache, "state": state}, expected)
         return {"q": bounds["q"], "rows": bounds["kv"][0].permute(2, 0, 1, 3).flatten(1)}
 
     def derive(sizes) -> dict:

@@ -18,6 +18,7 @@ from ..composition import Facts, Match, Rule, rule
 from ..judge import doubles
 from ..linear.norm_linear import NORM_LINEAR
 from ..linear.norm_linear_a8 import NORM_LINEAR_A8
+from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS
 from ..makers import handing_on
 from ..numerics import random_tensor
 from ..pair import Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
@@ -125,16 +126,22 @@ def grouped(gemv: Variant, logits: str, why: str) -> Variant:
 def norm_argmax(product: Kernel, op: str) -> Kernel:
     """The pair for a `norm_linear`: the same but for what is kept of its result."""
     why = "few tokens: logits stay in registers, and a number for each group of rows is left"
-    params = {name: kind for name, kind in product.params.items() if name != "out_rows"}
+    params = {
+        name: kind for name, kind in product.params.items() if name not in ("out_rows", *LOW_RANK_PARAMS)
+    }
     return register(
         replace(
             product,
             op=op,
             reference=partial(_reference, product),
+            reads={name: port for name, port in product.reads.items() if name not in LOW_RANK},
             writes=PARTS,
             params={**params, "group": int},
+            defaults={name: value for name, value in product.defaults.items() if name in params},
             variants={"gemv": grouped(product.variants["gemv"], "keep_logit/none", why)},
-            make_inputs=handing_on(partial(_inputs, product.make_inputs), product.make_inputs),
+            make_inputs=handing_on(
+                partial(_inputs, product.make_inputs), product.make_inputs, without=("adapters",)
+            ),
             tolerance=partial(_tolerance, product),
             cost=partial(_cost, product),
             derive=partial(_derive, product),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from workbench.commands.common import (
     MODEL_HELP,
@@ -25,6 +27,7 @@ KEY_VARIABLE = "WORKBENCH_API_KEY"
 EXAMPLES = (
     "serve OUT",
     "serve OUT --port 0 --sequences 16 --name story",
+    "serve OUT --lora pirate=ADAPTERS/pirate poet=ADAPTERS/poet",
 )
 
 
@@ -67,7 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="that running answers have when the server is told to stop (default 10)",
     )
     add_execution(parser)
-    add(parser, "--window", "--sinks", "--lora", "--lora-format")
+    add(parser, "--window", "--sinks")
+    add(
+        parser,
+        "--lora",
+        nargs="+",
+        metavar="[NAME=]DIR_OR_HUB_ID",
+        help="an adapter as PEFT saves it, which all answers have; or several, or NAME=DIR, of which a request's "
+        "`model` names one: MODEL:NAME or NAME",
+    )
+    add(parser, "--lora-format")
     add_output(parser, record=False)
 
 
@@ -94,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import workbench
 
-    model = workbench.load(arguments.model, **execution_of(arguments))
+    how = execution_of(arguments) | {"lora": loras_of(arguments.lora)}
+    model = workbench.load(arguments.model, **how)
     if not arguments.quiet:
         say_choices(model)
     name = arguments.name or model.source.path.name
@@ -113,6 +126,24 @@ def run(arguments: argparse.Namespace) -> int:
         ready=lambda address: print(f"{name} at {address}", flush=True),
     )
     return 0
+
+
+def loras_of(given: Sequence[str] | None) -> str | dict[str, str] | None:
+    """What `load` takes of `--lora`: an adapter alone, several by their names, where they have none by their folders'.
+    Raises `WorkbenchError` for a name that is there twice."""
+    if given is None or (len(given) == 1 and "=" not in given[0]):
+        return given[0] if given else None
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, where = each.partition("=")
+        if not equals:
+            name, where = Path(each).name, each
+        if name in found:
+            raise WorkbenchError(
+                f"--lora names {name!r} twice: {found[name]} and {where}; allowed: NAME=DIR_OR_HUB_ID"
+            )
+        found[name] = where
+    return found
 
 
 def _port(text: str) -> int:

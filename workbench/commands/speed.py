@@ -13,6 +13,7 @@ from workbench.known import known
 EXAMPLES = (
     "speed OUT --dtype f16",
     "speed --like llama-3-8b --format int4 --dtype int8 --json speed.json",
+    "speed --like llama-3-8b --format int4 --dtype int8 --lora-rank 16 --adapters 4 --sequences 4",
 )
 
 
@@ -25,6 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format", metavar="FORMAT", help="with --like: of every matrix, such as int4 or int4/64"
+    )
+    parser.add_argument(
+        "--lora-rank",
+        type=positive,
+        metavar="R",
+        help="with --like: adapters of low rank with random factors, on all matrices of the layers",
+    )
+    parser.add_argument(
+        "--adapters",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="with --lora-rank: how many are loaded; --sequences have them in turn (default 1)",
     )
     add(parser, "--backend")
     add(parser, "--dtype", nargs="+", default=["f32"], help="of activations, one or more (default f32)")
@@ -67,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from eval.texts import load_text
     from workbench.formats.text import parse_format
     from workbench.model_bench.speed_table import measured, table
-    from workbench.model_bench.synthetic import RandomSource, shape_config
+    from workbench.model_bench.synthetic import RandomSource, shape_config, with_random_adapters
     from workbench.model_bench.trace import save_trace
     from workbench.models.source import open_source
 
@@ -75,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise WorkbenchError("give a model, or a shape with --like, and not both")
     if (arguments.format is None) != (arguments.like is None):
         raise WorkbenchError("--like and --format go together: a model has its formats already")
+    if arguments.lora_rank and (arguments.like is None or arguments.against):
+        raise WorkbenchError("--lora-rank is of random adapters beside the random weights of --like")
+    if arguments.adapters > 1 and not arguments.lora_rank:
+        raise WorkbenchError("--adapters says how many there are of --lora-rank")
     if arguments.text and arguments.like:
         raise WorkbenchError("--text needs a tokenizer: random weights have none")
     if arguments.sequences and (arguments.text or arguments.trace or arguments.against):
@@ -89,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))
     else:
         source = open_source(arguments.model)
+    if arguments.lora_rank:
+        source = with_random_adapters(source, arguments.lora_rank, arguments.adapters)
     if arguments.against:
         return run_against(arguments, source)
     if arguments.sequences:

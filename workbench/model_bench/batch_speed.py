@@ -43,8 +43,9 @@ class BatchRow:
 
 
 def measured_batches(source: Source, sequences: Sequence[int], run: SpeedRun) -> list[BatchRow]:
-    """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily. Raises what loading
-    raises, and `OutOfMemoryError` for more sequences than a binding holds."""
+    """A row for each number of sequences. Each is fed its own random tokens, and goes on greedily; adapters that the
+    source has beside its weights they have in turn. Raises what loading raises, and `OutOfMemoryError` for more
+    sequences than a binding holds."""
     model = run.load(source)
     rows = []
     for count in sequences:
@@ -71,7 +72,8 @@ def _times(model: Model, count: int, run: SpeedRun) -> tuple[list[float], list[f
     with closing(model.batch(count)) as batch:
         for _ in range(1 + run.repetitions):
             for sequence in range(count):
-                batch.reset(sequence)
+                names = model.adapters
+                batch.reset(sequence, names[sequence % len(names)] if names else None)
             began = time.perf_counter()
             logits = batch.feed(dict(enumerate(prompts)))
             first = {sequence: int(row.argmax()) for sequence, row in logits.items()}

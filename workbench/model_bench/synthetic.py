@@ -21,8 +21,10 @@ from workbench.formats.bf16 import to_bf16
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, plane_specs
 from workbench.known import known
+from workbench.models.adapted import Adapted
 from workbench.models.catalogue import catalogue
 from workbench.models.families import architecture_of
+from workbench.models.lora import Factors, Lora
 from workbench.models.specs import described_in
 
 #: Bytes of random numbers that repeat, and of a part that is handed out at once.
@@ -112,3 +114,39 @@ class RandomSource:
 
 def _repeated(pool: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.resize(pool, math.prod(shape)).reshape(shape)
+
+
+class RandomLora(Lora):
+    """An adapter that was read nowhere: factors of one rank for every matrix of a source's decoder layers. seed: of the
+    factors."""
+
+    def __init__(self, source: RandomSource, rank: int, seed: int = 0):
+        names = architecture_of(source.config).adaptable()
+        self._shapes, self._seed = {name: source.describe(name)[0] for name in names}, seed
+        factors = {name: Factors("", "", rank, 0, rows, 1.0) for name, (rows, _) in self._shapes.items()}
+        super().__init__(Path(f"random {seed}"), factors)
+
+    def down(self, weight: str) -> np.ndarray:
+        """A, f32 [rank, columns]."""
+        return self._drawn(weight, "A", self.factors[weight].rank, self._shapes[weight][1])
+
+    def up(self, weight: str) -> np.ndarray:
+        """B, f32 [rows, rank]."""
+        return self._drawn(weight, "B", self._shapes[weight][0], self.factors[weight].rank)
+
+    def hashes(self) -> dict[str, str]:
+        """Nothing was read."""
+        return {}
+
+    def _drawn(self, weight: str, key: str, *shape: int) -> np.ndarray:
+        generator = np.random.default_rng([self._seed, *f"{weight}.{key}".encode()])
+        return generator.standard_normal(shape, dtype=np.float32) / (100 * math.sqrt(shape[1]))
+
+
+def with_random_adapters(source: RandomSource, rank: int, count: int) -> Adapted:
+    """A source with `count` adapters of a rank beside all matrices of its layers; sequences have the first of them
+    unless they name another."""
+    loras = {f"adapter {n}": RandomLora(source, rank, seed=n) for n in range(1, count + 1)}
+    both = Adapted(source, loras, default="adapter 1")
+    both.path = Path(f"{source.path.name} with {count} adapters of rank {rank}")
+    return both

@@ -1,13 +1,15 @@
 """Models with a LoRA adapter: beside their weights at run time, or merged into them.
 
 Beside them a linear layer is three products, y = (x W^T) + scale * ((x A^T) B^T), and W stays as it is stored, so that
-an adapter of floats, or one in INT4, runs on a base in any format. Merged, W + scale * B A is what a conversion reads.
+an adapter of floats, or one in INT4, runs on a base in any format. Several are stacked, and each sequence has one of
+them or none (`wgsl_kernels.lora`). Merged, W + scale * B A is what a conversion reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,18 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor, float_tensor, quantized_tensor
 from workbench.formats.text import parse_format
 from workbench.models.architecture import Architecture
-from workbench.models.blocks import lora_names
 from workbench.models.families import architecture_of
 from workbench.models.lora import Lora
 from workbench.models.source import open_source
+from workbench.models.specs import LowRank, weights_of
 from workbench.quantizers import rtn
 
 
 class _Over:
-    """Reads like a source but for what subclasses say."""
+    """Reads like a source but for what subclasses say. notes: for people, behind the source's own."""
 
-    def __init__(self, source: Any, lora: Lora):
-        self.source, self.lora = source, lora
+    def __init__(self, source: Any, *notes: str):
+        self.source, self._more = source, notes
         self.path: Path = source.path
 
     @property
@@ -41,65 +43,123 @@ class _Over:
         return self.source.tokenizer_path
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("source", "lora"):  # asked for before they are there: of a copy
+        if name in ("source", "lora", "loras", "_more"):  # asked for before they are there: of a copy
             raise AttributeError(name)
         return getattr(self.source, name)
 
+    def names(self) -> list[str]:
+        """Tensors of the source alone."""
+        return self.source.names()
+
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*getattr(self.source, "notes", ()), f"with {self.lora}")
+        return (*getattr(self.source, "notes", ()), *self._more)
 
 
 class Adapted(_Over):
-    """A source with the factors of an adapter beside its matrices, in `format`, by default f32."""
+    """A source with the factors of adapters beside its matrices, those of all adapters stacked.
 
-    def __init__(self, source: Any, lora: Lora, format: WeightFormat | None = None):
-        super().__init__(source, lora)
+    loras: by the names that sequences choose them by. format: what A is stored as, and what B, which is kept in f32, is
+    rounded to; by default f32. default: the name that those have that choose none, None for no adapter.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        loras: Mapping[str, Lora],
+        format: WeightFormat | None = None,
+        default: str | None = None,
+    ):
+        super().__init__(source, *(f"with {_called(name, lora)}" for name, lora in loras.items()))
+        self.loras, self.default = dict(loras), default
         self.format = format or WeightFormat("f32")
-        self._factors = {
-            name: (weight, at) for weight in lora.factors for at, name in enumerate(lora_names(weight))
-        }
+        ranks: dict[str, int] = {}
+        for lora in loras.values():
+            for weight, each in lora.factors.items():
+                ranks[weight] = max(each.rank, ranks.get(weight, 0))
+        self.low_rank = LowRank(tuple(loras), ranks, default)
 
     def architecture(self, model: Architecture) -> Architecture:
-        """The model with the adapter in its plans."""
-        return replace(model, lora={weight: each.scale for weight, each in self.lora.factors.items()})
-
-    def names(self) -> list[str]:
-        return [*self.source.names(), *self._factors]
+        """The model with the adapters in its plans."""
+        return replace(model, lora=self.low_rank)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], WeightFormat]:
-        if name not in self._factors:
+        if (found := weights_of(name)) is None:
             return self.source.describe(name)
-        weight, at = self._factors[name]
-        (_, columns), each = self.source.describe(weight)[0], self.lora.factors[weight]
-        shape = (each.rows, each.rank) if at else (each.rank, columns)
-        return shape, self.format.fitted(shape[1])
+        weights, key = found
+        count, rank = self.low_rank.count, self.low_rank.rank(weights)
+        if key == "A":
+            columns = self.source.describe(weights[0])[0][1]
+            return (count * len(weights) * rank, columns), self.format.fitted(columns)
+        rows = sum(self.source.describe(weight)[0][0] for weight in weights)
+        return (count * rows * rank,), WeightFormat("f32")
 
     def tensor(self, name: str) -> WeightTensor:
-        if name not in self._factors:
+        if (found := weights_of(name)) is None:
             return self.source.tensor(name)
-        weight, at = self._factors[name]
-        values, (shape, fmt) = (self.lora.up if at else self.lora.down)(weight), self.describe(name)
+        (shape, fmt), (weights, key) = self.describe(name), found
+        if key == "B":
+            return float_tensor(name, self._stacked_b(weights).reshape(shape), "f32")
+        values = self._stacked_a(weights, shape[1]).reshape(shape)
         if fmt.is_quantized:
             return quantized_tensor(name, shape, fmt, *rtn.quantize(values, fmt))
         return float_tensor(name, values, fmt.dtype)
 
+    def _stacked_a(self, weights: Sequence[str], columns: int) -> np.ndarray:
+        """[adapter, matrix, rank, columns]"""
+        rank = self.low_rank.rank(weights)
+        values = np.zeros((self.low_rank.count, len(weights), rank, columns), np.float32)
+        for at, lora in enumerate(self.loras.values()):
+            for part, weight in enumerate(weights):
+                if weight in lora.factors:
+                    values[at, part, : lora.factors[weight].rank] = lora.down(weight)
+        return values
+
+    def _stacked_b(self, weights: Sequence[str]) -> np.ndarray:
+        """[adapter, rows of all matrices, rank], each multiplied by the scale of its adapter."""
+        rank, heights = self.low_rank.rank(weights), [self.source.describe(w)[0][0] for w in weights]
+        values = np.zeros((self.low_rank.count, sum(heights), rank), np.float32)
+        for at, lora in enumerate(self.loras.values()):
+            for weight, height, end in zip(weights, heights, accumulate(heights), strict=True):
+                if (each := lora.factors.get(weight)) is not None:
+                    up = rounded_to(self.format, lora.up(weight))
+                    values[at, end - height : end, : each.rank] = np.float32(each.scale) * up
+        return values
+
     def parts(self, name: str) -> Iterator[tuple[int, WeightTensor]]:
-        if name in self._factors:
+        if weights_of(name) is not None:
             yield 0, self.tensor(name)
         else:
             yield from self.source.parts(name)
 
     def record(self) -> dict[str, Any]:
-        """What the provenance of a figure says of the adapter."""
-        return {"name": self.lora.path.name, "format": str(self.format), "files": self.lora.hashes()}
+        """What the provenance of a figure says of the adapters."""
+        given = {"format": str(self.format)}
+        if self.default is not None and len(self.loras) == 1:
+            (lora,) = self.loras.values()
+            return {"name": lora.path.name, **given, "files": lora.hashes()}
+        each = {n: {"name": lora.path.name, "files": lora.hashes()} for n, lora in self.loras.items()}
+        return {"adapters": each, **given}
+
+
+def _called(name: str, lora: Lora) -> str:
+    return str(lora) if name == lora.path.name else f"{name}, {lora}"
+
+
+def rounded_to(fmt: WeightFormat, values: np.ndarray) -> np.ndarray:
+    """f32 numbers [rows, columns] as a format keeps them, integers rounded to nearest."""
+    own = fmt.fitted(values.shape[1])
+    if not own.is_quantized:
+        return float_tensor("", values, own.dtype).dequantize()
+    return quantized_tensor("", values.shape, own, *rtn.quantize(values, own)).dequantize()
 
 
 class Merged(_Over):
     """A source of floats whose matrices are W + scale * B A, in f32; raises UnsupportedModelError for integers."""
 
     def __init__(self, source: Any, lora: Lora):
-        super().__init__(source, lora)
+        super().__init__(source, f"with {lora}")
+        self.lora = lora
         for weight in lora.factors:
             if (fmt := source.describe(weight)[1]).is_quantized:
                 raise UnsupportedModelError(
@@ -131,19 +191,39 @@ class Merged(_Over):
         return float_tensor(name, values, "f32")
 
 
-def adapted(source: Any, lora: str | Path | None, format: str | None) -> tuple[Any, Architecture]:
-    """A source and its model, with an adapter beside its weights where there is one.
+def adapted(
+    source: Any, lora: str | Path | Mapping[str, str | Path] | None, format: str | None
+) -> tuple[Any, Architecture]:
+    """A source and its model, with adapters beside its weights where there are any.
 
-    lora: a folder or hub id; format: of the factors, as text. Raises WorkbenchError for a format without an adapter,
+    lora: a folder or hub id, which all sequences then have, or several by the names that sequences choose them by;
+    format: of the factors, as text. Raises WorkbenchError for a format without an adapter and for names that cannot be,
     and what opening an adapter raises.
     """
     model = architecture_of(source.config)
+    if lora is None and isinstance(source, Adapted):
+        return source, source.architecture(model)
     if lora is None:
         if format is not None:
             raise WorkbenchError(f"lora_format {format!r} is of an adapter, and there is no lora")
         return source, model
-    both = Adapted(source, Lora.open(lora, model), None if format is None else parse_format(format))
+    fmt = None if format is None else parse_format(format)
+    if isinstance(lora, Mapping):
+        if not lora:
+            raise WorkbenchError("lora names no adapter; allowed: NAME -> folder or hub id, or None")
+        both = Adapted(source, {_named(name): Lora.open(each, model) for name, each in lora.items()}, fmt)
+    else:
+        opened = Lora.open(lora, model)
+        both = Adapted(source, {opened.path.name: opened}, fmt, opened.path.name)
     return both, both.architecture(model)
+
+
+def _named(name: Any) -> str:
+    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
+        raise WorkbenchError(
+            f"an adapter is called {name!r}; allowed: a printable text without space around it"
+        )
+    return name
 
 
 def merged(model: Any, lora: str | Path) -> Merged:

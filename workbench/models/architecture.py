@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Self
 
+from workbench.errors import WorkbenchError
 from workbench.models import endings
 from workbench.models.blocks import ACTIVATIONS, CACHES, Blocks
 from workbench.models.endings import HEADS
-from workbench.models.specs import Describe, Piece, TensorSpec
+from workbench.models.specs import Describe, LowRank, Piece, TensorSpec
 from workbench.plan.plan import Plan, Ring
 
 _LAYER_MATRIX = re.compile(r"model\.(layers\.\d+)\.(self_attn|mlp)\.([\w.]+)\.weight")
@@ -28,8 +29,8 @@ class Architecture(ABC):
     """One model's architecture, as its config.json describes it.
 
     layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
-    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: matrices
-    that an adapter changes, with what its product is multiplied by (`workbench.models.adapted`).
+    tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: adapters
+    that are loaded beside it.
 
     A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
     layer to the next.
@@ -45,7 +46,7 @@ class Architecture(ABC):
     embedding: str
     lm_head: str
     notes: tuple[str, ...] = field(default=(), compare=False)
-    lora: Mapping[str, float] = field(default_factory=dict, compare=False)
+    lora: LowRank | None = field(default=None, compare=False)
 
     @classmethod
     @abstractmethod
@@ -101,6 +102,25 @@ class Architecture(ABC):
     @abstractmethod
     def facts(self) -> dict[str, str]:
         """Kind of fact -> words, such as "attention" -> "32 heads over 8 of 128"; for people."""
+
+    def adaptable(self) -> list[str]:
+        """Matrices that adapters may be on: those of linear layers, but for the embedding, the LM head and experts."""
+        return [
+            name
+            for name, spec in self.tensors().items()
+            if len(spec.shape) == 2 and spec.experts == 1 and name not in (self.embedding, self.lm_head)
+        ]
+
+    def adapter(self, name: str | None = None) -> int:
+        """The number of an adapter that is loaded, from 1 on, or of the one that sequences have that name none: 0 where
+        there is none. Raises `WorkbenchError` for a name that is not among them."""
+        names = () if self.lora is None else self.lora.names
+        if name is None:
+            name = None if self.lora is None else self.lora.default
+        if name is not None and name not in names:
+            allowed = f"one of {', '.join(map(repr, names))}" if names else "None: the model has no adapters"
+            raise WorkbenchError(f"adapter = {name!r}; allowed: {allowed} (lora of load)")
+        return 0 if name is None else names.index(name) + 1
 
     @property
     def tied_embeddings(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from wgsl_kernels.layout import INT8_BLOCK
 from workbench.errors import UnsupportedModelError, WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.models.specs import Describe, TensorSpec
+from workbench.models.specs import Describe, LowRank, TensorSpec, lora_names
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.constants import RotaryTable
 from workbench.plan.plan import Ring
@@ -30,10 +30,9 @@ def cache_type(activations: str) -> str:
     return "f16" if activations == "f16" else "f32"
 
 
-def lora_names(weight: str) -> tuple[str, str]:
-    """What sources call the factors A and B that an adapter has for a matrix of the checkpoint."""
-    stem = weight.removesuffix(".weight")
-    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
+def _together(names: list[str]) -> str:
+    """One name for several that begin alike: `layers.0.attn.q` and `layers.0.attn.k` are `layers.0.attn.q+k`."""
+    return "+".join([names[0], *(name.rpartition(".")[2] for name in names[1:])])
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ class Blocks(PlanBuilder):
     """A plan under construction, with the checkpoint's tensors and the types of activations and cache.
 
     describe: of the tensors; plan_name: what plans call a matrix. activations: of `ACTIVATIONS`; cache: of `CACHES`.
-    ring: what layers see that would see more. lora: matrices that have an adapter, with what its product is multiplied
-    by.
+    ring: what layers see that would see more. lora: adapters beside the weights.
     """
 
     def __init__(
@@ -81,14 +79,14 @@ class Blocks(PlanBuilder):
         activations: str,
         cache: str | None,
         ring: Ring | None = None,
-        lora: Mapping[str, float] | None = None,
+        lora: LowRank | None = None,
     ) -> None:
         super().__init__()
         self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
         self.integer_inputs = activations == "int8"
         self.act = "f32" if self.integer_inputs else activations
         self.cache = cache or cache_type(activations)
-        self.ring, self.lora = ring, lora or {}
+        self.ring, self.lora = ring, lora
 
     # ---- buffers -----------------------------------------------------------------------------------------------
 
@@ -152,26 +150,58 @@ class Blocks(PlanBuilder):
         return y
 
     def linear(self, tensor: str, x: str, out: str) -> str:
-        """y = x W^T, + b where the checkpoint has `tensor`.bias, and what an adapter adds (`out`.base is without)."""
-        weight, adapted = self.matrix(f"{tensor}.weight"), f"{tensor}.weight" in self.lora
-        y = self.rows(f"{out}.base" if adapted else out, self.tensors[f"{tensor}.weight"].shape[0])
-        bias = f"{tensor}.bias"
-        self.product(weight, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
-        return self._adapted(f"{tensor}.weight", x, y, out) if adapted else y
-
-    def _adapted(self, weight: str, x: str, base: str, out: str) -> str:
-        """y = base + scale * (x A^T) B^T, with the factors A and B that an adapter has for a matrix."""
-        factors, rank = [], 0
-        for key, name in zip("AB", lora_names(weight), strict=True):
-            (rows, columns), fmt = self.describe(name)
-            factors.append(self.weight(f"{self._plan_name(weight)}.lora_{key}", name, (rows, columns), fmt))
-            rank = rank or rows
-        down, up = factors
-        inner = self.product(down, x, self.rows(f"{out}.lora", rank, self.act), {})
-        y, scale = self.rows(out, self.width(base)), self.lora[weight]
-        inputs = {"x": self.as_input(inner, up), "weight": up, "residual": base}
-        self.call("linear", inputs, {"y": y}, **({} if scale == 1 else {"factor": scale}))
+        """y = x W^T, + b where the checkpoint has `tensor`.bias, and what adapters add (`out`.base is without)."""
+        (y,) = self.linears({tensor: out}, x)
         return y
+
+    def linears(self, outs: Mapping[str, str], x: str) -> list[str]:
+        """As `linear`, of several matrices that read one input, whose adapters have one product with A: tensor -> what
+        its result is called."""
+        weights = [f"{tensor}.weight" for tensor in outs]
+        matrices = [self.matrix(weight) for weight in weights]
+        rank = 0 if self.lora is None else self.lora.rank(weights)
+        add = self._adapters(weights, matrices, x, list(outs.values()), rank) if rank else None
+        found = []
+        for tensor, matrix, out in zip(outs, matrices, outs.values(), strict=True):
+            y = self.rows(out if add is None else f"{out}.base", self.tensors[f"{tensor}.weight"].shape[0])
+            bias = f"{tensor}.bias"
+            self.product(matrix, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+            found.append(y if add is None else add(y, out))
+        return found
+
+    def _adapters(
+        self, weights: list[str], matrices: list[str], x: str, outs: list[str], rank: int
+    ) -> Callable[[str, str], str]:
+        """A x of each row's adapter, for a group of matrices; the function that writes y = base + B (A x) for the next
+        of them, called as add(base, out). outs: what the results are called."""
+        a, b = lora_names(weights)
+        (rows, columns), fmt = self.describe(a)
+        (length,), _ = self.describe(b)
+        down = self.weight(f"{_together(matrices)}.lora_A", a, (rows, columns), fmt)
+        ranks, heights = rank * len(weights), [self.tensors[weight].shape[0] for weight in weights]
+        inner = self.rows(f"{_together(outs)}.lora", ranks)
+        given = {"x": self._read_by(down, x, matrices[0]), "weight": down, "state": "state"}
+        self.call("lora_down", given, {"y": inner}, ranks=ranks)
+        factors = {"lora_x": inner, "lora_b": self.weight_vector(b, length), "state": "state"}
+        parts = iter(range(len(weights)))
+
+        def add(base: str, out: str) -> str:
+            place, part = {"lora_rank": rank, "lora_rows": sum(heights)}, next(parts)
+            if part:
+                place |= {"lora_first": sum(heights[:part]), "lora_part": part}
+            y = self.rows(out, self.width(base))
+            self.call("lora_up", {"x": base, **factors}, {"y": y}, **place)
+            return y
+
+        return add
+
+    def _read_by(self, a: str, x: str, base: str) -> str:
+        """x as A reads it: in INT8 where A is of integers; A of floats reads what the base's product reads, but behind
+        a norm what that gives."""
+        if not self.integer_inputs or self.format(a).is_quantized:
+            return self.as_input(x, a)
+        made_by = next((call.op for call in reversed(self._calls) if x in call.outputs.values()), None)
+        return x if made_by == "rms_norm" else self.as_input(x, base)
 
     def product(self, weight: str, x: str, y: str, inputs: Mapping[str, str]) -> str:
         """y = x W^T, with x as integers where the model's activations and the weight are."""
@@ -204,7 +234,8 @@ class Blocks(PlanBuilder):
         as turned(part, rows, type). params: of the op, beside `scale`; what a token sees is bounded by the ring of the
         model too, if that is smaller.
         """
-        out = {part: self.linear(f"{tensor}.{part}_proj", x, f"{layer}.attn.{part}") for part in "qkv"}
+        names = {f"{tensor}.{part}_proj": f"{layer}.attn.{part}" for part in "qkv"}
+        out = dict(zip("qkv", self.linears(names, x), strict=True))
         # keys are rounded once: where the cache is INT8, they reach it in f32
         key_type = "f32" if self.cache == "int8" else self.cache
         for part, dtype in (("q", self.act), ("k", key_type)):
@@ -278,7 +309,7 @@ class Blocks(PlanBuilder):
 
     def gated_mlp(self, layer: str, tensor: str, x: str, gate_op: str = "silu_mul") -> str:
         """down(act(gate(x)) * up(x)), with gate_proj, up_proj and down_proj of `tensor` (Shazeer 2020)."""
-        gate, up = (self.linear(f"{tensor}.{p}_proj", x, f"{layer}.mlp.{p}") for p in ("gate", "up"))
+        gate, up = self.linears({f"{tensor}.{p}_proj": f"{layer}.mlp.{p}" for p in ("gate", "up")}, x)
         hidden = self.rows(f"{layer}.mlp.hidden", self.width(gate), self.act)
         self.call(gate_op, {"gate": gate, "up": up}, {"y": hidden})
         return self.linear(f"{tensor}.down_proj", hidden, f"{layer}.mlp.out")

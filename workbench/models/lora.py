@@ -201,7 +201,7 @@ def _factors(
     weight, tensors = f"{module}.weight", model.tensors()
     parts = model.stacked().get(weight, (weight,))
     if not all(part in tensors for part in parts) or weight in (model.embedding, model.lm_head):
-        allowed = some([name.removesuffix(".weight") for name in tensors if _adaptable(name, model)])
+        allowed = some([name.removesuffix(".weight") for name in model.adaptable()])
         raise UnsupportedModelError(
             f"{file}: an adapter for {module}, which is no linear layer of this model's decoder; allowed: {allowed}"
         )
@@ -232,11 +232,6 @@ def _factors(
         part: Factors(pair["A"], pair["B"], rank, first, count, scale)
         for part, first, count in zip(parts, firsts, rows, strict=True)
     }
-
-
-def _adaptable(name: str, model: Architecture) -> bool:
-    spec = model.tensors()[name]
-    return len(spec.shape) == 2 and spec.experts == 1 and name not in (model.embedding, model.lm_head)
 
 
 def _by_pattern(patterns: Mapping[str, float], module: str, otherwise: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from wgsl_kernels.layout import LORA_STEP
 from workbench.errors import UnsupportedModelError
 from workbench.formats.spec import WeightFormat
 
@@ -21,6 +22,43 @@ class TensorSpec:
     shape: tuple[int, ...]
     keys: tuple[str, ...]
     experts: int = 1
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Adapters of low rank that are loaded beside a model (`workbench.models.adapted`).
+
+    names: what sequences call them. ranks: matrix of the checkpoint -> the largest rank that any has for it. default:
+    the name that those have that name none, None for no adapter.
+    """
+
+    names: tuple[str, ...]
+    ranks: Mapping[str, int]
+    default: str | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def rank(self, weights: Iterable[str]) -> int:
+        """What the factors of a group of matrices are padded to; 0 where no adapter is on any of them."""
+        return -(-max(self.ranks.get(weight, 0) for weight in weights) // LORA_STEP) * LORA_STEP
+
+
+def lora_names(weights: Iterable[str]) -> tuple[str, str]:
+    """What sources call the factors A and B, of all adapters, for a group of matrices of the checkpoint that read one
+    input; `weights_of` is the inverse."""
+    stem = "+".join(weight.removesuffix(".weight") for weight in weights)
+    return f"{stem}.lora_A", f"{stem}.lora_B"
+
+
+def weights_of(name: str) -> tuple[list[str], str] | None:
+    """The matrices and the key, "A" or "B", of a name of `lora_names`, None for any other."""
+    stem, dot, key = name.rpartition(".lora_")
+    if not dot or key not in ("A", "B"):
+        return None
+    return [f"{each}.weight" for each in stem.split("+")], key
 
 
 @dataclass(frozen=True)

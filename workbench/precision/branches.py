@@ -104,7 +104,7 @@ class Branches:
         ids, end = window.ids[:-1], len(self.plan.calls)
         costs = self._costs(len(ids))
         cache = TorchCache(len(ids))
-        inputs = self.executor.inputs(Step.following(ids, cache.position))
+        inputs = self.executor.inputs(Step.following(ids, cache.position), cache.adapters)
         rows = slice(window.first_scored - 1, None)
         with meter.doing(RUN, costs[0]):
             logits = self._finish(dict(inputs), cache, range(end), {})

@@ -141,6 +141,6 @@ def _logits(executor: TorchExecutor, plan: Plan, window: Window, weights) -> tor
     """f32 [n - 1, vocabulary]: of every token of a window but the last, with a cache of just its size."""
     ids = window.ids[:-1]
     cache = TorchCache(len(ids))
-    env = executor.inputs(Step.following(ids, cache.position))
+    env = executor.inputs(Step.following(ids, cache.position), cache.adapters)
     executor.advance(plan, env, cache, range(len(plan.calls)), keep={"logits"}, weights=weights)
     return env["logits"]

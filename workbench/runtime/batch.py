@@ -134,9 +134,19 @@ class Batch:
         return self._lengths[sequence]
 
     @alone
-    def reset(self, sequence: int) -> None:
-        """Forget what a sequence holds; the next text takes its place."""
+    def reset(self, sequence: int, adapter: str | None = None) -> None:
+        """Forget what a sequence holds; the next text takes its place, with an adapter of those that the model was
+        loaded with, by name. Raises `WorkbenchError` for another name."""
+        self._cache.adapters[sequence] = self._executor.config.adapter(adapter)
         self._lengths[sequence] = 0
+
+    def adapter(self, sequence: int) -> int:
+        """The number of a sequence's adapter; 0 for none."""
+        return int(self._cache.adapters[sequence])
+
+    def number_of(self, adapter: str | None) -> int:
+        """The number of an adapter, by name. Raises `WorkbenchError` for a name that `reset` does not take."""
+        return self._executor.config.adapter(adapter)
 
     def close(self) -> None:
         """Give the cache's memory back."""
@@ -245,9 +255,9 @@ class Batch:
     def copy(self, source: int, target: int, count: int) -> None:
         """Let a sequence hold the first `count` tokens of another one, in place of what it held.
 
-        Raises `OutOfMemoryError`, with both as they were, and `WorkbenchError` if there are fewer, if a window bounds
-        the cache and it has lost what the next token sees, and for edits: what they have changed for one sequence need
-        not be what they change for another.
+        Raises `OutOfMemoryError`, with both as they were, and `WorkbenchError` if there are fewer, if they have other
+        adapters, if a window bounds the cache and it has lost what the next token sees, and for edits: what they have
+        changed for one sequence need not be what they change for another.
         """
         for sequence in (source, target):
             self._require(sequence, 0)
@@ -255,6 +265,11 @@ class Batch:
             raise WorkbenchError(
                 f"{count} tokens of sequence {source} cannot be copied to sequence {target}; allowed: up to "
                 f"{self._lengths[source]}, to another sequence"
+            )
+        if self.adapter(source) != self.adapter(target):
+            raise WorkbenchError(
+                f"sequences {source} and {target} have other adapters, with which the same tokens have other keys and "
+                "values; feed the tokens instead"
             )
         if not self.can_share(source, count):
             why = (

@@ -17,11 +17,13 @@ class Cache:
     goes, the only one that most caches have.
 
     rings: those of its layers. They have slots for what a token sees and for the rows of a step; what has gone round is
-    lost, so `furthest` is kept: how far each sequence has been written.
+    lost, so `furthest` is kept: how far each sequence has been written. adapters: which of those that are loaded each
+    sequence has, from 1 on, and 0 for none; adapter: which they begin with.
     """
 
-    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = ()):
+    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = (), adapter: int = 0):
         self.capacity, self.sequences, self.position = capacity, sequences, 0
+        self.adapters = np.full(sequences, adapter, np.uint32)
         self.rings = tuple(ring for ring in rings if ring.slots(capacity) < capacity)
         self.furthest = np.zeros(sequences, np.int64)
         self.freed = False

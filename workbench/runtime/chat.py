@@ -34,7 +34,8 @@ class Chat:
     """Made by `Model.chat`. `close` gives the cache's memory back, as leaving a `with` block does.
 
     max_new_tokens: of an answer. options: how they are drawn; each turn draws from the same seed, at its own positions.
-    computed: tokens of the last turn's prompt that were not in the cache.
+    adapter: of those that the model was loaded with, by name. computed: tokens of the last turn's prompt that were not
+    in the cache.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Chat:
         options: SamplingOptions | None = None,
         stop: Sequence[str] = (),
         edit: Edits | None = None,
+        adapter: str | None = None,
     ) -> None:
         self.model, self.max_new_tokens, self.stop = model, max_new_tokens, stop
         self.options = options or SamplingOptions()
@@ -55,8 +57,8 @@ class Chat:
         chat_ids(
             model.tokenizer, [*self._messages, {"role": "user", "content": "a"}]
         )  # a template there must be
-        self._edit = edit
-        self._session = model.session(edit)
+        self._edit, self._adapter = edit, adapter
+        self._session = model.session(edit, adapter)
 
     def __enter__(self) -> Chat:
         return self
@@ -144,7 +146,7 @@ class Chat:
         device was lost with the cache, another one is fed all of it."""
         if self._session.lost:
             self._session.close()
-            self._session = self.model.session(self._edit)
+            self._session = self.model.session(self._edit, self._adapter)
         held = self._session.ids
         differing = (at for at, (one, other) in enumerate(zip(held, ids[:-1], strict=False)) if one != other)
         common = next(differing, min(len(held), len(ids) - 1))

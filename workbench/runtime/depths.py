@@ -119,7 +119,7 @@ class Depths:
         plan = self._plans(head)
         if isinstance(self._executor, TorchExecutor):
             self._cache.take(self._step)
-            env = self._executor.inputs(self._step) | self._states
+            env = self._executor.inputs(self._step, self._cache.adapters) | self._states
             kept = (*plan.results, *self._plans.states)
             self._executor.advance(plan, env, self._cache, range(len(plan.calls)), keep=kept)
             self._states = {name: env[name] for name in self._plans.states if name in env}

@@ -34,12 +34,16 @@ PROMISED_LIMITS = {
     "min-storage-buffer-offset-alignment": 256,
 }
 #: Native limits worth having: larger bindings mean fewer pieces of large tensors; where bindings may begin at finer
-#: steps, small matrices lie in one buffer with those that are read together with them.
+#: steps, small matrices lie in one buffer with those that are read together with them; a product and what an adapter of
+#: low rank adds to it are one kernel where it may bind more than eight buffers.
 WANTED_LIMITS = (
     "max-storage-buffer-binding-size",
     "max-buffer-size",
     "min-storage-buffer-offset-alignment",
 )
+
+#: Storage buffers of a kernel that are asked for natively, at most: some drivers name limits in the millions.
+MOST_BUFFERS = 16
 
 STORAGE = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST
 UNIFORM = wgpu.BufferUsage.UNIFORM
@@ -75,6 +79,8 @@ class Device:
         limits = dict(PROMISED_LIMITS)
         if not promised:
             limits |= {name: gpu_adapter.limits[name] for name in WANTED_LIMITS}
+            there = gpu_adapter.limits["max-storage-buffers-per-shader-stage"]
+            limits["max-storage-buffers-per-shader-stage"] = min(there, MOST_BUFFERS)
         try:
             self.wgpu = gpu_adapter.request_device_sync(
                 required_features=sorted(features), required_limits={**limits}
@@ -95,6 +101,7 @@ class Device:
             f16="shader-f16" in features,
             is_cpu=is_cpu,
             offset_alignment=int(limits["min-storage-buffer-offset-alignment"]),
+            storage_buffers=int(limits["max-storage-buffers-per-shader-stage"]),
         )
 
     def _constant_subgroup_size(self, is_cpu: bool) -> int:

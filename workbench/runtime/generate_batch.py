@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.errors import WorkbenchError
+
 from .sampling import Drawn, SamplingOptions
 from .scheduler import Job, run_jobs
 from .textstream import TextEnd
@@ -58,10 +60,18 @@ def generate_batch(
     stop: Sequence[str],
     chat: bool,
     sequences: int,
+    adapter: str | Sequence[str | None] | None = None,
 ) -> list[Generated]:
     """See `Model.generate_batch`."""
+    chosen = [adapter] * len(prompts) if adapter is None or isinstance(adapter, str) else list(adapter)
+    if len(chosen) != len(prompts):
+        raise WorkbenchError(
+            f"{len(chosen)} adapters for {len(prompts)} prompts; allowed: one, or one for each"
+        )
     ids = [model.encode_prompt(prompt, chat) for prompt in prompts]
     jobs = [TextJob(model.tokenizer, each, max_new_tokens, options, stop, model.eos_ids) for each in ids]
+    for job, name in zip(jobs, chosen, strict=True):
+        job.adapter = name
     with closing(model.batch(max(1, min(sequences, len(jobs))))) as batch:
         run_jobs(batch, jobs)
     return [job.generated() for job in jobs]

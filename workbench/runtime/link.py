@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wgsl_kernels import Adapter, Context, Kernel, KernelUsageError
 from wgsl_kernels.header import Module, write_module
 from wgsl_kernels.layout import FLOAT_GROUP
+from workbench.errors import OutOfMemoryError
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import RING_ROWS, Buffer, plane_name, resolve
 
@@ -168,6 +169,10 @@ class _Linker:
         first, stop = rows or (0, buffer.rows)
         name = buffer.name if rows is None else f"{buffer.name}[{first}:{stop}]"
         size = 4 * (stop - first)
+        if size > self.binding_bytes:
+            raise OutOfMemoryError(
+                f"{buffer.name} takes {size} bytes, and a binding holds {self.binding_bytes}; load fewer adapters"
+            )
         if name not in self.buffers:
             self.buffers[name] = Memory(size, "weight")
             self.uploads.append(

@@ -15,7 +15,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel, Library
 from wgsl_kernels.composition import Composition, Facts, Rule
 from workbench.errors import OutOfMemoryError
-from workbench.plan.bind import bind
+from workbench.plan.bind import bind, kernel_of
 from workbench.plan.count import plane_bytes
 from workbench.plan.plan import Buffer, Call, Plan
 
@@ -224,6 +224,11 @@ def lower(
         ranges = row_ranges(matrix, binding_bytes) if matrix else [None]
         if len(ranges) == 1:
             ranges = [None]
+        elif "row_offset" not in kernel_of(plan, call, library).params:
+            raise OutOfMemoryError(
+                f"{call.inputs['weight']} exceeds a binding of {binding_bytes} bytes, and {call.op} reads it "
+                "whole; load fewer adapters"
+            )
         steps += [_step(plan, call, sizes, adapter, rows, tuned, library) for rows in ranges]
     slots, slot_bytes = assign(plan, sizes, keep)
     return DevicePlan(plan, tuple(steps), slots, slot_bytes, dict(sizes), {s.name: s for s in stacks})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,11 @@ class Model:
         """Positions the model was made for."""
         return self.config.context_length
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that it was loaded with (`lora`)."""
+        return () if self.config.lora is None else self.config.lora.names
+
     @cached_property
     def tokenizer(self):
         return load_tokenizer(self.source.tokenizer_path)
@@ -105,12 +110,14 @@ class Model:
                 self._executor, self._scratch = self._make_executor(), {}
             return self._executor
 
-    def session(self, edit: Edits | None = None) -> Session:
+    def session(self, edit: Edits | None = None, adapter: str | None = None) -> Session:
         """A new sequence with a cache of its own. Raises `OutOfMemoryError`.
 
-        edit: functions that change activations in flight, by name, in every step (see `forward`).
+        edit: functions that change activations in flight, by name, in every step (see `forward`). adapter: one of
+        `adapters`; by default the one that the model was loaded with alone, else none. Raises `WorkbenchError` for
+        another name.
         """
-        return Session(self.executor, self.vocab_size, self.max_tokens, edit)
+        return Session(self.executor, self.vocab_size, self.max_tokens, edit, adapter)
 
     def with_window(
         self, window: int | None, sinks: int | None = None, max_tokens: int | None = None
@@ -125,10 +132,17 @@ class Model:
         made.plan("last")  # says what cannot be
         return made
 
-    def _empty_cache(self, count: int, sequences: int = 1) -> tuple[Executor, Any]:
+    def _empty_cache(
+        self, count: int, sequences: int = 1, adapter: str | Sequence[str | None] | None = None
+    ) -> tuple[Executor, Any]:
         """The cache that `forward` and `score` use, or that of their batches, emptied: as large as calls have needed,
-        not as the context."""
-        executor = self.executor
+        not as the context. adapter: of all sequences, or of each."""
+        executor, names = self.executor, [adapter] if adapter is None or isinstance(adapter, str) else adapter
+        numbers = [self.config.adapter(name) for name in names]
+        if len(numbers) not in (1, sequences):
+            raise WorkbenchError(
+                f"{len(numbers)} adapters for {sequences} texts; allowed: one, or one for each"
+            )
         refuse_inside(executor)
         if count > self.max_tokens:
             raise PromptTooLongError(
@@ -143,33 +157,45 @@ class Model:
             capacity = max(SCRATCH, 1 << (count - 1).bit_length())
             cache = self._scratch[kind] = executor.new_cache(min(capacity, self.max_tokens), sequences)
         cache.position = 0
+        cache.adapters[:sequences] = numbers
         return executor, cache
 
     def forward(
-        self, ids: Ids, keep: Iterable[str] = (), edit: Edits | None = None, finite: bool = True
+        self,
+        ids: Ids,
+        keep: Iterable[str] = (),
+        edit: Edits | None = None,
+        finite: bool = True,
+        adapter: str | None = None,
     ) -> Forward:
         """One sequence from an empty cache: logits of every token, and the activations named in `keep`.
 
         edit: name of an activation -> function(x, position) that gets its rows [tokens, width] of a step, the first
         one at `position` in the sequence, and returns what takes their place (`workbench.runtime.edits`). What is
-        kept under an edited name is the replacement. finite: False gives logits back that are not, too.
+        kept under an edited name is the replacement. finite: False gives logits back that are not, too. adapter: as of
+        `session`.
         Raises `PromptTooLongError`, `PlanError` for a name the plan does not have, `EditError` for a replacement of
         another shape, or that is not finite, and `NonFiniteError` for logits that are not.
         """
         array, keep = check_ids(ids, self.vocab_size), ((keep,) if isinstance(keep, str) else tuple(keep))
         with self._lock:
-            executor, cache = self._empty_cache(len(array))
+            executor, cache = self._empty_cache(len(array), adapter=adapter)
             steps = run_chunks(executor, "all", array, cache, keep=keep, edit=edit, finite=finite)
             joined = as_one(steps, ("logits", *keep), len(array))
         return Forward(joined["logits"], {name: joined[name] for name in keep})
 
     def score(
-        self, ids: Ids, logits: bool = False, edit: Edits | None = None, keep: Iterable[str] = ()
+        self,
+        ids: Ids,
+        logits: bool = False,
+        edit: Edits | None = None,
+        keep: Iterable[str] = (),
+        adapter: str | None = None,
     ) -> Scores:
         """Losses of one sequence from an empty cache. Without `logits` no matrix of logits leaves the device.
 
-        edit: functions that change activations in flight; keep: activations that are handed out, as in `forward`.
-        Raises as that does.
+        edit: functions that change activations in flight; keep: activations that are handed out; adapter: as in
+        `forward`. Raises as that does.
         """
         array = check_ids(ids, self.vocab_size)
         if len(array) < 2:
@@ -177,7 +203,7 @@ class Model:
         keep = (keep,) if isinstance(keep, str) else tuple(keep)
         wanted = ("logits", *keep) if logits else keep
         with self._lock:
-            executor, cache = self._empty_cache(len(array) - 1)
+            executor, cache = self._empty_cache(len(array) - 1, adapter=adapter)
             with out_of_memory(f"scores of {len(array) - 1} tokens"):
                 steps = list(run_chunks(executor, "score", array[:-1], cache, array[1:], wanted, edit))
                 return Scores.joined(steps, keep)
@@ -190,29 +216,37 @@ class Model:
         return Batch(self.executor, self.vocab_size, self.max_tokens, sequences, edit)
 
     def forward_batch(
-        self, texts: Sequence[Ids], keep: Iterable[str] = (), edit: Edits | None = None
+        self,
+        texts: Sequence[Ids],
+        keep: Iterable[str] = (),
+        edit: Edits | None = None,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Forward]:
-        """As `forward` of each of these sequences, in shared steps. edit: of functions f(x, positions, sequences)."""
+        """As `forward` of each of these sequences, in shared steps. edit: of functions f(x, positions, sequences).
+        adapter: of all, or one for each."""
         keep = (keep,) if isinstance(keep, str) else tuple(keep)
         arrays = [check_ids(ids, self.vocab_size) for ids in texts]
-        joined = self._packed("all", arrays, None, keep, edit, ("logits", *keep))
+        joined = self._packed("all", arrays, None, keep, edit, ("logits", *keep), adapter)
         return [Forward(each["logits"], {name: each[name] for name in keep}) for each in joined]
 
-    def score_batch(self, texts: Sequence[Ids]) -> list[Scores]:
-        """As `score` of each of these sequences, in shared steps."""
+    def score_batch(
+        self, texts: Sequence[Ids], adapter: str | Sequence[str | None] | None = None
+    ) -> list[Scores]:
+        """As `score` of each of these sequences, in shared steps. adapter: of all, or one for each."""
         arrays = [check_ids(ids, self.vocab_size) for ids in texts]
         if any(len(each) < 2 for each in arrays):
             raise WorkbenchError("scoring needs at least two tokens, one to predict from and one to predict")
         inputs, targets = [each[:-1] for each in arrays], [each[1:] for each in arrays]
         names = ("log_likelihood", "top1")
-        return [Scores.joined([each]) for each in self._packed("score", inputs, targets, (), None, names)]
+        found = self._packed("score", inputs, targets, (), None, names, adapter)
+        return [Scores.joined([each]) for each in found]
 
-    def _packed(self, head: str, arrays, targets, keep, edit, names) -> list[dict[str, np.ndarray]]:
+    def _packed(self, head: str, arrays, targets, keep, edit, names, adapter) -> list[dict[str, np.ndarray]]:
         """Results of texts from empty sequences, each put together."""
         if not arrays:
             return []
         with self._lock:
-            executor, cache = self._empty_cache(max(map(len, arrays)), len(arrays))
+            executor, cache = self._empty_cache(max(map(len, arrays)), len(arrays), adapter)
             found = run_packed(executor, head, arrays, cache, targets, keep, edit)
         return [as_one(steps, names, len(array)) for steps, array in zip(found, arrays, strict=True)]
 
@@ -229,14 +263,15 @@ class Model:
         chat: bool = False,
         repetition_penalty: float = 1.0,
         sequences: int = 8,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Generated]:
         """What `generate` gives for each of the prompts, `sequences` of them at a time in one cache.
 
         A sequence that ends makes room for the next prompt. Options as in `generate`; each prompt draws from the same
-        seed, as it would alone.
+        seed, as it would alone. adapter: of all prompts, or one for each.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
-        return generate_batch(self, prompts, max_new_tokens, options, stop, chat, sequences)
+        return generate_batch(self, prompts, max_new_tokens, options, stop, chat, sequences, adapter)
 
     def generate(  # many parameters: the options of sampling, by the names that users know
         self,
@@ -251,17 +286,18 @@ class Model:
         chat: bool = False,
         edit: Edits | None = None,
         repetition_penalty: float = 1.0,
+        adapter: str | None = None,
     ) -> Stream:
         """Pieces of text that continue `prompt`, as they come; ends at EOS, a stop string, or a full cache.
 
         The stream's `finish_reason` says which, when it has ended. Options: see `SamplingOptions`. chat: put the prompt
-        into the tokenizer's chat template. edit: functions that change activations in flight, as in `forward`.
+        into the tokenizer's chat template. edit: functions that change activations in flight; adapter: as in `forward`.
         Raises `PromptTooLongError` and `WorkbenchError` before the first piece.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
         stops = stop_texts(stop)
         ids = self.encode_prompt(prompt, chat)
-        tokens = self.generate_ids(ids, max_new_tokens, options, edit)
+        tokens = self.generate_ids(ids, max_new_tokens, options, edit, adapter)
         return stream_text(self.tokenizer, tokens, stop=stops, eos_ids=self.eos_ids, prompt_ids=ids)
 
     def chat(  # many parameters: the options of sampling, by the names that users know
@@ -277,6 +313,7 @@ class Model:
         stop: Sequence[str] = (),
         edit: Edits | None = None,
         repetition_penalty: float = 1.0,
+        adapter: str | None = None,
     ) -> Chat:
         """A conversation in the tokenizer's chat template, whose turns share a cache (`workbench.runtime.chat`).
 
@@ -284,7 +321,7 @@ class Model:
         `WorkbenchError` if there is no template, or it takes no system prompt, and `OutOfMemoryError`.
         """
         options = SamplingOptions(temperature, top_k, top_p, min_p, seed, repetition_penalty)
-        return Chat(self, system, max_new_tokens, options, stop_texts(stop), edit)
+        return Chat(self, system, max_new_tokens, options, stop_texts(stop), edit, adapter)
 
     def encode_prompt(self, prompt: str, chat: bool = False) -> list[int]:
         """Token ids of a prompt, at least one.
@@ -310,21 +347,28 @@ class Model:
         max_new_tokens: int,
         options: SamplingOptions | None = None,
         edit: Edits | None = None,
+        adapter: str | None = None,
     ) -> Stream:
         """Token ids that continue `ids`, up to `max_new_tokens` or until the cache is full; EOS does not stop it.
 
         The stream's `finish_reason` is "length" or "context" when it has ended. edit: functions that change activations
-        in flight, as in `forward`, of the prompt and of every token.
+        in flight, of the prompt and of every token; adapter: as in `forward`.
         """
         count = as_integer(max_new_tokens)
         if count is None or count < 0:
             raise WorkbenchError(f"max_new_tokens = {shown(max_new_tokens)}; allowed: an integer >= 0")
-        return Stream(self._continued(ids, count, options or SamplingOptions(), edit))
+        self.config.adapter(adapter)  # what cannot be is said now, not with the first token
+        return Stream(self._continued(ids, count, options or SamplingOptions(), edit, adapter))
 
     def _continued(
-        self, ids: Sequence[int], wanted: int, options: SamplingOptions, edit: Edits | None
+        self,
+        ids: Sequence[int],
+        wanted: int,
+        options: SamplingOptions,
+        edit: Edits | None,
+        adapter: str | None,
     ) -> Generator[int, None, str]:
-        with contextlib.closing(self.session(edit)) as session:
+        with contextlib.closing(self.session(edit, adapter)) as session:
             session.feed(ids)
             return (yield from continued(session, wanted, options))
 
@@ -394,7 +438,7 @@ def load(
     library: Library | None = None,
     window: int | None = None,
     sinks: int | None = None,
-    lora: str | Path | None = None,
+    lora: str | Path | Mapping[str, str | Path] | None = None,
     lora_format: str | None = None,
     warm: bool = False,
     device_layers: int | None = None,
@@ -417,8 +461,9 @@ def load(
     window: how many positions every token sees, itself included, where a layer would see more (`docs/generation.md`);
     sinks: the first positions of a text that it sees besides. They bound the cache, so that texts can be as long as
     `max_tokens`, by default 65,536 positions then, whatever the model's context.
-    lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are;
-    lora_format: what its factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
+    lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are; or
+    several, {"NAME": DIR_OR_HUB_ID}, of which each sequence names one or none (`adapter` of `generate`, `forward` and
+    so on). lora_format: what their factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
     warm: compile and upload now (`Model.warm`), so that the first prompt does not wait for it.
     device_layers: how many layers the device runs, None for all; the references run the others, so that a model can be
     run that is larger than the device's memory (`workbench.runtime.split`).

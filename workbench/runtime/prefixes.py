@@ -2,8 +2,8 @@
 
 A sequence that is free still holds its last text. A text that begins like it goes on behind their longest common
 beginning, in that sequence or in another one to which the beginning is copied on the device. A token's keys and values
-are a function of the tokens up to it, so these are what reading the text would have given, up to what steps of other
-sizes round otherwise.
+are a function of the tokens up to it and of the adapter that they are read with, so these are what reading the text
+would have given, up to what steps of other sizes round otherwise.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class Prefixes:
         """A sequence is free. tokens: what it holds; None for nothing that can be relied on."""
         self._held[sequence] = tokens if self.reuse and tokens else []
 
-    def take(self, wanted: Sequence[int]) -> tuple[int, int]:
-        """(sequence, how many of the wanted tokens it holds and keeps): the one for a text that begins so."""
-        alike = {n: self._usable(n, common(held, wanted)) for n, held in self._held.items()}
+    def take(self, wanted: Sequence[int], adapter: str | None = None) -> tuple[int, int]:
+        """(sequence, how many of the wanted tokens it holds and keeps): the one for a text that begins so, and is read
+        with an adapter of that name."""
+        number = self.batch.number_of(adapter)
+        alike = {n: self._usable(n, common(held, wanted), number) for n, held in self._held.items()}
         best = max(alike, key=lambda n: alike[n])
         longest_free = min(self._held, key=lambda n: bool(self._held[n]))  # empty ones first
         worth_it = alike[best] >= max(1, KEPT_SHARE * len(self._held[best]))
@@ -63,17 +65,18 @@ class Prefixes:
         if kept := alike[sequence]:
             self.batch.take_back(sequence, self.batch.length(sequence) - kept)
         else:
-            self.batch.reset(sequence)
+            self.batch.reset(sequence, adapter)
         return sequence, kept
 
     def best(
         self, wanted: Sequence[int], target: int, at_work: Mapping[int, list[int]]
     ) -> tuple[int, int | None]:
-        """(how many of the wanted tokens another sequence than `target` holds, which one). at_work: what the sequences
-        hold that are not free."""
+        """(how many of the wanted tokens another sequence than `target` holds, which one), of those with its adapter.
+        at_work: what the sequences hold that are not free."""
         best, source = 0, None
+        number = self.batch.adapter(target)
         for n, held in {**self._held, **at_work}.items():
-            if n != target and held and (count := self._usable(n, common(held, wanted))) > best:
+            if n != target and held and (count := self._usable(n, common(held, wanted), number)) > best:
                 best, source = count, n
         return best, source
 
@@ -85,6 +88,8 @@ class Prefixes:
             return False
         return True
 
-    def _usable(self, sequence: int, count: int) -> int:
-        """`count`, or 0 where a text cannot go on behind so many tokens of a sequence."""
-        return count if count and self.batch.can_share(sequence, count) else 0
+    def _usable(self, sequence: int, count: int, adapter: int) -> int:
+        """`count`, or 0 where a text with this adapter cannot go on behind so many tokens of a sequence."""
+        if not count or self.batch.adapter(sequence) != adapter:
+            return 0
+        return count if self.batch.can_share(sequence, count) else 0

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from wgsl_kernels.composition import Composition, Facts, Node, Param, Rule
-from wgsl_kernels.fusions import RULES
+from wgsl_kernels.fusions import RULES, SINGLE_PRODUCTS
 from wgsl_kernels.library import Library
-from wgsl_kernels.pair import Kernel
+from wgsl_kernels.pair import Adapter, Kernel
 from workbench.plan.bind import kernel_of
 from workbench.plan.plan import Buffer, Call, Plan
 from workbench.plan.types import Plain
@@ -328,7 +328,12 @@ def rewrite(
 def stacked_together(
     plan: Plan, library: Library, rules: Sequence[Rule] = RULES
 ) -> Iterator[tuple[Buffer, ...]]:
-    """The matrices that some rule wants row under row, wherever its pattern stands in the plan."""
+    """The matrices that some rule wants row under row, wherever its pattern stands in the plan, or would stand behind
+    the rules that rewrite single products."""
+    anywhere = Facts(1, 1, Adapter())
+    for rule in SINGLE_PRODUCTS:
+        always = replace(rule, where=lambda facts, match: True)
+        plan = apply(always, plan, anywhere, keep=(), stacks={}, ranges=lambda name: (), library=library)
     index, seen = Index(plan), set()
     for rule in rules:
         for before, _ in forms(rule) if rule.stack else ():

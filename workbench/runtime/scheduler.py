@@ -42,8 +42,9 @@ class Job(ABC):
     """A prompt, and what becomes of the tokens behind it.
 
     ids: of the prompt, one at least. limit: tokens at most; 0 asks for nothing but the prompt. options: how they are
-    chosen. likely: of each token ln p and so many of the likeliest come along, at temperature 1, without penalty and
-    filters; None for neither. scored: of the prompt's tokens, too, for which `likely` is a number.
+    chosen. adapter: of those that the model was loaded with, by name. likely: of each token ln p and so many of the
+    likeliest come along, at temperature 1, without penalty and filters; None for neither. scored: of the prompt's
+    tokens, too, for which `likely` is a number.
 
     reused: of the prompt's tokens, those that were not read, since a sequence held them.
 
@@ -52,6 +53,7 @@ class Job(ABC):
     step.
     """
 
+    adapter: str | None = None
     likely: int | None = None
     scored: bool = False
 
@@ -166,7 +168,8 @@ class Scheduler:
 
     def submit(self, job: Job) -> None:
         """Let a job wait for a sequence. Raises `PromptTooLongError`, and `WorkbenchError` for one that contradicts
-        itself."""
+        itself, or names an adapter that is not there."""
+        self.batch.number_of(job.adapter)
         if job.scored and job.likely is None:
             raise WorkbenchError(
                 "a job with scored says how many of the likeliest tokens it is told, by likely"
@@ -217,7 +220,7 @@ class Scheduler:
                 _finish(job, "length")
                 continue
             row = _Row(job, Sampler(job.options))
-            sequence, kept = self._prefixes.take(row.alike)
+            sequence, kept = self._prefixes.take(row.alike, job.adapter)
             row.fed += job.ids[:kept]
             self._rows[sequence] = row
 
@@ -235,7 +238,8 @@ class Scheduler:
         if self._prefixes.reuse and len(wanted) - len(row.fed) >= WORTH:
             at_work = {n: other.fed for n, other in self._rows.items() if other.begun}
             count, source = self._prefixes.best(wanted, sequence, at_work)
-            soon = max((common(list(other.job.ids), wanted) for other in before if other.left), default=0)
+            reading = (other for other in before if other.left and other.job.adapter == row.job.adapter)
+            soon = max((common(list(other.job.ids), wanted) for other in reading), default=0)
             if soon >= max(count, len(row.fed)) + WORTH:
                 return
             worth = source is not None and count >= len(row.fed) + WORTH

@@ -79,17 +79,26 @@ class _Group:
 class Session:
     """Keys and values of one sequence, made by `Model.session`. Its memory goes with `close`, or with the session.
 
-    edit: functions that change activations of every step in flight (`workbench.runtime.edits`). A step whose edit
-    raises leaves the session as it was before the call. One call at a time: another, from an edit, from another thread
-    or between the steps of an iterator (`feed_all`, `stream`), raises `SessionBusyError`; `close` alone may come
-    between an iterator's steps. Logits that are not finite are a `NonFiniteError` that names the first activation that
-    is not.
+    adapter: which of those that the model was loaded with it has, by name. edit: functions that change activations of
+    every step in flight (`workbench.runtime.edits`). A step whose edit raises leaves the session as it was before the
+    call. One call at a time: another, from an edit, from another thread or between the steps of an iterator
+    (`feed_all`, `stream`), raises `SessionBusyError`; `close` alone may come between an iterator's steps. Logits that
+    are not finite are a `NonFiniteError` that names the first activation that is not.
     """
 
-    def __init__(self, executor: Executor, vocab_size: int, capacity: int, edit: Edits | None = None):
+    def __init__(
+        self,
+        executor: Executor,
+        vocab_size: int,
+        capacity: int,
+        edit: Edits | None = None,
+        adapter: str | None = None,
+    ):
         self._executor, self._vocab_size = executor, vocab_size
+        number = executor.config.adapter(adapter)
         self._edit = check_edits(executor.plan("last"), edit)
         self._cache = executor.new_cache(capacity)
+        self._cache.adapters[:] = number
         self._logits: np.ndarray | None = None
         self._ids: list[int] = []  # those in the cache
         self._turns = Turns()

@@ -58,9 +58,9 @@ class _RestExecutor(TorchExecutor):
 
     ask: Callable[[Step], dict[str, np.ndarray]]
 
-    def inputs(self, step: Step) -> dict[str, torch.Tensor]:
+    def inputs(self, step: Step, adapters: np.ndarray) -> dict[str, torch.Tensor]:
         handed = {name: torch.from_numpy(x.astype(np.float32)) for name, x in self.ask(step).items()}
-        return super().inputs(step) | {name: x.to(self.compute) for name, x in handed.items()}
+        return super().inputs(step, adapters) | {name: x.to(self.compute) for name, x in handed.items()}
 
 
 class SplitCache(Cache):
@@ -69,6 +69,7 @@ class SplitCache(Cache):
     def __init__(self, front: Any, rest: Any) -> None:
         super().__init__(front.capacity, front.sequences)
         self.halves = self.front, self.rest = front, rest
+        self.adapters = rest.adapters = front.adapters
 
     @property
     def longest(self) -> int:

@@ -53,12 +53,12 @@ class Step:
         positions = self.positions[rows]
         return (positions, self.sequences[rows]) if self.batch else (int(positions[0]),)
 
-    def state(self, size: int) -> np.ndarray:
+    def state(self, size: int, adapters: np.ndarray) -> np.ndarray:
         """The words of `wgsl_kernels.state`, u32 [size, 4]. Rows of padding go on behind the last one, so that one
-        sequence stays a run."""
+        sequence stays a run. adapters: which each sequence of the cache has, from 1 on, and 0 for none."""
         state = np.zeros((size, 4), np.uint32)
         state[:, 0] = self.positions[-1] - len(self) + 1 + np.arange(size)
-        state[: len(self), 0], state[: len(self), 1] = self.positions, 1
+        state[: len(self), 0], state[: len(self), 1] = self.positions, 1 + adapters[self.sequences]
         state[:, 2] = self.sequences[-1]
         state[: len(self), 2] = self.sequences
         return state

@@ -137,7 +137,9 @@ def _send(executor: Any, head: str, cache: Any, position: int, steps: int) -> Re
         refuse_inside(executor)
         cache.reach(position, steps)
         recorder = executor.recorder(head, 1, cache, ())
-        device.write(cache.buffers["state"], np.array([position, 1, 0, 0], dtype=np.uint32))
+        device.write(
+            cache.buffers["state"], np.array([position, 1 + cache.adapters[0], 0, 0], dtype=np.uint32)
+        )
         for step in range(steps):
             encoder = device.wgpu.create_command_encoder()
             compute = encoder.begin_compute_pass(label=f"{head}, 1 token(s)")

@@ -42,8 +42,8 @@ PREFILL, COMPACT_PREFILL = 512, 128
 class TorchCache(Cache):
     """Keys and values of some sequences, a tensor a layer. Without rings each layer has a slot for every position."""
 
-    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = ()):
-        super().__init__(capacity, sequences, rings)
+    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = (), adapter: int = 0):
+        super().__init__(capacity, sequences, rings, adapter)
         self.tensors: dict[str, torch.Tensor] = {}
 
 
@@ -88,7 +88,7 @@ class TorchExecutor(Sequential):
         return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> TorchCache:
-        return TorchCache(capacity, sequences, self.plan("all").rings)
+        return TorchCache(capacity, sequences, self.plan("all").rings, self.config.adapter())
 
     def free_cache(self, cache: TorchCache) -> None:
         """Give a cache's memory back; it cannot be used afterwards."""
@@ -138,7 +138,7 @@ class TorchExecutor(Sequential):
         keep, hold = plan.check_names(keep), plan.check_names(hold)
         results = {*plan.results, *keep}
         wanted = {*results, *hold}
-        env = self.inputs(step)
+        env = self.inputs(step, cache.adapters)
         if targets is not None:
             env["targets"] = torch.as_tensor(np.asarray(targets, dtype=np.int32))
         start, edits = 0, check_edits(plan, edit)
@@ -158,11 +158,11 @@ class TorchExecutor(Sequential):
         """Nothing overwrites rows in memory."""
         return contextlib.nullcontext()
 
-    def inputs(self, step: Step) -> dict[str, torch.Tensor]:
-        """What a step starts with: buffer name -> tensor."""
+    def inputs(self, step: Step, adapters: np.ndarray) -> dict[str, torch.Tensor]:
+        """What a step starts with: buffer name -> tensor. adapters: which each sequence has (`Cache.adapters`)."""
         return {
             "ids": torch.from_numpy(step.ids.astype(np.int32)),
-            "state": torch.from_numpy(step.state(len(step)).view(np.int32)),
+            "state": torch.from_numpy(step.state(len(step), adapters).view(np.int32)),
             "result_rows": torch.from_numpy(step.results.astype(np.int32)),
         }
 
@@ -223,7 +223,7 @@ class TorchExecutor(Sequential):
         for position in range(start, start + count):
             refuse_inside(self)
             cache.reach(position, 1)
-            env = self.inputs(Step.following(np.array([token]), position)) | {
+            env = self.inputs(Step.following(np.array([token]), position), cache.adapters) | {
                 "options": options,
                 "seen": marks,
             }

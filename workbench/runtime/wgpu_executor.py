@@ -59,8 +59,8 @@ def chunk_sizes(
 class WgpuCache(Cache):
     """Keys and values of some sequences and the buffers that a step reads: ids, targets, state."""
 
-    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = ()):
-        super().__init__(capacity, sequences, rings)
+    def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = (), adapter: int = 0):
+        super().__init__(capacity, sequences, rings, adapter)
         self.buffers: dict[str, wgpu.GPUBuffer] = {}
         self.seen_words = 0
         self.recorders: dict[
@@ -123,7 +123,7 @@ class WgpuExecutor(Sequential):
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
         """Allocate keys and values of `capacity` positions of each sequence in every layer, or those that its ring has
         slots for. Raises `OutOfMemoryError`, also where those of a layer are more than a binding holds."""
-        cache = WgpuCache(capacity, sequences, self.plan("all").rings)
+        cache = WgpuCache(capacity, sequences, self.plan("all").rings, self.config.adapter())
         most = self._sizes(cache)[0]
         sizes = step_sizes(most, capacity, sequences=sequences, results=sequences, steps=STEPS)
         try:
@@ -294,7 +294,7 @@ class WgpuExecutor(Sequential):
     ) -> None:
         """What the next step, padded to `size` rows, reads beside the cache."""
         self.device.write(cache.buffers["ids"], padded(step.ids, size))
-        self.device.write(cache.buffers["state"], step.state(size))
+        self.device.write(cache.buffers["state"], step.state(size, cache.adapters))
         self.device.write(cache.buffers["result_rows"], padded(step.results, min(size, cache.sequences)))
         if targets is not None:
             self.device.write(cache.buffers["targets"], padded(targets, size))

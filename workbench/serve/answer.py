@@ -55,7 +55,7 @@ class Answer:
         self._head = {
             "id": f"{shape.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": served.name,
+            "model": served.called(asked.adapter),
         }
         self._events: asyncio.Queue[tuple[Choice, Piece | None]] = asyncio.Queue()
         self._choices: list[Choice] = []

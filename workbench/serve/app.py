@@ -43,7 +43,10 @@ class Limits:
 
 def make_app(engine: Engine, served: Served, limits: Limits) -> Starlette:
     """The application for one model."""
-    model = {"id": served.name, "object": "model", "created": served.created, "owned_by": "workbench"}
+
+    def described(name: str) -> dict[str, Any]:
+        found = {"id": name, "object": "model", "created": served.created, "owned_by": "workbench"}
+        return found if name == served.name else {**found, "parent": served.name}
 
     async def health(request: Request) -> Response:
         found = {"running": engine.running, "waiting": engine.waiting, "sequences": engine.sequences}
@@ -52,11 +55,10 @@ def make_app(engine: Engine, served: Served, limits: Limits) -> Starlette:
         return json_response(status | {"model": served.name} | found, 200 if why is None else 503)
 
     async def models(request: Request) -> Response:
-        return json_response({"object": "list", "data": [model]})
+        return json_response({"object": "list", "data": [described(name) for name in served.names]})
 
     async def one_model(request: Request) -> Response:
-        served.require_name(request.path_params["name"])
-        return json_response(model)
+        return json_response(described(served.called(served.adapter_of(request.path_params["name"]))))
 
     def generating(read: Callable[[Any, Served], Asked], shape: Shape) -> Callable:
         async def endpoint(request: Request) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.models.contents import some
 from workbench.models.token_bytes import TokenBytes
 from workbench.runtime.sampling import SamplingOptions
 
@@ -33,15 +34,29 @@ class Served:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-    def require_name(self, name: str | None) -> None:
-        """Raises `ApiError` for another model's name."""
-        if name is not None and name != self.name:
-            raise ApiError(
-                404,
-                f"model is {name[:200]!r}; allowed: {self.name!r}, which is served here",
-                param="model",
-                code="model_not_found",
-            )
+    @property
+    def names(self) -> list[str]:
+        """What requests may call: the model, and the model with each of its adapters, NAME:ADAPTER."""
+        return [self.name, *(f"{self.name}:{adapter}" for adapter in self.model.adapters)]
+
+    def adapter_of(self, name: str | None) -> str | None:
+        """The adapter that a request's model names, by itself or behind the model; None for the model as it was loaded.
+        Raises `ApiError` for another model's name."""
+        if name is None or name == self.name:
+            return None
+        for adapter in self.model.adapters:
+            if name in (adapter, f"{self.name}:{adapter}"):
+                return adapter
+        raise ApiError(
+            404,
+            f"model is {name[:200]!r}; allowed: {some([repr(each) for each in self.names])}, which is served here",
+            param="model",
+            code="model_not_found",
+        )
+
+    def called(self, adapter: str | None) -> str:
+        """What answers call the model with an adapter."""
+        return self.name if adapter is None else f"{self.name}:{adapter}"
 
     def limit_of(self, prompt: Sequence[int], wanted: int | None, param: str, wanted_param: str) -> int:
         """Tokens behind a prompt at most: as many as are wanted, or as fit. The last one needs no place.
@@ -69,7 +84,7 @@ class Served:
 @dataclass(frozen=True)
 class Asked:
     """prompts: with their limits. options: of each answer to a prompt. likely: as in `Job`. echo: prompts are given
-    back. usage: a stream ends with the numbers of tokens."""
+    back. usage: a stream ends with the numbers of tokens. adapter: of those that the model was loaded with."""
 
     prompts: Sequence[tuple[Prompt, int]]
     options: Sequence[SamplingOptions]
@@ -78,6 +93,7 @@ class Asked:
     stop: Sequence[str]
     stream: bool
     usage: bool
+    adapter: str | None = None
 
     def choices(self, served: Served, deliver: Deliver) -> list[Choice]:
         """The jobs: the answers to the first prompt, then those to the next."""
@@ -91,6 +107,7 @@ class Asked:
                         index, prompt, limit, options, self.likely, self.echo, ends, model.tokenizer, deliver
                     )
                 )
+                found[-1].adapter = self.adapter
         return found
 
     def used(self, choices: Sequence[Choice]) -> dict[str, Any]:

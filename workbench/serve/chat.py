@@ -69,7 +69,7 @@ _PART = (Key("type", one_of("text"), REQUIRED, "a model reads text"), Key("text"
 def read_chat(body: Any, served: Served) -> Asked:
     """A request's JSON. Raises `ApiError`."""
     fields = read_fields(body, KEYS)
-    served.require_name(fields["model"])
+    adapter = served.adapter_of(fields["model"])
     usage = usage_wanted(fields)
     if fields["top_logprobs"] is not None and not fields["logprobs"]:
         raise wrong(
@@ -98,6 +98,7 @@ def read_chat(body: Any, served: Served) -> Asked:
         stop=stops_of(fields),
         stream=fields["stream"],
         usage=usage,
+        adapter=adapter,
     )
 
 

@@ -42,7 +42,7 @@ KEYS = (
 def read_completion(body: Any, served: Served) -> Asked:
     """A request's JSON. Raises `ApiError`."""
     fields = read_fields(body, KEYS)
-    served.require_name(fields["model"])
+    adapter = served.adapter_of(fields["model"])
     usage = usage_wanted(fields)
     if fields["best_of"] not in (None, fields["n"]):
         raise wrong(
@@ -69,6 +69,7 @@ def read_completion(body: Any, served: Served) -> Asked:
         stop=stops_of(fields),
         stream=fields["stream"],
         usage=usage,
+        adapter=adapter,
     )
 
 

@@ -1,6 +1,6 @@
-// provides: TEAM, SUMS, within, team_sums
+// provides: TEAM, SUMS, within, Pieces, first_pieces, sums_from, team_sums
 // needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum),
-//   caller (weight_row)
+//   low_rank (low_rank), caller (weight_row)
 // The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
 // with one token's activations; `add_up` and `sum_of` add up what the threads of a team have.
 //
@@ -19,14 +19,43 @@ fn within(i: u32, count: u32, step: u32) -> u32 {
   return min(i, count - 1u);
 }
 
+alias Pieces = array<Piece, ROWS_PER_TEAM>;
+
+fn pieces_of(first: u32, piece: u32) -> Pieces {
+  var loaded: Pieces;
+  for (var i = 0u; i < ROWS_PER_TEAM; i++) { loaded[i] = piece_at(weight_row(first, i), piece); }
+  return loaded;
+}
+
+// Weights of the first step, for a caller that has to wait before it can use them: `sums_from` goes on with them, and
+// loads those of each step while it computes with those of the one before.
+fn first_pieces(first: u32, thread: u32) -> Pieces { return pieces_of(first, min(thread % TEAM, PIECES - 1u)); }
+
+fn sums_from(ahead: Pieces, token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
+  var sums: array<f32, SUMS>;
+  for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] = low_rank(token, weight_row(first, i), thread % TEAM, TEAM); }
+  var next = ahead;
+  for (var step = 0u; step < STEPS; step++) {
+    let piece = step * TEAM + thread % TEAM;
+    let loaded = next;
+    if (step + 1u < STEPS) { next = pieces_of(first, min(piece + TEAM, PIECES - 1u)); }
+    if (PIECES % TEAM == 0u || piece < PIECES) {
+      let v = prepared(activations_at(token, piece), piece);
+      for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] += piece_sum(loaded[i], v); }
+    }
+  }
+  if (EXTRA == 1u) { sums[SUMS - 1u] = extra_sum(); }
+  return sums;
+}
+
 fn team_sums(token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
   var sums: array<f32, SUMS>;
+  for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] = low_rank(token, weight_row(first, i), thread % TEAM, TEAM); }
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
     if (PIECES % TEAM == 0u || piece < PIECES) {
       let raw = activations_at(token, piece);
-      var loaded: array<Piece, ROWS_PER_TEAM>;
-      for (var i = 0u; i < ROWS_PER_TEAM; i++) { loaded[i] = piece_at(weight_row(first, i), piece); }
+      let loaded = pieces_of(first, piece);
       let v = prepared(raw, piece);
       for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] += piece_sum(loaded[i], v); }
     }
