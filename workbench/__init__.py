@@ -23,7 +23,7 @@ _LAZY = {
     "demo_model_path": "workbench.assets",
     "depth_errors": "workbench.studies.depth",
     "describe": "workbench.runtime.info",
-    "load": "workbench.runtime.model",
+    "load": "workbench.runtime.loading",
     "perplexity": "workbench.sweeps.scores",
     "quantize": "workbench.precision.quantize",
     "routing": "workbench.studies.routing",

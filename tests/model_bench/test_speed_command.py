@@ -15,7 +15,7 @@ from workbench.model_bench.step_profile import profile_step
 from workbench.model_bench.trace import APART, UNDIVIDED, save_trace
 from workbench.runtime import nvml
 from workbench.runtime.device import adapter_missing
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 QUICK = ["--prompt-tokens", "12", "--tokens", "3", "--repetitions", "1"]
 

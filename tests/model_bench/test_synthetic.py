@@ -15,7 +15,7 @@ from workbench.model_bench.speed_table import measured, table
 from workbench.model_bench.synthetic import RandomSource, shape_config, shapes
 from workbench.models.catalogue import catalogue
 from workbench.runtime.device import adapter_missing
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 TINY = {
     "model_type": "llama",

@@ -15,7 +15,7 @@ from workbench.model_bench.speed import measure_speed
 from workbench.precision.comparison import compare, same
 from workbench.precision.measured import measure
 from workbench.precision.plots import outcomes
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 F32, INT8, INT4, INT2 = FORMATS
 PINS = {"layers.1.attn.q_k_v": INT8, "embedding": INT2}

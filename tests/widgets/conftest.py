@@ -13,7 +13,8 @@ from tests.support.steps import sizes_of_steps
 from tests.support.threads import one_torch_thread
 from tests.widgets.bridge import bridged
 from workbench.commands.conversions import convert_each
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 
 #: Markup, direction and control characters, ANSI escapes, halves of tags, things that look escaped already.
 HOSTILE = (

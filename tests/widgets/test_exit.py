@@ -55,7 +55,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("under_way", PROGRAMS)
 def test_a_program_ends_while_something_is_under_way(under_way):
-    head = "import time\nfrom workbench.assets import demo_model_path\nfrom workbench.runtime.model import load\n"
+    head = "import time\nfrom workbench.assets import demo_model_path\nfrom workbench.runtime.loading import load\n"
     done = subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(PROGRAMS[under_way])],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},

@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.models.source import open_source
 from workbench.quantizers import QUANTIZERS, QUANTIZERS_OF_ONE_MATRIX
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 from workbench.studies.exploration import explore, first_look
 from workbench.studies.weight_error import weight_error
 from workbench.widgets import QuantizationExplorer, explorer, matrix_inputs

@@ -16,7 +16,7 @@ from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.errors import DeviceLostError, WorkbenchError
 from workbench.formats.text import parse_format
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 from workbench.widgets import Generator
 
 STATE = "document.querySelector('.wb').dataset.state"

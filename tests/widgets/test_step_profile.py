@@ -8,7 +8,7 @@ from workbench.assets import demo_model_path
 from workbench.errors import WorkbenchError
 from workbench.model_bench.step_profile import profile_step
 from workbench.runtime import timing
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 
 @pytest.fixture(params=[True, False], ids=["timestamps", "wall clock"])

@@ -10,7 +10,8 @@ import pytest
 from tests.runtime.models import Shape, write_random
 from workbench.assets import demo_model_path
 from workbench.models.tokenizer import load_tokenizer
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.runtime.sampling import SamplingOptions
 from workbench.runtime.textstream import Detokenizer
 from workbench.studies.continuation import continue_prompt

@@ -14,7 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from workbench.errors import KernelError, NonFiniteError, WorkbenchError
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 from .certificate import certificate, native, opened, pack
 from .model_case import embedded, model_case

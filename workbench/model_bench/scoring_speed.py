@@ -15,7 +15,7 @@ import numpy as np
 from eval.perplexity import perplexity
 from workbench.known import known
 from workbench.models.source import Source
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 from workbench.runtime.provenance import provenance
 
 

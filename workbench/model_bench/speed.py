@@ -16,7 +16,8 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.models.source import Source
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.runtime.nvml import find_gpu
 
 CLOCK = "wall (time.perf_counter), readback included"

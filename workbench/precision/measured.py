@@ -16,7 +16,7 @@ from workbench.precision.allocation import Allocation
 from workbench.precision.joint import Joint, measure_joint
 from workbench.precision.meter import Progress
 from workbench.precision.requantized import Requantized
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 
 #: Tokens fed before the decoded ones (fewer where the model's context is shorter), tokens decoded, and how often.
 PROMPT, DECODED, REPETITIONS = 64, 32, 5

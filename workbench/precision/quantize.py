@@ -17,7 +17,8 @@ from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.text import parse_format
 from workbench.models.source import open_source
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 
 from .allocation import Allocation
 

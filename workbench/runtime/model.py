@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wgsl_kernels.library import Library
 from workbench import utf8
 from workbench.errors import PromptTooLongError, WorkbenchError
-from workbench.models.adapted import adapted
 from workbench.models.architecture import Architecture
 from workbench.models.chat import chat_ids
-from workbench.models.source import Source, notes_of, open_source
+from workbench.models.source import Source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer
-from workbench.plan.plan import Ring
 
 from .batch import Batch, run_packed
 from .card import card
 from .chat import Chat
-from .choices import Choices, choose, max_tokens_of, ring_of, seen_reasons
+from .choices import max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
 from .generate_batch import Generated, generate_batch
@@ -32,7 +28,6 @@ from .host_memory import out_of_memory
 from .results import Forward, Scores, as_one
 from .sampling import SamplingOptions, as_integer, shown
 from .session import Ids, Session, check_ids, continued, run_chunks
-from .split import SplitExecutor, require_split
 from .textstream import Stream, stop_texts, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled
@@ -394,112 +389,3 @@ class Model:
         from .provenance import provenance
 
         return provenance(self)
-
-
-def _on_device(
-    source: Source,
-    config: Architecture,
-    chosen: Choices,
-    adapter: str | int | None,
-    cache: str | None,
-    ring: Ring | None,
-    library: Library | None,
-    layers: int | None,
-) -> Callable[[], Executor]:
-    """Makes executors of a model on a device, a new one where the chosen one was lost."""
-    from .device import open_device
-    from .tuning.tuned import open_tuned
-    from .wgpu_executor import WgpuExecutor
-
-    def make() -> Executor:
-        device = open_device(adapter)
-        whole = WgpuExecutor(
-            source,
-            config,
-            device,
-            activations=chosen.dtype,
-            cache=cache,
-            ring=ring,
-            tuned=chosen.tuned if device is chosen.device else open_tuned(device),
-            library=library,
-        )
-        return whole if layers is None else SplitExecutor(whole, layers)
-
-    return make
-
-
-def load(
-    path_or_hub_id,
-    backend: str | None = None,
-    dtype: str = "f32",
-    max_tokens: int | None = None,
-    cache: str | None = None,
-    adapter: str | int | None = None,
-    library: Library | None = None,
-    window: int | None = None,
-    sinks: int | None = None,
-    lora: str | Path | Mapping[str, str | Path] | None = None,
-    lora_format: str | None = None,
-    warm: bool = False,
-    device_layers: int | None = None,
-) -> Model:  # many parameters: what a model can be run as, by the names that users know
-    """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
-    `open_source` has opened or offers the same.
-
-        m = workbench.load("DIR", dtype="auto")
-        "".join(m.generate("Once upon a time", max_new_tokens=8))
-
-    backend: "wgpu" (the WGSL kernels), "torch" (their PyTorch references), or None for wgpu where there is an
-    adapter. dtype: "f32"; "f16" for activations; "int8" for the inputs of linear layers with integer weights; or
-    "auto", f16 where the adapter has it. max_tokens: positions of the key/value cache. cache: what it is stored as,
-    "f32", "f16" or "int8" (one scale a position and head); by default f16 where activations are, else f32. adapter: a
-    part of its name, or its place in the list of `workbench adapters`; by default what `WORKBENCH_ADAPTER` says, else
-    the most powerful. What `workbench tune` has measured on this adapter is used, and nothing is measured here.
-    library: of kernels, where some are others than those that are registered (`wgsl_kernels.library().with_variant`,
-    `Lab.library`); `choices` then says where they run.
-
-    window: how many positions every token sees, itself included, where a layer would see more (`docs/generation.md`);
-    sinks: the first positions of a text that it sees besides. They bound the cache, so that texts can be as long as
-    `max_tokens`, by default 65,536 positions then, whatever the model's context.
-    lora: a folder or hub id with an adapter as PEFT saves it, beside whose products the weights stay as they are; or
-    several, {"NAME": DIR_OR_HUB_ID}, of which each sequence names one or none (`adapter` of `generate`, `forward` and
-    so on). lora_format: what their factors are stored as, such as "int4" (rounded to nearest) or "f16", by default f32.
-    warm: compile and upload now (`Model.warm`), so that the first prompt does not wait for it.
-    device_layers: how many layers the device runs, None for all; the references run the others, so that a model can be
-    run that is larger than the device's memory (`workbench.runtime.split`).
-    Raises `FormatError`, `CheckpointError`, `UnsupportedModelError`, `NoAdapterError`, `OutOfMemoryError`, and
-    `WorkbenchError` for a library that changes nothing of what this model runs.
-    """
-    source, config = adapted(open_source(path_or_hub_id), lora, lora_format)
-    ring = ring_of(window, sinks)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
-    chosen.reasons.extend(notes_of(source, config))
-    if library is not None and chosen.backend != "wgpu":
-        raise WorkbenchError(
-            "library holds WGSL kernels, and backend torch runs their references; allowed: wgpu"
-        )
-    if device_layers is not None:
-        require_split(device_layers, config.layers, chosen.backend, library)
-        how = "asked for: the references run the others"
-        chosen.reasons.append(("layers", f"{device_layers} of {config.layers} on the device", how))
-    if chosen.backend == "torch":
-        from .torch_executor import TorchExecutor
-
-        def make_executor() -> Executor:
-            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
-    else:
-        make_executor = _on_device(source, config, chosen, adapter, cache, ring, library, device_layers)
-
-    model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
-    model.plan("last")  # says what cannot be
-    if chosen.device is not None:
-        from .fits import require_fits
-
-        require_fits(chosen.device, model.executor, chosen.max_tokens, device_layers)
-    if library is not None:
-        from .own_kernels import where_used
-
-        chosen.reasons.extend(where_used(model.executor, library, chosen.max_tokens))
-    if warm:
-        model.warm()
-    return model

@@ -10,7 +10,8 @@ import numpy as np
 
 from eval.layers import LayerDifferences, compare_layers
 from workbench.errors import WorkbenchError
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.show.figures import Picture
 from workbench.show.table import Table
 

@@ -13,7 +13,7 @@ from eval.result import PerplexityResult
 from wgsl_kernels.library import Library
 from workbench.known import known
 from workbench.model_bench.speed import Rate, measure_speed
-from workbench.runtime.model import load
+from workbench.runtime.loading import load
 from workbench.show.table import Table
 
 HEAD = ["", "prefill, tokens/s", "decode, tokens/s", "perplexity"]

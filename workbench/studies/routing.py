@@ -10,7 +10,8 @@ from eval.named_texts import named_text
 from eval.routing import Routing
 from eval.routing import routing as compare_routes
 from eval.texts import Text, Tokens
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.show.progress import Console, Progress
 
 

@@ -33,7 +33,8 @@ from workbench.model_bench.speed import Speed, measure_speed
 from workbench.model_bench.table import model_note
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.show.figures import COLOURS, Picture, labelled
 from workbench.show.progress import Progress
 

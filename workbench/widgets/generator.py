@@ -13,7 +13,8 @@ from workbench.browser.connection import Host
 from workbench.browser.executor import page_model
 from workbench.errors import WorkbenchError
 from workbench.known import known
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.runtime.sampling import SamplingOptions
 from workbench.studies.continuation import Run, check_models
 from workbench.studies.tokens import Continuation, Token, character, facts

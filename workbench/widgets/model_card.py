@@ -12,7 +12,8 @@ import traitlets
 from workbench.errors import WorkbenchError
 from workbench.model_bench.step_profile import Dispatch, StepProfile, profile_step
 from workbench.runtime.info import ModelInfo, describe
-from workbench.runtime.model import Model, load
+from workbench.runtime.loading import load
+from workbench.runtime.model import Model
 from workbench.show.table import Table
 
 from .background import Task
