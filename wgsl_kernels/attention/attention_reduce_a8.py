@@ -12,7 +12,7 @@ from ..layout import A8, INT8_BLOCK
 from ..makers import handing_on
 from ..pair import Port, Variant, kernel
 from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
-from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance
+from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance, refuse_wide_heads
 
 
 def _reduce_tolerance(arguments, expected) -> dict:
@@ -47,7 +47,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
             refuse=lambda c: (
                 f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
                 if c["head_dim"] % INT8_BLOCK
-                else None
+                else refuse_wide_heads(c)
             ),
         )
     },

@@ -42,6 +42,8 @@ from .attention import (
 LEAST = 32
 #: Rows of several sequences in one step that are split at most: more fill a GPU by themselves.
 MANY_ROWS = 64
+#: Of a workgroup that puts splits together (lib/attention_parts).
+REDUCE_THREADS = 256
 #: A score that no position has, exact in every float type of references.
 NONE = -(2.0**127)
 
@@ -239,6 +241,13 @@ def reduce_tolerance(arguments, expected) -> dict:
     return {"y": EPS32 * ((above + below * y) / total + 5 * y).flatten(1) + 1e-30}
 
 
+def refuse_wide_heads(context: Context) -> str | None:
+    """A thread of a workgroup adds up four dimensions."""
+    if context["head_dim"] > 4 * REDUCE_THREADS:
+        return f"heads of {context['head_dim']} are wider than {4 * REDUCE_THREADS}"
+    return None
+
+
 @kernel(
     reads={
         "sums": Port(SUMS, "f32"),
@@ -250,6 +259,7 @@ def reduce_tolerance(arguments, expected) -> dict:
         "heads": Variant(
             "attention/attention_reduce",
             grid=lambda c: (c["heads"], c["tokens"], 1),
+            refuse=refuse_wide_heads,
         )
     },
     make_inputs=reduce_inputs,

@@ -64,7 +64,7 @@ class TorchExecutor(Sequential):
         compute=torch.float32,
         compact: bool = False,
         instead: Mapping[str, Callable[..., torch.Tensor]] | None = None,
-    ):  # many parameters: what a model can be run as
+    ):
         """compact: float matrices stay in memory as they are stored, and are widened anew for each call, which is half
         the memory of a model in 16 bits, and steps are shorter. For a few long sequences among several models.
         instead: of ops, by name, functions of the same arguments that take their references' place, for studies."""
