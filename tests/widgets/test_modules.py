@@ -127,8 +127,8 @@ def test_comments_go_and_what_is_used_stays(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(modules, "files", lambda _: tmp_path)
     assert modules.script.__wrapped__("own") == (
-        "const deep = 1;\nfunction inner() {\nreturn deep; // kept\n}\n"
-        "function a() {\n/* b */ return inner();\n}\nconst more = a;\nexport default { render: more };\n"
+        "const deep = 1;\nfunction inner() {return deep; // kept\n}\n"
+        "function a() {/* b */ return inner()\n}\nconst more = a;\nexport default { render: more };\n"
     )
     (tmp_path / "own.css").write_text(
         "@container (width < 9px) { .wb p, :root .wb .z:is(a, b) { top: 0 } }\n"

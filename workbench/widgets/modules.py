@@ -26,6 +26,10 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 #: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
+#: What JavaScript does not need: the semicolon of a block's last statement, the comma of a list's last item, line breaks
+#: behind what opens or goes on, unless a comment ends there.
+_CLOSING = re.compile(r";(?=\n})|,(?=\n[)\]}])")
+_OPENING = re.compile(r"^((?!.*//).*[{(\[,])\n", re.MULTILINE)
 
 #: What a style sheet does not need: space (but in front of a colon), and the last semicolon of a rule.
 _BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
@@ -45,7 +49,7 @@ def _read(name: str) -> str:
 def script(name: str) -> str:
     """The ES module of a widget, complete. Raises ValueError if it imports anything but names of files beside it."""
     *beside, own = _gathered(name, {}).values()
-    return _SPACE.sub("", _used("".join(beside), own) + own)
+    return _OPENING.sub(r"\1", _CLOSING.sub("", _SPACE.sub("", _used("".join(beside), own) + own)))
 
 
 def _gathered(name: str, found: dict[str, str]) -> dict[str, str]:
