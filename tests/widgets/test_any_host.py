@@ -1,9 +1,9 @@
 """Every widget in a host that offers what anywidget's published interface promises, and nothing else.
 
-The interface (AFM, https://anywidget.dev/en/afm/): the module's default export is `{ initialize?, render? }` or a function
-that gives such; `render({ model, el })` fills an element and may give a function that undoes it; `model` has `get`, `set`,
-`save_changes`, `on`, `off` and `send`. Elements may be many for one model, and lie in shadow roots, as marimo's do, where
-neither the document's style sheets nor its `activeElement` reach. `Bridge` is such a model.
+The interface (AFM, https://anywidget.dev/en/afm/): the module's default export is `{ initialize?, render? }` or a
+function that gives such; `render({ model, el })` fills an element and may give a function that undoes it; `model` has
+`get`, `set`, `save_changes`, `on`, `off` and `send`. Elements may be many for one model, and lie in shadow roots, as
+marimo's do, where neither the document's style sheets nor its `activeElement` reach. `Bridge` is such a model.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ TWO = """css => {
     return open_view(root.appendChild(document.createElement("div")));
   });
 }"""
-#: Of each view: the section's data, its text, how many elements there are, their ids, and what styles it; the first lies in
-#: the document.
-LOOK = """() => [document, ...[...document.querySelectorAll("#there > div")].map((host) => host.shadowRoot)].map((root) => {
-  const section = root.querySelector(".wb");
-  if (!section) return null;
-  const style = getComputedStyle(section);
-  return { data: { ...section.dataset }, text: section.textContent, count: section.querySelectorAll("*").length,
-    ids: [...section.querySelectorAll("[id]")].map((each) => each.id), display: style.display,
-    border: style.borderTopStyle, scheme: style.colorScheme, background: style.backgroundColor };
-})"""
+#: Of each view, that in the document first: the section's data, its text, how many elements there are, their ids, and
+#: what styles it.
+LOOK = """() => {
+  const look = (root) => {
+    const section = root.querySelector(".wb");
+    if (!section) return null;
+    const style = getComputedStyle(section);
+    return { data: { ...section.dataset }, text: section.textContent, count: section.querySelectorAll("*").length,
+      ids: [...section.querySelectorAll("[id]")].map((each) => each.id), display: style.display,
+      border: style.borderTopStyle, scheme: style.colorScheme, background: style.backgroundColor };
+  };
+  return [document, ...[...document.querySelectorAll("#there > div")].map((host) => host.shadowRoot)].map(look);
+}"""
 #: The default export, as hosts look at it before anything is drawn.
 SHAPE = """async address => {
   const { default: given } = await import(address);
@@ -92,7 +95,11 @@ def test_views_in_shadow_roots_beside_one_in_the_page(shown, adapter, shallow, i
         assert len(backgrounds) == 2
 
         page.evaluate("undo[0]()")
-        assert [each and each["text"] for each in page.evaluate(LOOK)] == [views[0]["text"], None, views[0]["text"]]
+        assert [each and each["text"] for each in page.evaluate(LOOK)] == [
+            views[0]["text"],
+            None,
+            views[0]["text"],
+        ]
         page.evaluate("(undo[1](), first())")
         assert page.evaluate("listening()") == 0 and page.evaluate(LOOK) == [None] * 3
         page.evaluate("document.getElementById('there').replaceChildren()")

@@ -26,8 +26,8 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 #: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
-#: What JavaScript does not need: the semicolon of a block's last statement, the comma of a list's last item, line breaks
-#: behind what opens or goes on, unless a comment ends there.
+#: What JavaScript does not need: the semicolon of a block's last statement, the comma of a list's last item, and line
+#: breaks behind what opens or goes on, unless a comment ends there.
 _CLOSING = re.compile(r";(?=\n})|,(?=\n[)\]}])")
 _OPENING = re.compile(r"^((?!.*//).*[{(\[,])\n", re.MULTILINE)
 
