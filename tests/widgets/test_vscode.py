@@ -1,7 +1,7 @@
 """Every widget in the renderer that VS Code's notebooks show widgets with (npm's @vscode/jupyter-ipywidgets8).
 
-VS Code itself and its connection to a kernel are not here: the page has the renderer's manager, Jupyter's own models and
-views in it, and anywidget's AMD module, loaded as VS Code loads it; comms end at the real Python object.
+VS Code itself and its connection to a kernel are not here: the page has the renderer's manager, Jupyter's own models
+and views in it, and anywidget's AMD module, loaded as VS Code loads it; comms end at the real Python object.
 
 The renderer's bundle is complete, while npm would install two hundred packages beside it; so it is no dependency, and
 `npm pack --pack-destination build @vscode/jupyter-ipywidgets8@1.0.9` brings it. Without it this is skipped.
