@@ -44,7 +44,7 @@ MODEL = """async ({ state, css, module }) => {
     }
   };
   const { default: widget } = await import(module);
-  window.open_view = (el = document.getElementById("there")) => (window.cleanup = widget.render({ model, el }));
+  window.open_view = (el = document.getElementById("there")) => { window.cleanup = widget.render({ model, el }); };
   window.open_view();
 }"""
 

@@ -35,7 +35,8 @@ TWO = """css => {
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(css);
     root.adoptedStyleSheets = [sheet];
-    return open_view(root.appendChild(document.createElement("div")));
+    open_view(root.appendChild(document.createElement("div")));
+    return window.cleanup;
   });
 }"""
 #: Of each view, that in the document first: the section's data, its text, how many elements there are, their ids, and
@@ -73,7 +74,7 @@ def test_views_in_shadow_roots_beside_one_in_the_page(shown, adapter, shallow, i
         assert page.evaluate("listening()") == 0 and page.locator("#there *").count() == 0
         before = page.evaluate(AROUND)
 
-        page.evaluate("void (window.first = open_view())")
+        page.evaluate("open_view(); void (window.first = window.cleanup)")
         page.evaluate(TWO, modules.style(bridge.widget.module))
         bridge.until(f"new Set(({LOOK})().map((each) => each.text)).size === 1", 10)
         views = page.evaluate(LOOK)
