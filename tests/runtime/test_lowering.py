@@ -195,8 +195,8 @@ def test_what_is_kept_is_not_fused_into_a_product(stackable_plans, name):
 
 
 def test_what_a_layer_cannot_fuse_costs_its_own_layer_alone(stackable, stackable_plans, tmp_path):
-    """A LoRA on one matrix, or a layer without rotation: the other layers, and the rest of this one, stay fused. Where a
-    kernel may bind enough buffers, the LoRA is a dispatch more, with q, k and v still one product."""
+    """A LoRA on one matrix, or a layer without rotation: the other layers, and the rest of this one, stay fused. Where
+    a kernel may bind enough buffers, the LoRA is a dispatch more, with q, k and v still one product."""
     wide = Adapter(storage_buffers=16)
     fused = kernels(rewritten(stackable_plans["greedy"], adapter=Adapter()))
     rest = fused[fused.index("attention") :]
