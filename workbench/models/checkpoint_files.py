@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from safetensors import SafetensorError, safe_open
 
@@ -45,7 +45,7 @@ def open_file(path: Path, framework: str):
         raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
 
 
-def is_file_name(name: object) -> bool:
+def is_file_name(name: object) -> TypeGuard[str]:
     """Whether what a checkpoint says is the name of a file of one folder, which any system can have and show.
 
     The names of today's file systems end at 255 bytes.

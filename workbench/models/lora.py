@@ -43,7 +43,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 _ABSENT = NULL | one_of(False) | Kind("empty", lambda value: value in ([], {}, ""))
 _RESIDUAL = "the weights of the model itself are others then"
-#: A pattern without groups and with few repetitions: matching it takes a power of a name's length, this one plus one.
+#: A pattern without groups and with few repetitions, each of which makes matching slower by up to a name's length.
 _PATTERN = re.compile(r"[\w.\\^$|*+\[\]-]+")
 _MOST_REPETITIONS, _MOST_PATTERNS = 3, 4096
 _PATTERNS = Kind(

@@ -154,7 +154,8 @@ def _interleaved(graph, node):
         (_edited(_no_quantized), UnsupportedModelError, "no product of it is a MatMulNBits"),
         (_edited(_interleaved), UnsupportedModelError, "rotates neighbours"),
     ],
-    ids="config family sizes two outside long short bytes order scales floats rotation".split(),
+    ids=["config", "family", "sizes", "two", "outside", "long", "short", "bytes", "order", "scales", "floats",
+         "rotation"],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, change, error, message):
     write_onnx(tmp_path, decoder("builder"))
