@@ -120,9 +120,11 @@ def test_broken_folders_are_refused(tmp_path, state, break_it):
         Checkpoint.open(folder)
 
 
-@pytest.mark.parametrize(
-    "bad", ["../other.safetensors", "/etc/passwd", "a\\b.safetensors", "pytorch_model.bin", 3, ""]
-)
+_LEADS_OUT = ("../other.safetensors", "/etc/passwd", "a\\b.safetensors", "pytorch_model.bin", 3, "")
+_IS_NO_NAME = ("a" * 5000 + ".safetensors", "\x00.safetensors", "\ud800.safetensors")
+
+
+@pytest.mark.parametrize("bad", [*_LEADS_OUT, *_IS_NO_NAME])
 def test_an_index_that_leaves_the_folder_is_refused(tmp_path, state, bad):
     folder = write_checkpoint(tmp_path / "inside", state, CONFIG, shards=2)
     write_checkpoint(tmp_path, state, CONFIG)
@@ -130,8 +132,9 @@ def test_an_index_that_leaves_the_folder_is_refused(tmp_path, state, bad):
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = bad
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"model.norm.weight.*points to"):
+    with pytest.raises(CheckpointError, match=r"model.norm.weight.*points to") as refused:
         Checkpoint.open(folder)
+    assert len(str(refused.value)) < 1000 and str(refused.value).isprintable()
 
 
 def test_a_missing_shard_and_a_missing_tensor_are_named(tmp_path, state):

@@ -116,7 +116,9 @@ class Checkpoint:
             raise CheckpointError(why_no_weights(path))
         for name, file in files.items():
             if name not in headers[file]:
-                raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
+                raise CheckpointError(
+                    f"{path / file}: tensor {name[:80]!r} is missing, but {INDEX} puts it there"
+                )
         opened = cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
         if (other := multimodal(read_json(path / "config.json"))) is not None:
             opened._leave_out(other.prefix)

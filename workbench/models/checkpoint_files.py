@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from safetensors import SafetensorError, safe_open
 
@@ -14,6 +14,7 @@ from workbench.errors import CheckpointError
 from workbench.files.reading import is_regular, open_regular, read_text, require_regular
 from workbench.models.contents import Header
 from workbench.models.hub import INDEX, WEIGHTS
+from workbench.models.keys import shown
 
 
 def sha256_of(path: Path, given_up: threading.Event | None) -> str:
@@ -42,6 +43,20 @@ def open_file(path: Path, framework: str):
         raise CheckpointError(f"{path}: the file is missing") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {str(error)[:300]}") from error
+
+
+def is_file_name(name: object) -> TypeGuard[str]:
+    """Whether what a checkpoint says is the name of a file of one folder, which any system can have and show.
+
+    The names of today's file systems end at 255 bytes.
+    """
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and Path(name).name == name
+        and len(name.encode()) <= 255
+    )
 
 
 def is_there(path: Path) -> bool:
@@ -79,10 +94,10 @@ def read_index(path: Path) -> dict[str, str]:
         pure = PurePosixPath(
             file if isinstance(file, str) else "/"
         )  # what is not a name counts as one that leads out
-        escapes = pure.is_absolute() or ".." in pure.parts or "\\" in file or ":" in file
-        if escapes or pure.suffix != ".safetensors":
+        inside = all(map(is_file_name, pure.parts)) and "\\" not in file and ":" not in file
+        if not inside or pure.suffix != ".safetensors":
             raise CheckpointError(
-                f"{path / INDEX}: tensor {name!r} points to {file!r}; "
+                f"{path / INDEX}: tensor {name[:80]!r} points to {shown(file)}; "
                 f"allowed is a .safetensors file inside the folder"
             )
     return weight_map
@@ -93,7 +108,7 @@ def require_shards(path: Path, weight_map: dict[str, str]) -> None:
     for name, file in weight_map.items():
         if not is_there(path / file):
             raise CheckpointError(
-                f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
+                f"{path / INDEX}: tensor {name[:80]!r} is in the shard {file!r}, which is missing"
             )
 
 

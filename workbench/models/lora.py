@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,22 +43,31 @@ _FLOATS = ("F32", "F16", "BF16")
 
 _ABSENT = NULL | one_of(False) | Kind("empty", lambda value: value in ([], {}, ""))
 _RESIDUAL = "the weights of the model itself are others then"
-#: A pattern without groups, so that no text makes matching it slow.
+#: A pattern without groups and with few repetitions, each of which makes matching slower by up to a name's length.
 _PATTERN = re.compile(r"[\w.\\^$|*+\[\]-]+")
+_MOST_REPETITIONS, _MOST_PATTERNS = 3, 4096
 _PATTERNS = Kind(
-    "an object of numbers by patterns of module names, without groups",
+    f"an object of numbers by patterns of module names, at most {_MOST_PATTERNS:,}, without groups and with at most "
+    f"{_MOST_REPETITIONS} repetitions each",
     lambda value: (
         isinstance(value, Mapping)
-        and all(isinstance(name, str) and _PATTERN.fullmatch(name) and _compiles(name) for name in value)
+        and len(value) <= _MOST_PATTERNS
+        and all(isinstance(name, str) and _is_pattern(name) for name in value)
         and object_of(number(0, 2**31, above=True)).holds(value)
     ),
 )
+_BY_PATTERN = ("alpha_pattern", "rank_pattern")
 
 
-def _compiles(pattern: str) -> bool:
+def _is_pattern(text: str) -> bool:
+    if not _PATTERN.fullmatch(text) or text.count("*") + text.count("+") > _MOST_REPETITIONS:
+        return False
     try:
-        re.compile(pattern)
-    except re.error:
+        with warnings.catch_warnings():
+            # What a later Python would read otherwise, as a set in a set.
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(text)
+    except (re.error, FutureWarning):
         return False
     return True
 
@@ -143,13 +153,14 @@ class Lora:
         if not is_there(path / WEIGHTS):
             pickled = ", never its pickle" if (path / "adapter_model.bin").exists() else ""
             raise CheckpointError(f"{path}: no {WEIGHTS}; an adapter is read from safetensors{pickled}")
+        config |= {key: _matchers(config[key] or {}) for key in _BY_PATTERN}
         headers = read_header(path / WEIGHTS)
         modules: dict[str, dict[str, str]] = {}
         for name in headers:
             match = _FACTOR.fullmatch(name)
             if match is None:
                 raise UnsupportedModelError(
-                    f"{path / WEIGHTS}: tensor {name!r} is no factor of LoRA; allowed: "
+                    f"{path / WEIGHTS}: tensor {name[:80]!r} is no factor of LoRA; allowed: "
                     "base_model.model.MODULE.lora_A.weight and lora_B.weight"
                 )
             modules.setdefault(match[1], {})[match[2]] = name
@@ -196,14 +207,15 @@ def _factors(
     """The factors of a module's matrix, or of each that it is the stack of."""
     if set(pair) != {"A", "B"}:
         raise CheckpointError(
-            f"{file}: of {module} there is lora_{min(pair)} alone; allowed: lora_A and lora_B"
+            f"{file}: of {module[:80]} there is lora_{min(pair)} alone; allowed: lora_A and lora_B"
         )
     weight, tensors = f"{module}.weight", model.tensors()
     parts = model.stacked().get(weight, (weight,))
     if not all(part in tensors for part in parts) or weight in (model.embedding, model.lm_head):
         allowed = some([name.removesuffix(".weight") for name in model.adaptable()])
         raise UnsupportedModelError(
-            f"{file}: an adapter for {module}, which is no linear layer of this model's decoder; allowed: {allowed}"
+            f"{file}: an adapter for {module[:80]}, which is no linear layer of this model's decoder; "
+            f"allowed: {allowed}"
         )
     if any(tensors[part].experts > 1 for part in parts):
         raise UnsupportedModelError(
@@ -222,8 +234,8 @@ def _factors(
             f"{file}: {module} has factors {list(down[0])} and {list(up[0])}; the model asks for [rank, {columns}] and "
             f"[{sum(rows)}, rank]"
         )
-    alpha = _by_pattern(config["alpha_pattern"] or {}, module, config["lora_alpha"])
-    asked = _by_pattern(config["rank_pattern"] or {}, module, config["r"])
+    alpha = _by_pattern(config["alpha_pattern"], module, config["lora_alpha"])
+    asked = _by_pattern(config["rank_pattern"], module, config["r"])
     if rank != asked:
         raise CheckpointError(f"{file}: {module} has rank {rank}, but {CONFIG} says {asked}")
     scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
@@ -234,9 +246,15 @@ def _factors(
     }
 
 
-def _by_pattern(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
-    """The value of the first pattern that a module's name ends with (PEFT's `get_pattern_key`)."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return otherwise
+#: Values by the patterns of modules, compiled once for all modules.
+_Matchers = list[tuple[re.Pattern[str], float]]
+
+
+def _matchers(patterns: Mapping[str, float]) -> _Matchers:
+    """What a module's name is matched with: it ends with the pattern (PEFT's `get_pattern_key`)."""
+    return [(re.compile(rf"(.*\.)?({pattern})$"), value) for pattern, value in patterns.items()]
+
+
+def _by_pattern(matchers: _Matchers, module: str, otherwise: float) -> float:
+    """The value of the first pattern that a module's name ends with."""
+    return next((value for matcher, value in matchers if matcher.match(module)), otherwise)

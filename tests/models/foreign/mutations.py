@@ -85,6 +85,10 @@ KEYS = (
     b"general.architecture",
     b"tokenizer.chat_template",
 )  # fmt: skip
+#: What patterns of modules in a LoRA's configuration are put together from.
+PIECES = (
+    "model", "layers", "0", "q_proj", ".", ".*", "[^x]*", r"\w+", r"\.", "^", "$", "|", "[[a]", "[a-", "(", "x",
+)  # fmt: skip
 DTYPES = (
     torch.int32,
     torch.float16,
@@ -307,6 +311,16 @@ def mlc_values(rng: random.Random, files: dict[str, bytes]) -> None:
     files[name] = json.dumps(values_of(rng, json.loads(files[name]))).encode()
 
 
+def lora_patterns(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Ranks and alphas by patterns that mean little, with many repetitions or few."""
+    config = json.loads(files["adapter_config.json"])
+    for _ in range(rng.choice((1, 1, 3))):
+        few = rng.sample(PIECES, rng.choice((1, 2, 4)))
+        pattern = "".join(rng.choices(few, k=rng.choice((1, 2, 4, 40)))) + rng.choice(("", "x"))
+        config[rng.choice(("rank_pattern", "alpha_pattern"))][pattern] = rng.choice((2, 4, 1.5))
+    files["adapter_config.json"] = json.dumps(config).encode()
+
+
 def read(path: Path) -> Exception | None:
     """Everything of a model; the error that it is refused with, or None."""
     try:
@@ -345,6 +359,7 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
         "onnx": (any_bytes, onnx_values, onnx_values),
         "onnx-offsets": (any_bytes, onnx_values, onnx_values),
         "mlc": (any_bytes, mlc_values, mlc_values),
+        "lora": (any_bytes, config_values, header_values, tensors, lora_patterns),
     }
     mutations = own.get(reader, (any_bytes, config_values, header_values, tensors))
     told: Counter = Counter()

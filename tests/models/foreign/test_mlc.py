@@ -123,11 +123,14 @@ def _record(**changes):
     return change
 
 
-def _elsewhere(folder):
-    file = folder / "ndarray-cache.json"
-    listed = json.loads(file.read_text())
-    listed["records"][0]["dataPath"] = "../secret.bin"
-    file.write_text(json.dumps(listed))
+def _shard(name):
+    def change(folder):
+        file = folder / "ndarray-cache.json"
+        listed = json.loads(file.read_text())
+        listed["records"][0]["dataPath"] = name
+        file.write_text(json.dumps(listed))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,9 @@ def _elsewhere(folder):
         (_record(dtype="int4"), CheckpointError, "has dtype 'int4'; allowed: uint32"),
         (_record(byteOffset=1 << 40), CheckpointError, "which has .*; its shape needs"),
         (_record(name="model.norm.weight"), CheckpointError, "'model.norm.weight' is there twice"),
-        (_elsewhere, CheckpointError, r"dataPath is '../secret.bin'; allowed: a file of the same folder"),
+        (_shard("../secret.bin"), CheckpointError, r"dataPath is '../secret.bin'; allowed: a file of the same folder"),
+        (_shard("a" * 5000), CheckpointError, r"dataPath is 'a{9,40}\.\.\.a{9,40}'; allowed"),
+        (_shard("\ud800"), CheckpointError, r"dataPath is '\\ud800'; allowed"),
         (lambda folder: (folder / "params_shard_1.bin").unlink(), CheckpointError, "shard_1.bin: cannot be read"),
         (lambda folder: (folder / "ndarray-cache.json").unlink(), CheckpointError, "is missing, which says where"),
     ],

@@ -6,15 +6,8 @@ import pytest
 
 from tests.models.foreign.mutations import READERS, run
 
-# AutoRound's files are GPTQ's without one tensor, and those with experts are as others; LoRA has a test of its own.
-BY_HAND = (
-    "auto-round",
-    "gguf-experts",
-    "compressed-tensors-experts",
-    "bitsandbytes-int8",
-    "onnx-offsets",
-    "lora",
-)
+# AutoRound's files are GPTQ's without one tensor, and those with experts are as others.
+BY_HAND = ("auto-round", "gguf-experts", "compressed-tensors-experts", "bitsandbytes-int8", "onnx-offsets")
 
 
 @pytest.mark.parametrize("reader", [reader for reader in READERS if reader not in BY_HAND])

@@ -107,11 +107,14 @@ def _two(folder):
     (folder / "other.onnx").write_bytes(b"")
 
 
-def _elsewhere(folder):
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    tensor = next(each for each in model.graph.initializer if each.external_data)
-    next(each for each in tensor.external_data if each.key == "location").value = "../secret"
-    onnx.save(model, folder / "model.onnx")
+def _data_in(name):
+    def change(folder):
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        tensor = next(each for each in model.graph.initializer if each.external_data)
+        next(each for each in tensor.external_data if each.key == "location").value = name
+        onnx.save(model, folder / "model.onnx")
+
+    return change
 
 
 def _edited(edit):
@@ -142,7 +145,8 @@ def _interleaved(graph, node):
         (lambda folder: _config(folder, model_type="gemma"), UnsupportedModelError, "'gemma'; allowed of ONNX"),
         (lambda folder: _config(folder, intermediate_size=64), UnsupportedModelError, "shape .* but config.json asks"),
         (_two, CheckpointError, r"several ONNX files \(model.onnx, other.onnx\); name one"),
-        (_elsewhere, CheckpointError, r"lies in '\.\./secret'; allowed: a file of the same folder"),
+        (_data_in("../secret"), CheckpointError, r"lies in '\.\./secret'; allowed: a file of the same folder"),
+        (_data_in("a" * 5000), CheckpointError, r"lies in 'a{80}'; allowed: a file of the same folder"),
         (lambda folder: (folder / "model.onnx.data").write_bytes(b""), CheckpointError, "model.onnx.data, which has 0"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"no"), CheckpointError, "not an ONNX file"),
         (_edited(lambda graph, node: node.input.extend(["", "order"])), UnsupportedModelError, "has g_idx, an order"),
@@ -150,7 +154,8 @@ def _interleaved(graph, node):
         (_edited(_no_quantized), UnsupportedModelError, "no product of it is a MatMulNBits"),
         (_edited(_interleaved), UnsupportedModelError, "rotates neighbours"),
     ],
-    ids=["config", "family", "sizes", "two", "outside", "short", "bytes", "order", "scales", "floats", "rotation"],
+    ids=["config", "family", "sizes", "two", "outside", "long", "short", "bytes", "order", "scales", "floats",
+         "rotation"],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, change, error, message):
     write_onnx(tmp_path, decoder("builder"))

@@ -26,7 +26,7 @@ from workbench.errors import CheckpointError, UnsupportedModelError
 from workbench.files.reading import open_regular
 from workbench.models.architecture import Architecture
 from workbench.models.checkpoint import TOKENIZER_FILES
-from workbench.models.checkpoint_files import is_there, read_json
+from workbench.models.checkpoint_files import is_file_name, is_there, read_json
 from workbench.models.contents import Header
 from workbench.models.families import architecture_of
 from workbench.models.foreign.integers import Grid
@@ -212,7 +212,7 @@ def _places(path: Path) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for shard in _objects(read_json(listed).get("records"), listed, "records"):
         file = shard.get("dataPath")
-        if not isinstance(file, str) or not file or Path(file).name != file or file in (".", ".."):
+        if not is_file_name(file):
             raise CheckpointError(f"{listed}: dataPath is {shown(file)}; allowed: a file of the same folder")
         try:
             with open_regular(path / file) as stream:

@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.files.reading import open_regular, read_bytes
+from workbench.models.checkpoint_files import is_file_name
 
 #: Elements that weights, scales and zero-points are stored as, by their number in a file; and their bits.
 DTYPES = {1: "F32", 10: "F16", 16: "BF16", 2: "U8", 3: "I8"}
@@ -159,7 +160,7 @@ def _outside(path: Path, name: str, tensor: Any, nbytes: int) -> tuple[Path, int
     """File and offset of a tensor's bytes. Raises CheckpointError unless they lie in a file of the same folder."""
     said = {_text(each.key): _text(each.value) for each in tensor.external_data}
     location = said.get("location", "")
-    if not location or Path(location).name != location or location in (".", ".."):
+    if not is_file_name(location):
         raise CheckpointError(
             f"{path}: tensor {name!r} lies in {location[:80]!r}; allowed: a file of the same folder"
         )
