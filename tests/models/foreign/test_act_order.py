@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import workbench
 from tests.models.checkpoints import random_state, write_checkpoint
-from tests.models.lora_cases import PLAIN, write_adapter
+from tests.models.lora_cases import write_adapter
 from tests.support import foreign
 from tests.support.foreign import SIZES, Rounded, write_quantized
 from workbench import cli
@@ -23,6 +23,7 @@ from workbench.formats.text import parse_format
 from workbench.models.adapted import merged
 from workbench.models.families import architecture_of
 from workbench.models.foreign.export import export
+from workbench.models.foreign.words import unpack_words
 from workbench.models.orders import NAME, order_of
 from workbench.models.source import open_source
 from workbench.runtime.device import adapter_missing
@@ -76,28 +77,32 @@ def test_matrices_of_one_input_and_order_share_a_gather(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(adapter_missing(), reason="no WebGPU adapter")
-@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
-def test_kernels_give_what_the_dequantized_weights_give(tmp_path, monkeypatch, own):
+@pytest.mark.parametrize("own, dtype", [(True, "f32"), (False, "f16")], ids=["own-f32", "shared-f16"])
+def test_kernels_give_what_the_dequantized_weights_give(tmp_path, monkeypatch, own, dtype):
     if own:
         an_order_each(monkeypatch)
     expected = write_quantized(tmp_path / "in", LAYOUT)
     floats(tmp_path / "floats", expected)
     import_model(tmp_path / "in", tmp_path / "out")
     plain = workbench.load(tmp_path / "floats", backend="torch").score(IDS).nll
-    for dtype, backend in (("f32", "wgpu"), ("f16", "wgpu"), ("f32", "torch")) if own else (("f32", "wgpu"),):
+    for backend in ("wgpu", "torch") if dtype == "f32" else ("wgpu",):
         ours = workbench.load(tmp_path / "out", backend=backend, dtype=dtype).score(IDS).nll
         np.testing.assert_allclose(ours, plain, atol=2e-5 if dtype == "f32" else 2e-2)
 
 
 @pytest.mark.skipif(adapter_missing(), reason="no WebGPU adapter")
 def test_activations_in_int8_are_rounded_in_the_order_of_the_columns(tmp_path):
-    """Blocks of activations are then those of columns that are side by side here, in kernels and references alike."""
+    """Blocks of activations are those of columns that are side by side here, in kernels and references alike.
+
+    A few tokens: where an activation lies between two integers, a bit of f32 decides, and all that follows differs.
+    """
     write_quantized(tmp_path, LAYOUT)
+    ids = np.random.default_rng(0).integers(3, SIZES["vocab_size"], 6)
     ours, theirs = (
-        workbench.load(tmp_path, backend=backend, dtype="int8").score(IDS).nll
+        workbench.load(tmp_path, backend=backend, dtype="int8").score(ids).nll
         for backend in ("wgpu", "torch")
     )
-    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_stacked_matrices_have_the_order_of_the_stack(tmp_path):
@@ -138,10 +143,13 @@ def test_gptq_goes_out_as_it_came_in(tmp_path, monkeypatch):
     assert set(before) == set(after)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"]["desc_act"] is True and NAME not in config
-    offset = {"gptq": 0, "gptq_v2": 0x11111111}[config["quantization_config"]["checkpoint_format"]]
+    shift = {"gptq": 0, "gptq_v2": 1}[config["quantization_config"]["checkpoint_format"]]
     for name, values in before.items():
         if name.endswith(".qzeros"):  # z - 1 in version 1, modulo 16; z in version 2
-            assert not offset or not torch.equal(after[name], values)
+            stored, written = (
+                unpack_words(each.numpy(), 4, each.shape[1] * 8) for each in (values, after[name])
+            )
+            np.testing.assert_array_equal(written, (stored + shift) % 16)
         else:
             torch.testing.assert_close(after[name].to(values.dtype), values, rtol=0, atol=0)
     again = open_source(tmp_path / "out")
@@ -185,7 +193,9 @@ def scores(source) -> np.ndarray:
 def test_floats_may_have_an_order_and_adapters_meet_their_own_columns(ordered, tmp_path):
     plain, moved = ordered / "plain", ordered / "moved"
     np.testing.assert_allclose(scores(moved), scores(plain), atol=1e-5)
-    lora = write_adapter(tmp_path / "lora", plain, config={**PLAIN, "target_modules": ["down_proj"]})
+    lora = write_adapter(
+        tmp_path / "lora", plain, {f"model.layers.0.mlp.{part}_proj": 4 for part in ("down", "up")}
+    )
     given = {}
     for name in ("plain", "moved"):
         beside = workbench.load(ordered / name, backend="torch", lora=lora).score(IDS).nll
@@ -217,11 +227,11 @@ def with_value(value):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda order: with_value(float(order[8]))(order), r"is no order of columns: it has column \d+ 2 times; allowed: e"),
+        (lambda order: with_value(float(order[8]))(order), r"is no order of columns: it has column \d+ 2 times"),
         (with_value(96.0), "it has 96 at place 7; allowed: each of 0 to 95 once"),
         (with_value(-1.0), "it has -1 at place 7"),
         (with_value(2.5), "it has 2.5 at place 7"),
-        (lambda order: order[:95].clone(), r"order has shape \[95\], but config.json asks for \[96\] \(column_orders\)"),
+        (lambda order: order[:95].clone(), r"has shape \[95\], but config.json asks for \[96\] \(column_orders\)"),
         (lambda order: None, r"down_proj.order' is missing, but config.json asks for it \(column_orders\)"),
     ],
     ids=["twice", "beyond", "negative", "fraction", "short", "missing"],
