@@ -72,7 +72,7 @@ class Blocks(PlanBuilder):
     order of its columns, where it is not that of its input.
     """
 
-    def __init__(  # many parameters: what a plan depends on, which only `Architecture.build` knows together
+    def __init__(
         self,
         tensors: Mapping[str, TensorSpec],
         describe: Describe,

@@ -113,8 +113,9 @@ class Dense(Architecture):
                 f"{', '.join(unknown)}: ignored, as transformers' {cls.family}Config does not read them"
             )
         model = cls(**fields, notes=tuple(f"{WHERE}: {note}" for note in notes))
-        specs, linear = model.tensors(), model.adaptable()
-        return replace(model, orders=orders.of_matrices(read[orders.NAME], specs, linear, WHERE))
+        if not (given := read[orders.NAME]):
+            return model
+        return replace(model, orders=orders.of_matrices(given, model.tensors(), model.adaptable(), WHERE))
 
     @classmethod
     def fields(cls, config: Mapping, read: Mapping[str, Any]) -> dict[str, Any]:
