@@ -1,7 +1,7 @@
 # Everything starts from a clean clone: each target sets up what it needs, once.
 #   MODEL      another model than the embedded one, for demo and real, as in: make demo MODEL=smollm2-135m
 #   ARGS       further arguments of the command behind the target, as in: make test ARGS="-k formats"
-#   BUILDER    what docs makes (default: html); linkcheck asks for every link to elsewhere
+#   BUILDER    what docs makes (default: html)
 #   WORKERS    processes that run the tests (default: one more than cores, four at most)
 #   PYTHON     the interpreter to build .venv with (default: the newest of 3.11 to 3.14 that can make one)
 SHELL := /bin/bash
@@ -28,11 +28,11 @@ TSC := tests/support/node_modules/typescript/bin/tsc
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test test-all lab bench docs lint
+.PHONY: help setup demo real test test-all wheel-check lab bench docs links lint
 .NOTPARALLEL:
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 $(PACKAGES): pyproject.toml .ci/setup
 	@.ci/setup packages
@@ -59,6 +59,10 @@ test: lint  ## what lint checks, then the tests but for those that play whole pr
 test-all: override ARGS += --release
 test-all: test  ## what lint checks, then all tests: before a release
 
+wheel-check: $(PACKAGES)  ## the wheel, installed into an empty environment and used from an empty folder
+	@.ci/setup vulkan
+	@.ci/wheel $(ARGS)
+
 lab: $(PACKAGES)  ## JupyterLab in notebooks/
 	@.ci/setup vulkan
 	@[ -w "$$HOME" ] || export HOME=$$(mktemp -d); \
@@ -72,6 +76,9 @@ docs: $(PACKAGES)  ## the documentation site, in build/docs/html
 	@.ci/setup docs
 	@$(PY) -m sphinx -W --keep-going -E -q -b $(BUILDER) -c docs -d build/docs/doctrees $(ARGS) . build/docs/$(BUILDER)
 	@echo "build/docs/$(BUILDER)"
+
+links:  ## whether every link of the documentation to elsewhere answers
+	@$(MAKE) --no-print-directory docs BUILDER=linkcheck
 
 lint: $(PACKAGES)  ## ruff, formatting, import contracts, types of Python and of the page's JavaScript
 	@.ci/setup node tint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,32 @@ def test_every_page_is_in_the_list_of_contents():
         inside = page.relative_to(REPOSITORY / "docs") if page.name != "README.md" else None
         if inside is not None and inside.stem != "index" and inside.parts[0] != "howto":
             assert inside.with_suffix("").as_posix() in listed, named(page)
+
+
+#: Every address elsewhere that a reader is sent to. `make links` asks them all whether they answer.
+ELSEWHERE = {
+    "https://anywidget.dev/en/afm/",
+    "https://keepachangelog.com/en/1.1.0/",
+    "https://ui.perfetto.dev",
+}
+ADDRESS = re.compile(r"\bhttps?://[^\s<>()\"'`|]+")
+#: Those of one's own server, in examples.
+OWN = re.compile(r"http://(?:localhost|127\.0\.0\.1|HOST)(?:[:/]|$)")
+
+
+def elsewhere(text: str) -> set[str]:
+    return {found.rstrip(".,;:") for found in ADDRESS.findall(text) if not OWN.match(found)}
+
+
+def test_addresses_elsewhere_are_few_secure_and_meant():
+    """A new one is added here on purpose, and one that is gone is taken away: addresses go stale."""
+    found = set().union(*(elsewhere(page.read_text("utf-8")) for page in LINKING))
+    assert found == ELSEWHERE
+    for address in found:
+        parts = urllib.parse.urlsplit(address)
+        assert parts.scheme == "https" and "." in parts.netloc and not parts.query, address
+
+
+def test_addresses_are_found_wherever_they_stand():
+    text = "See https://a.org/b, <http://c.org>, [d](https://e.org/f) and `curl http://localhost:8000/v1`."
+    assert elsewhere(text) == {"https://a.org/b", "http://c.org", "https://e.org/f"}

@@ -32,7 +32,7 @@ def formats(draw):
     )
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(formats(), st.integers(1, 6), st.integers(1, 300), st.integers(0, 9))
 def test_interleaved_and_back(format, rows, columns, seed):
     tensor = random_tensor("w", format, rows, columns, seed)
@@ -42,7 +42,7 @@ def test_interleaved_and_back(format, rows, columns, seed):
     np.testing.assert_array_equal(interleave(deinterleave(blocks, "w", tensor.shape, format)), blocks)
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(formats(), st.sampled_from(ORDERS), st.integers(1, 4), st.integers(1, 200))
 def test_reordered_and_back(format, order, rows, columns):
     tensor = random_tensor("w", format, rows, columns)

@@ -45,7 +45,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
         )
         try:
             address = f"http://127.0.0.1:{port}"
-            _wait_until_up(f"{address}/api/status?token={token}", server, log)
+            wait_until_up(f"{address}/api/status?token={token}", server, log)
             yield address, token
         finally:
             # The server ends its kernels when it is asked to, not when it is killed.
@@ -57,7 +57,7 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
                 server.wait()
 
 
-def _wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
+def wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -65,7 +65,7 @@ def _wait_until_up(url: str, server: subprocess.Popen, log: Path) -> None:
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(f"the server did not start:\n{log.read_text()[-3000:]}")
 
 
 class LabNotebook:

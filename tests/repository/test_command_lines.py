@@ -118,13 +118,13 @@ def test_an_option_that_is_mentioned_exists(page):
 
 
 def test_targets_of_make_exist():
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page in PAGES:
         text = page.read_text("utf-8")
         named = re.findall(
-            r"^ *make ([a-z]+)", "\n".join(body for _, body in FENCED.findall(text)), re.MULTILINE
+            r"^ *make ([a-z-]+)", "\n".join(body for _, body in FENCED.findall(text)), re.MULTILINE
         )
-        named += re.findall(r"^make ([a-z]+)", "\n".join(INLINE.findall(text)), re.MULTILINE)
+        named += re.findall(r"^make ([a-z-]+)", "\n".join(INLINE.findall(text)), re.MULTILINE)
         assert set(named) <= targets, page.name
     assert "demo" in targets
 

@@ -54,7 +54,9 @@ def test_every_token_runs_once_at_its_place():
 
 def test_a_step_says_where_rows_stand_and_which_are_padding():
     step = Step.joined([Step.following(np.array([7, 8]), 3, 1), Step.following(np.array([9]), 0, 2)])
-    assert step.state(4).tolist() == [[3, 1, 1, 0], [4, 1, 1, 0], [0, 1, 2, 0], [1, 0, 2, 0]]
+    none, second = np.zeros(3, np.uint32), np.array([0, 2, 0], np.uint32)
+    assert step.state(4, none).tolist() == [[3, 1, 1, 0], [4, 1, 1, 0], [0, 1, 2, 0], [1, 0, 2, 0]]
+    assert step.state(4, second).tolist() == [[3, 3, 1, 0], [4, 3, 1, 0], [0, 1, 2, 0], [1, 0, 2, 0]]
     assert step.results.tolist() == [1, 2]
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.runtime.models import model_on
 from tests.runtime.test_scheduler import Taken
 from tests.support.device_faults import OwnDevices
-from workbench.errors import NoAdapterError, OutOfMemoryError
+from workbench.errors import NoAdapterError, OutOfMemoryError, PromptTooLongError
 from workbench.serve.app import Limits, make_app
 from workbench.serve.asked import Served
 from workbench.serve.engine import Engine
@@ -86,6 +86,18 @@ def test_what_should_not_happen_ends_the_answers_and_not_the_engine(reference, m
         engine.submit([other])
         until(lambda: other.ends)
         assert other.tokens == list(reference.generate_ids([5], 4))
+
+
+def test_a_job_that_is_refused_ends_alone(reference):
+    """Requests are checked before; what gets past that must end neither the thread nor the jobs beside it."""
+    with closing(Engine(reference, 2, 8)) as engine:
+        long, muddled, good = Taken([5] * (CONTEXT + 1)), Taken([5], scored=True), Taken([5], 4)
+        engine.submit([long, muddled, good])
+        until(lambda: all(job.ends for job in (long, muddled, good)))
+        assert isinstance(long.error, PromptTooLongError) and f"{CONTEXT} positions" in str(long.error)
+        assert "scored says how many" in str(muddled.error)
+        assert good.error is None and good.tokens == list(reference.generate_ids([5], 4))
+        assert engine.unavailable is None and engine.waiting == engine.running == 0
 
 
 def test_jobs_that_wait_can_be_taken_back_and_have_a_bound(reference):

@@ -60,7 +60,8 @@ def test_a_dark_page_turns_lightness_and_paper_does_not():
     with browser_page("about:blank") as page:
         page.set_content(f"<body>{Picture(3, 2).html('a')}</body>")
         assert page.evaluate(shown) == "none"
-        for theme in ("data-jp-theme-light=false", "data-vscode-theme-kind=vscode-dark", "data-theme=dark"):
+        vs_code = [f"data-vscode-theme-kind=vscode-{kind}" for kind in ("dark", "high-contrast")]
+        for theme in ("data-jp-theme-light=false", *vs_code, "data-theme=dark"):
             name, value = theme.split("=")
             page.evaluate("([name, value]) => document.body.setAttribute(name, value)", [name, value])
             assert page.evaluate(shown) == "invert(1) hue-rotate(180deg)"

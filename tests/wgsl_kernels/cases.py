@@ -238,6 +238,22 @@ def _cache_cases() -> Iterator[Case]:
             y_dtype=("f32",),
             **more,
         )
+        yield from cases_of(  # parts of more positions than are read, and kept, at a time
+            f"attention_split{cache}",
+            "teams",
+            2,
+            first=15,
+            least=2,
+            tunables={},
+            subgroups=(True,),
+            heads=heads[4:6],
+            place=({"tokens": 1, "position": 700, "capacity": 704},),
+            sequence=sequences[:1],
+            splits=(1, 2),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+            **more,
+        )
         yield from cases_of(
             f"attention_split{cache}",
             "teams",

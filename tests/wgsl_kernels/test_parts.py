@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -177,6 +178,39 @@ def test_every_source_file_is_used():
     used |= {v.file for pair in (READ_SWEEP, COPY, *COMPUTE.values()) for v in pair.variants.values()}
     bodies = {path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.wgsl")}
     assert used == {path.as_posix() for path in bodies if path.parts[0] != "lib"}
+
+
+def bare(source: str) -> list[str]:
+    """Variables that a loop declares without a value and reads before it has given them one for certain."""
+    loops: list[bool] = []
+    found, waiting = [], {}
+    for line in source.splitlines():
+        code = line.split("//")[0]
+        for name in [name for name in waiting if re.search(rf"\b{name}\b", code)]:
+            given = re.search(rf"(?<!if )(?:^|[{{;])\s*{name}(\[[^\]]*\])*(\.\w+)? = ", code)
+            if not given or re.search(rf"\bif \(.*\b{name}\b", code):
+                found.append(name)
+            del waiting[name]
+        if any(loops) and (declared := re.match(r"\s*var (\w+)\s*:[^=]*;", code)):
+            waiting[declared[1]] = True
+        loop = re.search(r"\b(for|while)\s*\(|\bloop\b", code) is not None
+        for c in code:
+            if c == "{":
+                loops.append(loop)
+                loop = False
+            elif c == "}":
+                loops.pop()
+    return found
+
+
+def test_what_a_loop_declares_has_a_value_in_each_turn():
+    """Naga (29) makes variables of a loop anew with zeros in the first turn alone, where WGSL promises every one."""
+    found = {path.name: bare(path.read_text("utf-8")) for path in FOLDER.rglob("*.wgsl")}
+    assert {name: names for name, names in found.items() if names} == {}
+    loop = "for (var t = 0u; t < 4u; t++) {\n  var v: array<f32, 2>;\n  %s\n}\n"
+    assert bare(loop % "for (var i = 0u; i < 2u; i++) { v[i] += 1.0; }") == ["v"]
+    assert bare(loop % "if (t < 2u) { v[t] = 1.0; }") == ["v"]
+    assert bare(loop % "for (var i = 0u; i < 2u; i++) { v[i] = 1.0; }") == []
 
 
 def test_a_comment_about_subgroups_asks_for_no_feature():

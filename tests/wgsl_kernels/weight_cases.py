@@ -23,9 +23,6 @@ from tests.wgsl_kernels.dealing import (
     weight_options,
 )
 
-#: Of products with factors of adapters, beside what suits the machine.
-LORA_TUNABLES = {"workgroup": (8, 32, 128), "teams": (1,), "rows_per_team": (1, 2, 4)}
-
 
 def linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
@@ -292,12 +289,13 @@ def lora_cases() -> Iterator[Case]:
     """As there are many forms, a case of each, with tunables dealt over them."""
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         shapes = {"tokens": (1, 3, 5), "ranks": (4, 8, 24, 36), "adapters": (1, 2, 3), **weight_options(fmt)}
-        shapes |= {"y_dtype": ("f32",), "tunables": LORA_TUNABLES}
+        shapes |= {"y_dtype": ("f32",)}
         columns = (36, 96, 172, 896)
         floats = {**shapes, "columns": (5, *columns), "x_dtype": TYPES}
-        yield from cases_of(f"lora_down[{fmt}]", "gemv", 1, least=1, **floats)
+        count = 3 if fmt == "int4" else 1  # it has pieces of two sizes
+        yield from cases_of(f"lora_down[{fmt}]", "gemv", count, least=count, **floats)
         normed = {**floats, "columns": columns, "factored": (False, True)}
-        yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", 1, least=1, **normed)
+        yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", count, least=count, **normed)
         strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
         integers = {**shapes, "columns": (5, *columns), **strides}
         yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)

@@ -44,7 +44,7 @@ MODEL = """async ({ state, css, module }) => {
     }
   };
   const { default: widget } = await import(module);
-  window.open_view = () => { window.cleanup = widget.render({ model, el: document.getElementById("there") }); };
+  window.open_view = (el = document.getElementById("there")) => { window.cleanup = widget.render({ model, el }); };
   window.open_view();
 }"""
 
@@ -68,6 +68,9 @@ THEMES = {
 class Bridge:
     """See the module's docstring. page: playwright's; sent: all messages of the page, in order."""
 
+    #: What opens a view in the page, given the widget's state, style sheet, module, and what names its classes.
+    manager = MODEL
+
     def __init__(self, page, widget, module: str):
         self.page, self.widget, self.sent = page, widget, []
         self._waiting: queue.Queue = queue.Queue()
@@ -79,7 +82,9 @@ class Bridge:
         widget.observe(lambda change: self._waiting.put(["trait", {change.name: change.new}, []]), names=keys)
         page.expose_function("toPython", self._heard)
         state = {name: getattr(widget, name) for name in keys}
-        page.evaluate(MODEL, {"state": state, "css": widget._css, "module": module})
+        identity = {name: value for name, value in widget.get_state().items() if name.startswith("_")}
+        given = {"state": state, "css": widget._css, "module": module, "identity": identity}
+        page.evaluate(self.manager, given)
 
     def _heard(self, kind: str, content: dict, buffers: Sequence[str] = ()) -> None:
         self.sent.append((kind, content))

@@ -144,7 +144,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       for (var s = 0u; s < SETS; s++) {
         let at = turn + s * 4u * TEAMS + mine;
         key_scales[s] = scale_at(keys + slot_at(seen, min(start + at + TURN, last)));
-        var scores: array<vec4<f32>, 4>;
+        var scores = array<vec4<f32>, 4>();
         for (var i = 0u; i < 4u; i++) {
           let key = quads_of(loaded[s * 4u + i]);
           for (var o = 0u; o < OWN; o++) {

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
-from ..linear.linear import gemv_defaults, gemv_tunables, x_library
+from ..linear.linear import gemv_defaults, x_library
 from ..linear.linear_a8 import integer_pieces
 from ..linear.norm_linear import NORM, refuse_columns
 from ..makers import handing_on
@@ -58,6 +58,10 @@ def _pieces(fmt: str, integer: bool, context: Context) -> tuple[str, ...]:
     return x, "weigh/none", *piece_library(fmt, context)
 
 
+#: Fewer than products of many rows have: there is nothing to win by long teams or many rows each.
+TUNABLES = {"workgroup": (256, 8, 32, 128), "teams": (1, 2, 4), "rows_per_team": (1, 2, 16)}
+
+
 def _variant(fmt: str, integer: bool, *, norm: bool = False) -> Variant:
     """A workgroup for each row on a GPU: there are few rows, and all of them together are to fill it."""
     own = "" if integer and is_quantized(fmt) else fmt
@@ -75,7 +79,7 @@ def _variant(fmt: str, integer: bool, *, norm: bool = False) -> Variant:
     return Variant(
         "lora/lora_down",
         grid=lambda c: (ceil_div(c["ranks"], c["rows_per_team"] * c["teams"]), c["tokens"], 1),
-        tunables={**gemv_tunables((1, 2, 4, 8, 16)), **piece_tunables(own)},
+        tunables={**TUNABLES, **piece_tunables(own)},
         library=library,
         refuse=refuse_columns if norm else whole_subgroups,
         defaults=lambda c: {**defaults(c), **piece_defaults(own, c)},

@@ -46,5 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
     if output.exists() and not arguments.overwrite:
         raise WorkbenchError(f"{output} exists; --overwrite replaces it")
     write(filled(arguments.name, arguments.model, arguments.text), output, execute=arguments.execute)
-    answer(arguments, f"{output}: open it in JupyterLab, as `make lab` starts it", {"path": str(output)})
+    answer(arguments, f"{output}: open it with `jupyter lab`", {"path": str(output)})
     return 0

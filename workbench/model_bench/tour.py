@@ -61,7 +61,7 @@ def next_steps(folder: Path, model: Path, *, embedded: bool) -> dict[str, str]:
         f"workbench table {records} --format latex": "the table for a paper; `--help` names columns, marks and forms",
         f'workbench generate --model {told} --prompt "Once upon a time"': "another text of the same model",
         **({} if embedded else {f"workbench notebook 01 --model {told} --text FILE": own[1]}),
-        "make lab": "the notebooks, in JupyterLab",
+        "workbench notebook": "the notebooks that there are; with a name it writes one, for JupyterLab",
     }
 
 

@@ -113,8 +113,9 @@ class Engine:
                     self._condition.wait()
                 if self._ending is not None:
                     break
-                while self._waiting and self._scheduler.free:
-                    self._scheduler.submit(self._waiting.popleft())
+                refused = self._hand_over()
+            for job, error in refused:
+                job.end(error)
             try:
                 self._scheduler.step()
             except Exception as error:
@@ -122,6 +123,17 @@ class Engine:
         self._end_waiting(self._ending)
         self._scheduler.end_all(self._ending)
         self._close_batch()
+
+    def _hand_over(self) -> list[tuple[Job, Exception]]:
+        """Give the scheduler as many jobs as there are sequences free; those that it refuses, with why."""
+        refused = []
+        while self._waiting and self._scheduler.free:
+            job = self._waiting.popleft()
+            try:
+                self._scheduler.submit(job)
+            except Exception as error:  # of this job alone: the others go on
+                refused.append((job, error))
+        return refused
 
     def _opened(self) -> Scheduler:
         """A batch in which a step has run, so that what it needs is there."""

@@ -29,7 +29,8 @@ DPI = 110
 #: JupyterLab's attribute, that of VS Code, and a class of Sphinx's and Colab's themes say that a page is dark.
 _DARK = (
     '[data-jp-theme-light="false"]',
-    '[data-vscode-theme-kind*="dark"]',
+    '[data-vscode-theme-kind$="dark"]',
+    '[data-vscode-theme-kind$="contrast"]',
     '[data-theme="dark"]',
     "[theme=dark]",
 )

@@ -1,5 +1,5 @@
 // Code in colours, and a text area to edit it in: a tokenizer a language, whose pieces only ever become text nodes.
-import { h, visible } from "./shared.js";
+import { focusNear, h, visible } from "./shared.js";
 
 /** Height of a line in pixels, as in the style sheet. */
 const LINE = 18;
@@ -82,7 +82,7 @@ export class Editor {
 
   /** Another text, which undo takes back. */
   replace(text) {
-    const focused = document.activeElement;
+    const focused = focusNear(this.area);
     this.area.focus();
     this.area.select();
     this.insert(text);

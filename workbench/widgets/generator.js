@@ -1,5 +1,5 @@
 import { compute } from "./compute.js";
-import { choice, field, frame, fresh, h, percent, visible } from "./shared.js";
+import { choice, field, focusNear, frame, fresh, h, percent, visible } from "./shared.js";
 
 const NUMBERS = [
   ["max_new_tokens", "new tokens", { min: 1, step: 1 }],
@@ -237,7 +237,7 @@ function render({ model, el }) {
     const state = model.get("state");
     view.section.dataset.state = state;
     // The button that goes out of use hands its focus on, so that Escape and Enter still arrive.
-    const focused = view.section.getRootNode().activeElement;
+    const focused = focusNear(view.section);
     const [out, used] = RUNNING.has(state) ? [go, stop] : [stop, go];
     used.disabled = false;
     if (focused === out) used.focus();

@@ -1,4 +1,4 @@
-import { axes, choice, decimals, field, frame, h, HUES, outline, percent, s, scrolls, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, focusNear, frame, h, HUES, outline, percent, s, scrolls, short, visible } from "./shared.js";
 import { Editor, listing, where } from "./code.js";
 import { compute } from "./compute.js";
 
@@ -122,7 +122,7 @@ function errorChart(row, edges, at) {
 /** New children; what had the focus has it again. */
 function redraw(element, ...children) {
   const key = (each) => each.getAttribute("aria-label") ?? each.textContent;
-  const held = element.contains(document.activeElement) && key(document.activeElement);
+  const held = element.contains(focusNear(element)) && key(focusNear(element));
   element.replaceChildren(...children);
   if (held) [...element.querySelectorAll("button, input, select, summary")].find((each) => key(each) === held)?.focus();
 }

@@ -1,4 +1,4 @@
-import { axes, choice, decimals, field, frame, fresh, h, s, scrolls, short, visible } from "./shared.js";
+import { axes, choice, decimals, field, focusNear, frame, fresh, h, s, scrolls, short, visible } from "./shared.js";
 
 const MB = 1e6;
 const STEPS = 1000;
@@ -11,7 +11,7 @@ const rows = (label, head, body, name) => h("table", { "aria-label": label, clas
 
 /** New contents; what had the focus has it again. */
 function refill(place, ...nodes) {
-  const label = place.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+  const label = place.contains(focusNear(place)) && focusNear(place).getAttribute("aria-label");
   place.replaceChildren(...nodes);
   if (label) [...place.querySelectorAll("[aria-label]")].find((each) => each.getAttribute("aria-label") === label)?.focus();
 }
@@ -225,7 +225,7 @@ function render({ model, el }) {
     const budget = model.get("budget");
     if (!waiting) slider.value = (STEPS * Math.log(Math.max(low, budget) / low)) / Math.log(high / low || 2);
     slider.setAttribute("aria-valuetext", visible(now.size));
-    if (document.activeElement !== exact) number();
+    if (focusNear(exact) !== exact) number();
     free.disabled = !now.pinned.length;
     facts.textContent = visible(now.facts);
     grid.draw(now);

@@ -100,6 +100,9 @@ export function scrolls(element, label) {
 /** So many colours --k0, --k1, ... tell things apart that stand side by side. */
 export const HUES = 12;
 
+/** What has the focus around an element: in a shadow root the document names only its host. */
+export const focusNear = (element) => element.getRootNode().activeElement;
+
 let count = 0;
 
 /** An id that no other element of the page has. */

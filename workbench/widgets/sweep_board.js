@@ -1,4 +1,4 @@
-import { field, frame, h, scrolls, visible } from "./shared.js";
+import { field, focusNear, frame, h, scrolls, visible } from "./shared.js";
 
 const STATUSES = ["running", "waiting", "done", "failed"];
 const CAN_START = { idle: "Start", stopped: "Resume", lost: "Resume", failed: "Try failed again" };
@@ -87,7 +87,7 @@ class Board {
       if (x === undefined || y === undefined) return (x === undefined) - (y === undefined) || a.index - b.index;
       return sign * (typeof x === "number" && typeof y === "number" ? x - y : compare(x, y)) || a.index - b.index;
     });
-    const focused = this.body.contains(this.body.getRootNode().activeElement);
+    const focused = this.body.contains(focusNear(this.body));
     let next = this.body.firstChild;
     for (const [{ tr }] of found) {
       if (tr === next) next = tr.nextSibling;
@@ -245,7 +245,7 @@ function render({ model, el }) {
   view.changed("state", () => {
     const state = model.get("state");
     view.section.dataset.state = state;
-    const held = [start, stop].includes(view.section.getRootNode().activeElement);
+    const held = [start, stop].includes(focusNear(view.section));
     start.textContent = CAN_START[state] ?? start.textContent;
     start.disabled = processes.disabled = !CAN_START[state];
     stop.disabled = !["running", "stopping"].includes(state);

@@ -7,7 +7,7 @@ const TURNS: u32 = min(4u, (QUADS + WORKGROUP - 1u) / WORKGROUP);
 
 fn stage(token: u32, thread: u32) {
   for (var first = 0u; first < QUADS; first += TURNS * WORKGROUP) {
-    var rows: array<vec4<f32>, TURNS>;
+    var rows = array<vec4<f32>, TURNS>();
     var weights: array<vec4<f32>, TURNS>;
     for (var turn = 0u; turn < TURNS; turn++) {
       let column = (first + turn * WORKGROUP + thread) * 4u;
