@@ -62,6 +62,7 @@ MODULES = (
     "quantized.dequantize",
     "quantized.quantize_activations",
     "sampling.sample",
+    "tokens.columns",
     "tokens.embedding",
     "tokens.rows",
 )

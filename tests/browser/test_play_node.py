@@ -10,7 +10,9 @@ import pytest
 import workbench
 from tests.models.family_cases import write_family
 from tests.support.dawn import play
+from tests.support.foreign import write_quantized
 from workbench.convert.convert import convert
+from workbench.convert.imported import import_model
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import quantized_tensor
@@ -70,6 +72,15 @@ def test_rows_that_are_no_whole_words_and_frequencies_for_long_texts(tmp_path):
     index = json.loads((tmp_path / "programs" / "f32-0.json").read_text())
     assert any(buffer.get("initial", {}).get("long") for buffer in index["programs"][0]["buffers"])
     compare(tmp_path, played(tmp_path), 8, sampled=True)
+
+
+@pytest.mark.release
+def test_columns_in_an_order_of_their_own(tmp_path):
+    """Act-order: the order is a vector beside the matrix, and what the matrix reads is gathered."""
+    write_quantized(tmp_path / "in", "gptq-act-order")
+    import_model(tmp_path / "in", tmp_path / "model")
+    export_programs(open_source(tmp_path / "model"), tmp_path / "programs", max_tokens=CAPACITY)
+    compare(tmp_path, played(tmp_path), 8)
 
 
 def test_a_sequence_whose_cache_is_a_ring_goes_back(site, tmp_path, monkeypatch):

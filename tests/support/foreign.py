@@ -245,7 +245,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     ),
     "gptq-3-rows": _entry(3, None, False, _gptq_config(3, -1, False), format="int4/channel"),
     "gptq-2": _entry(2, 32, False, _gptq_config(2, 32, False), format="int2/32"),
-    "gptq-act-order": _entry(4, 32, False, _gptq_config(4, 32, False, desc_act=True), format=None),
+    "gptq-act-order": _entry(4, 32, False, _gptq_config(4, 32, False, desc_act=True), format="int4/32"),
     "gptq-16": _entry(4, 16, True, _gptq_config(4, 16, True), format=None),
     "auto-round-gptq": _entry(
         4, 32, False, {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False,
@@ -257,7 +257,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
                   format="int4/32"),
     "packed-4": _entry(4, 32, True, _scheme("pack-quantized", 4, 32, True), format="int4/32/sym"),
     "packed-4-zeros": _entry(4, 32, False, _scheme("pack-quantized", 4, 32, False), format="int4/32"),
-    "packed-3-act-order": _entry(3, 32, True, _scheme("pack-quantized", 3, 32, True), format=None),
+    "packed-3-act-order": _entry(3, 32, True, _scheme("pack-quantized", 3, 32, True), format="int4/32/sym"),
     "packed-8-rows": _entry(8, None, True, _scheme("pack-quantized", 8, None, True), format="int8/channel/sym"),
     "int8": _entry(8, None, True, _scheme("int-quantized", 8, None, True), format="int8/channel/sym"),
     "int8-zeros": _entry(8, 32, False, _scheme("int-quantized", 8, 32, False), format="int8/32"),

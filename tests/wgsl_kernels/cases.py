@@ -33,6 +33,7 @@ def _elementwise_cases() -> Iterator[Case]:
     yield from cases_of("softcap", "elements", 9, **common, cap=(0.5, 30.0, 1000.0))
     yield from cases_of("gelu", "elements", 12, tanh=(False, True), **common)
     yield from cases_of("select_rows", "elements", 9, **{**common, "results": (1, 2, 40)})
+    yield from cases_of("select_columns", "elements", 6, **common)
     words = tuple(
         {"block": b, "stride": s} for b, s in ((4, 1), (32, 1), (64, 2), (128, 4), (32, 2), (32, 4))
     )

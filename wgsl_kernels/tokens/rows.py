@@ -26,7 +26,8 @@ def _make_advance_inputs(seed=0, tokens=4, steps=6, step=2) -> dict:
     }
 
 
-def _exact(arguments, expected) -> dict:
+def exact(arguments, expected) -> dict:
+    """The tolerance of what moves numbers and computes none."""
     return {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in expected.items()}
 
 
@@ -37,7 +38,7 @@ def _exact(arguments, expected) -> dict:
         "elements": Variant("tokens/select_rows", grid=lambda c: (ceil_div(c["width"], 64), c["results"], 1))
     },
     make_inputs=_make_row_inputs,
-    tolerance=_exact,
+    tolerance=exact,
     cost=lambda s: Cost(4 * s["results"] * s["width"], 4 * s["results"] * s["width"], 0),
 )
 def select_rows(x, rows):
@@ -59,7 +60,7 @@ HISTORY = Port(("steps", "tokens"), "u32")
     updates={"ids": "ids", "history": "history", "state": "state"},
     variants={"one": Variant("tokens/advance", grid=lambda c: (ceil_div(c["tokens"], 64), 1, 1))},
     make_inputs=_make_advance_inputs,
-    tolerance=_exact,
+    tolerance=exact,
     cost=lambda s: Cost(24 * s["tokens"], 16 * s["tokens"], 0),
 )
 def advance(token, ids, history, state):

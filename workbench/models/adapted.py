@@ -22,41 +22,14 @@ from workbench.formats.text import parse_format
 from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
 from workbench.models.lora import Lora
+from workbench.models.orders import order_of
+from workbench.models.over import Over
 from workbench.models.source import open_source
 from workbench.models.specs import LowRank, weights_of
 from workbench.quantizers import rtn
 
 
-class _Over:
-    """Reads like a source but for what subclasses say. notes: for people, behind the source's own."""
-
-    def __init__(self, source: Any, *notes: str):
-        self.source, self._more = source, notes
-        self.path: Path = source.path
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.source.config
-
-    @property
-    def tokenizer_path(self) -> Path:
-        return self.source.tokenizer_path
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("source", "lora", "loras", "_more"):  # asked for before they are there: of a copy
-            raise AttributeError(name)
-        return getattr(self.source, name)
-
-    def names(self) -> list[str]:
-        """Tensors of the source alone."""
-        return self.source.names()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return (*getattr(self.source, "notes", ()), *self._more)
-
-
-class Adapted(_Over):
+class Adapted(Over):
     """A source with the factors of adapters beside its matrices, those of all adapters stacked.
 
     loras: by the names that sequences choose them by. format: what A is stored as, and what B, which is kept in f32, is
@@ -154,12 +127,12 @@ def rounded_to(fmt: WeightFormat, values: np.ndarray) -> np.ndarray:
     return quantized_tensor("", values.shape, own, *rtn.quantize(values, own)).dequantize()
 
 
-class Merged(_Over):
+class Merged(Over):
     """A source of floats whose matrices are W + scale * B A, in f32; raises UnsupportedModelError for integers."""
 
     def __init__(self, source: Any, lora: Lora):
         super().__init__(source, f"with {lora}")
-        self.lora = lora
+        self.lora, self._orders = lora, architecture_of(source.config).orders
         for weight in lora.factors:
             if (fmt := source.describe(weight)[1]).is_quantized:
                 raise UnsupportedModelError(
@@ -185,7 +158,10 @@ class Merged(_Over):
             yield first, self._merged(name, first, part) if name in self.lora.factors else part
 
     def _merged(self, name: str, first: int, part: WeightTensor) -> WeightTensor:
-        values = part.dequantize() + self.lora.delta(name, first, part.shape[0])
+        delta = self.lora.delta(name, first, part.shape[0])
+        if name in self._orders:
+            delta = delta[:, order_of(self.source, self._orders[name])]
+        values = part.dequantize() + delta
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.lora.path}: {name} is not finite with its adapter")
         return float_tensor(name, values, "f32")

@@ -30,7 +30,8 @@ class Architecture(ABC):
 
     layers: decoder layers. context_length: positions that the model was made for. embedding, lm_head: names of their
     tensors, the same where they are tied. notes: what of the file does not count, and why; for people. lora: adapters
-    that are loaded beside it.
+    that are loaded beside it. orders: of matrices whose columns lie in another order, the tensor that holds it
+    (`workbench.models.orders`).
 
     A plan names the activations of decoder layer i `layers.i.NAME`; nothing but the residual stream passes from one
     layer to the next.
@@ -47,6 +48,7 @@ class Architecture(ABC):
     lm_head: str
     notes: tuple[str, ...] = field(default=(), compare=False)
     lora: LowRank | None = field(default=None, compare=False)
+    orders: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     @abstractmethod
@@ -165,7 +167,9 @@ class Architecture(ABC):
             raise ValueError(f"activations are one of {', '.join(ACTIVATIONS)}, not {activations!r}")
         if cache is not None and cache not in CACHES:
             raise ValueError(f"the cache is one of {', '.join(CACHES)}, not {cache!r}")
-        plan = Blocks(self.tensors(), describe, self.plan_name, activations, cache, ring, self.lora)
+        plan = Blocks(
+            self.tensors(), describe, self.plan_name, activations, cache, ring, self.lora, self.orders
+        )
         plan.inputs()
         x = self.embed(plan)
         for index in range(self.layers):

@@ -68,7 +68,8 @@ class Blocks(PlanBuilder):
     """A plan under construction, with the checkpoint's tensors and the types of activations and cache.
 
     describe: of the tensors; plan_name: what plans call a matrix. activations: of `ACTIVATIONS`; cache: of `CACHES`.
-    ring: what layers see that would see more. lora: adapters beside the weights.
+    ring: what layers see that would see more. lora: adapters beside the weights. orders: matrix -> the tensor with the
+    order of its columns, where it is not that of its input.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Blocks(PlanBuilder):
         cache: str | None,
         ring: Ring | None = None,
         lora: LowRank | None = None,
+        orders: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.tensors, self.describe, self._plan_name = tensors, describe, plan_name
@@ -87,6 +89,8 @@ class Blocks(PlanBuilder):
         self.act = "f32" if self.integer_inputs else activations
         self.cache = cache or cache_type(activations)
         self.ring, self.lora = ring, lora
+        self._orders = orders or {}
+        self._ordered: dict[tuple[str, str], str] = {}
 
     # ---- buffers -----------------------------------------------------------------------------------------------
 
@@ -165,9 +169,20 @@ class Blocks(PlanBuilder):
         for tensor, matrix, out in zip(outs, matrices, outs.values(), strict=True):
             y = self.rows(out if add is None else f"{out}.base", self.tensors[f"{tensor}.weight"].shape[0])
             bias = f"{tensor}.bias"
-            self.product(matrix, x, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
+            read = self._in_order(f"{tensor}.weight", x)
+            self.product(matrix, read, y, {"bias": self.vector(bias)} if bias in self.tensors else {})
             found.append(y if add is None else add(y, out))
         return found
+
+    def _in_order(self, weight: str, x: str) -> str:
+        """x with its columns in the order of the matrix's; matrices of one order read one such x."""
+        if (order := self._orders.get(weight)) is None:
+            return x
+        if (x, order) not in self._ordered:
+            y = self.like(x, f"{x}.{order.split('.')[-2]}")
+            self.call("select_columns", {"x": x, "order": self.vector(order)}, {"y": y})
+            self._ordered[x, order] = y
+        return self._ordered[x, order]
 
     def _adapters(
         self, weights: list[str], matrices: list[str], x: str, outs: list[str], rank: int

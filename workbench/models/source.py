@@ -19,6 +19,7 @@ from workbench.models.foreign.gguf_model import GgufModel, gguf_in
 from workbench.models.foreign.mlc import MlcModel, mlc_in
 from workbench.models.foreign.onnx_model import OnnxModel, onnx_in
 from workbench.models.hub import INDEX, WEIGHTS, resolve
+from workbench.models.orders import check_orders
 
 
 class Source(Protocol):
@@ -66,7 +67,13 @@ def open_source(model: Any, *, verify: bool = True) -> Any:
     """
     if hasattr(model, "describe"):
         return model
-    path = resolve(model)
+    source = _opened(resolve(model), verify)
+    check_orders(source, architecture_of(source.config).orders)
+    return source
+
+
+def _opened(path: Path, verify: bool) -> Any:
+    """What reads a path, whose contents are what its configuration asks for."""
     if (path / "manifest.json").exists():
         stored = StoredModel.open(path, verify=verify)
         check_contents(stored, architecture_of(stored.config))

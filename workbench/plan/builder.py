@@ -45,6 +45,11 @@ class PlanBuilder:
         """Declare a one-dimensional f32 weight (a norm, a bias) by its name in the checkpoint; offset: added to it."""
         return self.buffer(tensor, (length,), "f32", "weight", (tensor,), offset=offset)
 
+    def like(self, buffer: str, name: str) -> str:
+        """Declare an activation of the shape and type of another buffer."""
+        other = self._buffers[buffer]
+        return self.buffer(name, other.shape, other.type, "activation")
+
     def call(self, op: str, inputs: dict[str, str], outputs: dict[str, str], **params) -> None:
         """Append a call over declared buffers."""
         for name in (*inputs.values(), *outputs.values()):

@@ -25,7 +25,7 @@ from workbench.models.foreign.export import export
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 
-LAYOUTS = ("gptq-4", "awq", "packed-4-zeros", "gguf")
+LAYOUTS = ("gptq-4", "gptq-act-order", "awq", "packed-4-zeros", "gguf")
 WINDOWS, LENGTH = 2, 512
 
 

@@ -26,6 +26,8 @@ from safetensors.torch import load_file
 from tests.models.checkpoints import write_checkpoint
 from workbench.assets import demo_model_path
 from workbench.models.checkpoint_files import read_json
+from workbench.models.families import architecture_of
+from workbench.models.orders import InPlace
 from workbench.models.source import open_source
 
 #: Weights by name, as a tool dequantizes them.
@@ -240,11 +242,11 @@ TOOLS: dict[str, Make] = {
 def check(made: Path, weights: Weights) -> str:
     """What matrices were read as, and in how many of them a weight is another."""
     source = open_source(made)
+    plain = InPlace(source, architecture_of(source.config).orders)
     read, wrong = Counter[str](), []
     for name, expected in weights.items():
-        tensor = source.tensor(name)
-        read[str(tensor.format)] += 1
-        if not np.array_equal(tensor.dequantize(), expected.detach().numpy()):
+        read[str(source.describe(name)[1])] += 1
+        if not np.array_equal(plain.tensor(name).dequantize(), expected.detach().numpy()):
             wrong.append(name)
     told = ", ".join(f"{count} {kind}" for kind, count in read.items())
     return f"{told}: {f'{len(wrong)} DIFFER, {wrong[0]} first' if wrong else 'bit for bit'}"

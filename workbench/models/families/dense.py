@@ -6,12 +6,13 @@ A family takes these and says what it has besides: more keys, more tensors, anot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.errors import UnsupportedModelError
+from workbench.models import orders
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import Blocks, Heads
 from workbench.models.keys import (
@@ -104,14 +105,17 @@ class Dense(Architecture):
     def parse(cls, config: Mapping) -> Dense:
         own = {key.name for key in cls.keys}
         others = (key for key in PRETRAINED_KEYS if key.name not in own)
-        read, unknown = read_keys(config, (*cls.keys, *others), WHERE)
+        read, unknown = read_keys(config, (*cls.keys, *others, orders.KEY), WHERE)
         fields = cls.fields(config, read)
         notes = list(fields.pop("notes"))
         if unknown:
             notes.append(
                 f"{', '.join(unknown)}: ignored, as transformers' {cls.family}Config does not read them"
             )
-        return cls(**fields, notes=tuple(f"{WHERE}: {note}" for note in notes))
+        model = cls(**fields, notes=tuple(f"{WHERE}: {note}" for note in notes))
+        if not (given := read[orders.NAME]):
+            return model
+        return replace(model, orders=orders.of_matrices(given, model.tensors(), model.adaptable(), WHERE))
 
     @classmethod
     def fields(cls, config: Mapping, read: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +167,7 @@ class Dense(Architecture):
         found[FINAL_NORM] = self.norm_spec()
         if not self.tied_embeddings:
             found[self.lm_head] = TensorSpec(table.shape, (*table.keys, "tie_word_embeddings"))
-        return found
+        return found | orders.specs_of(self.orders, found)
 
     def norm_spec(self) -> TensorSpec:
         return TensorSpec((self.hidden_size,), ("hidden_size", "num_hidden_layers"))
@@ -259,10 +263,12 @@ class Dense(Architecture):
         return self.norm(plan, FINAL_NORM, x, "final")
 
     def facts(self) -> dict[str, str]:
+        ordered = {"columns": f"{len(self.orders)} matrices in orders of their own"} if self.orders else {}
         return {
             "architecture": f"{self.family}, {self.layers} layers, hidden {self.hidden_size}, "
             f"FFN {self.intermediate_size}",
             "attention": f"{self.heads} heads over {self.kv_heads} of {self.head_dim}",
+            **ordered,
         }
 
 

@@ -32,10 +32,13 @@ from workbench.models.float_checkpoint import (
     write_safetensors,
 )
 from workbench.models.foreign import TARGETS, compressed_tensors, export_gguf, export_onnx, gptq
+from workbench.models.orders import InPlace, order_of
 from workbench.models.source import Source
 
 #: Targets that have mixtures of experts.
 OF_EXPERTS = ("hf", "gguf")
+#: Targets whose readers, or whose floats, have columns in any order.
+OF_ORDERS = ("hf", "gptq")
 #: Made of a matrix: its tensors by what stands behind the module's name.
 Pack = Callable[[WeightTensor], Mapping[str, np.ndarray]]
 
@@ -63,7 +66,14 @@ def export(
         raise WorkbenchError(
             f"export: activations = {activations!r}; allowed of {target}: {', '.join(allowed)}"
         )
-    if target not in OF_EXPERTS and architecture_of(source.config).gathered():
+    model = architecture_of(source.config)
+    if target not in OF_ORDERS and model.orders:
+        raise WorkbenchError(
+            f"export: {target} of {source.path}: columns of {len(model.orders)} matrices are grouped in an order of "
+            f"their own (act-order), such as those of {next(iter(model.orders))}; what fits: --to "
+            f"{' or '.join(OF_ORDERS)}"
+        )
+    if target not in OF_EXPERTS and model.gathered():
         raise WorkbenchError(
             f"export: {target} of {source.path}: its readers want experts in layouts of their own; what fits: --to "
             f"{' or '.join(OF_EXPERTS)}"
@@ -87,7 +97,7 @@ def export(
             if target == "onnx":
                 written = export_onnx.write_onnx(source, partial.path, activations)
             elif packing is None:
-                written = write_floats(source, partial.path, floats)
+                written = write_floats(InPlace(source, model.orders), partial.path, floats)
             else:
                 written = _write_packed(source, partial.path, *packing, floats)
             for name in written:
@@ -105,9 +115,11 @@ def _write_packed(
     """A checkpoint with a quantization_config, some of whose matrices are packed."""
     import torch
 
+    plain = InPlace(source, architecture_of(source.config).orders)
+
     def make(name: str) -> dict[str, Any]:
         if name not in packs:
-            return {name: floats_of(source, name, floats)}
+            return {name: floats_of(plain, name, floats)}
         module = name.removesuffix(".weight")
         parts = packs[name](source.tensor(name))
         return {
@@ -115,11 +127,11 @@ def _write_packed(
             for part, values in parts.items()
         }
 
-    described = source.config | {"quantization_config": config, "dtype": "float16"}
+    described = plain.config | {"quantization_config": config, "dtype": "float16"}
     files = {"config.json": json_bytes(described), **tokenizer_files(source)}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    sizes = {name: 4 * math.prod(source.describe(name)[0]) for name in source.names()}
+    sizes = {name: 4 * math.prod(plain.describe(name)[0]) for name in plain.names()}
     return [*files, *write_safetensors(folder, sizes, make)]
 
 
@@ -227,7 +239,7 @@ def _gptq(source: Source) -> tuple[dict[str, Any], dict[str, Pack]]:
         "bits": one.bits,
         "group_size": one.block_size or -1,
         "sym": all(fmt.symmetric for fmt in linear.values()),
-        "desc_act": False,
+        "desc_act": bool(model.orders),
         # Version 1 stores z - 1, and not all of its readers take -1 for a 0.
         "checkpoint_format": "gptq_v2" if zero_somewhere else "gptq",
     }
@@ -236,6 +248,8 @@ def _gptq(source: Source) -> tuple[dict[str, Any], dict[str, Pack]]:
     def pack(tensor: WeightTensor) -> dict[str, np.ndarray]:
         q, zeros = _unsigned(tensor)
         scales = _by_row(tensor, tensor.planes["scales"]).astype(np.float16)
-        return gptq.pack(q, scales, zeros, tensor.format.bits, offset)
+        order = model.orders.get(tensor.name)
+        columns = None if order is None else order_of(source, order)
+        return gptq.pack(q, scales, zeros, tensor.format.bits, offset, columns)
 
     return config, dict.fromkeys(linear, pack)

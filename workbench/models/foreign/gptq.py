@@ -114,14 +114,24 @@ def group_of(headers: Headers, name: str, columns: int, groups: int, asked: Any)
 
 
 def pack(
-    q: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int, offset: int
+    q: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray,
+    bits: int,
+    offset: int,
+    order: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Tensors of a matrix by what they are. q: uint8 [N, K]; scales f16, zeros int [N, G]; offset: of `VERSIONS`."""
+    """Tensors of a matrix by what they are. q: uint8 [N, K]; scales f16, zeros int [N, G]; offset: of `VERSIONS`.
+    order: int [K], the column of the input that each column of q meets; None for their own."""
     columns, groups = q.shape[1], scales.shape[1]
     stored = ((zeros.astype(np.int16) - offset) % 2**bits).astype(np.uint8)
+    group = np.arange(columns, dtype=np.int32) // (columns // groups)
+    if order is not None:
+        places = np.argsort(order)
+        q, group = q[:, places], group[places]
     return {
         "qweight": np.ascontiguousarray(pack_words(q, bits).T),
         "qzeros": pack_words(np.ascontiguousarray(stored.T), bits),
         "scales": np.ascontiguousarray(scales.T),
-        "g_idx": (np.arange(columns, dtype=np.int32) // (columns // groups)).astype(np.int32),
+        "g_idx": group.astype(np.int32),
     }

@@ -1,10 +1,11 @@
 """What all readers of quantized matrices come to: `w = s (q - z)` with integers q and z, or `w = s q + b` with a float
 b, and which format holds that.
 
-    Grid       scales, zero-points or offsets, and sizes of one matrix: small, and enough to choose a format
-    fitting    the format that holds a grid's integers bit for bit, or why none does
-    to_tensor  the integers in that format
-    floats     the weights of a grid in f32, where no format fits
+    Grid          scales, zero-points or offsets, and sizes of one matrix: small, and enough to choose a format
+    side_by_side  the grid with the columns of each group put together, and their order
+    fitting       the format that holds a grid's integers bit for bit, or why none does
+    to_tensor     the integers in that format
+    floats        the weights of a grid in f32, where no format fits
 
 q is unsigned here, 0 to 2**bits - 1, and z in the same units; formats that store signed q are shifted by 2**(bits - 1),
 and an offset makes up for that.
@@ -12,7 +13,7 @@ and an offset makes up for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,12 +72,26 @@ def groups_in_order(name: str, g_idx: np.ndarray, groups: int) -> tuple[int, np.
     return (group, None) if in_runs else (0, g_idx)
 
 
+def side_by_side(grid: Grid) -> tuple[Grid, np.ndarray | None]:
+    """The grid with the columns of each group side by side, and the column of the matrix that each of them is.
+
+    The same grid and None where its groups are runs as they are, and where an order of the columns does not make them
+    runs of one length.
+    """
+    if grid.order is None:
+        return grid, None
+    columns = np.argsort(grid.order, kind="stable")
+    group, left = groups_in_order("", grid.order[columns], grid.scales.shape[1])
+    return (replace(grid, group=group, order=None), columns) if left is None else (grid, None)
+
+
 def fitting(grid: Grid) -> tuple[WeightFormat | None, str]:
     """The format that holds the grid's integers, scales and zero-points as they are; or None and why there is none."""
     if grid.order is not None:
         return (
             None,
-            "its columns are grouped in an order of their own (act-order), which would have to be gathered",
+            "its columns are grouped in an order of their own (act-order), and not in groups of one length in front of "
+            "a linear layer",
         )
     by_row = grid.group >= grid.columns
     if not by_row and grid.group % 32:
