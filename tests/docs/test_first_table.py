@@ -47,6 +47,7 @@ def test_it_is_four_commands_the_first_of_which_clones_and_sets_up(lines):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.release
 def test_they_make_a_table_of_a_checkpoint(lines, checkpoint, tmp_path):
     """As a user runs them, on a machine without an adapter: what the kernels compute there is tested elsewhere."""
     text = tmp_path / "text.txt"

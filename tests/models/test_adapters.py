@@ -61,6 +61,7 @@ def model(made, request):
     return workbench.load(base, backend=request.param, lora=adapters)
 
 
+@pytest.mark.release
 def test_rows_of_one_step_have_different_adapters(made, model):
     """As each of them has alone, merged into the weights; and the base stays what it is beside them."""
     base, adapters, whole = made

@@ -44,6 +44,7 @@ def test_probabilities_are_those_of_one_pass(model, sampling):
         assert token.alternatives[0].id == p.argmax()
 
 
+@pytest.mark.release
 def test_two_models_are_compared_on_both_texts(model, quantized):
     run = continue_prompt({"f16": model, "int4": quantized}, PROMPT, max_new_tokens=40, sampling=SAMPLED)
     first, second = run.continuations

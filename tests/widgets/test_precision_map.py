@@ -198,6 +198,7 @@ def test_the_same_error_twice_does_not_stop_the_slider(shown, costs):
         assert page.get_by_role("alert").is_hidden()
 
 
+@pytest.mark.release
 def test_measures_what_was_predicted(shown, adapter, costs, source, texts, monkeypatch):
     monkeypatch.setattr(
         measured, "PROMPT", 1

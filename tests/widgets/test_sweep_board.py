@@ -161,6 +161,7 @@ def test_follows_a_sweep_of_another_process(shown, tmp_path, quick, monkeypatch)
         widget.close()
 
 
+@pytest.mark.release
 def test_a_folder_is_resumed_by_the_board(spec, tmp_path, monkeypatch):
     """And by Python alone: without a page."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -177,6 +178,7 @@ def test_a_folder_is_resumed_by_the_board(spec, tmp_path, monkeypatch):
     assert board.sweep._observers == []
 
 
+@pytest.mark.release
 def test_a_stop_is_for_one_run(spec, monkeypatch):
     """After it, the same sweep runs to its end from a cell of the notebook, whoever began what was stopped."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
