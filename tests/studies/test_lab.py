@@ -234,11 +234,11 @@ def test_every_kernel_has_sizes_that_it_takes():
         assert own and None not in own.values()
         kernel.inputs(**own)  # raises for one that it does not take
         assert set(worthwhile(kernel, is_cpu=True)) == set(own)
-    sizes = {"tokens", "rows", "columns", "block", "factor"}
+    sizes = {"tokens", "rows", "columns", "block", "factor", "adapters"}
     assert own_sizes(wgsl_kernels.get("linear[int8, a8]")).keys() == sizes
     assert {"heads", "capacity", "splits"} <= own_sizes(wgsl_kernels.get("attention_split")).keys()
     assert worthwhile(wgsl_kernels.get("linear[int2]"), False) == {
-        **{"tokens": 1, "rows": 4096, "columns": 4096, "block": 256, "factor": 1.0}
+        **{"tokens": 1, "rows": 4096, "columns": 4096, "block": 256, "factor": 1.0, "adapters": 0}
     }
     assert worthwhile(wgsl_kernels.get("rms_norm"), True, {"hidden": 7})["hidden"] == 7
     assert family_of(wgsl_kernels.get("norm_qkv[bf16]")) == "norm_qkv"

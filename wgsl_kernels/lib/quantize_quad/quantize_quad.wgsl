@@ -1,4 +1,4 @@
-// provides: QuantizedQuad, quantized_quad
+// provides: quantized_quad
 // needs: to_bytes (largest_of, scale_for, to_word, to_bytes, inverse_of)
 // Eight lanes quantize a block of 32 numbers, four each: an eighth of the work in a row. `words` are those of a lane and
 // of the three behind it: in order in every fourth lane. stride: of the words, as in lib/quantize_block.

@@ -1,4 +1,4 @@
-// provides: TEAM, SUMS, within, Pieces, first_pieces, sums_from, team_sums
+// provides: TEAM, SUMS, within, first_pieces, sums_from, team_sums
 // needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum),
 //   low_rank (low_rank), caller (weight_row)
 // The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
