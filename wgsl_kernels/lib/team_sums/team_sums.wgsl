@@ -48,6 +48,8 @@ fn sums_from(ahead: Pieces, token: u32, first: u32, thread: u32) -> array<f32, S
   return sums;
 }
 
+// Where activations need not be waited for they are loaded in front of the weights, the order that products were
+// measured with.
 fn team_sums(token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
   var sums: array<f32, SUMS>;
   for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] = low_rank(token, weight_row(first, i), thread % TEAM, TEAM); }
