@@ -339,7 +339,7 @@ export class Session {
   }
 
   /**
-   * Steps, a pass each, and a copy of what they leave.
+   * Steps, all in one pass, and a copy of what they leave.
    * @param {Recorded} recorded
    * @param {number} position
    * @param {number} valid tokens of the first step
@@ -361,7 +361,7 @@ export class Session {
    */
   run(recorded, position, count, steps, copy) {
     const encoder = this.device.gpu.createCommandEncoder();
-    for (let step = 0; step < steps; step++) recorded.encode(encoder);
+    recorded.encode(encoder, steps);
     copy?.(encoder);
     this.device.gpu.queue.submit([encoder.finish()]);
     this.furthest = Math.max(position ? this.furthest : 0, position + count); // from 0 on it is another text

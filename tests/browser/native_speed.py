@@ -1,0 +1,295 @@
+"""Decoded tokens a second of a page's modules in Node with Dawn, beside the native engine, on this machine's GPU.
+
+    python -m tests.browser.native_speed --like llama-3-8b --format int4/128 --tokens 256
+    python -m tests.browser.native_speed --like llama-3-8b --node NODE --package FOLDER --folder /dev/shm
+
+Random weights in a published shape are written as a page loads them. The engine of `workbench.load` and the modules
+continue the same prompt greedily, in turns that begin with the other engine each time, after a round that is not
+counted; the rate is that of the tokens behind the first. Prints a table in Markdown for each kind of activations: the
+rates; of a step the microseconds from when groups of it were recorded until they have run ("step"), which is what the
+device takes where recording is hidden behind it; and what recording a dispatch costs the host, in its three parts.
+
+Needs Node 20 and npm's `webgpu` (FOLDER/node_modules/webgpu, of which package.json, index.js and dist/linux-x64 are
+enough). Nothing else should run meanwhile. `--dawn` passes Dawn what no page can ask for, such as
+`enable-dawn-features=disable_robustness`, to see what that costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import workbench
+from tests.support.dawn import swiftshader
+from workbench.errors import WorkbenchError
+from workbench.formats.text import parse_format
+from workbench.formats.writer import ModelWriter
+from workbench.model_bench.synthetic import RandomSource, shape_config
+from workbench.models.source import open_source
+from workbench.runtime.export import export_programs
+from workbench.runtime.step import Step
+from workbench.runtime.wgpu_executor import STEPS, WgpuExecutor
+
+SUPPORT = Path(__file__).resolve().parent.parent / "support"
+SCRIPT = SUPPORT / "native_speed_node.js"
+#: What both engines run: prompts, and greedy tokens.
+HEADS = ("last", "greedy")
+#: Groups of steps that are recorded before they run, and how often that is done.
+GROUPS, RECORDINGS = 4, 5
+
+
+class Node:
+    """`native_speed_node.js` in a process. Raises `WorkbenchError` with what it says."""
+
+    def __init__(self, node: str, package: Path, toggles: Sequence[str], environment: dict[str, str]):
+        self._process = subprocess.Popen(
+            [node, str(SCRIPT), str(package), *toggles],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env=os.environ | environment,
+        )
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            print(json.dumps({"do": do, **request}), file=stdin, flush=True)
+        except BrokenPipeError:
+            pass  # what it said stands in its stderr
+        line = stdout.readline()
+        if not line:
+            raise WorkbenchError(f"Node ended with status {self._process.wait()}")
+        answer = json.loads(line)
+        if problem := answer.get("error") or answer.get("missing"):
+            raise WorkbenchError(f"Node says: {problem}")
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@contextmanager
+def started(node: str, package: Path, toggles: Sequence[str] = ()) -> Iterator[tuple[Node, int]]:
+    """Node on this machine's adapter, else on Chromium's software one, and the lanes of the adapter's subgroups."""
+    icd = swiftshader()
+    software = [{"VK_DRIVER_FILES": icd, "VK_ICD_FILENAMES": icd}] if icd else []
+    for environment in ({}, *software):
+        with closing(Node(node, package, toggles, environment)) as found:
+            try:
+                lanes = found.ask("adapter")["lanes"]
+            except WorkbenchError:
+                if software and environment is not software[-1]:
+                    continue
+                raise
+            yield found, lanes
+            return
+
+
+@dataclass
+class Engine:
+    """rates: tokens a second of each round. parts: microseconds a dispatch of encoding, finishing and submitting, of
+    each recording; steps: microseconds a step."""
+
+    name: str
+    rates: list[float] = field(default_factory=list)
+    parts: list[tuple[float, float, float]] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    dispatches: int = 0
+
+    def recorded(self, found: dict[str, Any]) -> None:
+        self.parts.append((found["encode"], found["finish"], found["submit"]))
+        self.steps.append(found["step"])
+        self.dispatches = found["dispatches"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What both engines do: `count` tokens behind a prompt."""
+
+    prompt: tuple[int, ...]
+    count: int
+    rounds: int
+
+    @property
+    def capacity(self) -> int:
+        return len(self.prompt) + max(self.count, STEPS * GROUPS) + 1
+
+    @property
+    def steps(self) -> int:
+        return STEPS
+
+
+def write_model(folder: Path, shape: str, format: str) -> None:
+    """Random weights, as `convert` would write them."""
+    source = RandomSource(shape, shape_config(shape), parse_format(format))
+    with ModelWriter(folder, config=source.config) as writer:
+        for name in source.names():
+            writer.add(source.tensor(name))
+
+
+def write_native(model: Any, run: Run) -> tuple[list[int], float]:
+    """The tokens, and seconds from the first to the last."""
+    with closing(model.session()) as session:
+        session.feed(run.prompt[:-1])
+        tokens, first = [], 0.0
+        for drawn in session.stream(run.prompt[-1], run.count):
+            first = first or time.perf_counter()
+            tokens.append(drawn.id)
+        return tokens, time.perf_counter() - first
+
+
+def record_native(model: Any, run: Run, groups: int = GROUPS) -> dict[str, Any]:
+    """What `record` of `native_speed_node.js` gives, of the native engine."""
+    executor = model.executor
+    assert isinstance(executor, WgpuExecutor)
+    device = executor.device
+    cache = executor.new_cache(run.capacity)
+    try:
+        recorder = executor.recorder("greedy", 1, cache, ())
+        executor.write_inputs(cache, 1, Step.following(np.array(run.prompt[-1:]), len(run.prompt)))
+        device.read(cache.buffers["history"], np.uint32, 1)
+        encode = finish = 0.0
+        commands = []
+        for _ in range(groups):
+            began = time.perf_counter()
+            encoder = device.wgpu.create_command_encoder()
+            compute = encoder.begin_compute_pass(label="recorded")
+            for _ in range(run.steps):
+                recorder.encode(compute)
+            compute.end()
+            encoded = time.perf_counter()
+            commands.append(encoder.finish())
+            encode, finish = encode + encoded - began, finish + time.perf_counter() - encoded
+        recorded = time.perf_counter()
+        device.wgpu.queue.submit(commands)
+        submit = time.perf_counter() - recorded
+        device.read(cache.buffers["history"], np.uint32, 1)
+        ended = time.perf_counter() - recorded
+    finally:
+        executor.free_cache(cache)
+    each = 1e6 / (groups * run.steps * len(recorder))
+    parts = {"encode": encode * each, "finish": finish * each, "submit": submit * each}
+    return {**parts, "step": ended * 1e6 / (groups * run.steps), "dispatches": len(recorder)}
+
+
+def compare(folder: Path, node: Node, lanes: int, activations: str, run: Run) -> str:
+    """Markdown of what both engines do with the model in a folder, whose programs are written there."""
+    export_programs(
+        open_source(folder / "model"),
+        folder / "programs",
+        max_tokens=run.capacity,
+        heads=HEADS,
+        types=(activations,),
+        subgroups=(lanes,) if lanes else (0,),
+        overwrite=True,
+    )
+    model = workbench.load(folder / "model", backend="wgpu", dtype=activations, max_tokens=run.capacity)
+    facts = node.ask("load", folder=str(folder), activations=activations)
+    python, dawn = Engine("Python"), Engine("Node with Dawn")
+    for turn in range(1 + run.rounds):
+        for engine in (python, dawn) if turn % 2 else (dawn, python):
+            if engine is python:
+                tokens, seconds = write_native(model, run)
+            else:
+                found = node.ask("write", ids=run.prompt, count=run.count)
+                tokens, seconds = found["tokens"], found["seconds"]
+            engine.tokens = tokens
+            if turn:
+                engine.rates.append((run.count - 1) / seconds)
+    for _ in range(RECORDINGS):
+        python.recorded(record_native(model, run))
+        dawn.recorded(node.ask("record", position=len(run.prompt), steps=run.steps, groups=GROUPS))
+    node.ask("close")
+    return told(python, dawn, facts, f"{model.device_name}; activations {activations}")
+
+
+def told(python: Engine, dawn: Engine, facts: dict[str, Any], native: str) -> str:
+    """Markdown of one comparison."""
+
+    def spread(values: list[float], digits: int = 1) -> str:
+        low, high = min(values), max(values)
+        return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+    alike = next(
+        (at for at, (one, other) in enumerate(zip(python.tokens, dawn.tokens, strict=True)) if one != other),
+        None,
+    )
+    same = "the same tokens" if alike is None else f"the same {alike} tokens, of {len(dawn.tokens)}, then others"
+    share = statistics.median(dawn.rates) / statistics.median(python.rates)
+    lines = [
+        f"{native}",
+        f"{facts['runtime']}: {facts['adapter']}; {facts['bundle']}; features: {', '.join(facts['features']) or 'none'}",
+        f"{same}; Dawn's share: {100 * share:.1f} %",
+        "",
+        "| engine | tokens/s, median (range) | step, us | dispatches | recording, us a dispatch | encode + finish + submit |",
+        "|:--|--:|--:|--:|--:|:--|",
+    ]
+    for each in (python, dawn):
+        sums, parts = [sum(parts) for parts in each.parts], zip(*each.parts, strict=True)
+        apart = " + ".join(f"{statistics.median(part):.2f}" for part in parts)
+        lines.append(
+            f"| {each.name} | {spread(each.rates)} | {spread(each.steps, 0)} | {each.dispatches} | {spread(sums, 2)} "
+            f"| {apart} |"
+        )
+    return "\n".join(lines)
+
+
+def missing(node: str | None, package: Path) -> str | None:
+    """Why there can be no comparison, or None."""
+    if node is None:
+        return "no Node was found: name one with --node"
+    if not (package / "node_modules" / "webgpu" / "index.js").is_file():
+        return f"{package} has no npm package webgpu: npm install --prefix {package} webgpu (see --help)"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--like", default="llama-3.2-1b", metavar="SHAPE", help="a shape's name, or a config.json")
+    parser.add_argument("--format", default="int4/128", help="of the weights")
+    parser.add_argument("--activations", nargs="+", default=["f32"], choices=("f32", "f16", "int8"))
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--node", default=shutil.which("node"), metavar="PROGRAM")
+    parser.add_argument(
+        "--package", type=Path, default=SUPPORT, metavar="FOLDER", help="where npm installed webgpu"
+    )
+    parser.add_argument("--dawn", nargs="+", default=[], metavar="OPTION", help="of Dawn's, as KEY=VALUE")
+    parser.add_argument("--folder", type=Path, help="where the model is written, and removed (default: for temporary files)")
+    given = parser.parse_args(argv)
+    if problem := missing(given.node, given.package):
+        sys.exit(f"nothing to compare with: {problem}")
+    vocab = shape_config(given.like)["vocab_size"]
+    ids = np.random.default_rng(0).integers(0, vocab, given.prompt_tokens)
+    run = Run(tuple(map(int, ids)), given.tokens, given.rounds)
+    with (
+        tempfile.TemporaryDirectory(dir=given.folder) as folder,
+        started(given.node, given.package, given.dawn) as (node, lanes),
+    ):
+        write_model(Path(folder) / "model", given.like, given.format)
+        for activations in given.activations:
+            print(f"{given.like}, {given.format}, {run.count} tokens after {len(run.prompt)}, {run.rounds} rounds")
+            print(compare(Path(folder), node, lanes, activations, run), flush=True)
+
+
+if __name__ == "__main__":
+    main()
