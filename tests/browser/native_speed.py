@@ -10,8 +10,8 @@ rates; of a step the microseconds from when groups of it were recorded until the
 device takes where recording is hidden behind it; and what recording a dispatch costs the host, in its three parts.
 
 Needs Node 20 and npm's `webgpu` (FOLDER/node_modules/webgpu, of which package.json, index.js and dist/linux-x64 are
-enough). Nothing else should run meanwhile. `--dawn` passes Dawn what no page can ask for, such as
-`enable-dawn-features=disable_robustness`, to see what that costs.
+enough). Nothing else should run meanwhile. Each `--dawn` adds a row of Dawn with features that no page can ask for, such
+as `disable_robustness`, to see what they cost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,15 @@ from workbench.model_bench.synthetic import RandomSource, shape_config
 from workbench.models.source import open_source
 from workbench.runtime.export import export_programs
 from workbench.runtime.step import Step
-from workbench.runtime.wgpu_executor import STEPS, WgpuExecutor
+from workbench.runtime.wgpu_executor import WgpuExecutor
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 SCRIPT = SUPPORT / "native_speed_node.js"
 #: What both engines run: prompts, and greedy tokens.
 HEADS = ("last", "greedy")
-#: Groups of steps that are recorded before they run, and how often that is done.
-GROUPS, RECORDINGS = 4, 5
+#: Steps of a group that is recorded (in a longer one the processor may be taken away), groups that are recorded before
+#: they run, and how often that is done.
+STEPS, GROUPS, RECORDINGS = 4, 16, 5
 
 
 class Node:
@@ -66,10 +67,8 @@ class Node:
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        try:
+        with suppress(BrokenPipeError):  # what it has said stands in its stderr
             print(json.dumps({"do": do, **request}), file=stdin, flush=True)
-        except BrokenPipeError:
-            pass  # what it said stands in its stderr
         line = stdout.readline()
         if not line:
             raise WorkbenchError(f"Node ended with status {self._process.wait()}")
@@ -84,14 +83,19 @@ class Node:
 
 
 @contextmanager
-def started(node: str, package: Path, toggles: Sequence[str] = ()) -> Iterator[tuple[Node, int]]:
-    """Node on this machine's adapter, else on Chromium's software one, and the lanes of the adapter's subgroups."""
+def started(node: str, package: Path, features: str) -> Iterator[tuple[Node, int]]:
+    """Node on this machine's adapter, else on Chromium's software one, and the lanes of the adapter's subgroups.
+
+    features: of Dawn's, with commas between them; "" for those of a page."""
+    toggles = [f"enable-dawn-features={features}"] if features else []
     found = Node(node, package, toggles, {})
     try:
         try:
             lanes = found.ask("adapter")["lanes"]
         except WorkbenchError:
-            from tests.support.dawn import swiftshader  # needs pytest, which machines with a GPU can do without
+            from tests.support.dawn import (
+                swiftshader,
+            )  # needs pytest, which machines with a GPU can do without
 
             if (icd := swiftshader()) is None:
                 raise
@@ -103,7 +107,7 @@ def started(node: str, package: Path, toggles: Sequence[str] = ()) -> Iterator[t
         found.close()
 
 
-@dataclass
+@dataclass(eq=False)
 class Engine:
     """rates: tokens a second of each round. parts: microseconds a dispatch of encoding, finishing and submitting, of
     each recording; steps: microseconds a step."""
@@ -133,10 +137,6 @@ class Run:
     def capacity(self) -> int:
         return len(self.prompt) + max(self.count, STEPS * GROUPS) + 1
 
-    @property
-    def steps(self) -> int:
-        return STEPS
-
 
 def write_model(folder: Path, shape: str, format: str) -> None:
     """Random weights, as `convert` would write them."""
@@ -157,7 +157,7 @@ def write_native(model: Any, run: Run) -> tuple[list[int], float]:
         return tokens, time.perf_counter() - first
 
 
-def record_native(model: Any, run: Run, groups: int = GROUPS) -> dict[str, Any]:
+def record_native(model: Any, run: Run) -> dict[str, Any]:
     """What `record` of `native_speed_node.js` gives, of the native engine."""
     executor = model.executor
     assert isinstance(executor, WgpuExecutor)
@@ -169,11 +169,11 @@ def record_native(model: Any, run: Run, groups: int = GROUPS) -> dict[str, Any]:
         device.read(cache.buffers["history"], np.uint32, 1)
         encode = finish = 0.0
         commands = []
-        for _ in range(groups):
+        for _ in range(GROUPS):
             began = time.perf_counter()
             encoder = device.wgpu.create_command_encoder()
             compute = encoder.begin_compute_pass(label="recorded")
-            for _ in range(run.steps):
+            for _ in range(STEPS):
                 recorder.encode(compute)
             compute.end()
             encoded = time.perf_counter()
@@ -186,70 +186,77 @@ def record_native(model: Any, run: Run, groups: int = GROUPS) -> dict[str, Any]:
         ended = time.perf_counter() - recorded
     finally:
         executor.free_cache(cache)
-    each = 1e6 / (groups * run.steps * len(recorder))
+    each = 1e6 / (GROUPS * STEPS * len(recorder))
     parts = {"encode": encode * each, "finish": finish * each, "submit": submit * each}
-    return {**parts, "step": ended * 1e6 / (groups * run.steps), "dispatches": len(recorder)}
+    return {**parts, "step": ended * 1e6 / (GROUPS * STEPS), "dispatches": len(recorder)}
 
 
-def compare(folder: Path, node: Node, lanes: int, activations: str, run: Run) -> str:
-    """Markdown of what both engines do with the model in a folder, whose programs are written there."""
+def compare(folder: Path, nodes: dict[str, Node], lanes: int, activations: str, run: Run) -> str:
+    """Markdown of what the engines do with the model in a folder, whose programs are written there. nodes: by the
+    features of Dawn's that they have, pages' first."""
     export_programs(
         open_source(folder / "model"),
         folder / "programs",
         max_tokens=run.capacity,
         heads=HEADS,
         types=(activations,),
-        subgroups=(lanes,) if lanes else (0,),
+        subgroups=(lanes,),
         overwrite=True,
     )
     model = workbench.load(folder / "model", backend="wgpu", dtype=activations, max_tokens=run.capacity)
-    facts = node.ask("load", folder=str(folder), activations=activations)
-    python, dawn = Engine("Python"), Engine("Node with Dawn")
+    request = {"folder": str(folder), "activations": activations, "rows": len(run.prompt)}
+    loaded = [node.ask("load", **request) for node in nodes.values()]
+    python = Engine("Python")
+    dawns = {
+        Engine(f"Node with Dawn{features and f', {features}'}"): node for features, node in nodes.items()
+    }
+    engines = [python, *dawns]
     for turn in range(1 + run.rounds):
-        for engine in (python, dawn) if turn % 2 else (dawn, python):
+        at = turn % len(engines)
+        for engine in engines[at:] + engines[:at]:
             if engine is python:
-                tokens, seconds = write_native(model, run)
+                engine.tokens, seconds = write_native(model, run)
             else:
-                found = node.ask("write", ids=run.prompt, count=run.count)
-                tokens, seconds = found["tokens"], found["seconds"]
-            engine.tokens = tokens
+                found = dawns[engine].ask("write", ids=run.prompt, count=run.count)
+                engine.tokens, seconds = found["tokens"], found["seconds"]
             if turn:
                 engine.rates.append((run.count - 1) / seconds)
     for _ in range(RECORDINGS):
         python.recorded(record_native(model, run))
-        dawn.recorded(node.ask("record", position=len(run.prompt), steps=run.steps, groups=GROUPS))
-    node.ask("close")
-    return told(python, dawn, facts, f"{model.device_name}; activations {activations}")
+        for engine, node in dawns.items():
+            engine.recorded(node.ask("record", position=len(run.prompt), steps=STEPS, groups=GROUPS))
+    for node in nodes.values():
+        node.ask("close")
+    return told(engines, loaded[0], f"{model.device_name}; activations {activations}")
 
 
-def told(python: Engine, dawn: Engine, facts: dict[str, Any], native: str) -> str:
-    """Markdown of one comparison."""
+def told(engines: Sequence[Engine], facts: dict[str, Any], native: str) -> str:
+    """Markdown of one comparison; the first engine is the one that others are compared with."""
 
-    def spread(values: list[float], digits: int = 1) -> str:
+    def spread(values: Sequence[float], digits: int = 1) -> str:
         low, high = min(values), max(values)
         return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
-    alike = next(
-        (at for at, (one, other) in enumerate(zip(python.tokens, dawn.tokens, strict=True)) if one != other),
-        None,
-    )
-    same = "the same tokens" if alike is None else f"the same {alike} tokens, of {len(dawn.tokens)}, then others"
-    share = statistics.median(dawn.rates) / statistics.median(python.rates)
+    features = ", ".join(facts["features"]) or "none"
     lines = [
-        f"{native}",
-        f"{facts['runtime']}: {facts['adapter']}; {facts['bundle']}; features: {', '.join(facts['features']) or 'none'}",
-        f"{same}; Dawn's share: {100 * share:.1f} %",
+        native,
+        f"{facts['runtime']}: {facts['adapter']}; {facts['bundle']}; features: {features}",
         "",
-        "| engine | tokens/s, median (range) | step, us | dispatches | recording, us a dispatch | encode + finish + submit |",
-        "|:--|--:|--:|--:|--:|:--|",
+        "| engine | tokens/s, median (range) | share | tokens | step, us | dispatches | recording, us a dispatch "
+        "| encode + finish + submit |",
+        "|:--|--:|--:|:--|--:|--:|--:|:--|",
     ]
-    for each in (python, dawn):
-        sums, parts = [sum(parts) for parts in each.parts], zip(*each.parts, strict=True)
-        apart = " + ".join(f"{statistics.median(part):.2f}" for part in parts)
-        lines.append(
-            f"| {each.name} | {spread(each.rates)} | {spread(each.steps, 0)} | {each.dispatches} | {spread(sums, 2)} "
-            f"| {apart} |"
-        )
+    first = engines[0]
+    for each in engines:
+        share = statistics.median(each.rates) / statistics.median(first.rates)
+        pairs = enumerate(zip(first.tokens, each.tokens, strict=True))
+        parts_at = next((at for at, (one, other) in pairs if one != other), None)
+        same = "the same" if parts_at is None else f"others from {parts_at} on"
+        apart = " + ".join(f"{statistics.median(part):.2f}" for part in zip(*each.parts, strict=True))
+        rates, steps = spread(each.rates), spread(each.steps, 0)
+        recording = spread([sum(parts) for parts in each.parts], 2)
+        cells = (each.name, rates, f"{share:.1%}", same, steps, each.dispatches, recording, apart)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -266,7 +273,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--like", default="llama-3.2-1b", metavar="SHAPE", help="a shape's name, or a config.json")
+    parser.add_argument(
+        "--like", default="llama-3.2-1b", metavar="SHAPE", help="a shape's name, or a config.json"
+    )
     parser.add_argument("--format", default="int4/128", help="of the weights")
     parser.add_argument("--activations", nargs="+", default=["f32"], choices=("f32", "f16", "int8"))
     parser.add_argument("--prompt-tokens", type=int, default=32)
@@ -276,22 +285,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--package", type=Path, default=SUPPORT, metavar="FOLDER", help="where npm installed webgpu"
     )
-    parser.add_argument("--dawn", nargs="+", default=[], metavar="OPTION", help="of Dawn's, as KEY=VALUE")
-    parser.add_argument("--folder", type=Path, help="where the model is written, and removed (default: for temporary files)")
+    parser.add_argument(
+        "--dawn", action="append", default=[], metavar="FEATURES", help="of Dawn's, with commas between them"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where the model is written, and removed (default: among temporary files)"
+    )
     given = parser.parse_args(argv)
     if problem := missing(given.node, given.package):
         sys.exit(f"nothing to compare with: {problem}")
     vocab = shape_config(given.like)["vocab_size"]
     ids = np.random.default_rng(0).integers(0, vocab, given.prompt_tokens)
     run = Run(tuple(map(int, ids)), given.tokens, given.rounds)
-    with (
-        tempfile.TemporaryDirectory(dir=given.folder) as folder,
-        started(given.node, given.package, given.dawn) as (node, lanes),
-    ):
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder, ExitStack() as stack:
+        nodes = {}
+        for features in ("", *given.dawn):
+            nodes[features], lanes = stack.enter_context(started(given.node, given.package, features))
         write_model(Path(folder) / "model", given.like, given.format)
         for activations in given.activations:
-            print(f"{given.like}, {given.format}, {run.count} tokens after {len(run.prompt)}, {run.rounds} rounds")
-            print(compare(Path(folder), node, lanes, activations, run), flush=True)
+            print(
+                f"{given.like}, {given.format}, {run.count} tokens after {len(run.prompt)}, {run.rounds} rounds"
+            )
+            print(compare(Path(folder), nodes, lanes, activations, run), flush=True)
 
 
 if __name__ == "__main__":

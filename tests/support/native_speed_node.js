@@ -38,9 +38,10 @@ const run = {
     return { lanes: adapter.features.has("subgroups") && least === most ? most : 0 };
   },
 
-  /** Until `close`. */
-  async load({ folder, activations }) {
-    model = await Model.load(gpu, reading(folder), { activations });
+  /** Until `close`. rows: of the longest prompt. */
+  async load({ folder, activations, rows }) {
+    const wanted = ({ head, tokens }) => head === "greedy" || (head === "last" && tokens <= rows);
+    model = await Model.load(gpu, reading(folder), { activations, wanted });
     await Promise.all(model.player.programs.map((program) => model.player.compile(program))); // nothing compiles beside
     session = await model.session();
     const { name, gpu: device } = model.device;
