@@ -10,8 +10,8 @@ rates; of a step the microseconds from when groups of it were recorded until the
 device takes where recording is hidden behind it; and what recording a dispatch costs the host, in its three parts.
 
 Needs Node 20 and npm's `webgpu` (FOLDER/node_modules/webgpu, of which package.json, index.js and dist/linux-x64 are
-enough). Nothing else should run meanwhile. Each `--dawn` adds a row of Dawn with features that no page can ask for, such
-as `disable_robustness`, to see what they cost.
+enough). Nothing else should run meanwhile. Each `--dawn` adds a row of Dawn with features that no page can ask for,
+such as `disable_robustness`, to see what they cost.
 """
 
 from __future__ import annotations
