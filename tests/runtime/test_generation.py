@@ -307,8 +307,8 @@ def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
     """The device stops after two groups, however many tokens were asked for."""
     if model.backend != "wgpu":
         pytest.skip("the references never run ahead")
-    sent, send = [], streaming._send
-    monkeypatch.setattr(streaming, "_send", lambda *given: sent.append(given[-1]) or send(*given))
+    sent, send = [], streaming.Flight.send
+    monkeypatch.setattr(streaming.Flight, "send", lambda *given: sent.append(given[-1]) or send(*given))
     tokens = model.generate_ids(random_ids(model.vocab_size, 4), 100)
     taken = 0
     for _ in tokens:
