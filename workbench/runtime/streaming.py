@@ -31,7 +31,11 @@ GROUP_S = 0.008
 
 
 class Pace:
-    """How many steps make up a group: one at first, then as many as take `GROUP_S`, `most` at most."""
+    """How many steps make up a group: one at first, then as many as take `GROUP_S`, `most` at most.
+
+    A group takes no longer than passes from the arrival of the one before to its own. Where the host is what takes
+    that long, longer groups let it keep up, since each costs it something beside its steps.
+    """
 
     def __init__(self, most: int):
         self.steps, self._most = 1, most
@@ -41,13 +45,13 @@ class Pace:
         """The device had nothing to do, and gets a group now."""
         self._last = time.perf_counter()
 
-    def arrived(self, steps: int, *, waited: bool) -> None:
-        """A group came back. Where this one and the one before were waited for, the time between is what it took."""
+    def arrived(self, steps: int) -> None:
+        """A group of so many steps came back."""
         now = time.perf_counter()
-        if waited and self._last is not None:
+        if self._last is not None:
             step_s = (now - self._last) / steps
             self.steps = max(1, min(self._most, 2 * self.steps, round(GROUP_S / max(step_s, 1e-6))))
-        self._last = now if waited else None
+        self._last = now
 
 
 class Readbacks:
@@ -113,14 +117,14 @@ class Flight:
             for sequence, position in zip(moved.sequences.tolist(), moved.positions.tolist(), strict=True):
                 cache.reach(position, steps, sequence)
             executor.write_state(cache, self.rows, moved)
-            for start in range(0, steps, together):
-                if start:
-                    device.wgpu.queue.submit([encoder.finish()])
+            for left in range(steps, 0, -together):
                 encoder = device.wgpu.create_command_encoder()
                 compute = encoder.begin_compute_pass(label=f"{head}, {self.rows} token(s)")
-                for _ in range(min(together, steps - start)):
+                for _ in range(min(together, left)):
                     recorder.encode(compute)
                 compute.end()
+                if left > together:
+                    device.wgpu.queue.submit([encoder.finish()])
             wanted = list(_wanted(cache, head, steps, self.rows, executor.config.vocab_size))
             readback = executor.readbacks.take(sum(nbytes for _, _, nbytes in wanted))
             for name, offset, nbytes in wanted:
@@ -129,14 +133,13 @@ class Flight:
         self._groups.append((steps, readback))
         self.sent += steps
 
-    def land(self) -> tuple[bytes, int, bool]:
-        """What the oldest group leaves, its steps, and whether the host had to wait for it."""
+    def land(self) -> tuple[bytes, int]:
+        """What the oldest group leaves, as soon as it is done, and its steps."""
         steps, readback = self._groups.popleft()
         with self._executor.device.errors():
-            waited = not readback.poll()
             data = readback.wait()
         self._executor.readbacks.give(readback)
-        return data, steps, waited
+        return data, steps
 
     def abandon(self) -> None:
         """Nobody waits for what is on the device."""
@@ -159,8 +162,8 @@ def groups(flight: Flight, count: int, pace: Pace, *, ahead: bool = True) -> Ite
             if not ahead:
                 pace.begins()
             fill()
-            data, steps, waited = flight.land()
-            pace.arrived(steps, waited=waited)
+            data, steps = flight.land()
+            pace.arrived(steps)
             given += steps
             if ahead:
                 fill()  # before the consumer takes its time
