@@ -27,7 +27,7 @@ from .step import Step
 #: Groups on the device at a time.
 AHEAD = 2
 #: About how long a group lasts: much longer than the host needs to send the next one, shorter than a reader notices.
-GROUP_S = 0.008
+GROUP_S = 0.016
 
 
 class Pace:
