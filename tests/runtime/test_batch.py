@@ -9,6 +9,7 @@ import pytest
 
 import workbench
 from workbench.errors import CacheFullError, OutOfMemoryError, PromptTooLongError, WorkbenchError
+from workbench.runtime import streaming
 from workbench.runtime.batch import packed_steps, shares
 from workbench.runtime.step import Step
 
@@ -80,20 +81,21 @@ def test_the_references_give_each_what_it_gives_alone(shallow, texts):
         assert differs(found.logits, model.forward(text).logits) <= 2e-5
 
 
-def test_many_sequences_go_on_one_token_a_step(model, texts):
-    """Prompts together, then one step a token for all of them, against sessions of their own."""
+def test_many_sequences_go_on_one_token_a_step(model, texts, monkeypatch):
+    """Prompts together, then one step a token for all of them, against sessions of their own. Groups grow to 8 steps."""
+    monkeypatch.setattr(streaming, "GROUP_S", 10)
     expected = []
     for text in texts:
         with closing(model.session()) as session:
             session.feed(text)
-            expected.append(session.greedy(10))
+            expected.append(session.greedy(21))
     with closing(model.batch(len(texts))) as batch:
         logits = batch.feed(dict(enumerate(texts)))
         first = {n: int(row.argmax()) for n, row in logits.items()}
-        rest = batch.greedy_after(first, 9)
+        rest = batch.greedy_after(first, 20)
         assert [[first[n], *rest[n]] for n in range(len(texts))] == expected
-        assert [batch.length(n) for n in range(len(texts))] == [len(text) + 9 for text in texts]
-        batch.take_back(2, 9)  # one of them again, beside another's next token
+        assert [batch.length(n) for n in range(len(texts))] == [len(text) + 20 for text in texts]
+        batch.take_back(2, 20)  # one of them again, beside another's next token
         again = batch.feed({2: [first[2]], 4: [rest[4][-1]]})
         assert int(again[2].argmax()) == rest[2][0]
 

@@ -14,6 +14,7 @@ import torch
 
 from workbench.errors import WorkbenchError
 from workbench.runtime import streaming
+from workbench.runtime.native import Recorder
 from workbench.runtime.sampling import Sampler, SamplingOptions
 
 from .models import SHAPES, model_on, random_ids, reference_on, write_random
@@ -307,8 +308,8 @@ def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
     """The device stops after two groups, however many tokens were asked for."""
     if model.backend != "wgpu":
         pytest.skip("the references never run ahead")
-    sent, send = [], streaming._send
-    monkeypatch.setattr(streaming, "_send", lambda *given: sent.append(given[-1]) or send(*given))
+    sent, send = [], streaming.Flight.send
+    monkeypatch.setattr(streaming.Flight, "send", lambda *given: sent.append(given[-1]) or send(*given))
     tokens = model.generate_ids(random_ids(model.vocab_size, 4), 100)
     taken = 0
     for _ in tokens:
@@ -321,6 +322,33 @@ def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
         for at, _ in enumerate(session.stream(3, 50, ahead=False)):
             assert sum(sent) <= at + sent[-1]  # nothing runs while this is looked at
     assert sum(sent) == 50
+
+
+def test_steps_of_a_group_are_one_pass(model, monkeypatch):
+    """Or as many as keep the device busy with the group in front: 1, 1, 1, 2, 4, 8 and 16 steps, in passes of no more
+    steps than that."""
+    if model.backend != "wgpu":
+        pytest.skip("the references have no passes")
+    monkeypatch.setattr(streaming, "GROUP_S", 10)
+    passes, groups = [], []
+    encode, send = Recorder.encode, streaming.Flight.send
+
+    def encoded(recorder, compute):
+        passes.append(compute)
+        encode(recorder, compute)
+
+    def sent(flight, steps):
+        before = len(passes)
+        send(flight, steps)
+        own = passes[before:]
+        groups.append((steps, max(own.count(each) for each in own)))
+
+    monkeypatch.setattr(Recorder, "encode", encoded)
+    monkeypatch.setattr(streaming.Flight, "send", sent)
+    with contextlib.closing(model.session()) as session:
+        session.feed([1, 2])
+        assert len(session.greedy_after(3, 50)) == 50
+    assert groups == [(1, 1), (1, 1), (1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (16, 16), (1, 1)]
 
 
 def test_a_process_may_end_while_the_device_runs_ahead(checkpoint, open_promised):

@@ -68,7 +68,7 @@ def test_a_program_that_was_written_and_read_gives_the_same_bits(
     built = player.pipelines(again(program))
     recorder = player.record(again(program), built, given.buffers)
     executor.write_inputs(given, size, Step.following(IDS[:size], 0))
-    executor._submit(recorder, 1, "read")
+    executor._submit(recorder, "read")
     [logits] = player.read(program, ["logits"], size)
     assert np.array_equal(logits, expected)
 

@@ -70,6 +70,8 @@ def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
         if long_rows(context):
             return 224, 1, 8
         return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
+    if fmt == "int4" and not long_rows(context):
+        return 256, 4, 2
     return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
 
 

@@ -315,7 +315,8 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                         f"store_blocks/{by_quads(c)}",
                     ),
                     refuse=_whole_blocks,
-                    defaults=gemv_defaults(lambda c: (256, 2, 4)),  # measured on an H200
+                    # measured on an H200: teams in which every thread has a piece of a row
+                    defaults=gemv_defaults(lambda c: (256, 2 if c["columns"] > 2048 else 4, 4)),
                     why="few tokens: the row is quantized by those that need it, the product where it is made",
                 )
             },

@@ -5,8 +5,8 @@
 // again by a single workgroup, which has nothing to hide its loads behind (120 us, H100); this leaves it a number for
 // each GROUP rows. A workgroup takes one group, in one pass or in several (lib/run_passes): a CPU's compiler unrolls
 // nothing inside a loop of one pass, which costs half the speed of a product with INT4 weights (llvmpipe).
-// needs: team_sums (within, team_sums, TEAM), norm_sum (start_sum, norm_factor), add_up (add_up, sum_of),
-//   keep_logit (keep_logit), stage (stage), run_passes (run_passes)
+// needs: team_sums (within, SUMS), norm_sum (norm_factor), add_up (add_up, sum_of), keep_logit (keep_logit),
+//   run_passes (run_passes)
 @group(0) @binding(6) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(8) var<storage, read_write> index: array<u32>;
 
@@ -16,10 +16,9 @@ var<private> found: u32;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, GROUP); }
 
-// One pass: rows `first` to first + AT_ONCE.
-fn compute_pass(token: u32, first: u32, thread: u32) {
-  start_sum();
-  add_up(team_sums(token, first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
+// What the threads of one pass have of rows `first` to first + AT_ONCE.
+fn compare(token: u32, first: u32, sums: array<f32, SUMS>, thread: u32) {
+  add_up(sums, thread);
   for (var team = 0u; team < TEAMS; team++) {
     let factor = norm_factor(team);
     for (var i = 0u; i < ROWS_PER_TEAM; i++) {
@@ -39,7 +38,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let group = id.x + id.z * 32768u;
   best = -3.4028234e38;  // the lowest f32
   found = group * GROUP;
-  stage(token, thread);
   run_passes(token, found, thread);
   let slot = ROW_OFFSET / GROUP + group;
   if (thread == 0u && slot < GROUPS) {

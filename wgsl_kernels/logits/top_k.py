@@ -167,7 +167,7 @@ def _max_cost(parts: Kernel, s) -> Cost:
     return Cost(cost.read, cost.written + 4 * s["tokens"] * s["rows"], cost.flops)
 
 
-def norm_linear_max(product: Kernel, parts: Kernel, op: str) -> Kernel:
+def norm_linear_max(product: Kernel, parts: Kernel, op: str, *, staged: bool) -> Kernel:
     """The pair for a `norm_linear` and its `norm_argmax`: the latter with the logits."""
     why = "few tokens: the largest of each group of rows comes with the product"
     return register(
@@ -177,7 +177,7 @@ def norm_linear_max(product: Kernel, parts: Kernel, op: str) -> Kernel:
             reference=partial(_max_reference, product),
             writes={"y": Port(("tokens", "out_rows"), "f32", binding=9), **PARTS},
             params={**parts.params, "out_rows": int},
-            variants={"gemv": grouped(product.variants["gemv"], "keep_logit/plane", why)},
+            variants={"gemv": grouped(product.variants["gemv"], "keep_logit/plane", why, staged=staged)},
             tolerance=partial(_max_tolerance, product, parts),
             cost=partial(_max_cost, parts),
             derive=lambda s: {"out_rows": s.get("rows"), **parts.derive(s)},
@@ -186,12 +186,12 @@ def norm_linear_max(product: Kernel, parts: Kernel, op: str) -> Kernel:
 
 
 for _product, _parts in NORM_ARGMAX:
-    norm_linear_max(_product, _parts, "norm_linear_max")
+    norm_linear_max(_product, _parts, "norm_linear_max", staged=False)
 for _product, _parts in NORM_ARGMAX_A8:
-    norm_linear_max(_product, _parts, "norm_linear_max_a8")
+    norm_linear_max(_product, _parts, "norm_linear_max_a8", staged=True)
 
 
-def _top(product: str, with_largest: str) -> Rule:
+def _top(product: str, with_largest: str, *, staged: bool) -> Rule:
     def end(p, x, norm, weight, *, eps, k):
         """Logits behind a norm, and the largest of them."""
         logits = getattr(p, product)(x=x, norm=norm, weight=weight, eps=eps)
@@ -203,9 +203,12 @@ def _top(product: str, with_largest: str) -> Rule:
 
     def unedited(facts: Facts, match: Match) -> bool | dict[str, int]:
         # whoever changes the logits would leave the largest of groups as they were
-        return not match.kept(f"{product}.0.y") and whole_groups(facts, match)
+        return not match.kept(f"{product}.0.y") and whole_groups(facts, match, staged)
 
     return rule(end, by_groups, name=with_largest, where=unedited)
 
 
-TOP_K = (_top("norm_linear", "norm_linear_max"), _top("norm_linear_a8", "norm_linear_max_a8"))
+TOP_K = (
+    _top("norm_linear", "norm_linear_max", staged=False),
+    _top("norm_linear_a8", "norm_linear_max_a8", staged=True),
+)

@@ -159,11 +159,6 @@ class Readback:
         """Whether the device has answered."""
         return self.answered.is_set()
 
-    def poll(self) -> bool:
-        """Look whether the device has answered, without waiting."""
-        checked.wgpuDevicePoll(self._device._internal, False, ffi.NULL)
-        return self.arrived
-
     def wait(self) -> bytes:
         """The copied bytes, as soon as their submit is done. Raises `RuntimeError` where the device is lost."""
         poll = checked.wgpuDevicePoll

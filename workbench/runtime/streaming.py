@@ -1,4 +1,4 @@
-"""Tokens as a stream: the device runs ahead while earlier tokens are on their way back.
+"""Greedy and drawn tokens, step behind step on the device, while earlier ones are on their way back.
 
 Steps go out in groups, each with one small readback behind it. Two groups are on the device at a time: while the host
 waits for one, reads it and hands its tokens out, the other runs. So the device never waits for a consumer that keeps
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,15 @@ from .step import Step
 #: Groups on the device at a time.
 AHEAD = 2
 #: About how long a group lasts: much longer than the host needs to send the next one, shorter than a reader notices.
-GROUP_S = 0.008
+GROUP_S = 0.016
 
 
 class Pace:
-    """How many steps make up a group: one at first, then as many as take `GROUP_S`, `most` at most."""
+    """How many steps make up a group: one at first, then as many as take `GROUP_S`, `most` at most.
+
+    A group takes no longer than passes from the arrival of the one before to its own. Where the host is what takes
+    that long, longer groups let it keep up, since each costs it something beside its steps.
+    """
 
     def __init__(self, most: int):
         self.steps, self._most = 1, most
@@ -40,20 +45,20 @@ class Pace:
         """The device had nothing to do, and gets a group now."""
         self._last = time.perf_counter()
 
-    def arrived(self, steps: int, *, waited: bool) -> None:
-        """A group came back. Where this one and the one before were waited for, the time between is what it took."""
+    def arrived(self, steps: int) -> None:
+        """A group of so many steps came back."""
         now = time.perf_counter()
-        if waited and self._last is not None:
+        if self._last is not None:
             step_s = (now - self._last) / steps
             self.steps = max(1, min(self._most, 2 * self.steps, round(GROUP_S / max(step_s, 1e-6))))
-        self._last = now if waited else None
+        self._last = now
 
 
 class Readbacks:
-    """Buffers for readbacks, of one size, used again and again."""
+    """Buffers for readbacks, used again and again."""
 
-    def __init__(self, device: Any, size: int):
-        self._device, self._size = device, size
+    def __init__(self, device: Any):
+        self._device = device
         self._free: list[Readback] = []
         self._abandoned: list[Readback] = []
 
@@ -61,12 +66,17 @@ class Readbacks:
         """How many are not in use."""
         return len(self._free) + len(self._abandoned)
 
-    def take(self) -> Readback:
+    def take(self, size: int) -> Readback:
+        """One of at least so many bytes, rounded up so that groups of few steps and of many share them."""
         for each in [each for each in self._abandoned if each.arrived]:
             self._abandoned.remove(each)
             each.clear()
             self._free.append(each)
-        return self._free.pop() if self._free else Readback(self._device.wgpu, self._size)
+        found = next((each for each in self._free if each.size >= size), None)
+        if found is None:
+            return Readback(self._device.wgpu, -(-size // 1024) * 1024)
+        self._free.remove(found)
+        return found
 
     def give(self, readback: Readback) -> None:
         self._free.append(readback)
@@ -74,6 +84,92 @@ class Readbacks:
     def abandon(self, readback: Readback) -> None:
         """Nobody waits for it: it is used again when it has arrived."""
         self._abandoned.append(readback)
+
+
+class Flight:
+    """Groups of steps of one head that are on the device, the oldest first. The rows of the first step have their
+    tokens from the host, those of all others from the step before."""
+
+    def __init__(self, executor: Any, head: str, step: Step, cache: Any):
+        self._executor, self._head, self._step, self._cache = executor, head, step, cache
+        self.rows = executor.size_of(step, cache)
+        self._groups: deque[tuple[int, Readback]] = deque()
+        self.sent = 0
+        with executor.device.lock:
+            refuse_inside(executor)
+            executor.write_inputs(cache, self.rows, step)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def send(self, steps: int) -> None:
+        """Submit steps behind those that were sent.
+
+        A submit costs the device about 40 us between two steps (H200), so steps share one, and a pass: as many as the
+        group in front has, since the device is busy with that while they are recorded; one by one if there is none.
+        """
+        together = self._groups[-1][0] if self._groups else 1
+        executor, device, head, cache = self._executor, self._executor.device, self._head, self._cache
+        with device.lock, device.errors():
+            refuse_inside(executor)
+            recorder = executor.recorder(head, self.rows, cache, ())
+            moved = replace(self._step, positions=self._step.positions + self.sent)
+            for sequence, position in zip(moved.sequences.tolist(), moved.positions.tolist(), strict=True):
+                cache.reach(position, steps, sequence)
+            executor.write_state(cache, self.rows, moved)
+            for left in range(steps, 0, -together):
+                encoder = device.wgpu.create_command_encoder()
+                compute = encoder.begin_compute_pass(label=f"{head}, {self.rows} token(s)")
+                for _ in range(min(together, left)):
+                    recorder.encode(compute)
+                compute.end()
+                if left > together:
+                    device.wgpu.queue.submit([encoder.finish()])
+            wanted = list(_wanted(cache, head, steps, self.rows, executor.config.vocab_size))
+            readback = executor.readbacks.take(sum(nbytes for _, _, nbytes in wanted))
+            for name, offset, nbytes in wanted:
+                readback.copy(encoder, cache.buffers[name], offset, nbytes)
+            readback.submit(encoder)
+        self._groups.append((steps, readback))
+        self.sent += steps
+
+    def land(self) -> tuple[bytes, int]:
+        """What the oldest group leaves, as soon as it is done, and its steps."""
+        steps, readback = self._groups.popleft()
+        with self._executor.device.errors():
+            data = readback.wait()
+        self._executor.readbacks.give(readback)
+        return data, steps
+
+    def abandon(self) -> None:
+        """Nobody waits for what is on the device."""
+        for _, readback in self._groups:
+            self._executor.readbacks.abandon(readback)
+        self._groups.clear()
+
+
+def groups(flight: Flight, count: int, pace: Pace, *, ahead: bool = True) -> Iterator[tuple[bytes, int]]:
+    """`count` steps, group by group: what each leaves, and its steps. ahead: as `stream` has it."""
+    given = 0
+    most = AHEAD if ahead else 1
+
+    def fill() -> None:
+        while flight.sent < count and len(flight) < most:
+            flight.send(min(pace.steps, count - flight.sent))
+
+    try:
+        while given < count:
+            if not ahead:
+                pace.begins()
+            fill()
+            data, steps = flight.land()
+            pace.arrived(steps)
+            given += steps
+            if ahead:
+                fill()  # before the consumer takes its time
+            yield data, steps
+    finally:
+        flight.abandon()
 
 
 def stream(
@@ -94,69 +190,31 @@ def stream(
     `NonFiniteError` for logits that are not usable, `CacheFullError`, `DeviceLostError`.
     """
     cache.require(count)
-    device, start = executor.device, cache.position
-    with device.lock:
-        refuse_inside(executor)
-        executor.write_inputs(cache, 1, Step.following(np.array([first]), start))
-        if options is not None:
+    device, position = executor.device, cache.position
+    flight = Flight(executor, head, Step.following(np.array([first]), position), cache)
+    if options is not None:
+        with device.lock:
             device.write(cache.buffers["options"], options.numpy())
             device.write(cache.buffers["seen"], seen)
-    pace, pending, sent, given = Pace(executor.steps), deque(), 0, 0
-
-    def fill() -> None:
-        nonlocal sent
-        while sent < count and len(pending) < (AHEAD if ahead else 1):
-            steps = min(pace.steps, count - sent)
-            pending.append((steps, _send(executor, head, cache, start + sent, steps)))
-            sent += steps
-
-    try:
-        while given < count:
-            if not ahead:
-                pace.begins()
-            fill()
-            steps, readback = pending.popleft()
-            with device.errors():
-                waited = not readback.poll()
-                data = readback.wait()
-            executor.readbacks.give(readback)
-            pace.arrived(steps, waited=waited)
-            given += steps
-            if ahead:
-                fill()  # before the consumer takes its time
-            yield read_group(data, head, steps, executor.config.vocab_size, start + given)
-    finally:
-        for _, readback in pending:
-            executor.readbacks.abandon(readback)
+    for data, steps in groups(flight, count, Pace(executor.steps), ahead=ahead):
+        position += steps
+        yield read_group(data, head, steps, executor.config.vocab_size, position)
 
 
-def _send(executor: Any, head: str, cache: Any, position: int, steps: int) -> Readback:
-    """Submit steps, one by one, so that the device begins with the first while the next is being recorded."""
-    device = executor.device
-    with device.lock, device.errors():
-        refuse_inside(executor)
-        cache.reach(position, steps)
-        recorder = executor.recorder(head, 1, cache, ())
-        device.write(
-            cache.buffers["state"], np.array([position, 1 + cache.adapters[0], 0, 0], dtype=np.uint32)
-        )
-        for step in range(steps):
-            encoder = device.wgpu.create_command_encoder()
-            compute = encoder.begin_compute_pass(label=f"{head}, 1 token(s)")
-            recorder.encode(compute)
-            compute.end()
-            if step + 1 < steps:
-                device.wgpu.queue.submit([encoder.finish()])
-        readback = executor.readbacks.take()
-        for name, offset, nbytes in _wanted(cache, head, steps, executor.config.vocab_size):
-            readback.copy(encoder, cache.buffers[name], offset, nbytes)
-        readback.submit(encoder)
-    return readback
+def greedy_rows(executor: Any, step: Step, count: int, cache: Any) -> np.ndarray:
+    """Tokens [count, rows]: what follows each row of a step, greedily, one behind the other."""
+    cache.take(step, count)
+    flight = Flight(executor, "greedy", step, cache)
+    found = [
+        np.frombuffer(data, np.uint32).reshape(steps, flight.rows)[:, : len(step)].astype(np.int64)
+        for data, steps in groups(flight, count, Pace(executor.steps))
+    ]
+    return np.concatenate(found)
 
 
-def _wanted(cache: Any, head: str, steps: int, vocab_size: int) -> Iterator[tuple[str, int, int]]:
+def _wanted(cache: Any, head: str, steps: int, rows: int, vocab_size: int) -> Iterator[tuple[str, int, int]]:
     """(buffer, offset, bytes) of what a group leaves, in the order of `read_group`."""
-    yield "history", 0, 4 * steps
+    yield "history", 0, 4 * steps * rows
     if head == "greedy":
         return
     yield "seen", 4 * (cache.seen_words - 1), 4
@@ -164,11 +222,6 @@ def _wanted(cache: Any, head: str, steps: int, vocab_size: int) -> Iterator[tupl
         count = min(LIKELY, vocab_size)
         yield "told", 0, 4 * steps * (count + 1)
         yield "told_ids", 0, 4 * steps * count
-
-
-def readback_bytes(steps: int) -> int:
-    """The most that a group of so many steps leaves."""
-    return 4 * (steps * (2 + 2 * LIKELY) + 1)
 
 
 def read_group(data: bytes, head: str, steps: int, vocab_size: int, until: int) -> list[Drawn]:

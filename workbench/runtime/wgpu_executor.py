@@ -39,7 +39,7 @@ from .player import Player
 from .program import Program
 from .sampling import Drawn
 from .step import Step, padded
-from .streaming import Readbacks, readback_bytes, stream
+from .streaming import Readbacks, greedy_rows, stream
 
 #: Tokens a step: prompts are cut into these. Padding the last piece costs time, more steps cost time too.
 CHUNKS = (256, 64, 16, 4, 1)
@@ -102,7 +102,7 @@ class WgpuExecutor(Sequential):
         self.plan = Plans(source, config, activations, self.cache, ring)
         self._ready: dict[tuple, _Ready] = {}
         self.player = Player(device, source)
-        self.steps, self.readbacks = STEPS, Readbacks(device, readback_bytes(STEPS))
+        self.steps, self.readbacks = STEPS, Readbacks(device)
 
     @property
     def device_name(self) -> str:
@@ -117,7 +117,7 @@ class WgpuExecutor(Sequential):
         other = copy.copy(self)
         other.plan = plans
         other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
-        other.readbacks = Readbacks(self.device, readback_bytes(STEPS))
+        other.readbacks = Readbacks(self.device)
         return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
@@ -205,7 +205,7 @@ class WgpuExecutor(Sequential):
             if edited:
                 self._submit_edited(ready, recorder, edited, cache, step)
             else:
-                self._submit(recorder, 1, f"{head}, {size} token(s)")
+                self._submit(recorder, f"{head}, {size} token(s)")
             names = tuple(dict.fromkeys((*self.plan(head).results, *keep)))
             results = dict(zip(names, self._read(ready, names, step), strict=True))
             results |= {name: self._rows(ready, name, valid) for name in hold}
@@ -230,20 +230,8 @@ class WgpuExecutor(Sequential):
         return stream(self, head, first, count, cache, options, seen, ahead=ahead)
 
     def greedy_rows(self, step: Step, count: int, cache: WgpuCache) -> np.ndarray:
-        """Tokens [count, rows]: what follows each row, greedily; at most `steps` of them between two readbacks."""
-        cache.take(step, count)
-        size, groups = self.size_of(step, cache), []
-        with self.device.lock:
-            refuse_inside(self)
-            recorder = self.recorder("greedy", size, cache, ())
-            for start in range(0, count, self.steps):
-                steps = min(self.steps, count - start)
-                self.write_inputs(cache, size, step)
-                self._submit(recorder, steps, f"greedy, {size} rows")
-                words = self.device.read(cache.buffers["history"], np.uint32, steps * size)
-                groups.append(words.reshape(steps, size)[:, : len(step)].astype(np.int64))
-                step = Step(groups[-1][-1], step.positions + steps, step.sequences)
-        return np.concatenate(groups)
+        """See `Executor.greedy_rows`."""
+        return greedy_rows(self, step, count, cache)
 
     # ---- preparing -------------------------------------------------------------------------------------------
 
@@ -294,20 +282,23 @@ class WgpuExecutor(Sequential):
     ) -> None:
         """What the next step, padded to `size` rows, reads beside the cache."""
         self.device.write(cache.buffers["ids"], padded(step.ids, size))
-        self.device.write(cache.buffers["state"], step.state(size, cache.adapters))
+        self.write_state(cache, size, step)
         self.device.write(cache.buffers["result_rows"], padded(step.results, min(size, cache.sequences)))
         if targets is not None:
             self.device.write(cache.buffers["targets"], padded(targets, size))
 
-    def _submit(self, recorder: Recorder, times: int, label: str) -> None:
-        """One submit a step, so that the device executes one while the next is being recorded. label: of the pass."""
+    def write_state(self, cache: WgpuCache, size: int, step: Step) -> None:
+        """Where the rows of the next step, padded to `size`, stand."""
+        self.device.write(cache.buffers["state"], step.state(size, cache.adapters))
+
+    def _submit(self, recorder: Recorder, label: str) -> None:
+        """One pass in a submit of its own. label: of the pass."""
         with self.device.errors():
-            for _ in range(times):
-                encoder = self.device.wgpu.create_command_encoder()
-                compute = encoder.begin_compute_pass(label=label)
-                recorder.encode(compute)
-                compute.end()
-                self.device.wgpu.queue.submit([encoder.finish()])
+            encoder = self.device.wgpu.create_command_encoder()
+            compute = encoder.begin_compute_pass(label=label)
+            recorder.encode(compute)
+            compute.end()
+            self.device.wgpu.queue.submit([encoder.finish()])
 
     def _submit_edited(
         self, ready: _Ready, recorder: Recorder, edits: Edits, cache: WgpuCache, step: Step
@@ -315,13 +306,13 @@ class WgpuExecutor(Sequential):
         """The step up to each edited activation, which is read, replaced and written back; then the rest."""
         start = 0
         for stop, name in stops([each.writes for each in ready.program.dispatches], edits):
-            self._submit(recorder.between(start, stop), 1, f"up to the edit of {name}")
+            self._submit(recorder.between(start, stop), f"up to the edit of {name}")
             [x] = self._read(ready, [name], step)
             rows = step.results if self._by_result(ready, name) else slice(None)
             new = replacement(self, name, edits, x, step.places(rows), x.dtype)
             self.device.write(self.player.buffer_of(ready.program, name), new)
             start = stop
-        self._submit(recorder.between(start, len(recorder)), 1, "after the last edit")
+        self._submit(recorder.between(start, len(recorder)), "after the last edit")
 
     def _by_result(self, ready: _Ready, name: str) -> bool:
         return ready.plan.plan.arrays[name][1][0] == "results"

@@ -1,9 +1,12 @@
 // provides: run_passes
-// needs: caller (AT_ONCE, compute_pass)
+// needs: team_sums (team_sums, TEAM), norm_sum (start_sum), stage (stage), caller (AT_ONCE, compare)
 // A workgroup computes AT_ONCE rows of its group at a time.
 fn run_passes(token: u32, first: u32, thread: u32) {
-  for (var round = 0u; round < GROUP / AT_ONCE; round++) {
-    compute_pass(token, first + round * AT_ONCE, thread);
+  let own = thread / TEAM * ROWS_PER_TEAM;
+  stage(token, thread);
+  for (var at = 0u; at < GROUP; at += AT_ONCE) {
+    start_sum();
+    compare(token, first + at, team_sums(token, first + at + own, thread), thread);
     workgroupBarrier();  // the next pass's sums are written where this one's were read
   }
 }
