@@ -12,7 +12,9 @@ const HEAD_BLOCKS: u32 = HEAD_DIM / 32u;
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = id.y * HEADS + id.x;
   reduce_parts(head, thread);
-  for (var b = thread; b < HEAD_BLOCKS; b += THREADS) {
+  for (var turn = 0u; turn < (HEAD_BLOCKS + THREADS - 1u) / THREADS; turn++) {
+    let b = turn * THREADS + thread;
+    if (b >= HEAD_BLOCKS) { break; }
     var v: array<vec4<f32>, 8>;
     for (var i = 0u; i < 8u; i++) { v[i] = lane_sums[b * 8u + i]; }
     let q = quantized_block(v, STRIDE);

@@ -33,7 +33,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
   }
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * SUMS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * SUMS) { break; }
     let team = i / SUMS;
     let token = first_token + i % SUMS / ROWS_PER_TEAM;
     let row = group_first + team * ROWS_PER_TEAM + i % ROWS_PER_TEAM;

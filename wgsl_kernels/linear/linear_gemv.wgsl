@@ -13,7 +13,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
   add_up(team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread), thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;

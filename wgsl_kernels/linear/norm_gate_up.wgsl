@@ -13,7 +13,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
   stage(token, thread);
   add_up(team_sums(token, group_first + thread / TEAM * UNITS, thread), thread);
-  for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * UNITS) { break; }
     let unit = group_first + i;
     let team = i / UNITS;
     if (unit < WIDTH) {

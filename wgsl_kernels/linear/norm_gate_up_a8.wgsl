@@ -42,7 +42,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let sums = sums_from(ahead, token, first + own, thread);
     if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
     add_up(sums, thread);
-    for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
+    for (var turn = 0u; turn < (ROUND_UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let i = turn * WORKGROUP + thread;
+      if (i >= ROUND_UNITS) { break; }
       let team = i / UNITS;
       let factor = norm_factor(team);
       let gate = sum_of(team, i % UNITS * 2u) * factor;

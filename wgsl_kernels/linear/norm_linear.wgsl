@@ -13,7 +13,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
   add_up(sums_from(ahead, token, first, thread), thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     let team = i / ROWS_PER_TEAM;
     if (row < ROWS) {

@@ -9,6 +9,7 @@
 const TEAM_SUBGROUPS: u32 = TEAM / SUBGROUP_SIZE;
 const FOURS: u32 = (SUMS + 3u) / 4u;
 const LAST: u32 = SUMS - 1u;
+const HALVINGS: u32 = countTrailingZeros(SUBGROUP_SIZE) - 2u;  // of the lanes that share one of four sums
 var<workgroup> sum_scratch: array<f32, TEAMS * SUMS * TEAM_SUBGROUPS>;
 
 // Of four sums over a subgroup, the one that the lane's two highest bits name.
@@ -17,7 +18,7 @@ fn sum_of_four(v: vec4<f32>, lane: u32) -> f32 {
   let two = select(v.xy, v.zw, upper) + subgroupShuffleXor(select(v.zw, v.xy, upper), SUBGROUP_SIZE / 2u);
   let odd = (lane & (SUBGROUP_SIZE / 4u)) != 0u;
   var sum = select(two.x, two.y, odd) + subgroupShuffleXor(select(two.y, two.x, odd), SUBGROUP_SIZE / 4u);
-  for (var apart = SUBGROUP_SIZE / 8u; apart > 0u; apart >>= 1u) { sum += subgroupShuffleXor(sum, apart); }
+  for (var n = 0u; n < HALVINGS; n++) { sum += subgroupShuffleXor(sum, (SUBGROUP_SIZE / 8u) >> n); }
   return sum;
 }
 
