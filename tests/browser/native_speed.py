@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from workbench.formats.writer import ModelWriter
 from workbench.model_bench.synthetic import RandomSource, shape_config
 from workbench.models.source import open_source
 from workbench.runtime.export import export_programs
+from workbench.runtime.program import Program
 from workbench.runtime.step import Step
 from workbench.runtime.wgpu_executor import WgpuExecutor
 
@@ -50,6 +52,8 @@ HEADS = ("last", "greedy")
 #: Steps of a group that is recorded (in a longer one the processor may be taken away), groups that are recorded before
 #: they run, and how often that is done.
 STEPS, GROUPS, RECORDINGS = 4, 16, 5
+#: The same, of a step without one of its kernels.
+LEFT_OUT = 3
 
 
 class Node:
@@ -157,14 +161,22 @@ def write_native(model: Any, run: Run) -> tuple[list[int], float]:
         return tokens, time.perf_counter() - first
 
 
-def record_native(model: Any, run: Run) -> dict[str, Any]:
+def labels_of(program: Program) -> list[str]:
+    """The kernel of each dispatch."""
+    return [program.pipelines[each.pipeline].label for each in program.dispatches]
+
+
+def record_native(model: Any, run: Run, without: str | None = None) -> dict[str, Any]:
     """What `record` of `native_speed_node.js` gives, of the native engine."""
     executor = model.executor
     assert isinstance(executor, WgpuExecutor)
     device = executor.device
     cache = executor.new_cache(run.capacity)
     try:
-        recorder = executor.recorder("greedy", 1, cache, ())
+        recorders = [executor.recorder("greedy", 1, cache, ())]
+        if without is not None:
+            labels = labels_of(executor.program("greedy", 1, cache))
+            recorders = [r for r, label in zip(recorders[0].apart(), labels, strict=True) if label != without]
         executor.write_inputs(cache, 1, Step.following(np.array(run.prompt[-1:]), len(run.prompt)))
         device.read(cache.buffers["history"], np.uint32, 1)
         encode = finish = 0.0
@@ -174,7 +186,8 @@ def record_native(model: Any, run: Run) -> dict[str, Any]:
             encoder = device.wgpu.create_command_encoder()
             compute = encoder.begin_compute_pass(label="recorded")
             for _ in range(STEPS):
-                recorder.encode(compute)
+                for recorder in recorders:
+                    recorder.encode(compute)
             compute.end()
             encoded = time.perf_counter()
             commands.append(encoder.finish())
@@ -186,14 +199,17 @@ def record_native(model: Any, run: Run) -> dict[str, Any]:
         ended = time.perf_counter() - recorded
     finally:
         executor.free_cache(cache)
-    each = 1e6 / (GROUPS * STEPS * len(recorder))
+    dispatches = sum(map(len, recorders))
+    each = 1e6 / (GROUPS * STEPS * dispatches)
     parts = {"encode": encode * each, "finish": finish * each, "submit": submit * each}
-    return {**parts, "step": ended * 1e6 / (GROUPS * STEPS), "dispatches": len(recorder)}
+    return {**parts, "step": ended * 1e6 / (GROUPS * STEPS), "dispatches": dispatches}
 
 
-def compare(folder: Path, nodes: dict[str, Node], lanes: int, activations: str, run: Run) -> str:
+def compare(
+    folder: Path, nodes: dict[str, Node], lanes: int, activations: str, run: Run, kernels: bool = False
+) -> str:
     """Markdown of what the engines do with the model in a folder, whose programs are written there. nodes: by the
-    features of Dawn's that they have, pages' first."""
+    features of Dawn's that they have, pages' first. kernels: with what each kernel takes."""
     export_programs(
         open_source(folder / "model"),
         folder / "programs",
@@ -225,9 +241,50 @@ def compare(folder: Path, nodes: dict[str, Node], lanes: int, activations: str, 
         python.recorded(record_native(model, run))
         for engine, node in dawns.items():
             engine.recorded(node.ask("record", position=len(run.prompt), steps=STEPS, groups=GROUPS))
+    text = told(engines, loaded[0], f"{model.device_name}; activations {activations}")
+    if kernels:
+        text += by_kernel(engines, model, dawns, run)
     for node in nodes.values():
         node.ask("close")
-    return told(engines, loaded[0], f"{model.device_name}; activations {activations}")
+    return text
+
+
+def by_kernel(engines: Sequence[Engine], model: Any, dawns: dict[Engine, Node], run: Run) -> str:
+    """Markdown of the microseconds of a step that each kernel takes: by how much less a step without it takes, of
+    `LEFT_OUT` each. What kernels of both are called may differ by how they were lowered."""
+    cache = model.executor.new_cache(run.capacity)
+    found = {engines[0]: Counter(labels_of(model.executor.program("greedy", 1, cache)))}
+    model.executor.free_cache(cache)
+    found |= {engine: Counter(node.ask("kernels")["labels"]) for engine, node in dawns.items()}
+
+    def taken(engine: Engine, label: str | None) -> float:
+        request = {"position": len(run.prompt), "steps": STEPS, "groups": GROUPS, "without": label}
+        steps = []
+        for _ in range(RECORDINGS):
+            step = (
+                dawns[engine].ask("record", **request)
+                if engine in dawns
+                else record_native(model, run, label)
+            )
+            steps.append(step["step"])
+        return statistics.median(steps)
+
+    whole = {engine: taken(engine, None) for engine in engines}
+    lines = [
+        "",
+        "",
+        f"| kernel | {' | '.join(each.name for each in engines)} |",
+        f"|:--|{'--:|' * len(engines)}",
+    ]
+    for label in dict.fromkeys(label for labels in found.values() for label in labels):
+        cells = [
+            f"{found[e][label]} x {(whole[e] - taken(e, label)) / found[e][label]:.2f}"
+            if found[e][label]
+            else ""
+            for e in engines
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def told(engines: Sequence[Engine], facts: dict[str, Any], native: str) -> str:
@@ -289,6 +346,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--dawn", action="append", default=[], metavar="FEATURES", help="of Dawn's, with commas between them"
     )
     parser.add_argument(
+        "--kernels", action="store_true", help="tell what each kernel takes of a step, in microseconds"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="where the model is written, and removed (default: among temporary files)"
     )
     given = parser.parse_args(argv)
@@ -306,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(
                 f"{given.like}, {given.format}, {run.count} tokens after {len(run.prompt)}, {run.rounds} rounds"
             )
-            print(compare(Path(folder), nodes, lanes, activations, run), flush=True)
+            print(compare(Path(folder), nodes, lanes, activations, run, given.kernels), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_both_engines_write_the_same_tokens_and_their_rates_stand_in_a_table(
     adapter, tmp_path, capsys, monkeypatch, activations
 ):
     node = require_node()
-    for name in ("GROUPS", "RECORDINGS"):
+    for name in ("GROUPS", "RECORDINGS", "LEFT_OUT"):
         monkeypatch.setattr(native_speed, name, 2)
     shape = tmp_path / "config.json"
     shape.write_text(json.dumps(SHAPE))
@@ -46,7 +46,7 @@ def test_both_engines_write_the_same_tokens_and_their_rates_stand_in_a_table(
         "--rounds",
         "2",
     ]
-    more = ["--node", node, "--folder", str(work), "--dawn", "skip_validation"]
+    more = ["--node", node, "--folder", str(work), "--dawn", "skip_validation", "--kernels"]
     native_speed.main([*options, *more, "--activations", activations])
     told = capsys.readouterr().out
     assert f"{activations}-" in told and "features: " in told
@@ -57,6 +57,8 @@ def test_both_engines_write_the_same_tokens_and_their_rates_stand_in_a_table(
         assert int(dispatches) >= 6
         assert all(float(each.split()[0].replace(",", "")) > 0 for each in (rate, step, recording))
         assert parts.count("+") == 2
+    kernels = re.findall(r"^\| (\S+)/\S+((?: \| \d+ x -?[\d.]+){3}) \|$", told, re.MULTILINE)
+    assert {"embedding[int4]", "linear[int4]", "argmax_reduce", "advance"} <= {name for name, _ in kernels}
     assert not any(work.iterdir())
 
 

@@ -7,6 +7,7 @@ import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 import { Model } from "../../workbench/browser/model.js";
+import { Recorded } from "../../workbench/browser/player.js";
 
 const [installed, ...toggles] = process.argv.slice(2);
 const require = createRequire(join(resolve(installed), "package.json"));
@@ -63,11 +64,13 @@ const run = {
 
   /**
    * Of groups of greedy steps behind a position: microseconds a dispatch that recording takes, in its three parts, and
-   * microseconds a step from when all groups are recorded until they have run.
+   * microseconds a step from when all groups are recorded until they have run. without: a kernel that is left out.
    */
-  async record({ position, steps, groups }) {
+  async record({ position, steps, groups, without }) {
     const program = model.player.programs.find(({ target }) => target.head === "greedy");
-    const recorded = await session.record(program);
+    const { label, rows, calls } = await session.record(program);
+    const left = ([pipeline]) => program.pipelines[pipeline].label !== without;
+    const recorded = new Recorded(label, rows, calls.filter((_, n) => left(program.dispatches[n])));
     const { queue } = model.device.gpu;
     await queue.onSubmittedWorkDone();
     session.writeState(position, 1, 1);
@@ -91,6 +94,12 @@ const run = {
     const dispatches = recorded.calls.length;
     for (const part of Object.keys(spent)) spent[part] *= 1000 / (groups * steps * dispatches);
     return { ...spent, step, dispatches };
+  },
+
+  /** The kernel of each dispatch of a greedy step. */
+  async kernels() {
+    const { pipelines, dispatches } = model.player.programs.find(({ target }) => target.head === "greedy");
+    return { labels: dispatches.map(([pipeline]) => pipelines[pipeline].label) };
   },
 
   async close() {
