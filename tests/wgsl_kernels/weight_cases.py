@@ -17,9 +17,9 @@ from tests.wgsl_kernels.dealing import (
     cases_of,
     covering,
     deal,
+    fitting_cases,
     in_f16,
     team_cases,
-    tile_cases,
     weight_options,
 )
 
@@ -55,7 +55,8 @@ def linear_cases() -> Iterator[Case]:
 
 def integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": (1, 2, 3, 9, 16, 17), "tile": (1, 17, 63, 65, 70)}
+    few = (1, 2, 3, 9, 16, 17)
+    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": few, "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:
@@ -204,7 +205,6 @@ def integer_fused_cases() -> Iterator[Case]:
         splits=(1, 2, 7, 64),
         head_dim=(32, 64, 320),
         stride=(1, 2, 4),
-        subgroups=(False,),
         y_dtype=("f32",),
     )
 
@@ -249,7 +249,9 @@ def expert_cases() -> Iterator[Case]:
         }
         yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
         tiled = {**shapes, "tokens": (17, 70), "apart": (False, True), "part": parts}
-        yield from islice(tile_cases(f"expert_linear_sorted{form}", **tiled), number % 3, number % 3 + 2)
+        yield from islice(
+            fitting_cases(f"expert_linear_sorted{form}", "tile", **tiled), number % 3, number % 3 + 2
+        )
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
         # scores beside INT8 activations would be a buffer too many
         added = {"residual": True, "factor": 0.22}

@@ -25,7 +25,7 @@ from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..quantized.quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
-from ..reduce import team_reduction
+from ..reduce import by_quads, known_lanes, team_reduction
 from ..state import NO_RING, RING, slot_file
 from ..tiles import WORKGROUP_BYTES
 from ..weights import dense, quant_params, weight_ports, weight_sizes, with_planes
@@ -72,7 +72,7 @@ def row_fits(columns: int) -> bool:
 def _sum_bytes(context: Context) -> int:
     """Of the workgroup memory in which sums are added up over teams, and of 64 products."""
     threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    lanes = known_lanes(context)
     return 256 + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
 
 
@@ -81,12 +81,6 @@ def _refuse(context: Context) -> str | None:
     if need > WORKGROUP_BYTES:
         return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
     return refuse_columns(context)
-
-
-def by_quads(context: Context) -> str:
-    """Who quantizes a block of 32: eight lanes of a subgroup ("quads"), or a thread ("blocks")."""
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
-    return "quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "blocks"
 
 
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
