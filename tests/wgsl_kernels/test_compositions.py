@@ -18,6 +18,7 @@ from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gel
 from wgsl_kernels.linear.shared_norm import SHARED_NORM
 from wgsl_kernels.lora.low_rank import NONE
 from wgsl_kernels.numerics import random_tensor
+from wgsl_kernels.quantized.gated_mul_a8 import gelu_mul_in_int8, silu_mul_in_int8
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
 from wgsl_kernels.quantized.rms_norm_a8 import norm_in_int8
 from wgsl_kernels.state import make_state
@@ -49,7 +50,15 @@ RANK, ADAPTERS = 4, 2
 #: Rules whose results are words of INT8.
 IN_WORDS = {
     rule.name
-    for rule in (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
+    for rule in (
+        reduce_in_int8,
+        norm_in_int8,
+        silu_mul_in_int8,
+        gelu_mul_in_int8,
+        norm_gate_up_a8,
+        norm_gate_up_gelu_a8,
+        SHARED_NORM[1],
+    )
 } | {"norm_gate_up_a8_adapted", "norm_gate_up_gelu_a8_adapted"}
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
@@ -150,12 +159,16 @@ def test_after_computes_what_before_does(rule, seed):
                 assert torch.equal(other.long(), one.long())
 
 
-def test_what_is_quantized_where_it_is_made():
+@pytest.mark.parametrize(
+    ("op", "sizes"),
+    [("attention_reduce", {"head_dim": 32}), ("silu_mul", {"width": 52}), ("gelu_mul", {"width": 52})],
+)
+def test_what_is_quantized_where_it_is_made(op, sizes):
     """Pairs whose result is INT8 give the words of the quantization that they replace."""
-    pair = library().get("attention_reduce[a8]")
-    arguments = pair.inputs(seed=4, head_dim=32, stride=2)
+    pair, plain = library().get(f"{op}[a8]"), library().get(op)
+    arguments = pair.inputs(seed=4, stride=2, **sizes)
     words, scales = pair.run_reference(arguments).values()
-    whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
+    whole = plain.run_reference({name: arguments[name] for name in plain.reads})["y"]
     expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
     assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
 

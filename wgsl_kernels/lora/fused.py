@@ -21,6 +21,7 @@ from ..linear.norm_linear_a8 import (
     norm_qkv_a8,
 )
 from ..linear.norm_qkv_rows import QKV_ROWS
+from ..quantized.gated_mul_a8 import SIDE_BY_SIDE
 from .lent import bound_together, lent, lent_behind_a_norm
 
 
@@ -79,6 +80,7 @@ ADAPTED: tuple[Rule, ...] = (
     *map(lent_behind_a_norm, (norm_qkv_a8, norm_gate_up_a8, norm_gate_up_gelu_a8)),
     *map(lent_behind_a_norm, QKV_ROWS),
     *map(lent, STACKED_QKV),
+    *map(lent, SIDE_BY_SIDE),
     lent_behind_a_norm(norm_linear, single=True),
     lent_behind_a_norm(norm_linear_a8, single=True),
     NORM_LORA_DOWN,
