@@ -3,7 +3,8 @@
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
 // needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
-//   add_up (add_up, sum_of), activate (activate), store_blocks (store_blocks)
+//   add_up (add_up, sum_of), activate (activate), store_blocks (store_blocks),
+//   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
 
@@ -15,6 +16,8 @@ var<workgroup> products: array<f32, MADE>;
 var<private> token: u32;
 var<private> group_first: u32;
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i / 2u, WIDTH, MADE) + (i & 1u) * WIDTH; }
+const LOW_SUMS: u32 = 2u * MADE;
+fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, weight_row(first, slot)); }
 
 fn made_quad(i: u32) -> vec4<f32> {
   return vec4<f32>(products[i * 4u], products[i * 4u + 1u], products[i * 4u + 2u], products[i * 4u + 3u]);
@@ -33,9 +36,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   token = id.y;
   group_first = (id.x + id.z * 32768u) * MADE;
   let own = thread / TEAM * UNITS;
+  let low = low_ahead(token, group_first, thread);
   // weights of a round are on their way while the row is made, and while sums of the round before are added up
   var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
+  add_low(low, token, group_first, thread);
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_sum();
@@ -44,9 +49,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     add_up(sums, thread);
     for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
       let team = i / UNITS;
+      let slot = (round * ROUND_UNITS + i) * 2u;
       let factor = norm_factor(team);
-      let gate = sum_of(team, i % UNITS * 2u) * factor;
-      let up = sum_of(team, i % UNITS * 2u + 1u) * factor;
+      let gate = (sum_of(team, i % UNITS * 2u) + low_sum(slot)) * factor;
+      let up = (sum_of(team, i % UNITS * 2u + 1u) + low_sum(slot + 1u)) * factor;
       products[round * ROUND_UNITS + i] = select(0.0, activate(gate) * up, first + i < WIDTH);
     }
     workgroupBarrier();

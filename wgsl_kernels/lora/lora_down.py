@@ -73,7 +73,7 @@ def _variant(fmt: str, integer: bool, *, norm: bool = False) -> Variant:
         else:
             pieces = _pieces(fmt, integer, context)
         factor = "norm" if norm and context["factored"] else "none"
-        files = f"extra_sum/{factor}", f"row_factor/{factor}", "low_rank/none"
+        files = f"extra_sum/{factor}", f"row_factor/{factor}"
         return *pieces, *files, *team_reduction(context)
 
     return Variant(

@@ -38,8 +38,8 @@ def low_rank_files(context: Context, *, own_state: bool = True) -> tuple[str, ..
     """The library files with what an adapter adds, or that stand in for it. own_state: whether nothing else of the
     kernel binds the state."""
     if "lora_b" not in context.types:
-        return ("low_rank/none",)
-    return "low_rank/plane", "row_state/bound" if own_state else "row_state/caller"
+        return "low_rank/none", "low_sums/none"
+    return "low_rank/plane", "low_sums/workgroup", "row_state/bound" if own_state else "row_state/caller"
 
 
 def _parts(rows: int, given) -> torch.Tensor:
