@@ -52,6 +52,8 @@ MODULES = (
     "linear.norm_qkv_rows",
     "lora.lora_down",
     "lora.lora_up",
+    "lora.slices",
+    "lora.beside",
     "logits.divergence",
     "logits.logits",
     "logits.norm_argmax",

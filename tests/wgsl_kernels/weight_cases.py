@@ -96,7 +96,7 @@ def fused_cases() -> Iterator[Case]:
     )
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         plain = {"columns": columns, "x_dtype": TYPES, **weight_options(fmt)}
-        common = {**plain, "adapters": (0, 2)}
+        common = {**plain, "adapters": (0, 2), "slices": (1, 3, 11)}
         tokens = (1, 2, 3, 4)
         yield from team_cases(
             f"norm_linear[{fmt}]", fused=True, tokens=tokens, rows=(1, 3, 33, 64, 130), **common
@@ -158,9 +158,11 @@ def integer_fused_cases() -> Iterator[Case]:
     )
     for fmt in ZERO_POINTS:
         plain = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **weight_options(fmt)}
-        common = {**plain, "adapters": (0, 2)}
+        common = {**plain, "adapters": (0, 2), "slices": (1, 3, 11)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **plain}
-        yield from team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows, adapters=(0, 2))
+        yield from team_cases(
+            f"norm_linear_a8[{fmt}]", fused=True, **rows, adapters=(0, 2), slices=(1, 3, 11)
+        )
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from team_cases(name, fused=True, group=(128,), **rows)
         yield from team_cases(
@@ -294,10 +296,29 @@ def lora_cases() -> Iterator[Case]:
         floats = {**shapes, "columns": (5, *columns), "x_dtype": TYPES}
         count = 3 if fmt == "int4" else 1  # it has pieces of two sizes
         yield from cases_of(f"lora_down[{fmt}]", "gemv", count, least=count, **floats)
-        normed = {**floats, "columns": columns, "factored": (False, True)}
+        normed = {**floats, "columns": columns}
         yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", count, least=count, **normed)
+        sliced = {**normed, "columns": (36, 260, 576, 896)}
+        yield from cases_of(f"norm_lora_slices[{fmt}]", "gemv", 1, least=1, **sliced)
+        sliced |= {"rank": (4, 8, 36)}
+        yield from cases_of(
+            f"lora_up_norm_slices[{fmt}]", "gemv", count, least=count, **{**sliced, "y_dtype": TYPES}
+        )
         strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
         integers = {**shapes, "columns": (5, *columns), **strides}
         yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)
+    beside = {
+        "tokens": (1, 2, 3),
+        "rows": (1, 33, 123, 130),
+        "columns": (5, 172, 896, 1156),
+        "ranks": (4, 16, 36),
+        "adapters": (1, 2, 3),
+        "bias": (False, True),
+        "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
+    }
+    for fmt in ZERO_POINTS:
+        yield from cases_of(
+            f"linear_lora_down[{fmt}, a8, f32]", "gemv", 2, least=2, **beside, **weight_options(fmt)
+        )
     added = {"width": WIDTHS, "tokens": (1, 3, 5), "adapters": (1, 2), "rank": (4, 8, 36), "x_dtype": TYPES}
     yield from cases_of("lora_up", "elements", 3, least=3, subgroups=(False,), **added)

@@ -88,7 +88,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda c
             "extra_sum/norm",
             "weigh/norm",
             "stage/none",
-            *low_rank_files(c, own_state="kv_heads" not in c.sizes),
+            *low_rank_files(c, own_state="kv_heads" not in c.sizes, one_token=True),
             *piece_library(fmt, c),
             *team_reduction(c),
             *library(c),
@@ -183,14 +183,15 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     columns=64,
     eps=1e-5,
     adapters=0,
+    slices=1,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """adapters: how many of them add to the product."""
+    """adapters: how many of them add to the product; slices: of their `lora_x`."""
     generator = torch.Generator().manual_seed(seed)
     made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
-    return {**made, **low_rank_inputs(generator, tokens, rows, adapters)}
+    return {**made, **low_rank_inputs(generator, tokens, rows, adapters, slices=slices)}
 
 
 def placed(bound, arguments, expected) -> dict:
@@ -253,14 +254,15 @@ def gate_up_inputs(  # many parameters: one for each option of `Kernel.inputs`
     columns=64,
     eps=1e-5,
     adapters=0,
+    slices=1,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """adapters: how many of them add to gate and up."""
+    """adapters: how many of them add to gate and up; slices: of their `lora_x`."""
     generator = torch.Generator().manual_seed(seed)
     made = _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
-    return {**made, **low_rank_inputs(generator, tokens, 2 * width, adapters, (width,))}
+    return {**made, **low_rank_inputs(generator, tokens, 2 * width, adapters, (width,), slices=slices)}
 
 
 def gated_bound(normed, weight, bound) -> torch.Tensor:
@@ -362,18 +364,20 @@ def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
     sinks=0,
     eps=1e-5,
     adapters=0,
+    slices=1,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """positions: of the table, as many as the cache has slots if 0. adapters: how many of them add to q, k and v."""
+    """positions: of the table, as many as the cache has slots if 0. adapters: how many of them add to q, k and v;
+    slices: of their `lora_x`."""
     generator = torch.Generator().manual_seed(seed)
     rows = (heads + 2 * kv_heads) * head_dim
     places = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
     made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
     starts = (heads * head_dim, (heads + kv_heads) * head_dim)
     state = rows_state(seed, tokens, valid=valid, scattered=scattered, **places)
-    added = low_rank_inputs(generator, tokens, rows, adapters, starts)
+    added = low_rank_inputs(generator, tokens, rows, adapters, starts, slices=slices)
     if added:
         state[:, 1] *= added.pop("state")[:, 1]  # real ones have an adapter
     return {

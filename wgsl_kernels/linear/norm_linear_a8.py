@@ -20,7 +20,7 @@ from ..activations.activations import activation_file, gelu_mul, silu_mul
 from ..composition import Facts, Match, Rule, fusion
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from ..lora.lent import composed_with_adapters
-from ..lora.low_rank import LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS, low_rank_files
+from ..lora.low_rank import LOW_BYTES, LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS, low_rank_files
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
@@ -64,16 +64,18 @@ def _row_bytes(columns: int) -> int:
     return ceil_div(columns, INT8_BLOCK) * (INT8_BLOCK + 8)
 
 
-def row_fits(columns: int) -> bool:
-    """Whether a quantized row fits into workgroup memory beside what default tunables take."""
-    return _row_bytes(columns) <= ROW_BYTES
+def row_fits(columns: int, *, adapters: bool = False) -> bool:
+    """Whether a quantized row fits into workgroup memory beside what default tunables take. adapters: and what adapters
+    add."""
+    return _row_bytes(columns) + adapters * LOW_BYTES <= ROW_BYTES
 
 
 def _sum_bytes(context: Context) -> int:
     """Of the workgroup memory in which sums are added up over teams, and of 64 products."""
     threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
-    return 256 + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
+    low = LOW_BYTES if "lora_b" in context.types else 0
+    return 256 + low + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
 
 
 def _refuse(context: Context) -> str | None:
@@ -93,7 +95,7 @@ def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x/vec4",
         "extra_sum/norm",
-        *low_rank_files(context, own_state="kv_heads" not in context.sizes),
+        *low_rank_files(context, own_state="kv_heads" not in context.sizes, one_token=True),
         "x_a8/row",
         f"stage/{by_quads(context)}",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
@@ -109,7 +111,12 @@ def normed_in_int8(x, norm, eps) -> torch.Tensor:
 def quantized_behind_a_norm(facts: Facts, match: Match) -> bool:
     """One token on a GPU: a CPU would quantize a row once for every few rows of weights."""
     columns = match.shape("x")[1]
-    return facts.tokens == 1 and not facts.adapter.is_cpu and columns % 4 == 0 and row_fits(columns)
+    return (
+        facts.tokens == 1
+        and not facts.adapter.is_cpu
+        and columns % 4 == 0
+        and row_fits(columns, adapters=match.has("lora_b"))
+    )
 
 
 def _product_bound(fmt: str, arguments) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..composition import Facts, Match, Rule, Where, composed
+from .low_rank import MOST_SLICED, slices_of
 
 #: Storage buffers of the largest of these products: INT8 activations and integer weights with zero-points or offsets, a
 #: bias, a residual, `lora_x` and `lora_b`. Browsers promise eight.
@@ -60,7 +61,7 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
     own_state = () if "state" in plain else ("state",)
     operands = ("lora_a" if down else "lora_x", "lora_b", *own_state)
     places = _PLACE if single else _STARTS[: max(0, len(rule.stack) - 1)]
-    params = ("lora_rank", "lora_rows", *places, *(("ranks",) if down else ()))
+    params = ("lora_rank", "lora_rows", *places, "ranks" if down else "lora_slices")
 
     def made(function: Callable, *, before: bool) -> Callable:
         def lent(p, *given, **stated):
@@ -73,14 +74,16 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
             if down:
                 of_a = {"weight": more["lora_a"], "state": added["state"], "ranks": own["ranks"]}
                 if not before:
-                    normed = {"x": by_name["x"], "norm": by_name["norm"], "eps": stated["eps"]}
-                    added["lora_x"] = p.norm_lora_down(**normed, **of_a)
+                    weighed = {"x": by_name["x"], "norm": by_name["norm"]}
+                    added["lora_x"] = p.norm_lora_slices(**weighed, **of_a)
+                    added["lora_slices"] = stated.pop("lora_slices")
             else:
-                added["lora_x"] = more["lora_x"]
+                added |= {"lora_x": more["lora_x"], "lora_slices": own["lora_slices"]}
             where = {name: own[name] for name in places}
             return function(_Lending(p, added, where, before=before, down=of_a), *given, **stated)
 
-        lent.__signature__ = _with(inspect.signature(function), operands, params)
+        own = params if before or not down else (*params, "lora_slices")
+        lent.__signature__ = _with(inspect.signature(function), operands, own)
         return lent
 
     return replace(
@@ -88,7 +91,7 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
         name=f"{rule.name}_adapted",
         before=made(rule.before, before=True),
         after=made(rule.after, before=False),
-        where=_both(rule.where),
+        where=_both(rule.where, sliced=down),
         summary=f"{rule.summary.split(chr(10))[0].rstrip('.')}, with what adapters add.",
     )
 
@@ -101,9 +104,17 @@ def _with(signature: inspect.Signature, operands: Sequence[str], params: Sequenc
     return inspect.Signature([first, *more, *rest, *(kinds(name, kinds.KEYWORD_ONLY) for name in params)])
 
 
-def _both(where: Where) -> Where:
+def _both(where: Where, *, sliced: bool) -> Where:
+    """sliced: whether A x is made in slices, which share a workgroup's memory with the row."""
+
     def holds(facts: Facts, match: Match):
-        return bound_together(facts, match) and where(facts, match)
+        if not bound_together(facts, match) or (sliced and match.params["ranks"] > MOST_SLICED):
+            return False
+        found = where(facts, match)
+        if not sliced or found is False:
+            return found
+        slices = {"lora_slices": slices_of(match.shape("x")[1])}
+        return slices if found is True else {**found, **slices}
 
     return holds
 

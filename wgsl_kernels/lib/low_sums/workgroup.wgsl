@@ -9,7 +9,7 @@
 const LOW_LANES: u32 = min(4u, LORA_FOURS);
 const LOW_PARTS: u32 = LOW_SUMS * LOW_LANES;
 const LOW_TURNS: u32 = (LOW_PARTS + WORKGROUP - 1u) / WORKGROUP;  // parts that a thread adds up
-const LOW_AHEAD: u32 = min(LOW_TURNS, 2u);                        // and whose first loads it sends ahead
+const LOW_AHEAD: u32 = min(LOW_TURNS, 4u);                        // and whose first loads it sends ahead
 var<workgroup> low_parts: array<f32, LOW_PARTS>;
 alias LowAhead = array<LowQuads, LOW_AHEAD>;
 

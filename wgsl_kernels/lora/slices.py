@@ -1,0 +1,165 @@
+"""A x behind a norm for a token alone, in slices of the columns: `norm_lora_slices`, a kernel a format of A, and
+`lora_up_norm_slices`, where x is still to get what an adapter adds to it.
+
+    lora_up_norm_slices  lora_up, norm_lora_slices
+
+A workgroup for each row of A takes one load after the other, and 16 to 48 of them leave most of a GPU idle. Here slices
+of 256 columns are shared out, and within them the rows, so that a thread loads at once all that it needs. What reads
+`y` [tokens, slices * ranks] adds up the slices (`wgsl_kernels.lora.low_rank`), and multiplies with the norm's factor
+1 / rms, which y lacks as the product's own sums do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ..linear.linear import gemv_defaults
+from ..linear.norm_linear import refuse_columns
+from ..makers import handing_on
+from ..numerics import EPS32
+from ..pair import REGISTRY, Context, Cost, Kernel, Port, Variant, ceil_div, register
+from ..reduce import team_reduction
+from ..weights import WEIGHT_FORMATS, magnitude_planes, weight_library, weight_sizes
+from .lora_down import lora_down_reference
+from .low_rank import (
+    LOW_RANK,
+    LOW_RANK_DEFAULTS,
+    LOW_RANK_PARAMS,
+    SLICE,
+    low_rank_files,
+    low_rank_inputs,
+    low_rank_sum,
+    slices_of,
+    widened,
+)
+
+
+def _sliced(x: torch.Tensor, weight, state, ranks: int) -> torch.Tensor:
+    """`lora_down_reference` of each slice of x [tokens, columns], [tokens, slices * ranks]."""
+    of_slices = []
+    for first in range(0, x.shape[1], SLICE):
+        alone = torch.zeros_like(x)
+        alone[:, first : first + SLICE] = x[:, first : first + SLICE]
+        of_slices.append(lora_down_reference(alone, weight, state, ranks))
+    return torch.cat(of_slices, -1)
+
+
+def _reference(x, norm, weight, state, ranks, **_) -> torch.Tensor:
+    """A (norm * x) of each slice of the columns, [tokens, slices * ranks], with the A [ranks, columns] of each token's
+    adapter, 0 where it has none."""
+    return _sliced(x * norm.to(x.dtype), weight, state, ranks)
+
+
+def _up_reference(x, norm, weight, state, ranks, **given) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + B lora_x [tokens, columns], and what `norm_lora_slices` gives of that."""
+    total = x + low_rank_sum(x.shape[1], {**given, "state": state}).to(x.dtype)
+    return total, _reference(total, norm, weight, state, ranks)
+
+
+def _variant(fmt: str, *, up: bool = False) -> Variant:
+    def library(context: Context) -> tuple[str, ...]:
+        own = (*low_rank_files(context), "kept_row/plane")
+        alone = "low_sums/none", "row_state/bound", "kept_row/none"
+        pieces = "x/vec4", *weight_library(fmt, context)
+        return *pieces, *(own if up else alone), *team_reduction(context)
+
+    return Variant(
+        "lora/norm_lora_slices",
+        grid=lambda c: (
+            c["slices"] * ceil_div(c["ranks"], c["rows_per_team"] * c["teams"]),
+            c["tokens"],
+            1,
+        ),
+        tunables={"workgroup": (256, 8, 32, 128), "teams": (8, 1, 2, 4), "rows_per_team": (2, 1, 4, 16)},
+        library=library,
+        refuse=refuse_columns,
+        defaults=gemv_defaults(lambda c: (256, 8, 2)),
+        why="an adapter's rows are read where a token's sequence has it",
+    )
+
+
+def _up_inputs(made, seed=0, tokens=3, columns=64, adapters=2, rank=8, **options) -> dict:
+    arguments = made(seed=seed, tokens=tokens, columns=columns, adapters=adapters, **options)
+    generator = torch.Generator().manual_seed(seed + 2)
+    added = low_rank_inputs(generator, tokens, columns, adapters, rank=rank)
+    return {**arguments, **{name: value for name, value in added.items() if name != "state"}}
+
+
+def _tolerance(fmt: str, arguments, expected) -> dict:
+    """Sums of a slice's products, and of x before them."""
+    x, bounds = arguments["x"].double().abs(), {}
+    if "lora_b" in arguments:
+        inner, up = widened(x.shape[1], arguments)
+        x = x + inner.abs() @ up.abs().T
+        bounds = {"total": 8 * EPS32 * x + 1e-30}
+    magnitude = magnitude_planes(fmt, arguments, x.shape[1])
+    weighed = x * arguments["norm"].double().abs()
+    bound = _sliced(weighed, magnitude, arguments["state"], arguments["ranks"])
+    return {**bounds, "y": (20 + SLICE**0.5) * EPS32 * bound + 1e-30}
+
+
+def _derive(fmt: str, sizes) -> dict:
+    found = dict(weight_sizes(fmt))
+    if {"columns", "ranks"} <= set(sizes):
+        slices = slices_of(sizes["columns"])
+        found |= {"slices": slices, "slice_ranks": slices * sizes["ranks"]}
+    return found
+
+
+def norm_lora_slices(whole: Kernel) -> Kernel:
+    """The pair of a format. whole: its `norm_lora_down`."""
+    fmt = whole.form["weight"]
+    without = {name: kind for name, kind in whole.params.items() if name != "eps"}
+    made = whole.make_inputs
+    return register(
+        replace(
+            whole,
+            op="norm_lora_slices",
+            reference=_reference,
+            writes={"y": Port(("tokens", "slice_ranks"), "f32", binding=6)},
+            params=without,
+            variants={"gemv": _variant(fmt)},
+            make_inputs=handing_on(
+                lambda **options: {n: v for n, v in made(**options).items() if n != "eps"},
+                made,
+                without=("eps",),
+            ),
+            tolerance=partial(_tolerance, fmt),
+            derive=partial(_derive, fmt),
+        )
+    )
+
+
+def lora_up_norm_slices(whole: Kernel) -> Kernel:
+    """The pair of a format. whole: its `norm_lora_slices`."""
+    fmt = whole.form["weight"]
+
+    def cost(sizes) -> Cost:
+        alone, row = whole.cost(sizes), sizes["tokens"] * sizes["columns"]
+        factors = row * sizes["lora_rank"]
+        return Cost(alone.read + 4 * factors, alone.written + 4 * row, alone.flops + 2 * factors)
+
+    added = {name: replace(port, optional=False) for name, port in LOW_RANK.items() if name != "state"}
+    return register(
+        replace(
+            whole,
+            op="lora_up_norm_slices",
+            reference=_up_reference,
+            reads={**whole.reads, **added},
+            writes={"total": Port(("tokens", "columns"), binding=4), **whole.writes},
+            params={**whole.params, **LOW_RANK_PARAMS},
+            defaults={**whole.defaults, **LOW_RANK_DEFAULTS},
+            variants={"gemv": _variant(fmt, up=True)},
+            make_inputs=handing_on(
+                partial(_up_inputs, whole.make_inputs), whole.make_inputs, without=("made",)
+            ),
+            cost=cost,
+        )
+    )
+
+
+for _format in WEIGHT_FORMATS:
+    lora_up_norm_slices(norm_lora_slices(REGISTRY[f"norm_lora_down[{_format}]"]))
