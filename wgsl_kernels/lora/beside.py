@@ -30,7 +30,7 @@ def _values(x, lora_a, state, ranks, **given) -> tuple[torch.Tensor, torch.Tenso
     return linear_reference(x, **given), lora_down_reference(x, lora_a, state, ranks)
 
 
-def _inputs(whole: Kernel, seed=0, tokens=1, ranks=8, adapters=2, columns=64, **options) -> dict:
+def _inputs(whole: Kernel, seed=0, tokens=1, columns=64, ranks=8, adapters=2, **options) -> dict:
     arguments = whole.inputs(seed=seed, tokens=tokens, columns=columns, **options)
     generator = torch.Generator().manual_seed(seed + 1)
     a = random_planes("f32", generator, adapters * ranks, columns)["values"]

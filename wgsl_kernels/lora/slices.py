@@ -73,7 +73,7 @@ def _variant(fmt: str, *, up: bool = False) -> Variant:
             c["tokens"],
             1,
         ),
-        tunables={"workgroup": (256, 8, 32, 128), "teams": (8, 1, 2, 4), "rows_per_team": (2, 1, 4, 16)},
+        tunables={"workgroup": (256, 8, 32, 128), "teams": (1, 2, 4, 8), "rows_per_team": (2, 1, 4, 16)},
         library=library,
         refuse=refuse_columns,
         defaults=gemv_defaults(lambda c: (256, 8, 2)),
@@ -81,8 +81,12 @@ def _variant(fmt: str, *, up: bool = False) -> Variant:
     )
 
 
-def _up_inputs(made, seed=0, tokens=3, columns=64, adapters=2, rank=8, **options) -> dict:
-    arguments = made(seed=seed, tokens=tokens, columns=columns, adapters=adapters, **options)
+def _up_inputs(  # many parameters: one for each option of `Kernel.inputs`
+    made, seed=0, tokens=3, columns=64, ranks=8, adapters=2, rows=None, rank=8, **options
+) -> dict:
+    """rows: as of `lora_down`."""
+    adapters = ceil_div(rows, ranks) if rows else adapters
+    arguments = made(seed=seed, tokens=tokens, columns=columns, ranks=ranks, adapters=adapters, **options)
     generator = torch.Generator().manual_seed(seed + 2)
     added = low_rank_inputs(generator, tokens, columns, adapters, rank=rank)
     return {**arguments, **{name: value for name, value in added.items() if name != "state"}}
