@@ -35,8 +35,8 @@ LORA_B = Port(("lora_length",), "f32", optional=True, binding=10)
 ROW_STATE = replace(STATE, optional=True, binding=8)
 LOW_RANK = {"lora_x": LORA_X, "lora_b": LORA_B, "state": ROW_STATE}
 
-#: slices: of lora_x; rank; rows: of the group's B; first, part: where the product's first row stands among these, and of
-#: which matrix of the group it is; second, third: the product's rows at which the next two begin.
+#: slices: of lora_x; rank; rows: of the group's B; first, part: where the product's first row stands among these, and
+#: of which matrix of the group it is; second, third: the product's rows at which the next two begin.
 LOW_RANK_PARAMS = {
     f"lora_{name}": int for name in ("slices", "rank", "rows", "first", "part", "second", "third")
 }
@@ -127,8 +127,8 @@ def low_rank_inputs(  # many parameters: what the operands have sizes by
 ) -> dict:
     """Random operands and parameters of what `adapters` add, each to every few of the tokens; {} of none.
 
-    starts: rows at which the group's second and third matrix begin. Rows more than the product's stand in front of its own
-    and behind them, as those of other matrices do where there are no `starts`. slices: of `lora_x`.
+    starts: rows at which the group's second and third matrix begin. Rows more than the product's stand in front of
+    its own and behind them, as those of other matrices do where there are no `starts`. slices: of `lora_x`.
     """
     if not adapters:
         return {}
