@@ -4,9 +4,9 @@
     norm_lora_down  rms_norm, lora_down, where others read the norm too
     lora_between    lora_down, linear, norm_lora_slices
 
-and the rules over such products that stand over products alone: `lent` makes them from those. A decode step of a
-model in the manner of Llama has two dispatches a layer more with adapters on all of its matrices and INT8 activations: A
-of q, k and v, and A of gate and up. A of o and of down is computed beside their products, whose sums get B (A x) by the
+and the rules over such products that stand over products alone: `lent` makes them from those. A decode step of a model
+in the manner of Llama has two dispatches a layer more with adapters on all of its matrices and INT8 activations: A of
+q, k and v, and A of gate and up. A of o and of down is computed beside their products, whose sums get B (A x) by the
 next of these two. Four are more where activations are floats, or A is of anything but f32.
 """
 
