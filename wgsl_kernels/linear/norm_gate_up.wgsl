@@ -13,8 +13,8 @@ fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
-  let low = low_ahead(token, group_first, thread);
   stage(token, thread);
+  let low = low_ahead(token, group_first, thread);
   let sums = team_sums(token, group_first + thread / TEAM * UNITS, thread);
   add_low(low, token, group_first, thread);
   add_up(sums, thread);

@@ -12,6 +12,7 @@ const UNITS: u32 = ROWS_PER_TEAM / 2u;
 const ROUND_UNITS: u32 = TEAMS * UNITS;
 const ROUNDS: u32 = max(1u, 32u / ROUND_UNITS);
 const MADE: u32 = ROUNDS * ROUND_UNITS;
+var<workgroup> made_sums: array<vec2<f32>, MADE>;  // of gate and up
 var<workgroup> products: array<f32, MADE>;
 var<private> token: u32;
 var<private> group_first: u32;
@@ -36,11 +37,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   token = id.y;
   group_first = (id.x + id.z * 32768u) * MADE;
   let own = thread / TEAM * UNITS;
-  let low = low_ahead(token, group_first, thread);
   // weights of a round are on their way while the row is made, and while sums of the round before are added up
   var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
-  add_low(low, token, group_first, thread);
+  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_sum();
@@ -49,13 +49,15 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     add_up(sums, thread);
     for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
       let team = i / UNITS;
-      let slot = (round * ROUND_UNITS + i) * 2u;
-      let factor = norm_factor(team);
-      let gate = (sum_of(team, i % UNITS * 2u) + low_sum(slot)) * factor;
-      let up = (sum_of(team, i % UNITS * 2u + 1u) + low_sum(slot + 1u)) * factor;
-      products[round * ROUND_UNITS + i] = select(0.0, activate(gate) * up, first + i < WIDTH);
+      made_sums[round * ROUND_UNITS + i] = vec2<f32>(sum_of(team, i % UNITS * 2u), sum_of(team, i % UNITS * 2u + 1u));
     }
     workgroupBarrier();
   }
+  add_low(low, token, group_first, thread);
+  for (var i = thread; i < MADE; i += WORKGROUP) {
+    let sums = (made_sums[i] + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * norm_factor(0u);
+    products[i] = select(0.0, activate(sums.x) * sums.y, group_first + i < WIDTH);
+  }
+  workgroupBarrier();
   store_blocks(thread, Y_STRIDE);
 }

@@ -13,11 +13,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
   let first = group_first + thread / TEAM * ROWS_PER_TEAM;
-  let low = low_ahead(token, group_first, thread);
-  let ahead = first_pieces(first, thread);  // both on their way while the row is made
+  let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
+  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
+  let sums = sums_from(ahead, token, first, thread);
   add_low(low, token, group_first, thread);
-  add_up(sums_from(ahead, token, first, thread), thread);
+  add_up(sums, thread);
   for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
     let row = group_first + i;
     let team = i / ROWS_PER_TEAM;

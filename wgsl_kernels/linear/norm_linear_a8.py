@@ -75,7 +75,7 @@ def _sum_bytes(context: Context) -> int:
     threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
     lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
     low = LOW_BYTES if "lora_b" in context.types else 0
-    return 256 + low + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
+    return 512 + low + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
 
 
 def _refuse(context: Context) -> str | None:

@@ -1,13 +1,14 @@
 // provides: BESIDE, compute_beside
 // needs: x (x4), state (Rows), team_sums (SUMS), add_up (add_up, sum_of)
 // A x of the adapter that a token's sequence has, by workgroups of their own in front of those of the product that reads
-// x too: a row each, in less time than the product takes. A is of f32.
+// x too: a row each, in less time than the product takes. A is of f32. More loads at once would take registers, which
+// are those of the product's workgroups too.
 @group(0) @binding(8) var<uniform> state: Rows;
 @group(0) @binding(9) var<storage, read> lora_a: array<vec4<f32>>;
 @group(0) @binding(10) var<storage, read_write> lora_x: array<f32>;
 const BESIDE: u32 = RANKS;
 const DOWN_QUADS: u32 = (COLUMNS + 3u) / 4u;
-const DOWN_TURNS: u32 = min(4u, (DOWN_QUADS + WORKGROUP - 1u) / WORKGROUP);
+const DOWN_TURNS: u32 = min(2u, (DOWN_QUADS + WORKGROUP - 1u) / WORKGROUP);
 
 fn compute_beside(row: u32, token: u32, thread: u32) {
   let adapter = state[token].real;  // 1 without one
