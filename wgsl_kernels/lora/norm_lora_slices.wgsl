@@ -25,7 +25,8 @@ struct Rows8 {
 }
 fn rows_at(token: u32, first_row: u32, column: u32) -> Rows8 {
   var found: Rows8;
-  let above = (max(row_of(token).real, 2u) - 2u) * RANKS;
+  var above = 0u;
+  if (ROWS > RANKS) { above = (max(row_of(token).real, 2u) - 2u) * RANKS; }  // of one adapter nothing waits for the state
   let octet = min(column / 8u, GROUPS * 4u - 1u);
   for (var i = 0u; i < ROWS_PER_TEAM; i++) {
     let row = above + min(first_row + i, RANKS - 1u);

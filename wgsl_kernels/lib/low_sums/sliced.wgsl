@@ -1,5 +1,5 @@
 // provides: low_ahead, add_low, low_sum
-// needs: low_rank/plane (LORA_FOURS, low_part, lora_b_at, lora_x), row_state (row_of),
+// needs: low_rank/plane (LORA_FOURS, low_part, lora_b_at, lora_x, has_adapter),
 //   caller (LOW_SUMS, low_place)
 // As low_sums/workgroup, for one token a workgroup and an A x that lies in many slices, whose sum it is: threads add the
 // slices up first, since each of them in front of each sum would be read once for every row.
@@ -21,25 +21,22 @@ fn low_slice(token: u32, item: u32, i: u32) -> vec4<f32> {
 }
 fn low_ahead(token: u32, first: u32, thread: u32) -> LowAhead {
   var ahead: LowAhead;
-  if (row_of(token).real > 1u) {
-    if (thread < LOW_ITEMS) {
-      for (var i = 0u; i < LOW_AHEAD; i++) { ahead.x[i] = low_slice(token, thread, i); }
-    }
-    if (thread < LOW_PARTS) {
-      ahead.b = lora_b_at(token, low_place(token, first, thread / LOW_LANES).y, thread % LOW_LANES);
-    }
+  if (thread < LOW_ITEMS) {
+    for (var i = 0u; i < LOW_AHEAD; i++) { ahead.x[i] = low_slice(token, thread, i); }
+  }
+  if (thread < LOW_PARTS) {
+    ahead.b = lora_b_at(token, low_place(token, first, thread / LOW_LANES).y, thread % LOW_LANES);
   }
   return ahead;
 }
 fn add_low(ahead: LowAhead, token: u32, first: u32, thread: u32) {
-  let with_adapter = row_of(token).real > 1u;
   for (var item = thread; item < LOW_ITEMS; item += WORKGROUP) {
     var sum = vec4<f32>();
     var i = 0u;
     if (item == thread) {
       for (; i < LOW_AHEAD; i++) { sum += ahead.x[i]; }
     }
-    for (; with_adapter && i < LOW_EACH; i++) { sum += low_slice(token, item, i); }
+    for (; i < LOW_EACH; i++) { sum += low_slice(token, item, i); }
     low_slices[item] = sum;
   }
   workgroupBarrier();
@@ -53,12 +50,12 @@ fn add_low(ahead: LowAhead, token: u32, first: u32, thread: u32) {
     let row = low_place(token, first, part / LOW_LANES).y;
     let lane = part % LOW_LANES;
     var sum = 0.0;
-    for (var i = lane; with_adapter && i < LORA_FOURS; i += LOW_LANES) {
+    for (var i = lane; i < LORA_FOURS; i += LOW_LANES) {
       var b = ahead.b;
       if (part != thread || i != lane) { b = lora_b_at(token, row, i); }
       sum += dot(low_slices[low_part(row) * LORA_FOURS + i], b);
     }
-    low_parts[part] = sum;
+    low_parts[part] = select(0.0, sum, has_adapter(token));
   }
   workgroupBarrier();
 }

@@ -1,5 +1,5 @@
 // provides: low_ahead, add_low, low_sum
-// needs: low_rank/plane (LowQuads, low_quads, LORA_FOURS), caller (LOW_SUMS, low_place)
+// needs: low_rank/plane (LowQuads, low_quads, has_adapter, LORA_FOURS), caller (LOW_SUMS, low_place)
 // What adapters add to all sums of a workgroup, by all of its threads: LOW_SUMS of them, of the tokens and rows that
 // `low_place` names. Four lanes share a sum, so that of rank 16 a thread loads 16 bytes of B and no more, and loads them
 // before anything that the workgroup waits for anyway: B comes from memory, and a loop over rows in front of their products
@@ -39,7 +39,7 @@ fn add_low(ahead: LowAhead, token: u32, first: u32, thread: u32) {
         let quads = low_load(token, first, part, i);
         sum += dot(quads.x, quads.b);
       }
-      low_parts[part] = sum;
+      low_parts[part] = select(0.0, sum, has_adapter(low_place(token, first, part / LOW_LANES).x));
     }
   }
   workgroupBarrier();
