@@ -54,6 +54,7 @@ MODULES = (
     "lora.lora_up",
     "lora.slices",
     "lora.beside",
+    "linear.sliced_a8",
     "logits.divergence",
     "logits.logits",
     "logits.norm_argmax",

@@ -187,10 +187,10 @@ def test_a_layer_with_integer_activations_has_two_dispatches_more():
     layer's sum has no such A behind it."""
     plain, more = (dispatches("int8", 1, count) for count in (0, 1))
     assert len(more) - len(plain) == 2 * LAYERS_OF_1B + 1
-    beside, between = "linear_lora_down[int4, a8, f32]", "lora_up_norm_slices[f32]"
+    beside, between = "linear_lora_down[int4, a8, f32]", "lora_up_norm_slices_a8[f32]"
     assert more.count(beside) == more.count(between) == 2 * LAYERS_OF_1B - 1
-    assert more.count("norm_lora_slices[f32]") == more.count("lora_down[f32, a8]") == 1
-    base = [name.replace(beside, "linear[int4, a8]") for name in more]
+    assert more.count("norm_lora_slices_a8[f32]") == more.count("lora_down[f32, a8]") == 1
+    base = [name.replace(beside, "linear[int4, a8]").replace("sliced_", "norm_") for name in more]
     assert [n for n in base if n.startswith("linear") or "lora" not in n] == plain
 
 

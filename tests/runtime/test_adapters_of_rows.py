@@ -65,7 +65,7 @@ def test_one_row(loaded):
             found.append(np.stack([session.feed([int(token)]) for token in IDS[0]]))
             if model.backend == "wgpu":
                 steps = model.executor.device_plan("last", 1, session._cache, ()).steps
-                products = ["norm_qkv_a8", "lora_up_norm_slices", "norm_gate_up_a8", "linear"]
+                products = ["sliced_qkv_a8", "lora_up_norm_slices_a8", "sliced_gate_up_a8", "linear"]
                 assert with_adapters(steps) == products
                 beside = [step.kernel.name for step in steps if step.call.op.startswith("linear_lora")]
                 assert beside == ["linear_lora_down[int4, a8, f32]"]

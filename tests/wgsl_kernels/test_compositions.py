@@ -51,7 +51,7 @@ RANK, ADAPTERS = 4, 2
 IN_WORDS = {
     rule.name
     for rule in (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
-} | {"norm_gate_up_a8_adapted", "norm_gate_up_gelu_a8_adapted"}
+} | {f"{op}_gate_up{gelu}_a8_adapted" for op in ("norm", "sliced") for gelu in ("", "_gelu")}
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
@@ -101,7 +101,7 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         width = HIDDEN if rule.stack else 2 * (HIDDEN if "weight" in inputs else 12)
         made |= {"x": normal(TOKENS, width), "residual": normal(TOKENS, 12)}
         made |= {"experts": torch.tensor([[0, 3], [2, 1], [1, 0]]), "scores": normal(TOKENS, 2).abs()}
-    if rule.name == "lora_between":
+    if rule.name.startswith("lora_between"):
         made |= {"norm": 1 + normal(WIDTH) / 4, "next_a": normal(ADAPTERS * 2 * RANK, WIDTH) / 8}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
@@ -130,6 +130,8 @@ def lora_params(rule: Rule) -> dict[str, int]:
         "lora_rows": rows_of(rule),
         "ranks": RANK * max(1, len(parts)),
         "next_ranks": 2 * RANK,
+        "stride": 1,
+        "columns": HIDDEN,
         **starts,
     }
 

@@ -195,6 +195,14 @@ def integer_fused_cases() -> Iterator[Case]:
                 **weight_options(fmt),
             )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
+        sliced = {**common, "tokens": (1, 2), "adapters": (1, 2)}
+        del sliced["x_dtype"]
+        for op in ("sliced_gate_up_a8", "sliced_gate_up_gelu_a8"):
+            own = {"width": shapes["width"], "y_stride": shapes["y_stride"], "y_dtype": ("f32",)}
+            yield from cases_of(f"{op}[{fmt}, a8]", "gemv", 2, least=2, **{**sliced, **own})
+        own = {"heads": heads, "passed": PASSED, "place": places, "kv_dtype": TYPES}
+        del sliced["tokens"]
+        yield from cases_of(f"sliced_qkv_a8[{fmt}]", "gemv", 2, least=2, **{**sliced, **own})
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
@@ -305,6 +313,11 @@ def lora_cases() -> Iterator[Case]:
             f"lora_up_norm_slices[{fmt}]", "gemv", count, least=count, **{**sliced, "y_dtype": TYPES}
         )
         strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
+        if strides:
+            handed = {**sliced, **strides}
+            yield from cases_of(f"lora_up_norm_slices_a8[{fmt}]", "gemv", 2, least=2, **handed)
+            del handed["rank"]
+            yield from cases_of(f"norm_lora_slices_a8[{fmt}]", "gemv", 1, least=1, **handed)
         integers = {**shapes, "columns": (5, *columns), **strides}
         yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)
     beside = {

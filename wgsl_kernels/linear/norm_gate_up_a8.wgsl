@@ -2,7 +2,7 @@
 // (lib/x_a8/row.wgsl), the product on the way out, so that the down projection finds INT8 and no dispatch stands
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
-// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), norm_sum (start_sum, norm_factor),
+// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), extra_sum (start_extra), row_factor (row_factor),
 //   add_up (add_up, sum_of), activate (activate), store_blocks (store_blocks),
 //   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
-    start_sum();
+    start_extra();
     let sums = sums_from(ahead, token, first + own, thread);
     if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
     add_up(sums, thread);
@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   add_low(low, token, group_first, thread);
   for (var i = thread; i < MADE; i += WORKGROUP) {
-    let sums = (made_sums[i] + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * norm_factor(0u);
+    let sums = (made_sums[i] + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * row_factor(0u);
     products[i] = select(0.0, activate(sums.x) * sums.y, group_first + i < WIDTH);
   }
   workgroupBarrier();

@@ -86,6 +86,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda c
         library=lambda c: (
             "x/vec4",
             "extra_sum/norm",
+            "row_factor/norm",
             "weigh/norm",
             "stage/none",
             *low_rank_files(c, own_state="kv_heads" not in c.sizes, one_token=True),

@@ -95,6 +95,7 @@ def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x/vec4",
         "extra_sum/norm",
+        "row_factor/norm",
         *low_rank_files(context, own_state="kv_heads" not in context.sizes, one_token=True),
         "x_a8/row",
         f"stage/{by_quads(context)}",
@@ -283,10 +284,15 @@ def _units(context: Context) -> tuple[int, int]:
     return once, once * max(1, INT8_BLOCK // once)
 
 
-def _whole_blocks(context: Context) -> str | None:
+def whole_blocks(context: Context) -> str | None:
+    """Why the rounds of a workgroup do not end with a block, or None."""
     if {"rows_per_team", "teams"} <= set(context.sizes) and _units(context)[1] % INT8_BLOCK:
         return f"rounds of {_units(context)[0]} units make no whole blocks of {INT8_BLOCK}"
-    return _refuse(context)
+    return None
+
+
+def _refuse_gate_up(context: Context) -> str | None:
+    return whole_blocks(context) or _refuse(context)
 
 
 def _gate_up_derive(fmt: str, s) -> dict:
@@ -321,7 +327,7 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                         activation_file(unit),
                         f"store_blocks/{by_quads(c)}",
                     ),
-                    refuse=_whole_blocks,
+                    refuse=_refuse_gate_up,
                     # measured on an H200: teams in which every thread has a piece of a row
                     defaults=gemv_defaults(lambda c: (256, 2 if c["columns"] > 2048 else 4, 4)),
                     why="few tokens: the row is quantized by those that need it, the product where it is made",

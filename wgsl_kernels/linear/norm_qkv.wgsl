@@ -2,7 +2,7 @@
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
 // of a head (lib/head_pairs).
 // needs: state (Rows), team_sums (within, first_pieces, sums_from, TEAM), head_pairs/halves (HALF, first_dim, dims_apart, turned),
-//   stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor), append (append),
+//   stage (stage), add_up (add_up, sum_of), row_factor (row_factor), append (append),
 //   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: Rows;
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let head = pair / HALF;  // of q, then k, then v
       let dim = first_dim(pair);
       let apart = dims_apart(pair);
-      let factor = norm_factor(team);
+      let factor = row_factor(team);
       var sums = vec2<f32>(sum_of(team, i % PAIRS * 2u), sum_of(team, i % PAIRS * 2u + 1u));
       sums = (sums + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * factor;
       if (head < HEADS + KV_HEADS) { sums = turned(pair, state[token].position, sums); }

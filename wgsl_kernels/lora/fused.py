@@ -2,7 +2,6 @@
 
     linear_adapted  linear, lora_up
     norm_lora_down  rms_norm, lora_down, where others read the norm too
-    lora_between    lora_down, linear, norm_lora_slices
 
 and the rules over such products that stand over products alone: `lent` makes them from those. A decode step of a model
 in the manner of Llama has two dispatches a layer more with adapters on all of its matrices and INT8 activations: A of
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 from ..cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from ..composition import Facts, Match, Rule, rule
-from ..layout import A8
 from ..linear.linear import LINEAR_SUM
 from ..linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
 from ..linear.norm_linear_a8 import (
@@ -24,7 +22,8 @@ from ..linear.norm_linear_a8 import (
     norm_qkv_a8,
 )
 from ..linear.norm_qkv_rows import QKV_ROWS
-from .lent import bound_together, lent, lent_behind_a_norm
+from .between import BETWEEN
+from .lent import bound_together, lent, lent_behind_a_norm, lent_in_int8
 
 
 def _one_range(facts: Facts, match: Match) -> bool:
@@ -74,83 +73,18 @@ MOST_NORMED = 32
 NORM_LORA_DOWN: Rule = rule(_shared, _apart, name="norm_lora_down", where=_on_a_gpu)
 
 
-def _one_by_one(
-    p,
-    x,
-    weight,
-    residual,
-    lora_a,
-    lora_b,
-    norm,
-    next_a,
-    state,
-    bias=None,
-    *,
-    ranks,
-    lora_rank,
-    lora_rows,
-    next_ranks,
-):  # many parameters: the operands and parameters of the ops
-    """A product with what an adapter adds, the sum with the residual stream, and A of what follows behind a norm."""
-    inner = p.lora_down(x=x, weight=lora_a, state=state, ranks=ranks)
-    added = {
-        "lora_x": inner,
-        "lora_b": lora_b,
-        "state": state,
-        "lora_rank": lora_rank,
-        "lora_rows": lora_rows,
-    }
-    y = p.linear(x=x, weight=weight, bias=bias, residual=residual, **added)
-    return y, p.norm_lora_slices(x=y, norm=norm, weight=next_a, state=state, ranks=next_ranks)
-
-
-def _between(
-    p,
-    x,
-    weight,
-    residual,
-    lora_a,
-    lora_b,
-    norm,
-    next_a,
-    state,
-    bias=None,
-    *,
-    ranks,
-    lora_rank,
-    lora_rows,
-    next_ranks,
-):  # many parameters: the operands and parameters of the ops
-    own = {"lora_a": lora_a, "state": state, "ranks": ranks}
-    y, inner = p.linear_lora_down(x=x, weight=weight, bias=bias, residual=residual, **own)
-    added = {"lora_x": inner, "lora_b": lora_b, "lora_rank": lora_rank, "lora_rows": lora_rows}
-    return p.lora_up_norm_slices(x=y, norm=norm, weight=next_a, state=state, ranks=next_ranks, **added)
-
-
-def _beside_integers(facts: Facts, match: Match) -> bool:
-    """Of one token on a GPU, where the product reads INT8 and A, of f32, has few rows, so that they are done before the
-    product is. A CPU gains nothing from fewer dispatches."""
-    one = facts.tokens == 1 and not facts.adapter.is_cpu and bound_together(facts, match)
-    types = match.label("x") == A8 and match.label("lora_a") == "f32"
-    few = match.params["ranks"] <= MOST_BESIDE
-    return one and types and few and len(match.ranges("weight")) == 1
-
-
-#: Rows of A beside a product, whose own workgroups wait for them.
-MOST_BESIDE = 64
-LORA_BETWEEN: Rule = rule(_one_by_one, _between, name="lora_between", where=_beside_integers)
-
 #: In front of everything that takes products.
 ADDED: tuple[Rule, ...] = (LINEAR_ADAPTED, lent(LINEAR_SUM))
 #: In front of the rules that they are made from.
 ADAPTED: tuple[Rule, ...] = (
     lent(STACKED_QKV_NORM),
     *map(lent_behind_a_norm, (norm_qkv, norm_gate_up, norm_gate_up_gelu)),
+    *map(lent_in_int8, (norm_qkv_a8, norm_gate_up_a8, norm_gate_up_gelu_a8)),
     *map(lent_behind_a_norm, (norm_qkv_a8, norm_gate_up_a8, norm_gate_up_gelu_a8)),
     *map(lent_behind_a_norm, QKV_ROWS),
     *map(lent, STACKED_QKV),
     lent_behind_a_norm(norm_linear, single=True),
     lent_behind_a_norm(norm_linear_a8, single=True),
-    LORA_BETWEEN,
+    *BETWEEN,
     NORM_LORA_DOWN,
 )

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from ..composition import Facts, Match, Rule, Where, composed
+from ..layout import INT8_STRIDES
+from ..weights import is_quantized
 from .low_rank import MOST_SLICED, slices_of
 
 #: Storage buffers of the largest of these products: INT8 activations and integer weights with zero-points or offsets, a
@@ -83,7 +85,7 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
             return function(_Lending(p, added, where, before=before, down=of_a), *given, **stated)
 
         own = params if before or not down else (*params, "lora_slices")
-        lent.__signature__ = _with(inspect.signature(function), operands, own)
+        lent.__signature__ = with_operands(inspect.signature(function), operands, own)
         return lent
 
     return replace(
@@ -96,8 +98,10 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
     )
 
 
-def _with(signature: inspect.Signature, operands: Sequence[str], params: Sequence[str]) -> inspect.Signature:
-    """Operands come first, since others may be left out."""
+def with_operands(
+    signature: inspect.Signature, operands: Sequence[str], params: Sequence[str]
+) -> inspect.Signature:
+    """A function's signature with operands, which come first, since others may be left out, and parameters more."""
     first, *rest = signature.parameters.values()
     kinds = inspect.Parameter
     more = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in operands]
@@ -127,6 +131,34 @@ def lent(rule: Rule, *, single: bool = False) -> Rule:
 def lent_behind_a_norm(rule: Rule, *, single: bool = False) -> Rule:
     """The rule that begins with a norm, with the product of what that gives and A (`lora_a`), which makes its own."""
     return _lend(rule, single=single, down=True)
+
+
+def lent_in_int8(rule: Rule) -> Rule:
+    """As `lent_behind_a_norm`, of a rule that rounds to INT8 behind its norm and gives the op of its name, with A of
+    floats: what computes A x leaves the row in INT8 (`wgsl_kernels.linear.sliced_a8`)."""
+    whole, op = lent_behind_a_norm(rule), rule.name.replace("norm_", "sliced_")
+    signature = inspect.signature(whole.before)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    operands = [name for name, each in signature.parameters.items() if each.kind is not keyword][1:]
+
+    def after(p, *values, **stated):
+        given = dict(zip(operands, values, strict=True))
+        weighed = {"x": given.pop("x"), "norm": given.pop("norm"), "weight": given.pop("lora_a")}
+        own = {name: stated.pop(name) for name in ("ranks", "stride")}
+        inner, words, scales = p.norm_lora_slices_a8(**weighed, state=given["state"], **own)
+        weight = "+".join(given.pop(name) for name in rule.stack)
+        row = {"x": words, "x_scales": scales, "lora_x": inner}
+        return getattr(p, op)(weight=weight, **row, **given, **stated)
+
+    def where(facts: Facts, match: Match):
+        found = False if is_quantized(match.label("lora_a")) else whole.where(facts, match)
+        if not isinstance(found, dict):
+            return found
+        stride = INT8_STRIDES[match.label(rule.stack[0])]
+        return {**found, "stride": stride, "columns": match.shape("x")[1]}
+
+    after.__signature__ = with_operands(signature, (), ("lora_slices", "stride", "columns"))
+    return replace(whole, name=f"{op}_adapted", after=after, where=where)
 
 
 def composed_with_adapters(rule: Rule, *, single: bool = False, **how) -> Callable:

@@ -25,6 +25,8 @@ from ..state import STATE, make_state
 NONE = 2**31 - 1
 #: Columns of a slice: eight for each lane of a subgroup of 32.
 SLICE = 256
+#: Numbers behind each slice where a row is handed on in INT8: the sum of its squares, and zeros.
+BEHIND = LORA_STEP
 #: Numbers of A x of a token, at most, that products add up from slices: they share a workgroup's memory with a row.
 MOST_SLICED = 1024
 #: What they take there: a vector of four a thread or a vector for each four of A x, and four lanes of 64 sums.

@@ -1,30 +1,41 @@
 """A x behind a norm for a token alone, in slices of the columns: `norm_lora_slices`, a kernel a format of A, and
-`lora_up_norm_slices`, where x is still to get what an adapter adds to it.
+`lora_up_norm_slices`, where x is still to get what an adapter adds to it; each with the weighed row in INT8, too.
 
-    lora_up_norm_slices  lora_up, norm_lora_slices
+    lora_up_norm_slices     lora_up, norm_lora_slices
+    lora_up_norm_slices_a8  lora_up, norm_lora_slices_a8
 
 A workgroup for each row of A takes one load after the other, and 16 to 48 of them leave most of a GPU idle. Here slices
 of 256 columns are shared out, and within them the rows, so that a thread loads at once all that it needs. What reads
 `y` [tokens, slices * ranks] adds up the slices (`wgsl_kernels.lora.low_rank`), and multiplies with the norm's factor
 1 / rms, which y lacks as the product's own sums do.
+
+`norm_lora_slices_a8` leaves norm * x in INT8, so that products behind it (`wgsl_kernels.linear.sliced_a8`) begin to
+multiply at once, where each of their workgroups would make the row anew. A slice of its y has BEHIND numbers more, the
+sum of the squares of x and zeros, from which they know the norm's factor. A of floats alone: integers bind more
+buffers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 
+from ..layout import INT8_BLOCK
 from ..linear.linear import gemv_defaults
 from ..linear.norm_linear import refuse_columns
+from ..linear.norm_linear_a8 import by_quads
 from ..makers import handing_on
 from ..numerics import EPS32
 from ..pair import REGISTRY, Context, Cost, Kernel, Port, Variant, ceil_div, register
+from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
 from ..reduce import team_reduction
-from ..weights import WEIGHT_FORMATS, magnitude_planes, weight_library, weight_sizes
+from ..weights import WEIGHT_FORMATS, is_quantized, magnitude_planes, weight_library, weight_sizes
 from .lora_down import lora_down_reference
 from .low_rank import (
+    BEHIND,
     LOW_RANK,
     LOW_RANK_DEFAULTS,
     LOW_RANK_PARAMS,
@@ -53,18 +64,34 @@ def _reference(x, norm, weight, state, ranks, **_) -> torch.Tensor:
     return _sliced(x * norm.to(x.dtype), weight, state, ranks)
 
 
-def _up_reference(x, norm, weight, state, ranks, **given) -> tuple[torch.Tensor, torch.Tensor]:
-    """x + B lora_x [tokens, columns], and what `norm_lora_slices` gives of that."""
-    total = x + low_rank_sum(x.shape[1], {**given, "state": state}).to(x.dtype)
-    return total, _reference(total, norm, weight, state, ranks)
+def _handed_reference(x, norm, weight, state, ranks, stride, **_):
+    """What `norm_lora_slices` gives, with the squares of x behind each slice, [tokens, slices * (ranks + BEHIND)]; norm
+    * x in INT8: words [tokens, words] in the order `stride`, scales [tokens, blocks]."""
+    y = _reference(x, norm, weight, state, ranks).unflatten(1, (-1, ranks))
+    squares = torch.zeros(*y.shape[:2], BEHIND, dtype=y.dtype)
+    for slice, columns in enumerate(x.split(SLICE, -1)):
+        squares[:, slice, 0] = columns.pow(2).sum(-1)
+    words, scales = quantize_activations.reference(x * norm.to(x.dtype), INT8_BLOCK, stride=stride)
+    return torch.cat([y, squares], -1).flatten(1), words, scales
 
 
-def _variant(fmt: str, *, up: bool = False) -> Variant:
+def _behind_up(reference: Callable) -> Callable:
+    def up_reference(x, state, **given) -> tuple[torch.Tensor, ...]:
+        total = x + low_rank_sum(x.shape[1], {**given, "state": state}).to(x.dtype)
+        found = reference(x=total, state=state, **given)
+        return total, *(found if isinstance(found, tuple) else (found,))
+
+    up_reference.__doc__ = f"total = x + B lora_x [tokens, columns], and of that: {reference.__doc__}"
+    return up_reference
+
+
+def _variant(fmt: str, *, up: bool, handed: bool) -> Variant:
     def library(context: Context) -> tuple[str, ...]:
         own = (*low_rank_files(context), "kept_row/plane")
         alone = "low_sums/none", "row_state/bound", "kept_row/none"
+        hand_on = ("hand_on/int8", f"store_blocks/{by_quads(context)}") if handed else ("hand_on/none",)
         pieces = "x/vec4", *weight_library(fmt, context)
-        return *pieces, *(own if up else alone), *team_reduction(context)
+        return *pieces, *(own if up else alone), *hand_on, *team_reduction(context)
 
     return Variant(
         "lora/norm_lora_slices",
@@ -101,15 +128,26 @@ def _tolerance(fmt: str, arguments, expected) -> dict:
         bounds = {"total": 8 * EPS32 * x + 1e-30}
     magnitude = magnitude_planes(fmt, arguments, x.shape[1])
     weighed = x * arguments["norm"].double().abs()
-    bound = _sliced(weighed, magnitude, arguments["state"], arguments["ranks"])
-    return {**bounds, "y": (20 + SLICE**0.5) * EPS32 * bound + 1e-30}
+    ranks, relative = arguments["ranks"], (20 + SLICE**0.5) * EPS32
+    bound = _sliced(weighed, magnitude, arguments["state"], ranks)
+    if "stride" not in arguments:
+        return {**bounds, "y": relative * bound + 1e-30}
+    bound = torch.nn.functional.pad(bound.unflatten(1, (-1, ranks)), (0, BEHIND))
+    for slice, columns in enumerate(x.split(SLICE, -1)):
+        bound[:, slice, ranks] = columns.pow(2).sum(-1)
+    row = expected.get("total", arguments["x"]).double() * arguments["norm"].double()
+    expected_scales = expected["scales"].double()
+    quants = quantized_tolerance(row, expected_scales, INT8_BLOCK, arguments["stride"], 10 * EPS32 * weighed)
+    return {**bounds, "y": relative * bound.flatten(1) + 1e-30, "words": quants[0], "scales": quants[1]}
 
 
-def _derive(fmt: str, sizes) -> dict:
-    found = dict(weight_sizes(fmt))
-    if {"columns", "ranks"} <= set(sizes):
-        slices = slices_of(sizes["columns"])
-        found |= {"slices": slices, "slice_ranks": slices * sizes["ranks"]}
+def _derive(fmt: str, behind: int, sizes) -> dict:
+    found = {**weight_sizes(fmt), "behind": behind}
+    if "columns" in sizes:
+        blocks = ceil_div(sizes["columns"], INT8_BLOCK)
+        found |= {"slices": slices_of(sizes["columns"]), "x_groups": blocks, "x_words": 8 * blocks}
+        if "ranks" in sizes:
+            found["slice_ranks"] = found["slices"] * (sizes["ranks"] + behind)
     return found
 
 
@@ -125,21 +163,42 @@ def norm_lora_slices(whole: Kernel) -> Kernel:
             reference=_reference,
             writes={"y": Port(("tokens", "slice_ranks"), "f32", binding=6)},
             params=without,
-            variants={"gemv": _variant(fmt)},
+            variants={"gemv": _variant(fmt, up=False, handed=False)},
             make_inputs=handing_on(
                 lambda **options: {n: v for n, v in made(**options).items() if n != "eps"},
                 made,
                 without=("eps",),
             ),
             tolerance=partial(_tolerance, fmt),
-            derive=partial(_derive, fmt),
+            derive=partial(_derive, fmt, 0),
+        )
+    )
+
+
+def norm_lora_slices_a8(whole: Kernel) -> Kernel:
+    """The pair of a format of floats. whole: its `norm_lora_slices`."""
+    fmt, made = whole.form["weight"], whole.make_inputs
+    return register(
+        replace(
+            whole,
+            op="norm_lora_slices_a8",
+            reference=_handed_reference,
+            writes={
+                **whole.writes,
+                "words": Port(("tokens", "x_words"), "u32", binding=5, packed=8),
+                "scales": Port(("tokens", "x_groups"), "f32", binding=11),
+            },
+            params={**whole.params, "stride": int},
+            variants={"gemv": _variant(fmt, up=False, handed=True)},
+            make_inputs=handing_on(lambda stride=1, **options: {**made(**options), "stride": stride}, made),
+            derive=partial(_derive, fmt, BEHIND),
         )
     )
 
 
 def lora_up_norm_slices(whole: Kernel) -> Kernel:
-    """The pair of a format. whole: its `norm_lora_slices`."""
-    fmt = whole.form["weight"]
+    """The pair of a format. whole: its `norm_lora_slices` or `norm_lora_slices_a8`."""
+    fmt, handed = whole.form["weight"], "words" in whole.writes
 
     def cost(sizes) -> Cost:
         alone, row = whole.cost(sizes), sizes["tokens"] * sizes["columns"]
@@ -150,13 +209,13 @@ def lora_up_norm_slices(whole: Kernel) -> Kernel:
     return register(
         replace(
             whole,
-            op="lora_up_norm_slices",
-            reference=_up_reference,
+            op=f"lora_up_{whole.op.replace('lora_', '')}",
+            reference=_behind_up(whole.reference),
             reads={**whole.reads, **added},
             writes={"total": Port(("tokens", "columns"), binding=4), **whole.writes},
             params={**whole.params, **LOW_RANK_PARAMS},
             defaults={**whole.defaults, **LOW_RANK_DEFAULTS},
-            variants={"gemv": _variant(fmt, up=True)},
+            variants={"gemv": _variant(fmt, up=True, handed=handed)},
             make_inputs=handing_on(
                 partial(_up_inputs, whole.make_inputs), whole.make_inputs, without=("made",)
             ),
@@ -166,4 +225,7 @@ def lora_up_norm_slices(whole: Kernel) -> Kernel:
 
 
 for _format in WEIGHT_FORMATS:
-    lora_up_norm_slices(norm_lora_slices(REGISTRY[f"norm_lora_down[{_format}]"]))
+    _slices = norm_lora_slices(REGISTRY[f"norm_lora_down[{_format}]"])
+    lora_up_norm_slices(_slices)
+    if not is_quantized(_format):
+        lora_up_norm_slices(norm_lora_slices_a8(_slices))

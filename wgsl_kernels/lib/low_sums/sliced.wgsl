@@ -1,4 +1,4 @@
-// provides: low_ahead, add_low, low_sum
+// provides: LOW_WIDTH, low_slices, low_ahead, add_low, low_sum
 // needs: low_rank/plane (LORA_FOURS, low_part, lora_b_at, lora_x, has_adapter),
 //   caller (LOW_SUMS, low_place)
 // As low_sums/workgroup, for one token a workgroup and an A x that lies in many slices, whose sum it is: threads add the
