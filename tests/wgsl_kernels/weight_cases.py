@@ -17,6 +17,7 @@ from tests.wgsl_kernels.dealing import (
     cases_of,
     covering,
     deal,
+    few_team_cases,
     in_f16,
     team_cases,
     tile_cases,
@@ -199,10 +200,10 @@ def integer_fused_cases() -> Iterator[Case]:
         del sliced["x_dtype"]
         for op in ("sliced_gate_up_a8", "sliced_gate_up_gelu_a8"):
             own = {"width": shapes["width"], "y_stride": shapes["y_stride"], "y_dtype": ("f32",)}
-            yield from cases_of(f"{op}[{fmt}, a8]", "gemv", 2, least=2, **{**sliced, **own})
+            yield from few_team_cases(f"{op}[{fmt}, a8]", **{**sliced, **own})
         own = {"heads": heads, "passed": PASSED, "place": places, "kv_dtype": TYPES}
         del sliced["tokens"]
-        yield from cases_of(f"sliced_qkv_a8[{fmt}]", "gemv", 2, least=2, **{**sliced, **own})
+        yield from few_team_cases(f"sliced_qkv_a8[{fmt}]", **{**sliced, **own})
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
@@ -307,17 +308,15 @@ def lora_cases() -> Iterator[Case]:
         normed = {**floats, "columns": columns}
         yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", count, least=count, **normed)
         sliced = {**normed, "columns": (36, 260, 576, 896)}
-        yield from cases_of(f"norm_lora_slices[{fmt}]", "gemv", 1, least=1, **sliced)
+        yield from few_team_cases(f"norm_lora_slices[{fmt}]", **sliced)
         sliced |= {"rank": (4, 8, 36)}
-        yield from cases_of(
-            f"lora_up_norm_slices[{fmt}]", "gemv", count, least=count, **{**sliced, "y_dtype": TYPES}
-        )
+        yield from few_team_cases(f"lora_up_norm_slices[{fmt}]", **{**sliced, "y_dtype": TYPES})
         strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
         if strides:
             handed = {**sliced, **strides}
-            yield from cases_of(f"lora_up_norm_slices_a8[{fmt}]", "gemv", 2, least=2, **handed)
+            yield from few_team_cases(f"lora_up_norm_slices_a8[{fmt}]", **{**handed, "y_dtype": TYPES})
             del handed["rank"]
-            yield from cases_of(f"norm_lora_slices_a8[{fmt}]", "gemv", 1, least=1, **handed)
+            yield from few_team_cases(f"norm_lora_slices_a8[{fmt}]", **handed)
         integers = {**shapes, "columns": (5, *columns), **strides}
         yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)
     beside = {
@@ -330,8 +329,6 @@ def lora_cases() -> Iterator[Case]:
         "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
     }
     for fmt in ZERO_POINTS:
-        yield from cases_of(
-            f"linear_lora_down[{fmt}, a8, f32]", "gemv", 2, least=2, **beside, **weight_options(fmt)
-        )
+        yield from few_team_cases(f"linear_lora_down[{fmt}, a8, f32]", **beside, **weight_options(fmt))
     added = {"width": WIDTHS, "tokens": (1, 3, 5), "adapters": (1, 2), "rank": (4, 8, 36), "x_dtype": TYPES}
     yield from cases_of("lora_up", "elements", 3, least=3, subgroups=(False,), **added)

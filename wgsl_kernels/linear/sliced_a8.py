@@ -142,7 +142,10 @@ def over_slices(whole: Kernel, rule: Rule, rows: Callable, unit: Kernel | None =
             params={**whole.params, "columns": int},
             variants={
                 "gemv": replace(
-                    gemv, library=library, refuse=whole_subgroups if unit is None else _whole_blocks
+                    gemv,
+                    tunables={"workgroup": (256, 64), "teams": (1, 2, 4), "rows_per_team": (4, 2)},
+                    library=library,
+                    refuse=whole_subgroups if unit is None else _whole_blocks,
                 )
             },
             make_inputs=handing_on(partial(_inputs, whole), whole.make_inputs, without=("whole", "x_dtype")),

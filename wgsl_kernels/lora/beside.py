@@ -22,6 +22,8 @@ from ..weights import random_planes
 from .lora_down import ROWS, lora_down_reference
 from .low_rank import LOW_RANK, LOW_RANK_PARAMS, state_with
 
+#: Fewer than the product's own: registers are shared out among more.
+TUNABLES = {"workgroup": (256, 64), "teams": (1, 2), "rows_per_team": (2, 1)}
 _LORA_A = Port(("a_rows", "a_padded"), "f32", binding=9, of="lora_a", plane="values")
 
 
@@ -88,7 +90,7 @@ def linear_lora_down(whole: Kernel) -> Kernel:
                 "ranks": int,
             },
             defaults={name: v for name, v in whole.defaults.items() if name not in LOW_RANK_PARAMS},
-            variants={"gemv": replace(gemv, library=library, grid=grid)},
+            variants={"gemv": replace(gemv, library=library, grid=grid, tunables=TUNABLES)},
             make_inputs=handing_on(partial(_inputs, whole), whole.make_inputs, without=("whole",)),
             tolerance=tolerance,
             cost=cost,

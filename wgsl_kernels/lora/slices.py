@@ -100,7 +100,7 @@ def _variant(fmt: str, *, up: bool, handed: bool) -> Variant:
             c["tokens"],
             1,
         ),
-        tunables={"workgroup": (256, 8, 32, 128), "teams": (1, 2, 4, 8), "rows_per_team": (2, 1, 4, 16)},
+        tunables={"workgroup": (256, 64), "teams": (1, 2, 8), "rows_per_team": (2, 1)},
         library=library,
         refuse=refuse_columns,
         defaults=gemv_defaults(lambda c: (256, 8, 2)),
