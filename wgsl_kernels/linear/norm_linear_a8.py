@@ -42,15 +42,17 @@ from .norm_linear import (
     linear_inputs,
     placed,
     product_bound,
+    refuse_columns,
+    weight_parts,
+    with_low_rank,
+)
+from .norm_qkv import (
     qkv_derive,
     qkv_inputs,
     qkv_ports,
     qkv_rows,
     qkv_tolerance,
-    refuse_columns,
     turned_and_appended,
-    weight_parts,
-    with_low_rank,
 )
 
 #: What default tunables leave of a workgroup's memory for a row, bytes.

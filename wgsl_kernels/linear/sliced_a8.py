@@ -28,8 +28,9 @@ from ..reduce import whole_subgroups
 from ..weights import dense, magnitude_planes
 from .linear import linear_reference
 from .linear_a8 import dequantize_activations
-from .norm_linear import gated_bound, halves_of, qkv_rows, qkv_tolerance, weight_parts
+from .norm_linear import gated_bound, halves_of, weight_parts
 from .norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8, norm_qkv_a8, whole_blocks
+from .norm_qkv import qkv_rows, qkv_tolerance
 
 
 def _factor(given) -> torch.Tensor:
@@ -93,8 +94,8 @@ def _operands(fmt: str, arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()[:, : n.shape[1]]
     inner, up = widened(len(weight), _without_squares(arguments))
     magnitude = magnitude_planes(fmt, arguments, n.shape[1])
-    widths = (torch.cat([each, up], -1) for each in (weight, magnitude))
-    return torch.cat([n, inner * _factor(arguments).double()], -1), *widths
+    rows = torch.cat([n, inner * _factor(arguments).double()], -1)
+    return rows, torch.cat([weight, up], -1), torch.cat([magnitude, up], -1)
 
 
 def _bound(n, magnitude) -> torch.Tensor:

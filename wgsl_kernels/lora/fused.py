@@ -14,13 +14,14 @@ from __future__ import annotations
 from ..cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from ..composition import Facts, Match, Rule, rule
 from ..linear.linear import LINEAR_SUM
-from ..linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from ..linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear
 from ..linear.norm_linear_a8 import (
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
 )
+from ..linear.norm_qkv import norm_qkv
 from ..linear.norm_qkv_rows import QKV_ROWS
 from .between import BETWEEN
 from .lent import bound_together, lent, lent_behind_a_norm, lent_in_int8
