@@ -118,7 +118,7 @@ def state_with(tokens: int, adapters: int) -> torch.Tensor:
     return state
 
 
-def low_rank_inputs(  # many parameters: what the operands have sizes by
+def low_rank_inputs(
     generator,
     tokens: int,
     rows: int,

@@ -108,9 +108,7 @@ def _variant(fmt: str, *, up: bool, handed: bool) -> Variant:
     )
 
 
-def _up_inputs(  # many parameters: one for each option of `Kernel.inputs`
-    made, seed=0, tokens=3, columns=64, ranks=8, adapters=2, rows=None, rank=8, **options
-) -> dict:
+def _up_inputs(made, seed=0, tokens=3, columns=64, ranks=8, adapters=2, rows=None, rank=8, **options) -> dict:
     """rows: as of `lora_down`."""
     adapters = ceil_div(rows, ranks) if rows else adapters
     arguments = made(seed=seed, tokens=tokens, columns=columns, ranks=ranks, adapters=adapters, **options)
