@@ -11,13 +11,14 @@ from .experts.fused import expert_down, expert_gate_up
 from .experts.sorted import EXPERT_SORTED
 from .linear.gate_up import gate_up, gate_up_gelu
 from .linear.linear import LINEAR_SUM
-from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear
 from .linear.norm_linear_a8 import (
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
 )
+from .linear.norm_qkv import norm_qkv
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
 from .logits.argmax_parts import ARGMAX_PARTS

@@ -223,6 +223,26 @@ def team_cases(
         yield replace(case, number=number, tunables=choice)
 
 
+def few_team_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """As `team_cases`, of what is made of parts that have cases of their own: a case of each form with one team, and
+    one of each number of teams in some form."""
+    gemv = wgsl_kernels.get(kernel).variants["gemv"].tunables
+    forms = forms_with(kernel, "gemv")
+    turn = forms.index(kernel)
+    chosen = {name: (*each, None)[turn % (len(each) + 1)] for name, each in gemv.items() if name != "teams"}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    case = next(cases_of(kernel, "gemv", 1, least=1, tunables={}, **options))
+    yield replace(case, tunables={**chosen, "teams": 1} if chosen else {})  # {}: what suits the adapter
+    for number, teams in enumerate(gemv["teams"][1:], 9):
+        if (number - 9) % len(forms) == turn:
+            case = next(
+                cases_of(kernel, "gemv", 1, least=1, tunables={}, **{**options, "subgroups": (True,)})
+            )
+            rows = gemv["rows_per_team"]
+            threads = {"workgroup": gemv["workgroup"][0], "rows_per_team": rows[number % len(rows)]}
+            yield replace(case, number=number, tunables={**threads, "teams": teams})
+
+
 def fitting_cases(kernel: str, variant: str, lanes: int = 0, **options: tuple) -> Iterator[Case]:
     """Cases of a variant that uses workgroup memory: the default tunables, and as few that fit into it as have every
     value among them. lanes: of a subgroup, where teams are whole ones."""

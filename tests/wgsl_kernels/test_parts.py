@@ -168,7 +168,7 @@ def test_every_parameter_and_port_is_used(name):
     for port in context.types:
         assert f"@binding({numbers[port]})" in code, port
     buffers = {numbers[name] for name, port in kernel.ports.items() if not port.uniform}
-    added = {numbers[name] for name in LOW_RANK if name in kernel.reads and kernel.reads[name].optional}
+    added = {numbers[name] for name in ("lora_a", *LOW_RANK) if name in kernel.ports}
     assert len(buffers - added) <= 8, "browsers promise 8 storage buffers"
     assert len(buffers) <= BUFFERS, "adapters of low rank are added where so many are bound"
 
