@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .pair import Context
+from .pair import Adapter, Context
 
 
 def reduction(context: Context) -> str:
@@ -53,12 +53,15 @@ def whole_subgroups(context: Context) -> str | None:
     return f"{teams} teams in {threads} threads are not whole subgroups of a known size"
 
 
+def one_subgroup(adapter: Adapter) -> bool:
+    """Whether workgroups are best one subgroup: on a software adapter they need no barrier then, which is what costs
+    there, a switch of every invocation."""
+    return adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (4, 8, 16)
+
+
 def lanes_default(context: Context) -> dict[str, int]:
-    """On a software adapter a workgroup of one subgroup needs no barrier, which is what costs there."""
-    adapter = context.adapter
-    if adapter.is_cpu and adapter.subgroups and adapter.subgroup_size in (4, 8, 16):
-        return {"workgroup": adapter.subgroup_size}
-    return {}
+    """The workgroup of `one_subgroup`, where that is best."""
+    return {"workgroup": context.adapter.subgroup_size} if one_subgroup(context.adapter) else {}
 
 
 #: Mesa's software adapter ends the loops of an invocation, all together, after 65,535 iterations, and says nothing.

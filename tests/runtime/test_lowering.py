@@ -13,6 +13,8 @@ from wgsl_kernels import Adapter
 from wgsl_kernels.attention.attention_split import SPLIT_ATTENTION
 from wgsl_kernels.linear.linear import LINEAR_SUM
 from workbench.errors import OutOfMemoryError
+from workbench.formats.text import parse_format
+from workbench.model_bench.synthetic import RandomSource
 from workbench.models.adapted import adapted
 from workbench.models.endings import HEADS
 from workbench.models.families import architecture_of
@@ -292,6 +294,34 @@ def test_attention_in_parts_only_where_units_are_idle(stackable_plans):
     assert split(8192, Adapter()) == plan  # no subgroups
     found = kernels(split(8192, GPU))
     assert "attention" not in found and found.count("attention_split") == STACKABLE.layers
+
+
+@pytest.mark.parametrize(
+    "lanes, activations, tokens, products",
+    [
+        (4, "f32", 16, {"batch"}),
+        (4, "f32", 64, {"batch"}),
+        (4, "int8", 16, {"batch"}),
+        (8, "f32", 16, {"broadcast"}),
+        (8, "int8", 16, {"batch"}),
+        (8, "int8", 64, {"tile"}),
+        (8, "f32", 4, {"gemv"}),
+    ],
+)
+def test_software_adapters_meet_no_barrier_where_sums_of_a_subgroup_do(
+    stackable, lanes, activations, tokens, products
+):
+    """Which variants of products prompts take: tiles wait at barriers, and each costs a switch of every invocation."""
+    source = RandomSource("random", open_source(stackable).config, parse_format("int4/32"))
+    plan = architecture_of(source.config).build(source.describe, head="last", activations=activations)
+    software = Adapter(subgroups=True, subgroup_size=lanes, is_cpu=True)
+    steps = lower(plan, step_sizes(tokens, 128, results=1), software, 128 << 20).steps
+    chosen = {
+        each.variant for each in steps if each.kernel.op in ("linear", "gate_up") and each.sizes["tokens"] > 1
+    }
+    assert chosen == products
+    fused = any(each.kernel.op == "gate_up" for each in steps)
+    assert fused == bool(products & {"tile", "broadcast"})
 
 
 @pytest.mark.parametrize("cache, op", [("f32", "norm_qkv"), ("int8", "norm_qkv_rows")])

@@ -30,6 +30,11 @@ def require_node() -> str:
 
 def run_script(script: str, request: dict, environment: dict[str, str] | None = None) -> dict:
     """What a script of this folder answers in JSON to a request in JSON. Raises RuntimeError with what it said."""
+    return json.loads(said_by(script, request, environment))
+
+
+def said_by(script: str, request: dict, environment: dict[str, str] | None = None) -> str:
+    """What a script of this folder prints about a request in JSON. Raises RuntimeError with what it said."""
     done = subprocess.run(
         [require_node(), str(FOLDER / script)],
         input=json.dumps(request),
@@ -40,7 +45,7 @@ def run_script(script: str, request: dict, environment: dict[str, str] | None = 
     )
     if done.returncode != 0:
         raise RuntimeError(f"{script} failed with status {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def play(request: dict) -> dict:

@@ -8,5 +8,8 @@
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = id.y * HEADS + id.x;
   reduce_parts(head, thread);
-  for (var quad = thread; quad < QUADS; quad += THREADS) { y[head * QUADS + quad] = vec4<y_type>(lane_sums[quad]); }
+  for (var turn = 0u; turn < (QUADS + THREADS - 1u) / THREADS; turn++) {
+    let quad = turn * THREADS + thread;
+    if (quad < QUADS) { y[head * QUADS + quad] = vec4<y_type>(lane_sums[quad]); }
+  }
 }

@@ -202,7 +202,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   total = over_lanes(total, LANES / 2u);
   if (lane == 0u) { team_total[team] = total; }
-  for (var g = 0u; g < min(4u, SHARING); g += TOGETHER) {
+  for (var n = 0u; n < (min(4u, SHARING) + TOGETHER - 1u) / TOGETHER; n++) {
+    let g = n * TOGETHER;
     for (var h = 0u; h < TOGETHER; h++) {
       for (var o = 0u; o < OWN; o++) {
         let quad = own_quad(o, lane);
@@ -211,7 +212,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       }
     }
     workgroupBarrier();
-    for (var i = thread; i < TOGETHER * QUADS; i += WORKGROUP) {
+    for (var turn = 0u; turn < (TOGETHER * QUADS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let i = turn * WORKGROUP + thread;
+      if (i >= TOGETHER * QUADS) { break; }
       let h = i / QUADS;
       let quad = i % QUADS;
       let head = first_head + g + h;

@@ -76,7 +76,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     for (var start = 0u; start < count; start += COLUMNS) {
       var scores: array<vec4<f32>, ROWS>;
       for (var r = 0u; r < ROWS; r++) { scores[r] = vec4<f32>(); }
-      for (var slice = 0u; slice < QUADS; slice += SLICE) {
+      for (var part = 0u; part < (QUADS + SLICE - 1u) / SLICE; part++) {
+        let slice = part * SLICE;
         load_queries(first_token, head, slice, thread);
         for (var n = 0u; n < SLICE * COLUMNS / THREADS; n++) {
           let i = n * THREADS + thread;
@@ -138,7 +139,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         let factor = corrections[r * ROW_THREADS + own_row];
         for (var j = 0u; j < OUT; j++) { sums[r * OUT + j] *= factor; }
       }
-      for (var first = 0u; first < COLUMNS; first += VALUES) {
+      for (var part = 0u; part < (COLUMNS + VALUES - 1u) / VALUES; part++) {
+        let first = part * VALUES;
         for (var n = 0u; n < (VALUES * QUADS + THREADS - 1u) / THREADS; n++) {
           let i = n * THREADS + thread;
           let place = start + first + i / QUADS;
@@ -148,7 +150,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
           if (i < VALUES * QUADS) { shared_quads[VALUES_AT + i] = found; }
         }
         workgroupBarrier();
-        for (var i = 0u; i < VALUES; i += 4u) {
+        for (var four = 0u; four < (VALUES + 3u) / 4u; four++) {
+          let i = four * 4u;
           var weights: array<vec4<f32>, ROWS>;
           for (var r = 0u; r < ROWS; r++) {
             weights[r] = shared_quads[(r * ROW_THREADS + own_row) * W_STRIDE + (first + i) / 4u];

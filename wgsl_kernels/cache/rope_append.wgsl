@@ -14,7 +14,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let head = id.x;  // of q, then k, then v
   let first = head * HEAD_DIM;
   let factor = norm_factor(token * ROWS + first, head, thread);
-  for (var i = thread; i < HALF; i += WORKGROUP) {
+  for (var turn = 0u; turn < (HALF + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= HALF) { break; }
     let dim = first_dim(i);
     let apart = dims_apart(i);
     let at = token * ROWS + first + dim;

@@ -21,7 +21,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     for (var i = 0u; i < SUMS; i++) { sums[i] += expert_score(pair) * product[i]; }
   }
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     if (row < EXPERT_ROWS) {
       let index = token * EXPERT_ROWS + row;

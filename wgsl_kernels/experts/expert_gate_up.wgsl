@@ -16,7 +16,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   above = experts[pair] * EXPERT_ROWS;
   let row = select(pair / CHOSEN, pair, INPUTS == CHOSEN);
   add_up(team_sums(row, group_first + thread / TEAM * UNITS, thread), thread);
-  for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * UNITS) { break; }
     let unit = group_first + i;
     let team = i / UNITS;
     if (unit < EXPERT_ROWS) {

@@ -19,7 +19,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     sums = team_sums(row, group_first + thread / TEAM * ROWS_PER_TEAM, thread);
   }
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     if (row < EXPERT_ROWS && above + row < ROWS) {
       y[pair * EXPERT_ROWS + row] = y_type(expert_score(pair) * sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM));

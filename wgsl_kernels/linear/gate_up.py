@@ -35,8 +35,11 @@ def many_tokens(facts: Facts, match: Match) -> bool:
 
 
 def _pays(facts: Facts, match: Match) -> bool:
-    """Fewer dispatches, fuller waves of workgroups, and gate and up never reach memory."""
-    return True
+    """Fewer dispatches, fuller waves of workgroups, and gate and up never reach memory; but on software adapters
+    `linear` may have something better than tiles."""
+    if match.label("x") == A8:
+        return not linear_a8.barriers_cost_few(facts.adapter, facts.tokens)
+    return not linear.barriers_cost(facts.adapter)
 
 
 @fusion(stack=("gate", "up"), where=many_tokens, usual=_pays)

@@ -1,10 +1,10 @@
 """Linear layers, y = x W^T (+ bias), one kernel a weight format: `linear[f32]` ... `linear[int2]`; with a residual
 factor * y + residual.
 
-Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many, `broadcast` for
-many on adapters whose subgroups have 8 lanes (software adapters). A call may compute a range of rows of a larger
-result: it then writes columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no binding takes an
-embedding of 1 GB whole.
+Four variants share the reference: `gemv` for one token, `batch` for 2 to 16 on a GPU, `tile` for many; of software
+adapters those whose subgroups have 8 lanes take `broadcast` for many, others `batch`. A call may compute a range of
+rows of a larger result: it then writes columns [row_offset, row_offset + rows) of y [tokens, out_rows], since no
+binding takes an embedding of 1 GB whole.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..lora.low_rank import (
     widened,
 )
 from ..numerics import EPS32, random_tensor
-from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
-from ..reduce import eight_lanes_only, lanes_default, team_reduction, whole_subgroups
+from ..pair import Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
+from ..reduce import eight_lanes_only, lanes_default, one_subgroup, team_reduction, whole_subgroups
 from ..tiles import beyond_a_workgroup
 from ..weights import (
     BITS,
@@ -52,6 +52,9 @@ from . import halves
 FEW_TOKENS = 4
 #: Up to so many tokens a batch in registers is better than a tile in workgroup memory.
 BATCH = 16
+#: Tokens at once, rows a team and threads of a batch on a software adapter, where subgroups say how many threads: 4 and
+#: 8 tokens are as good on SwiftShader (INT4, 256x256 to 768x256), 4 better on lavapipe.
+CPU_BATCH = (4, 4, 0)
 
 
 def epilogue(context: Context) -> tuple[str, ...]:
@@ -119,18 +122,18 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], p
 
 
 def batch(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], pieces: str = "") -> Variant:
-    """The variant for 2 to 32 tokens, over the same library as `gemv`.
+    """The variant for 2 to 32 tokens, over the same library as `gemv`; on a software adapter for more.
 
     gpu: tokens at once, at most, rows a team and threads that suit a GPU; pieces: as for `gemv`.
     """
     sizes = (4, 2, 8, 16)
 
     def defaults(context: Context) -> dict[str, int]:
-        most, rows, threads = gpu(context)
+        most, rows, threads = CPU_BATCH if one_subgroup(context.adapter) else gpu(context)
         at_once = next((size for size in sorted(sizes) if context["tokens"] <= size), most)
         piece = piece_defaults(pieces, context, crowded=True)
-        lanes = lanes_default(context) or {"workgroup": threads}
-        return {"rows_per_team": rows, **lanes, **piece, "batch": min(at_once, most)}
+        shape = {"rows_per_team": rows, "workgroup": threads, "batch": min(at_once, most)}
+        return {**shape, **lanes_default(context), **piece}
 
     return Variant(
         "linear/linear_batch",
@@ -237,7 +240,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
         ),
         "batch": batch(
             pieces,
-            "2 to 16 tokens on a GPU: every weight byte is read once for several of them",
+            "2 to 16 tokens on a GPU, more in software: every weight byte is read once for several of them",
             gpu=partial(_gpu_batch, fmt, False),
             pieces=fmt,
         ),
@@ -260,7 +263,19 @@ def _prefer(fmt: str, context: Context) -> tuple[str, str]:
         if halves.pays(fmt, variant, context):
             return f"{variant}_f16", f"{reason}, in f16 arithmetic"
         return chosen
+    if barriers_cost(context.adapter):
+        return "batch", BATCH_ON_CPU
     return prefer_tiled(context)
+
+
+#: Why a software adapter takes `batch` for many tokens.
+BATCH_ON_CPU = "a software adapter: sums within a subgroup need no barrier, which is what costs"
+
+
+def barriers_cost(adapter: Adapter) -> bool:
+    """Whether an adapter has nothing like a tile without barriers: 16 tokens times 256x256 in INT4 take 105 ms in tiles
+    on SwiftShader and 6 ms in batches, 7.6 and 1.0 on lavapipe with 4 lanes; at 64 tokens 76 and 18, 6.0 and 4.7."""
+    return one_subgroup(adapter) and adapter.subgroup_size != 8
 
 
 def prefer_tiled(context: Context) -> tuple[str, str]:

@@ -97,7 +97,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  for (var r = 0u; r < ROWS_PER_THREAD; r += 2u) {
+  for (var pair = 0u; pair < ROWS_PER_THREAD / 2u; pair++) {
+    let r = pair * 2u;
     for (var t = 0u; t < 4u; t++) {
       let token = first_token + my_token + t * TOKEN_THREADS;
       store_two(token, first_row + my_row + r * ROW_THREADS, vec2<f32>(sums[r][t], sums[r + 1u][t]));

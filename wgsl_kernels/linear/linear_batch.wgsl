@@ -40,7 +40,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   add_low(low, first_token, group_first, thread);
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * SUMS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * SUMS) { break; }
     let at = place(first_token, group_first, i);
     if (at.x < TOKENS && at.y < ROWS) {
       let index = at.x * OUT_ROWS + ROW_OFFSET + at.y;

@@ -55,7 +55,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
                   subgroupBroadcast(a, 7u), subgroupBroadcast(b, 7u));
     }
   }
-  for (var r = 0u; r < 4u; r += 2u) {
+  for (var pair = 0u; pair < 2u; pair++) {
+    let r = pair * 2u;
     for (var t = 0u; t < 4u; t++) {
       store_two(token + t, first_row + 8u * r, vec2<f32>(sum.t0[r][t], sum.t0[r + 1u][t]));
       store_two(token + 4u + t, first_row + 8u * r, vec2<f32>(sum.t4[r][t], sum.t4[r + 1u][t]));

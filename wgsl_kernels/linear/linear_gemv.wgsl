@@ -24,7 +24,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sums = team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread);
   add_low(low, token, group_first, thread);
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;

@@ -28,7 +28,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let my_row = thread % ROW_THREADS * ROWS_PER_THREAD;
   let my_token = thread / ROW_THREADS * TOKENS_PER_THREAD;
   var sums: array<vec4<f32>, TOKENS_PER_THREAD * QUADS>;
-  for (var k = 0u; k < (COLUMNS + TILE_COLUMNS - 1u) / TILE_COLUMNS * TILE_COLUMNS; k += TILE_COLUMNS) {
+  for (var turn = 0u; turn < (COLUMNS + TILE_COLUMNS - 1u) / TILE_COLUMNS; turn++) {
+    let k = turn * TILE_COLUMNS;
     var x_octets: array<Octet, X_TURNS>;
     var w_octets: array<Octet, W_TURNS>;
     for (var n = 0u; n < X_TURNS; n++) {
@@ -85,7 +86,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   for (var t = 0u; t < TOKENS_PER_THREAD; t++) {
     let token = first_token + my_token + t;
-    for (var r = 0u; r < ROWS_PER_THREAD; r += 2u) {
+    for (var pair = 0u; pair < ROWS_PER_THREAD / 2u; pair++) {
+      let r = pair * 2u;
       let four = sums[t * QUADS + r / 4u];
       store_two(token, first_row + my_row + r, select(four.xy, four.zw, r % 4u == 2u));
     }

@@ -18,7 +18,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sums = team_sums(token, group_first + thread / TEAM * UNITS, thread);
   add_low(low, token, group_first, thread);
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * UNITS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * UNITS) { break; }
     let unit = group_first + i;
     let team = i / UNITS;
     if (unit < WIDTH) {

@@ -47,7 +47,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     let sums = sums_from(ahead, token, first + own, thread);
     if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
     add_up(sums, thread);
-    for (var i = thread; i < ROUND_UNITS; i += WORKGROUP) {
+    for (var turn = 0u; turn < (ROUND_UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let i = turn * WORKGROUP + thread;
+      if (i >= ROUND_UNITS) { break; }
       let team = i / UNITS;
       made_sums[round * ROUND_UNITS + i] = vec2<f32>(sum_of(team, i % UNITS * 2u), sum_of(team, i % UNITS * 2u + 1u));
     }

@@ -27,7 +27,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sums = sums_from(ahead, token, first, thread);
   add_low(low, token, group_first, thread);
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * PAIRS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * PAIRS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * PAIRS) { break; }
     let pair = group_first + i;
     let team = i / PAIRS;
     if (pair < ROWS / 2u) {

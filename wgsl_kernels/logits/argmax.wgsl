@@ -8,7 +8,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let start = id.x * WIDTH;
   var mine = -3.4028234e38;  // the lowest f32
   var first = 0u;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) {
+  for (var turn = 0u; turn < (WIDTH + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
     let v = f32(x[start + i]);
     if (v > mine) { mine = v; first = i; }
   }

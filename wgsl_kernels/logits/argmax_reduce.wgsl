@@ -10,7 +10,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let start = id.x * GROUPS;
   var mine = -3.4028234e38;  // the lowest f32
   var first = 0u;
-  for (var i = thread; i < GROUPS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (GROUPS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= GROUPS) { break; }
     let v = largest[start + i];
     if (v > mine) { mine = v; first = i; }
   }

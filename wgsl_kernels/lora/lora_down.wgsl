@@ -45,7 +45,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     sums = adapter_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, (adapter - 2u) * RANKS, thread % TEAM);
   }
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     let team = i / ROWS_PER_TEAM;
     if (row < RANKS) { y[token * RANKS + row] = sum_of(team, i % ROWS_PER_TEAM) * row_factor(team); }

@@ -7,7 +7,9 @@
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.y * WIDTH + id.x * HEAD_DIM;
   let factor = head_factor(start, thread);
-  for (var i = thread; i < HEAD_DIM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (HEAD_DIM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= HEAD_DIM) { break; }
     y[start + i] = y_type(f32(x[start + i]) * factor * weight_at(i));
   }
 }

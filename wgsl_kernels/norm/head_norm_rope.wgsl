@@ -12,7 +12,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let start = id.y * WIDTH + id.x * HEAD_DIM;
   let factor = head_factor(start, thread);
   let angle = min(state[id.y].position, POSITIONS - 1u) * ROTATED;
-  for (var i = thread; i < HALF; i += WORKGROUP) {
+  for (var turn = 0u; turn < (HALF + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= HALF) { break; }
     let c = table[angle + i];
     let s = table[angle + HALF + i];
     let a = f32(x[start + i]) * factor * weight_at(i);

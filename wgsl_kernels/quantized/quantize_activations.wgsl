@@ -27,7 +27,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     scale = scale_for(largest);
   }
   scales[token * BLOCKS + block] = scale;
-  for (var i = 0u; i < BLOCK; i += 4u) {
+  for (var word = 0u; word < (BLOCK + 3u) / 4u; word++) {
+    let i = word * 4u;
     let column = first + i / (4u * STRIDE) * (4u * STRIDE) + (i / 4u) % STRIDE;
     let v = vec4<f32>(value(token, column), value(token, column + STRIDE),
                       value(token, column + 2u * STRIDE), value(token, column + 3u * STRIDE));

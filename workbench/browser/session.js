@@ -12,17 +12,20 @@ const LIKELY = 5;
 /** So many steps of one token are sooner done than a program is compiled. */
 const FEW_TOKENS = 24;
 /** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
-const GROUP_MS = 8;
+const GROUP_MS = 16;
 
 /** @typedef {import("./player.js").Program} Program */
 /** @typedef {import("./player.js").Recorded} Recorded */
-/** @typedef {{steps: number, came: boolean, words: Promise<Uint32Array<ArrayBuffer>>}} Group steps that are on the device */
+/** @typedef {{steps: number, words: Promise<Uint32Array<ArrayBuffer>>}} Group steps that are on the device */
 
 /** @param {number} position */
 const notFinite = (position) =>
   new BrowserError("not-finite", `the logits are not finite at or before position ${position}: weights or activations overflow`);
 
-/** How many steps make up a group: one at first, then as many as take `GROUP_MS`. */
+/**
+ * How many steps make up a group: one at first, then as many as take `GROUP_MS`. A group takes no longer than passes from
+ * the arrival of the one before to its own; where the page is what takes that long, longer groups let it keep up.
+ */
 class Pace {
   /** @param {number} most */
   constructor(most) {
@@ -32,18 +35,19 @@ class Pace {
     this.last = undefined;
   }
 
-  /**
-   * A group came back. Where it and the one before were waited for, the time between is what it took.
-   * @param {number} steps
-   * @param {boolean} waited
-   */
-  arrived(steps, waited) {
+  /** The device had nothing to do, and gets a group now. */
+  begins() {
+    this.last = performance.now();
+  }
+
+  /** A group came back. @param {number} steps */
+  arrived(steps) {
     const now = performance.now();
-    if (waited && this.last !== undefined) {
+    if (this.last !== undefined) {
       const step = Math.max((now - this.last) / steps, 1e-3);
       this.steps = Math.max(1, Math.min(this.most, 2 * this.steps, Math.round(GROUP_MS / step)));
     }
-    this.last = waited ? now : undefined;
+    this.last = now;
   }
 }
 
@@ -239,11 +243,11 @@ export class Session {
     };
     try {
       for (let given = 0; given < count; ) {
+        if (ahead === 1) pace.begins();
         fill();
         const group = /** @type {Group} */ (pending.shift());
-        const waited = ahead > 1 && !group.came;
         const words = await group.words;
-        pace.arrived(group.steps, waited);
+        pace.arrived(group.steps);
         given += group.steps;
         if (ahead > 1) fill(); // before the consumer takes its time
         yield { steps: group.steps, words };
@@ -339,7 +343,7 @@ export class Session {
   }
 
   /**
-   * Steps, a pass each, and a copy of what they leave.
+   * Steps, all in one pass, and a copy of what they leave.
    * @param {Recorded} recorded
    * @param {number} position
    * @param {number} valid tokens of the first step
@@ -361,7 +365,7 @@ export class Session {
    */
   run(recorded, position, count, steps, copy) {
     const encoder = this.device.gpu.createCommandEncoder();
-    for (let step = 0; step < steps; step++) recorded.encode(encoder);
+    recorded.encode(encoder, steps);
     copy?.(encoder);
     this.device.gpu.queue.submit([encoder.finish()]);
     this.furthest = Math.max(position ? this.furthest : 0, position + count); // from 0 on it is another text
@@ -391,11 +395,9 @@ export class Session {
       }
     });
     const words = this.device.mapped(staging, 4 * total).then((data) => {
-      group.came = true;
       this.free.push(staging);
       return new Uint32Array(data);
     });
-    const group = { steps, came: false, words };
-    return group;
+    return { steps, words };
   }
 }

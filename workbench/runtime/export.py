@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,10 @@ def page_adapter(lanes: int, *, f16: bool = False) -> Adapter:
     return Adapter(bool(lanes), lanes, f16=f16, is_cpu=lanes == SOFTWARE_LANES)
 
 
-def adapters(types: Sequence[str]) -> Iterator[tuple[str, Adapter]]:
+def adapters(types: Sequence[str], subgroups: Sequence[int]) -> Iterator[tuple[str, Adapter]]:
     """Activations and kind of adapter of each bundle."""
     for activations in types:
-        for lanes in SUBGROUPS:
+        for lanes in subgroups:
             yield activations, page_adapter(lanes, f16=activations == "f16")
 
 
@@ -187,11 +187,13 @@ def export_programs(
     max_tokens: int = 2048,
     heads: Sequence[str] = NEEDED,
     types: Sequence[str] | None = None,
+    subgroups: Sequence[int] | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write the programs of a converted model, whole or not at all.
 
-    max_tokens: positions of the cache. heads: what programs end in. types: of activations (default: `TYPES`). Raises
+    max_tokens: positions of the cache. heads: what programs end in. types: of activations (default: `TYPES`).
+    subgroups: lanes of the adapters that programs are for, of `SUBGROUPS` (default: all of them). Raises
     WorkbenchError for a model that is not converted, or not stored planar and low-first (a page reads its planes as
     they lie), for unknown limits, and for an output that exists.
     """
@@ -220,7 +222,8 @@ def export_programs(
     partial = Partial(output)
     try:
         kinds = bindings(source, LIMITS[limits])
-        count, nbytes = _write(partial.path, source, index, kinds, heads, TYPES if types is None else types)
+        wanted = adapters(TYPES if types is None else types, SUBGROUPS if subgroups is None else subgroups)
+        count, nbytes = _write(partial.path, source, index, wanted, kinds, heads)
         partial.put_in_place()
     except BaseException:
         partial.remove()
@@ -232,14 +235,14 @@ def _write(
     folder: Path,
     source: Any,
     index: dict[str, Any],
+    wanted: Iterable[tuple[str, Adapter]],
     kinds: Sequence[Bindings],
     heads: Sequence[str],
-    types: Sequence[str],
 ) -> tuple[int, int]:
     """All files; the numbers of programs and bytes."""
     count, nbytes, capacity = 0, 0, index["capacity"]
     with storing(folder):
-        for (activations, adapter), bound in itertools.product(adapters(types), kinds):
+        for (activations, adapter), bound in itertools.product(wanted, kinds):
             aligned = dataclasses.replace(adapter, offset_alignment=bound.alignment)
             made = bundle(programs_for(source, activations, aligned, capacity, bound.nbytes, heads))
             data = json.dumps(made, separators=(",", ":")).encode()

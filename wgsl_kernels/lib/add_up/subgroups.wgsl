@@ -10,6 +10,7 @@ const LANES: u32 = min(TEAM, SUBGROUP_SIZE);
 const TEAM_SUBGROUPS: u32 = TEAM / LANES;
 const FOURS: u32 = (SUMS + 3u) / 4u;
 const LAST: u32 = SUMS - 1u;
+const HALVINGS: u32 = countTrailingZeros(LANES) - 2u;  // of the lanes that share one of four sums
 var<workgroup> sum_scratch: array<f32, TEAMS * SUMS * TEAM_SUBGROUPS>;
 
 // Of four sums over LANES lanes, the one that the lane's two highest bits name.
@@ -18,7 +19,7 @@ fn sum_of_four(v: vec4<f32>, lane: u32) -> f32 {
   let two = select(v.xy, v.zw, upper) + subgroupShuffleXor(select(v.zw, v.xy, upper), LANES / 2u);
   let odd = (lane & (LANES / 4u)) != 0u;
   var sum = select(two.x, two.y, odd) + subgroupShuffleXor(select(two.y, two.x, odd), LANES / 4u);
-  for (var apart = LANES / 8u; apart > 0u; apart >>= 1u) { sum += subgroupShuffleXor(sum, apart); }
+  for (var n = 0u; n < HALVINGS; n++) { sum += subgroupShuffleXor(sum, (LANES / 8u) >> n); }
   return sum;
 }
 

@@ -7,6 +7,7 @@
 // on their way while the weights of parts are computed, each by one thread.
 const THREADS: u32 = 256u;
 const QUADS: u32 = HEAD_DIM / 4u;
+const TURNS: u32 = (SPLITS + THREADS - 1u) / THREADS;  // of parts for each thread
 const LANES: u32 = max(1u, THREADS / QUADS);
 const EACH: u32 = (SPLITS + LANES - 1u) / LANES;  // parts that a thread adds up
 const AHEAD: u32 = min(EACH, 16u);                // and that it loads before it knows their weights
@@ -17,7 +18,10 @@ var<workgroup> lane_sums: array<vec4<f32>, LANES * QUADS>;
 
 // Leaves four dimensions each in `lane_sums[0 .. QUADS]`, after a barrier.
 fn reduce_parts(head: u32, thread: u32) {
-  for (var s = thread; s < SPLITS; s += THREADS) { part_stats[s] = stats[head * SPLITS + s]; }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let s = turn * THREADS + thread;
+    if (s < SPLITS) { part_stats[s] = stats[head * SPLITS + s]; }
+  }
   let lane = thread / QUADS;
   let quad = thread % QUADS;
   var loaded: array<vec4<f32>, AHEAD>;
@@ -27,7 +31,10 @@ fn reduce_parts(head: u32, thread: u32) {
   workgroupBarrier();
   var largest = part_stats[0].x;
   for (var s = 1u; s < SPLITS; s++) { largest = max(largest, part_stats[s].x); }
-  for (var s = thread; s < SPLITS; s += THREADS) { part_weights[s] = exp(part_stats[s].x - largest); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let s = turn * THREADS + thread;
+    if (s < SPLITS) { part_weights[s] = exp(part_stats[s].x - largest); }
+  }
   workgroupBarrier();
   var sum = vec4<f32>();
   var total = 0.0;

@@ -26,7 +26,7 @@ fn in_stride(word: u32, lane: u32, stride: u32) -> u32 {
 
 fn quantized_quad(v: vec4<f32>, lane: u32, stride: u32) -> QuantizedQuad {
   var largest = largest_of(abs(v));
-  for (var apart = 1u; apart < 8u; apart <<= 1u) { largest = max(largest, subgroupShuffleXor(largest, apart)); }
+  for (var n = 0u; n < 3u; n++) { largest = max(largest, subgroupShuffleXor(largest, 1u << n)); }
   let scale = scale_for(largest);
   let word = in_stride(to_word(to_bytes(v, inverse_of(scale))), lane, stride);
   return QuantizedQuad(vec4<u32>(word, subgroupShuffleXor(word, 1u), subgroupShuffleXor(word, 2u),

@@ -6,7 +6,8 @@ fn run_passes(token: u32, first: u32, thread: u32) {
   let own = thread / TEAM * ROWS_PER_TEAM;
   var next = first_pieces(first + own, thread);
   stage(token, thread);
-  for (var at = 0u; at < GROUP; at += AT_ONCE) {
+  for (var run = 0u; run < (GROUP + AT_ONCE - 1u) / AT_ONCE; run++) {
+    let at = run * AT_ONCE;
     start_sum();
     let sums = sums_from(next, token, first + at + own, thread);
     if (at + AT_ONCE < GROUP) { next = first_pieces(first + at + AT_ONCE + own, thread); }

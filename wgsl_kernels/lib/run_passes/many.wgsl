@@ -4,7 +4,8 @@
 fn run_passes(token: u32, first: u32, thread: u32) {
   let own = thread / TEAM * ROWS_PER_TEAM;
   stage(token, thread);
-  for (var at = 0u; at < GROUP; at += AT_ONCE) {
+  for (var run = 0u; run < (GROUP + AT_ONCE - 1u) / AT_ONCE; run++) {
+    let at = run * AT_ONCE;
     start_sum();
     compare(token, first + at, team_sums(token, first + at + own, thread), thread);
     workgroupBarrier();  // the next pass's sums are written where this one's were read

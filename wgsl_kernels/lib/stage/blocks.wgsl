@@ -2,7 +2,9 @@
 // needs: x (x4), norm_sum (norm), quantize_block (quantized_block), x_a8/row (row_words, row_facts, X_GROUPS)
 // A thread quantizes a block of 32 columns: for any device.
 fn stage(token: u32, thread: u32) {
-  for (var group = thread; group < X_GROUPS; group += WORKGROUP) {
+  for (var turn = 0u; turn < (X_GROUPS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let group = turn * WORKGROUP + thread;
+    if (group >= X_GROUPS) { break; }
     var v: array<vec4<f32>, 8>;
     var sum = 0.0;
     for (var i = 0u; i < 8u; i++) {

@@ -4,9 +4,11 @@
 // load nothing early past what lanes exchange (4096 columns in four turns of one quad took 2 us longer, H200).
 const QUADS: u32 = X_GROUPS * 8u;
 const TURNS: u32 = min(4u, (QUADS + WORKGROUP - 1u) / WORKGROUP);
+const ROUNDS_OF_TURNS: u32 = (QUADS + TURNS * WORKGROUP - 1u) / (TURNS * WORKGROUP);
 
 fn stage(token: u32, thread: u32) {
-  for (var first = 0u; first < QUADS; first += TURNS * WORKGROUP) {
+  for (var round = 0u; round < ROUNDS_OF_TURNS; round++) {
+    let first = round * TURNS * WORKGROUP;
     var rows = array<vec4<f32>, TURNS>();
     var weights: array<vec4<f32>, TURNS>;
     for (var turn = 0u; turn < TURNS; turn++) {
@@ -17,7 +19,7 @@ fn stage(token: u32, thread: u32) {
     for (var turn = 0u; turn < TURNS; turn++) {
       let quad = first + turn * WORKGROUP + thread;
       var sum = dot(rows[turn], rows[turn]);
-      for (var apart = 1u; apart < 8u; apart <<= 1u) { sum += subgroupShuffleXor(sum, apart); }
+      for (var n = 0u; n < 3u; n++) { sum += subgroupShuffleXor(sum, 1u << n); }
       let part = quantized_quad(rows[turn] * weights[turn], thread, STRIDE);
       if (quad < QUADS && thread % 4u == 0u) {
         row_words[quad / 4u] = part.words;
