@@ -86,6 +86,6 @@ def test_four_rows(loaded):
                 found.append(np.stack([logits[n] for n in range(len(NAMES))]))
             if model.backend == "wgpu":
                 steps = model.executor.device_plan("last", 4, batch._cache, ()).steps
-                assert with_adapters(steps) == ["linear"] * 5
+                assert with_adapters(steps) == ["linear"] * 4
     half = len(found) // 2
     assert close(np.concatenate(found[:half]), np.concatenate(found[half:]))

@@ -107,12 +107,13 @@ def tiled(
 
 
 def _batch_bytes(context: Context) -> int:
-    """Of the workgroup memory that activations, with two facts for each 32, and sums over teams take."""
+    """Of the workgroup memory that activations, with two facts for each 32, sums of teams and what adapters add take."""
     threads, lanes = context["workgroup"], known_lanes(context)
     team = threads // context["teams"]
     rows = context["rows_per_team"] * context["batch"]
     sums = 4 * rows * threads // min(team, lanes) if lanes else 16 * threads
-    return (INT8_BLOCK + 8) * context["batch"] * max(32, team) + sums
+    low = 16 * rows * context["teams"] if "lora_b" in context.types else 0
+    return (INT8_BLOCK + 8) * context["batch"] * max(32, team) + sums + low
 
 
 def _refuse_batch(context: Context) -> str | None:

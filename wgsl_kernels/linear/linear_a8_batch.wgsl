@@ -9,7 +9,7 @@
 // Sums become floats without a conversion: they begin at the bits of 1.5 * 2^23 (as in linear_a8_tile.wgsl).
 // needs: packed (Bytes, Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
 //   affine (scaled, block_sum), x_a8/buffer (x_words, x_scale), sum_bytes (sum_bytes), add_up (add_up, sum_of),
-//   low_rank (low_rank), residual (with_residual), bias (bias_at)
+//   low_sums (low_ahead, add_low, low_sum), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const TEAM: u32 = WORKGROUP / TEAMS;
@@ -17,6 +17,7 @@ const CHUNK: u32 = max(32u, TEAM);  // pieces of 32 columns that are in workgrou
 const CHUNKS: u32 = (X_GROUPS + CHUNK - 1u) / CHUNK;
 const STEPS: u32 = CHUNK / TEAM;
 const SUMS: u32 = ROWS_PER_TEAM * BATCH;
+const LOW_SUMS: u32 = TEAMS * SUMS;
 const BATCHES: u32 = (TOKENS + BATCH - 1u) / BATCH;
 const STAGED: u32 = BATCH * CHUNK;
 const BROUGHT: u32 = (STAGED + WORKGROUP - 1u) / WORKGROUP;  // of what is staged a thread brings
@@ -63,6 +64,10 @@ fn place(first_token: u32, group_first: u32, i: u32) -> vec2<u32> {
   return vec2<u32>(first_token + i % SUMS / ROWS_PER_TEAM, group_first + i / SUMS * ROWS_PER_TEAM + i % ROWS_PER_TEAM);
 }
 
+fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> {
+  return min(place(token, first, slot), vec2<u32>(TOKENS - 1u, ROWS - 1u));
+}
+
 // |sum| < 2^22: the bits of 1.5 * 2^23 plus it are those of the float 1.5 * 2^23 + sum.
 fn dot_of(w: Bytes, a: vec4<u32>, b: vec4<u32>) -> f32 {
   let sum = 0x4b400000 + dot4I8Packed(w.a.x, a.x) + dot4I8Packed(w.a.y, a.y) + dot4I8Packed(w.a.z, a.z)
@@ -81,11 +86,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let lane = thread % TEAM;
   var ahead = weights_at(first, min(lane, X_GROUPS - 1u));
   var x_ahead = brought(first_token, 0u, thread);
+  let low = low_ahead(first_token, group_first, thread);
   var sums: array<f32, SUMS>;
-  for (var i = 0u; i < SUMS; i++) {
-    let token = min(first_token + i / ROWS_PER_TEAM, TOKENS - 1u);
-    sums[i] = low_rank(token, min(first + i % ROWS_PER_TEAM, ROWS - 1u), lane, TEAM);
-  }
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
     stage(x_ahead, thread);
     workgroupBarrier();
@@ -114,12 +116,15 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
+  add_low(low, first_token, group_first, thread);
   add_up(sums, thread);
-  for (var i = thread; i < TEAMS * SUMS; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * SUMS) { break; }
     let at = place(first_token, group_first, i);
     if (at.x < TOKENS && at.y < ROWS) {
       let index = at.x * OUT_ROWS + ROW_OFFSET + at.y;
-      y[index] = y_type(with_residual(sum_of(i / SUMS, i % SUMS) + bias_at(at.y), index));
+      y[index] = y_type(with_residual(sum_of(i / SUMS, i % SUMS) + low_sum(i) + bias_at(at.y), index));
     }
   }
 }

@@ -56,7 +56,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     workgroupBarrier();
   }
   add_low(low, token, group_first, thread);
-  for (var i = thread; i < MADE; i += WORKGROUP) {
+  for (var turn = 0u; turn < (MADE + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= MADE) { break; }
     let sums = (made_sums[i] + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * row_factor(0u);
     products[i] = select(0.0, activate(sums.x) * sums.y, group_first + i < WIDTH);
   }

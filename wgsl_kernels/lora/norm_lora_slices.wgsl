@@ -59,7 +59,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let x_ahead = x4(token, own);
   let norm_ahead = norm[own / 4u];
   add_low(low, token, first, thread);
-  for (var quad = thread; quad < 64u; quad += WORKGROUP) {
+  for (var turn = 0u; turn < (64u + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let quad = turn * WORKGROUP + thread;
+    if (quad >= 64u) { break; }
     let column = first + quad * 4u;
     var v = vec4<f32>();
     var factors = norm_ahead;
@@ -96,7 +98,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   add_up(sums, thread);
   let chosen = row_of(token).real > 1u;
   let to = token * SLICE_RANKS + slice * (RANKS + BEHIND);
-  for (var i = thread; i < TEAMS * ROWS_PER_TEAM; i += WORKGROUP) {
+  for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     if (group_row + i < RANKS) {
       let sum = sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM);
       y[to + group_row + i] = select(0.0, sum, chosen);

@@ -26,12 +26,11 @@ import torch
 from ..layout import INT8_BLOCK
 from ..linear.linear import gemv_defaults
 from ..linear.norm_linear import refuse_columns
-from ..linear.norm_linear_a8 import by_quads
 from ..makers import handing_on
 from ..numerics import EPS32
 from ..pair import REGISTRY, Context, Cost, Kernel, Port, Variant, ceil_div, register
 from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
-from ..reduce import team_reduction
+from ..reduce import by_quads, team_reduction
 from ..weights import WEIGHT_FORMATS, is_quantized, magnitude_planes, weight_library, weight_sizes
 from .lora_down import lora_down_reference
 from .low_rank import (

@@ -35,7 +35,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   store_own(v, thread, STRIDE);
   let factor = 1.0 / sqrt(workgroup_sum(squares, thread) / f32(HIDDEN) + EPS);
   workgroupBarrier();  // not every reduction has one
-  for (var block = thread; block < Y_BLOCKS; block += WORKGROUP) {
+  for (var turn = 0u; turn < (Y_BLOCKS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let block = turn * WORKGROUP + thread;
+    if (block >= Y_BLOCKS) { break; }
     y_scales[row * Y_BLOCKS + block] = scales[block] * factor;
   }
 }

@@ -30,7 +30,9 @@ fn low_ahead(token: u32, first: u32, thread: u32) -> LowAhead {
   return ahead;
 }
 fn add_low(ahead: LowAhead, token: u32, first: u32, thread: u32) {
-  for (var item = thread; item < LOW_ITEMS; item += WORKGROUP) {
+  for (var turn = 0u; turn < (LOW_ITEMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let item = turn * WORKGROUP + thread;
+    if (item >= LOW_ITEMS) { break; }
     var sum = vec4<f32>();
     var i = 0u;
     if (item == thread) {
@@ -40,13 +42,17 @@ fn add_low(ahead: LowAhead, token: u32, first: u32, thread: u32) {
     low_slices[item] = sum;
   }
   workgroupBarrier();
-  for (var item = thread; item < LOW_WIDTH; item += WORKGROUP) {  // its own column of the groups, nobody else's
+  for (var turn = 0u; turn < (LOW_WIDTH + WORKGROUP - 1u) / WORKGROUP; turn++) {  // own columns of the groups
+    let item = turn * WORKGROUP + thread;
+    if (item >= LOW_WIDTH) { break; }
     var sum = vec4<f32>();
     for (var group = 0u; group < LOW_GROUPS; group++) { sum += low_slices[group * LOW_WIDTH + item]; }
     low_slices[item] = sum;
   }
   workgroupBarrier();
-  for (var part = thread; part < LOW_PARTS; part += WORKGROUP) {
+  for (var turn = 0u; turn < (LOW_PARTS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let part = turn * WORKGROUP + thread;
+    if (part >= LOW_PARTS) { break; }
     let row = low_place(token, first, part / LOW_LANES).y;
     let lane = part % LOW_LANES;
     var sum = 0.0;
