@@ -3,8 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { Text } from "../../workbench/browser/text.js";
-import { streamText } from "../../workbench/browser/textstream.js";
+import { streamText, Text } from "../../workbench/browser/text.js";
 
 const { folder, texts, sample, streams } = JSON.parse(readFileSync(0, "utf8"));
 const read = async (file) => new Uint8Array(readFileSync(join(folder, file)));

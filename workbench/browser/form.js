@@ -3,55 +3,46 @@
 
 import { megabytes } from "./device.js";
 import { BrowserError } from "./errors.js";
-import { forgetPage, keepPage } from "./offline.js";
+import { forgetPage, keepPage } from "./storage.js";
 
 export const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 export const control = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (document.getElementById(id));
 export const say = (/** @type {string} */ id, /** @type {string} */ text) => (element(id).textContent = text);
 
 const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed"];
-/** Errors after which the page goes on as it is. */
-const HARMLESS = new Set(["input", "context", "not-finite"]);
+const HARMLESS = ["input", "context", "not-finite"];
 
-/** How tokens are chosen, as the fields say whose names end so. @returns {import("./sampling.js").Options} */
+/** How tokens are chosen, as the fields say whose names end so. @returns {Options} */
 export const chosen = (end = "") => Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id + end).value)]));
 
-/** Tells what went wrong; errors that no one foresaw go to the console too. @param {unknown} error */
+/**
+ * Tells what went wrong; whether the page goes on. Errors that no one foresaw go to the console too.
+ * @param {unknown} error
+ */
 export function fail(error) {
   const known = error instanceof BrowserError;
+  const harmless = known && HARMLESS.includes(error.kind);
   if (!known) console.error(error);
   say("problem", known ? error.message : `Something unforeseen happened: ${error}`);
   element("alert").hidden = false;
-  element("again").hidden = known && HARMLESS.has(error.kind);
+  element("again").hidden = harmless;
   element("progress").hidden = true;
   say("status", "");
-  return known && HARMLESS.has(error.kind);
+  return harmless;
 }
 
 /**
- * How far loading has come. @param {string} what @param {number} before of all, 0 to 1 @param {number} share
- * @param {import("./player.js").Progress} progress
+ * How far loading has come.
+ * @param {string} what @param {number} before of all, 0 to 1 @param {number} share @param {Progress} progress
  */
 export function loading(what, before, share, { done, total }) {
   control("progress").value = /** @type {any} */ (before + (share * done) / total);
   say("status", `${what}: ${megabytes(done)} of ${megabytes(total)}${done === total ? "; preparing the GPU …" : ""}`);
 }
 
-/**
- * Of models that are ready. memory: bytes of the GPU. unkept: why the browser's storage does not hold them whole. certificate:
- * whether there is a page that certifies the adapter.
- * @typedef {{adapter: string, memory: number, capacity: number, chat: boolean, kept: boolean, unkept: string,
- *   certificate: boolean}} Facts
- */
-/**
- * How a page differs. busy: the element in which texts appear. ways: of using it, radio buttons. chat: the one of them that
- * needs a chat template. working: what is said meanwhile.
- * @typedef {{busy: string, ways: string[], chat: string, working: string}} Manner
- */
-
 /** One thing at a time, begun by the form and ended by itself, a button or a key. @template {Facts} Known */
 export class Form {
-  /** @param {import("./engine.js").Engine} engine @param {Known} facts @param {Manner} manner */
+  /** @param {import("./port.js").Engine} engine @param {Known} facts @param {Manner} manner */
   constructor(engine, facts, manner) {
     this.engine = engine;
     this.facts = facts;
@@ -62,19 +53,19 @@ export class Form {
 
   /** @param {string} title @param {string} what the browser keeps @param {string[]} files kept with the page */
   ready(title, what, files) {
-    const { adapter, memory, chat, kept, unkept, certificate } = this.facts;
+    const { adapter, memory, kept, unkept, certificate } = this.facts;
     document.title = title;
     say("name", title);
     element("progress").hidden = true;
-    control("write").disabled = false;
-    control(this.manner.chat).disabled = !chat;
+    this.begin(false);
     say("status", "Ready.");
     say("adapter", adapter);
     say("memory", megabytes(memory));
     say("kept", kept ? what : `not: ${unkept}`);
     element("forget").hidden = !kept;
     element("certify").hidden = !certificate;
-    element("form").addEventListener("submit", (event) => {
+    const form = /** @type {HTMLFormElement} */ (element("form"));
+    form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.working) this.work();
     });
@@ -83,7 +74,6 @@ export class Form {
     element("forget").addEventListener("click", () => this.forget());
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.stop();
-      const form = /** @type {HTMLFormElement} */ (element("form"));
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     });
     if (kept) keepPage(files).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);

@@ -1,12 +1,10 @@
 // A text in steps of the programs that end in one head, for what they say of each token: logits, or how likely targets were.
 
-import { BrowserError } from "./errors.js";
-
 /** @typedef {{start: number, count: number, rows: Float32Array<ArrayBuffer>}} Rows of the tokens from `start` on, without padding */
 
 /**
  * Append tokens to a session; what comes of each step, whose last one is padded if that wastes a quarter at most.
- * @param {import("./session.js").Session} session
+ * @param {Session} session
  * @param {number[]} ids
  * @param {string} head
  * @param {string} value of the program's, a row a token
@@ -15,8 +13,7 @@ import { BrowserError } from "./errors.js";
  */
 export async function* steps(session, ids, head, value, inputs = {}) {
   const { player, device } = session;
-  const programs = player.programs.filter(({ target }) => target.head === head).sort((a, b) => b.target.tokens - a.target.tokens);
-  if (!programs.length) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
+  const programs = player.ending(head);
   session.check(ids);
   for (let start = 0; start < ids.length; ) {
     const left = ids.length - start;
@@ -28,9 +25,8 @@ export async function* steps(session, ids, head, value, inputs = {}) {
       padded.set(all.slice(start, start + count));
       session.write(name, padded);
     }
-    const [index, shape] = program.values[value];
+    const { buffer, shape } = player.value(program, value);
     const bytes = 4 * count * shape.slice(1).reduce((product, size) => product * size, 1);
-    const buffer = /** @type {GPUBuffer} */ (player.buffers.get(program.buffers[index].name));
     const staging = device.staging(bytes);
     session.submit(recorded, session.position, count, 1, (encoder) => encoder.copyBufferToBuffer(buffer, 0, staging, 0, bytes));
     session.ids.push(...ids.slice(start, start + count));

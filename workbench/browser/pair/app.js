@@ -1,10 +1,8 @@
 // The page of two models. What comes from files or the models is written as text, never as markup.
 
-import { Engine } from "./browser/engine.js";
+import { Engine } from "./browser/port.js";
 import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
-
-/** @typedef {import("./browser/pair.js").Unit} Unit */
 
 /** Who answers for two models: a worker, or the page itself where only that has WebGPU. */
 const PAIR = { worker: new URL("browser/pair_worker.js", document.baseURI), calls: () => import("./browser/pair.js") };
@@ -117,10 +115,10 @@ class Lane {
 
 /**
  * Two models that continue prompts or read texts, one at a time.
- * @extends {Form<import("./browser/pair.js").Facts>}
+ * @extends {Form<PairFacts>}
  */
 class Comparer extends Form {
-  /** @param {Engine} engine @param {import("./browser/pair.js").Facts} facts */
+  /** @param {Engine} engine @param {PairFacts} facts */
   constructor(engine, facts) {
     super(engine, facts, { busy: "lanes", ways: ["continues", "answers", "reads"], chat: "answers", working: "Working …" });
   }
@@ -150,7 +148,7 @@ class Comparer extends Form {
     return made;
   }
 
-  /** What is said of a text that both have read. @param {import("./browser/pair.js").Read} read */
+  /** What is said of a text that both have read. @param {Reading} read */
   measured({ tokens, kl, flips, ppl }) {
     const error = Number.isNaN(kl.error) ? "" : ` ± ${digits(kl.error)}`;
     const [first, second] = this.facts.names.map((name, which) => `${name} ${ppl[which].toFixed(3)}`);
@@ -162,7 +160,7 @@ class Comparer extends Form {
     const prompt = control("prompt").value;
     const chats = control("answers").checked;
     const lanes = this.facts.names.map((name) => this.lane(name, chats ? "" : prompt));
-    /** @type {(import("./browser/pair.js").Read | undefined)[]} */
+    /** @type {(Reading | undefined)[]} */
     const reads = [];
     const wanted = { prompt: chats ? [{ role: "user", content: prompt }] : prompt, count: Number(control("count").value), options: chosen() };
     const { ended } = await this.engine.call("write", wanted, ({ which, text, read }) => {
@@ -193,9 +191,9 @@ for (const key of document.querySelectorAll(".key[data-kl]")) {
   style.setProperty("--v", strength(Number(dataset.kl)).toFixed(3));
 }
 element("again").addEventListener("click", () => location.reload());
-const told = (/** @type {{which: number} & import("./browser/player.js").Progress} */ { which, ...progress }) =>
+const told = (/** @type {{which: number} & Progress} */ { which, ...progress }) =>
   loading(`Loading model ${which + 1} of 2`, which / 2, 1 / 2, progress);
-Engine.load({ base: document.baseURI, keep: true }, told, PAIR).then(([engine, facts]) => {
+Engine.load(told, PAIR).then(([engine, facts]) => {
   const files = [PROGRAMS + facts.bundles[0], `beside/${PROGRAMS}${facts.bundles[1]}`];
   new Comparer(engine, facts).ready(facts.names.join(" beside "), "the models", files);
 }, fail);

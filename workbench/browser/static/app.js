@@ -1,10 +1,10 @@
 // The page: one model, one text or conversation. What comes from files or the model is written as text, never as markup.
 
-import { Engine } from "./browser/engine.js";
+import { Engine } from "./browser/port.js";
 import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
-/** @type {Record<import("./browser/service.js").Ended["reason"], string>} */
+/** @type {Record<Reason, string>} */
 const ENDED = {
   eos: "The model ended the text.",
   length: "As many tokens as were asked for.",
@@ -13,8 +13,8 @@ const ENDED = {
   stopped: "Stopped.",
 };
 
-/** A piece of the text or of the conversation. @param {string} tag @param {string} text @param {string} [name] of a class */
-function written(tag, text, name = "") {
+/** A piece of the text or of the conversation. @param {string} tag @param {string} [text] @param {string} [name] of a class */
+function written(tag, text = "", name = "") {
   const made = document.createElement(tag);
   made.textContent = text;
   made.className = name;
@@ -23,13 +23,13 @@ function written(tag, text, name = "") {
 
 /**
  * Continues prompts or answers in a chat, one at a time.
- * @extends {Form<import("./browser/service.js").Facts>}
+ * @extends {Form<ModelFacts>}
  */
 class Writer extends Form {
-  /** @param {Engine} engine @param {import("./browser/service.js").Facts} facts */
+  /** @param {Engine} engine @param {ModelFacts} facts */
   constructor(engine, facts) {
     super(engine, facts, { busy: "text", ways: ["continues", "chats"], chat: "chats", working: "Writing …" });
-    /** @type {import("./browser/text.js").Message[]} */
+    /** @type {Message[]} */
     this.talk = [];
     element("fresh").addEventListener("click", () => this.turn());
     element("twice").addEventListener("change", () => (element("second").hidden = !control("twice").checked));
@@ -68,42 +68,35 @@ class Writer extends Form {
     const prompt = control("prompt").value;
     const more = written("span", "", "written");
     element("text").replaceChildren(written("span", prompt, "given"), more);
-    return this.stream(prompt, more);
+    return this.write(prompt, more);
   }
 
-  /** Continues the prompt twice, side by side. @returns {Promise<import("./browser/service.js").Both>} */
-  async twice() {
+  /** Continues the prompt twice, side by side. @returns {Promise<BothEnded>} */
+  twice() {
     const prompt = control("prompt").value;
     const texts = [written("p", "", "written"), written("p", "", "written")];
     const columns = written("div", "", "twice");
     for (const [row, text] of texts.entries()) {
-      const column = document.createElement("section");
+      const column = written("section");
       column.append(written("h3", row ? "Second" : "First"), text);
       columns.append(column);
     }
     element("text").replaceChildren(written("p", prompt, "given"), columns);
-    const settings = [chosen(), chosen("2")];
-    const wanted = { prompt, count: Number(control("count").value), settings, stop: stops() };
-    const told = this.teller();
-    const ended = await this.engine.call("twice", wanted, (event) => told(event, texts[event.row]));
-    told(ended);
-    return ended;
+    return this.ask("twice", { prompt, settings: [chosen(), chosen("2")] }, texts);
   }
 
   /** Answers the message; where that fails, the conversation is what it was. */
   async answer() {
     const message = control("prompt").value;
     const system = control("system").value;
-    const log = element("text");
-    /** @type {import("./browser/text.js").Message[]} */
+    /** @type {Message[]} */
     const asked = [...this.talk, { role: "user", content: message }];
-    const all = system ? [{ role: "system", content: system }, ...asked] : asked;
-    const turn = document.createElement("article");
+    const turn = written("article");
     const more = written("p", "", "written");
     turn.append(written("h3", "You"), written("p", message, "given"), written("h3", "Model"), more);
-    log.append(turn);
+    element("text").append(turn);
     try {
-      const ended = await this.stream(all, more);
+      const ended = await this.write(system ? [{ role: "system", content: system }, ...asked] : asked, more);
       this.talk = [...asked, { role: "assistant", content: more.textContent ?? "" }];
       control("prompt").value = "";
       control("prompt").focus();
@@ -114,51 +107,42 @@ class Writer extends Form {
     }
   }
 
-  /**
-   * Writes the text that comes.
-   * @param {import("./browser/service.js").Wanted["prompt"]} prompt
-   * @param {HTMLElement} into
-   * @returns {Promise<import("./browser/service.js").Ended>}
-   */
-  async stream(prompt, into) {
-    const wanted = { prompt, count: Number(control("count").value), options: chosen(), stop: stops() };
-    const told = this.teller();
-    const ended = await this.engine.call("write", wanted, (event) => told(event, into));
-    told(ended);
-    return ended;
+  /** @param {Wanted["prompt"]} prompt @param {HTMLElement} into @returns {Promise<Ended>} */
+  write(prompt, into) {
+    return this.ask("write", { prompt, options: chosen() }, [into]);
   }
 
-  /** Writes text that comes, and tells how much has come and how fast. */
-  teller() {
+  /**
+   * Writes the texts that come, and tells how much has come and how fast.
+   * @param {"write" | "twice"} call @param {object} given @param {HTMLElement[]} texts
+   */
+  async ask(call, given, texts) {
     const log = element("text");
-    let given = 0;
-    let [first, firstTokens] = [0, 0];
-    /** @param {{given?: number, text?: string, tokens: number, ms: number}} event @param {HTMLElement} [into] */
-    return (event, into) => {
-      if (event.given !== undefined) {
-        given = event.given;
-        return;
-      }
-      if (event.text && into) {
-        const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-        into.append(event.text);
-        if (follow) log.scrollTop = log.scrollHeight;
-        if (!first) {
-          [first, firstTokens] = [event.ms, event.tokens];
-          say("first", `${(first / 1000).toFixed(2)} s`);
-        }
-      }
-      const { tokens, ms } = event;
-      say("tokens", `${given} + ${tokens} of ${this.facts.capacity}`);
+    let [prompt, first, firstTokens] = [0, 0, 0];
+    const tell = (/** @type {{tokens: number, ms: number}} */ { tokens, ms }) => {
+      say("tokens", `${prompt} + ${tokens} of ${this.facts.capacity}`);
       if (tokens > firstTokens) say("speed", ((1000 * (tokens - firstTokens)) / (ms - first)).toFixed(1));
     };
+    const stop = control("stops").value.split("\n").filter((line) => line);
+    const wanted = { ...given, count: Number(control("count").value), stop };
+    const ended = await this.engine.call(call, wanted, (/** @type {Begun & RowPiece} */ event) => {
+      if (event.given !== undefined) return void (prompt = event.given);
+      const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+      texts[event.row ?? 0].append(event.text);
+      if (follow) log.scrollTop = log.scrollHeight;
+      if (!first) {
+        [first, firstTokens] = [event.ms, event.tokens];
+        say("first", `${(first / 1000).toFixed(2)} s`);
+      }
+      return tell(event);
+    });
+    tell(ended);
+    return ended;
   }
 }
 
-const stops = () => control("stops").value.split("\n").filter((line) => line);
-
 element("again").addEventListener("click", () => location.reload());
-Engine.load({ base: document.baseURI, keep: true }, (progress) => loading("Loading", 0, 1, progress)).then(
+Engine.load((progress) => loading("Loading", 0, 1, progress)).then(
   ([engine, facts]) => new Writer(engine, facts).ready(facts.name, "the model", [PROGRAMS + facts.bundle]),
   fail,
 );
