@@ -88,26 +88,29 @@ def test_no_script_or_style_stands_in_the_page(written):
     assert not re.search(r"https?:", html + (written / "style.css").read_text())
 
 
-def test_the_page_of_one_model_is_small():
+@pytest.mark.parametrize("kind", ["static", "pair"])
+def test_a_page_is_small(kind):
     """All that it can load of its own, at first and later, but for the tokenizer's libraries: 40 kB compressed."""
     root = Path(pages.__file__).parent
-
-    waiting, found = [root / "static" / "app.js"], set()
+    waiting, found = [root / kind / "app.js"], set()
     while waiting:
         module = waiting.pop()
         if module in found or "vendor" in module.parts:
             continue
         found.add(module)
-        for name in re.findall(r'(?:from |import\(|new URL\()"(\.[^"]+\.js)"', module.read_text()):
+        for name in re.findall(r'(?:from |import\(|worker: )"(\.[^"]+\.js)"', module.read_text()):
             folder = root if name.startswith("./browser/") else module.parent
             waiting.append((folder / name.replace("./browser/", "")).resolve())
+    one, two = {"service.js", "worker.js", "together.js"}, {"pair.js", "pair_worker.js", "steps.js"}
     names = {path.name for path in found}
-    assert {"player.js", "loader.js", "session.js", "worker.js", "service.js", "drawing.js"} <= names
-    assert "pair.js" not in names
+    assert {"player.js", "loader.js", "session.js", "port.js"} | (one if kind == "static" else two) < names
+    assert not names & (two if kind == "static" else one)
+    folders = {root / "static", root / kind}
+    found |= {path for each in folders for path in each.iterdir() if path.suffix == ".css"}
+    found |= {root / kind / "index.html", root / "static" / "sw.js"}
+    assert sum(len(gzip.compress(path.read_bytes())) for path in found) <= 40_000
     # two texts side by side are asked for by few: what they take comes when they are
     assert 'await import("./together.js")' in (root / "service.js").read_text()
-    found |= {root / "static" / name for name in ("index.html", "style.css", "sw.js")}
-    assert sum(len(gzip.compress(path.read_bytes())) for path in found) <= 40_000
 
 
 def test_an_output_is_replaced_whole_or_stays(written, model, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ export class Device {
   /**
    * Zeroed buffers by name, all of them or none.
    * @param {Map<string, BufferWanted>} wanted
-   * @param {string} purpose what they are for, as a message says it
+   * @param {string} purpose as messages say it
    * @returns {Promise<Buffers>}
    */
   async allocate(wanted, purpose) {

@@ -9,6 +9,24 @@ export const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ 
 export const control = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ (document.getElementById(id));
 export const say = (/** @type {string} */ id, /** @type {string} */ text) => (element(id).textContent = text);
 
+/** @param {string} tag @param {string} [text] @param {string} [name] of a class */
+export function made(tag, text = "", name = "") {
+  const one = document.createElement(tag);
+  one.textContent = text;
+  one.className = name;
+  return one;
+}
+
+/**
+ * Text that comes; where the end of a log was in sight, it stays there.
+ * @param {HTMLElement} log @param {string} text @param {HTMLElement} [into]
+ */
+export function append(log, text, into = log) {
+  const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+  into.append(text);
+  if (follow) log.scrollTop = log.scrollHeight;
+}
+
 const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed"];
 const HARMLESS = ["input", "context", "not-finite"];
 
@@ -123,3 +141,5 @@ export class Form {
     say("status", this.manner.working);
   }
 }
+
+element("again").addEventListener("click", () => location.reload());

@@ -11,11 +11,8 @@ const VERSION = 2;
 const REQUEST_BYTES = 8 << 20;
 
 /**
- * Reads from a folder on a server with range requests.
- *
- * A server that knows no ranges sends whole files: such a file is kept, and not asked for again.
- * @param {string | URL} base
- * @returns {Read}
+ * Reads from a folder on a server. One that knows no ranges sends whole files: they are kept, and not asked for again.
+ * @param {string | URL} base @returns {Read}
  */
 export function overHttp(base) {
   /** @type {Map<string, Promise<Bytes>>} */

@@ -4,7 +4,6 @@
 import { BrowserError, notFinite } from "./errors.js";
 import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
-import { checkCount } from "./service.js";
 import { steps } from "./steps.js";
 import { forget } from "./storage.js";
 import { Detokenizer, streamText, Text } from "./text.js";
@@ -121,17 +120,19 @@ class Pair {
    * @returns {Promise<{ended: PairEnded[]}>}
    */
   async write({ prompt, count, options }, tell) {
-    checkCount(count);
     const text = this.ready();
     const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
-    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
     return this.alone(async () => {
       const ended = [];
       /** @type {number[][]} */
       const written = [];
       for (const which of [0, 1]) {
-        const tokens = (written[which] = /** @type {number[]} */ ([]));
-        ended.push(await this.continued(text, which, ids, { count, options }, tokens, (piece) => tell({ which, ...piece })));
+        written.push([]);
+        const began = performance.now();
+        const tokens = this.sessions[which].generate(ids, { count, options, ends: this.ends });
+        const since = () => performance.now() - began;
+        const wanted = (/** @type {number} */ token) => !this.stopping && written[which].push(token) > 0;
+        ended.push(await streamText(text, tokens, { prompt: ids, since, wanted, tell: (piece) => tell({ which, ...piece }) }));
       }
       const places = written[0].findIndex((id, n) => n < written[1].length && written[1][n] !== id);
       for (const [which, tokens] of written.entries()) {
@@ -169,32 +170,6 @@ class Pair {
     } finally {
       for (const { player } of this.models) player.working -= 1;
       this.working = false;
-    }
-  }
-
-  /**
-   * @param {Text} text
-   * @param {number} which
-   * @param {number[]} ids
-   * @param {{count: number, options?: Options}} how
-   * @param {number[]} tokens that have come
-   * @param {(piece: {text: string, tokens: number, ms: number}) => void} tell
-   */
-  async continued(text, which, ids, how, tokens, tell) {
-    const began = performance.now();
-    const since = () => performance.now() - began;
-    let first = 0;
-    const stream = this.sessions[which].generate(ids, { ...how, ends: this.ends });
-    const pieces = streamText(text, stream, ids, [], (token) => {
-      if (this.stopping) return false;
-      tokens.push(token);
-      first ||= since();
-      return true;
-    });
-    for (;;) {
-      const { value, done } = await pieces.next();
-      if (done) return { reason: value, tokens: tokens.length, ms: since(), first };
-      tell({ ...value, ms: since() });
     }
   }
 

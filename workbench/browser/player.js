@@ -115,6 +115,15 @@ export class Player {
     return found;
   }
 
+  /**
+   * The one that ends in `head` and takes the next of so many tokens: its step is padded if that wastes a quarter at most.
+   * @param {string} head @param {number} left
+   */
+  fitting(head, left) {
+    const all = this.ending(head);
+    return all.find(({ target }) => 3 * target.tokens <= 4 * left) ?? all[all.length - 1];
+  }
+
   /** Where a program leaves a value, and its shape. @param {Program} program @param {string} name */
   value({ values, buffers }, name) {
     const [index, shape] = values[name];

@@ -18,9 +18,6 @@ export function serve(port, calls) {
   };
 }
 
-/** What a page of one model asks. */
-const ONE = { worker: new URL("./worker.js", import.meta.url), calls: () => import("./service.js") };
-
 /** Calls of a service, answered. */
 export class Engine {
   /** @param {Worker | MessagePort} port */
@@ -39,11 +36,11 @@ export class Engine {
 
   /**
    * This page's models, ready: in a worker, or in the page where only that has WebGPU.
-   * @param {(progress: any) => void} onProgress @param {Served} [service]
+   * @param {Served} service @param {(progress: any) => void} onProgress
    * @returns {Promise<[Engine, any]>} what the service's `load` answers
    */
-  static async load(onProgress, service = ONE) {
-    const engine = new Engine(new Worker(service.worker, { type: "module" }));
+  static async load(service, onProgress) {
+    const engine = new Engine(new Worker(new URL(service.worker, document.baseURI), { type: "module" }));
     const given = { base: document.baseURI };
     try {
       return [engine, await engine.call("load", given, onProgress)];

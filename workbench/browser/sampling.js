@@ -15,6 +15,11 @@ function check(name, value, ok, allowed) {
   if (!ok) throw new BrowserError("input", `sampling: ${name} = ${value}; allowed: ${allowed}`);
 }
 
+/** @param {number} count of tokens that are to come */
+export function checkCount(count) {
+  if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
+}
+
 /** A number >= 0 as f32 that no device flushes. @param {number} value */
 const normal = (value) => (value < SMALLEST ? 0 : Math.fround(Math.min(value, LARGEST)));
 

@@ -6,11 +6,6 @@ import { Model, overHttp } from "./model.js";
 import { forget } from "./storage.js";
 import { Detokenizer, StopStrings, streamText, Text } from "./text.js";
 
-/** @param {number} count */
-export function checkCount(count) {
-  if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
-}
-
 /** One model and one session. */
 class Service {
   /** @param {GPU | undefined} gpu */
@@ -37,15 +32,13 @@ class Service {
   /**
    * One text, or two, at a time.
    * @template Result
-   * @param {number} count
    * @param {(loaded: {model: Model, session: Session, text: Text}, since: () => number) => Promise<Result>} work
    * @returns {Promise<Result>}
    */
-  async alone(count, work) {
+  async alone(work) {
     const { model, session, text } = this;
     if (!model || !session || !text) throw new BrowserError("input", "no model is loaded");
     if (this.writing) throw new BrowserError("input", "one text is written at a time");
-    checkCount(count);
     [this.writing, this.stopping] = [true, false];
     const began = performance.now();
     try {
@@ -56,22 +49,12 @@ class Service {
   }
 
   /** @param {Wanted} given @param {(event: Begun | Piece) => void} tell @returns {Promise<Ended>} */
-  write({ prompt, count, options, stop = [] }, tell) {
-    return this.alone(count, async ({ session, text }, since) => {
+  write({ prompt, count, options, stop }, tell) {
+    return this.alone(async ({ session, text }, since) => {
       const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       tell({ given: ids.length });
-      const ended = { tokens: 0, first: 0 };
-      const pieces = streamText(text, session.generate(ids, { count, options, ends: this.ends }), ids, stop, () => {
-        if (this.stopping) return false;
-        ended.tokens += 1;
-        ended.first ||= since();
-        return true;
-      });
-      for (;;) {
-        const { value, done } = await pieces.next();
-        if (done) return { ...ended, reason: value, ms: since() };
-        tell({ ...value, ms: since() });
-      }
+      const tokens = session.generate(ids, { count, options, ends: this.ends });
+      return streamText(text, tokens, { prompt: ids, stop, since, wanted: () => !this.stopping, tell });
     });
   }
 
@@ -81,7 +64,7 @@ class Service {
    * @returns {Promise<BothEnded>}
    */
   twice({ prompt, count, settings, stop = [] }, tell) {
-    return this.alone(count, async ({ model, session, text }, since) => {
+    return this.alone(async ({ model, session, text }, since) => {
       const ids = text.encode(prompt);
       tell({ given: ids.length });
       const { ROWS, together } = await import("./together.js"); // few ask for it

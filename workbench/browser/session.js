@@ -1,7 +1,7 @@
 // One sequence: feeding tokens, and the ones that follow, which the device chooses itself and hands out as a stream.
 
 import { BrowserError, notFinite } from "./errors.js";
-import { isPlain, optionWords, seenWords } from "./sampling.js";
+import { checkCount, isPlain, optionWords, seenWords } from "./sampling.js";
 
 /** Groups of steps on the device at a time: while one is waited for, the other runs. */
 const AHEAD = 2;
@@ -56,12 +56,11 @@ export class Session {
     this.recorded = new Map();
     /** @type {GPUBuffer[]} */
     this.free = [];
-    /** Programs that take a prompt, the largest first. */
-    this.prompts = player.ending("last");
-    this.capacity = this.prompts[0].target.capacity;
-    this.most = this.prompts[0].target.steps;
+    const { capacity, steps, back } = player.ending("last")[0].target;
+    this.capacity = capacity;
+    this.most = steps;
     /** How far back a sequence can go where windows bound its cache; 0 where nothing does. */
-    this.back = this.prompts[0].target.back;
+    this.back = back;
     /** Up to where the cache has been written. */
     this.furthest = 0;
   }
@@ -85,7 +84,7 @@ export class Session {
     this.ids.length = Math.min(count, this.ids.length);
   }
 
-  /** Give the memory back; the session cannot be used afterwards. */
+  /** Give the memory back. */
   close() {
     this.device.release(this.own.values());
     for (const staging of this.free.splice(0)) staging.destroy();
@@ -125,17 +124,16 @@ export class Session {
   }
 
   /**
-   * Append tokens in steps of the sizes that there are; a step is padded if that wastes a quarter at most. Does not
-   * wait for the device. Returns the last step's program.
+   * Append tokens, without waiting for the device. Returns the last step's program.
    * @param {number[]} ids at least one
    * @param {boolean} [blind] no logits are wanted: where few tokens would wait for a compiler, the greedy program takes them
    */
   async append(ids, blind = false) {
     this.check(ids);
-    let program = this.prompts[0];
+    let program = this.player.fitting("last", ids.length);
     for (let start = 0; start < ids.length; ) {
       const left = ids.length - start;
-      program = /** @type {Program} */ (this.prompts.find(({ target }) => 3 * target.tokens <= 4 * left) ?? this.prompts.at(-1));
+      program = this.player.fitting("last", left);
       const early = blind && left <= FEW_TOKENS && !this.player.ready.has(program);
       if (early) program = this.player.programs.find(({ target }) => target.head === "greedy") ?? program;
       const recorded = await this.record(program);
@@ -248,7 +246,8 @@ export class Session {
    * @returns {AsyncGenerator<number, Reason>}
    */
   async *generate(ids, { count, options = {}, ends = new Set() }) {
-    optionWords(options); // what is wrong is told before anything is computed
+    checkCount(count); // what is wrong is told before anything is computed
+    optionWords(options);
     this.player.working += 1;
     try {
       await this.prefill(ids);

@@ -3,7 +3,7 @@
 /** @typedef {{start: number, count: number, rows: Float32Array<ArrayBuffer>}} Rows of the tokens from `start` on, without padding */
 
 /**
- * Append tokens to a session; what comes of each step, whose last one is padded if that wastes a quarter at most.
+ * Append tokens to a session; what comes of each step.
  * @param {Session} session
  * @param {number[]} ids
  * @param {string} head
@@ -13,11 +13,10 @@
  */
 export async function* steps(session, ids, head, value, inputs = {}) {
   const { player, device } = session;
-  const programs = player.ending(head);
   session.check(ids);
   for (let start = 0; start < ids.length; ) {
     const left = ids.length - start;
-    const program = programs.find(({ target }) => 3 * target.tokens <= 4 * left) ?? programs[programs.length - 1];
+    const program = player.fitting(head, left);
     const recorded = await session.record(program);
     const count = Math.min(program.target.tokens, left);
     for (const [name, all] of Object.entries({ ids, ...inputs })) {

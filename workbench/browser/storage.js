@@ -1,6 +1,5 @@
-// What the browser keeps. Shards, in its own storage (OPFS), by the worker: what is read from there is checked like what comes
-// from a server, so there is no list of what has arrived; a file that ends early, or has a hole, holds planes that do not have
-// their checksums. The page itself, in its cache, from which the service worker answers where there is no network.
+// What the browser keeps: shards in its own storage (OPFS), which is checked like what comes from a server, so that there is no
+// list of what has arrived; and the page in its cache, from which the service worker answers without a network.
 
 import { megabytes } from "./device.js";
 import { overHttp, readJson } from "./loader.js";

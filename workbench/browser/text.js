@@ -154,29 +154,30 @@ export class StopStrings {
 }
 
 /**
- * Non-empty pieces of text for token ids that follow a prompt; ends with the tokens or before a stop string.
+ * Tells the text of token ids that follow a prompt as it comes, until they end or a stop string comes; how it ended.
  * @param {Pick<Text, "decode" | "special">} text
  * @param {AsyncGenerator<number, Reason>} tokens closed at a stop string, so that no further token is computed
- * @param {number[]} prompt @param {string[]} stop
- * @param {(token: number) => boolean} came hears of each token; whether it is wanted, and more
- * @returns {AsyncGenerator<{text: string, tokens: number}, Reason>} tokens: so many have come
+ * @param {{prompt: number[], stop?: string[], since: () => number, wanted: (token: number) => boolean,
+ *   tell: (piece: Piece) => void}} how since: milliseconds since the call; wanted: whether a token is, and more
+ * @returns {Promise<Ended>}
  */
-export async function* streamText(text, tokens, prompt, stop, came = () => true) {
-  const detokenizer = new Detokenizer(text, prompt);
-  const stops = new StopStrings(stop);
-  let count = 0;
+export async function streamText(text, tokens, { prompt, stop = [], since, wanted, tell }) {
+  const [detokenizer, stops] = [new Detokenizer(text, prompt), new StopStrings(stop)];
+  let [count, first] = [0, 0];
+  const say = (/** @type {string} */ piece) => piece && tell({ text: piece, tokens: count, ms: since() });
   try {
     for (;;) {
-      const next = await tokens.next();
-      const done = next.done || !came(next.value);
-      const piece = stops.push(done ? detokenizer.finish() : detokenizer.push(/** @type {number} */ (next.value)));
-      if (!done) count += 1;
-      if (piece) yield { text: piece, tokens: count };
-      if (stops.stopped !== null) return "stop";
-      if (!done) continue;
-      const rest = stops.finish();
-      if (rest) yield { text: rest, tokens: count };
-      return next.done ? next.value : "stopped";
+      const { value, done } = await tokens.next();
+      let reason = done ? value : wanted(value) ? undefined : "stopped";
+      if (!done && !reason) {
+        count += 1;
+        first ||= since();
+        say(stops.push(detokenizer.push(value)));
+      } else say(stops.push(detokenizer.finish()));
+      if (stops.stopped !== null) reason = "stop";
+      if (!reason) continue;
+      say(stops.finish());
+      return { reason, tokens: count, ms: since(), first };
     }
   } finally {
     await tokens.return("stopped");

@@ -2,6 +2,7 @@
 
 import { Sampler } from "./drawing.js";
 import { BrowserError, notFinite } from "./errors.js";
+import { checkCount } from "./sampling.js";
 
 /** What the head of programs with a row of each of two sequences is called: TOGETHER in workbench/runtime/export.py. */
 const HEAD = "together";
@@ -20,6 +21,7 @@ export async function* together(session, ids, { count, settings, ends = new Set(
   if (session.sequences !== ROWS || settings.length !== ROWS) {
     throw new BrowserError("input", `${settings.length} settings, ${session.sequences} sequences; allowed: ${ROWS} of both`);
   }
+  checkCount(count);
   const samplers = settings.map((options) => new Sampler(options));
   player.working += 1;
   try {

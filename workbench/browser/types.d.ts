@@ -168,8 +168,8 @@ type Together = {
 
 type Calls = Record<string, (given: any, tell: (event: object) => void) => unknown>;
 
-/** A worker, and its calls for a page that is to answer them itself. */
-type Served = { worker: URL; calls: () => Promise<{ calls: (gpu: GPU | undefined) => Calls }> };
+/** A worker's module, and its calls for a page that is to answer them itself. */
+type Served = { worker: string; calls: () => Promise<{ calls: (gpu: GPU | undefined) => Calls }> };
 
 /** A call that was not answered yet. */
 type Waiting = { event?: (event: any) => void; done: (value: any) => void; failed: (error: Error) => void };

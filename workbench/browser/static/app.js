@@ -1,9 +1,10 @@
 // The page: one model, one text or conversation. What comes from files or the model is written as text, never as markup.
 
 import { Engine } from "./browser/port.js";
-import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
+import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
+const SERVICE = { worker: "./browser/worker.js", calls: () => import("./browser/service.js") };
 /** @type {Record<Reason, string>} */
 const ENDED = {
   eos: "The model ended the text.",
@@ -12,14 +13,6 @@ const ENDED = {
   stop: "A text came before which to stop.",
   stopped: "Stopped.",
 };
-
-/** A piece of the text or of the conversation. @param {string} tag @param {string} [text] @param {string} [name] of a class */
-function written(tag, text = "", name = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  made.className = name;
-  return made;
-}
 
 /**
  * Continues prompts or answers in a chat, one at a time.
@@ -66,22 +59,22 @@ class Writer extends Form {
   /** Continues the prompt. */
   text() {
     const prompt = control("prompt").value;
-    const more = written("span", "", "written");
-    element("text").replaceChildren(written("span", prompt, "given"), more);
+    const more = made("span", "", "written");
+    element("text").replaceChildren(made("span", prompt, "given"), more);
     return this.write(prompt, more);
   }
 
   /** Continues the prompt twice, side by side. @returns {Promise<BothEnded>} */
   twice() {
     const prompt = control("prompt").value;
-    const texts = [written("p", "", "written"), written("p", "", "written")];
-    const columns = written("div", "", "twice");
+    const texts = [made("p", "", "written"), made("p", "", "written")];
+    const columns = made("div", "", "twice");
     for (const [row, text] of texts.entries()) {
-      const column = written("section");
-      column.append(written("h3", row ? "Second" : "First"), text);
+      const column = made("section");
+      column.append(made("h3", row ? "Second" : "First"), text);
       columns.append(column);
     }
-    element("text").replaceChildren(written("p", prompt, "given"), columns);
+    element("text").replaceChildren(made("p", prompt, "given"), columns);
     return this.ask("twice", { prompt, settings: [chosen(), chosen("2")] }, texts);
   }
 
@@ -91,9 +84,9 @@ class Writer extends Form {
     const system = control("system").value;
     /** @type {Message[]} */
     const asked = [...this.talk, { role: "user", content: message }];
-    const turn = written("article");
-    const more = written("p", "", "written");
-    turn.append(written("h3", "You"), written("p", message, "given"), written("h3", "Model"), more);
+    const turn = made("article");
+    const more = made("p", "", "written");
+    turn.append(made("h3", "You"), made("p", message, "given"), made("h3", "Model"), more);
     element("text").append(turn);
     try {
       const ended = await this.write(system ? [{ role: "system", content: system }, ...asked] : asked, more);
@@ -117,7 +110,6 @@ class Writer extends Form {
    * @param {"write" | "twice"} call @param {object} given @param {HTMLElement[]} texts
    */
   async ask(call, given, texts) {
-    const log = element("text");
     let [prompt, first, firstTokens] = [0, 0, 0];
     const tell = (/** @type {{tokens: number, ms: number}} */ { tokens, ms }) => {
       say("tokens", `${prompt} + ${tokens} of ${this.facts.capacity}`);
@@ -127,9 +119,7 @@ class Writer extends Form {
     const wanted = { ...given, count: Number(control("count").value), stop };
     const ended = await this.engine.call(call, wanted, (/** @type {Begun & RowPiece} */ event) => {
       if (event.given !== undefined) return void (prompt = event.given);
-      const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-      texts[event.row ?? 0].append(event.text);
-      if (follow) log.scrollTop = log.scrollHeight;
+      append(element("text"), event.text, texts[event.row ?? 0]);
       if (!first) {
         [first, firstTokens] = [event.ms, event.tokens];
         say("first", `${(first / 1000).toFixed(2)} s`);
@@ -141,8 +131,7 @@ class Writer extends Form {
   }
 }
 
-element("again").addEventListener("click", () => location.reload());
-Engine.load((progress) => loading("Loading", 0, 1, progress)).then(
+Engine.load(SERVICE, (progress) => loading("Loading", 0, 1, progress)).then(
   ([engine, facts]) => new Writer(engine, facts).ready(facts.name, "the model", [PROGRAMS + facts.bundle]),
   fail,
 );
