@@ -174,7 +174,7 @@ def test_lines_are_joined_where_nothing_ends_between_them():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_property_of_the_style_sheets_is_read_and_declared(name):
-    """Those that a module sets itself, and JupyterLab's, are declared nowhere here; of `--k0` and its like all or none are."""
+    """Those that a module sets, and JupyterLab's, are declared nowhere here; of `--k0` and its like all or none are."""
     style, script = modules.style(name), modules.script(name)
     declared = set(re.findall(r"[;{](--[\w-]+):", style))
     read = set(re.findall(r"var\((--[\w-]+)", style)) | set(re.findall(r"var\((--[\w-]+)", script))

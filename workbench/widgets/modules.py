@@ -26,8 +26,8 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 #: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
-#: A string, or a template with nothing but plain expressions in it; what a line has outside of them that makes its spaces
-#: count (other templates, regular expressions, comments); and spaces that no token needs.
+#: A string, or a template with nothing but plain expressions in it; what a line has outside of them that makes its
+#: spaces count (other templates, regular expressions, comments); and spaces that no token needs.
 _STRING = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`$\\\n]|\\.|\$(?!\{)|\$\{[^`{}"\'\n]*\})*`)')
 _COUNTS = re.compile(r"[`'/]")
 _APART = re.compile(r" *([=,;{}()?:<>|&]) *")
@@ -59,7 +59,7 @@ def script(name: str) -> str:
 
 
 def _close(line: str) -> str:
-    """A line of code without the spaces that it does not need, and without its end where the next may follow at once."""
+    """A line of code without the spaces that it does not need, nor its end where the next may follow at once."""
     parts = _STRING.split(line)  # code at even places, strings between
     if any(_COUNTS.search(part) for part in parts[::2]):
         return line
