@@ -101,7 +101,7 @@ def test_a_page_is_small(kind):
         for name in re.findall(r'(?:from |import\(|worker: )"(\.[^"]+\.js)"', module.read_text()):
             folder = root if name.startswith("./browser/") else module.parent
             waiting.append((folder / name.replace("./browser/", "")).resolve())
-    one, two = {"service.js", "worker.js", "together.js"}, {"pair.js", "pair_worker.js", "steps.js"}
+    one, two = {"service.js", "together.js"}, {"pair.js", "steps.js"}
     names = {path.name for path in found}
     assert {"player.js", "loader.js", "session.js", "port.js"} | (one if kind == "static" else two) < names
     assert not names & (two if kind == "static" else one)
@@ -282,6 +282,46 @@ class TestPage:
         shown.write("x y z " * CAPACITY)
         assert "do not fit" in shown.page.text_content("#problem") and shown.page.is_hidden("#again")
         assert shown.page.is_enabled("#write") and shown.write(PROMPT)
+
+    def test_a_field_that_is_wrong_is_shown_or_does_not_count(self, shown):
+        """Browsers refuse a form silently where what is wrong in it is out of sight."""
+        page = shown.page
+        shown.set(count="")
+        page.locator("summary").click()  # which closes it
+        page.locator("#prompt").press("Control+Enter")
+        page.locator("#count:focus").wait_for(timeout=10_000)
+        assert page.is_visible("#count") and page.is_disabled("#stop")
+        shown.set(count="2")
+        page.locator("#twice").check()
+        shown.set(temperature2="")
+        page.locator("#twice").uncheck()
+        assert shown.write(PROMPT)
+
+    def test_the_focus_stays_where_buttons_are(self, shown):
+        """A button that is disabled would lose it; the text is in sight on a narrow page."""
+        page = shown.page
+        page.set_viewport_size({"width": 360, "height": 400})
+        shown.set(count="100")
+        page.locator("#write").press("Enter")
+        page.locator("#stop:focus").wait_for(timeout=10_000)
+        top, height = page.evaluate(
+            "[document.querySelector('#text').getBoundingClientRect().top, innerHeight]"
+        )
+        assert top < height
+        page.keyboard.press("Enter")
+        page.locator("#write:focus").wait_for(timeout=LOAD_MS)
+        assert shown.status() == "Stopped." or "As many" in shown.status()
+        page.set_viewport_size({"width": 1280, "height": 720})
+
+    def test_a_message_that_is_stopped_before_an_answer_is_no_turn(self, shown):
+        page = shown.page
+        page.get_by_label("answers in a chat").check()
+        page.locator("#prompt").fill("Who?")
+        page.evaluate("document.querySelector('#write').click(), document.querySelector('#stop').click()")
+        page.locator("#stop:disabled").wait_for(timeout=LOAD_MS)
+        assert shown.status() == "Stopped." and page.locator("article").count() == 0
+        assert page.input_value("#prompt") == "Who?"
+        page.get_by_label("continues a text").check()
 
     def test_it_fits_every_screen(self, shown):
         page = shown.page

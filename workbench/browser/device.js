@@ -99,7 +99,6 @@ export class Device {
    * Zeroed buffers by name, all of them or none.
    * @param {Map<string, BufferWanted>} wanted
    * @param {string} purpose as messages say it
-   * @returns {Promise<Buffers>}
    */
   async allocate(wanted, purpose) {
     this.check();

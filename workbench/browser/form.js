@@ -43,6 +43,7 @@ export function fail(error) {
   if (!known) console.error(error);
   say("problem", known ? error.message : `Something unforeseen happened: ${error}`);
   element("alert").hidden = false;
+  element("alert").scrollIntoView({ block: "nearest" });
   element("again").hidden = harmless;
   element("progress").hidden = true;
   say("status", "");
@@ -87,6 +88,8 @@ export class Form {
       event.preventDefault();
       if (!this.working) this.work();
     });
+    // what is wrong may be out of sight
+    form.addEventListener("invalid", () => form.querySelector("details")?.setAttribute("open", ""), true);
     for (const id of this.manner.ways) element(id).addEventListener("change", () => this.turn());
     element("stop").addEventListener("click", () => this.stop());
     element("forget").addEventListener("click", () => this.forget());
@@ -120,7 +123,9 @@ export class Form {
   async work() {
     this.begin(true);
     try {
-      say("status", await this.run());
+      const running = this.run();
+      element(this.manner.busy).scrollIntoView({ block: "nearest" });
+      say("status", await running);
     } catch (error) {
       this.usable = fail(error);
     } finally {
@@ -131,9 +136,12 @@ export class Form {
   /** @param {boolean} working */
   begin(working) {
     const { busy, ways, chat } = this.manner;
+    const [next, last] = working ? ["stop", "write"] : ["write", "stop"];
+    const focused = document.activeElement === element(last); // a button that is disabled loses it
     this.working = working;
     control("write").disabled = working || !this.usable;
     control("stop").disabled = !working;
+    if (focused) element(next).focus();
     for (const id of ways) control(id).disabled = working || (id === chat && !this.facts.chat);
     element(busy).setAttribute("aria-busy", String(working)); // screen readers then read the texts once, whole
     if (!working) return;

@@ -63,7 +63,7 @@ export async function readIndex(read) {
   return index;
 }
 
-/** What bundles bind, the least first. @param {Bundle[]} bundles @returns {Bindings[]} */
+/** What bundles bind, the least first. @param {Bundle[]} bundles */
 export const bindingsOf = (bundles) =>
   bundles
     .map(({ binding_bytes: bytes, offset_alignment: alignment }) => ({ bytes, alignment }))

@@ -11,7 +11,8 @@ export { overHttp } from "./loader.js";
 
 /** What ends the programs that prompts and decoding need. */
 const HEADS = ["last", "greedy", "draw", "together"];
-const usual = (/** @type {Program["target"]} */ { head }) => HEADS.includes(head);
+/** @type {NonNullable<LoadOptions["wanted"]>} */
+const usual = ({ head }) => HEADS.includes(head);
 
 /** A model that is ready to run. */
 export class Model {

@@ -4,12 +4,13 @@
 import { BrowserError, notFinite } from "./errors.js";
 import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
+import { serve } from "./port.js";
 import { steps } from "./steps.js";
 import { forget } from "./storage.js";
 import { Detokenizer, streamText, Text } from "./text.js";
 
 /** Ends of the programs that are played. */
-const HEADS = new Set(["last", "all", "greedy", "draw"]);
+const HEADS = ["last", "all", "greedy", "draw"];
 /** Logits of a step come to the page, of both models: so many bytes at most. */
 const LOGIT_BYTES = 16 << 20;
 /** The likeliest tokens that are told of each. */
@@ -87,8 +88,9 @@ class Pair {
     const read = overHttp(base);
     const page = await readJson(read, "page.json");
     const folders = [read, overHttp(new URL("beside/", base))];
-    const wanted = (/** @type {{head: string, tokens: number}} */ { head, tokens }, /** @type {number} */ vocab) =>
-      HEADS.has(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
+    /** @type {LoadOptions["wanted"]} */
+    const wanted = ({ head, tokens }, vocab) =>
+      HEADS.includes(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
     for (const [which, from] of folders.entries()) {
       const beside = this.models.map(({ key }) => key);
       const onProgress = (/** @type {object} */ event) => tell({ which, ...event });
@@ -120,9 +122,8 @@ class Pair {
    * @returns {Promise<{ended: PairEnded[]}>}
    */
   async write({ prompt, count, options }, tell) {
-    const text = this.ready();
-    const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
-    return this.alone(async () => {
+    return this.alone(async (text) => {
+      const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       const ended = [];
       /** @type {number[][]} */
       const written = [];
@@ -148,25 +149,21 @@ class Pair {
    * @param {(event: {which: number, read: Reading}) => void} tell
    */
   async score({ text: given }, tell) {
-    const text = this.ready();
-    const ids = text.encode(given);
-    if (ids.length < 2) throw new BrowserError("input", "the text has less than two tokens: one to predict from and one to predict");
-    return this.alone(async () => tell({ which: 0, read: await this.read(text, ids, 1) }));
+    return this.alone(async (text) => {
+      const ids = text.encode(given);
+      if (ids.length < 2) throw new BrowserError("input", "the text has less than two tokens: one to predict from and one to predict");
+      tell({ which: 0, read: await this.read(text, ids, 1) });
+    });
   }
 
-  /** The tokenizer, where nothing is being written. */
-  ready() {
+  /** @template Result @param {(text: Text) => Promise<Result>} work @returns {Promise<Result>} */
+  async alone(work) {
     if (!this.text) throw new BrowserError("input", "no models are loaded");
     if (this.working) throw new BrowserError("input", "one text is written at a time");
-    return this.text;
-  }
-
-  /** @template Result @param {() => Promise<Result>} work @returns {Promise<Result>} */
-  async alone(work) {
     [this.working, this.stopping] = [true, false];
     for (const { player } of this.models) player.working += 1; // no compiler takes the other's time
     try {
-      return await work();
+      return await work(this.text);
     } finally {
       for (const { player } of this.models) player.working -= 1;
       this.working = false;
@@ -280,3 +277,5 @@ export function calls(gpu) {
     forget: () => pair.forget(),
   };
 }
+
+if ("WorkerGlobalScope" in globalThis) serve(/** @type {any} */ (self), calls(navigator.gpu));

@@ -173,7 +173,7 @@ export class Player {
   }
 
   /**
-   * @param {string} label @param {string} code @param {[number, GPUBufferBindingType][]} bindings @returns {Promise<Built>}
+   * @param {string} label @param {string} code @param {[number, GPUBufferBindingType][]} bindings
    */
   async build(label, code, bindings) {
     const { gpu } = this.device;

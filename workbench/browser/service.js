@@ -1,8 +1,9 @@
-// A model for a page: what its worker does.
+// A model for a page: the page's worker, or what the page does itself where workers have no WebGPU.
 
 import { BrowserError } from "./errors.js";
 import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
+import { serve } from "./port.js";
 import { forget } from "./storage.js";
 import { Detokenizer, StopStrings, streamText, Text } from "./text.js";
 
@@ -114,3 +115,5 @@ export function calls(gpu) {
     forget: () => service.forget(),
   };
 }
+
+if ("WorkerGlobalScope" in globalThis) serve(/** @type {any} */ (self), calls(navigator.gpu));

@@ -101,7 +101,7 @@ export class Session {
       throw new BrowserError("input", `token id ${ids[wrong]} at place ${wrong} is outside the vocabulary of ${this.vocabSize}`);
     }
     if (this.position + count > this.capacity) {
-      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`);
+      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: there is room for ${this.capacity} in all`);
     }
     if (!this.holds(this.position)) {
       throw new BrowserError(
@@ -154,7 +154,6 @@ export class Session {
    * @param {number} token
    * @param {number} count
    * @param {Options} [options] greedy by default
-   * @returns {AsyncGenerator<number>}
    */
   async *stream(token, count, options = {}) {
     const words = optionWords(options);
@@ -193,7 +192,6 @@ export class Session {
    * @param {number} start
    * @param {number} count
    * @param {number} [ahead] groups on the device at a time; with one, none runs while nobody waits
-   * @returns {AsyncGenerator<{steps: number, words: Words}>}
    */
   async *groups(recorded, head, start, count, ahead = AHEAD) {
     const pace = new Pace(this.most);
@@ -336,7 +334,6 @@ export class Session {
    * @param {"greedy" | "draw" | "told"} head
    * @param {number} position
    * @param {number} steps
-   * @returns {Group}
    */
   send(recorded, head, position, steps) {
     const likely = Math.min(LIKELY, this.vocabSize);

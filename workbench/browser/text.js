@@ -46,12 +46,12 @@ export class Text {
     return text;
   }
 
-  /** Token ids, with what the tokenizer puts around a text. @param {string} text @returns {number[]} */
+  /** Token ids, with what the tokenizer puts around a text. @param {string} text */
   encode(text) {
     return this.tokenizer.encode(text).ids;
   }
 
-  /** Token ids of a conversation and of the beginning of an answer. @param {Message[]} messages @returns {number[]} */
+  /** Token ids of a conversation and of the beginning of an answer. @param {Message[]} messages */
   encodeChat(messages) {
     if (!this.chat) throw new BrowserError("input", "this model has no chat template: it continues texts only");
     let text;
@@ -64,7 +64,7 @@ export class Text {
     return this.tokenizer.encode(text, { add_special_tokens: false }).ids;
   }
 
-  /** Without special tokens. @param {number[]} ids @returns {string} */
+  /** Without special tokens. @param {number[]} ids */
   decode(ids) {
     return ids.length ? this.tokenizer.decode(ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false }) : "";
   }

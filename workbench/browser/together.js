@@ -15,7 +15,7 @@ export const ROWS = 2;
  * @returns {AsyncGenerator<(number | undefined)[], Reason[]>}
  */
 export async function* together(session, ids, { count, settings, ends = new Set(), enough = () => false }) {
-  const { player } = session;
+  const { device, player, vocabSize } = session;
   const program = player.programs.find(({ target }) => target.head === HEAD);
   if (!program) throw new BrowserError("unsupported", "this model's programs have one sequence; write its page anew");
   if (session.sequences !== ROWS || settings.length !== ROWS) {
@@ -23,33 +23,19 @@ export async function* together(session, ids, { count, settings, ends = new Set(
   }
   checkCount(count);
   const samplers = settings.map((options) => new Sampler(options));
+  const bytes = 4 * ROWS * vocabSize;
+  const staging = device.staging(bytes);
+  const texts = samplers.map(() => ids.slice());
+  /** @type {(Reason | undefined)[]} */
+  const ended = samplers.map(() => undefined);
   player.working += 1;
   try {
     await session.prefill(ids);
+    const recorded = await session.record(program);
     share(session);
-    return yield* rows(session, program, ids, samplers, { count, settings, ends, enough });
-  } finally {
-    player.working -= 1;
-  }
-}
-
-/**
- * @param {Session} session @param {Program} program @param {number[]} ids @param {Sampler[]} samplers
- * @param {Required<Together>} wanted
- * @returns {AsyncGenerator<(number | undefined)[], Reason[]>}
- */
-async function* rows(session, program, ids, samplers, { count, ends, enough }) {
-  const { device, player, vocabSize } = session;
-  const recorded = await session.record(program);
-  const texts = samplers.map(() => ids.slice());
-  const room = session.capacity - session.position;
-  /** @type {(Reason | undefined)[]} */
-  const ended = samplers.map(() => undefined);
-  const logits = player.value(program, "logits").buffer;
-  const bytes = 4 * ROWS * vocabSize;
-  const staging = device.staging(bytes);
-  session.write("result_rows", Uint32Array.of(0, 1));
-  try {
+    session.write("result_rows", Uint32Array.of(0, 1));
+    const logits = player.value(program, "logits").buffer;
+    const room = session.capacity - session.position;
     for (let step = 0; step < Math.min(count, room); step++) {
       ended.forEach((reason, row) => !reason && enough(row) && (ended[row] = "stopped"));
       if (ended.every(Boolean)) break;
@@ -71,6 +57,7 @@ async function* rows(session, program, ids, samplers, { count, ends, enough }) {
     }
     return ended.map((reason) => reason ?? (count > room ? "context" : "length"));
   } finally {
+    player.working -= 1;
     staging.destroy();
   }
 }

@@ -168,7 +168,7 @@ type Together = {
 
 type Calls = Record<string, (given: any, tell: (event: object) => void) => unknown>;
 
-/** A worker's module, and its calls for a page that is to answer them itself. */
+/** A module that is a worker, and its calls for a page that is to answer them itself. */
 type Served = { worker: string; calls: () => Promise<{ calls: (gpu: GPU | undefined) => Calls }> };
 
 /** A call that was not answered yet. */

@@ -4,7 +4,7 @@ import { Engine } from "./browser/port.js";
 import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
-const SERVICE = { worker: "./browser/pair_worker.js", calls: () => import("./browser/pair.js") };
+const SERVICE = { worker: "./browser/pair.js", calls: () => import("./browser/pair.js") };
 /** @type {Record<string, string>} */
 const ENDED = { eos: "ended by the model", length: "as long as asked for", context: "the context is full", stopped: "stopped" };
 /** Characters that are not seen, or that move what stands around them. */
@@ -116,7 +116,7 @@ class Comparer extends Form {
 
   turn() {
     say("prompt-label", control("reads").checked ? "Text" : control("answers").checked ? "Message" : "Prompt");
-    element("how").hidden = control("reads").checked;
+    element("how").hidden = control("fields").disabled = control("reads").checked;
   }
 
   async run() {

@@ -4,7 +4,7 @@ import { Engine } from "./browser/port.js";
 import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
-const SERVICE = { worker: "./browser/worker.js", calls: () => import("./browser/service.js") };
+const SERVICE = { worker: "./browser/service.js", calls: () => import("./browser/service.js") };
 /** @type {Record<Reason, string>} */
 const ENDED = {
   eos: "The model ended the text.",
@@ -25,7 +25,7 @@ class Writer extends Form {
     /** @type {Message[]} */
     this.talk = [];
     element("fresh").addEventListener("click", () => this.turn());
-    element("twice").addEventListener("change", () => (element("second").hidden = !control("twice").checked));
+    element("twice").addEventListener("change", () => this.second());
   }
 
   /** To texts, or to a new chat. */
@@ -38,8 +38,13 @@ class Writer extends Form {
     say("write", chats ? "Send" : "Write");
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
     element("twice-label").hidden = chats;
-    element("second").hidden = chats || !control("twice").checked;
+    this.second();
     if (chats) control("prompt").value = "";
+  }
+
+  /** Settings of a second text are there, and must be right, where one is written. */
+  second() {
+    element("second").hidden = control("second").disabled = control("chats").checked || !control("twice").checked;
   }
 
   async run() {
@@ -78,7 +83,7 @@ class Writer extends Form {
     return this.ask("twice", { prompt, settings: [chosen(), chosen("2")] }, texts);
   }
 
-  /** Answers the message; where that fails, the conversation is what it was. */
+  /** Answers the message; where nothing comes of it, the conversation is what it was. */
   async answer() {
     const message = control("prompt").value;
     const system = control("system").value;
@@ -90,6 +95,7 @@ class Writer extends Form {
     element("text").append(turn);
     try {
       const ended = await this.write(system ? [{ role: "system", content: system }, ...asked] : asked, more);
+      if (ended.reason === "stopped" && !more.textContent) return turn.remove(), ended;
       this.talk = [...asked, { role: "assistant", content: more.textContent ?? "" }];
       control("prompt").value = "";
       control("prompt").focus();
