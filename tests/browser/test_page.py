@@ -329,6 +329,8 @@ class TestPage:
         dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         page.emulate_media(color_scheme="light")
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != dark
+        tops = "(ids) => ids.map((id) => document.querySelector(id).getBoundingClientRect().top)"
+        assert len(set(page.evaluate(tops, ["#count", "#temperature", "#topK"]))) == 1  # in one row
         page.set_viewport_size({"width": 320, "height": 640})
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
         # every control has a name, for those who hear it
