@@ -170,7 +170,7 @@ export class Device {
     encoder.copyBufferToBuffer(buffer, 0, staging, 0, aligned(size));
     this.gpu.queue.submit([encoder.finish()]);
     const data = await this.mapped(staging, aligned(size)).finally(() => staging.destroy());
-    return data.slice(0, size);
+    return size === data.byteLength ? data : data.slice(0, size);
   }
 
   /** A buffer that can be mapped for reading. @param {number} size */
