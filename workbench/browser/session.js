@@ -101,7 +101,8 @@ export class Session {
       throw new BrowserError("input", `token id ${ids[wrong]} at place ${wrong} is outside the vocabulary of ${this.vocabSize}`);
     }
     if (this.position + count > this.capacity) {
-      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: there is room for ${this.capacity} in all`);
+      const room = `there is room for ${this.capacity} in all`;
+      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: ${room}`);
     }
     if (!this.holds(this.position)) {
       throw new BrowserError(
