@@ -207,6 +207,16 @@ def test_a_certificate_needs_a_folder_and_node_its_package(tmp_path, capsys, mon
     )
 
 
+def test_node_without_a_gpu_says_what_to_do(tmp_path, capsys, monkeypatch):
+    require_node()
+    for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        monkeypatch.setenv(name, str(tmp_path / "none.json"))
+    where = ["--in", "node", "--package", str(FOLDER)]
+    assert main(["certify", str(tmp_path / "here.json"), *where, "--kernel", "argmax"]) == 2
+    said = capsys.readouterr().err
+    assert "certify: Node says: Dawn finds no GPU here; VK_DRIVER_FILES may name" in said
+
+
 def test_there_is_a_case_of_every_variant():
     every = {(name, each) for name in wgsl_kernels.names() for each in wgsl_kernels.get(name).variants}
     assert {(case.kernel.name, case.linked.variant) for case in cases((8, 32))} == every

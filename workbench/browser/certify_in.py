@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import queue
 import shutil
 import subprocess
@@ -131,12 +133,17 @@ def in_node(package: str, cases: bytes | Callable[[], bytes]) -> str:
         command = [node, str(modules / "node" / "certify.js"), str(data), package]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT_S)
     if done.returncode or '"seal"' not in done.stdout:
-        said = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
-        raise WorkbenchError(
-            f"certify: Node says: {next((x for x in said if 'rror' in x), said[-1:] or 'nothing')}"
-        )
+        raise WorkbenchError(f"certify: Node says: {_said(done)}")
     opened(done.stdout, "Node")
     return done.stdout
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """Why Node ended: the error that its script prints as JSON, else the line of an error, or the last."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return json.loads(done.stdout)["error"]
+    said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return next((line for line in said if "rror" in line), said[-1] if said else "nothing")
 
 
 class _Server(http.server.ThreadingHTTPServer):
