@@ -107,7 +107,7 @@ def tiled(
 
 
 def _batch_bytes(context: Context) -> int:
-    """Of the workgroup memory that activations, with two facts for each 32, sums of teams and what adapters add take."""
+    """Of the workgroup memory that activations, two facts for each 32, sums of teams and what adapters add take."""
     threads, lanes = context["workgroup"], known_lanes(context)
     team = threads // context["teams"]
     rows = context["rows_per_team"] * context["batch"]

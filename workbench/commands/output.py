@@ -52,8 +52,14 @@ def to_stdout(arguments: argparse.Namespace) -> bool:
 def check_target(arguments: argparse.Namespace) -> None:
     """Raise WorkbenchError where FILE of `--json` has no folder, before minutes are spent on what goes there."""
     file = getattr(arguments, "json", None)
-    if file not in (None, STDOUT) and not Path(file).absolute().parent.is_dir():
-        raise WorkbenchError(f"--json {file}: there is no folder {Path(file).absolute().parent}")
+    if file not in (None, STDOUT):
+        check_folder(file, "--json ")
+
+
+def check_folder(file: str, option: str = "") -> None:
+    """Raise WorkbenchError where a file that is to be written has no folder. option: that names it, in the message."""
+    if not (folder := Path(file).absolute().parent).is_dir():
+        raise WorkbenchError(f"{option}{file}: there is no folder {folder}")
 
 
 def answer(arguments: argparse.Namespace, text: Any, record: Any | Callable[[], Any]) -> None:
