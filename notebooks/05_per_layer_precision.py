@@ -62,7 +62,7 @@ FORMATS = ["f16", "int8", "int4/32", "int4", "int4/256", "int2"]  # the candidat
 QUANTIZER = "grid"
 WINDOWS = 4  # of 256 tokens, for each group and format; more of them narrow the errors of section 2
 
-study = Study(CHECKPOINT, "per_layer_precision")
+study = Study(CHECKPOINT, "per_layer_precision", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 CALIBRATION, HELD_OUT = study.protocol("disjoint-256"), study.protocol("disjoint-512")
 candidates = study.formats([parse_format(name) for name in FORMATS])
