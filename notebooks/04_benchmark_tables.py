@@ -80,7 +80,7 @@ quantizer = ["rtn", "grid"]
 protocol = "{protocol}"
 """
 spec = RESULTS / "blocks.toml"
-model = study.source.path.resolve() if Path(MODEL).is_dir() else MODEL
+model = study.source.path.resolve() if Path(MODEL).exists() else MODEL
 values = {"model": model, "blocks": BLOCKS, "protocol": PROTOCOL}
 spec.write_text(SPEC.format(**values))
 print(f"{spec}: {len(SPEC.splitlines())} lines")

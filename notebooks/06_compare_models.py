@@ -106,7 +106,7 @@ passages = Passages(
 found = workbench.compare_models(
     versions,
     BASELINE,
-    evaluation_tokens(study.source.path, settings.scheme),
+    evaluation_tokens(study.source.tokenizer_path, settings.scheme),
     settings,
     passages=passages,
     progress=Bars(),

@@ -98,6 +98,12 @@ def test_a_model_of_the_catalogue(folder, monkeypatch):
     assert "smollm2-135m" in {each.cell.model for each in Sweep.read(spec).cells}
 
 
+def test_a_model_may_be_one_file(folder):
+    (folder / "tiny.gguf").touch()
+    cells = read_spec(written(folder, changed(('path = "tiny"', 'path = "tiny.gguf"')))).cells
+    assert {each.path for each in cells} == {str(folder / "tiny.gguf")}
+
+
 WRONG = {
     "text shorter than a window": (
         ('protocol = "disjoint-32", text = "prose"', 'protocol = "disjoint-64", text = "short"'),

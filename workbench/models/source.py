@@ -35,6 +35,10 @@ class Source(Protocol):
     @property
     def tokenizer_path(self) -> Path: ...
 
+    def weight_files(self) -> list[Path]:
+        """The files that hold the weights."""
+        ...
+
     def names(self) -> list[str]:
         """Names of all tensors that the model reads."""
         ...

@@ -142,11 +142,10 @@ def _asked(fmt: WeightFormat) -> bool:
 def fingerprint(source: Any) -> str:
     """A hash (hex) that tells a source from any other model, without reading all of it: of the manifest that seals a
     converted model, else of the configuration and, of each weight file, its name, size and pieces throughout."""
-    path = Path(source.path)
     if isinstance(source, StoredModel):
-        return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+        return hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()
     digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
-    for file in sorted(path.parent.glob("*.gguf") if path.is_file() else path.glob("*.safetensors")):
+    for file in source.weight_files():
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as opened:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from wgsl_kernels.attention.rope import inverse_frequencies
-from workbench.errors import UnsupportedModelError
+from workbench.errors import UnsupportedModelError, shortened
 from workbench.models import orders
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import Blocks, Heads
@@ -112,7 +112,7 @@ class Dense(Architecture):
             notes.append(
                 f"{', '.join(unknown)}: ignored, as transformers' {cls.family}Config does not read them"
             )
-        model = cls(**fields, notes=tuple(f"{WHERE}: {note}" for note in notes))
+        model = cls(**fields, notes=tuple(shortened(f"{WHERE}: {note}") for note in notes))
         if not (given := read[orders.NAME]):
             return model
         return replace(model, orders=orders.of_matrices(given, model.tensors(), model.adaptable(), WHERE))
