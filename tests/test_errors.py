@@ -25,7 +25,9 @@ def test_the_message_of_every_error_is_cut(kind):
     for long in ("x" * 2**20, "x y " * 2**18):
         error = kind(f"model.bin: tensor {long!r} is missing; allowed: this")
         assert len(str(error)) <= getattr(kind, "longest", LONGEST)
-        assert str(error).startswith("model.bin: tensor 'x") and str(error).endswith("is missing; allowed: this")
+        assert str(error).startswith("model.bin: tensor 'x") and str(error).endswith(
+            "is missing; allowed: this"
+        )
         if kind is not FormatError:
             assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
@@ -33,7 +35,9 @@ def test_the_message_of_every_error_is_cut(kind):
 def test_places_of_a_format_error_stay_whole_beside_its_message():
     error = FormatError("is damaged", tensor="t" * 10_000).at(file="model.wgpu", field="shape")
     assert error.tensor == "t" * 10_000 and len(str(error)) < 2 * LONGEST_WORD
-    assert str(error).startswith("model.wgpu: tensor 'ttt") and str(error).endswith("field 'shape': is damaged")
+    assert str(error).startswith("model.wgpu: tensor 'ttt") and str(error).endswith(
+        "field 'shape': is damaged"
+    )
 
 
 def test_what_is_cut_says_how_long_it_was():
