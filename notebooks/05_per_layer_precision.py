@@ -44,6 +44,7 @@ from eval.named_texts import named_text
 from eval.texts import encode
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
+from workbench.errors import WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.text import parse_format
 from workbench.models.tokenizer import load_tokenizer
@@ -286,7 +287,10 @@ print()
 # %%
 rows, limit = [], 2**50
 for _ in ("16 bits", *TIERS):
-    fit = fit_memory(source, limit)  # of what is left below, the highest tier
+    try:
+        fit = fit_memory(source, limit)  # of what is left below, the highest tier
+    except WorkbenchError:  # of a small model a lower tier may take as much as the one above
+        break
     least = fit.tiers[-1][1]
     fit = fit_memory(source, least)
     rows.append([f"{least / 1e6:.1f} MB", fit.format, fit.reason])
