@@ -220,9 +220,9 @@ def compare_models(  # many parameters: the options of a measurement, each of it
         else load(
             source,
             backend,
-            baseline_dtype if name == baseline else dtype,
-            max_tokens,
-            baseline_cache if name == baseline else cache,
+            dtype=baseline_dtype if name == baseline else dtype,
+            max_tokens=max_tokens,
+            cache=baseline_cache if name == baseline else cache,
         )
         for name, source in sources.items()
     }
