@@ -20,9 +20,10 @@ from workbench.model_bench.synthetic import RandomSource, shape_config, with_ran
 from workbench.models.families import architecture_of
 from workbench.plan.plan import step_sizes
 from workbench.runtime.device import adapter_missing
+from workbench.runtime.jobs import Job
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import Drawn, SamplingOptions
-from workbench.runtime.scheduler import Job, run_jobs
+from workbench.runtime.scheduler import run_jobs
 
 #: So short that one size of step takes the rows of all of them.
 TEXTS = [random_ids(259, length, seed=length) for length in (3, 1, 2, 1)]

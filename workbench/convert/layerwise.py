@@ -39,7 +39,7 @@ from workbench.formats.tensor import WeightTensor
 from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
-from workbench.models.source import Source
+from workbench.models.source import Source, require_floats
 from workbench.quantizers import QUANTIZERS
 from workbench.runtime.provenance import versions
 from workbench.runtime.session import check_ids
@@ -64,6 +64,7 @@ class Layerwise:
         self.method = QUANTIZERS[self.options.quantizer]
         self.device = self.options.device
         self.seed = self.calibration.record["seed"]
+        require_floats(self.source, f"{self.options.quantizer} with calibration quantizes the model")
         try:
             length = self.calibration.ids.shape[1]
             self.decoder = Decoder(self.config, self.source.describe, length, self.device)
@@ -82,12 +83,6 @@ class Layerwise:
         self.check: Check | None = None
         if self.method.needs and check is not None:
             self.check = Check(self.source, self.config, self.formats, self.device, check)
-        for name in self.formats:
-            if self.source.describe(name)[1].is_quantized:
-                raise WorkbenchError(
-                    f"{self.source.path}: tensor {name!r} is quantized already; {self.options.quantizer} with "
-                    "calibration needs the unquantized checkpoint"
-                )
 
     @property
     def stages(self) -> int:
