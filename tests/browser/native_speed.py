@@ -97,9 +97,8 @@ def started(node: str, package: Path, features: str) -> Iterator[tuple[Node, int
         try:
             lanes = found.ask("adapter")["lanes"]
         except WorkbenchError:
-            from tests.support.dawn import (
-                swiftshader,
-            )  # needs pytest, which machines with a GPU can do without
+            # needs pytest, which machines with a GPU can do without
+            from tests.support.dawn import swiftshader
 
             if (icd := swiftshader()) is None:
                 raise
@@ -259,15 +258,12 @@ def by_kernel(engines: Sequence[Engine], model: Any, dawns: dict[Engine, Node], 
 
     def taken(engine: Engine, label: str | None) -> float:
         request = {"position": len(run.prompt), "steps": STEPS, "groups": GROUPS, "without": label}
-        steps = []
-        for _ in range(RECORDINGS):
-            step = (
-                dawns[engine].ask("record", **request)
-                if engine in dawns
-                else record_native(model, run, label)
-            )
-            steps.append(step["step"])
-        return statistics.median(steps)
+
+        def once() -> float:
+            dawn = dawns.get(engine)
+            return (dawn.ask("record", **request) if dawn else record_native(model, run, label))["step"]
+
+        return statistics.median(once() for _ in range(LEFT_OUT))
 
     whole = {engine: taken(engine, None) for engine in engines}
     lines = [
