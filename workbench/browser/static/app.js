@@ -46,6 +46,7 @@ class Writer extends Form {
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
     element("twice-label").hidden = chats;
     element("second").hidden = chats || !control("twice").checked;
+    control("prompt").required = chats;
     if (chats) control("prompt").value = "";
   }
 
@@ -105,7 +106,7 @@ class Writer extends Form {
     try {
       const ended = await this.stream(all, more);
       this.talk = [...asked, { role: "assistant", content: more.textContent ?? "" }];
-      control("prompt").value = "";
+      if (control("prompt").value === message) control("prompt").value = ""; // else the next one is being typed
       control("prompt").focus();
       return ended;
     } catch (error) {
