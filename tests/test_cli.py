@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -81,6 +82,14 @@ def test_help_names_what_there_is(capsys, arguments):
     assert "usage: workbench" in said
     if not arguments:
         assert all(name in said for name in COMMANDS)
+
+
+def test_python_runs_it_as_a_module_and_what_that_starts_does_not_run_it_again():
+    command = [sys.executable, "-m", "workbench", "--version"]
+    assert subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.startswith(
+        "workbench "
+    )
+    assert runpy.run_module("workbench.__main__", run_name="__mp_main__")["main"] is cli.main
 
 
 def test_the_promised_options_are_taken():
