@@ -173,7 +173,7 @@ def test_a_change_that_cannot_be_told_says_how_many_tokens_would(toured):
         doubted = dataclasses.replace(row, results={"wgpu": row.result.with_baseline(unsure)})
         both = dataclasses.replace(toured.measurement, rows=(toured.measurement.rows[0], doubted))
         said = tour.findings(both)[0]
-        assert said.endswith("± 0.10 % (about 180,000 would).")  # 441 (2 * 10)^2
+        assert said.endswith("± 0.100 % (about 180,000 would).")  # 441 (2 * 10)^2
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(toured, tmp_path):
