@@ -274,6 +274,18 @@ class TestPage:
             assert shown.write(message) == expected
             talk.append({"role": "assistant", "content": expected})
         assert shown.page.locator("article").count() == 2
+        # What is typed while an answer comes stays, and nothing is not sent.
+        shown.page.locator("#prompt").fill("And?")
+        form = shown.page.locator("#form")
+        form.evaluate(
+            "(form) => { form.requestSubmit(); form.querySelector('#prompt').value = 'Meanwhile'; }"
+        )
+        shown.page.locator("#stop:disabled").wait_for(timeout=LOAD_MS)
+        assert shown.page.locator("article .given").last.text_content() == "And?"
+        assert shown.page.locator("#prompt").input_value() == "Meanwhile"
+        shown.page.locator("#prompt").fill("")
+        shown.page.locator("#write").click()
+        assert shown.page.locator("article").count() == 3
         shown.page.get_by_role("button", name="New chat").click()
         assert shown.page.locator("article").count() == 0
         shown.page.get_by_label("continues a text").check()

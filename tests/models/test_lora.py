@@ -179,7 +179,7 @@ A, B = f"{Q}A.weight", f"{Q}B.weight"
         (lambda a: edit(a, rank_pattern={f"a{at}": 3 for at in range(4097)}), "rank_pattern .*at most 4,096"),
         (lambda a: edit(a, r=16), "has rank 4, but adapter_config.json says 16"),
         (lambda a: (a / "adapter_model.safetensors").rename(a / "adapter_model.bin"), "never its pickle"),
-        (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json: the file is missing"),
+        (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json: the file is missing; an adapter"),
         (lambda a: replaced(a, lambda f: f.pop(B)), "q_proj there is lora_A alone"),
         (lambda a: replaced(a, lambda f: f.update({B: f[B][:-1].clone()})), r"has factors \[4, 64\] and \[63, 4\]"),
         (lambda a: replaced(a, lambda f: f.update({A: f[A].half().long()})), "dtype I64; allowed: F32, F16, BF16"),

@@ -143,6 +143,8 @@ class Lora:
         is not understood, and for a matrix that the model does not have.
         """
         path = resolve(folder_or_hub_id)
+        if not is_there(path / CONFIG):
+            raise CheckpointError(f"{path / CONFIG}: the file is missing; an adapter has it beside {WEIGHTS}")
         given = read_json(path / CONFIG)
         config, unknown = read_keys(given, _KEYS, str(path / CONFIG))
         for name in unknown:

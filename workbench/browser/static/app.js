@@ -39,6 +39,7 @@ class Writer extends Form {
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
     element("twice-label").hidden = chats;
     this.second();
+    control("prompt").required = chats;
     if (chats) control("prompt").value = "";
   }
 
@@ -97,7 +98,7 @@ class Writer extends Form {
       const ended = await this.write(system ? [{ role: "system", content: system }, ...asked] : asked, more);
       if (ended.reason === "stopped" && !more.textContent) return turn.remove(), ended;
       this.talk = [...asked, { role: "assistant", content: more.textContent ?? "" }];
-      control("prompt").value = "";
+      if (control("prompt").value === message) control("prompt").value = ""; // else the next one is being typed
       control("prompt").focus();
       return ended;
     } catch (error) {
