@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eval.report import count_text
-from eval.statistics import tokens_to_tell
+from eval.statistics import telling_se, tokens_to_tell
 from workbench.errors import WorkbenchWarning
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def few_tokens(result: PerplexityResult) -> str | None:
     found = result.baseline
     if found is None:
         return None
-    se = max((e for e in (found.ln_ratio_se, found.ln_ratio_se_clustered) if math.isfinite(e)), default=0.0)
+    se = telling_se(found.ln_ratio_se, found.ln_ratio_se_clustered)
     if abs(found.ln_ratio) >= TOLD * se:
         return None
     change, error = 100 * math.expm1(found.ln_ratio), 100 * math.exp(found.ln_ratio) * se

@@ -20,8 +20,9 @@ from eval.prefix_scoring import PrefixScorer
 from workbench.errors import WorkbenchError
 from workbench.models.chat import chat_text
 from workbench.models.tokenizer import end_of_text_ids
+from workbench.runtime.jobs import Job
 from workbench.runtime.sampling import Drawn, SamplingOptions
-from workbench.runtime.scheduler import Job, run_jobs
+from workbench.runtime.scheduler import run_jobs
 from workbench.utf8 import checked
 
 try:

@@ -17,19 +17,24 @@ from workbench.runtime.session import check_ids, run_chunks
 
 class PrefixScorer:
     """Scores continuations with one loaded model. `computed` counts the tokens that ran, `asked` those that would
-    have without sharing. Close it to give its cache's memory back."""
+    have without sharing. Close it to give its cache's memory back. Where the device is lost the call that finds it out
+    raises DeviceLostError, and the next one begins with an empty cache on a new device."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._executor = model.executor
-        self._cache = self._executor.new_cache(model.max_tokens)
-        self._held = np.zeros(0, np.int64)
         self.computed = self.asked = 0
+        self._begin(model.executor)
+
+    def _begin(self, executor: Any) -> None:
+        """With an empty cache."""
+        self._cache = executor.new_cache(self.model.max_tokens)
+        self._executor, self._held = executor, np.zeros(0, np.int64)
 
     def score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(ln p f64 [n], whether each is the likeliest token there bool [n]) of the tokens of `continuation` [n].
 
-        context: at least one token. Raises ProtocolError if either is empty or both do not fit the cache.
+        context: at least one token. Raises ProtocolError if either is empty or both do not fit the cache,
+        DeviceLostError and OutOfMemoryError.
         """
         if not len(context) or not len(continuation):
             raise ProtocolError("a continuation is scored behind a context; both need at least one token")
@@ -39,6 +44,8 @@ class PrefixScorer:
             raise ProtocolError(
                 f"context and continuation have {len(ids)} tokens; the cache takes {self._cache.capacity + 1}"
             )
+        if (executor := self.model.executor) is not self._executor:  # the cache is lost with its device
+            self._begin(executor)
         shared = min(len(self._held), len(inputs))
         differs = np.flatnonzero(self._held[:shared] != inputs[:shared])
         # the token in front of the first target must run anyway: its logits are wanted

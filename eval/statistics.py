@@ -48,6 +48,12 @@ def clustered_se(values: np.ndarray, window_index: np.ndarray) -> float:
     return ratio_se(*window_sums(values, window_index))
 
 
+def telling_se(*errors: float | None) -> float:
+    """The error that decides whether a difference is told from none: the largest of those that are known, such as the
+    plain and the clustered one; 0 where none is."""
+    return max((each for each in errors if each is not None and np.isfinite(each)), default=0.0)
+
+
 def tokens_to_tell(tokens: int, difference: float, se: float, times: float = 2.0) -> int | None:
     """How many tokens it takes until a paired difference is `times` its standard error, if both stay as they are.
 

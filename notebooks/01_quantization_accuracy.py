@@ -59,7 +59,7 @@ TEXT = "evaluation"  # stories; or a UTF-8 file, or a data set such as "wikitext
 FORMATS = ("int8", "int4", "int2")
 WINDOWS = 7  # of 512 tokens; more of them narrow the error bars of section 4
 
-study = workbench.Study(CHECKPOINT, "quantization_accuracy")
+study = workbench.Study(CHECKPOINT, "quantization_accuracy", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 PROTOCOL = study.protocol("disjoint-512")
 BASE = study.dtype  # what the unquantized model is stored as

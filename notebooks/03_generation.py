@@ -51,7 +51,7 @@ from workbench.widgets import Generator
 CHECKPOINT = demo_model_path()  # or a folder, or a hub id: the one line to change
 PROMPT = "Once upon a time, there was a little dog named"
 
-study = Study(CHECKPOINT, "generation")
+study = Study(CHECKPOINT, "generation", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 BASE = study.dtype  # what the unquantized model is stored as
 NEW = study.tokens(100, 64)  # tokens of a text

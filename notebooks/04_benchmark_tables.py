@@ -51,7 +51,7 @@ from workbench.sweeps.sweep import Sweep
 from workbench.widgets import SweepBoard
 
 MODEL = "embedded"  # or a folder, or a hub id: the one line to change
-study = Study(demo_model_path() if MODEL == "embedded" else MODEL, "benchmark_tables")
+study = Study(demo_model_path() if MODEL == "embedded" else MODEL, "benchmark_tables", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 RESULTS.mkdir(parents=True, exist_ok=True)
 PROTOCOL, BLOCKS = study.protocol("disjoint-512"), study.blocks([64, 256])
@@ -80,7 +80,7 @@ quantizer = ["rtn", "grid"]
 protocol = "{protocol}"
 """
 spec = RESULTS / "blocks.toml"
-model = study.source.path.resolve() if Path(MODEL).is_dir() else MODEL
+model = study.source.path.resolve() if Path(MODEL).exists() else MODEL
 values = {"model": model, "blocks": BLOCKS, "protocol": PROTOCOL}
 spec.write_text(SPEC.format(**values))
 print(f"{spec}: {len(SPEC.splitlines())} lines")
@@ -113,7 +113,7 @@ rows = [
         f"{row.ppl:.3f}",
         f"{row.kl:.4f} ± {row.kl_se:.4f}",
     ]
-    for row in board.selected.sort_values("kl").itertuples()
+    for row in board.selected.dropna(subset="kl").sort_values("kl").itertuples()
 ]
 display(table(["format", "quantizer", "bits a weight", "perplexity", "KL, nats"], rows))
 board.selection = []

@@ -44,6 +44,7 @@ from eval.named_texts import named_text
 from eval.texts import encode
 from workbench.assets import demo_model_path
 from workbench.convert.convert import convert
+from workbench.errors import WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.text import parse_format
 from workbench.models.tokenizer import load_tokenizer
@@ -62,7 +63,7 @@ FORMATS = ["f16", "int8", "int4/32", "int4", "int4/256", "int2"]  # the candidat
 QUANTIZER = "grid"
 WINDOWS = 4  # of 256 tokens, for each group and format; more of them narrow the errors of section 2
 
-study = Study(CHECKPOINT, "per_layer_precision")
+study = Study(CHECKPOINT, "per_layer_precision", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 CALIBRATION, HELD_OUT = study.protocol("disjoint-256"), study.protocol("disjoint-512")
 candidates = study.formats([parse_format(name) for name in FORMATS])
@@ -286,7 +287,10 @@ print()
 # %%
 rows, limit = [], 2**50
 for _ in ("16 bits", *TIERS):
-    fit = fit_memory(source, limit)  # of what is left below, the highest tier
+    try:
+        fit = fit_memory(source, limit)  # of what is left below, the highest tier
+    except WorkbenchError:  # of a small model a lower tier may take as much as the one above
+        break
     least = fit.tiers[-1][1]
     fit = fit_memory(source, least)
     rows.append([f"{least / 1e6:.1f} MB", fit.format, fit.reason])

@@ -60,7 +60,7 @@ from workbench.studies.fitting import Study
 
 # "smollm2-135m" (after `workbench fetch smollm2-135m`) is a language model that a CPU can still measure.
 MODEL = demo_model_path()  # or a folder, a hub id, a fetched name: the one line to change
-study = Study(MODEL, "compare_models")
+study = Study(MODEL, "compare_models", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 settings = study.settings(Settings("disjoint-512", windows=8, repetitions=3))  # more windows, narrower errors
 print(study)
@@ -106,7 +106,7 @@ passages = Passages(
 found = workbench.compare_models(
     versions,
     BASELINE,
-    evaluation_tokens(study.source.path, settings.scheme),
+    evaluation_tokens(study.source.tokenizer_path, settings.scheme),
     settings,
     passages=passages,
     progress=Bars(),

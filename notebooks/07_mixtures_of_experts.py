@@ -54,7 +54,7 @@ FORMATS = ["int4", "int2"]
 WINDOWS = 4  # of 256 tokens; more of them narrow the errors
 EXPERT_WINDOWS = 2  # of 128 tokens, for each expert and format in section 5
 
-study = Study(CHECKPOINT, "mixtures_of_experts")
+study = Study(CHECKPOINT, "mixtures_of_experts", quantizes=True)
 RESULTS = study.folder  # everything that this notebook writes
 SCHEME, SHORT = study.protocol("disjoint-256"), study.protocol("disjoint-128")
 RESULTS.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -81,6 +82,14 @@ def test_help_names_what_there_is(capsys, arguments):
     assert "usage: workbench" in said
     if not arguments:
         assert all(name in said for name in COMMANDS)
+
+
+def test_python_runs_it_as_a_module_and_what_that_starts_does_not_run_it_again():
+    command = [sys.executable, "-m", "workbench", "--version"]
+    assert subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.startswith(
+        "workbench "
+    )
+    assert runpy.run_module("workbench.__main__", run_name="__mp_main__")["main"] is cli.main
 
 
 def test_the_promised_options_are_taken():
@@ -258,11 +267,13 @@ def test_perplexity_looks_at_protocol_and_text_first(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("room", "says"), [(9, True), (60, False)])
-def test_generate_says_that_the_context_ended_it(capsys, room, says):
+def test_generate_says_that_the_context_ended_it(capsys, monkeypatch, room, says):
     command = ("generate", "--model", demo_model_path(), "--prompt", "Once upon a time", "--backend", "torch")
-    status, said, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room)
-    assert status == 0 and said.startswith("Once upon a time, there was")
-    assert ("end of the context: 9 tokens" in shown) is says
+    with monkeypatch.context() as terminal:  # where both streams are one, it has a line of its own
+        terminal.setattr("sys.stderr", sys.stdout)
+        status, shown, _ = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room)
+    assert status == 0 and "Once upon a time, there was" in shown
+    assert ("\nstopped at the end of the context: 9 tokens" in shown) is says
     status, _, shown = run(capsys, *command, "--max-new-tokens", 20, "--max-tokens", room, "--quiet")
     assert (status, shown) == (0, "")
 

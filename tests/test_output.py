@@ -117,6 +117,16 @@ def test_a_wrong_option_is_an_object_too(capsys):
     assert status == 2 and out == ""
 
 
+@pytest.mark.parametrize("line", ["import a --output b", "info --model x", "bench kernels --nothing"])
+def test_an_option_that_a_command_lacks_is_answered_with_that_commands_usage(capsys, line):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line.split())
+    command = " ".join(line.split()[: 2 if line.startswith("bench") else 1])
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith(f"usage: workbench {command} [-h]")
+    assert f"workbench {command}: error: unrecognized arguments: --" in err
+
+
 def test_warnings_stand_above_a_bar(capsys, monkeypatch):
     import warnings
 

@@ -11,19 +11,22 @@ from .experts.fused import expert_down, expert_gate_up
 from .experts.sorted import EXPERT_SORTED
 from .linear.gate_up import gate_up, gate_up_gelu
 from .linear.linear import LINEAR_SUM
-from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from .linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear
 from .linear.norm_linear_a8 import (
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
 )
+from .linear.norm_qkv import norm_qkv
 from .linear.norm_qkv_rows import QKV_ROWS
 from .linear.shared_norm import SHARED_NORM
+from .logits.argmax_parts import ARGMAX_PARTS
 from .logits.norm_argmax import ARGMAX
 from .logits.top_k import TOP_K
 from .lora.fused import ADAPTED, ADDED, LINEAR_ADAPTED
 from .norm.head_norm import head_norm_rope
+from .quantized.gated_mul_a8 import GATED_IN_INT8, SIDE_BY_SIDE
 from .quantized.rms_norm_a8 import norm_in_int8
 from .sampling.sample import SAMPLE_IN_PARTS
 from .tokens.rows import ONLY_ROW
@@ -57,7 +60,10 @@ RULES: tuple[Rule, ...] = (
     norm_linear_a8,
     norm_in_int8,
     reduce_in_int8,
+    *SIDE_BY_SIDE,
+    *GATED_IN_INT8,
     *ARGMAX,
+    ARGMAX_PARTS,
     *TOP_K,
     SAMPLE_IN_PARTS,
 )

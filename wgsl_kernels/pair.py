@@ -289,33 +289,6 @@ class Kernel:
         results = result if isinstance(result, tuple) else (result,)
         return dict(zip(self.writes, results, strict=True))
 
-    def bind_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """Match concrete shapes with the ports' names; raises `KernelUsageError` naming the first mismatch."""
-        sizes: dict[str, int] = {}
-        for name, shape in shapes.items():
-            port = self.reads.get(name) or self.writes.get(name)
-            if port is None:
-                allowed = ", ".join([*self.reads, *self.writes])
-                raise KernelUsageError(f"{self.name} has no port {name!r}; it has {allowed}")
-            if len(shape) != len(port.shape):
-                raise KernelUsageError(
-                    f"{self.name}.{name}: shape {tuple(shape)} where {port.shape} is expected"
-                )
-            for label, length in zip(port.shape, shape, strict=True):
-                expected = label if isinstance(label, int) else sizes.setdefault(label, int(length))
-                if expected != length:
-                    raise KernelUsageError(
-                        f"{self.name}.{name}: {label} is {length} here and {expected} elsewhere ({dict(shapes)})"
-                    )
-        missing = [n for n, p in self.reads.items() if not p.optional and n not in shapes]
-        if missing:
-            raise KernelUsageError(f"{self.name} needs {', '.join(missing)}")
-        taken: dict[int, str] = {}
-        for name, number in self.bindings().items():
-            if name in shapes and taken.setdefault(number, name) != name:
-                raise KernelUsageError(f"{self.name} takes {taken[number]} or {name}, not both")
-        return sizes
-
 
 REGISTRY: dict[str, Kernel] = {}
 #: Name of a pair -> the module that registered it: one of this package, "__main__" for a notebook's cell, ...

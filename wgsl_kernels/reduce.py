@@ -27,6 +27,18 @@ def team_reduction(context: Context) -> tuple[str, ...]:
     return ("add_up/subgroups",)
 
 
+def known_lanes(context: Context) -> int:
+    """Of a subgroup, 0 where there are none or their size is not known."""
+    return context.adapter.subgroup_size if context.adapter.subgroups else 0
+
+
+def by_quads(context: Context, threads: int = 0) -> str:
+    """Who quantizes a block of 32: eight lanes of a subgroup ("quads"), or a thread ("blocks"). threads: of a workgroup
+    whose size is no tunable."""
+    lanes = known_lanes(context)
+    return "quads" if lanes >= 8 and (threads or context["workgroup"]) % lanes == 0 else "blocks"
+
+
 def whole_subgroups(context: Context) -> str | None:
     """Why `teams` of a workgroup of `workgroup` threads cannot sum, or None.
 
@@ -35,7 +47,7 @@ def whole_subgroups(context: Context) -> str | None:
     threads, teams = context.sizes.get("workgroup", 1), context.sizes.get("teams", 1)
     if teams == 1 and threads & (threads - 1) == 0:
         return None
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
+    lanes = known_lanes(context)
     if lanes and threads % (teams * lanes) == 0:
         return None
     return f"{teams} teams in {threads} threads are not whole subgroups of a known size"

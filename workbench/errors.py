@@ -1,13 +1,48 @@
 """Errors that a user of the workbench may meet, each a subclass of `WorkbenchError`.
 
-`workbench.formats.errors.FormatError` stands apart: the formats room depends on nothing else.
+`workbench.formats.errors.FormatError` stands apart: it is a `ValueError` that knows its places.
+
+Messages quote names and values that come from files, and a file may hold a name of megabytes. So messages are cut here,
+where all are made (`shortened`), and code that raises quotes a name whole.
 """
 
 from __future__ import annotations
 
+import re
+
+#: Characters of a message; of a word in one that is longer.
+LONGEST, LONGEST_WORD = 2000, 200
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text of at most `most` characters: of a longer one long words are cut in their middle, then the whole.
+
+    Both ends stay, since a message says where at its beginning and what is allowed at its end.
+    """
+    if len(text) <= most:
+        return text
+    return _cut(_LONG_WORD.sub(lambda word: _cut(word[0], min(most, LONGEST_WORD)), text), most)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    mark = f"…({len(text):,} characters)…"
+    kept = max(0, most - len(mark))
+    return text[: kept - kept // 3] + mark + text[len(text) - kept // 3 :]
+
 
 class WorkbenchError(Exception):
-    """Base of every error raised on purpose by this package outside the file formats."""
+    """Base of every error raised on purpose by this package outside the file formats; its message is `shortened`."""
+
+    #: Characters of the message.
+    longest = LONGEST
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(
+            *(shortened(each, self.longest) if isinstance(each, str) else each for each in arguments)
+        )
 
 
 class UnsupportedModelError(WorkbenchError):
@@ -74,6 +109,8 @@ class DeviceLostError(WorkbenchError):
 class KernelError(WorkbenchError):
     """A kernel did not compile; says where in its own file. places: `workbench.runtime.messages.Place`s."""
 
+    longest = 20_000  # the compiler's own words, with pieces of the source
+
     def __init__(self, message: str, places: tuple = ()):
         super().__init__(message)
         self.places = places
@@ -98,5 +135,8 @@ class ProtocolError(WorkbenchError):
 class WorkbenchWarning(UserWarning):
     """What was asked for works, and its result is doubtful or costs more than it has to; says what to do.
 
-    Base of every warning of this package; a command says it as a line on stderr.
+    Base of every warning of this package; a command says it as a line on stderr. Its message is `shortened`.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(shortened(each) if isinstance(each, str) else each for each in arguments))

@@ -156,6 +156,67 @@ def test_a_page_certifies_its_own_model_with_a_button(some, model, tmp_path, mon
     assert found["model"]["name"] == model.name
 
 
+@pytest.mark.usefixtures("adapter")
+def test_some_kernels_are_certified_alone_and_the_certificate_says_so(tmp_path, capsys):
+    file, record = tmp_path / "some.json", tmp_path / "record.json"
+    assert main(["certify", str(file), "--kernel", "advance", "argmax", "--json", str(record)]) == 0
+    found = opened(file.read_text(), "here")
+    assert found["about"]["only"] == ["advance", "argmax"] and "model" not in found
+    variants = {(name, each) for name in ("advance", "argmax") for each in wgsl_kernels.get(name).variants}
+    assert {(case["kernel"], case["variant"]) for case in found["cases"]} <= variants
+    assert {case["kernel"] for case in found["cases"]} == {"advance", "argmax"}
+    assert json.loads(record.read_text())["kernels"][0]["within"] == len(found["cases"])
+    said = capsys.readouterr()
+    assert "some.json: of advance, argmax alone" in said.out
+    assert "beside references in f64" in said.err
+    of_some = pack(cases((0,), kernels=["argmax"]), only=["argmax"])
+    length = int.from_bytes(of_some[:4], "little")
+    head = json.loads(of_some[4 : 4 + length])
+    assert {case["kernel"] for case in head["cases"]} == {"argmax"} and head["about"]["only"] == ["argmax"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--kernel", "argmin"], "no kernel is named 'argmin'; there are add, advance, "),
+        (["--browser", "chromium"], "--browser is for --in browser, and this is --in wgpu"),
+        (
+            ["--in", "node", "--browser-option=--x"],
+            "--browser-option is for --in browser, and this is --in node",
+        ),
+        (["--in", "browser", "--adapter", "0"], "--adapter is for --in wgpu, and this is --in browser"),
+        (["--package", "."], "--package is for --in node, and this is --in wgpu"),
+        (
+            ["--in", "browser", "--browser", "/none"],
+            "no program /none was found; name a browser with --browser",
+        ),
+    ],
+)
+def test_what_certify_cannot_do_is_said_before_anything_is_computed(options, said, tmp_path, capsys):
+    assert main(["certify", str(tmp_path / "here.json"), *options]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_certificate_needs_a_folder_and_node_its_package(tmp_path, capsys, monkeypatch):
+    assert main(["certify", str(tmp_path / "none" / "here.json")]) == 2
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    assert main(["certify", str(tmp_path / "here.json"), "--in", "node", "--package", str(tmp_path)]) == 2
+    assert (
+        f"`webgpu` is not installed in {tmp_path}; run `npm install webgpu` there" in capsys.readouterr().err
+    )
+
+
+def test_node_without_a_gpu_says_what_to_do(tmp_path, capsys, monkeypatch):
+    require_node()
+    for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        monkeypatch.setenv(name, str(tmp_path / "none.json"))
+    where = ["--in", "node", "--package", str(FOLDER)]
+    assert main(["certify", str(tmp_path / "here.json"), *where, "--kernel", "argmax"]) == 2
+    said = capsys.readouterr().err
+    assert "certify: Node says: Dawn finds no GPU here; VK_DRIVER_FILES may name" in said
+
+
 def test_there_is_a_case_of_every_variant():
     every = {(name, each) for name in wgsl_kernels.names() for each in wgsl_kernels.get(name).variants}
     assert {(case.kernel.name, case.linked.variant) for case in cases((8, 32))} == every

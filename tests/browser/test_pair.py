@@ -13,6 +13,7 @@ import pytest
 import workbench
 from eval.statistics import divergence, mean_se
 from tests.support.chromium import launched, serve
+from workbench.browser import page as pages
 from workbench.cli import main
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
@@ -102,6 +103,8 @@ def test_two_models_continue_a_prompt_and_read_a_text(natives, written):
         assert page.is_hidden("#alert"), page.text_content("#problem")
         assert page.get_by_role("heading", level=1).text_content() == f"{NAME} beside int2"
 
+        page.locator("summary").click()
+        shown.set(count="")  # reading takes none of these
         page.get_by_label("read a text").check()
         begin(page, TEXT)
         ids = list(natives[0].tokenizer(TEXT)["input_ids"])
@@ -128,7 +131,6 @@ def test_two_models_continue_a_prompt_and_read_a_text(natives, written):
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != dark
 
         page.get_by_label("continue a text").check()
-        page.locator("summary").click()
         shown.set(count="6")
         begin(page, PROMPT)
         prompt = natives[0].encode_prompt(PROMPT)
@@ -166,6 +168,27 @@ def test_a_model_does_not_make_room_for_the_one_beside_it(written, models):
         assert shown.page.is_enabled("#write") and shown.kept().startswith("not: the browser")
         kept = hashlib.sha256((models[0] / "manifest.json").read_bytes()).hexdigest()
         assert kept in shown.page.evaluate(OTHER, 0)
+
+
+def test_text_can_be_read_on_every_shade():
+    """4.5 : 1 in both themes (WCAG 2, 1.4.3), on the strongest colour of a KL as on the page."""
+    folder = Path(pages.__file__).parent
+    text = (folder / "static" / "style.css").read_text() + (folder / "pair" / "pair.css").read_text()
+    colours = re.findall(r"--(fg|bg|kl): light-dark\((#\w+), (#\w+)\)", text)
+    [most] = re.findall(r"calc\((\d+)% \* var\(--v\)\)", text)
+    for theme in (1, 2):
+        found = {}
+        for each in colours:
+            digits = each[theme].removeprefix("#")
+            whole = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+            found[each[0]] = np.array([int(whole[at : at + 2], 16) / 255 for at in (0, 2, 4)])
+        shade = found["bg"] + (found["kl"] - found["bg"]) * int(most) / 100
+        for under in (found["bg"], shade):
+            linear = [
+                np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (found["fg"], under)
+            ]
+            lights = sorted(each @ [0.2126, 0.7152, 0.0722] + 0.05 for each in linear)
+            assert lights[1] / lights[0] >= 4.5
 
 
 def test_models_that_do_not_share_a_tokenizer_are_refused(models, small, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_tables_of_rotations_are_those_of_the_plan(positions):
     short = tuple(float(np.float32(10000.0 ** -(n / 12))) for n in range(12))
     table = RotaryTable(short, 1.19, tuple(each / 3 for each in short), 100)
     found = np.frombuffer(
-        call("constants.js", "constant", to_json(table), [positions, 24]), np.float32
+        call("uploads.js", "constant", to_json(table), [positions, 24]), np.float32
     ).reshape(positions, 24)
     # both libraries' cosines are right to about an ulp of f64, and rounded to f32
     assert np.abs(found - table.values((positions, 24))).max() <= 2.0**-23

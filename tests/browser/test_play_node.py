@@ -142,7 +142,7 @@ def test_what_cannot_be_fed_and_logits_that_are_no_numbers_are_named(small_site)
     answer = play({"folder": str(small_site), "ids": [5, 6, 7], "count": 3, "refused": refused})
     assert answer["feeds"] == [
         "input: token id 4096 at place 0 is outside the vocabulary of 4096",
-        "context: 129 tokens do not fit behind 0: there is room for 128",
+        "context: 129 tokens do not fit behind 0: there is room for 128 in all",
         "input: at least one token is fed",
     ]
     for how in ("fed", "greedy", "drawn"):

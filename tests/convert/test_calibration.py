@@ -15,12 +15,14 @@ from eval.statistics import divergence
 from eval.texts import encode, load_text
 from tests.convert.conftest import TEXT, small_checkpoint
 from tests.eval.conftest import byte_tokenizer
-from workbench.convert.calibration import CalibrationOptions, load_calibration
+from workbench.assets import demo_model_path
+from workbench.convert.calibration import CalibrationOptions, load_calibration, of_other_words
 from workbench.convert.check import Verdict
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, WorkbenchWarning
 from workbench.formats.spec import WeightFormat
+from workbench.formats.text import parse_format
 from workbench.quantizers import QUANTIZERS
 
 
@@ -52,6 +54,18 @@ def test_what_is_clipped_is_said(text, tmp_path):
 def test_documents_begin_with_bos():
     found = load_calibration(CalibrationOptions(windows=50, length=64), byte_tokenizer(), 64)
     assert found.record["separator"] == "<|endoftext|>" and (found.ids == 0).sum() > 1
+
+
+def test_embedded_stories_are_said_to_suit_the_embedded_model_and_waits_are_told(tmp_path, capsys):
+    """Before the first layer, which a tied embedding has wait for a run of the whole model."""
+    stories = CalibrationOptions(windows=2, length=16)
+    source = small_checkpoint(tmp_path / "source", tie_word_embeddings=True)
+    options = ConvertOptions(parse_format("int4/32"), quantizer="gptq", calibration=stories)
+    with pytest.warns(WorkbenchWarning, match="embedded text 'calibration', children's stories"):
+        convert(source, tmp_path / "out", options, progress=True)
+    assert "embedding, which is the LM head too: unquantized layer 2/2" in capsys.readouterr().err
+    assert of_other_words(stories, demo_model_path()) is None
+    assert of_other_words(CalibrationOptions(str(tmp_path / "mine.txt")), source) is None
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ import numpy as np
 from tests.formats.damage import NONSENSE, places
 from tests.formats.models import SMALL, write_model
 from tests.support.limits import Worst, held
+from workbench.errors import LONGEST
 from workbench.formats import manifest as rules
 from workbench.formats.errors import FormatError
 from workbench.formats.reader import StoredModel
@@ -40,11 +41,11 @@ TOKENS = (
 
 
 class Base:
-    """A whole model: bytes by file name, never changed."""
+    """A whole model in several shards: bytes by file name, never changed."""
 
     def __init__(self, folder: Path, layout: str) -> None:
         limits = rules.MAX_PLANE, rules.MAX_SHARD
-        rules.MAX_PLANE, rules.MAX_SHARD = 1024, 8192
+        rules.MAX_PLANE, rules.MAX_SHARD = 1024, 3072
         try:
             write_model(folder, layout, SMALL)
         finally:
@@ -159,6 +160,32 @@ def shards(rng: random.Random, base: Base, files: Files) -> None:
         files[name] = files[name][:kept].ljust(kept, b"\0")
 
 
+def shard_places(rng: random.Random, base: Base, files: Files) -> None:
+    """What a manifest says of its shards (names and lengths, their order and number), and of where planes lie."""
+    value = json.loads(files["manifest.json"])
+    listed, tensors = value["shards"], value["tensors"]
+    for _ in range(rng.choice((1, 1, 2))):
+        kind, one = rng.randrange(7), rng.choice(listed)
+        plane = rng.choice(
+            [p for t in tensors.values() for part in t["parts"] for p in part["planes"].values()]
+        )
+        if kind == 0:
+            one["length"] += rng.choice((-256, -1, 1, 256, 2**40))
+        elif kind == 1:
+            one["file"] = rng.choice((rng.choice(listed)["file"], "model-00009.wgpu", "../model.wgpu", ""))
+        elif kind == 2:
+            rng.shuffle(listed)
+        elif kind == 3:
+            listed.append(dict(one))
+        elif kind == 4:
+            listed.remove(one)
+        elif kind == 5:
+            plane["shard"] = rng.choice((one["file"], "tokenizer/vocab.txt", "manifest.json", ""))
+        else:
+            plane["offset"] = rng.choice((0, 256, plane["offset"] + 256, one["length"], -256))
+    files["manifest.json"] = (json.dumps(value, indent=1) + "\n").encode()
+
+
 def tokenizer(rng: random.Random, base: Base, files: Files) -> None:
     files["tokenizer/tokenizer.json"] = change_bytes(rng, files["tokenizer/tokenizer.json"])
 
@@ -201,9 +228,9 @@ def special(rng: random.Random, base: Base, files: Files) -> Callable[[], None]:
     return make
 
 
-MUTATIONS = (manifest_bytes, manifest_values, shards, tokenizer, names)
+MUTATIONS = (manifest_bytes, manifest_values, shard_places, shards, tokenizer, names)
 #: How often each is taken.
-WEIGHTS = (2, 3, 1, 1, 1)
+WEIGHTS = (2, 3, 1, 1, 1, 1)
 
 
 def made_right(rng: random.Random, files: Files, planes: bool) -> None:
@@ -241,7 +268,7 @@ def read(folder: Path, verify: bool) -> FormatError | None:
                 assert (tensor.shape, tensor.format) == stored.describe(name)
                 tensor.dequantize()
     except FormatError as error:
-        assert error.file and error.field and len(str(error)) < 2000, str(error)
+        assert error.file and error.field and len(str(error)) <= LONGEST, str(error)
         return error
     return None
 
@@ -265,7 +292,7 @@ def run(count: int, seed: int, folder: Path) -> Counter:
             done = rng.choices(MUTATIONS, WEIGHTS, k=rng.choice((1, 1, 1, 2)))
             for mutation in done:
                 # What an earlier one has removed or spoilt is left alone.
-                with contextlib.suppress(LookupError, ValueError, TypeError):
+                with contextlib.suppress(LookupError, ValueError, TypeError, AttributeError):
                     mutation(rng, base, files)
         if sealed := rng.random() < 0.5:
             made_right(rng, files, planes=done != [crowd] and rng.random() < 0.5)

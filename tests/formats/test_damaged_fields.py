@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.formats.damage import NONSENSE, get, manifest_of, places, put, refusal, store
+from tests.formats.damage import LONG, NONSENSE, get, longer_json, manifest_of, places, put, refusal, store
 from tests.formats.models import FORMATS
 from workbench.formats import manifest as rules
 from workbench.formats.errors import FormatError
@@ -52,6 +52,16 @@ def sampled(manifest: dict) -> list[tuple]:
         if path:
             chosen.append(path)
     return chosen
+
+
+def test_names_of_a_megabyte_make_no_long_message(small_model):
+    manifest = manifest_of(small_model)
+    there = list(longer_json(json.dumps(manifest)))
+    refused = 0
+    for number, change in enumerate(random.Random(0).sample(there, 24)):
+        store(small_model, json.loads(change(LONG[number % len(LONG)])))
+        refused += refusal(small_model) is not None  # which looks at the length
+    assert refused > 12
 
 
 def test_every_field_replaced_by_nonsense(small_model):

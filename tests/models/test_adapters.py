@@ -20,9 +20,10 @@ from workbench.model_bench.synthetic import RandomSource, shape_config, with_ran
 from workbench.models.families import architecture_of
 from workbench.plan.plan import step_sizes
 from workbench.runtime.device import adapter_missing
+from workbench.runtime.jobs import Job
 from workbench.runtime.lowering import lower
 from workbench.runtime.sampling import Drawn, SamplingOptions
-from workbench.runtime.scheduler import Job, run_jobs
+from workbench.runtime.scheduler import run_jobs
 
 #: So short that one size of step takes the rows of all of them.
 TEXTS = [random_ids(259, length, seed=length) for length in (3, 1, 2, 1)]
@@ -170,17 +171,30 @@ def dispatches(activations: str, tokens: int, adapters: int, gpu: Adapter = GPU)
     return [step.kernel.name for step in lower(plan, sizes, gpu, (2 << 30) - 4).steps]
 
 
-@pytest.mark.parametrize("activations", ["f32", "f16", "int8"])
-@pytest.mark.parametrize("tokens", [1, 4])
+LAYERS_OF_1B = shape_config("llama-3.2-1b")["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("activations, tokens", [("f32", 1), ("f16", 1), ("f32", 4), ("f16", 4), ("int8", 4)])
 def test_a_layer_has_four_dispatches_more(activations, tokens):
     """A product with A for each group of matrices; B is added inside of the base's products."""
     plain, more = (dispatches(activations, tokens, count) for count in (0, tokens))
-    layers = shape_config("llama-3.2-1b")["num_hidden_layers"]
-    assert len(more) - len(plain) == 4 * layers
-    down = [name for name in more if "lora_down" in name]
-    assert len(down) == 4 * layers and [name for name in more if name not in down] == plain
+    assert len(more) - len(plain) == 4 * LAYERS_OF_1B
+    down = [name for name in more if "lora_" in name]
+    assert len(down) == 4 * LAYERS_OF_1B and [name for name in more if name not in down] == plain
+
+
+def test_a_layer_with_integer_activations_has_two_dispatches_more():
+    """A of o and of down is computed beside their products, B added to their sums in front of the next A; the last
+    layer's sum has no such A behind it."""
+    plain, more = (dispatches("int8", 1, count) for count in (0, 1))
+    assert len(more) - len(plain) == 2 * LAYERS_OF_1B + 1
+    beside, between = "linear_lora_down[int4, a8, f32]", "lora_up_norm_slices_a8[f32]"
+    assert more.count(beside) == more.count(between) == 2 * LAYERS_OF_1B - 1
+    assert more.count("norm_lora_slices_a8[f32]") == more.count("lora_down[f32, a8]") == 1
+    base = [name.replace(beside, "linear[int4, a8]").replace("sliced_", "norm_") for name in more]
+    assert [n for n in base if n.startswith("linear") or "lora" not in n] == plain
 
 
 def test_where_a_kernel_may_bind_eight_buffers_what_is_added_is_a_dispatch_of_its_own():
     found = dispatches("int8", 1, 1, Adapter(True, 32, f16=True))
-    assert found.count("lora_up") == 7 * shape_config("llama-3.2-1b")["num_hidden_layers"]
+    assert found.count("lora_up") == 7 * LAYERS_OF_1B

@@ -141,7 +141,7 @@ for _ in range(500):
         ({"vocab_size": None}, "vocab_size is null"),
         ({"vocab_size": 10**5000}, "vocab_size is a value of type int"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; allowed: an integer from 1 to 4096"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; allowed: an integer from 1 to 1024"),
         ({"hidden_size": True}, "hidden_size is true"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},

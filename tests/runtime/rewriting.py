@@ -30,13 +30,14 @@ def rewritten(
     adapter: Adapter = GPU,
     tokens: int = 1,
     capacity: int = 64,
+    sequences: int = 1,
     rules: Sequence[Rule] = RULES,
     ranges: Callable | None = None,
 ) -> Plan:
     """A checked plan."""
     found = rewrite(
         plan,
-        Facts(tokens, capacity, adapter),
+        Facts(tokens, capacity, adapter, sequences),
         keep=keep,
         stacks=stacks_of(plan),
         ranges=ranges or (lambda name: row_ranges(plan.buffers[name], BINDING)),

@@ -17,8 +17,8 @@ from workbench.runtime.device import adapter_missing, open_device
 
 from .models import Shape, random_ids, write_random
 
-#: Every plane of every matrix is a multiple of 256 bytes, so that matrices are stacked.
-SHAPE = Shape("stackable", 256, 192, 4, 2, 32, layers=1)
+#: Every plane of every matrix is a multiple of 256 bytes, so that matrices are stacked; a row has two slices.
+SHAPE = Shape("stackable", 320, 192, 4, 2, 32, layers=1)
 LAYER = "model.layers.0"
 ALL = {
     **{f"{LAYER}.self_attn.{part}_proj": 4 for part in "qkvo"},
@@ -65,8 +65,10 @@ def test_one_row(loaded):
             found.append(np.stack([session.feed([int(token)]) for token in IDS[0]]))
             if model.backend == "wgpu":
                 steps = model.executor.device_plan("last", 1, session._cache, ()).steps
-                products = ["norm_qkv_a8", "linear", "norm_gate_up_a8", "linear"]
+                products = ["sliced_qkv_a8", "lora_up_norm_slices_a8", "sliced_gate_up_a8", "linear"]
                 assert with_adapters(steps) == products
+                beside = [step.kernel.name for step in steps if step.call.op.startswith("linear_lora")]
+                assert beside == ["linear_lora_down[int4, a8, f32]"]
         with closing(model.session()) as session:
             plain = np.stack([session.feed([int(token)]) for token in IDS[0]])
     assert close(*found)
@@ -84,6 +86,6 @@ def test_four_rows(loaded):
                 found.append(np.stack([logits[n] for n in range(len(NAMES))]))
             if model.backend == "wgpu":
                 steps = model.executor.device_plan("last", 4, batch._cache, ()).steps
-                assert with_adapters(steps) == ["linear"] * 5
+                assert with_adapters(steps) == ["linear"] * 4
     half = len(found) // 2
     assert close(np.concatenate(found[:half]), np.concatenate(found[half:]))

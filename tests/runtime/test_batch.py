@@ -82,7 +82,7 @@ def test_the_references_give_each_what_it_gives_alone(shallow, texts):
 
 
 def test_many_sequences_go_on_one_token_a_step(model, texts, monkeypatch):
-    """Prompts together, then one step a token for all of them, against sessions of their own. Groups grow to 8 steps."""
+    """Prompts together, then a step a token for all of them, against sessions of their own. Groups grow to 8 steps."""
     monkeypatch.setattr(streaming, "GROUP_S", 10)
     expected = []
     for text in texts:

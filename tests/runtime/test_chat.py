@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
+import sys
 
 import pytest
 
@@ -128,6 +130,33 @@ def test_the_command(folder, capsys, monkeypatch):
     assert status == 0 and len(said.split("\n")) >= 3
     assert "do not fit into a cache of 512" in shown and "error: nothing was asked yet" in shown
     assert cli.main(["chat", "--model", str(folder), "--temperature", "-1"]) == 2
+
+
+class Interrupting(io.StringIO):
+    """stdout whose reader presses Ctrl-C when the third piece of an answer comes, once."""
+
+    pieces = 0
+
+    def write(self, text: str) -> int:
+        self.pieces += bool(text.strip())
+        if self.pieces == 3:
+            self.pieces += 1
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_conversation(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\nThen\n"))
+    monkeypatch.setattr("sys.stdout", Interrupting())
+    options = ["--temperature", "0", "--max-new-tokens", "12"]
+    assert cli.main(["chat", "--model", str(folder), "--backend", "torch", *options]) == 0
+    with workbench.load(folder, backend="torch").chat(temperature=0, max_new_tokens=12) as chat:
+        pieces = list(chat.say("Once upon a time"))
+        third = [index for index, piece in enumerate(pieces) if piece.strip()][2]
+        assert third < len(pieces) - 1
+        chat.messages = [chat.messages[0], {"role": "assistant", "content": "".join(pieces[: third + 1])}]
+        second = "".join(chat.say("Then"))
+    assert sys.stdout.getvalue() == f"{''.join(pieces[:third])}\n{second}\n"
 
 
 def test_a_conversation_outlives_its_device(folder, adapter):

@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 
+import numpy as np
 import pytest
 
 import wgsl_kernels
 import workbench
+from eval.prefix_scoring import PrefixScorer
 from tests.support.device_faults import CALLS, OwnDevices, ends_memory, failing, loses
 from workbench.errors import DeviceLostError, KernelError, OutOfMemoryError
 from workbench.runtime.model import Model
@@ -107,6 +109,25 @@ def test_a_device_lost_while_it_is_used(checkpoint, open_promised, expected, kin
         generation.session.close()
     again = Generation(model)
     assert again.go_on() == expected and len(own.opened) == 2 and not again.session.lost
+
+
+@pytest.mark.parametrize("kind, fault", [("create_command_encoder", loses), ("submit", ends_memory)])
+def test_a_scorer_of_continuations_goes_on(checkpoint, open_promised, kind, fault):
+    """What it shares between calls is in a cache, which is lost with a device and not with memory that ends."""
+    open_promised()
+    own = OwnDevices()
+    scorer = PrefixScorer(model_on(checkpoint, own, max_tokens=CONTEXT))
+    cases = [(IDS, [7]), (IDS, [8, 9]), (IDS[:3], [1])]
+    expected = [PrefixScorer(reference_on(checkpoint, max_tokens=CONTEXT)).score(*case)[0] for case in cases]
+    np.testing.assert_allclose(scorer.score(*cases[0])[0], expected[0], rtol=1e-4)
+    computed = scorer.computed
+    with failing(own(), kind, [1], fault), pytest.raises((DeviceLostError, OutOfMemoryError)) as raised:
+        scorer.score(*cases[1])
+    assert ("was lost" in str(raised.value)) == (fault is loses) and scorer.computed == computed
+    for case, log_p in zip(cases, expected, strict=True):
+        np.testing.assert_allclose(scorer.score(*case)[0], log_p, rtol=1e-4)
+    assert len(own.opened) == 1 + (fault is loses)
+    scorer.close()
 
 
 def test_jobs_side_by_side_where_memory_ends(checkpoint, devices):

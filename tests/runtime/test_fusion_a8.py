@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from wgsl_kernels import Adapter
+from wgsl_kernels.attention.attention_split import splits_for
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.formats.spec import WeightFormat
@@ -49,8 +51,23 @@ def plan(folder):
     return architecture_of(source.config).build(source.describe, head="greedy", activations="int8")
 
 
-def fused(plan, keep=(), adapter=GPU, tokens=1):
-    return rewritten(plan, keep, adapter=adapter, tokens=tokens, capacity=1024)
+#: Of a step of several sequences.
+ROWS_LAYER = [
+    "rms_norm[a8]",
+    "linear[int4, a8]",
+    "rope_append",
+    "attention_split",
+    "attention_reduce[a8]",
+    "linear[int4, a8]",
+    "rms_norm[a8]",
+    "linear[int4, a8]",
+    "swiglu[a8]",
+    "linear[int4, a8]",
+]
+
+
+def fused(plan, keep=(), adapter=GPU, tokens=1, sequences=1):
+    return rewritten(plan, keep, adapter=adapter, tokens=tokens, capacity=1024, sequences=sequences)
 
 
 def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
@@ -60,9 +77,31 @@ def test_a_layer_of_a_decode_step_is_six_dispatches(plan):
     assert [step.kernel.name for step in lower(plan, sizes, GPU, 128 << 20).steps] == kernels(fused(plan))
 
 
+def test_a_layer_of_a_step_of_several_sequences_quantizes_where_it_computes(plan):
+    tail = ["rms_norm[a8]", "linear[int4, a8]", "argmax", "advance"]
+    assert kernels(fused(plan, tokens=8, sequences=8)) == [
+        "embedding[int4]",
+        *ROWS_LAYER * SHAPE.layers,
+        *tail,
+    ]
+
+
 def test_gelu_takes_the_place_of_silu(plan):
-    other = {"norm_gate_up_a8[int4, a8]": "norm_gate_up_gelu_a8[int4, a8]"}
-    assert kernels(fused(with_gelu(plan))) == [other.get(name, name) for name in kernels(fused(plan))]
+    other = {
+        "norm_gate_up_a8[int4, a8]": "norm_gate_up_gelu_a8[int4, a8]",
+        "swiglu[a8]": "geglu[a8]",
+    }
+    for rows in ({}, {"tokens": 8, "sequences": 8}):
+        expected = [other.get(name, name) for name in kernels(fused(plan, **rows))]
+        assert kernels(fused(with_gelu(plan), **rows)) == expected
+
+
+def test_several_rows_take_fewer_parts_of_the_cache():
+    """About as many workgroups as one row of a long cache has, and none with more than 512 positions."""
+    assert [splits_for(capacity) for capacity in (20, 640, 8192)] == [1, 20, 64]
+    assert [splits_for(640, rows, groups=8) for rows in (2, 8, 16, 32, 64)] == [20, 8, 4, 2, 2]
+    assert [splits_for(8192, rows, groups=8) for rows in (1, 8, 32)] == [64, 16, 16]
+    assert splits_for(40, 8, groups=8) == 2
 
 
 @pytest.mark.parametrize(
@@ -124,5 +163,28 @@ def test_decoding_fused_computes_what_the_plan_unfused_does(
     found, used = decode(is_cpu=False)
     wanted = {f"norm_qkv_a8[{fmt}]", f"norm_gate_up_a8[{fmt}, a8]", "attention_reduce[a8]"}
     assert wanted <= used and not wanted & unfused
+    off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
+    assert np.median(off) < 1e-5 and off.max() < 0.05
+
+
+def test_several_sequences_fused_are_those_of_the_plan_unfused(
+    checkpoint, open_promised, tmp_path, monkeypatch
+):
+    """As above, steps of four rows; the first sequence fills more than a part of the cache."""
+    convert(checkpoint, tmp_path / "model", ConvertOptions(WeightFormat("int4", block_size=64)))
+    ids = random_ids(SHAPE.vocab, 4 * 13).reshape(13, 4)
+
+    def decode(**adapter) -> tuple[np.ndarray, set[str]]:
+        device = open_promised()
+        monkeypatch.setattr(device, "adapter", dataclasses.replace(device.adapter, **adapter))
+        model = model_on(tmp_path / "model", open_promised, dtype="int8", max_tokens=1024)
+        with closing(model.batch(2)) as batch:
+            found = [batch.feed({0: row[:3], 1: row[3:]}) for row in ids]
+            steps = model.executor.device_plan("last", 4, batch._cache, ()).steps
+        return np.stack([row[n] for row in found for n in range(2)]), {step.kernel.name for step in steps}
+
+    plain, unfused = decode(is_cpu=True)
+    found, used = decode(is_cpu=False)
+    assert set(ROWS_LAYER) <= used and not {"swiglu[a8]", "attention_split"} & unfused
     off = np.abs(found - plain).max(axis=1) / np.abs(plain).max()
     assert np.median(off) < 1e-5 and off.max() < 0.05

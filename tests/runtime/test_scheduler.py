@@ -10,8 +10,9 @@ import pytest
 import workbench
 from workbench.errors import NonFiniteError, PromptTooLongError, WorkbenchError
 from workbench.runtime import batch as batch_module
+from workbench.runtime.jobs import Job
 from workbench.runtime.sampling import Drawn, SamplingOptions
-from workbench.runtime.scheduler import Job, Scheduler
+from workbench.runtime.scheduler import Scheduler
 
 SEQUENCES = 4
 PROMPTS = (

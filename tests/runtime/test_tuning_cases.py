@@ -23,6 +23,7 @@ from workbench.runtime.tuning.trial import CannotMakeError, Trial, workload_of
 
 from .models import LLAMA3_8B
 from .planted import CASE, FAST, planted, variant
+from .rewriting import GPU
 
 GEMV = Case(
     "linear[int4]",
@@ -117,6 +118,34 @@ def test_inputs_can_be_made_for_every_case_of_a_model(device, dtype, fmt, fused)
             workload_of(kernel, each.case)
         except CannotMakeError:  # allowed where there is nothing to choose; to list the choices takes long
             assert len(candidates(kernel, each.case.sizes, each.case.types, device.adapter)) <= 1, each.case
+
+
+def test_inputs_can_be_made_for_what_a_gpu_fuses_in_steps_of_several_tokens():
+    config = architecture_of(
+        {
+            "model_type": "llama",
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "num_attention_heads": 4,
+            "head_dim": 32,
+            "vocab_size": 5000,
+            "num_hidden_layers": 1,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 200,
+        }
+    )
+    planned = planned_cases(
+        config,
+        described_in(config.tensors(), WeightFormat("int4", block_size=32)),
+        (4, 1),
+        activations="int8",
+        capacity=200,
+        adapter=GPU,
+        binding_bytes=128 << 20,
+        steps=16,
+    )
+    made = {workload_of(wgsl_kernels.get(each.case.kernel), each.case).kernel.name for each in planned}
+    assert made >= {"swiglu[a8]", "rms_norm[a8]", "attention_reduce[a8]", "linear[int4, a8]", "argmax_parts"}
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+import workbench
 from tests.conftest import REPOSITORY
+from tests.models.checkpoints import CONFIG, random_state, write_checkpoint
 from workbench import cli
-from workbench.errors import WorkbenchError
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions
+from workbench.errors import CheckpointError, WorkbenchError
+from workbench.formats.spec import WeightFormat
 from workbench.studies.notebooks import filled, find, names, write
 
 
@@ -36,17 +42,56 @@ def test_all_notebooks_of_the_repository_are_there():
     assert find("01") == find("quantization") == REPOSITORY / "notebooks" / "01_quantization_accuracy.ipynb"
 
 
-@pytest.mark.parametrize("name", [name for name in names() if not name.startswith("02")])
-def test_the_model_is_changed_and_nothing_else(name, tmp_path):
-    (tmp_path / "own model").mkdir()
-    before, after = filled(name), filled(name, str(tmp_path / "own model"))
+#: Those that take a model.
+OF_A_MODEL = [name for name in names() if not name.startswith("02")]
+
+
+@pytest.fixture(scope="module")
+def own_models(tmp_path_factory):
+    """A folder with "own model", a checkpoint in floats, and "int4" and "f32", converted from it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_checkpoint(folder / "own model", random_state(CONFIG), CONFIG)
+    for form in ("int4", "f32"):
+        convert(folder / "own model", folder / form, ConvertOptions(WeightFormat(form)))
+    return folder
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_a_quantized_model_is_refused_where_it_would_be_quantized(name, own_models):
+    """At once, by what fills the notebook in and by what its first cell calls; a notebook that runs a model alone would
+    take it."""
+    said = r"int4: tensor '.*' is quantized already \(int4/128\); .* quantizes the model, .* the checkpoint in floats"
+    with pytest.raises(CheckpointError, match=said):
+        filled(name, str(own_models / "int4"))
+    [call] = [line for line in source(filled(name)).split("\n") if line.startswith("study = ")]
+    given = {"workbench": workbench, "Study": workbench.Study, "demo_model_path": None}
+    for form in ("int4", "f32"):
+        given["CHECKPOINT"] = given["MODEL"] = str(own_models / form)
+        if form == "f32":  # converted, and in floats
+            filled(name, given["MODEL"])
+            exec(call, given)
+        else:
+            with pytest.raises(CheckpointError, match=said):
+                exec(call, given)
+    assert workbench.Study(own_models / "int4", "runs it alone").dtype == "int4/128"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
+        filled("01", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_the_model_is_changed_and_nothing_else(name, own_models):
+    own = own_models / "own model"
+    before, after = filled(name), filled(name, str(own))
     lines = [
         (one, other)
         for one, other in zip(source(before).split("\n"), source(after).split("\n"), strict=True)
         if one != other
     ]
     [(_, changed)] = lines
-    assert json.dumps(str(tmp_path / "own model")) in changed and changed.endswith("the one line to change")
+    assert json.dumps(str(own)) in changed and changed.endswith("the one line to change")
     assert all(not cell.get("outputs") for cell in after["cells"])
     compile(changed, "cell", "exec")
     assert 'owner/name"' in source(filled(name, "owner/name"))

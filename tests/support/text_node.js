@@ -3,8 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { Text } from "../../workbench/browser/text.js";
-import { streamText } from "../../workbench/browser/textstream.js";
+import { streamText, Text } from "../../workbench/browser/text.js";
 
 const { folder, texts, sample, streams } = JSON.parse(readFileSync(0, "utf8"));
 const read = async (file) => new Uint8Array(readFileSync(join(folder, file)));
@@ -22,12 +21,9 @@ async function* given(ids) {
 
 async function streamed({ prompt, ids, stop }) {
   const pieces = [];
-  const stream = streamText(text, given(ids), prompt, stop);
-  for (;;) {
-    const { value, done } = await stream.next();
-    if (done) return { pieces, reason: value };
-    pieces.push(value.text);
-  }
+  const how = { prompt, stop, since: () => 0, wanted: () => true, tell: (piece) => pieces.push(piece.text) };
+  const { reason } = await streamText(text, given(ids), how);
+  return { pieces, reason };
 }
 
 process.stdout.write(JSON.stringify({ texts: found, other, streams: await Promise.all(streams.map(streamed)) }));

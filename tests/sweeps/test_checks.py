@@ -10,7 +10,10 @@ import tomllib
 import pytest
 
 from workbench import cli
+from workbench.convert.convert import convert
+from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError, WorkbenchError
+from workbench.formats.text import parse_format
 from workbench.sweeps.spec import read_spec
 from workbench.sweeps.sweep import Sweep
 
@@ -95,6 +98,12 @@ def test_a_model_of_the_catalogue(folder, monkeypatch):
     assert "smollm2-135m" in {each.cell.model for each in Sweep.read(spec).cells}
 
 
+def test_a_model_may_be_one_file(folder):
+    (folder / "tiny.gguf").touch()
+    cells = read_spec(written(folder, changed(('path = "tiny"', 'path = "tiny.gguf"')))).cells
+    assert {each.path for each in cells} == {str(folder / "tiny.gguf")}
+
+
 WRONG = {
     "text shorter than a window": (
         ('protocol = "disjoint-32", text = "prose"', 'protocol = "disjoint-64", text = "short"'),
@@ -131,6 +140,19 @@ def test_what_is_wrong_is_said_before_anything_runs(folder, case):
         Sweep.read(path)
     assert str(raised.value).startswith(f"sweep {path}: ")
     assert not (folder / "out").exists()
+
+
+def test_a_quantized_model_is_not_quantized_again(folder):
+    """Its own format costs nothing and runs; the cells of another one would fail one by one."""
+    convert(folder / "tiny", folder / "mine", ConvertOptions(parse_format("int4/32")))
+    spec = '[texts.prose]\nfile = "prose.txt"\n[grid]\nmodel = "mine"\nprotocol = "disjoint-32"\nformat = '
+    assert len(Sweep.read(written(folder, spec + '"int4/32"')).cells) == 2
+    with pytest.raises(
+        SweepError, match=r"the cell mine.*int8.*: tensor '.*' is quantized already \(int4/32\)"
+    ):
+        Sweep.read(written(folder, spec + '["int4/32", "int8"]'))
+    with pytest.raises(SweepError, match=r"gptq with calibration .*needs the checkpoint in floats"):
+        Sweep.read(written(folder, spec + '"int4/32"\nquantizer = "gptq"'))
 
 
 def places(value, path=()):

@@ -159,6 +159,14 @@ def test_the_caption_says_what_these_tokens_cannot_tell_and_notes_once():
     caption = study().caption
     assert "12,000 tokens cannot tell the change of int8 gptq, int4 gptq, int4/32 gptq from none" in caption
     assert caption.endswith("about 48,000 would tell the largest")  # 12,000 (2 * 0.008 / 0.008)^2
+    unsure = [
+        each
+        if each.is_baseline
+        else dataclasses.replace(each, change=1.0, change_se=0.1, change_se_clustered=se)
+        for each, se in zip(study().rows, (0, 0.1, 0.4, 0.75, 0.8, None, None), strict=False)
+    ]
+    # By the larger of both errors, as the result's own warning has it: 12,000 (2 * 0.75)^2.
+    assert Table(tuple(unsure)).caption.endswith("from none; about 27,000 would tell the largest")
     rows = [dataclasses.replace(each, note="" if each.is_baseline else "look") for each in study().rows]
     assert Table(tuple(rows)).caption.count("look") == 1
     named = [dataclasses.replace(each, note="look" if i in (1, 2) else "") for i, each in enumerate(rows)]

@@ -51,6 +51,8 @@ def test_rows_say_what_the_cells_say(result, undisturbed):
         assert row.ppl == record["result"]["ppl"] and row.kl == baseline["kl_mean"]
         assert row.change == pytest.approx(100 * (row.ppl / result.rows[0].ppl - 1), rel=1e-9)
         assert row.change_se == pytest.approx(baseline["ln_ratio_se"] * 100 * row.ppl / result.rows[0].ppl)
+        clustered = baseline["ln_ratio_se_clustered"] * 100 * row.ppl / result.rows[0].ppl
+        assert row.change_se_clustered == pytest.approx(clustered)
         assert row.quantize_seconds > 0 and row.prefill is None
 
 

@@ -48,6 +48,17 @@ def _elementwise_cases() -> Iterator[Case]:
         x_dtype=TYPES,
         y_dtype=("f32",),
     )
+    for name in ("silu_mul[a8]", "gelu_mul[a8]", "swiglu[a8]", "geglu[a8]"):
+        yield from cases_of(
+            name,
+            "elements",
+            6,
+            tokens=(1, 3, 33),
+            width=(32, 96, 172, 576, 1060),
+            stride=(1, 2, 4),
+            x_dtype=TYPES,
+            y_dtype=("f32",),
+        )
     yield from cases_of("quantize_activations[a8]", "blocks", 12, **{**common, **blocks, "y_dtype": ("f32",)})
     yield from cases_of(
         "advance",
@@ -74,6 +85,8 @@ def _row_cases() -> Iterator[Case]:
     )
     groups = {"tokens": common["tokens"], "groups": (1, *WIDTHS, 1000), "y_dtype": ("f32",)}
     yield from cases_of("argmax_reduce", "row", 14, **groups)
+    parts = {**common, "width": (1, *WIDTHS, 5000), "group": (64, 1000, 2048), "y_dtype": ("f32",)}
+    yield from cases_of("argmax_parts", "groups", 14, **parts)
     largest = {**common, "k": (1, 2, 5, 40, 64), "y_dtype": ("f32",)}
     yield from cases_of("top_k", "knockout", 14, **largest)
     yield from cases_of("top_k_reduce", "knockout", 14, group=(8, 16, 32), **largest)

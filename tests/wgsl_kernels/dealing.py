@@ -14,6 +14,7 @@ import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel
 from wgsl_kernels.experts.sorted import unsorted
 from wgsl_kernels.header import Module, write_module
+from wgsl_kernels.layout import A8
 from wgsl_kernels.numerics import random_tensor
 from workbench.runtime.launch import Workload
 
@@ -222,24 +223,58 @@ def team_cases(
         yield replace(case, number=number, tunables=choice)
 
 
-def tile_cases(kernel: str, **options: tuple) -> Iterator[Case]:
-    """Cases of `tile`: the default, and as few tiles that fit into a workgroup as have every value among them."""
-    tile = wgsl_kernels.get(kernel).variants["tile"]
-    every = [dict(zip(tile.tunables, chosen, strict=True)) for chosen in product(*tile.tunables.values())]
+def few_team_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """As `team_cases`, of what is made of parts that have cases of their own: a case of each form with one team, and
+    one of each number of teams in some form."""
+    gemv = wgsl_kernels.get(kernel).variants["gemv"].tunables
+    forms = forms_with(kernel, "gemv")
+    turn = forms.index(kernel)
+    chosen = {name: (*each, None)[turn % (len(each) + 1)] for name, each in gemv.items() if name != "teams"}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    case = next(cases_of(kernel, "gemv", 1, least=1, tunables={}, **options))
+    yield replace(case, tunables={**chosen, "teams": 1} if chosen else {})  # {}: what suits the adapter
+    for number, teams in enumerate(gemv["teams"][1:], 9):
+        if (number - 9) % len(forms) == turn:
+            case = next(
+                cases_of(kernel, "gemv", 1, least=1, tunables={}, **{**options, "subgroups": (True,)})
+            )
+            rows = gemv["rows_per_team"]
+            threads = {"workgroup": gemv["workgroup"][0], "rows_per_team": rows[number % len(rows)]}
+            yield replace(case, number=number, tunables={**threads, "teams": teams})
+
+
+def fitting_cases(kernel: str, variant: str, lanes: int = 0, **options: tuple) -> Iterator[Case]:
+    """Cases of a variant that uses workgroup memory: the default tunables, and as few that fit into it as have every
+    value among them. lanes: of a subgroup, where teams are whole ones."""
+    adapter = Adapter(subgroups=lanes > 0, subgroup_size=lanes)
+    details = wgsl_kernels.get(kernel).variants[variant]
+    every = [
+        dict(zip(details.tunables, chosen, strict=True)) for chosen in product(*details.tunables.values())
+    ]
     random.Random(kernel).shuffle(every)
-    left = [each for each in every if not tile.refuse(Context(each, {}, Adapter()))]
+    left = [each for each in every if not details.refuse(Context(each, {}, adapter))]
     unseen = {item for each in left for item in each.items()}
-    tiles = [{}]
+    chosen = [{}]
     while unseen:
-        tiles.append(max(left, key=lambda each: len(unseen & each.items())))
-        unseen -= tiles[-1].items()
-    cases = cases_of(kernel, "tile", 9, least=len(tiles), tunables={}, **options)
-    yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(tiles), strict=False))
+        chosen.append(max(left, key=lambda each: len(unseen & each.items())))
+        unseen -= chosen[-1].items()
+    cases = cases_of(kernel, variant, 9, least=len(chosen), tunables={}, **options)
+    yield from (replace(case, tunables=each) for case, each in zip(cases, cycle(chosen), strict=False))
+
+
+def integer_batch_cases(kernel: str, **options: tuple) -> Iterator[Case]:
+    """Cases of `batch` in integers: teams are subgroups or parts of one (8 lanes on lavapipe); without subgroups a
+    workgroup is one team."""
+    yield from fitting_cases(kernel, "batch", 8, **{**options, "subgroups": (True,)})
+    alone = {**options, "subgroups": (False,)}
+    yield from cases_of(kernel, "batch", 2, first=20, least=2, tunables={}, **alone)
 
 
 def deal(kernel: str, variant: str, **options: tuple) -> Iterator[Case]:
     """Cases of a variant of a linear layer, by what its tunables are."""
     if variant == "tile":
-        return tile_cases(kernel, **options)
+        return fitting_cases(kernel, "tile", **options)
+    if variant == "batch" and wgsl_kernels.get(kernel).form.get("x") == A8:
+        return integer_batch_cases(kernel, **options)
     teams = "teams" in wgsl_kernels.get(kernel).variants[variant].tunables
     return team_cases(kernel, variant, **options) if teams else cases_of(kernel, variant, 9, **options)

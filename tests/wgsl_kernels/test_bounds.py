@@ -11,6 +11,7 @@ import wgsl_kernels
 from tests.runtime.rewriting import rewritten
 from wgsl_kernels.attention.attention_split import SPLIT_ATTENTION
 from wgsl_kernels.layout import KV8
+from wgsl_kernels.shapes import sizes_of
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.plan import Plan
 from workbench.plan.types import Int8Cache
@@ -58,7 +59,7 @@ def test_what_lies_before_is_not_read(device_with, name, bounds, tokens, first, 
     plane = "kv_scales" if "kv_scales" in arguments else "kv"
     poisoned[plane] = arguments[plane].clone()
     poisoned[plane][:, :, :, :first] = float("nan")
-    sizes = kernel.bind_sizes({n: v.shape for n, v in arguments.items() if isinstance(v, torch.Tensor)})
+    sizes = sizes_of(kernel, {n: v.shape for n, v in arguments.items() if isinstance(v, torch.Tensor)})
     params = {n: arguments[n] for n in kernel.params}
     ran = 0
     for label, variant in kernel.variants.items():

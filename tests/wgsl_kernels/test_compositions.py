@@ -16,13 +16,15 @@ from wgsl_kernels.fusions import RULES
 from wgsl_kernels.layout import INT8_BLOCK
 from wgsl_kernels.linear.norm_linear_a8 import norm_gate_up_a8, norm_gate_up_gelu_a8
 from wgsl_kernels.linear.shared_norm import SHARED_NORM
-from wgsl_kernels.lora.low_rank import NONE
+from wgsl_kernels.lora.low_rank import NONE, slices_of
 from wgsl_kernels.numerics import random_tensor
+from wgsl_kernels.quantized.gated_mul_a8 import gelu_mul_in_int8, silu_mul_in_int8
 from wgsl_kernels.quantized.quantize_activations import quantize_activations
 from wgsl_kernels.quantized.rms_norm_a8 import norm_in_int8
 from wgsl_kernels.state import make_state
 
-TOKENS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, CAPACITY = 3, 4, 2, 16, 64, 96, 40
+# Rows of A x have two slices.
+TOKENS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, CAPACITY = 3, 4, 2, 16, 288, 96, 40
 #: Parameters that compositions have, and what where-conditions would give.
 PARAMS = {
     "eps": 1e-5,
@@ -49,8 +51,16 @@ RANK, ADAPTERS = 4, 2
 #: Rules whose results are words of INT8.
 IN_WORDS = {
     rule.name
-    for rule in (reduce_in_int8, norm_in_int8, norm_gate_up_a8, norm_gate_up_gelu_a8, SHARED_NORM[1])
-} | {"norm_gate_up_a8_adapted", "norm_gate_up_gelu_a8_adapted"}
+    for rule in (
+        reduce_in_int8,
+        norm_in_int8,
+        silu_mul_in_int8,
+        gelu_mul_in_int8,
+        norm_gate_up_a8,
+        norm_gate_up_gelu_a8,
+        SHARED_NORM[1],
+    )
+} | {f"{op}_gate_up{gelu}_a8_adapted" for op in ("norm", "sliced") for gelu in ("", "_gelu")}
 ROWS = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM, "gate": WIDTH, "up": WIDTH}
 
 
@@ -76,7 +86,7 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         "residual": normal(TOKENS, WIDTH),
         "table": table,
         "state": with_adapters(make_state(5, TOKENS)),
-        "lora_x": normal(TOKENS, RANK * max(1, len(rule.stack))),
+        "lora_x": normal(TOKENS, slices_of(HIDDEN) * RANK * max(1, len(rule.stack))),
         "lora_b": normal(ADAPTERS * rows_of(rule) * RANK) / 8,
         "lora_a": normal(ADAPTERS * RANK * max(1, len(rule.stack)), HIDDEN) / 8,
         "kv": normal(1, 2, KV_HEADS, CAPACITY, HEAD_DIM),
@@ -100,6 +110,8 @@ def values_for(rule: Rule, inputs: tuple[str, ...], seed: int) -> dict:
         width = HIDDEN if rule.stack else 2 * (HIDDEN if "weight" in inputs else 12)
         made |= {"x": normal(TOKENS, width), "residual": normal(TOKENS, 12)}
         made |= {"experts": torch.tensor([[0, 3], [2, 1], [1, 0]]), "scores": normal(TOKENS, 2).abs()}
+    if rule.name.startswith("lora_between"):
+        made |= {"norm": 1 + normal(WIDTH) / 4, "next_a": normal(ADAPTERS * 2 * RANK, WIDTH) / 8}
     if rule.name == "only_row":
         made |= {"x": normal(1, HIDDEN), "rows": torch.tensor([0])}
     return {name: made[name] for name in inputs}
@@ -122,9 +134,13 @@ def lora_params(rule: Rule) -> dict[str, int]:
     place = {"lora_first": 0, "lora_part": 0, "lora_second": NONE, "lora_third": NONE}
     return {
         **place,
+        "lora_slices": slices_of(HIDDEN),
         "lora_rank": RANK,
         "lora_rows": rows_of(rule),
         "ranks": RANK * max(1, len(parts)),
+        "next_ranks": 2 * RANK,
+        "stride": 1,
+        "columns": HIDDEN,
         **starts,
     }
 
@@ -150,12 +166,16 @@ def test_after_computes_what_before_does(rule, seed):
                 assert torch.equal(other.long(), one.long())
 
 
-def test_what_is_quantized_where_it_is_made():
+@pytest.mark.parametrize(
+    ("op", "sizes"),
+    [("attention_reduce", {"head_dim": 32}), ("silu_mul", {"width": 52}), ("gelu_mul", {"width": 52})],
+)
+def test_what_is_quantized_where_it_is_made(op, sizes):
     """Pairs whose result is INT8 give the words of the quantization that they replace."""
-    pair = library().get("attention_reduce[a8]")
-    arguments = pair.inputs(seed=4, head_dim=32, stride=2)
+    pair, plain = library().get(f"{op}[a8]"), library().get(op)
+    arguments = pair.inputs(seed=4, stride=2, **sizes)
     words, scales = pair.run_reference(arguments).values()
-    whole = library().get("attention_reduce").run_reference({k: arguments[k] for k in ("sums", "stats")})["y"]
+    whole = plain.run_reference({name: arguments[name] for name in plain.reads})["y"]
     expected = quantize_activations.reference(whole, INT8_BLOCK, stride=2)
     assert torch.equal(words, expected[0]) and torch.equal(scales, expected[1])
 

@@ -21,6 +21,7 @@ from wgsl_kernels.layout import cache_words
 from wgsl_kernels.lora.lent import BUFFERS
 from wgsl_kernels.lora.low_rank import LOW_RANK
 from wgsl_kernels.pair import FOLDER
+from wgsl_kernels.shapes import sizes_of
 from workbench.runtime.launch import run_kernel
 
 NAMES = wgsl_kernels.names()
@@ -149,7 +150,7 @@ def test_tolerance_and_cost(name):
                 assert (bound.max() / expected[output].abs().max()).item() < most, output
     shapes = {n: tuple(v.shape) for n, v in arguments.items() if isinstance(v, torch.Tensor)}
     params = {n: v for n, v in arguments.items() if n not in shapes}
-    cost = kernel.cost(kernel.complete({**kernel.bind_sizes(shapes), **params}))
+    cost = kernel.cost(kernel.complete({**sizes_of(kernel, shapes), **params}))
     assert cost.read > 0 and cost.written > 0 and cost.flops >= 0
     assert all(math.isfinite(number) for number in (cost.read, cost.written, cost.flops))
 
@@ -168,7 +169,7 @@ def test_every_parameter_and_port_is_used(name):
     for port in context.types:
         assert f"@binding({numbers[port]})" in code, port
     buffers = {numbers[name] for name, port in kernel.ports.items() if not port.uniform}
-    added = {numbers[name] for name in LOW_RANK if name in kernel.reads and kernel.reads[name].optional}
+    added = {numbers[name] for name in ("lora_a", *LOW_RANK) if name in kernel.ports}
     assert len(buffers - added) <= 8, "browsers promise 8 storage buffers"
     assert len(buffers) <= BUFFERS, "adapters of low rank are added where so many are bound"
 
@@ -246,11 +247,11 @@ def test_wrong_calls_are_named():
         wgsl_kernels.get("rms")
     kernel = wgsl_kernels.get("add")
     with pytest.raises(KernelUsageError, match=r"add.b: width is 5 here and 4 elsewhere"):
-        kernel.bind_sizes({"a": (2, 4), "b": (2, 5)})
+        sizes_of(kernel, {"a": (2, 4), "b": (2, 5)})
     with pytest.raises(KernelUsageError, match="add needs b"):
-        kernel.bind_sizes({"a": (2, 4)})
+        sizes_of(kernel, {"a": (2, 4)})
     with pytest.raises(KernelUsageError, match="no port 'c'"):
-        kernel.bind_sizes({"a": (2, 4), "c": (2, 4)})
+        sizes_of(kernel, {"a": (2, 4), "c": (2, 4)})
     case = next(c for c in all_cases() if c.kernel == "rms_norm")
     with pytest.raises(KernelUsageError, match=r"workgroup=7 where .*128, 8, 16"):
         wgsl_kernels.get("rms_norm").specialise("row", {"hidden": 4}, {}, Adapter(), {"workgroup": 7})

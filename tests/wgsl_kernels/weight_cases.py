@@ -17,9 +17,10 @@ from tests.wgsl_kernels.dealing import (
     cases_of,
     covering,
     deal,
+    few_team_cases,
+    fitting_cases,
     in_f16,
     team_cases,
-    tile_cases,
     weight_options,
 )
 
@@ -55,7 +56,8 @@ def linear_cases() -> Iterator[Case]:
 
 def integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
-    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": (1, 2, 3, 9, 16, 17), "tile": (1, 17, 63, 65, 70)}
+    few = (1, 2, 3, 9, 16, 17)
+    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": few, "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:
@@ -96,7 +98,7 @@ def fused_cases() -> Iterator[Case]:
     )
     for fmt in wgsl_kernels.weights.WEIGHT_FORMATS:
         plain = {"columns": columns, "x_dtype": TYPES, **weight_options(fmt)}
-        common = {**plain, "adapters": (0, 2)}
+        common = {**plain, "adapters": (0, 2), "slices": (1, 3, 11)}
         tokens = (1, 2, 3, 4)
         yield from team_cases(
             f"norm_linear[{fmt}]", fused=True, tokens=tokens, rows=(1, 3, 33, 64, 130), **common
@@ -158,9 +160,11 @@ def integer_fused_cases() -> Iterator[Case]:
     )
     for fmt in ZERO_POINTS:
         plain = {"columns": (8, 36, 64, 96, 172, 896), "x_dtype": TYPES, **weight_options(fmt)}
-        common = {**plain, "adapters": (0, 2)}
+        common = {**plain, "adapters": (0, 2), "slices": (1, 3, 11)}
         rows = {"tokens": (1, 2), "rows": (3, 33, 130), **plain}
-        yield from team_cases(f"norm_linear_a8[{fmt}]", fused=True, **rows, adapters=(0, 2))
+        yield from team_cases(
+            f"norm_linear_a8[{fmt}]", fused=True, **rows, adapters=(0, 2), slices=(1, 3, 11)
+        )
         for name in (f"norm_argmax_a8[{fmt}]", f"norm_linear_max_a8[{fmt}]"):
             yield from team_cases(name, fused=True, group=(128,), **rows)
         yield from team_cases(
@@ -193,6 +197,14 @@ def integer_fused_cases() -> Iterator[Case]:
                 **weight_options(fmt),
             )
         shapes = {"tokens": (1, 2, 4), "width": (1, 31, 33, 64, 130), "y_stride": (1, 2, 4), **common}
+        sliced = {**common, "tokens": (1, 2), "adapters": (1, 2)}
+        del sliced["x_dtype"]
+        for op in ("sliced_gate_up_a8", "sliced_gate_up_gelu_a8"):
+            own = {"width": shapes["width"], "y_stride": shapes["y_stride"], "y_dtype": ("f32",)}
+            yield from few_team_cases(f"{op}[{fmt}, a8]", **{**sliced, **own})
+        own = {"heads": heads, "passed": PASSED, "place": places, "kv_dtype": TYPES}
+        del sliced["tokens"]
+        yield from few_team_cases(f"sliced_qkv_a8[{fmt}]", **{**sliced, **own})
         for op in ("norm_gate_up_a8", "norm_gate_up_gelu_a8"):
             yield from team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
@@ -204,7 +216,6 @@ def integer_fused_cases() -> Iterator[Case]:
         splits=(1, 2, 7, 64),
         head_dim=(32, 64, 320),
         stride=(1, 2, 4),
-        subgroups=(False,),
         y_dtype=("f32",),
     )
 
@@ -249,7 +260,9 @@ def expert_cases() -> Iterator[Case]:
         }
         yield from _gathered(f"expert_linear{form}", number, **shapes, apart=(False, True), part=parts)
         tiled = {**shapes, "tokens": (17, 70), "apart": (False, True), "part": parts}
-        yield from islice(tile_cases(f"expert_linear_sorted{form}", **tiled), number % 3, number % 3 + 2)
+        yield from islice(
+            fitting_cases(f"expert_linear_sorted{form}", "tile", **tiled), number % 3, number % 3 + 2
+        )
         yield from _gathered(f"expert_gate_up{form}", number, **shapes, part=halves)
         # scores beside INT8 activations would be a buffer too many
         added = {"residual": True, "factor": 0.22}
@@ -294,10 +307,30 @@ def lora_cases() -> Iterator[Case]:
         floats = {**shapes, "columns": (5, *columns), "x_dtype": TYPES}
         count = 3 if fmt == "int4" else 1  # it has pieces of two sizes
         yield from cases_of(f"lora_down[{fmt}]", "gemv", count, least=count, **floats)
-        normed = {**floats, "columns": columns, "factored": (False, True)}
+        normed = {**floats, "columns": columns}
         yield from cases_of(f"norm_lora_down[{fmt}]", "gemv", count, least=count, **normed)
+        sliced = {**normed, "columns": (36, 260, 576, 896)}
+        yield from few_team_cases(f"norm_lora_slices[{fmt}]", **sliced)
+        sliced |= {"rank": (4, 8, 36)}
+        yield from few_team_cases(f"lora_up_norm_slices[{fmt}]", **{**sliced, "y_dtype": TYPES})
         strides = {} if fmt in ZERO_POINTS else {"stride": (1, 2, 4)}
+        if strides:
+            handed = {**sliced, **strides}
+            yield from few_team_cases(f"lora_up_norm_slices_a8[{fmt}]", **{**handed, "y_dtype": TYPES})
+            del handed["rank"]
+            yield from few_team_cases(f"norm_lora_slices_a8[{fmt}]", **handed)
         integers = {**shapes, "columns": (5, *columns), **strides}
         yield from cases_of(f"lora_down[{fmt}, a8]", "gemv", 1, least=1, **integers)
+    beside = {
+        "tokens": (1, 2, 3),
+        "rows": (1, 33, 123, 130),
+        "columns": (5, 172, 896, 1156),
+        "ranks": (4, 16, 36),
+        "adapters": (1, 2, 3),
+        "bias": (False, True),
+        "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
+    }
+    for fmt in ZERO_POINTS:
+        yield from few_team_cases(f"linear_lora_down[{fmt}, a8, f32]", **beside, **weight_options(fmt))
     added = {"width": WIDTHS, "tokens": (1, 3, 5), "adapters": (1, 2), "rank": (4, 8, 36), "x_dtype": TYPES}
     yield from cases_of("lora_up", "elements", 3, least=3, subgroups=(False,), **added)

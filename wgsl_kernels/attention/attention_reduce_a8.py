@@ -12,7 +12,14 @@ from ..layout import A8, INT8_BLOCK
 from ..makers import handing_on
 from ..pair import Port, Variant, kernel
 from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
-from .attention_split import attention_reduce, reduce_inputs, reduce_tolerance, refuse_wide_heads
+from ..reduce import by_quads
+from .attention_split import (
+    REDUCE_THREADS,
+    attention_reduce,
+    reduce_inputs,
+    reduce_tolerance,
+    refuse_wide_heads,
+)
 
 
 def _reduce_tolerance(arguments, expected) -> dict:
@@ -44,6 +51,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
         "heads": Variant(
             "attention/attention_reduce_a8",
             grid=lambda c: (c["heads"], c["tokens"], 1),
+            library=lambda c: (f"own_quads/{by_quads(c, REDUCE_THREADS)}",),
             refuse=lambda c: (
                 f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
                 if c["head_dim"] % INT8_BLOCK
@@ -65,7 +73,7 @@ def attention_reduce_a8(sums, stats, stride):
 
 
 def _whole_heads(facts: Facts, match: Match) -> bool:
-    return facts.tokens == 1 and not facts.adapter.is_cpu and match.shape("sums")[3] % INT8_BLOCK == 0
+    return not facts.adapter.is_cpu and match.shape("sums")[3] % INT8_BLOCK == 0
 
 
 @fusion(op="attention_reduce", where=_whole_heads)

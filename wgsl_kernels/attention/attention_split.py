@@ -40,6 +40,11 @@ from .attention import (
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
+#: Positions that a split of several rows takes at most, as many as scores are kept of at once: one long sequence beside
+#: short ones is not to wait for a few workgroups.
+MOST = 512
+#: Workgroups of several rows that fill a large GPU and run at once (H200).
+FILLING = 512
 #: Rows of several sequences in one step that are split at most: more fill a GPU by themselves.
 MANY_ROWS = 64
 #: Of a workgroup that puts splits together (lib/attention_parts).
@@ -48,12 +53,17 @@ REDUCE_THREADS = 256
 NONE = -(2.0**127)
 
 
-def splits_for(capacity: int) -> int:
+def splits_for(capacity: int, rows: int = 1, groups: int = 1) -> int:
     """Splits that fill a GPU, of `LEAST` positions each where 64 of them hold the cache.
 
     A workgroup a head, and a few splits, leave a GPU idle: 640 positions of an 8B Llama took 27 us in 2 splits (H100).
+    rows: of the step; groups: workgroups that a split of one row has. Several rows have more of them than run at once,
+    which wait for their first bytes in turns: they take fewer splits of more positions, two at least.
     """
-    return max(1, min(64, ceil_div(capacity, LEAST)))
+    most = max(1, min(64, ceil_div(capacity, LEAST)))
+    if rows == 1:
+        return most
+    return min(most, max(2, round(FILLING / (rows * groups)), ceil_div(capacity, MOST)))
 
 
 def _defaults(context: Context) -> dict[str, int]:
@@ -115,16 +125,17 @@ def _heads(s) -> dict:
     return {"heads": s["width"] // s["head_dim"], "least": LEAST} if {"width", "head_dim"} <= set(s) else {}
 
 
+def _groups(heads: int, kv_heads: int) -> int:
+    """Workgroups of a split: each takes up to four query heads that share a head of keys and values."""
+    return kv_heads * ceil_div(heads // kv_heads, 4)
+
+
 def _teams(cache: str) -> dict[str, Variant]:
     """For a cache that a library file reads."""
     return {
         "teams": Variant(
             "attention/attention_split",
-            grid=lambda c: (
-                c["kv_heads"] * ceil_div(c["heads"] // c["kv_heads"], 4),
-                c["splits"],
-                c["tokens"],
-            ),
+            grid=lambda c: (_groups(c["heads"], c["kv_heads"]), c["splits"], c["tokens"]),
             tunables={"workgroup": (64, 128), "lanes": (16, 8, 4, 32), "positions": (8, 4)},
             defaults=_defaults,
             library=lambda c: (cache, *bounds_library(c)),
@@ -298,13 +309,14 @@ def _parts(
 def _where(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where `attention_split` can run, for few tokens."""
     limits = [int(match.params[name]) for name in ("window", "chunk") if match.params[name]]
-    splits = splits_for(min([facts.capacity, *limits])) + bool(match.params["sinks"])
+    _, _, kv_heads, _, head_dim = match.shape("kv")
+    groups = _groups(match.shape("q")[1] // head_dim, kv_heads)
+    splits = splits_for(min([facts.capacity, *limits]), facts.tokens, groups) + bool(match.params["sinks"])
     # rows of several sequences share no keys, however many there are
     few = FEW_TOKENS if facts.sequences == 1 else MANY_ROWS
     if facts.tokens > few or splits < 2:
         return False
     pair = attention_split_kv8 if match.label("kv") == KV8 else attention_split
-    head_dim = match.shape("kv")[4]
     sizes = {"head_dim": head_dim} | ({"words": cache_words(head_dim)} if pair is attention_split_kv8 else {})
     if pair.variants["teams"].refuse(pair.specialise("teams", {**match.params, **sizes}, {}, facts.adapter)):
         return False

@@ -23,7 +23,7 @@ import torch
 from ..attention.rope import head_dim_of, paired, rope, rope_inputs
 from ..composition import Facts, Match, rule
 from ..layout import KV8
-from ..linear.norm_linear import turned_and_appended
+from ..linear.norm_qkv import turned_and_appended
 from ..makers import Maker, handing_on
 from ..norm.head_norm import head_norm
 from ..numerics import EPS32, TORCH_TYPES, random_tensor

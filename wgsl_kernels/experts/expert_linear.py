@@ -91,7 +91,6 @@ def gathered(
         library=lambda c: (
             *pieces(fmt, integer, c),
             "extra_sum/none",
-            "low_rank/none",
             score_file(c),
             *team_reduction(c),
             *more(c),

@@ -114,7 +114,7 @@ def gemv(library, why: str, *, gpu: Callable[[Context], tuple[int, int, int]], p
         "linear/linear_gemv",
         grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
         tunables={**gemv_tunables((2, 1, 4, 8, 16)), **piece_tunables(pieces)},
-        library=lambda c: (*library(c), "extra_sum/none", *epilogue(c), *team_reduction(c)),
+        library=lambda c: (*library(c), "extra_sum/none", "beside/none", *epilogue(c), *team_reduction(c)),
         refuse=whole_subgroups,
         defaults=lambda c: {**defaults(c), **piece_defaults(pieces, c)},
         why=why,

@@ -15,9 +15,9 @@ import torch
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
 from ..lora.low_rank import LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS
 from ..makers import handing_on
-from ..pair import Adapter, Context, Cost, Kernel, Port, Variant, register
+from ..pair import Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..quantized.quantize_activations import quantize_activations, unpack_activations
-from ..reduce import one_subgroup
+from ..reduce import known_lanes, lanes_default, one_subgroup, team_reduction, whole_subgroups
 from ..tiles import beyond_a_workgroup
 from ..weights import (
     BITS,
@@ -30,7 +30,7 @@ from ..weights import (
 )
 from .linear import (
     BATCH_ON_CPU,
-    batch,
+    epilogue,
     few_tokens,
     gemv,
     in_order,
@@ -42,7 +42,7 @@ from .linear import (
 )
 
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
-#: too few: 4096x14336 takes 85 us for 32 tokens, a tile 540 (INT4, H200).
+#: too few: 4096x14336 takes 62 us for 32 tokens, a tile 540 (INT4, H200).
 A8_BATCH = 32
 
 
@@ -106,6 +106,58 @@ def tiled(
     }
 
 
+def _batch_bytes(context: Context) -> int:
+    """Of the workgroup memory that activations, two facts for each 32, sums of teams and what adapters add take."""
+    threads, lanes = context["workgroup"], known_lanes(context)
+    team = threads // context["teams"]
+    rows = context["rows_per_team"] * context["batch"]
+    sums = 4 * rows * threads // min(team, lanes) if lanes else 16 * threads
+    low = 16 * rows * context["teams"] if "lora_b" in context.types else 0
+    return (INT8_BLOCK + 8) * context["batch"] * max(32, team) + sums + low
+
+
+def _refuse_batch(context: Context) -> str | None:
+    if not {"workgroup", "batch"} <= set(context.sizes):
+        return None
+    team, left = divmod(context["workgroup"], context["teams"])
+    part = known_lanes(context) > team >= 4 and team & (team - 1) == 0 and not left
+    if not part and (reason := whole_subgroups(context)):
+        return reason
+    return beyond_a_workgroup(context["workgroup"], _batch_bytes(context))
+
+
+def _batch(fmt: str) -> Variant:
+    """The variant for 2 to 32 tokens."""
+    sizes = (8, 2, 4)
+
+    def defaults(context: Context) -> dict[str, int]:
+        at_once = next((size for size in sorted(sizes) if context["tokens"] <= size), 8)
+        alone = {} if known_lanes(context) == 32 else {"workgroup": 32, "teams": 1}
+        return {**alone, **lanes_default(context), "batch": at_once}
+
+    return Variant(
+        "linear/linear_a8_batch",
+        grid=lambda c: spread(
+            ceil_div(c["rows"], c["rows_per_team"] * c["teams"]) * ceil_div(c["tokens"], c["batch"])
+        ),
+        tunables={
+            "workgroup": (128, 8, 32, 64, 256),
+            "teams": (4, 1, 2, 8, 16),
+            "rows_per_team": (4, 2),
+            "batch": sizes,
+        },
+        library=lambda c: (
+            "x_a8/buffer",
+            *_operands(fmt, c),
+            *epilogue(c),
+            *team_reduction(c),
+        ),
+        refuse=_refuse_batch,
+        defaults=defaults,
+        why="2 to 32 tokens on a GPU: weights are read and unpacked once for eight of them, activations for 16 rows",
+    )
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
@@ -113,11 +165,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
             gpu=partial(_gpu_defaults, fmt),
         ),
-        "batch": batch(
-            partial(_pieces, fmt),
-            "2 to 32 tokens on a GPU: every weight byte is read and unpacked once for eight of them",
-            gpu=lambda c: (8, 4, 128),
-        ),
+        "batch": _batch(fmt),
         **tiled(fmt, in_order),
     }
 

@@ -1,31 +1,25 @@
-"""Fused kernels of a decode step that begin with a norm: `norm_linear`, `norm_gate_up` and `norm_qkv`, a format each.
+"""Fused kernels of a decode step that begin with a norm: `norm_linear` and `norm_gate_up`, a format each. `norm_qkv`
+has a module of its own.
 
     norm_linear        rms_norm, linear
     norm_gate_up       rms_norm, linear (gate), linear (up), silu_mul
     norm_gate_up_gelu  rms_norm, linear (gate), linear (up), gelu_mul
-    norm_qkv           rms_norm, linear (q), linear (k), linear (v), rope (q), rope (k), kv_append
 
-The weights of all but the first are stacked: rows of gate and up, or of q, k and v, in one set of planes. Each
-reference is the composition of the references it replaces.
+The weights of gate and up are stacked, row under row in one set of planes. Each reference is the composition of the
+references it replaces.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from functools import partial
 
 import torch
 
 from ..activations.activations import activation_file, gelu_mul, silu_mul
-from ..attention.rope import head_dim_of, paired, random_table
-from ..cache.kv_append import CACHE, kv_append
 from ..composition import Facts, Match, Rule, fusion
-from ..layout import KV8
 from ..lora.lent import composed_with_adapters
 from ..lora.low_rank import (
-    LORA_B,
-    LORA_X,
     LOW_RANK,
     LOW_RANK_DEFAULTS,
     LOW_RANK_PARAMS,
@@ -34,10 +28,9 @@ from ..lora.low_rank import (
     widened,
 )
 from ..norm.rms_norm import rms_norm
-from ..numerics import EPS32, TORCH_TYPES, random_tensor
+from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..reduce import team_reduction, whole_subgroups
-from ..state import NO_RING, RING, STATE, rows_state, slot_file
 from ..weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -72,7 +65,9 @@ def refuse_columns(context: Context) -> str | None:
     return whole_subgroups(context)
 
 
-def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda context: ()) -> Variant:
+def variant_behind_a_norm(
+    file: str, fmt: str, units, *, rows_per_unit: int, library=lambda context: ()
+) -> Variant:
     """units(context): what the grid counts, each of so many rows. library: files beside those of the product."""
     rows = (4, 2, 8, 16) if rows_per_unit == 2 else (4, 1, 2, 8, 16)
     # What is read of activations and norm serves twice as many rows: 10 to 35% less time of integer weights (H100).
@@ -86,9 +81,10 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda c
         library=lambda c: (
             "x/vec4",
             "extra_sum/norm",
+            "row_factor/norm",
             "weigh/norm",
             "stage/none",
-            *low_rank_files(c, own_state="kv_heads" not in c.sizes),
+            *low_rank_files(c, own_state="kv_heads" not in c.sizes, one_token=True),
             *piece_library(fmt, c),
             *team_reduction(c),
             *library(c),
@@ -99,7 +95,7 @@ def _variant(file: str, fmt: str, units, *, rows_per_unit: int, library=lambda c
     )
 
 
-def _inputs(
+def inputs_behind_a_norm(
     fmt: str, generator, tokens: int, rows: int, columns: int, x_dtype: str, eps: float, options
 ) -> dict:
     return {
@@ -132,7 +128,7 @@ def product_bound(fmt: str, arguments, normed) -> torch.Tensor:
     return (12 + columns**0.5) * EPS32 * (n.abs() @ weight.abs().T) + 1e-30
 
 
-def _product_bound(fmt: str, arguments) -> torch.Tensor:
+def bound_behind_a_norm(fmt: str, arguments) -> torch.Tensor:
     """Bound of the error of rms_norm(x) W^T, f64 [tokens, rows]."""
     normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
     return product_bound(fmt, arguments, normed)
@@ -149,7 +145,7 @@ def _cost(fmt: str, s) -> Cost:
     return Cost(read, 4 * s["tokens"] * written, 2 * s["tokens"] * s["rows"] * s["columns"])
 
 
-def _shared(fmt: str) -> dict:
+def shared_parts(fmt: str) -> dict:
     ports = weight_ports(fmt)
     return {"prepare": partial(dense, fmt), "prepared_ports": tuple(ports), "cost": partial(_cost, fmt)}
 
@@ -183,14 +179,15 @@ def linear_inputs(  # many parameters: one for each option of `Kernel.inputs`
     columns=64,
     eps=1e-5,
     adapters=0,
+    slices=1,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """adapters: how many of them add to the product."""
+    """adapters: how many of them add to the product; slices: of their `lora_x`."""
     generator = torch.Generator().manual_seed(seed)
-    made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
-    return {**made, **low_rank_inputs(generator, tokens, rows, adapters)}
+    made = inputs_behind_a_norm(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
+    return {**made, **low_rank_inputs(generator, tokens, rows, adapters, slices=slices)}
 
 
 def placed(bound, arguments, expected) -> dict:
@@ -211,11 +208,15 @@ def norm_linear_pair(fmt: str) -> Kernel:
             writes={"y": Port(("tokens", "out_rows"), binding=6)},
             params={**quant_params(fmt), "eps": float, "row_offset": int, "out_rows": int, **LOW_RANK_PARAMS},
             defaults={"row_offset": 0, **LOW_RANK_DEFAULTS},
-            variants={"gemv": _variant("linear/norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)},
+            variants={
+                "gemv": variant_behind_a_norm("linear/norm_linear", fmt, lambda c: c["rows"], rows_per_unit=1)
+            },
             make_inputs=with_planes(fmt, linear_inputs),
-            tolerance=lambda arguments, expected: placed(_product_bound(fmt, arguments), arguments, expected),
+            tolerance=lambda arguments, expected: placed(
+                bound_behind_a_norm(fmt, arguments), arguments, expected
+            ),
             derive=lambda s: {"out_rows": s.get("rows"), **weight_sizes(fmt)},
-            **_shared(fmt),
+            **shared_parts(fmt),
         )
     )
 
@@ -253,14 +254,15 @@ def gate_up_inputs(  # many parameters: one for each option of `Kernel.inputs`
     columns=64,
     eps=1e-5,
     adapters=0,
+    slices=1,
     x_dtype="f32",
     y_dtype="f32",
     **options,
 ) -> dict:
-    """adapters: how many of them add to gate and up."""
+    """adapters: how many of them add to gate and up; slices: of their `lora_x`."""
     generator = torch.Generator().manual_seed(seed)
-    made = _inputs(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
-    return {**made, **low_rank_inputs(generator, tokens, 2 * width, adapters, (width,))}
+    made = inputs_behind_a_norm(fmt, generator, tokens, 2 * width, columns, x_dtype, eps, options)
+    return {**made, **low_rank_inputs(generator, tokens, 2 * width, adapters, (width,), slices=slices)}
 
 
 def gated_bound(normed, weight, bound) -> torch.Tensor:
@@ -277,7 +279,7 @@ def gated_bound(normed, weight, bound) -> torch.Tensor:
 def _gate_up_tolerance(fmt: str, arguments, expected) -> dict:
     weight = dense(fmt, **weight_parts(fmt, arguments)).double()
     normed = rms_norm.reference(arguments["x"].double(), arguments["norm"].double(), arguments["eps"])
-    return {"y": gated_bound(*with_low_rank(arguments, normed, weight), _product_bound(fmt, arguments))}
+    return {"y": gated_bound(*with_low_rank(arguments, normed, weight), bound_behind_a_norm(fmt, arguments))}
 
 
 def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
@@ -292,7 +294,7 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
             params={**quant_params(fmt), "eps": float, **LOW_RANK_PARAMS},
             defaults=LOW_RANK_DEFAULTS,
             variants={
-                "gemv": _variant(
+                "gemv": variant_behind_a_norm(
                     "linear/norm_gate_up",
                     fmt,
                     lambda c: c["width"],
@@ -305,156 +307,13 @@ def norm_gate_up_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
             derive=lambda s: (
                 {"width": s["rows"] // 2, **weight_sizes(fmt)} if "rows" in s else weight_sizes(fmt)
             ),
-            **_shared(fmt),
-        )
-    )
-
-
-# ---- norm, q/k/v, rotary embedding, append -----------------------------------------------------------------------
-
-
-def turned_and_appended(
-    p, normed, q, k, v, table, kv, state, *, passed, ring, sinks
-):  # many parameters: the operands and parameters of the op
-    """Queries, turned, and the cache with the step's keys, turned, and values."""
-    queries, keys, values = (p.linear(x=normed, weight=matrix) for matrix in (q, k, v))
-    queries, keys = (p.rope(x=each, table=table, state=state, passed=passed) for each in (queries, keys))
-    return queries, p.kv_append(k=keys, v=values, kv=kv, state=state, ring=ring, sinks=sinks)
-
-
-def _float_cache(facts: Facts, match: Match) -> bool:
-    return match.label("kv") != KV8 and behind_a_norm(facts, match)
-
-
-@fusion(stack=("q", "k", "v"), where=_float_cache)
-def norm_qkv(
-    p, x, norm, q, k, v, table, kv, state, *, eps, passed, ring, sinks
-):  # many parameters: the operands and parameters of the op
-    """q [tokens, heads * head_dim], turned, and the cache with keys and values of the step's real tokens appended."""
-    normed = p.rms_norm(x=x, weight=norm, eps=eps)
-    placed = {"ring": ring, "sinks": sinks}
-    return turned_and_appended(p, normed, q, k, v, table, kv, state, passed=passed, **placed)
-
-
-def qkv_rows(weight, kv, **_) -> list[int]:
-    """Rows of q, k and v: the cache says how many heads keys and values have."""
-    width = kv.shape[2] * kv.shape[4]
-    return [weight.shape[0] - 2 * width, width, width]
-
-
-def qkv_inputs(  # many parameters: one for each option of `Kernel.inputs`
-    fmt,
-    seed=0,
-    tokens=1,
-    heads=2,
-    kv_heads=1,
-    head_dim=16,
-    passed=0,
-    columns=64,
-    capacity=32,
-    positions=0,
-    position=5,
-    valid=None,
-    sequences=2,
-    sequence=1,
-    scattered=False,
-    ring=False,
-    sinks=0,
-    eps=1e-5,
-    adapters=0,
-    x_dtype="f32",
-    y_dtype="f32",
-    **options,
-) -> dict:
-    """positions: of the table, as many as the cache has slots if 0. adapters: how many of them add to q, k and v."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = (heads + 2 * kv_heads) * head_dim
-    places = {"capacity": capacity, "position": position, "sequences": sequences, "sequence": sequence}
-    made = _inputs(fmt, generator, tokens, rows, columns, x_dtype, eps, options)
-    starts = (heads * head_dim, (heads + kv_heads) * head_dim)
-    state = rows_state(seed, tokens, valid=valid, scattered=scattered, **places)
-    added = low_rank_inputs(generator, tokens, rows, adapters, starts)
-    if added:
-        state[:, 1] *= added.pop("state")[:, 1]  # real ones have an adapter
-    return {
-        **made,
-        "table": random_table(head_dim - passed, positions or capacity),
-        "passed": passed,
-        "kv": torch.zeros(sequences, 2, kv_heads, capacity, head_dim, dtype=TORCH_TYPES[x_dtype]),
-        "state": state,
-        **added,
-        "ring": ring,
-        "sinks": sinks,
-    }
-
-
-def qkv_tolerance(bound, arguments) -> dict:
-    """From the bound of the product, f64 [tokens, rows]. The rotation mixes pairs of rows; q and k have entries up to
-    |a| + |b| of a pair's."""
-    kv, state = arguments["kv"], arguments["state"]
-    mixed = 2 * paired(bound, arguments["table"].shape[1], kv.shape[4])
-    kv_width = kv.shape[2] * kv.shape[4]
-    q, k, v = mixed.split([mixed.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
-    cache = torch.zeros(kv.shape, dtype=torch.float64)
-    placed = (arguments.get("ring", False), arguments.get("sinks", 0))
-    return {"q": q, "kv": kv_append.reference(k, v, cache, state, *placed)}
-
-
-def qkv_derive(fmt: str, s) -> dict:
-    found = {**head_dim_of(s), **weight_sizes(fmt)}
-    if {"rows", "kv_heads"} <= set(s) and "head_dim" in found:
-        found["width"] = s["rows"] - 2 * s["kv_heads"] * found["head_dim"]
-    return found
-
-
-def qkv_ports(fmt: str) -> tuple[dict[str, Port], dict[str, Port]]:
-    """What `norm_qkv` reads and writes."""
-    reads = {
-        "x": X,
-        **weight_ports(fmt),
-        "norm": NORM,
-        "table": Port(("positions", "rotated"), "f32", binding=4),
-        "kv": Port(CACHE.shape, binding=5),
-        "state": replace(STATE, binding=8),
-        "lora_x": LORA_X,
-        "lora_b": LORA_B,
-    }
-    return reads, {"q": Port(("tokens", "width"), binding=6), "kv": CACHE}
-
-
-def norm_qkv_pair(fmt: str) -> Kernel:
-    """The pair for one weight format."""
-    reads, writes = qkv_ports(fmt)
-    return register(
-        Kernel(
-            op="norm_qkv",
-            form={"weight": fmt},
-            reference=composed_with_adapters(norm_qkv, rows=qkv_rows),
-            reads=reads,
-            writes=writes,
-            updates={"kv": "kv"},
-            params={**quant_params(fmt), "eps": float, "passed": int, **RING, **LOW_RANK_PARAMS},
-            defaults={"passed": 0, **NO_RING, **LOW_RANK_DEFAULTS},
-            variants={
-                "gemv": _variant(
-                    "linear/norm_qkv",
-                    fmt,
-                    lambda c: c["rows"] // 2,
-                    rows_per_unit=2,
-                    library=lambda c: ("append/cache", slot_file(c)),
-                )
-            },
-            make_inputs=with_planes(fmt, qkv_inputs),
-            tolerance=lambda arguments, expected: qkv_tolerance(_product_bound(fmt, arguments), arguments),
-            derive=partial(qkv_derive, fmt),
-            **_shared(fmt),
+            **shared_parts(fmt),
         )
     )
 
 
 #: The pairs by weight format; others are made from them.
 NORM_LINEAR = {fmt: norm_linear_pair(fmt) for fmt in WEIGHT_FORMATS}
-NORM_QKV = {fmt: norm_qkv_pair(fmt) for fmt in WEIGHT_FORMATS}
 for _format in WEIGHT_FORMATS:
     norm_gate_up_pair(_format, norm_gate_up, silu_mul)
     norm_gate_up_pair(_format, norm_gate_up_gelu, gelu_mul)

@@ -1,9 +1,12 @@
 // y[t, r] = sum_k rms_norm(x)[t, k] * w[r, k] for few tokens: the norm inside the product (lib/norm_sum), which
 // saves a dispatch and a trip of the activations through memory.
-// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor)
+// needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor),
+//   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
+const LOW_SUMS: u32 = TEAMS * ROWS_PER_TEAM;
+fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, weight_row(first, slot)); }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -12,14 +15,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first = group_first + thread / TEAM * ROWS_PER_TEAM;
   let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
-  add_up(sums_from(ahead, token, first, thread), thread);
+  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
+  let sums = sums_from(ahead, token, first, thread);
+  add_low(low, token, group_first, thread);
+  add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;
     if (i >= TEAMS * ROWS_PER_TEAM) { break; }
     let row = group_first + i;
     let team = i / ROWS_PER_TEAM;
     if (row < ROWS) {
-      y[token * OUT_ROWS + ROW_OFFSET + row] = y_type(sum_of(team, i % ROWS_PER_TEAM) * norm_factor(team));
+      let sum = sum_of(team, i % ROWS_PER_TEAM) + low_sum(i);
+      y[token * OUT_ROWS + ROW_OFFSET + row] = y_type(sum * norm_factor(team));
     }
   }
 }

@@ -20,12 +20,12 @@ from ..activations.activations import activation_file, gelu_mul, silu_mul
 from ..composition import Facts, Match, Rule, fusion
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES, KV8
 from ..lora.lent import composed_with_adapters
-from ..lora.low_rank import LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS, low_rank_files
+from ..lora.low_rank import LOW_BYTES, LOW_RANK, LOW_RANK_DEFAULTS, LOW_RANK_PARAMS, low_rank_files
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread
 from ..quantized.quantize_activations import near_half, quantize_activations, quantized_tolerance, rounded
-from ..reduce import team_reduction
+from ..reduce import by_quads, known_lanes, team_reduction
 from ..state import NO_RING, RING, slot_file
 from ..tiles import WORKGROUP_BYTES
 from ..weights import dense, quant_params, weight_ports, weight_sizes, with_planes
@@ -42,15 +42,17 @@ from .norm_linear import (
     linear_inputs,
     placed,
     product_bound,
+    refuse_columns,
+    weight_parts,
+    with_low_rank,
+)
+from .norm_qkv import (
     qkv_derive,
     qkv_inputs,
     qkv_ports,
     qkv_rows,
     qkv_tolerance,
-    refuse_columns,
     turned_and_appended,
-    weight_parts,
-    with_low_rank,
 )
 
 #: What default tunables leave of a workgroup's memory for a row, bytes.
@@ -64,16 +66,18 @@ def _row_bytes(columns: int) -> int:
     return ceil_div(columns, INT8_BLOCK) * (INT8_BLOCK + 8)
 
 
-def row_fits(columns: int) -> bool:
-    """Whether a quantized row fits into workgroup memory beside what default tunables take."""
-    return _row_bytes(columns) <= ROW_BYTES
+def row_fits(columns: int, *, adapters: bool = False) -> bool:
+    """Whether a quantized row fits into workgroup memory beside what default tunables take. adapters: and what adapters
+    add."""
+    return _row_bytes(columns) + adapters * LOW_BYTES <= ROW_BYTES
 
 
 def _sum_bytes(context: Context) -> int:
     """Of the workgroup memory in which sums are added up over teams, and of 64 products."""
     threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
-    return 256 + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
+    lanes = known_lanes(context)
+    low = LOW_BYTES if "lora_b" in context.types else 0
+    return 512 + low + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
 
 
 def _refuse(context: Context) -> str | None:
@@ -83,17 +87,12 @@ def _refuse(context: Context) -> str | None:
     return refuse_columns(context)
 
 
-def by_quads(context: Context) -> str:
-    """Who quantizes a block of 32: eight lanes of a subgroup ("quads"), or a thread ("blocks")."""
-    lanes = context.adapter.subgroup_size if context.adapter.subgroups else 0
-    return "quads" if lanes >= 8 and context["workgroup"] % lanes == 0 else "blocks"
-
-
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x/vec4",
         "extra_sum/norm",
-        *low_rank_files(context, own_state="kv_heads" not in context.sizes),
+        "row_factor/norm",
+        *low_rank_files(context, own_state="kv_heads" not in context.sizes, one_token=True),
         "x_a8/row",
         f"stage/{by_quads(context)}",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
@@ -109,7 +108,12 @@ def normed_in_int8(x, norm, eps) -> torch.Tensor:
 def quantized_behind_a_norm(facts: Facts, match: Match) -> bool:
     """One token on a GPU: a CPU would quantize a row once for every few rows of weights."""
     columns = match.shape("x")[1]
-    return facts.tokens == 1 and not facts.adapter.is_cpu and columns % 4 == 0 and row_fits(columns)
+    return (
+        facts.tokens == 1
+        and not facts.adapter.is_cpu
+        and columns % 4 == 0
+        and row_fits(columns, adapters=match.has("lora_b"))
+    )
 
 
 def _product_bound(fmt: str, arguments) -> torch.Tensor:
@@ -276,10 +280,15 @@ def _units(context: Context) -> tuple[int, int]:
     return once, once * max(1, INT8_BLOCK // once)
 
 
-def _whole_blocks(context: Context) -> str | None:
+def whole_blocks(context: Context) -> str | None:
+    """Why the rounds of a workgroup do not end with a block, or None."""
     if {"rows_per_team", "teams"} <= set(context.sizes) and _units(context)[1] % INT8_BLOCK:
         return f"rounds of {_units(context)[0]} units make no whole blocks of {INT8_BLOCK}"
-    return _refuse(context)
+    return None
+
+
+def _refuse_gate_up(context: Context) -> str | None:
+    return whole_blocks(context) or _refuse(context)
 
 
 def _gate_up_derive(fmt: str, s) -> dict:
@@ -314,7 +323,7 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                         activation_file(unit),
                         f"store_blocks/{by_quads(c)}",
                     ),
-                    refuse=_whole_blocks,
+                    refuse=_refuse_gate_up,
                     # measured on an H200: teams in which every thread has a piece of a row
                     defaults=gemv_defaults(lambda c: (256, 2 if c["columns"] > 2048 else 4, 4)),
                     why="few tokens: the row is quantized by those that need it, the product where it is made",

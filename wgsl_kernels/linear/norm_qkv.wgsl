@@ -2,7 +2,8 @@
 // tokens. The rows of the weight are those of q, k and v, head by head; a team computes ROWS_PER_TEAM / 2 pairs of rows
 // of a head (lib/head_pairs).
 // needs: state (Rows), team_sums (within, first_pieces, sums_from, TEAM), head_pairs/halves (HALF, first_dim, dims_apart, turned),
-//   stage (stage), add_up (add_up, sum_of), norm_sum (norm_factor), append (append)
+//   stage (stage), add_up (add_up, sum_of), row_factor (row_factor), append (append),
+//   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> q: array<q_type>;
 @group(0) @binding(8) var<uniform> state: Rows;
 
@@ -12,6 +13,8 @@ fn weight_row(first: u32, i: u32) -> u32 {
   let pair = within(first + i / 2u, ROWS / 2u, TEAMS * PAIRS);
   return pair / HALF * HEAD_DIM + first_dim(pair) + (i & 1u) * dims_apart(pair);
 }
+const LOW_SUMS: u32 = TEAMS * ROWS_PER_TEAM;
+fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, weight_row(first, slot)); }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -20,7 +23,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first = group_first + thread / TEAM * PAIRS;
   let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
-  add_up(sums_from(ahead, token, first, thread), thread);
+  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
+  let sums = sums_from(ahead, token, first, thread);
+  add_low(low, token, group_first, thread);
+  add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * PAIRS + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;
     if (i >= TEAMS * PAIRS) { break; }
@@ -30,8 +36,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let head = pair / HALF;  // of q, then k, then v
       let dim = first_dim(pair);
       let apart = dims_apart(pair);
-      let factor = norm_factor(team);
-      var sums = vec2<f32>(sum_of(team, i % PAIRS * 2u), sum_of(team, i % PAIRS * 2u + 1u)) * factor;
+      let factor = row_factor(team);
+      var sums = vec2<f32>(sum_of(team, i % PAIRS * 2u), sum_of(team, i % PAIRS * 2u + 1u));
+      sums = (sums + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * factor;
       if (head < HEADS + KV_HEADS) { sums = turned(pair, state[token].position, sums); }
       if (head < HEADS) {
         let at = token * WIDTH + head * HEAD_DIM + dim;

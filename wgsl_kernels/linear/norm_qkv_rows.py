@@ -20,8 +20,9 @@ from ..layout import KV8
 from ..makers import handing_on
 from ..pair import Context, Kernel, Port, register
 from ..state import NO_RING, RING, make_state, slot_file
-from .norm_linear import NORM_QKV, behind_a_norm, norm_qkv
+from .norm_linear import behind_a_norm
 from .norm_linear_a8 import NORM_QKV_A8, norm_qkv_a8, quantized_behind_a_norm
+from .norm_qkv import NORM_QKV, norm_qkv
 
 
 def norm_qkv_rows(whole: Kernel, op: str) -> Kernel:

@@ -4,8 +4,9 @@
     norm_lora_down  rms_norm, lora_down, where others read the norm too
 
 and the rules over such products that stand over products alone: `lent` makes them from those. A decode step of a model
-in the manner of Llama has four dispatches a layer more with adapters on all of its matrices, one for the A of each of
-their groups: q, k and v; o; gate and up; down.
+in the manner of Llama has two dispatches a layer more with adapters on all of its matrices and INT8 activations: A of
+q, k and v, and A of gate and up. A of o and of down is computed beside their products, whose sums get B (A x) by the
+next of these two. Four are more where activations are floats, or A is of anything but f32.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from __future__ import annotations
 from ..cache.rope_append import STACKED_QKV, STACKED_QKV_NORM
 from ..composition import Facts, Match, Rule, rule
 from ..linear.linear import LINEAR_SUM
-from ..linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear, norm_qkv
+from ..linear.norm_linear import norm_gate_up, norm_gate_up_gelu, norm_linear
 from ..linear.norm_linear_a8 import (
     norm_gate_up_a8,
     norm_gate_up_gelu_a8,
     norm_linear_a8,
     norm_qkv_a8,
 )
+from ..linear.norm_qkv import norm_qkv
 from ..linear.norm_qkv_rows import QKV_ROWS
-from .lent import bound_together, lent, lent_behind_a_norm
+from ..quantized.gated_mul_a8 import SIDE_BY_SIDE
+from .between import BETWEEN
+from .lent import bound_together, lent, lent_behind_a_norm, lent_in_int8
 
 
 def _one_range(facts: Facts, match: Match) -> bool:
@@ -55,7 +59,7 @@ def _shared(p, x, norm, lora_a, state, *, eps, ranks):
 
 
 def _apart(p, x, norm, lora_a, state, *, eps, ranks):
-    own = p.norm_lora_down(x=x, norm=norm, weight=lora_a, state=state, ranks=ranks, eps=eps, factored=True)
+    own = p.norm_lora_down(x=x, norm=norm, weight=lora_a, state=state, ranks=ranks, eps=eps)
     return own, p.rms_norm(x=x, weight=norm, eps=eps)
 
 
@@ -70,16 +74,20 @@ def _on_a_gpu(facts: Facts, match: Match) -> bool:
 MOST_NORMED = 32
 NORM_LORA_DOWN: Rule = rule(_shared, _apart, name="norm_lora_down", where=_on_a_gpu)
 
+
 #: In front of everything that takes products.
 ADDED: tuple[Rule, ...] = (LINEAR_ADAPTED, lent(LINEAR_SUM))
 #: In front of the rules that they are made from.
 ADAPTED: tuple[Rule, ...] = (
     lent(STACKED_QKV_NORM),
     *map(lent_behind_a_norm, (norm_qkv, norm_gate_up, norm_gate_up_gelu)),
+    *map(lent_in_int8, (norm_qkv_a8, norm_gate_up_a8, norm_gate_up_gelu_a8)),
     *map(lent_behind_a_norm, (norm_qkv_a8, norm_gate_up_a8, norm_gate_up_gelu_a8)),
     *map(lent_behind_a_norm, QKV_ROWS),
     *map(lent, STACKED_QKV),
+    *map(lent, SIDE_BY_SIDE),
     lent_behind_a_norm(norm_linear, single=True),
     lent_behind_a_norm(norm_linear_a8, single=True),
+    *BETWEEN,
     NORM_LORA_DOWN,
 )

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 
 from ..composition import Facts, Match, Rule, Where, composed
+from ..layout import INT8_STRIDES
+from ..weights import is_quantized
+from .low_rank import MOST_SLICED, slices_of
 
 #: Storage buffers of the largest of these products: INT8 activations and integer weights with zero-points or offsets, a
 #: bias, a residual, `lora_x` and `lora_b`. Browsers promise eight.
@@ -60,7 +63,7 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
     own_state = () if "state" in plain else ("state",)
     operands = ("lora_a" if down else "lora_x", "lora_b", *own_state)
     places = _PLACE if single else _STARTS[: max(0, len(rule.stack) - 1)]
-    params = ("lora_rank", "lora_rows", *places, *(("ranks",) if down else ()))
+    params = ("lora_rank", "lora_rows", *places, "ranks" if down else "lora_slices")
 
     def made(function: Callable, *, before: bool) -> Callable:
         def lent(p, *given, **stated):
@@ -73,14 +76,16 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
             if down:
                 of_a = {"weight": more["lora_a"], "state": added["state"], "ranks": own["ranks"]}
                 if not before:
-                    normed = {"x": by_name["x"], "norm": by_name["norm"], "eps": stated["eps"]}
-                    added["lora_x"] = p.norm_lora_down(**normed, **of_a)
+                    weighed = {"x": by_name["x"], "norm": by_name["norm"]}
+                    added["lora_x"] = p.norm_lora_slices(**weighed, **of_a)
+                    added["lora_slices"] = stated.pop("lora_slices")
             else:
-                added["lora_x"] = more["lora_x"]
+                added |= {"lora_x": more["lora_x"], "lora_slices": own["lora_slices"]}
             where = {name: own[name] for name in places}
             return function(_Lending(p, added, where, before=before, down=of_a), *given, **stated)
 
-        lent.__signature__ = _with(inspect.signature(function), operands, params)
+        own = params if before or not down else (*params, "lora_slices")
+        lent.__signature__ = with_operands(inspect.signature(function), operands, own)
         return lent
 
     return replace(
@@ -88,22 +93,32 @@ def _lend(rule: Rule, *, single: bool, down: bool) -> Rule:
         name=f"{rule.name}_adapted",
         before=made(rule.before, before=True),
         after=made(rule.after, before=False),
-        where=_both(rule.where),
+        where=_both(rule.where, sliced=down),
         summary=f"{rule.summary.split(chr(10))[0].rstrip('.')}, with what adapters add.",
     )
 
 
-def _with(signature: inspect.Signature, operands: Sequence[str], params: Sequence[str]) -> inspect.Signature:
-    """Operands come first, since others may be left out."""
+def with_operands(
+    signature: inspect.Signature, operands: Sequence[str], params: Sequence[str]
+) -> inspect.Signature:
+    """A function's signature with operands, which come first, since others may be left out, and parameters more."""
     first, *rest = signature.parameters.values()
     kinds = inspect.Parameter
     more = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in operands]
     return inspect.Signature([first, *more, *rest, *(kinds(name, kinds.KEYWORD_ONLY) for name in params)])
 
 
-def _both(where: Where) -> Where:
+def _both(where: Where, *, sliced: bool) -> Where:
+    """sliced: whether A x is made in slices, which share a workgroup's memory with the row."""
+
     def holds(facts: Facts, match: Match):
-        return bound_together(facts, match) and where(facts, match)
+        if not bound_together(facts, match) or (sliced and match.params["ranks"] > MOST_SLICED):
+            return False
+        found = where(facts, match)
+        if not sliced or found is False:
+            return found
+        slices = {"lora_slices": slices_of(match.shape("x")[1])}
+        return slices if found is True else {**found, **slices}
 
     return holds
 
@@ -116,6 +131,34 @@ def lent(rule: Rule, *, single: bool = False) -> Rule:
 def lent_behind_a_norm(rule: Rule, *, single: bool = False) -> Rule:
     """The rule that begins with a norm, with the product of what that gives and A (`lora_a`), which makes its own."""
     return _lend(rule, single=single, down=True)
+
+
+def lent_in_int8(rule: Rule) -> Rule:
+    """As `lent_behind_a_norm`, of a rule that rounds to INT8 behind its norm and gives the op of its name, with A of
+    floats: what computes A x leaves the row in INT8 (`wgsl_kernels.linear.sliced_a8`)."""
+    whole, op = lent_behind_a_norm(rule), rule.name.replace("norm_", "sliced_")
+    signature = inspect.signature(whole.before)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    operands = [name for name, each in signature.parameters.items() if each.kind is not keyword][1:]
+
+    def after(p, *values, **stated):
+        given = dict(zip(operands, values, strict=True))
+        weighed = {"x": given.pop("x"), "norm": given.pop("norm"), "weight": given.pop("lora_a")}
+        own = {name: stated.pop(name) for name in ("ranks", "stride")}
+        inner, words, scales = p.norm_lora_slices_a8(**weighed, state=given["state"], **own)
+        weight = "+".join(given.pop(name) for name in rule.stack)
+        row = {"x": words, "x_scales": scales, "lora_x": inner}
+        return getattr(p, op)(weight=weight, **row, **given, **stated)
+
+    def where(facts: Facts, match: Match):
+        found = False if is_quantized(match.label("lora_a")) else whole.where(facts, match)
+        if not isinstance(found, dict):
+            return found
+        stride = INT8_STRIDES[match.label(rule.stack[0])]
+        return {**found, "stride": stride, "columns": match.shape("x")[1]}
+
+    after.__signature__ = with_operands(signature, (), ("lora_slices", "stride", "columns"))
+    return replace(whole, name=f"{op}_adapted", after=after, where=where)
 
 
 def composed_with_adapters(rule: Rule, *, single: bool = False, **how) -> Callable:

@@ -5,8 +5,7 @@ The matrices A of a group stand one under the other, adapter after adapter: weig
 without an adapter gives zeros. A of floats reads activations in INT8 as what they stand for, in the order of the base's
 weights; A of integers has them multiplied as `linear_a8` does.
 
-`norm_lora_down` has the norm inside, as `norm_linear` has it. Unless it is `factored`, it weighs x with the norm's
-weight alone, and the factor 1 / rms of the row is left to the product that reads the result, whose own sums lack it.
+`norm_lora_down` has the norm inside, as `norm_linear` has it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register
 from ..quantized.quantize_activations import quantize_activations, unpack_activations
 from ..reduce import team_reduction, whole_subgroups
-from ..state import STATE, make_state
+from ..state import STATE
 from ..weights import (
     BITS,
     WEIGHT_FORMATS,
@@ -42,6 +41,7 @@ from ..weights import (
     weight_sizes,
     with_planes,
 )
+from .low_rank import state_with
 
 ROWS = replace(STATE, binding=8)
 #: What the operand `x` is bound as where it is INT8.
@@ -54,8 +54,8 @@ INT8_X = {
 def _pieces(fmt: str, integer: bool, context: Context) -> tuple[str, ...]:
     if integer and is_quantized(fmt):
         return "x_a8/buffer", *integer_pieces(fmt, context, context["x_groups"])
-    x = "x/int8" if integer else x_library(context)
-    return x, "weigh/none", *piece_library(fmt, context)
+    x = ("x/int8", "x_a8/buffer") if integer else (x_library(context),)
+    return *x, "weigh/none", *piece_library(fmt, context)
 
 
 #: Fewer than products of many rows have: there is nothing to win by long teams or many rows each.
@@ -68,12 +68,11 @@ def _variant(fmt: str, integer: bool, *, norm: bool = False) -> Variant:
     defaults = gemv_defaults(lambda c: (256, 1, 1))
 
     def library(context: Context) -> tuple[str, ...]:
-        if norm:
-            pieces = "x/vec4", "weigh/norm", *piece_library(fmt, context)
-        else:
-            pieces = _pieces(fmt, integer, context)
-        factor = "norm" if norm and context["factored"] else "none"
-        files = f"extra_sum/{factor}", f"row_factor/{factor}", "low_rank/none"
+        pieces = (
+            ("x/vec4", "weigh/norm", *piece_library(fmt, context)) if norm else _pieces(fmt, integer, context)
+        )
+        factor = "norm" if norm else "none"
+        files = f"extra_sum/{factor}", f"row_factor/{factor}"
         return *pieces, *files, *team_reduction(context)
 
     return Variant(
@@ -113,10 +112,9 @@ def _integer_reference(weight, **given) -> torch.Tensor:
     return lora_down_reference(**{**given, "x": _floats(given, weight.dtype), "weight": weight})
 
 
-def _norm_reference(x, norm, eps, factored=False, **given) -> torch.Tensor:
-    """`lora_down_reference` of rms_norm(x), or of norm * x alone unless it is `factored`."""
-    weighed = rms_norm.reference(x, norm, eps) if factored else x * norm.to(x.dtype)
-    return lora_down_reference(x=weighed, **given)
+def _norm_reference(x, norm, eps, **given) -> torch.Tensor:
+    """`lora_down_reference` of rms_norm(x)."""
+    return lora_down_reference(x=rms_norm.reference(x, norm, eps), **given)
 
 
 def _inputs(
@@ -133,12 +131,10 @@ def _inputs(
     """rows, of all adapters together, is another way to say how many they are."""
     generator = torch.Generator().manual_seed(seed)
     adapters = ceil_div(rows, ranks) if rows else adapters
-    state = make_state(5, tokens)
-    state[:, 1] = 1 + torch.arange(1, tokens + 1) % (adapters + 1)
     return {
         "x": random_tensor(generator, (tokens, columns), x_dtype),
         **random_planes(fmt, generator, adapters * ranks, columns, **weight_options),
-        "state": state,
+        "state": state_with(tokens, adapters),
         "ranks": ranks,
     }
 
@@ -151,18 +147,16 @@ def _integer_inputs(fmt: str, made, stride=1, **options) -> dict:
     return {"x": words, "x_scales": scales, "columns": x.shape[1], "stride": stride, **arguments}
 
 
-def _norm_inputs(made, seed=0, columns=64, eps=1e-5, factored=False, **options) -> dict:
+def _norm_inputs(made, seed=0, columns=64, eps=1e-5, **options) -> dict:
     generator = torch.Generator().manual_seed(seed + 1)
     norm = torch.rand(columns, generator=generator) + 0.5
-    given = {"norm": norm, "eps": eps, "factored": factored}
-    return {**made(seed=seed, columns=columns, **options), **given}
+    return {**made(seed=seed, columns=columns, **options), "norm": norm, "eps": eps}
 
 
 def _tolerance(fmt: str, arguments, expected) -> dict:
     x = _floats(arguments, torch.float64).double()
     if "norm" in arguments:
-        norm = arguments["norm"].double()
-        x = rms_norm.reference(x, norm, arguments["eps"]) if arguments["factored"] else x * norm
+        x = rms_norm.reference(x, arguments["norm"].double(), arguments["eps"])
     magnitude = magnitude_planes(fmt, arguments, x.shape[1])
     bound = lora_down_reference(x.abs(), magnitude, arguments["state"], arguments["ranks"])
     return {"y": (12 + x.shape[1] ** 0.5) * EPS32 * bound + 1e-30}
@@ -225,8 +219,7 @@ def norm_lora_down(whole: Kernel) -> Kernel:
             op="norm_lora_down",
             reference=_norm_reference,
             reads={**whole.reads, "norm": NORM},
-            params={**whole.params, "eps": float, "factored": bool},
-            defaults={"factored": False},
+            params={**whole.params, "eps": float},
             variants={"gemv": _variant(fmt, False, norm=True)},
             make_inputs=handing_on(partial(_norm_inputs, whole.make_inputs), whole.make_inputs),
         )

@@ -7,13 +7,9 @@ from ..composition import Facts, Match, fusion
 from ..layout import A8, INT8_BLOCK
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
-from ..pair import Context, Cost, Port, Variant, kernel
-from ..reduce import lanes_default, reduction
+from ..pair import Cost, Port, Variant, kernel
+from ..reduce import by_quads, reduction
 from .quantize_activations import quantize_activations, quantized_tolerance
-
-
-def _defaults(context: Context) -> dict[str, int]:
-    return lanes_default(context) or {"workgroup": 256}
 
 
 def _tolerance(arguments, expected) -> dict:
@@ -41,9 +37,8 @@ def _tolerance(arguments, expected) -> dict:
         "row": Variant(
             "quantized/rms_norm_a8",
             grid=lambda c: (c["tokens"], 1, 1),
-            tunables={"workgroup": (128, 8, 16, 32, 64, 256)},
-            defaults=_defaults,
-            library=lambda c: (reduction(c),),
+            tunables={"workgroup": (256, 64, 128)},
+            library=lambda c: (reduction(c), f"own_quads/{by_quads(c)}"),
             refuse=lambda c: (
                 f"rows of {c['hidden']} are not whole blocks of {INT8_BLOCK}"
                 if c["hidden"] % INT8_BLOCK

@@ -1,46 +1,43 @@
-// `rms_norm` with its result in INT8, in blocks of 32 columns: a workgroup takes a row. All threads add up its squares,
-// then a thread normalises and quantizes a block. Squares are summed in short runs, as in rms_norm.wgsl.
+// `rms_norm` with its result in INT8, in blocks of 32 columns: a workgroup takes a row, which it reads once.
+//
+// What is quantized is the weighted row, without the norm's factor: that multiplies the scales, so that no thread has to
+// wait for the sum of squares before it quantizes what it holds.
 //
 // STRIDE is the order of the words, as in quantize_activations.wgsl.
-// needs: reduce (workgroup_sum), to_bytes (scale_for, inverse_of, to_bytes, to_word, largest_of)
+// needs: reduce (workgroup_sum), own_quads (OWN, own_quad, store_own)
 @group(0) @binding(0) var<storage, read> x: array<vec4<x_type>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read_write> y_scales: array<f32>;
 
 const QUADS: u32 = HIDDEN / 4u;
-const RUN: u32 = 8u;
+var<private> row: u32;
+var<workgroup> scales: array<f32, Y_BLOCKS>;  // without the factor
+
+fn store_words(i: u32, words: vec4<u32>) { y[row * Y_BLOCKS * 2u + i] = words; }
+fn store_scale(block: u32, scale: f32) { scales[block] = scale; }
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let start = id.x * QUADS;
-  var squares = 0.0;
-  for (var first = thread; first < QUADS; first += RUN * WORKGROUP) {
-    var run = 0.0;
-    for (var i = first; i < min(first + RUN * WORKGROUP, QUADS); i += WORKGROUP) {
-      let v = vec4<f32>(x[start + i]);
-      run += dot(v, v);
-    }
-    squares += run;
+  row = id.x;
+  var v: array<vec4<f32>, OWN>;
+  var weights: array<vec4<f32>, OWN>;
+  for (var n = 0u; n < OWN; n++) {
+    let quad = own_quad(n, thread);
+    weights[n] = weight[min(quad, QUADS - 1u)];
+    if (quad < QUADS) { v[n] = vec4<f32>(x[row * QUADS + quad]); }
   }
+  var squares = 0.0;
+  for (var n = 0u; n < OWN; n++) {
+    squares += dot(v[n], v[n]);
+    v[n] *= weights[n];
+  }
+  store_own(v, thread, STRIDE);
   let factor = 1.0 / sqrt(workgroup_sum(squares, thread) / f32(HIDDEN) + EPS);
-  for (var block = thread; block < Y_BLOCKS; block += WORKGROUP) {
-    var values: array<f32, 32>;
-    var largest = vec4<f32>();
-    for (var i = 0u; i < 8u; i++) {
-      let quad = vec4<f32>(x[start + block * 8u + i]) * factor * weight[block * 8u + i];
-      values[4u * i] = quad.x;
-      values[4u * i + 1u] = quad.y;
-      values[4u * i + 2u] = quad.z;
-      values[4u * i + 3u] = quad.w;
-      largest = max(largest, abs(quad));
-    }
-    let scale = scale_for(largest_of(largest));
-    y_scales[id.x * Y_BLOCKS + block] = scale;
-    for (var i = 0u; i < 8u; i++) {
-      let first = i / STRIDE * (4u * STRIDE) + i % STRIDE;
-      let v = vec4<f32>(values[first], values[first + STRIDE], values[first + 2u * STRIDE], values[first + 3u * STRIDE]);
-      y[(id.x * Y_BLOCKS + block) * 8u + i] = to_word(to_bytes(v, inverse_of(scale)));
-    }
+  workgroupBarrier();  // not every reduction has one
+  for (var turn = 0u; turn < (Y_BLOCKS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let block = turn * WORKGROUP + thread;
+    if (block >= Y_BLOCKS) { break; }
+    y_scales[row * Y_BLOCKS + block] = scales[block] * factor;
   }
 }

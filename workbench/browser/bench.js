@@ -1,6 +1,6 @@
 // Variants of one kernel for a lab far away, on this adapter: run once on the same inputs, then timed in the same rounds.
 
-import { bind, compile, dispatched, paced, readBack, Uncompiled } from "./kernels.js";
+import { bind, compile, dispatched, paced, Uncompiled } from "./kernels.js";
 
 /**
  * bindings, ports: of each binding, its kind and the name of what lies there; outputs: those that are read back.
@@ -10,16 +10,16 @@ import { bind, compile, dispatched, paced, readBack, Uncompiled } from "./kernel
 
 /** Inputs, and the variants that have run on them. */
 export class Bench {
-  /** @param {import("./device.js").Device} device */
+  /** @param {Device} device */
   constructor(device) {
     this.device = device;
-    /** What lies in each port before a call. @type {Map<string, Uint8Array<ArrayBuffer>>} */
+    /** What lies in each port before a call. @type {Map<string, Bytes>} */
     this.contents = new Map();
     /** @type {Map<string, import("./kernels.js").Bound>} */
     this.bound = new Map();
   }
 
-  /** Begin anew. @param {{ports: string[]}} given @param {Uint8Array<ArrayBuffer>[]} buffers of each port */
+  /** Begin anew. @param {{ports: string[]}} given @param {Bytes[]} buffers of each port */
   inputs({ ports }, buffers) {
     for (const { buffers: old } of this.bound.values()) this.device.release(old);
     this.bound.clear();
@@ -37,14 +37,14 @@ export class Bench {
       device.check();
       return { done: { problem: error.message, places: error.places } };
     }
-    const contents = variant.ports.map((port) => /** @type {Uint8Array<ArrayBuffer>} */ (this.contents.get(port)));
+    const contents = variant.ports.map((port) => /** @type {Bytes} */ (this.contents.get(port)));
     const bound = await bind(device, pipeline, variant, contents);
     this.bound.set(variant.name, bound);
     await dispatched(device, bound, 1);
     const buffers = [];
     for (const port of variant.outputs) {
       const at = variant.ports.indexOf(port);
-      buffers.push(await readBack(device, bound.buffers[at], contents[at].length));
+      buffers.push(await device.read(bound.buffers[at], contents[at].length));
     }
     return { done: {}, buffers };
   }

@@ -1,15 +1,17 @@
 // Every variant of every kernel on this adapter, and a model, beside what references in f64 gave of the same inputs.
 
 import { playModelCase } from "./certificate_model.js";
-import { Device, PROMISED } from "./device.js";
+import { Device } from "./device.js";
 import { BrowserError } from "./errors.js";
-import { bind, compile, dispatched, paced, readBack } from "./kernels.js";
+import { bind, compile, dispatched, paced } from "./kernels.js";
 import { sha256 } from "./loader.js";
 import { toF32 } from "./uploads.js";
 
 const KIND = "webgpu-quant-workbench/cases";
 /** Of cases and certificates: VERSION in workbench/browser/certificate.py. */
 const VERSION = 2;
+/** What every WebGPU device binds. */
+const PROMISED = { bytes: 128 << 20, alignment: 256 };
 
 /**
  * @typedef {{name: string, buffer: number, dtype: string, packed: number, expected: number, bound: number}} Output
@@ -19,7 +21,7 @@ const VERSION = 2;
  *   off: number, us: number | null}} Result worst: the largest error over its bound; us: of one dispatch
  */
 
-/** @param {Uint8Array<ArrayBuffer>} bytes */
+/** @param {Bytes} bytes */
 function unpacked(bytes) {
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
@@ -67,7 +69,7 @@ export function judged(got, expected, bound) {
 
 /**
  * @param {Device} device
- * @param {{head: any, tensors: Uint8Array<ArrayBuffer>[]}} cases
+ * @param {{head: any, tensors: Bytes[]}} cases
  * @param {Case} each
  * @returns {Promise<Result>}
  */
@@ -85,7 +87,7 @@ async function run(device, { head, tensors }, each) {
       const size = tensors[each.buffers[output.buffer]].length;
       const double = (/** @type {number} */ n) => new Float64Array(tensors[n].buffer);
       const expected = double(output.expected);
-      const got = numbers(await readBack(device, bound.buffers[output.buffer], size), output);
+      const got = numbers(await device.read(bound.buffers[output.buffer], size), output);
       const { off, worst } = judged(got, expected, double(output.bound));
       result.elements += expected.length;
       result.off += off;
@@ -100,10 +102,10 @@ async function run(device, { head, tensors }, each) {
 
 /**
  * @param {GPU | undefined} gpu
- * @param {Uint8Array<ArrayBuffer>} bytes what workbench/browser/certificate.py packs
+ * @param {Bytes} bytes what workbench/browser/certificate.py packs
  * @param {string} runtime as the certificate names it
  * @param {(done: number, total: number) => void} [onProgress] cases; the model counts as one
- * @param {import("./loader.js").Read} [read] of the page's own folder, whose model is run where the cases carry none
+ * @param {Read} [read] of the page's own folder, whose model is run where the cases carry none
  */
 export async function certify(gpu, bytes, runtime, onProgress, read) {
   const cases = unpacked(bytes);

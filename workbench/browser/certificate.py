@@ -31,6 +31,7 @@ from workbench.runtime.export import SUBGROUPS, page_adapter
 from workbench.runtime.launch import Workload, run_kernel, tensor_bytes
 from workbench.runtime.link import Linked, link_kernel
 from workbench.runtime.provenance import commit, kernels_hash, versions
+from workbench.show.progress import Steps
 
 from .model_case import ModelCase
 
@@ -68,16 +69,23 @@ class Case:
         return {"kernel": self.kernel.name, "variant": self.linked.variant, "lanes": self.lanes}
 
 
-def cases(lanes: Sequence[int] = SUBGROUPS, dialect: str = "tint") -> Iterator[Case]:
-    """Every variant of every kernel on inputs of `SEED`, in f32 where it takes them; with subgroups, for each of
-    `lanes`."""
-    for name in wgsl_kernels.names():
-        kernel = wgsl_kernels.get(name)
+def cases(
+    lanes: Sequence[int] = SUBGROUPS,
+    dialect: str = "tint",
+    kernels: Sequence[str] | None = None,
+    steps: Steps = lambda done, total, name: None,
+) -> Iterator[Case]:
+    """Every variant of every kernel, or of some, on inputs of `SEED`, in f32 where it takes them; with subgroups, for
+    each of `lanes`. Raises KernelUsageError for a kernel that there is none of."""
+    chosen = [wgsl_kernels.get(name) for name in dict.fromkeys(kernels or wgsl_kernels.names())]
+    for done, kernel in enumerate(chosen):
+        steps(done, len(chosen), kernel.name)
         call = functools.cache(functools.partial(_Call, kernel))
         taken = [place for place, options in enumerate(OPTIONS) if set(options) <= set(kernel.takes)]
         for variant in kernel.variants:
             found = (list(call(place).cases(variant, lanes, dialect)) for place in taken)
             yield from next(filter(None, found), [])
+    steps(len(chosen), len(chosen), "")
 
 
 class _Call:
@@ -162,15 +170,18 @@ def initial(linked: Linked, arguments: Mapping[str, Any], port: str) -> np.ndarr
     return tensor_bytes(torch.full(linked.kernel.output_shape(port, context.sizes), poison, dtype=dtype))
 
 
-def pack(found: Iterable[Case] | None = None, model: ModelCase | None = None) -> bytes:
-    """Cases as data: bytes of the head (u32, little-endian), the head in JSON, and tensors behind it."""
+def pack(
+    found: Iterable[Case] | None = None, model: ModelCase | None = None, only: Sequence[str] = ()
+) -> bytes:
+    """Cases as data: bytes of the head (u32, little-endian), the head in JSON, and tensors behind it. only: names of
+    the kernels, where the cases are not those of all."""
     packer = _Packer()
     packed = [packer.case(case) for case in found or cases()]
     head = {
         "kind": CASES_KIND,
         "version": VERSION,
         "seed": SEED,
-        "about": _about(),
+        "about": about(only),
         "modules": list(packer.modules),
         "cases": packed,
         "model": model.packed(packer.tensor) if model else None,
@@ -181,13 +192,17 @@ def pack(found: Iterable[Case] | None = None, model: ModelCase | None = None) ->
     return struct.pack("<I", len(text)) + text + packer.data()
 
 
-def _about() -> dict[str, Any]:
-    return {"kernels_sha256": kernels_hash(), "workbench": versions()["workbench"], **commit()}
+def about(only: Sequence[str] = ()) -> dict[str, Any]:
+    """What was certified. only: the kernels, where not all are."""
+    part = {"only": list(only)} if only else {}
+    return {"kernels_sha256": kernels_hash(), "workbench": versions()["workbench"], **commit(), **part}
 
 
-def native(device: Any, found_cases: Iterable[Case] | None = None) -> dict[str, Any]:
-    """The cases on a device of this process, as `certificate.js` gives them."""
-    lanes = device.adapter.subgroup_size if device.adapter.subgroups else 0
+def native(
+    device: Any, found_cases: Iterable[Case] | None = None, only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The cases on a device of this process, as `certificate.js` gives them. only: as of `pack`."""
+    lanes = lanes_of(device)
     found = []
     for case in found_cases or cases((lanes,), dialect="naga"):
         if case.linked.module.uses_f16 and not device.adapter.f16:
@@ -208,8 +223,13 @@ def native(device: Any, found_cases: Iterable[Case] | None = None) -> dict[str, 
         found.append(result | {"status": "beyond" if result["off"] else "within"})
     where = {"runtime": f"wgpu {versions()['wgpu']}", "adapter": device.name, "lanes": lanes}
     features = sorted(device.wgpu.features)
-    about = {"seed": SEED, "about": _about(), "where": where | {"features": features}}
-    return {**about, "timed": "one call, with compiling and copies", "cases": found}
+    head = {"seed": SEED, "about": about(only), "where": where | {"features": features}}
+    return {**head, "timed": "one call, with compiling and copies", "cases": found}
+
+
+def lanes_of(device: Any) -> int:
+    """Of a device's subgroups; 0 where it has none of one size."""
+    return device.adapter.subgroup_size if device.adapter.subgroups else 0
 
 
 def certificate(results: Mapping[str, Any]) -> str:
@@ -245,6 +265,11 @@ class Certificates(Tabular):
 
     def __init__(self, named: Mapping[str, Mapping[str, Any]]):
         self._named = named
+        self.notes = tuple(
+            f"{name}: of {', '.join(only)} alone"
+            for name, found in named.items()
+            if (only := found.get("about", {}).get("only"))
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return [_row(name, found) for name, found in self._named.items()]

@@ -24,7 +24,7 @@ const HEADS = new Set(["last", "score", "greedy"]);
  *     largest_nll_difference: number}}} ModelResult
  */
 
-/** Reads from files in memory. @param {Map<string, Uint8Array<ArrayBuffer>>} files @returns {import("./loader.js").Read} */
+/** Reads from files in memory. @param {Map<string, Bytes>} files @returns {Read} */
 const fromMemory = (files) => async (file, offset = 0, length) => {
   const bytes = files.get(file);
   if (!bytes) throw new BrowserError("not-found", `${file}: is not among the files of the cases`);
@@ -70,7 +70,7 @@ export function judgedModel(wanted, gaps, { tokens, compared, largest, nll }) {
 
 /**
  * Mean -ln p of the targets of one text from an empty cache: all its tokens but the first.
- * @param {import("./session.js").Session} session
+ * @param {Session} session
  * @param {number[]} ids
  */
 async function meanNll(session, ids) {
@@ -110,8 +110,8 @@ async function played(model, wanted, logits) {
 /**
  * @param {GPU | undefined} gpu
  * @param {ModelCase} wanted
- * @param {Uint8Array<ArrayBuffer>[]} tensors
- * @param {import("./loader.js").Read} [read] of the page's folder
+ * @param {Bytes[]} tensors
+ * @param {Read} [read] of the page's folder
  * @returns {Promise<ModelResult>}
  */
 export async function playModelCase(gpu, wanted, tensors, read) {

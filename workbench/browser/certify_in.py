@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import queue
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import wgsl_kernels
+from wgsl_kernels import KernelUsageError
 from workbench.errors import KernelError, NonFiniteError, WorkbenchError
 from workbench.runtime.loading import load
+from workbench.show.progress import Progress
 
-from .certificate import certificate, native, opened, pack
+from .certificate import cases, certificate, lanes_of, native, opened, pack
 from .model_case import embedded, model_case
 from .model_case import native as native_model
 
@@ -28,17 +33,43 @@ LIMIT_S = 3600
 MAX_TOKENS = 512
 
 
-def everything() -> bytes:
-    """All cases, and the embedded model."""
-    with embedded() as path:
-        return pack(model=model_case(path, MAX_TOKENS, carried=True))
+def check(kernels: Sequence[str]) -> None:
+    """Raises WorkbenchError for a kernel that there is none of."""
+    try:
+        for name in kernels:
+            wgsl_kernels.get(name)
+    except KernelUsageError as error:
+        raise WorkbenchError(f"certify: {error}") from error
 
 
-def in_process(adapter: str | int | None = None) -> str:
-    """On an adapter of this machine. Raises NoAdapterError."""
+def packed(kernels: Sequence[str] = (), progress: Progress | None = None) -> bytes:
+    """All cases and the embedded model, or the cases of some kernels alone."""
+    progress = progress or Progress()
+    model = None
+    if not kernels:
+        progress.say("the embedded model in f64")
+        with embedded() as path:
+            model = model_case(path, MAX_TOKENS, carried=True)
+    progress.say("kernels in f64")
+    found = pack(cases(kernels=kernels, steps=progress.steps("references", "kernel")), model, kernels)
+    progress.say("these references are made; what is certified runs now")
+    return found
+
+
+def in_process(
+    adapter: str | int | None = None, kernels: Sequence[str] = (), progress: Progress | None = None
+) -> str:
+    """On an adapter of this machine: all kernels and the embedded model, or some kernels. Raises NoAdapterError."""
     from workbench.runtime.device import open_device
 
-    found = native(open_device(adapter))
+    progress = progress or Progress()
+    device = open_device(adapter)
+    progress.say(f"kernels on {device.name}, beside references in f64")
+    steps = progress.steps("certify", "kernel")
+    found = native(device, cases((lanes_of(device),), "naga", kernels, steps), only=kernels)
+    if kernels:
+        return certificate(found)
+    progress.say("the embedded model, beside its references in f64")
     with embedded() as path:
         case = model_case(path, MAX_TOKENS)
         try:
@@ -49,12 +80,15 @@ def in_process(adapter: str | int | None = None) -> str:
     return certificate(found)
 
 
-def in_browser(executable: str | None, options: Sequence[str] = (), cases: bytes | None = None) -> str:
-    """In a browser with Chromium's options, without a window. Raises WorkbenchError with what its page says, too."""
-    found = executable or next(filter(None, map(shutil.which, BROWSERS)), None)
+def in_browser(executable: str | None, options: Sequence[str], cases: bytes | Callable[[], bytes]) -> str:
+    """In a browser with Chromium's options, without a window. cases: of `packed`, or what makes them once there is a
+    browser. Raises WorkbenchError with what its page says, too."""
+    found = next(filter(None, map(shutil.which, [executable] if executable else BROWSERS)), None)
     if found is None:
-        raise WorkbenchError(f"certify: none of {', '.join(BROWSERS)} was found; name one with --browser")
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), cases or everything()) as server:
+        none = f"no program {executable}" if executable else f"none of {', '.join(BROWSERS)}"
+        raise WorkbenchError(f"certify: {none} was found; name a browser with --browser")
+    data = cases() if callable(cases) else cases
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), data) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/certify.html#report"
         command = [
             found,
@@ -81,23 +115,35 @@ def in_browser(executable: str | None, options: Sequence[str] = (), cases: bytes
     return text
 
 
-def in_node(package: str, cases: bytes | None = None) -> str:
-    """In Node, with the npm package `webgpu` that is installed in a folder. Raises WorkbenchError with what it says."""
+def in_node(package: str, cases: bytes | Callable[[], bytes]) -> str:
+    """In Node, with the npm package `webgpu` that is installed in a folder. cases: as of `in_browser`. Raises
+    WorkbenchError with what it says."""
     node = shutil.which("node")
     if node is None:
         raise WorkbenchError("certify: Node was not found")
+    folder = Path(package).absolute()
+    if not any((each / "node_modules" / "webgpu").is_dir() for each in (folder, *folder.parents)):
+        raise WorkbenchError(
+            f"certify: npm's `webgpu` is not installed in {folder}; run `npm install webgpu` there, or name the folder "
+            "where it is with --package"
+        )
     with tempfile.TemporaryDirectory() as folder, as_file(files("workbench.browser")) as modules:
         data = Path(folder) / "cases.bin"
-        data.write_bytes(cases or everything())
+        data.write_bytes(cases() if callable(cases) else cases)
         command = [node, str(modules / "node" / "certify.js"), str(data), package]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT_S)
     if done.returncode or '"seal"' not in done.stdout:
-        said = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
-        raise WorkbenchError(
-            f"certify: Node says: {next((x for x in said if 'rror' in x), said[-1:] or 'nothing')}"
-        )
+        raise WorkbenchError(f"certify: Node says: {_said(done)}")
     opened(done.stdout, "Node")
     return done.stdout
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """Why Node ended: the error that its script prints as JSON, else the line of an error, or the last."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return json.loads(done.stdout)["error"]
+    said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return next((line for line in said if "rror" in line), said[-1] if said else "nothing")
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -1,20 +1,9 @@
 // Opening a WebGPU device, and buffers on it. Whatever the browser says against it becomes a BrowserError.
 
-import { BrowserError } from "./errors.js";
+import { because, BrowserError } from "./errors.js";
 
 /** What a buffer of `bytes` takes: at least 16 bytes, in steps of 16, since kernels load four words at a time. */
 export const aligned = (/** @type {number} */ bytes) => Math.max(16, Math.ceil(bytes / 16) * 16);
-
-/**
- * @typedef {object} Wanted
- * @property {number} bytes
- * @property {boolean} [uniform] it is bound as a uniform too
- */
-
-/** What is bound at once: so many bytes, from multiples of `alignment` on. @typedef {{bytes: number, alignment: number}} Bindings */
-
-/** What every WebGPU device binds. @type {Bindings} */
-export const PROMISED = { bytes: 128 << 20, alignment: 256 };
 
 /** An open device, what is known of its adapter, and its buffers. */
 export class Device {
@@ -45,18 +34,15 @@ export class Device {
       );
     });
     gpu.addEventListener("uncapturederror", ({ error }) => {
-      this.failure ??= new BrowserError("device", `the GPU device refused a command: ${error.message}`, error);
+      this.failure ??= because("device", "the GPU device refused a command", error);
     });
   }
 
   /**
-   * The most powerful adapter's device.
-   *
-   * Programs stay within the limits that WebGPU promises, but for those of bindings, which they name. Subgroups are
-   * asked for where all of an adapter's have one size, since programs are lowered for one.
+   * The most powerful adapter's device. Programs stay within the limits that WebGPU promises, but for those of bindings.
+   * Subgroups are asked for where all of an adapter's have one size, since programs are lowered for one.
    * @param {GPU | undefined} gpu `navigator.gpu`
-   * @param {{bindings: Bindings[], subgroupSizes: number[], f16: boolean}} needs those that there are programs for,
-   *   bindings in order, of which the last that the adapter has are asked for
+   * @param {Needs} needs
    */
   static async open(gpu, { bindings, subgroupSizes, f16 }) {
     if (!gpu) {
@@ -100,7 +86,7 @@ export class Device {
       const device = await adapter.requestDevice({ requiredFeatures: features, requiredLimits });
       return new Device(device, adapter.info, lanes, chosen, gpu);
     } catch (error) {
-      throw new BrowserError("no-adapter", `the GPU cannot be opened: ${/** @type {Error} */ (error).message}`, error);
+      throw because("no-adapter", "the GPU cannot be opened", error);
     }
   }
 
@@ -111,14 +97,13 @@ export class Device {
 
   /**
    * Zeroed buffers by name, all of them or none.
-   * @param {Map<string, Wanted>} wanted
-   * @param {string} purpose what they are for, as a message says it
-   * @returns {Promise<Map<string, GPUBuffer>>}
+   * @param {Map<string, BufferWanted>} wanted
+   * @param {string} purpose as messages say it
    */
   async allocate(wanted, purpose) {
     this.check();
     const { STORAGE, COPY_SRC, COPY_DST, UNIFORM } = GPUBufferUsage;
-    const made = new Map();
+    const made = /** @type {Buffers} */ (new Map());
     let total = 0;
     this.gpu.pushErrorScope("validation");
     this.gpu.pushErrorScope("out-of-memory");
@@ -132,7 +117,7 @@ export class Device {
     if (!memory && !invalid) return made;
     this.release(made.values());
     this.check();
-    if (invalid) throw new BrowserError("limits", `no room for ${purpose}: ${invalid.message}`, invalid);
+    if (invalid) throw because("limits", `no room for ${purpose}`, invalid);
     throw new BrowserError(
       "out-of-memory",
       `the GPU has no ${megabytes(total)} left for ${purpose} beside ${megabytes(this.allocated)} in use; close other ` +
@@ -151,9 +136,7 @@ export class Device {
 
   /**
    * Copy bytes to a buffer, padded to whole words.
-   * @param {GPUBuffer} buffer
-   * @param {number} offset
-   * @param {ArrayBufferView<ArrayBuffer>} data
+   * @param {GPUBuffer} buffer @param {number} offset @param {ArrayBufferView<ArrayBuffer>} data
    */
   write(buffer, offset, data) {
     let bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
@@ -165,24 +148,29 @@ export class Device {
     this.gpu.queue.writeBuffer(buffer, offset, bytes);
   }
 
-  /**
-   * The words of a staging buffer once what was submitted before has run.
-   * @param {GPUBuffer} staging
-   * @param {number} bytes
-   * @returns {Promise<ArrayBuffer>}
-   */
+  /** What a staging buffer holds once what was submitted before has run. @param {GPUBuffer} staging @param {number} bytes */
   async mapped(staging, bytes) {
     try {
       await staging.mapAsync(GPUMapMode.READ, 0, bytes);
     } catch (error) {
       await Promise.race([this.gpu.lost, new Promise((resolve) => setTimeout(resolve, 100))]);
       this.check();
-      throw new BrowserError("device", `reading from the GPU failed: ${/** @type {Error} */ (error).message}`, error);
+      throw because("device", "reading from the GPU failed", error);
     }
     const data = staging.getMappedRange(0, bytes).slice(0);
     staging.unmap();
     this.check();
     return data;
+  }
+
+  /** What a buffer holds then. @param {GPUBuffer} buffer @param {number} size */
+  async read(buffer, size) {
+    const staging = this.staging(size);
+    const encoder = this.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(buffer, 0, staging, 0, aligned(size));
+    this.gpu.queue.submit([encoder.finish()]);
+    const data = await this.mapped(staging, aligned(size)).finally(() => staging.destroy());
+    return size === data.byteLength ? data : data.slice(0, size);
   }
 
   /** A buffer that can be mapped for reading. @param {number} size */

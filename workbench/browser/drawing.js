@@ -37,7 +37,10 @@ function weightOf(halved) {
   return Math.floor((power * 2 ** 10) / 2 ** Math.floor(fixed / 2 ** 26));
 }
 
-/** The first word of Philox4x32-10. @param {number} low of the seed @param {number} top of the seed @param {number} position */
+/**
+ * The first word of Philox4x32-10.
+ * @param {number} low of the seed @param {number} top of the seed @param {number} position
+ */
 export function randomWord(low, top, position) {
   let [a, b, c, d] = [BigInt(position), 0n, 0n, 0n];
   let [first, second] = [BigInt(low), BigInt(top)];
@@ -78,9 +81,20 @@ class Sum {
   }
 }
 
+/**
+ * Where the sum of weights passes floor(this share of all / 2^32) - less.
+ * @param {Float64Array} weights @param {number} share @param {bigint} [less]
+ */
+function passing(weights, share, less) {
+  const [total, sum] = [new Sum(), new Sum()];
+  for (const weight of weights) total.add(weight);
+  const wanted = total.part(share, less);
+  return weights.findIndex((weight) => (sum.add(weight), sum.exceeds(wanted)));
+}
+
 /** Chooses tokens from logits on the host. */
 export class Sampler {
-  /** @param {import("./sampling.js").Options} options */
+  /** @param {Options} options */
   constructor(options) {
     const words = optionWords(options);
     const floats = new Float32Array(words.buffer);
@@ -119,11 +133,7 @@ export class Sampler {
       const times = key >= lowest ? halved(key) : Infinity;
       return times <= this.farthest ? weightOf(times) : 0;
     });
-    const total = new Sum();
-    for (const weight of weights) total.add(weight);
-    const wanted = total.part(this.flags & GREEDY ? 0 : randomWord(this.seed, this.seedTop, position));
-    const sum = new Sum();
-    return weights.findIndex((weight) => (sum.add(weight), sum.exceeds(wanted)));
+    return passing(weights, this.flags & GREEDY ? 0 : randomWord(this.seed, this.seedTop, position));
   }
 
   /** Integers in the order of penalised scores, NaN above all. @param {Float32Array} logits @param {Iterable<number>} seen */
@@ -153,11 +163,8 @@ export class Sampler {
     const lowest = byTopK ? sorted[sorted.length - this.topK] : 0;
     if (!(this.flags & NUCLEUS)) return lowest;
     const left = Array.from(sorted.subarray(sorted.findIndex((key) => key >= lowest)).reverse());
-    const weights = left.map((key) => weightOf(halved(key)));
-    const [total, sum] = [new Sum(), new Sum()];
-    for (const weight of weights) total.add(weight);
-    const wanted = total.part(this.topP, 1n); // which is to be passed: the share is to be reached, and 1 at least
-    return left[weights.findIndex((weight) => (sum.add(weight), sum.exceeds(wanted)))];
+    const weights = Float64Array.from(left, (key) => weightOf(halved(key)));
+    return left[passing(weights, this.topP, 1n)]; // the share is to be reached, and 1 at least
   }
 }
 

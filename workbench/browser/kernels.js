@@ -1,6 +1,5 @@
 // One kernel on a device: a module compiled, dispatched on given bytes, read back and timed.
 
-import { aligned } from "./device.js";
 import { BrowserError } from "./errors.js";
 
 /** A dispatch is repeated within a pass until it takes so long: clocks of browsers are coarse. */
@@ -11,7 +10,10 @@ const MOST_REPEATS = 1024;
 
 /** A kernel's pipeline and its buffers. */
 export class Bound {
-  /** @param {GPUComputePipeline} pipeline @param {GPUBindGroup} group @param {[number, number, number]} grid @param {GPUBuffer[]} buffers */
+  /**
+   * @param {GPUComputePipeline} pipeline @param {GPUBindGroup} group @param {[number, number, number]} grid
+   * @param {GPUBuffer[]} buffers
+   */
   constructor(pipeline, group, grid, buffers) {
     this.pipeline = pipeline;
     this.group = group;
@@ -30,7 +32,7 @@ export class Uncompiled extends BrowserError {
 }
 
 /**
- * @param {import("./device.js").Device} device
+ * @param {Device} device
  * @param {{label: string, code: string, bindings: [number, GPUBufferBindingType][]}} kernel
  * @returns {Promise<GPUComputePipeline>} or an `Uncompiled`
  */
@@ -56,13 +58,13 @@ export async function compile({ gpu }, { label, code, bindings }) {
 
 /**
  * Buffers with these contents, bound. `device.release(bound.buffers)` gives them back.
- * @param {import("./device.js").Device} device
+ * @param {Device} device
  * @param {GPUComputePipeline} pipeline
  * @param {{bindings: [number, GPUBufferBindingType][], grid: [number, number, number]}} kernel
- * @param {Uint8Array<ArrayBuffer>[]} contents of each binding
+ * @param {Bytes[]} contents of each binding
  */
 export async function bind(device, pipeline, { bindings, grid }, contents) {
-  const wanted = contents.map((bytes, n) => /** @type {[string, import("./device.js").Wanted]} */ (
+  const wanted = contents.map((bytes, n) => /** @type {[string, BufferWanted]} */ (
     [String(n), { bytes: bytes.length, uniform: bindings[n][1] === "uniform" }]));
   const buffers = [...(await device.allocate(new Map(wanted), "a kernel's inputs and outputs")).values()];
   contents.forEach((bytes, n) => device.write(buffers[n], 0, bytes));
@@ -71,19 +73,9 @@ export async function bind(device, pipeline, { bindings, grid }, contents) {
   return new Bound(pipeline, group, grid, buffers);
 }
 
-/** @param {import("./device.js").Device} device @param {GPUBuffer} buffer @param {number} size */
-export async function readBack(device, buffer, size) {
-  const staging = device.staging(size);
-  const encoder = device.gpu.createCommandEncoder();
-  encoder.copyBufferToBuffer(buffer, 0, staging, 0, aligned(size));
-  device.gpu.queue.submit([encoder.finish()]);
-  const data = await device.mapped(staging, aligned(size)).finally(() => staging.destroy());
-  return data.slice(0, size);
-}
-
 /**
  * Milliseconds of a pass of some dispatches, from the submit until all has run.
- * @param {import("./device.js").Device} device
+ * @param {Device} device
  * @param {Bound} bound
  * @param {number} repeats
  */
@@ -103,7 +95,7 @@ export async function dispatched(device, { pipeline, group, grid }, repeats) {
 
 /**
  * How many dispatches make a pass long enough for the clock, and the milliseconds of such a pass.
- * @param {import("./device.js").Device} device
+ * @param {Device} device
  * @param {Bound} bound
  */
 export async function paced(device, bound) {

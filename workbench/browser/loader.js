@@ -1,26 +1,6 @@
 // Reading programs and weights: every byte comes from `read`, and is what the checksums say before it is used.
 
-import { BrowserError } from "./errors.js";
-
-/**
- * Bytes of a file from `offset` on, all of them without `length`.
- * @typedef {(file: string, offset?: number, length?: number) => Promise<Uint8Array<ArrayBuffer>>} Read
- */
-
-/**
- * One plane of one part of a tensor.
- * @typedef {object} Plane
- * @property {string} tensor
- * @property {string} name of the plane
- * @property {number[]} shape of the tensor
- * @property {string} dtype of the tensor's format
- * @property {number} first row of the part
- * @property {number} stop row behind the part
- * @property {string} shard
- * @property {number} offset
- * @property {number} length
- * @property {string} checksum "sha256:" and hex digits
- */
+import { because, BrowserError } from "./errors.js";
 
 export const PROGRAMS = "programs/";
 export const MODEL = "model/";
@@ -31,20 +11,16 @@ const VERSION = 2;
 const REQUEST_BYTES = 8 << 20;
 
 /**
- * Reads from a folder on a server with range requests.
- *
- * A server that knows no ranges sends whole files: such a file is kept, and not asked for again.
- * @param {string | URL} base
- * @returns {Read}
+ * Reads from a folder on a server. One that knows no ranges sends whole files: they are kept, and not asked for again.
+ * @param {string | URL} base @returns {Read}
  */
 export function overHttp(base) {
-  /** @type {Map<string, Promise<Uint8Array<ArrayBuffer>>>} */
+  /** @type {Map<string, Promise<Bytes>>} */
   const whole = new Map();
   return async (file, offset = 0, length = undefined) => {
     const kept = whole.get(file);
     if (kept) return (await kept).subarray(offset, length === undefined ? undefined : offset + length);
-    /** @type {Record<string, string>} */
-    const headers = length === undefined ? {} : { Range: `bytes=${offset}-${offset + length - 1}` };
+    const headers = new Headers(length === undefined ? {} : { Range: `bytes=${offset}-${offset + length - 1}` });
     const answer = await fetch(new URL(file, base), { headers }).catch((error) => {
       throw new BrowserError("not-found", `${file}: the server cannot be reached; try again`, error);
     });
@@ -56,17 +32,13 @@ export function overHttp(base) {
   };
 }
 
-/** @param {Uint8Array<ArrayBuffer>} bytes */
+/** @param {Bytes} bytes */
 export async function sha256(bytes) {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/**
- * @param {Read} read
- * @param {string} file
- * @param {string} [expected] sha256 of the file
- */
+/** @param {Read} read @param {string} file @param {string} [expected] sha256 of the file */
 export async function readJson(read, file, expected) {
   const bytes = await read(file);
   if (expected !== undefined && (await sha256(bytes)) !== expected) {
@@ -75,11 +47,11 @@ export async function readJson(read, file, expected) {
   try {
     return JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
-    throw new BrowserError("damaged", `${file}: is no JSON: ${/** @type {Error} */ (error).message}`, error);
+    throw because("damaged", `${file}: is no JSON`, error);
   }
 }
 
-/** What `export-program` wrote: kinds of adapters, sizes, checksums. @param {Read} read */
+/** What `export-program` wrote. @param {Read} read @returns {Promise<Index>} */
 export async function readIndex(read) {
   const index = await readJson(read, `${PROGRAMS}programs.json`);
   if (index.kind !== INDEX_KIND || index.version !== VERSION) {
@@ -91,38 +63,26 @@ export async function readIndex(read) {
   return index;
 }
 
-/** What the bundles of an index bind, the least first. @param {any} index @returns {import("./device.js").Bindings[]} */
-export function bindingsOf({ bundles }) {
-  const found = bundles.map((/** @type {any} */ each) => ({ bytes: each.binding_bytes, alignment: each.offset_alignment }));
-  return found.sort((/** @type {any} */ a, /** @type {any} */ b) => a.bytes - b.bytes);
-}
+/** What bundles bind, the least first. @param {Bundle[]} bundles */
+export const bindingsOf = (bundles) =>
+  bundles
+    .map(({ binding_bytes: bytes, offset_alignment: alignment }) => ({ bytes, alignment }))
+    .sort((a, b) => a.bytes - b.bytes);
 
 /**
- * The file that holds the programs of one kind of adapter: of those that it can bind, the one that binds most at once.
- * @param {any} index
- * @param {string} activations "f32" or "f16"
- * @param {import("./device.js").Device} device
- * @returns {{file: string, sha256: string}}
+ * The programs of one kind of adapter: of those that it can bind, the ones that bind most at once.
+ * @param {Bundle[]} bundles @param {string} activations @param {Device} device
  */
-export function bundleFor(index, activations, { subgroupSize, bindings }) {
-  const found = index.bundles
-    .filter((/** @type {any} */ each) => each.activations === activations && each.subgroup_size === subgroupSize)
-    .filter((/** @type {any} */ each) => each.binding_bytes <= bindings.bytes && each.offset_alignment >= bindings.alignment)
-    .sort((/** @type {any} */ a, /** @type {any} */ b) => b.binding_bytes - a.binding_bytes)[0];
+export function bundleFor(bundles, activations, { subgroupSize, bindings }) {
+  const [found] = bundles
+    .filter((each) => each.activations === activations && each.subgroup_size === subgroupSize)
+    .filter((each) => each.binding_bytes <= bindings.bytes && each.offset_alignment >= bindings.alignment)
+    .sort((a, b) => b.binding_bytes - a.binding_bytes);
   if (!found) throw new BrowserError("unsupported", `no programs for ${activations} and subgroups of ${subgroupSize}`);
   return found;
 }
 
-/**
- * @param {Read} read
- * @param {{file: string, sha256: string}} entry
- * @returns {Promise<import("./player.js").Program[]>}
- */
-export async function readBundle(read, entry) {
-  return unbundled(await readJson(read, PROGRAMS + entry.file, entry.sha256));
-}
-
-/** Programs, with what they share in each. @param {any} bundle @returns {import("./player.js").Program[]} */
+/** Programs, with what they share in each. @param {any} bundle @returns {Program[]} */
 export function unbundled(bundle) {
   return bundle.programs.map((/** @type {any} */ program) => ({
     ...program,
@@ -131,16 +91,9 @@ export function unbundled(bundle) {
   }));
 }
 
-/** The manifest that the programs were lowered for. @param {Read} read @param {any} index */
-export function readManifest(read, index) {
-  return readJson(read, `${MODEL}manifest.json`, index.model.manifest_sha256);
-}
-
 /**
  * The planes of some tensors, in the order in which they lie in the shards.
- * @param {any} manifest
- * @param {Set<string>} tensors
- * @returns {Plane[]}
+ * @param {any} manifest @param {Set<string>} tensors @returns {Plane[]}
  */
 export function planesOf(manifest, tensors) {
   const found = [];
@@ -169,40 +122,40 @@ function requests(planes) {
   return groups;
 }
 
-/** What is wrong with the bytes of a plane; undefined if nothing is. @param {Plane} plane @param {Uint8Array<ArrayBuffer>} bytes */
-async function damage({ shard, tensor, name, offset, length, checksum }, bytes) {
-  if (bytes.length < length) return `${shard}: ends in the middle of ${tensor}; copy the file again`;
-  if (`sha256:${await sha256(bytes)}` === checksum) return undefined;
-  return `${shard}: ${name} of ${tensor}, from byte ${offset} on, does not have its checksum; copy the file again`;
+/**
+ * A plane with its bytes, of those of its shard from `start` on. Throws where they are not what they should be.
+ * @param {Plane} plane @param {Bytes} bytes @param {number} start @returns {Promise<[Plane, Bytes]>}
+ */
+async function checked(plane, bytes, start) {
+  const { shard, tensor, name, offset, length, checksum } = plane;
+  const found = bytes.subarray(offset - start, offset - start + length);
+  if (found.length < length) throw new BrowserError("damaged", `${shard}: ends in the middle of ${tensor}; copy the file again`);
+  if (`sha256:${await sha256(found)}` !== checksum) {
+    const what = `${name} of ${tensor}, from byte ${offset} on`;
+    throw new BrowserError("damaged", `${shard}: ${what}, does not have its checksum; copy the file again`);
+  }
+  return [plane, found];
 }
 
 /**
  * Planes with their bytes, checked, as they arrive; the next request is on its way meanwhile.
  * @param {Read} read
  * @param {Plane[]} planes in the order of `planesOf`
- * @param {import("./storage.js").Store} [store] asked first, and given what it did not have
- * @returns {AsyncGenerator<[Plane, Uint8Array<ArrayBuffer>]>}
+ * @param {Store} [store] asked first, and given what it did not have
+ * @returns {AsyncGenerator<[Plane, Bytes]>}
  */
 export async function* readPlanes(read, planes, store) {
   const groups = requests(planes);
-  const cut = (/** @type {Plane[]} */ group, /** @type {Uint8Array<ArrayBuffer>} */ bytes) =>
-    group.map(({ offset, length }) => bytes.subarray(offset - group[0].offset, offset - group[0].offset + length));
   const fetched = async (/** @type {Plane[]} */ group) => {
-    const [first, last] = [group[0], /** @type {Plane} */ (group.at(-1))];
-    const length = last.offset + last.length - first.offset;
-    const kept = await store?.get(first.shard, first.offset, length);
-    if (kept) {
-      const parts = cut(group, kept);
-      const wrong = await Promise.all(group.map((plane, n) => damage(plane, parts[n])));
-      if (!wrong.some(Boolean)) return parts;
-    }
-    const bytes = await read(MODEL + first.shard, first.offset, length);
-    const parts = cut(group, bytes);
-    for (const [n, plane] of group.entries()) {
-      const wrong = await damage(plane, parts[n]);
-      if (wrong) throw new BrowserError("damaged", wrong);
-    }
-    await store?.put(first.shard, first.offset, bytes);
+    const [{ shard, offset: start }, last] = [group[0], group[group.length - 1]];
+    const size = last.offset + last.length - start;
+    const cut = (/** @type {Bytes} */ bytes) => Promise.all(group.map((plane) => checked(plane, bytes, start)));
+    const kept = await store?.get(shard, start, size);
+    const found = kept && (await cut(kept).catch(() => undefined));
+    if (found) return found;
+    const bytes = await read(MODEL + shard, start, size);
+    const parts = await cut(bytes);
+    await store?.put(shard, start, bytes);
     return parts;
   };
   const ahead = (/** @type {number} */ n) => {
@@ -211,9 +164,9 @@ export async function* readPlanes(read, planes, store) {
     return coming;
   };
   let coming = ahead(0);
-  for (const [n, group] of groups.entries()) {
+  for (let n = 0; n < groups.length; n++) {
     const parts = await coming;
     coming = ahead(n + 1);
-    for (const [place, plane] of group.entries()) yield [plane, parts[place]];
+    yield* parts;
   }
 }

@@ -1,39 +1,20 @@
 // Two models beside each other: what a page's worker does. Each continues a prompt, or both read a text; then both say of
 // every token how likely it was, and KL(first || second) says how far apart they are there.
 
-import { BrowserError } from "./errors.js";
+import { BrowserError, notFinite } from "./errors.js";
 import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
-import { counted } from "./service.js";
+import { serve } from "./port.js";
 import { steps } from "./steps.js";
 import { forget } from "./storage.js";
-import { Text } from "./text.js";
-import { Detokenizer, streamText } from "./textstream.js";
+import { Detokenizer, streamText, Text } from "./text.js";
 
 /** Ends of the programs that are played. */
-const HEADS = new Set(["last", "all", "greedy", "draw"]);
+const HEADS = ["last", "all", "greedy", "draw"];
 /** Logits of a step come to the page, of both models: so many bytes at most. */
 const LOGIT_BYTES = 16 << 20;
 /** The likeliest tokens that are told of each. */
 const LIKELY = 3;
-
-/**
- * What is known of two models that are ready. memory: bytes of the GPU. unkept: why the browser's storage does not hold both.
- * @typedef {{names: string[], adapter: string, memory: number, capacity: number, chat: boolean, kept: boolean, unkept: string,
- *   bundles: string[], certificate: boolean}} Facts
- */
-/** @typedef {{name: string, p: number}} Likely */
-/**
- * One or more tokens that make up a piece of text: their KL(first || second) in nats, their probability under each model,
- * the likeliest tokens at the last of them, and whether the two differ in the likeliest at any.
- * @typedef {{text: string, tokens: number, kl: number, p: [number, number], likely: [Likely[], Likely[]], flip: boolean}} Unit
- */
-/**
- * Of a text that both have read. parted: how many of the first units both texts share. kl: mean over its tokens, and the
- * standard error, as if tokens were independent. ppl: of each model.
- * @typedef {{units: Unit[], tokens: number, kl: {mean: number, error: number}, flips: number, ppl: [number, number]}} Read
- */
-/** @typedef {{reason: string, tokens: number, ms: number, first: number, parted: number | null}} Ended */
 
 /** ln of the sum of exp over numbers, in f64. @param {ArrayLike<number>} logits */
 function logSum(logits) {
@@ -94,7 +75,7 @@ class Pair {
     this.stopping = false;
     /** @type {Model[]} */
     this.models = [];
-    /** @type {import("./session.js").Session[]} */
+    /** @type {Session[]} */
     this.sessions = [];
     /** @type {Text | undefined} */
     this.text = undefined;
@@ -102,26 +83,25 @@ class Pair {
     this.ends = new Set();
   }
 
-  /** @param {{base: string, keep: boolean}} given @param {(event: object) => void} tell @returns {Promise<Facts>} */
-  async load({ base, keep }, tell) {
+  /** @param {{base: string}} given @param {(event: object) => void} tell @returns {Promise<PairFacts>} */
+  async load({ base }, tell) {
     const read = overHttp(base);
     const page = await readJson(read, "page.json");
     const folders = [read, overHttp(new URL("beside/", base))];
-    const wanted = (/** @type {{head: string, tokens: number}} */ { head, tokens }, /** @type {number} */ vocab) =>
-      HEADS.has(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
+    /** @type {LoadOptions["wanted"]} */
+    const wanted = ({ head, tokens }, vocab) =>
+      HEADS.includes(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
     for (const [which, from] of folders.entries()) {
       const beside = this.models.map(({ key }) => key);
       const onProgress = (/** @type {object} */ event) => tell({ which, ...event });
-      this.models.push(await Model.load(this.gpu, from, { keep, beside, wanted, onProgress }));
+      this.models.push(await Model.load(this.gpu, from, { keep: true, beside, wanted, onProgress }));
     }
     const [first, second] = this.models;
     if (first.vocabSize !== second.vocabSize) throw new BrowserError("damaged", "the two models have different vocabularies");
     this.ends = new Set(page.ends);
     this.sessions = [await first.session(), await second.session()];
     this.text = await Text.load(read, first.tokenizerFiles, page.sample, page.chat);
-    const unkept = this.models
-      .map(({ player }) => (player.store ? player.store.problem : "this browser has no storage for them here"))
-      .find(Boolean);
+    const unkept = first.unkept || second.unkept;
     return {
       names: page.names,
       adapter: first.device.name,
@@ -129,7 +109,7 @@ class Pair {
       capacity: Math.min(first.capacity, second.capacity),
       chat: page.chat !== null,
       kept: !unkept,
-      unkept: unkept ?? "",
+      unkept,
       bundles: this.models.map(({ bundle }) => bundle),
       certificate: page.certificate,
     };
@@ -137,22 +117,23 @@ class Pair {
 
   /**
    * Both continue a prompt, the first one first; then both read what each has written.
-   * @param {import("./service.js").Wanted} given
-   * @param {(event: {which: number, text?: string, tokens?: number, ms?: number, read?: Read}) => void} tell
-   * @returns {Promise<{ended: Ended[]}>}
+   * @param {Wanted} given
+   * @param {(event: {which: number, text?: string, tokens?: number, ms?: number, read?: Reading}) => void} tell
+   * @returns {Promise<{ended: PairEnded[]}>}
    */
   async write({ prompt, count, options }, tell) {
-    if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
-    const text = this.ready();
-    const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
-    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
-    return this.alone(async () => {
+    return this.alone(async (text) => {
+      const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       const ended = [];
       /** @type {number[][]} */
       const written = [];
       for (const which of [0, 1]) {
-        const tokens = (written[which] = /** @type {number[]} */ ([]));
-        ended.push(await this.continued(text, which, ids, { count, options }, tokens, (piece) => tell({ which, ...piece })));
+        written.push([]);
+        const began = performance.now();
+        const tokens = this.sessions[which].generate(ids, { count, options, ends: this.ends });
+        const since = () => performance.now() - began;
+        const wanted = (/** @type {number} */ token) => !this.stopping && written[which].push(token) > 0;
+        ended.push(await streamText(text, tokens, { prompt: ids, since, wanted, tell: (piece) => tell({ which, ...piece }) }));
       }
       const places = written[0].findIndex((id, n) => n < written[1].length && written[1][n] !== id);
       for (const [which, tokens] of written.entries()) {
@@ -165,56 +146,27 @@ class Pair {
   /**
    * Both read a text.
    * @param {{text: string}} given
-   * @param {(event: {which: number, read: Read}) => void} tell
+   * @param {(event: {which: number, read: Reading}) => void} tell
    */
   async score({ text: given }, tell) {
-    const text = this.ready();
-    const ids = text.encode(given);
-    if (ids.length < 2) throw new BrowserError("input", "the text has less than two tokens: one to predict from and one to predict");
-    return this.alone(async () => tell({ which: 0, read: await this.read(text, ids, 1) }));
+    return this.alone(async (text) => {
+      const ids = text.encode(given);
+      if (ids.length < 2) throw new BrowserError("input", "the text has less than two tokens: one to predict from and one to predict");
+      tell({ which: 0, read: await this.read(text, ids, 1) });
+    });
   }
 
-  /** The tokenizer, where nothing is being written. */
-  ready() {
+  /** @template Result @param {(text: Text) => Promise<Result>} work @returns {Promise<Result>} */
+  async alone(work) {
     if (!this.text) throw new BrowserError("input", "no models are loaded");
     if (this.working) throw new BrowserError("input", "one text is written at a time");
-    return this.text;
-  }
-
-  /** @template Result @param {() => Promise<Result>} work @returns {Promise<Result>} */
-  async alone(work) {
     [this.working, this.stopping] = [true, false];
     for (const { player } of this.models) player.working += 1; // no compiler takes the other's time
     try {
-      return await work();
+      return await work(this.text);
     } finally {
       for (const { player } of this.models) player.working -= 1;
       this.working = false;
-    }
-  }
-
-  /**
-   * @param {Text} text
-   * @param {number} which
-   * @param {number[]} ids
-   * @param {{count: number, options?: import("./sampling.js").Options}} how
-   * @param {number[]} tokens that have come
-   * @param {(piece: {text: string, tokens: number, ms: number}) => void} tell
-   */
-  async continued(text, which, ids, how, tokens, tell) {
-    const began = performance.now();
-    const since = () => performance.now() - began;
-    let first = 0;
-    const stream = this.sessions[which].generate(ids, { ...how, ends: this.ends });
-    const came = (/** @type {number} */ token) => {
-      tokens.push(token);
-      first ||= since();
-    };
-    const pieces = streamText(text, counted(stream, () => this.stopping, came), ids, []);
-    for (;;) {
-      const { value, done } = await pieces.next();
-      if (done) return { reason: value, tokens: tokens.length, ms: since(), first };
-      tell({ ...value, ms: since() });
     }
   }
 
@@ -223,7 +175,7 @@ class Pair {
    * @param {Text} text
    * @param {number[]} ids
    * @param {number} from at least 1
-   * @returns {Promise<Read>}
+   * @returns {Promise<Reading>}
    */
   async read(text, ids, from) {
     const inputs = ids.slice(0, -1);
@@ -275,9 +227,7 @@ class Units {
   /** @param {number} id @param {Float32Array} first logits @param {Float32Array} second @param {number} position */
   add(id, first, second, position) {
     const { kl, nll, top } = divergence(first, second, id);
-    if (!Number.isFinite(nll[0] + nll[1])) {
-      throw new BrowserError("not-finite", `the logits are not finite at or before position ${position}: weights or activations overflow`);
-    }
+    if (!Number.isFinite(nll[0] + nll[1])) throw notFinite(position);
     const flip = top[0] !== top[1];
     this.kl.push(kl);
     this.flips += Number(flip);
@@ -306,7 +256,7 @@ class Units {
     this.open = null;
   }
 
-  /** @returns {Read} */
+  /** @returns {Reading} */
   finish() {
     const rest = this.pieces.finish();
     this.close(rest); // tokens without a text are a unit too
@@ -316,11 +266,7 @@ class Units {
   }
 }
 
-/**
- * The calls of a page of two models.
- * @param {GPU | undefined} gpu
- * @returns {import("./port.js").Calls}
- */
+/** The calls of a page of two models. @param {GPU | undefined} gpu @returns {Calls} */
 export function calls(gpu) {
   const pair = new Pair(gpu);
   return {
@@ -331,3 +277,5 @@ export function calls(gpu) {
     forget: () => pair.forget(),
   };
 }
+
+if ("WorkerGlobalScope" in globalThis) serve(/** @type {any} */ (self), calls(navigator.gpu));

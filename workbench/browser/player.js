@@ -1,37 +1,12 @@
 // Plays programs on a device. It knows no model: what it does is what programs say.
 
-import { constant } from "./constants.js";
 import { aligned, megabytes } from "./device.js";
-import { BrowserError } from "./errors.js";
+import { because, BrowserError } from "./errors.js";
 import { planesOf, readPlanes } from "./loader.js";
-import { Uploader } from "./uploads.js";
-
-/**
- * A program as `workbench/runtime/program.schema.json` describes it; buffers of uploads are named.
- * @typedef {object} Program
- * @property {{head: string, tokens: number, capacity: number, sequences: number, steps: number, back: number}} target
- * @property {string[]} modules
- * @property {{label: string, module: number, bindings: [number, GPUBufferBindingType][]}[]} pipelines
- * @property {{name: string, bytes: number, kind: string, uniform?: boolean, shape?: number[],
- *   initial?: import("./constants.js").Initial}[]} buffers
- * @property {import("./uploads.js").Upload[]} uploads
- * @property {Dispatch[]} dispatches
- * @property {Record<string, [buffer: number, shape: number[], dtype: string, byToken: boolean]>} values
- */
-
-/**
- * buffers: index, offset and bytes of each, in the order of the pipeline's bindings.
- * @typedef {[pipeline: number, buffers: [number, number, number][], grid: [number, number, number], writes: string[]]} Dispatch
- */
+import { constant, Uploader } from "./uploads.js";
 
 /** @typedef {{pipeline: GPUComputePipeline, layout: GPUBindGroupLayout}} Built */
 /** @typedef {{pipeline: GPUComputePipeline, group: GPUBindGroup, x: number, y: number, z: number}} Call a dispatch, bound */
-/** @typedef {{done: number, total: number}} Progress bytes */
-/**
- * @typedef {object} Loading
- * @property {(progress: Progress) => void} [onProgress]
- * @property {(bytes: number) => Promise<import("./storage.js").Store | undefined>} [keep] where so many bytes are kept
- */
 
 /** Kinds of buffers that belong to one sequence; all others are the same for all. */
 const OWN = new Set(["cache", "input", "state"]);
@@ -70,10 +45,7 @@ export class Recorded {
 
 /** Programs of one model on one device: their pipelines, weights, constants and activations. */
 export class Player {
-  /**
-   * @param {import("./device.js").Device} device
-   * @param {Program[]} programs all that will be played
-   */
+  /** @param {Device} device @param {Program[]} programs all that will be played */
   constructor(device, programs) {
     this.device = device;
     this.programs = programs;
@@ -85,17 +57,15 @@ export class Player {
     this.working = 0;
     /** @type {Map<string, GPUShaderModule>} */
     this.modules = new Map();
-    /** Weights, constants and activations by name. @type {Map<string, GPUBuffer>} */
+    /** Weights, constants and activations by name. @type {Buffers} */
     this.buffers = new Map();
-    /** Where the model is kept. @type {import("./storage.js").Store | undefined} */
+    /** Where the model is kept. @type {Store | undefined} */
     this.store = undefined;
   }
 
   /**
    * Upload weights, and compile the greedy program meanwhile; the others follow in the background, the shortest first.
-   * @param {import("./loader.js").Read} read
-   * @param {any} manifest
-   * @param {Loading} [how]
+   * @param {Read} read @param {any} manifest @param {Loading} [how]
    */
   async load(read, manifest, how = {}) {
     const shared = this.sizes((kind) => !OWN.has(kind));
@@ -128,7 +98,7 @@ export class Player {
    * Buffers of some kinds by name, as large as any program of so many sequences at most wants them.
    * @param {(kind: string) => boolean} wanted
    * @param {number} [sequences]
-   * @returns {Map<string, import("./device.js").Wanted>}
+   * @returns {Map<string, BufferWanted>}
    */
   sizes(wanted, sequences = Infinity) {
     const found = new Map();
@@ -141,6 +111,28 @@ export class Player {
     return found;
   }
 
+  /** Programs that end in `head`, the longest steps first. @param {string} head */
+  ending(head) {
+    const found = this.programs.filter(({ target }) => target.head === head).sort((a, b) => b.target.tokens - a.target.tokens);
+    if (!found.length) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
+    return found;
+  }
+
+  /**
+   * The one that ends in `head` and takes the next of so many tokens: its step is padded if that wastes a quarter at most.
+   * @param {string} head @param {number} left
+   */
+  fitting(head, left) {
+    const all = this.ending(head);
+    return all.find(({ target }) => 3 * target.tokens <= 4 * left) ?? all[all.length - 1];
+  }
+
+  /** Where a program leaves a value, and its shape. @param {Program} program @param {string} name */
+  value({ values, buffers }, name) {
+    const [index, shape] = values[name];
+    return { buffer: this.buffers.get(buffers[index].name), shape };
+  }
+
   /** What sequences have of their own: cache, inputs and state. @param {number} [sequences] */
   allocateOwn(sequences = 1) {
     return this.device.allocate(this.sizes((kind) => OWN.has(kind), sequences), "keys and values of the text");
@@ -149,7 +141,7 @@ export class Player {
   /**
    * A program's dispatches, bound, once its pipelines are there.
    * @param {Program} program
-   * @param {Map<string, GPUBuffer>} own of `allocateOwn`
+   * @param {Buffers} own of `allocateOwn`
    */
   async record(program, own) {
     const built = await this.compile(program);
@@ -158,7 +150,7 @@ export class Player {
       const { label, bindings } = program.pipelines[n];
       const entries = bound.map(([index, offset, size], place) => {
         const { name, bytes } = program.buffers[index];
-        const buffer = /** @type {GPUBuffer} */ (this.buffers.get(name) ?? own.get(name));
+        const buffer = this.buffers.get(name) ?? own.get(name);
         const whole = offset === 0 && size === bytes; // the buffer then goes on to a multiple of 16
         return { binding: bindings[place][0], resource: { buffer, offset, size: whole ? aligned(size) : size } };
       });
@@ -184,10 +176,7 @@ export class Player {
   }
 
   /**
-   * @param {string} label
-   * @param {string} code
-   * @param {[number, GPUBufferBindingType][]} bindings
-   * @returns {Promise<Built>}
+   * @param {string} label @param {string} code @param {[number, GPUBufferBindingType][]} bindings
    */
   async build(label, code, bindings) {
     const { gpu } = this.device;
@@ -201,23 +190,18 @@ export class Player {
       return { pipeline: await gpu.createComputePipelineAsync({ label, layout: pipelineLayout, compute }), layout };
     } catch (error) {
       this.device.check();
-      const why = /** @type {Error} */ (error).message;
-      throw new BrowserError("unsupported", `this browser does not compile ${label}: ${why}`, error);
+      throw because("unsupported", `this browser does not compile ${label}`, error);
     }
   }
 
-  /**
-   * @param {import("./loader.js").Read} read
-   * @param {any} manifest
-   * @param {Loading} how
-   */
+  /** @param {Read} read @param {any} manifest @param {Loading} how */
   async upload(read, manifest, { onProgress, keep }) {
-    /** Each upload once, though programs share them. @type {Map<string, import("./uploads.js").Upload>} */
+    /** Each upload once, though programs share them. @type {Map<string, Upload>} */
     const uploads = new Map();
     for (const { uploads: each } of this.programs) for (const upload of each) uploads.set(JSON.stringify(upload), upload);
     const all = new Map(this.programs.flatMap(({ buffers }) => buffers.map((each) => [each.name, each])));
     for (const [name, { initial, shape = [] }] of all) {
-      if (initial) this.device.write(/** @type {GPUBuffer} */ (this.buffers.get(name)), 0, constant(initial, shape));
+      if (initial) this.device.write(this.buffers.get(name), 0, constant(initial, shape));
     }
     const uploader = new Uploader(this.device, [...uploads.values()], this.buffers);
     const planes = planesOf(manifest, new Set(uploader.byTensor.keys()));

@@ -11,7 +11,7 @@ import { Session } from "./session.js";
 
 /** @typedef {{cache: number, program: number, position: number}} Step a program of the list, on a sequence of its own */
 
-const json = (/** @type {Uint8Array<ArrayBuffer>} */ bytes) => JSON.parse(new TextDecoder().decode(bytes));
+const json = (/** @type {Bytes} */ bytes) => JSON.parse(new TextDecoder().decode(bytes));
 
 const hasF16 = async () =>
   (await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }))?.features.has("shader-f16") ?? false;
@@ -22,14 +22,14 @@ class Remote {
     this.post = post;
     /** @type {Map<number, Session>} */
     this.caches = new Map();
-    /** @type {Map<number, AsyncGenerator<{steps: number, words: Uint32Array<ArrayBuffer>}>>} */
+    /** @type {Map<number, AsyncGenerator<{steps: number, words: Words}>>} */
     this.streams = new Map();
-    /** Answers that are waited for. @type {Map<number, {came: (bytes: Uint8Array<ArrayBuffer>) => void, failed: (error: Error) => void}>} */
+    /** Answers that are waited for. @type {Map<number, {came: (bytes: Bytes) => void, failed: (error: Error) => void}>} */
     this.reads = new Map();
     this.asked = 0;
   }
 
-  /** @param {string} file @param {number} [offset] @param {number} [length] @returns {Promise<Uint8Array<ArrayBuffer>>} */
+  /** @param {string} file @param {number} [offset] @param {number} [length] @returns {Promise<Bytes>} */
   read(file, offset = 0, length = 0) {
     return new Promise((came, failed) => {
       this.reads.set((this.asked += 1), { came, failed });
@@ -39,7 +39,7 @@ class Remote {
 
   /**
    * f16: where the adapter has it, with "there"; vocabSize: of a model.
-   * @param {{bindings: import("./device.js").Bindings[], subgroupSizes: number[], f16: boolean | "there", vocabSize?: number}} needs
+   * @param {Omit<Needs, "f16"> & {f16: boolean | "there", vocabSize?: number}} needs
    */
   async open({ f16, ...needs }) {
     this.vocabSize = needs.vocabSize;
@@ -50,7 +50,7 @@ class Remote {
     return { adapter: name, lanes: subgroupSize, f16: there, bindings };
   }
 
-  /** @param {object} _ @param {Uint8Array<ArrayBuffer>[]} buffers a bundle of programs, and the manifest of the weights */
+  /** @param {object} _ @param {Bytes[]} buffers a bundle of programs, and the manifest of the weights */
   async load(_, [bundle, manifest]) {
     this.player = new Player(/** @type {Device} */ (this.device), unbundled(json(bundle)));
     await this.player.load((file, offset, length) => this.read(file, offset, length), json(manifest));
@@ -78,16 +78,16 @@ class Remote {
   /**
    * One step, and the first `rows` rows of some values, as bytes.
    * @param {Step & {rows: number, names: string[]}} given
-   * @param {Uint8Array<ArrayBuffer>[]} buffers ids, padded to the program's tokens
+   * @param {Bytes[]} buffers ids, padded to the program's tokens
    */
   async run({ cache, program: n, position, rows, names }, [ids]) {
     const [session, player] = [this.session(cache), /** @type {Player} */ (this.player)];
     const program = player.programs[n];
     const recorded = await session.record(program);
     const wanted = names.map((name) => {
-      const [index, shape] = program.values[name];
+      const { buffer, shape } = player.value(program, name);
       const row = shape.slice(1).reduce((product, size) => product * size, 4);
-      return { buffer: player.buffers.get(program.buffers[index].name), bytes: row * Math.min(rows, shape[0]) };
+      return { buffer, bytes: row * Math.min(rows, shape[0]) };
     });
     const total = wanted.reduce((sum, { bytes }) => sum + bytes, 0);
     const staging = session.device.staging(total);
@@ -95,7 +95,7 @@ class Remote {
     let at = 0;
     session.submit(recorded, position, rows, 1, (encoder) => {
       for (const { buffer, bytes } of wanted) {
-        encoder.copyBufferToBuffer(/** @type {GPUBuffer} */ (buffer), 0, staging, at, bytes);
+        encoder.copyBufferToBuffer(buffer, 0, staging, at, bytes);
         at += bytes;
       }
     });
@@ -106,13 +106,13 @@ class Remote {
   /**
    * Steps from a position on, whose groups are asked for with `next`.
    * @param {Step & {stream: number, count: number, ahead: boolean}} given
-   * @param {Uint8Array<ArrayBuffer>[]} buffers the first id, and for drawn tokens options and those that were seen
+   * @param {Bytes[]} buffers the first id, and for drawn tokens options and those that were seen
    */
   async stream({ cache, program: n, position, stream, count, ahead }, [first, options, seen]) {
     const session = this.session(cache);
     const program = /** @type {Player} */ (this.player).programs[n];
     const recorded = await session.record(program);
-    const words = (/** @type {Uint8Array<ArrayBuffer>} */ bytes) => new Uint32Array(bytes.slice().buffer);
+    const words = (/** @type {Bytes} */ bytes) => new Uint32Array(bytes.slice().buffer);
     session.write("ids", words(first));
     if (options) session.write("options", words(options));
     if (seen) session.write("seen", words(seen));
@@ -132,14 +132,14 @@ class Remote {
     this.streams.delete(stream);
   }
 
-  /** @param {{call?: number, read?: number, name: string, given: any, error?: string, buffers: Uint8Array<ArrayBuffer>[]}} message */
+  /** @param {{call?: number, read?: number, name: string, given: any, error?: string, buffers: Bytes[]}} message */
   async hear({ call, read, name, given, error, buffers }) {
     if (read !== undefined) {
       const waiting = this.reads.get(read);
       this.reads.delete(read);
       return error ? waiting?.failed(new BrowserError("not-found", error)) : waiting?.came(buffers[0]);
     }
-    /** @type {Record<string, (given: any, buffers: Uint8Array<ArrayBuffer>[]) => any>} */
+    /** @type {Record<string, (given: any, buffers: Bytes[]) => any>} */
     const calls = {
       open: (needs) => this.open(needs),
       load: (_, all) => this.load(_, all),

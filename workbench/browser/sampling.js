@@ -10,15 +10,14 @@ const SMALLEST = 2 ** -126;
 const LARGEST = 2 ** 127 * (2 - 2 ** -23);
 const WORD = 0xffffffff;
 
-/**
- * temperature 0 is greedy; topK 0, topP 1, minP 0 and repetitionPenalty 1 are off. seed: of 64 bits.
- * @typedef {{temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number,
- *   seed?: number | bigint}} Options
- */
-
 /** @param {string} name @param {number} value @param {boolean} ok @param {string} allowed */
 function check(name, value, ok, allowed) {
   if (!ok) throw new BrowserError("input", `sampling: ${name} = ${value}; allowed: ${allowed}`);
+}
+
+/** @param {number} count of tokens that are to come */
+export function checkCount(count) {
+  if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
 }
 
 /** A number >= 0 as f32 that no device flushes. @param {number} value */
@@ -35,10 +34,7 @@ export function isPlain({ temperature = 0, repetitionPenalty = 1 }) {
   return temperature < SMALLEST && repetitionPenalty === 1;
 }
 
-/**
- * What the kernels read.
- * @param {Options} options
- */
+/** What the kernels read. @param {Options} options */
 export function optionWords({ temperature = 0, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 0 }) {
   check("temperature", temperature, Number.isFinite(temperature) && temperature >= 0, "a number >= 0 (0 is greedy)");
   check("top-k", topK, Number.isInteger(topK) && topK >= 0, "an integer >= 0 (0 is off)");

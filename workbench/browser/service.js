@@ -1,51 +1,13 @@
-// A model for a page: what its worker does.
+// A model for a page: the page's worker, or what the page does itself where workers have no WebGPU.
 
 import { BrowserError } from "./errors.js";
 import { readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
+import { serve } from "./port.js";
 import { forget } from "./storage.js";
-import { Text } from "./text.js";
-import { Detokenizer, StopStrings, streamText } from "./textstream.js";
+import { Detokenizer, StopStrings, streamText, Text } from "./text.js";
 
-/**
- * What is known of a model that is ready. memory: bytes of the GPU. kept: whether the browser's storage holds the whole
- * model, else `unkept` says why not. bundle: the programs that were loaded. certificate: whether there is a page that certifies the adapter.
- * @typedef {{name: string, adapter: string, memory: number, capacity: number, chat: boolean, kept: boolean, unkept: string,
- *   bundle: string, certificate: boolean}} Facts
- */
-/**
- * prompt: a text, or a conversation. count: tokens at most. stop: strings that end the text.
- * @typedef {{prompt: string | import("./text.js").Message[], count: number, options?: import("./sampling.js").Options,
- *   stop?: string[]}} Wanted
- */
-/** @typedef {{given: number}} Begun tokens of the prompt */
-/** @typedef {{text: string, tokens: number, ms: number}} Piece tokens and milliseconds since the call, until now */
-/** @typedef {{reasons: Ended["reason"][], tokens: number, ms: number}} Both tokens: of both texts */
-/** @typedef {{row: number, text: string, tokens: number, ms: number}} RowPiece of one of two texts; tokens: of both */
-/** @typedef {{reason: "eos" | "length" | "context" | "stop" | "stopped", tokens: number, ms: number, first: number}} Ended */
-
-/**
- * Tokens until it is enough; `came` hears of each.
- * @param {ReturnType<import("./session.js").Session["generate"]>} stream
- * @param {() => boolean} stopped
- * @param {(token: number) => void} came
- * @returns {AsyncGenerator<number, Exclude<Ended["reason"], "stop">>}
- */
-export async function* counted(stream, stopped, came) {
-  try {
-    for (;;) {
-      const { value, done } = await stream.next();
-      if (done) return value;
-      if (stopped()) return "stopped";
-      came(value);
-      yield value;
-    }
-  } finally {
-    await stream.return("length");
-  }
-}
-
-/** One model and one sequence. */
+/** One model and one session. */
 class Service {
   /** @param {GPU | undefined} gpu */
   constructor(gpu) {
@@ -54,72 +16,56 @@ class Service {
     this.stopping = false;
   }
 
-  /** @param {{base: string, keep: boolean}} given @param {(event: object) => void} tell @returns {Promise<Facts>} */
-  async load({ base, keep }, tell) {
+  /** @param {{base: string}} given @param {(event: object) => void} tell @returns {Promise<ModelFacts>} */
+  async load({ base }, tell) {
     const read = overHttp(base);
-    const page = await readJson(read, "page.json");
-    const model = await Model.load(this.gpu, read, { keep, onProgress: tell });
+    const { name, sample, chat, ends, certificate } = await readJson(read, "page.json");
+    const model = await Model.load(this.gpu, read, { keep: true, onProgress: tell });
     this.model = model;
-    this.text = await Text.load(read, model.tokenizerFiles, page.sample, page.chat);
+    this.text = await Text.load(read, model.tokenizerFiles, sample, chat);
     this.session = await model.session();
-    this.ends = new Set(page.ends);
-    const { device, player, capacity, bundle } = model;
-    const unkept = player.store ? player.store.problem : "this browser has no storage for it here";
-    const { name, certificate } = page;
-    const found = { name, adapter: device.name, memory: device.allocated, capacity, chat: page.chat !== null, certificate };
-    return { ...found, kept: !unkept, unkept, bundle };
+    this.ends = new Set(ends);
+    const { device, capacity, bundle, unkept } = model;
+    const { name: adapter, allocated: memory } = device;
+    return { name, adapter, memory, capacity, chat: chat !== null, kept: !unkept, unkept, certificate, bundle };
   }
 
   /**
    * One text, or two, at a time.
    * @template Result
-   * @param {number} count
-   * @param {(session: import("./session.js").Session, text: Text, since: () => number) => Promise<Result>} work
+   * @param {(loaded: {model: Model, session: Session, text: Text}, since: () => number) => Promise<Result>} work
    * @returns {Promise<Result>}
    */
-  async alone(count, work) {
-    const { session, text } = this;
-    if (!session || !text) throw new BrowserError("input", "no model is loaded");
+  async alone(work) {
+    const { model, session, text } = this;
+    if (!model || !session || !text) throw new BrowserError("input", "no model is loaded");
     if (this.writing) throw new BrowserError("input", "one text is written at a time");
-    if (!Number.isInteger(count) || count < 1) {
-      throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
-    }
     [this.writing, this.stopping] = [true, false];
     const began = performance.now();
     try {
-      return await work(session, text, () => performance.now() - began);
+      return await work({ model, session, text }, () => performance.now() - began);
     } finally {
       this.writing = false;
     }
   }
 
   /** @param {Wanted} given @param {(event: Begun | Piece) => void} tell @returns {Promise<Ended>} */
-  write({ prompt, count, options, stop = [] }, tell) {
-    return this.alone(count, async (session, text, since) => {
+  write({ prompt, count, options, stop }, tell) {
+    return this.alone(async ({ session, text }, since) => {
       const ids = typeof prompt === "string" ? text.encode(prompt) : text.encodeChat(prompt);
       tell({ given: ids.length });
-      const ended = { tokens: 0, first: 0 };
-      const tokens = counted(session.generate(ids, { count, options, ends: this.ends }), () => this.stopping, () => {
-        ended.tokens += 1;
-        ended.first ||= since();
-      });
-      const pieces = streamText(text, tokens, ids, stop);
-      for (;;) {
-        const { value, done } = await pieces.next();
-        if (done) return { ...ended, reason: value, ms: since() };
-        tell({ ...value, ms: since() });
-      }
+      const tokens = session.generate(ids, { count, options, ends: this.ends });
+      return streamText(text, tokens, { prompt: ids, stop, since, wanted: () => !this.stopping, tell });
     });
   }
 
   /**
    * A prompt continued twice, each time with settings of its own, in shared steps.
-   * @param {{prompt: string, count: number, settings: import("./sampling.js").Options[], stop?: string[]}} given
-   * @param {(event: Begun | RowPiece) => void} tell
-   * @returns {Promise<Both>}
+   * @param {Together & {prompt: string, stop?: string[]}} given @param {(event: Begun | RowPiece) => void} tell
+   * @returns {Promise<BothEnded>}
    */
   twice({ prompt, count, settings, stop = [] }, tell) {
-    return this.alone(count, async (session, text, since) => {
+    return this.alone(async ({ model, session, text }, since) => {
       const ids = text.encode(prompt);
       tell({ given: ids.length });
       const { ROWS, together } = await import("./together.js"); // few ask for it
@@ -129,7 +75,11 @@ class Service {
         if (piece) tell({ row, text: piece, tokens, ms: since() });
       };
       const enough = (/** @type {number} */ row) => this.stopping || texts[row].stops.stopped !== null;
-      const stream = together(await this.withRows(session, ROWS), ids, { count, settings, ends: this.ends, enough });
+      if (session.sequences < ROWS) {
+        session.close(); // each has a cache
+        this.session = session = await model.session(ROWS);
+      }
+      const stream = together(session, ids, { count, settings, ends: this.ends, enough });
       let next = await stream.next();
       for (; !next.done; next = await stream.next()) {
         tokens += next.value.filter((token) => token !== undefined).length;
@@ -138,19 +88,9 @@ class Service {
         }
       }
       for (const [row, { pieces, stops }] of texts.entries()) say(row, stops.push(pieces.finish()) + stops.finish());
-      const reasons = next.value.map((reason, row) => {
-        if (texts[row].stops.stopped !== null) return "stop";
-        return reason === "enough" ? "stopped" : reason;
-      });
+      const reasons = next.value.map((reason, row) => (texts[row].stops.stopped === null ? reason : "stop"));
       return { reasons, tokens, ms: since() };
     });
-  }
-
-  /** A session with room for more sequences from now on, in the other's place, since each has a cache. @param {import("./session.js").Session} session @param {number} rows */
-  async withRows(session, rows) {
-    if (session.sequences >= rows) return session;
-    session.close();
-    return (this.session = await /** @type {Model} */ (this.model).session(rows));
   }
 
   /** What is being written ends with the token that comes next. */
@@ -164,11 +104,7 @@ class Service {
   }
 }
 
-/**
- * The calls of a page of one model.
- * @param {GPU | undefined} gpu
- * @returns {import("./port.js").Calls}
- */
+/** The calls of a page of one model. @param {GPU | undefined} gpu @returns {Calls} */
 export function calls(gpu) {
   const service = new Service(gpu);
   return {
@@ -179,3 +115,5 @@ export function calls(gpu) {
     forget: () => service.forget(),
   };
 }
+
+if ("WorkerGlobalScope" in globalThis) serve(/** @type {any} */ (self), calls(navigator.gpu));

@@ -1,7 +1,7 @@
 // One sequence: feeding tokens, and the ones that follow, which the device chooses itself and hands out as a stream.
 
-import { BrowserError } from "./errors.js";
-import { isPlain, optionWords, seenWords } from "./sampling.js";
+import { BrowserError, notFinite } from "./errors.js";
+import { checkCount, isPlain, optionWords, seenWords } from "./sampling.js";
 
 /** Groups of steps on the device at a time: while one is waited for, the other runs. */
 const AHEAD = 2;
@@ -14,13 +14,7 @@ const FEW_TOKENS = 24;
 /** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
 const GROUP_MS = 16;
 
-/** @typedef {import("./player.js").Program} Program */
-/** @typedef {import("./player.js").Recorded} Recorded */
-/** @typedef {{steps: number, words: Promise<Uint32Array<ArrayBuffer>>}} Group steps that are on the device */
-
-/** @param {number} position */
-const notFinite = (position) =>
-  new BrowserError("not-finite", `the logits are not finite at or before position ${position}: weights or activations overflow`);
+/** @typedef {{steps: number, words: Promise<Words>}} Group steps that are on the device */
 
 /**
  * How many steps make up a group: one at first, then as many as take `GROUP_MS`. A group takes no longer than passes from
@@ -53,12 +47,7 @@ class Pace {
 
 /** Keys and values of one sequence, or of several, of which programs of one know the first. One call at a time. */
 export class Session {
-  /**
-   * @param {import("./player.js").Player} player
-   * @param {number} vocabSize
-   * @param {Map<string, GPUBuffer>} own
-   * @param {number} sequences
-   */
+  /** @param {Player} player @param {number} vocabSize @param {Buffers} own @param {number} sequences */
   constructor(player, vocabSize, own, sequences) {
     this.player = player;
     this.device = player.device;
@@ -71,19 +60,16 @@ export class Session {
     this.recorded = new Map();
     /** @type {GPUBuffer[]} */
     this.free = [];
-    /** Programs that take a prompt, the largest first. */
-    this.prompts = player.programs
-      .filter(({ target }) => target.head === "last")
-      .sort((a, b) => b.target.tokens - a.target.tokens);
-    this.capacity = this.prompts[0].target.capacity;
-    this.most = this.prompts[0].target.steps;
+    const { capacity, steps, back } = player.ending("last")[0].target;
+    this.capacity = capacity;
+    this.most = steps;
     /** How far back a sequence can go where windows bound its cache; 0 where nothing does. */
-    this.back = this.prompts[0].target.back;
+    this.back = back;
     /** Up to where the cache has been written. */
     this.furthest = 0;
   }
 
-  /** @param {import("./player.js").Player} player @param {number} vocabSize @param {number} [sequences] */
+  /** @param {Player} player @param {number} vocabSize @param {number} [sequences] */
   static async open(player, vocabSize, sequences = 1) {
     return new Session(player, vocabSize, await player.allocateOwn(sequences), sequences);
   }
@@ -102,24 +88,25 @@ export class Session {
     this.ids.length = Math.min(count, this.ids.length);
   }
 
-  /** Give the memory back; the session cannot be used afterwards. */
+  /** Give the memory back. */
   close() {
     this.device.release(this.own.values());
     for (const staging of this.free.splice(0)) staging.destroy();
   }
 
-  /** @param {number[]} ids */
-  check(ids) {
+  /**
+   * Whether ids can be fed, and so many positions behind the last be written.
+   * @param {number[]} ids @param {number} [count]
+   */
+  check(ids, count = ids.length) {
     this.device.check();
     const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
     if (wrong >= 0) {
       throw new BrowserError("input", `token id ${ids[wrong]} at place ${wrong} is outside the vocabulary of ${this.vocabSize}`);
     }
-    if (this.position + ids.length > this.capacity) {
-      throw new BrowserError(
-        "context",
-        `${ids.length} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`,
-      );
+    if (this.position + count > this.capacity) {
+      const room = `there is room for ${this.capacity} in all`;
+      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: ${room}`);
     }
     if (!this.holds(this.position)) {
       throw new BrowserError(
@@ -129,22 +116,12 @@ export class Session {
     }
   }
 
-  /**
-   * Append tokens; the logits [vocab] after the last one.
-   * @param {number[]} ids
-   */
+  /** Append tokens; the logits [vocab] after the last one. @param {number[]} ids */
   async feed(ids) {
     if (!ids.length) throw new BrowserError("input", "at least one token is fed");
     const program = await this.append(ids);
-    const [index, shape] = program.values.logits;
-    const count = shape.reduce((product, size) => product * size, 1);
-    const encoder = this.device.gpu.createCommandEncoder();
-    const staging = this.device.staging(4 * count);
-    const logits = /** @type {GPUBuffer} */ (this.player.buffers.get(program.buffers[index].name));
-    encoder.copyBufferToBuffer(logits, 0, staging, 0, 4 * count);
-    this.device.gpu.queue.submit([encoder.finish()]);
-    const found = this.device.mapped(staging, 4 * count).finally(() => staging.destroy());
-    const values = new Float32Array(await found);
+    const { buffer, shape } = this.player.value(program, "logits");
+    const values = new Float32Array(await this.device.read(buffer, shape.reduce((product, size) => product * size, 4)));
     if (values.every(Number.isFinite)) return values;
     const end = this.position;
     this.reset(end - ids.length);
@@ -152,17 +129,16 @@ export class Session {
   }
 
   /**
-   * Append tokens in steps of the sizes that there are; a step is padded if that wastes a quarter at most. Does not
-   * wait for the device. Returns the last step's program.
+   * Append tokens, without waiting for the device. Returns the last step's program.
    * @param {number[]} ids at least one
    * @param {boolean} [blind] no logits are wanted: where few tokens would wait for a compiler, the greedy program takes them
    */
   async append(ids, blind = false) {
     this.check(ids);
-    let program = this.prompts[0];
+    let program = this.player.fitting("last", ids.length);
     for (let start = 0; start < ids.length; ) {
       const left = ids.length - start;
-      program = /** @type {Program} */ (this.prompts.find(({ target }) => 3 * target.tokens <= 4 * left) ?? this.prompts.at(-1));
+      program = this.player.fitting("last", left);
       const early = blind && left <= FEW_TOKENS && !this.player.ready.has(program);
       if (early) program = this.player.programs.find(({ target }) => target.head === "greedy") ?? program;
       const recorded = await this.record(program);
@@ -182,19 +158,13 @@ export class Session {
    * not taken was computed for nobody, and leaves no trace.
    * @param {number} token
    * @param {number} count
-   * @param {import("./sampling.js").Options} [options] greedy by default
-   * @returns {AsyncGenerator<number>}
+   * @param {Options} [options] greedy by default
    */
   async *stream(token, count, options = {}) {
     const words = optionWords(options);
-    this.check([token]);
-    if (this.position + count > this.capacity) {
-      throw new BrowserError("context", `${count} tokens do not fit behind ${this.position}: there is room for ${this.capacity}`);
-    }
+    this.check([token], count);
     const head = isPlain(options) ? "greedy" : "draw";
-    const program = this.player.programs.find(({ target }) => target.head === head);
-    if (!program) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
-    const recorded = await this.record(program);
+    const recorded = await this.record(this.player.ending(head)[0]);
     this.write("ids", Uint32Array.of(token));
     if (head === "draw") {
       this.write("options", words);
@@ -227,7 +197,6 @@ export class Session {
    * @param {number} start
    * @param {number} count
    * @param {number} [ahead] groups on the device at a time; with one, none runs while nobody waits
-   * @returns {AsyncGenerator<{steps: number, words: Uint32Array<ArrayBuffer>}>}
    */
   async *groups(recorded, head, start, count, ahead = AHEAD) {
     const pace = new Pace(this.most);
@@ -276,39 +245,32 @@ export class Session {
    * The tokens that follow a prompt, until one of `ends` comes (which is not handed out) or the cache is full. Returns
    * why it ended. Tokens that the cache holds already are not computed again.
    * @param {number[]} ids
-   * @param {{count: number, options?: import("./sampling.js").Options, ends?: Set<number>}} wanted
-   * @returns {AsyncGenerator<number, "length" | "context" | "eos">}
+   * @param {{count: number, options?: Options, ends?: Set<number>}} wanted
+   * @returns {AsyncGenerator<number, Reason>}
    */
   async *generate(ids, { count, options = {}, ends = new Set() }) {
-    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
-    optionWords(options); // what is wrong is told before anything is computed
+    checkCount(count); // what is wrong is told before anything is computed
+    optionWords(options);
     this.player.working += 1;
     try {
-      return yield* this.generated(ids, count, options, ends);
+      await this.prefill(ids);
+      const room = this.capacity - this.position;
+      for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
+        if (ends.has(token)) return "eos";
+        yield token;
+      }
+      return count > room ? "context" : "length";
     } finally {
       this.player.working -= 1;
     }
   }
 
   /**
+   * Have all but the last of these tokens in the cache; what it holds already is not computed again.
    * @param {number[]} ids
-   * @param {number} count
-   * @param {import("./sampling.js").Options} options
-   * @param {Set<number>} ends
-   * @returns {AsyncGenerator<number, "length" | "context" | "eos">}
    */
-  async *generated(ids, count, options, ends) {
-    await this.prefill(ids);
-    const room = this.capacity - this.position;
-    for await (const token of this.stream(ids[ids.length - 1], Math.min(count, room), options)) {
-      if (ends.has(token)) return "eos";
-      yield token;
-    }
-    return count > room ? "context" : "length";
-  }
-
-  /** Have all but the last of these tokens in the cache; what it holds already is not computed again. @param {number[]} ids */
   async prefill(ids) {
+    if (!ids.length) throw new BrowserError("input", "the prompt is empty, and there is no token that begins a text");
     let same = 0;
     while (same < Math.min(this.position, ids.length - 1) && this.ids[same] === ids[same]) same += 1;
     this.reset(this.holds(same) ? same : 0);
@@ -330,9 +292,9 @@ export class Session {
     if (this.own.has("result_rows")) this.write("result_rows", Uint32Array.of(valid - 1));
   }
 
-  /** @param {string} name @param {Uint32Array<ArrayBuffer>} words */
+  /** @param {string} name @param {Words} words */
   write(name, words) {
-    this.device.write(/** @type {GPUBuffer} */ (this.own.get(name)), 0, words);
+    this.device.write(this.own.get(name), 0, words);
   }
 
   /** A program bound to this sequence; waits for its pipelines the first time. @param {Program} program */
@@ -377,7 +339,6 @@ export class Session {
    * @param {"greedy" | "draw" | "told"} head
    * @param {number} position
    * @param {number} steps
-   * @returns {Group}
    */
   send(recorded, head, position, steps) {
     const likely = Math.min(LIKELY, this.vocabSize);
@@ -389,7 +350,7 @@ export class Session {
     let total = 0;
     this.submit(recorded, position, 1, steps, (encoder) => {
       for (const [name, words, offset] of wanted) {
-        const buffer = /** @type {GPUBuffer} */ (this.own.get(name));
+        const buffer = this.own.get(name);
         encoder.copyBufferToBuffer(buffer, 4 * offset, staging, 4 * total, 4 * words);
         total += words;
       }

@@ -1,7 +1,8 @@
-// Shards in the browser's own storage (OPFS). What is read from there is checked like what comes from a server, so there
-// is no list of what has arrived: a file that ends early, or has a hole, holds planes that do not have their checksums.
+// What the browser keeps: shards in its own storage (OPFS), which is checked like what comes from a server, so that there is no
+// list of what has arrived; and the page in its cache, from which the service worker answers without a network.
 
 import { megabytes } from "./device.js";
+import { overHttp, readJson } from "./loader.js";
 
 /** Below it a folder for each model, by its manifest's checksum. */
 const ROOT = "workbench-models";
@@ -85,9 +86,7 @@ export class Store {
 
   /**
    * Bytes that were kept, unchecked; undefined where there are not so many.
-   * @param {string} shard
-   * @param {number} offset
-   * @param {number} length
+   * @param {string} shard @param {number} offset @param {number} length
    */
   async get(shard, offset, length) {
     try {
@@ -99,12 +98,7 @@ export class Store {
     }
   }
 
-  /**
-   * Keep bytes, which are what they should be.
-   * @param {string} shard
-   * @param {number} offset
-   * @param {Uint8Array<ArrayBuffer>} bytes
-   */
+  /** Keep bytes, which are what they should be. @param {string} shard @param {number} offset @param {Bytes} bytes */
   async put(shard, offset, bytes) {
     while (!this.problem) {
       try {
@@ -143,4 +137,26 @@ async function sizeOf(folder) {
 /** Forget a model. @param {string} key */
 export async function forget(key) {
   await (await root())?.removeEntry(key, { recursive: true }).catch(() => {});
+}
+
+/** A cache of this page's own, beside those of other pages of the same server. */
+const cacheName = () => `workbench-page:${new URL(".", document.baseURI).pathname}`;
+
+/**
+ * Keep all files but the shards, which are kept apart; whether the browser does such things.
+ * @param {string[]} bundles files with the programs for this adapter
+ */
+export async function keepPage(bundles) {
+  if (!("serviceWorker" in navigator)) return false;
+  const { files } = await readJson(overHttp(document.baseURI), "page.json");
+  await navigator.serviceWorker.register(new URL("sw.js", document.baseURI));
+  const cache = await caches.open(cacheName());
+  await cache.addAll(["./", ...files, ...bundles].map((file) => new URL(file, document.baseURI).href));
+  return true;
+}
+
+/** The page asks the network from now on. */
+export async function forgetPage() {
+  const registration = await navigator.serviceWorker?.getRegistration(document.baseURI);
+  await Promise.all([registration?.unregister(), globalThis.caches?.delete(cacheName())]);
 }

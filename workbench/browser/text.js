@@ -1,22 +1,23 @@
-// Text to token ids and back, with the model's own tokenizer files; conversations, with its chat template.
+// Text to token ids and back, with the model's own tokenizer files; conversations, with its chat template; text while ids
+// arrive, up to a stop string (workbench/runtime/textstream.py).
 
-import { BrowserError } from "./errors.js";
+import { because, BrowserError } from "./errors.js";
 import { MODEL, readJson } from "./loader.js";
 import { Template } from "./vendor/jinja.js";
 import { Tokenizer } from "./vendor/tokenizers.js";
 
-/**
- * A chat template as Python's transformers applies it.
- * @typedef {object} Chat
- * @property {string} template
- * @property {Record<string, string>} tokens that templates may name, such as bos_token
- * @property {{messages: Message[], ids: number[]} | null} sample what Python made of a conversation; null: it says the date
- */
-/** @typedef {{role: string, content: string}} Message */
+const REPLACEMENT = "\ufffd";
+/** Tokens of the prompt, so that the first piece knows whether a space precedes it. */
+const CONTEXT_TOKENS = 8;
+/** A character has at most 4 bytes: more tokens than this are no text, and are given out. */
+const PENDING_TOKENS = 16;
 
 /** A model's tokenizer. */
 export class Text {
-  /** @param {InstanceType<typeof Tokenizer>} tokenizer @param {Set<number>} special ids that are no text @param {Chat | null} chat */
+  /**
+   * @param {InstanceType<typeof Tokenizer>} tokenizer @param {Set<number>} special ids that are no text
+   * @param {Chat | null} chat
+   */
   constructor(tokenizer, special, chat) {
     this.tokenizer = tokenizer;
     this.special = special;
@@ -24,7 +25,7 @@ export class Text {
   }
 
   /**
-   * @param {import("./loader.js").Read} read
+   * @param {Read} read
    * @param {Record<string, {checksum: string}>} files of the manifest
    * @param {{text: string, ids: number[]}} sample what Python's tokenizer made of a text: another would say other ids
    * @param {Chat | null} [chat]
@@ -45,12 +46,12 @@ export class Text {
     return text;
   }
 
-  /** Token ids, with what the tokenizer puts around a text. @param {string} text @returns {number[]} */
+  /** Token ids, with what the tokenizer puts around a text. @param {string} text */
   encode(text) {
     return this.tokenizer.encode(text).ids;
   }
 
-  /** Token ids of a conversation and of the beginning of an answer. @param {Message[]} messages @returns {number[]} */
+  /** Token ids of a conversation and of the beginning of an answer. @param {Message[]} messages */
   encodeChat(messages) {
     if (!this.chat) throw new BrowserError("input", "this model has no chat template: it continues texts only");
     let text;
@@ -58,13 +59,127 @@ export class Text {
       const given = { messages, add_generation_prompt: true, tools: null, documents: null, ...this.chat.tokens };
       text = new Template(this.chat.template).render(given);
     } catch (error) {
-      throw new BrowserError("input", `the model's chat template refuses: ${/** @type {Error} */ (error).message}`, error);
+      throw because("input", "the model's chat template refuses", error);
     }
     return this.tokenizer.encode(text, { add_special_tokens: false }).ids;
   }
 
-  /** Without special tokens. @param {number[]} ids @returns {string} */
+  /** Without special tokens. @param {number[]} ids */
   decode(ids) {
     return ids.length ? this.tokenizer.decode(ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false }) : "";
+  }
+}
+
+/** Pieces of text: each the difference of two decodings that begin at the same earlier token. */
+export class Detokenizer {
+  /**
+   * @param {Pick<Text, "decode" | "special">} text
+   * @param {number[]} prompt ids that come before
+   */
+  constructor(text, prompt) {
+    this.text = text;
+    const plain = prompt.filter((id) => !text.special.has(id));
+    let start = Math.max(0, plain.length - CONTEXT_TOKENS);
+    while (start > 0 && text.decode(plain.slice(start)).startsWith(REPLACEMENT)) start -= 1; // inside a character
+    this.ids = plain.slice(start);
+    /** Tokens of the window whose text has been given out. */
+    this.given = this.ids.length;
+  }
+
+  /** The text that is certain with this token; empty inside a character. @param {number} token */
+  push(token) {
+    if (this.text.special.has(token)) return "";
+    this.ids.push(token);
+    return this.advance(this.ids.length - this.given <= PENDING_TOKENS);
+  }
+
+  /** What is still pending, complete or not. */
+  finish() {
+    return this.advance(false);
+  }
+
+  /** @param {boolean} hold */
+  advance(hold) {
+    const before = this.text.decode(this.ids.slice(0, this.given));
+    const text = this.text.decode(this.ids);
+    if (hold && (text.length <= before.length || text.endsWith(REPLACEMENT))) return "";
+    const pending = this.ids.slice(this.given);
+    const piece = text.startsWith(before) ? text.slice(before.length) : this.text.decode(pending);
+    if (pending.length) [this.ids, this.given] = [pending, pending.length];
+    return piece;
+  }
+}
+
+/** Holds text back while it may begin a stop string, and ends it before the first one completed. */
+export class StopStrings {
+  /** @param {string[]} stop */
+  constructor(stop) {
+    this.stop = stop.filter((each) => each);
+    this.held = "";
+    /** The one that came. @type {string | null} */
+    this.stopped = null;
+  }
+
+  /** The part of the text that is certain; after a stop string always empty. @param {string} text */
+  push(text) {
+    if (this.stopped !== null) return "";
+    this.held += text;
+    // Of several, the one that ends first counts, as if characters came singly; then the longest.
+    const found = this.stop
+      .map((stop) => ({ stop, at: this.held.indexOf(stop) }))
+      .filter(({ at }) => at >= 0)
+      .sort((a, b) => a.at + a.stop.length - (b.at + b.stop.length) || a.at - b.at)[0];
+    if (found) this.stopped = found.stop;
+    return this.release(found ? found.at : this.held.length - Math.max(0, ...this.stop.map((stop) => this.overlap(stop))));
+  }
+
+  /** What was held back, when no more text comes. */
+  finish() {
+    return this.stopped === null ? this.release(this.held.length) : "";
+  }
+
+  /** @param {number} count */
+  release(count) {
+    const certain = this.held.slice(0, count);
+    this.held = this.stopped === null ? this.held.slice(count) : "";
+    return certain;
+  }
+
+  /** Length of the longest end of the held text that begins `stop`. @param {string} stop */
+  overlap(stop) {
+    let length = Math.min(stop.length - 1, this.held.length);
+    while (length > 0 && !this.held.endsWith(stop.slice(0, length))) length -= 1;
+    return length;
+  }
+}
+
+/**
+ * Tells the text of token ids that follow a prompt as it comes, until they end or a stop string comes; how it ended.
+ * @param {Pick<Text, "decode" | "special">} text
+ * @param {AsyncGenerator<number, Reason>} tokens closed at a stop string, so that no further token is computed
+ * @param {{prompt: number[], stop?: string[], since: () => number, wanted: (token: number) => boolean,
+ *   tell: (piece: Piece) => void}} how since: milliseconds since the call; wanted: whether a token is, and more
+ * @returns {Promise<Ended>}
+ */
+export async function streamText(text, tokens, { prompt, stop = [], since, wanted, tell }) {
+  const [detokenizer, stops] = [new Detokenizer(text, prompt), new StopStrings(stop)];
+  let [count, first] = [0, 0];
+  const say = (/** @type {string} */ piece) => piece && tell({ text: piece, tokens: count, ms: since() });
+  try {
+    for (;;) {
+      const { value, done } = await tokens.next();
+      let reason = done ? value : wanted(value) ? undefined : "stopped";
+      if (!done && !reason) {
+        count += 1;
+        first ||= since();
+        say(stops.push(detokenizer.push(value)));
+      } else say(stops.push(detokenizer.finish()));
+      if (stops.stopped !== null) reason = "stop";
+      if (!reason) continue;
+      say(stops.finish());
+      return { reason, tokens: count, ms: since(), first };
+    }
+  } finally {
+    await tokens.return("stopped");
   }
 }

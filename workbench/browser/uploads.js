@@ -1,4 +1,5 @@
-// From planes as they lie in a file to the buffers that programs bind.
+// What is in the buffers that programs bind: planes as they lie in a file, and constants, whose numbers follow from a program
+// alone (workbench/plan/constants.py).
 
 import { BrowserError } from "./errors.js";
 
@@ -6,12 +7,6 @@ import { BrowserError } from "./errors.js";
 const FLOAT_GROUP = 32;
 /** @type {Record<string, number>} */
 const ITEM_BYTES = { f32: 4, f16: 2, bf16: 2 };
-
-/**
- * Rows `first` to `stop` of a plane of a tensor (stop 0: a plane that all rows share), into a buffer from byte `at` on.
- * @typedef {[tensor: string, plane: string, first: number, stop: number, buffer: string, at: number, transform: string,
- *   offset: number]} Upload
- */
 
 /** @param {number} bits of an f16 */
 function half(bits) {
@@ -22,27 +17,20 @@ function half(bits) {
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
 }
 
-/**
- * Numbers as f32, with `offset` added.
- * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {string} dtype
- * @param {number} offset
- */
+/** Numbers as f32, with `offset` added. @param {Bytes} bytes @param {string} dtype @param {number} offset */
 export function toF32(bytes, dtype, offset) {
   if (!(dtype in ITEM_BYTES)) throw new BrowserError("unsupported", `a vector is stored in ${dtype}; f32, f16 and bf16 are read`);
   const copy = bytes.slice().buffer; // where it begins at a whole number
-  if (dtype === "f32") return new Float32Array(copy).map((value) => value + Math.fround(offset));
-  const words = new Uint16Array(copy);
-  const values =
-    dtype === "f16" ? Float32Array.from(words, half) : new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer);
+  let values;
+  if (dtype === "f32") values = new Float32Array(copy);
+  else if (dtype === "f16") values = Float32Array.from(new Uint16Array(copy), half);
+  else values = new Float32Array(Uint32Array.from(new Uint16Array(copy), (word) => word << 16).buffer);
   return offset ? values.map((value) => value + Math.fround(offset)) : values;
 }
 
 /**
  * Rows with zeros behind each, up to whole groups of columns.
- * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {number} columns
- * @param {number} itemBytes
+ * @param {Bytes} bytes @param {number} columns @param {number} itemBytes
  */
 export function padRows(bytes, columns, itemBytes) {
   const stored = columns * itemBytes;
@@ -55,11 +43,7 @@ export function padRows(bytes, columns, itemBytes) {
 
 /** Writes planes to the buffers that uploads name, in whatever order they come. */
 export class Uploader {
-  /**
-   * @param {import("./device.js").Device} device
-   * @param {Upload[]} uploads
-   * @param {Map<string, GPUBuffer>} buffers
-   */
+  /** @param {Device} device @param {Upload[]} uploads @param {Buffers} buffers */
   constructor(device, uploads, buffers) {
     this.device = device;
     this.buffers = buffers;
@@ -74,10 +58,7 @@ export class Uploader {
     this.gathered = new Map();
   }
 
-  /**
-   * @param {import("./loader.js").Plane} plane
-   * @param {Uint8Array<ArrayBuffer>} bytes
-   */
+  /** @param {Plane} plane @param {Bytes} bytes */
   put(plane, bytes) {
     for (const upload of this.byTensor.get(plane.tensor) ?? []) {
       const [, name, first, stop, buffer, at] = upload;
@@ -97,7 +78,7 @@ export class Uploader {
   /**
    * @param {Upload} upload
    * @param {number} row the first, from the upload's first on
-   * @param {Uint8Array<ArrayBuffer>} bytes
+   * @param {Bytes} bytes
    * @param {number} count rows
    */
   rows(upload, row, bytes, count) {
@@ -114,7 +95,7 @@ export class Uploader {
 
   /** @param {string} buffer @param {number} at @param {Uint8Array<any>} bytes */
   write(buffer, at, bytes) {
-    this.device.write(/** @type {GPUBuffer} */ (this.buffers.get(buffer)), at, bytes);
+    this.device.write(this.buffers.get(buffer), at, bytes);
   }
 
   /** When all planes have come. */
@@ -124,14 +105,35 @@ export class Uploader {
   }
 }
 
-/**
- * @param {Uint8Array<ArrayBuffer>} rows
- * @param {Upload} upload
- * @param {import("./loader.js").Plane} plane
- */
+/** @param {Bytes} rows @param {Upload} upload @param {Plane} plane */
 function transformed(rows, [, , , , , , transform, offset], { dtype, shape }) {
   if (transform === "as stored") return rows;
   if (transform === "padded rows") return padRows(rows, shape[1], ITEM_BYTES[dtype]);
   if (transform === "to f32") return new Uint8Array(toF32(rows, dtype, offset).buffer);
   throw new BrowserError("unsupported", `upload: transform ${transform}; this page knows as stored, padded rows, to f32`);
+}
+
+/**
+ * Cosines, then sines, of each position's angles: f32 [positions, 2 * frequencies]. Angles are rounded to f32 before
+ * they are taken, as in wgsl_kernels/attention/rope.py.
+ * @param {Initial} initial
+ * @param {number[]} shape
+ */
+export function constant(initial, [positions, width]) {
+  if (initial.kind !== "rotary table") {
+    throw new BrowserError("unsupported", `constant: kind ${initial.kind}; this page knows rotary tables`);
+  }
+  const { long, original = 0, factor } = initial;
+  const frequencies = Float32Array.from(long?.length && positions > original ? long : initial.frequencies);
+  const table = new Float32Array(positions * width);
+  const scale = Math.fround(factor);
+  for (let position = 0; position < positions; position++) {
+    for (const [n, frequency] of frequencies.entries()) {
+      const angle = Math.fround(position * frequency);
+      const at = position * width + n;
+      table[at] = Math.fround(Math.cos(angle)) * scale;
+      table[at + frequencies.length] = Math.fround(Math.sin(angle)) * scale;
+    }
+  }
+  return table;
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workbench.commands.output import add_output, answer
 
@@ -23,13 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from workbench.browser.certificate import Certificates, opened
     from workbench.errors import WorkbenchError
+    from workbench.files.reading import read_text
 
     named = {}
     for file in arguments.files:
         try:
-            text = Path(file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise WorkbenchError(f"{file}: {error}") from error
+            text = read_text(file)
+        except OSError as error:
+            raise WorkbenchError(f"{file}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise WorkbenchError(f"{file}: no certificate: is no text in UTF-8") from error
         named[file] = opened(text, file)
     found = Certificates(named)
     answer(arguments, told(found), lambda: record(found))

@@ -11,7 +11,10 @@ from workbench.commands.output import add_output
 from workbench.commands.sampling import add_sampling, sampling_from
 from workbench.errors import WorkbenchError
 
-HELP = "/undo forgets the last turn, /again answers it anew with the next seed, /bye or the end of the input ends"
+HELP = (
+    "/undo forgets the last turn, /again answers it anew with the next seed, /bye or the end of the input ends; "
+    "Ctrl-C stops an answer"
+)
 
 
 EXAMPLES = (
@@ -50,8 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
                 if line == "/again":
                     seed += 1
                 answer = chat.again(seed) if line == "/again" else chat.say(line)
-                for piece in answer:
-                    print(piece, end="", flush=True)
+                try:
+                    for piece in answer:
+                        print(piece, end="", flush=True)
+                except KeyboardInterrupt:  # what was said until then is the answer
+                    answer.close()
                 print(flush=True)
                 if not arguments.quiet and answer.finish_reason == "context":
                     print("(the cache is full: /undo, or a larger --max-tokens)", file=sys.stderr)

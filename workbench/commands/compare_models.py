@@ -14,7 +14,7 @@ from workbench.commands.common import (
     add_text,
     positive,
 )
-from workbench.commands.output import add_output, answer
+from workbench.commands.output import add_output, answer, check_folder
 from workbench.errors import WorkbenchError
 
 EXAMPLES = (
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     protocol(arguments.protocol)  # a wrong name should not cost a minute
     if arguments.examples and not arguments.lambada:
         raise WorkbenchError("--examples counts the passages of --lambada, which was not asked for")
-    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
-        raise WorkbenchError(f"{arguments.plot}: there is no folder {Path(arguments.plot).absolute().parent}")
+    if arguments.plot:
+        check_folder(arguments.plot)
     models = named([arguments.baseline, *arguments.models])
     found = compare_models(
         models,

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from workbench.commands.common import MODEL_HELP
 from workbench.commands.output import add_output, answer
 from workbench.models.foreign import TARGETS
+
+if TYPE_CHECKING:
+    from workbench.models.source import Source
 
 EXAMPLES = (
     "export OUT model.gguf --to gguf",
@@ -51,6 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
     except OutputExistsError as error:
         instead = f"{error.path} exists; --overwrite replaces it" if error.path else str(error)
         raise WorkbenchError(instead) from error
-    files = {"path": arguments.output, "files": list(written)}
-    answer(arguments, f"{arguments.output}: {', '.join(written)}", files)
+    answer(arguments, *_made(source, arguments, written))
     return 0
+
+
+def _made(source: Source, arguments: argparse.Namespace, written: list[str]) -> tuple[str, dict[str, Any]]:
+    """What was made, as text and as JSON; of gguf with its types. Says on stderr which matrices it widens."""
+    from workbench.models.foreign.export_gguf import types_of, widened
+
+    output, made = Path(arguments.output), {"path": arguments.output, "files": list(written)}
+    if arguments.to != "gguf":
+        nbytes = sum((output / name).stat().st_size for name in written)
+        return f"{output}: {', '.join(written)}, {nbytes / 1e6:.1f} MB", {**made, "bytes": nbytes}
+    nbytes, types = output.stat().st_size, types_of(source, arguments.floats)
+    if said := widened(source, types):
+        print(f"note: {said}", file=sys.stderr)
+    counts = dict(Counter(types.values()))
+    counted = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{output}: {counted}, {nbytes / 1e6:.1f} MB", {**made, "bytes": nbytes, "types": counts}

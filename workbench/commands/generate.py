@@ -48,12 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(piece if text or arguments.chat else prompt + piece)
             sys.stdout.flush()
         text += piece
-    if pieces.finish_reason == "context" and not arguments.quiet:
-        print(
-            f"stopped at the end of the context: {model.max_tokens} tokens, the prompt's among them; "
-            "--max-tokens sets another, and --window bounds what is kept",
-            file=sys.stderr,
-        )
     written = {
         "prompt": prompt,
         "text": text,
@@ -61,4 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         "backend": model.backend,
     }
     answer(arguments, "", written)  # the newline behind the text
+    if pieces.finish_reason == "context" and not arguments.quiet:
+        print(
+            f"stopped at the end of the context: {model.max_tokens} tokens, the prompt's among them; "
+            "--max-tokens sets another, and --window bounds what is kept",
+            file=sys.stderr,
+        )
     return 0

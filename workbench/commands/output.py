@@ -52,8 +52,14 @@ def to_stdout(arguments: argparse.Namespace) -> bool:
 def check_target(arguments: argparse.Namespace) -> None:
     """Raise WorkbenchError where FILE of `--json` has no folder, before minutes are spent on what goes there."""
     file = getattr(arguments, "json", None)
-    if file not in (None, STDOUT) and not Path(file).absolute().parent.is_dir():
-        raise WorkbenchError(f"--json {file}: there is no folder {Path(file).absolute().parent}")
+    if file not in (None, STDOUT):
+        check_folder(file, "--json ")
+
+
+def check_folder(file: str, option: str = "") -> None:
+    """Raise WorkbenchError where a file that is to be written has no folder. option: that names it, in the message."""
+    if not (folder := Path(file).absolute().parent).is_dir():
+        raise WorkbenchError(f"{option}{file}: there is no folder {folder}")
 
 
 def answer(arguments: argparse.Namespace, text: Any, record: Any | Callable[[], Any]) -> None:
@@ -105,6 +111,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, formatter_class=_Formatter, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what a command does not know is that command's error, with its usage: argparse would leave
+        it to the whole program, whose usage names commands alone."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> Any:
         self.print_usage(sys.stderr)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workbench.commands.common import add, add_adapter, add_text, positive
 from workbench.commands.compare_models import add_models, named
-from workbench.commands.output import add_output, answer
-from workbench.errors import WorkbenchError
+from workbench.commands.output import add_output, answer, check_folder
 
 EXAMPLES = (
     "routing int4 int2 --baseline DIR --text FILE --protocol disjoint-512",
@@ -32,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.studies.routing import routing
 
     protocol(arguments.protocol)  # a wrong name should not cost a minute
-    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
-        raise WorkbenchError(f"{arguments.plot}: there is no folder {Path(arguments.plot).absolute().parent}")
+    if arguments.plot:
+        check_folder(arguments.plot)
     models = named([arguments.baseline, *arguments.models])
     found = routing(
         models,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from workbench.commands.common import MODEL_HELP, add, add_adapter, positive
-from workbench.commands.output import add_output, answer
+from workbench.commands.output import add_output, answer, check_folder
 from workbench.errors import WorkbenchError
 from workbench.known import known
 
@@ -100,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace and arguments.backend == "torch":
         raise WorkbenchError("--trace shows dispatches of a device; --backend torch has none")
     trace = arguments.trace
-    if trace and not Path(trace).absolute().parent.is_dir():  # before minutes are spent on what goes there
-        raise WorkbenchError(f"{trace}: there is no folder {Path(trace).absolute().parent}")
+    if trace:
+        check_folder(trace)
     text = load_text(arguments.text) if arguments.text else None
     if arguments.like:
         source = RandomSource(arguments.like, shape_config(arguments.like), parse_format(arguments.format))

@@ -11,7 +11,9 @@ import numpy as np
 from eval.named_texts import EMBEDDED, embedded_text
 from eval.overlap import fingerprint
 from eval.texts import Text, Tokens, encode, load_text
+from workbench.assets import demo_model_path
 from workbench.errors import WorkbenchError
+from workbench.models.tokenizer import tokenizer_hash
 
 #: Runs of so many tokens are told apart; a text with a smaller share of different ones says the same over and over.
 RUN, MONOTONOUS = 8, 0.1
@@ -113,6 +115,16 @@ def load_calibration(options: CalibrationOptions, tokenizer: Any, context_length
         "fingerprint": fingerprint(ids),
     }
     return Calibration(ids, record, tuple(notes), check)
+
+
+def of_other_words(options: CalibrationOptions, tokenizer_path: str | Path) -> str | None:
+    """What is to be said where embedded stories calibrate another model than the embedded one, by its tokenizer."""
+    if options.text not in EMBEDDED or tokenizer_hash(tokenizer_path) == tokenizer_hash(demo_model_path()):
+        return None
+    return (
+        f"calibration on the embedded text {options.text!r}, children's stories as the embedded model writes them: a "
+        "model of other texts keeps more where it learns from such as it is for (calibration, --calibration FILE)"
+    )
 
 
 def _monotony(ids: np.ndarray, bos: int | None) -> list[str]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.convert.calibration import load_calibration
+from eval.advice import advise
+from workbench.convert.calibration import load_calibration, of_other_words
 from workbench.convert.options import ConvertOptions
 from workbench.convert.provenance import HashesBeside, provenance, source_hashes
 from workbench.convert.suited import notes, suited
@@ -35,6 +36,7 @@ from workbench.models.checkpoint import TOKENIZER_FILES
 from workbench.models.families import architecture_of
 from workbench.models.source import Original, check_contents, open_source
 from workbench.models.tokenizer import load_tokenizer
+from workbench.quantizers import QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,9 @@ def _calibrated(source, config, output, options, formats, bar) -> Iterator[_Conv
     from workbench.convert.rounding import said_of_experts
 
     tokenizer = load_tokenizer(source.tokenizer_path)
+    others = of_other_words(options.calibration, source.tokenizer_path)
+    if others and QUANTIZERS[options.quantizer].needs:
+        advise([others])  # now, since what follows takes minutes
     calibration = load_calibration(options.calibration, tokenizer, config.context_length)
     layerwise = Layerwise(source, config, formats, options, calibration)
     hashes = source_hashes(source)

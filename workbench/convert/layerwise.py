@@ -39,7 +39,7 @@ from workbench.formats.tensor import WeightTensor
 from workbench.known import known
 from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
-from workbench.models.source import Source
+from workbench.models.source import Source, require_floats
 from workbench.quantizers import QUANTIZERS
 from workbench.runtime.provenance import versions
 from workbench.runtime.session import check_ids
@@ -64,6 +64,7 @@ class Layerwise:
         self.method = QUANTIZERS[self.options.quantizer]
         self.device = self.options.device
         self.seed = self.calibration.record["seed"]
+        require_floats(self.source, f"{self.options.quantizer} with calibration quantizes the model")
         try:
             length = self.calibration.ids.shape[1]
             self.decoder = Decoder(self.config, self.source.describe, length, self.device)
@@ -82,12 +83,6 @@ class Layerwise:
         self.check: Check | None = None
         if self.method.needs and check is not None:
             self.check = Check(self.source, self.config, self.formats, self.device, check)
-        for name in self.formats:
-            if self.source.describe(name)[1].is_quantized:
-                raise WorkbenchError(
-                    f"{self.source.path}: tensor {name!r} is quantized already; {self.options.quantizer} with "
-                    "calibration needs the unquantized checkpoint"
-                )
 
     @property
     def stages(self) -> int:
@@ -106,7 +101,7 @@ class Layerwise:
         for stage in range(work.done, self.stages):
             if stage == 0:
                 bar.set_postfix_str("embedding")
-                tensors, record, streams = self.embedding()
+                tensors, record, streams = self.embedding(bar.set_postfix_str)
             elif stage <= self.config.layers:
                 bar.set_postfix_str(f"layer {stage - 1}")
                 tensors, record, streams = self.layer(stage - 1, streams, bar.set_postfix_str)
@@ -118,11 +113,11 @@ class Layerwise:
 
     # --- stages
 
-    def embedding(self) -> tuple[list[WeightTensor], Record, Streams]:
+    def embedding(self, say: Callable[[str], None]) -> tuple[list[WeightTensor], Record, Streams]:
         name = self.config.embedding
         unquantized = self._embedded(self.source.parts(name))
         tied = self.config.tied_embeddings and self.formats[name].is_quantized
-        moments = self._tied_moments(unquantized.clone()) if tied else None
+        moments = self._tied_moments(unquantized.clone(), say) if tied else None
         stored, record = self._matrix(name, moments)
         streams = self.check.embedded(stored) if self.check else {}
         if self.options.calibration_inputs == "float":
@@ -234,9 +229,10 @@ class Layerwise:
 
         return capture_rows(rows, hidden, self.config.hidden_size, self.device, self.seed)
 
-    def _tied_moments(self, hidden: torch.Tensor) -> Moments:
+    def _tied_moments(self, hidden: torch.Tensor, say: Callable[[str], None]) -> Moments:
         """Of both uses of a tied embedding, in the unquantized model. `hidden` is lost."""
         for index in range(self.config.layers):
+            say(f"embedding, which is the LM head too: unquantized layer {index + 1}/{self.config.layers}")
             run_layer(self.decoder, index, self._layer_weights(index), hidden, self.device, into=hidden)
         return self._head_moments(hidden, self._final_weights()).with_lookup()
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from workbench.errors import CheckpointError
 from workbench.formats.spec import DEFAULT_BLOCK, WeightFormat
 from workbench.models.families import architecture_of
 from workbench.models.source import Source
@@ -37,9 +38,11 @@ class Suited:
 def suited(source: Source, asked: Mapping[str, WeightFormat]) -> dict[str, Suited]:
     """By name of a tensor: the format that it is stored in. Reads the matrices whose weights may not suit f16.
 
-    asked: formats of vectors and matrices, float or quantized. Raises what reading the source raises.
+    asked: formats of vectors and matrices, float or quantized. Raises what reading the source raises, and
+    CheckpointError as `check_once` does.
     """
     chosen = {name: _blocks(source, name, fmt) for name, fmt in asked.items()}
+    check_once(source, asked)
     read, together = _inputs(source), {}
     for name, each in chosen.items():
         together.setdefault((read.get(name, name), each.format), []).append(name)
@@ -98,6 +101,22 @@ def _blocks(source: Source, name: str, fmt: WeightFormat) -> Suited:
             replace(has, order=fmt.order) if fmt in (same, _with_f16(same)) else fmt.fitted(columns)
         )
     return Suited(fmt.fitted(columns), blocks=block_note(fmt, columns))
+
+
+def quantized_once(source: Source, name: str, fmt: WeightFormat) -> None:
+    """Raises CheckpointError for a tensor that is quantized and would be stored in another quantized format."""
+    _, has = source.describe(name)
+    if has.is_quantized and fmt.is_quantized and has != replace(fmt, order="low-first"):
+        raise CheckpointError(
+            f"{source.path}: tensor {name!r} is quantized already ({has}); quantizing it again to {fmt} "
+            "would add a second loss: convert the unquantized checkpoint instead"
+        )
+
+
+def check_once(source: Source, asked: Mapping[str, WeightFormat]) -> None:
+    """Raises CheckpointError, as `suited` does, before any weight is read. asked: as there."""
+    for name, fmt in asked.items():
+        quantized_once(source, name, _blocks(source, name, fmt).format)
 
 
 def _with_f16(fmt: WeightFormat) -> WeightFormat:

@@ -10,6 +10,7 @@ from inspect import signature
 
 import numpy as np
 
+from workbench.convert.suited import quantized_once
 from workbench.errors import CheckpointError
 from workbench.formats.errors import FormatError
 from workbench.formats.spec import WeightFormat
@@ -36,12 +37,8 @@ def convert_tensor(
 
     Raises CheckpointError for weights that are not finite, or that the format cannot hold.
     """
-    shape, has = source.describe(name)
-    if has.is_quantized and fmt.is_quantized and has != replace(fmt, order="low-first"):
-        raise CheckpointError(
-            f"{source.path}: tensor {name!r} is quantized already ({has}); quantizing it again to {fmt} "
-            "would add a second loss: convert the unquantized checkpoint instead"
-        )
+    shape, _ = source.describe(name)
+    quantized_once(source, name, fmt)
     # One scale over all rows of a matrix needs all rows at once.
     whole = fmt.is_quantized and fmt.granularity == "tensor"
     planes = {plane: np.empty(size, dtype) for plane, (size, dtype) in plane_specs(shape, fmt).items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from workbench.errors import shortened
+
 
 class FormatError(ValueError):
     """Something that is stored, or about to be stored, breaks a rule of the format.
 
-    `file`, `tensor` and `field` say where, as far as it is known; the message names all that are given:
+    `file`, `tensor` and `field` say where, as far as it is known; the message names all that are given (long ones
+    `shortened`):
 
         model.wgpu: tensor 'lm_head.weight': field 'parts[0].planes.quants.length': 12 bytes, but ... need
         4096
@@ -26,7 +29,7 @@ class FormatError(ValueError):
             where.append(f"tensor {tensor!r}")
         if field is not None:
             where.append(f"field {field!r}")
-        super().__init__(": ".join([*where, why]))
+        super().__init__(shortened(": ".join([*where, why])))
 
     def at(self, *, file: object = None, tensor: str | None = None, field: str | None = None) -> FormatError:
         """The same error with the places that were not known yet; `field` is put in front of a known one."""

@@ -146,6 +146,10 @@ class StoredModel:
         """Folder of the tokenizer's files (it may be empty)."""
         return self.path / rules.TOKENIZER_FOLDER
 
+    def weight_files(self) -> list[Path]:
+        """The shards."""
+        return [self.path / name for name in self._manifest.shards]
+
     def names(self) -> list[str]:
         """Names of all tensors, in the order they were written."""
         return list(self._manifest.tensors)

@@ -14,6 +14,7 @@ from eval.protocols import protocol
 from eval.texts import Text, Tokens, encode, load_text
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.files.writing import write_text
+from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer, prepends_bos
 from workbench.show.progress import Console
 
@@ -26,9 +27,10 @@ BASELINE = "f16"
 STORY = {"prompt": "Once upon a time", "max_new_tokens": 220, "temperature": 0.7, "top_p": 0.95, "seed": 3}
 
 
-def evaluation_tokens(model: Path, scheme: str) -> Tokens:
-    """The embedded evaluation text by a model's tokenizer: one BOS a story where it prepends one, else as one text."""
-    tokenizer, text = load_tokenizer(model), load_text(evaluation_text())
+def evaluation_tokens(folder: str | Path, scheme: str) -> Tokens:
+    """The embedded evaluation text by the tokenizer of a folder (`Source.tokenizer_path`): one BOS a story where it
+    prepends one, else as one text."""
+    tokenizer, text = load_tokenizer(folder), load_text(evaluation_text())
     if prepends_bos(tokenizer):
         return encode(tokenizer, text, scheme, separator=STORY_SEPARATOR)
     stories = split_documents(text.content, STORY_SEPARATOR)
@@ -58,10 +60,11 @@ def run(
     """
     console, settings, folder = console or Console(), settings or Settings(), Path(output)
     baseline = next(iter(models))
+    tokenizer = open_source(models[baseline], verify=False).tokenizer_path
     if text is None:
-        encoded = evaluation_tokens(models[baseline], settings.scheme)
+        encoded = evaluation_tokens(tokenizer, settings.scheme)
     else:
-        encoded = encode(load_tokenizer(models[baseline]), text, settings.scheme)
+        encoded = encode(load_tokenizer(tokenizer), text, settings.scheme)
     settings = windows_for(settings, tokens)
     measurement = measure(models, baseline, encoded, settings, progress=console)
     save(measurement, folder, story=STORY)

@@ -150,7 +150,11 @@ def measure(
         if not facts:
             progress.say("tokens a second")
             for name, model in loaded.items():
-                facts[name] = (bits_per_weight(model.source), *weight_files(models[name]))
+                facts[name] = (
+                    bits_per_weight(model.source),
+                    weight_bytes(model.source),
+                    file_hashes(model.source),
+                )
                 speeds[name] = measure_speed(
                     model,
                     prompt,
@@ -218,13 +222,17 @@ def bits_per_weight(source: Source) -> float:
     return bits / weights
 
 
-def weight_files(folder: Path) -> tuple[int, dict[str, str]]:
-    """Bytes of a model's weight files, and the sha256 of each with that of its manifest or configuration."""
-    folder = Path(folder)
-    weights = sorted([*folder.glob("*.wgpu"), *folder.glob("*.safetensors")])
-    described = [path for name in ("manifest.json", "config.json") if (path := folder / name).is_file()]
+def weight_bytes(source: Source) -> int:
+    """Bytes of a model's weight files."""
+    return sum(path.stat().st_size for path in source.weight_files())
+
+
+def file_hashes(source: Source) -> dict[str, str]:
+    """The sha256 of a model's weight files, and of its manifest or configuration, by name."""
+    weights = source.weight_files()
+    described = [path for name in ("manifest.json", "config.json") if (path := source.path / name).is_file()]
     hashes = {}
     for path in [*weights, *described]:
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sum(path.stat().st_size for path in weights), hashes
+    return hashes

@@ -8,6 +8,7 @@ from pathlib import Path
 import workbench
 from workbench.errors import NoAdapterError
 from workbench.files.writing import write_json
+from workbench.models.source import open_source
 from workbench.runtime.device import adapter_missing
 from workbench.show.progress import Console
 
@@ -34,7 +35,7 @@ def run(
     """
     console, folder = console or Console(), Path(output)
     settings = Settings(decode_tokens=64, stream_tokens=64, repetitions=repetitions)
-    text = evaluation_tokens(models[BASELINE], settings.scheme)
+    text = evaluation_tokens(open_source(models[BASELINE], verify=False).tokenizer_path, settings.scheme)
     settings = windows_for(settings, tokens)
     measurement = measure(models, BASELINE, text, settings, progress=console)
     save(measurement, folder)

@@ -73,6 +73,10 @@ class RandomSource:
     def names(self) -> list[str]:
         return list(self._tensors)
 
+    def weight_files(self) -> list[Path]:
+        """There are none."""
+        return []
+
     def source_hashes(self) -> dict[str, str]:
         """Nothing was read."""
         return {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from eval.advice import TOLD
 from eval.report import count_text
-from eval.statistics import tokens_to_tell
+from eval.statistics import telling_se, tokens_to_tell
 from workbench.show import page
 from workbench.show.figures import Picture
 
@@ -39,9 +40,12 @@ def _finding(measurement: Measurement, row: Row) -> str:
     change, se = row.change or (0.0, 0.0)
     size = measurement.row(measurement.baseline).file_bytes / row.file_bytes
     said = f"{row.name}, 1/{size:.1f} of the bytes of {measurement.baseline}:"
-    if abs(change) > TOLD * se:
+    found = row.result.baseline
+    telling = telling_se(found.ln_ratio_se, found.ln_ratio_se_clustered) if found else 0.0
+    if found is None or abs(found.ln_ratio) > TOLD * telling:
         return f"{said} the perplexity changes by {change_text(change, se)} %."
-    needed = tokens_to_tell(row.result.tokens_scored, change, se, TOLD)
+    needed = tokens_to_tell(row.result.tokens_scored, found.ln_ratio, telling, TOLD)
+    se = 100 * math.exp(found.ln_ratio) * telling
     about = f" (about {count_text(needed)} would)" if needed else ""
     return f"{said} these tokens cannot tell its change from none, {change_text(change, se)} %{about}."
 

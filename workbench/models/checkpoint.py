@@ -116,9 +116,7 @@ class Checkpoint:
             raise CheckpointError(why_no_weights(path))
         for name, file in files.items():
             if name not in headers[file]:
-                raise CheckpointError(
-                    f"{path / file}: tensor {name[:80]!r} is missing, but {INDEX} puts it there"
-                )
+                raise CheckpointError(f"{path / file}: tensor {name!r} is missing, but {INDEX} puts it there")
         opened = cls(path, config, files, {name: headers[file][name] for name, file in files.items()})
         if (other := multimodal(read_json(path / "config.json"))) is not None:
             opened._leave_out(other.prefix)
@@ -225,6 +223,10 @@ class Checkpoint:
             return False
         pairs = zip(self.parts(name), self.parts(other), strict=True)
         return all(np.array_equal(a.dequantize(), b.dequantize()) for (_, a), (_, b) in pairs)
+
+    def weight_files(self) -> list[Path]:
+        """The files that hold tensors, in order of their names."""
+        return [self.path / name for name in sorted(set(self._files.values()))]
 
     def names(self) -> list[str]:
         """Names of all tensors that the model reads, in the order of the files."""

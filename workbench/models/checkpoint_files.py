@@ -97,7 +97,7 @@ def read_index(path: Path) -> dict[str, str]:
         inside = all(map(is_file_name, pure.parts)) and "\\" not in file and ":" not in file
         if not inside or pure.suffix != ".safetensors":
             raise CheckpointError(
-                f"{path / INDEX}: tensor {name[:80]!r} points to {shown(file)}; "
+                f"{path / INDEX}: tensor {name!r} points to {shown(file)}; "
                 f"allowed is a .safetensors file inside the folder"
             )
     return weight_map
@@ -108,7 +108,7 @@ def require_shards(path: Path, weight_map: dict[str, str]) -> None:
     for name, file in weight_map.items():
         if not is_there(path / file):
             raise CheckpointError(
-                f"{path / INDEX}: tensor {name[:80]!r} is in the shard {file!r}, which is missing"
+                f"{path / INDEX}: tensor {name!r} is in the shard {file!r}, which is missing"
             )
 
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.errors import LONGEST_WORD, CheckpointError, UnsupportedModelError, shortened
 from workbench.models.architecture import Architecture
 from workbench.models.specs import TensorSpec
 
@@ -104,7 +104,8 @@ def _foreign(name: str, family: str) -> str:
 def some(names: Iterable[str], limit: int = 4) -> str:
     """A few names and how many more."""
     names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    told = ", ".join(shortened(name, LONGEST_WORD) for name in names[:limit])
+    return told + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def unread_notes(reasons: Mapping[str, str]) -> list[str]:

@@ -25,6 +25,11 @@ INDEX = "model.safetensors.index.json"
 DESCRIPTIONS = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "tokenizer/*"]
 
 
+def is_model_path(path: Path) -> bool:
+    """Whether a path is what a model may be here: a folder, or a file that is a model by itself."""
+    return path.is_dir() or (path.suffix in FILES and path.exists())
+
+
 def resolve(path_or_hub_id: str | Path) -> Path:
     """The folder of a model: the given one, that of a fetched one, or a downloaded snapshot of a hub repository; or the
     given GGUF or ONNX file.
@@ -34,7 +39,7 @@ def resolve(path_or_hub_id: str | Path) -> Path:
     """
     text = str(path_or_hub_id)
     folder = expanded(text)
-    if text and (folder.is_dir() or (folder.suffix in FILES and folder.exists())):
+    if text and is_model_path(folder):
         return folder
     if text and folder.exists():
         raise CheckpointError(

@@ -143,6 +143,8 @@ class Lora:
         is not understood, and for a matrix that the model does not have.
         """
         path = resolve(folder_or_hub_id)
+        if not is_there(path / CONFIG):
+            raise CheckpointError(f"{path / CONFIG}: the file is missing; an adapter has it beside {WEIGHTS}")
         given = read_json(path / CONFIG)
         config, unknown = read_keys(given, _KEYS, str(path / CONFIG))
         for name in unknown:
@@ -160,7 +162,7 @@ class Lora:
             match = _FACTOR.fullmatch(name)
             if match is None:
                 raise UnsupportedModelError(
-                    f"{path / WEIGHTS}: tensor {name[:80]!r} is no factor of LoRA; allowed: "
+                    f"{path / WEIGHTS}: tensor {name!r} is no factor of LoRA; allowed: "
                     "base_model.model.MODULE.lora_A.weight and lora_B.weight"
                 )
             modules.setdefault(match[1], {})[match[2]] = name
@@ -207,14 +209,14 @@ def _factors(
     """The factors of a module's matrix, or of each that it is the stack of."""
     if set(pair) != {"A", "B"}:
         raise CheckpointError(
-            f"{file}: of {module[:80]} there is lora_{min(pair)} alone; allowed: lora_A and lora_B"
+            f"{file}: of {module} there is lora_{min(pair)} alone; allowed: lora_A and lora_B"
         )
     weight, tensors = f"{module}.weight", model.tensors()
     parts = model.stacked().get(weight, (weight,))
     if not all(part in tensors for part in parts) or weight in (model.embedding, model.lm_head):
         allowed = some([name.removesuffix(".weight") for name in model.adaptable()])
         raise UnsupportedModelError(
-            f"{file}: an adapter for {module[:80]}, which is no linear layer of this model's decoder; "
+            f"{file}: an adapter for {module}, which is no linear layer of this model's decoder; "
             f"allowed: {allowed}"
         )
     if any(tensors[part].experts > 1 for part in parts):

@@ -39,13 +39,11 @@ def of_matrices(
     found: dict[str, str] = {}
     for order, matrices in given.items():
         if not order.endswith(ENDING) or order in tensors:
-            raise UnsupportedModelError(
-                f"{where}: {NAME} has {order[:80]!r}; allowed: names that end in {ENDING}"
-            )
+            raise UnsupportedModelError(f"{where}: {NAME} has {order!r}; allowed: names that end in {ENDING}")
         for matrix in matrices:
             if matrix not in linear or matrix in found:
                 again = "a second time" if matrix in found else "which is no matrix of a linear layer"
-                raise UnsupportedModelError(f"{where}: {NAME} of {order} names {matrix[:80]!r}, {again}")
+                raise UnsupportedModelError(f"{where}: {NAME} of {order} names {matrix!r}, {again}")
             found[matrix] = order
         widths = sorted({tensors[matrix].shape[1] for matrix in matrices})
         if len(widths) != 1:

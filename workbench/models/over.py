@@ -26,6 +26,10 @@ class Over:
             raise AttributeError(name)
         return getattr(self.source, name)
 
+    def weight_files(self) -> list[Path]:
+        """Those of the source."""
+        return self.source.weight_files()
+
     def names(self) -> list[str]:
         """Tensors of the source alone."""
         return self.source.names()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from workbench.errors import CheckpointError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.formats.tensor import WeightTensor
@@ -33,6 +34,10 @@ class Source(Protocol):
 
     @property
     def tokenizer_path(self) -> Path: ...
+
+    def weight_files(self) -> list[Path]:
+        """The files that hold the weights."""
+        ...
 
     def names(self) -> list[str]:
         """Names of all tensors that the model reads."""
@@ -100,6 +105,16 @@ def check_contents(stored: StoredModel, config: Architecture) -> dict[str, str]:
     headers = {name: (stored.describe(name)[0], "F32") for name in stored.names()}
     check_read(config.tensors(), headers, str(stored.path))
     return unread(config, headers, str(stored.path))
+
+
+def require_floats(source: Source, why: str) -> None:
+    """Raises CheckpointError for a source with a matrix that is quantized: why says what needs its floats."""
+    for name in source.names():
+        if (has := source.describe(name)[1]).is_quantized:
+            raise CheckpointError(
+                f"{source.path}: tensor {name!r} is quantized already ({has}); {why}, which needs the checkpoint in "
+                "floats (f32, f16 or bf16) that this was made from"
+            )
 
 
 def notes_of(source: Source, config: Architecture) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import wgsl_kernels
 from wgsl_kernels.library import Library
 from wgsl_kernels.pair import Kernel
+from wgsl_kernels.shapes import sizes_of
 
 from .plan import Call, Plan, PlanError, resolve
 
@@ -25,7 +26,7 @@ class Bound:
 
     def sizes(self) -> dict:
         """Shape names and parameters; raises `KernelUsageError` where shapes contradict each other."""
-        return {**self.kernel.bind_sizes(self.shapes), **self.params}
+        return {**sizes_of(self.kernel, self.shapes), **self.params}
 
 
 def kernel_of(plan: Plan, call: Call, library: Library | None = None) -> Kernel:

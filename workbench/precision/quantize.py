@@ -70,7 +70,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
     folder = Path(output or "") if kept is None else Path(kept.name) / f"{source.path.name}-{_name(format)}"
     try:
         advise(padding(convert(source, folder, chosen, progress=progress).notes))
-        made = load(folder, **(execution or {}))
+        made = load(folder, **dict[str, Any](execution or {}))
     except BaseException:
         if kept is not None:
             kept.cleanup()

@@ -20,7 +20,7 @@ from workbench.errors import ProtocolError, WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import reference_threads
 from workbench.models.families import architecture_of
-from workbench.models.source import Source, open_source
+from workbench.models.source import Source, open_source, require_floats
 from workbench.precision.branches import Branches
 from workbench.precision.groups import Group, fused_groups, unquantized_plan, vector_bytes
 from workbench.precision.meter import Meter, Progress
@@ -136,12 +136,7 @@ def empty_table(
 ) -> SensitivityTable:
     """The table of a measurement of these groups before its first window; errors as in `sensitivity`."""
     groups, formats = tuple(groups), tuple(formats or default_formats(source))
-    plan = unquantized_plan(source)
-    if quantized := [w.tensor for w in plan.weights.values() if w.format.is_quantized]:
-        raise WorkbenchError(
-            f"{source.path}: tensor {quantized[0]!r} is quantized already; formats are measured on the "
-            "unquantized checkpoint"
-        )
+    require_floats(source, "the loss of each format is measured")
     if quantizer not in QUANTIZERS_OF_ONE_MATRIX:
         allowed = ", ".join(QUANTIZERS_OF_ONE_MATRIX)
         raise WorkbenchError(f"allocate: quantizer = {quantizer!r}; allowed: {allowed}")
@@ -168,7 +163,9 @@ def empty_table(
     }
     record = {"model": source.path.name, "versions": versions(), **commit()}
     empty = np.zeros((len(groups), len(formats), 0)), np.zeros(0, np.int64)
-    return SensitivityTable(groups, formats, *empty, vector_bytes(plan), key, record, stored=stored)
+    return SensitivityTable(
+        groups, formats, *empty, vector_bytes(unquantized_plan(source)), key, record, stored=stored
+    )
 
 
 def _stored(path: Path, wanted: SensitivityTable) -> SensitivityTable:

@@ -1,10 +1,17 @@
-"""What is chosen before a model is loaded, and why: backend, size of the cache, adapter."""
+"""What is chosen before a model is loaded, and why: backend, size of the cache, adapter.
+
+The options that say what a model is run as are here alone: their names and types (`Execution`), their defaults
+(`choose`). Functions for users take them as keywords (`executing`).
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from workbench.errors import NoAdapterError, WorkbenchError
 from workbench.models.architecture import Architecture
@@ -21,14 +28,53 @@ MOST_TOKENS = 2**31 - 1
 AUTO = "auto"
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Execution(TypedDict, total=False):
+    """What a model is run as, beside its backend; `workbench.load` says what each means."""
+
+    dtype: str
+    max_tokens: int | None
+    cache: str | None
+    adapter: str | int | None
+    window: int | None
+    sinks: int | None
+
+
+def executing(function: F) -> F:
+    """A function that takes `**execution: Unpack[Execution]`, with those options in its signature, in the defaults of
+    `choose`; for help, completion and the documentation. A misspelt one is a TypeError, as of any function."""
+    own = inspect.signature(function)
+    places = inspect.signature(choose).parameters
+    told = [places[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in Execution.__annotations__]
+    kept = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    at = next((n for n, each in enumerate(kept) if each.kind is inspect.Parameter.KEYWORD_ONLY), len(kept))
+    whole = own.replace(parameters=[*kept[:at], *told, *kept[at:]])
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            whole.bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}") from None
+        return function(*arguments, **options)
+
+    called.__signature__ = whole  # pyright: ignore[reportAttributeAccessIssue]
+    return called  # pyright: ignore[reportReturnType]
+
+
 @dataclass(frozen=True)
 class Choices:
-    """backend: "wgpu" or "torch". dtype: of activations, never "auto". max_tokens: positions of the cache. device: the
-    open device of "wgpu", else None. tuned: what was measured on it. reasons: (what, chosen, why)."""
+    """backend: "wgpu" or "torch". dtype: of activations, never "auto". max_tokens: positions of the cache. cache: what
+    it is asked to be stored as, or None; ring: what bounds it, or None. device: the open device of "wgpu", else None.
+    tuned: what was measured on it. reasons: (what, chosen, why)."""
 
     backend: str
     dtype: str
     max_tokens: int
+    cache: str | None
+    ring: Ring | None
     device: Any
     tuned: Any
     reasons: list[tuple[str, str, str]]
@@ -36,14 +82,15 @@ class Choices:
 
 def choose(
     config: Architecture,
-    backend: str | None,
-    dtype: str,
-    max_tokens: int | None,
+    backend: str | None = None,
+    dtype: str = "f32",
+    max_tokens: int | None = None,
     cache: str | None = None,
     adapter: str | int | None = None,
-    ring: Ring | None = None,
+    window: int | None = None,
+    sinks: int | None = None,
 ) -> Choices:
-    """dtype: of `ACTIVATIONS`, or "auto": f16 where the adapter has it, else f32.
+    """dtype: of `ACTIVATIONS`, or "auto": f16 where the adapter has it, else f32; the others as of `workbench.load`.
 
     Raises `NoAdapterError` if wgpu or an adapter is asked for and cannot be had, `WorkbenchError` for other impossible
     wishes.
@@ -52,6 +99,7 @@ def choose(
         raise WorkbenchError(f"dtype is one of {', '.join((*ACTIVATIONS, AUTO))}, not {dtype!r}")
     if cache is not None and cache not in CACHES:
         raise WorkbenchError(f"cache is one of {', '.join(CACHES)}, not {cache!r}")
+    ring = ring_of(window, sinks)
     name, why = _backend(backend, adapter)
     capacity, capacity_why = max_tokens_of(config, max_tokens, ring)
     reasons = [("backend", name, why), *seen_reasons(capacity, capacity_why, ring)]
@@ -66,7 +114,7 @@ def choose(
     stored = cache or cache_type(dtype)
     reasons.append(("cache", stored, "asked for" if cache else "as the inputs of attention"))
     if device is None:
-        return Choices(name, dtype, capacity, None, None, reasons)
+        return Choices(name, dtype, capacity, cache, ring, None, None, reasons)
     reasons.append(("adapter", device.name, _adapter_reason(adapter)))
     for option, given in (("dtype", dtype), ("cache", stored)):
         if given == "f16" and not device.adapter.f16:
@@ -75,7 +123,7 @@ def choose(
                 f"with twice the bytes, and dtype='auto' takes f16 only where there is shader-f16"
             )
     tuned, kernels_reason = _tuned(device)
-    return Choices(name, dtype, capacity, device, tuned, [*reasons, kernels_reason])
+    return Choices(name, dtype, capacity, cache, ring, device, tuned, [*reasons, kernels_reason])
 
 
 def _dtype(device) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 import wgpu
 
 import wgsl_kernels
+from wgsl_kernels.shapes import sizes_of
 from workbench.dtypes import NUMPY
 
 from .device import Device
@@ -41,7 +42,7 @@ class DeviceRows:
                 buffers[name], shapes[name], types[name] = bound
             types |= {name: port.dtype for name, port in pair.writes.items()}
             types = {name: types[name] for name in pair.ports}
-            compiled = compile_kernel(self.device, pair, {**pair.bind_sizes(shapes), **params}, types)
+            compiled = compile_kernel(self.device, pair, {**sizes_of(pair, shapes), **params}, types)
             made = {name: pair.output_shape(name, compiled.context.sizes) for name in pair.writes}
             for name, shape in made.items():
                 buffers[name] = self.device.buffer(4 * int(np.prod(shape)), label=f"{kernel}.{name}")

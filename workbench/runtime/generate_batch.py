@@ -9,8 +9,9 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 
+from .jobs import Job
 from .sampling import Drawn, SamplingOptions
-from .scheduler import Job, run_jobs
+from .scheduler import run_jobs
 from .textstream import TextEnd
 
 

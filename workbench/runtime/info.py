@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Unpack
 
 from wgsl_kernels import Adapter
 from workbench.models.architecture import Architecture
@@ -14,7 +14,7 @@ from workbench.models.source import notes_of, open_source
 from workbench.plan.count import buffer_bytes, kind_bytes, plane_bytes, step_cost
 from workbench.plan.plan import Plan, Ring, step_sizes
 
-from .choices import choose, ring_of
+from .choices import Execution, choose, executing
 from .device import Device, aligned
 from .lowering import DevicePlan, assign, lower
 from .torch_executor import PREFILL
@@ -230,16 +230,8 @@ def chosen_variants(
     return found
 
 
-def describe(
-    path_or_hub_id,
-    backend: str | None = None,
-    dtype: str = "f32",
-    max_tokens: int | None = None,
-    cache: str | None = None,
-    adapter: str | int | None = None,
-    window: int | None = None,
-    sinks: int | None = None,
-) -> ModelInfo:
+@executing
+def describe(path_or_hub_id, backend: str | None = None, **execution: Unpack[Execution]) -> ModelInfo:
     """Everything about a model that can be known before its weights are read.
 
         info = workbench.describe("DIR", dtype="auto")
@@ -251,9 +243,8 @@ def describe(
     """
     source = open_source(path_or_hub_id)
     config = architecture_of(source.config)
-    ring = ring_of(window, sinks)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
-    dtype = chosen.dtype
+    chosen = choose(config, backend, **execution)
+    dtype, cache, ring = chosen.dtype, chosen.cache, chosen.ring
     capacity, device = chosen.max_tokens, chosen.device
     decode, prefill = (
         config.build(source.describe, head=head, activations=dtype, cache=cache, ring=ring)

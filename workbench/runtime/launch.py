@@ -14,6 +14,7 @@ import wgpu
 from wgsl_kernels import Adapter, Context, Kernel, KernelUsageError, get
 from wgsl_kernels.numerics import TORCH_TYPES, type_name
 from wgsl_kernels.pair import FLOAT_TYPES
+from wgsl_kernels.shapes import sizes_of
 
 from .device import Device, open_device
 from .pipelines import Compiled, compile_kernel
@@ -65,7 +66,7 @@ class Workload:
             allowed = ", ".join(self.kernel.params) or "none"
             raise KernelUsageError(f"{self.kernel.name} has no parameter {sorted(unknown)}; it has {allowed}")
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        return {**self.kernel.bind_sizes(shapes), **params}
+        return {**sizes_of(self.kernel, shapes), **params}
 
     @cached_property
     def types(self) -> dict[str, str]:

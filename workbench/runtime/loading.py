@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Unpack
 
 from wgsl_kernels.library import Library
 from workbench.errors import WorkbenchError
 from workbench.models.adapted import adapted
 from workbench.models.architecture import Architecture
 from workbench.models.source import Source, notes_of, open_source
-from workbench.plan.plan import Ring
 
-from .choices import Choices, choose, ring_of
+from .choices import Choices, Execution, choose, executing
 from .executor import Executor
 from .model import Model
 from .split import SplitExecutor, require_split
@@ -23,8 +23,6 @@ def _on_device(
     config: Architecture,
     chosen: Choices,
     adapter: str | int | None,
-    cache: str | None,
-    ring: Ring | None,
     library: Library | None,
     layers: int | None,
 ) -> Callable[[], Executor]:
@@ -40,8 +38,8 @@ def _on_device(
             config,
             device,
             activations=chosen.dtype,
-            cache=cache,
-            ring=ring,
+            cache=chosen.cache,
+            ring=chosen.ring,
             tuned=chosen.tuned if device is chosen.device else open_tuned(device),
             library=library,
         )
@@ -50,21 +48,18 @@ def _on_device(
     return make
 
 
+@executing
 def load(
     path_or_hub_id,
     backend: str | None = None,
-    dtype: str = "f32",
-    max_tokens: int | None = None,
-    cache: str | None = None,
-    adapter: str | int | None = None,
+    *,
     library: Library | None = None,
-    window: int | None = None,
-    sinks: int | None = None,
     lora: str | Path | Mapping[str, str | Path] | None = None,
     lora_format: str | None = None,
     warm: bool = False,
     device_layers: int | None = None,
-) -> Model:  # many parameters: what a model can be run as, by the names that users know
+    **execution: Unpack[Execution],
+) -> Model:
     """Load a converted folder, a Hugging Face checkpoint folder, a hub id, or what
     `open_source` has opened or offers the same.
 
@@ -93,8 +88,7 @@ def load(
     `WorkbenchError` for a library that changes nothing of what this model runs.
     """
     source, config = adapted(open_source(path_or_hub_id), lora, lora_format)
-    ring = ring_of(window, sinks)
-    chosen = choose(config, backend, dtype, max_tokens, cache, adapter, ring)
+    chosen = choose(config, backend, **execution)
     chosen.reasons.extend(notes_of(source, config))
     if library is not None and chosen.backend != "wgpu":
         raise WorkbenchError(
@@ -108,9 +102,12 @@ def load(
         from .torch_executor import TorchExecutor
 
         def make_executor() -> Executor:
-            return TorchExecutor(source, config, activations=chosen.dtype, cache=cache, ring=ring)
+            return TorchExecutor(
+                source, config, activations=chosen.dtype, cache=chosen.cache, ring=chosen.ring
+            )
     else:
-        make_executor = _on_device(source, config, chosen, adapter, cache, ring, library, device_layers)
+        adapter = execution.get("adapter")
+        make_executor = _on_device(source, config, chosen, adapter, library, device_layers)
 
     model = Model(source, config, make_executor, chosen.reasons, chosen.max_tokens)
     model.plan("last")  # says what cannot be

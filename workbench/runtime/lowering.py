@@ -14,6 +14,7 @@ from typing import Protocol
 import wgsl_kernels
 from wgsl_kernels import Adapter, Context, Kernel, Library
 from wgsl_kernels.composition import Composition, Facts, Rule
+from wgsl_kernels.shapes import sizes_of
 from workbench.errors import OutOfMemoryError
 from workbench.plan.bind import bind, kernel_of
 from workbench.plan.count import plane_bytes
@@ -135,7 +136,7 @@ def _step(
             if by_rows(kernel, port) and shapes[port][0] == whole:
                 shapes[port] = (stop - first, *shapes[port][1:])
         params["row_offset"] = first
-    local = {**kernel.bind_sizes(shapes), **params}
+    local = {**sizes_of(kernel, shapes), **params}
     picked = tuned.pick(kernel, local, bound.types, adapter) if tuned is not None else None
     if picked is not None:
         variant, reason, tunables = picked.variant, picked.reason, picked.tunables

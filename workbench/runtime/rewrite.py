@@ -202,9 +202,11 @@ class _Rewriting:
             buffers = {**self.plan.buffers, **self.buffers}
             draft = Call(node.op, inputs, known, values)
             shapes = _shapes(replace(self.plan, buffers=buffers), draft, self.library)
+            # planes are told apart by names too
+            taken = {*buffers, *(name for name, *_ in buffers[beside].planes().values())}
             for operand, symbol in fresh.items():
                 shape, dtype = shapes[operand]
-                names[symbol] = next(name for name in _names(f"{beside}.{operand}") if name not in buffers)
+                names[symbol] = next(name for name in _names(f"{beside}.{operand}") if name not in taken)
                 self.buffers[names[symbol]] = Buffer(names[symbol], shape, Plain(dtype), "activation")
         outputs = {operand: names[symbol] for operand, symbol in node.outputs.items()}
         return Call(node.op, inputs, outputs, values)

@@ -14,11 +14,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,9 @@ from workbench.errors import DeviceLostError, PromptTooLongError, WorkbenchError
 from workbench.known import known
 
 from .batch import Batch
+from .jobs import Job, Row, finish
 from .prefixes import WORTH, Prefixes, common
-from .sampling import Drawn, Sampler, SamplingOptions
+from .sampling import Drawn, Sampler
 
 #: Greedy tokens that rows take before the host looks at them, at most; a sequence that has ended meanwhile has computed
 #: in vain.
@@ -36,99 +35,6 @@ LOOK_AFTER = 8
 #: From vocabularies of this size on, sequences are drawn for in threads: of 128,256 tokens a draw takes 10 ms and more,
 #: longer than a step of eight sequences on a large GPU.
 WIDE = 4096
-
-
-class Job(ABC):
-    """A prompt, and what becomes of the tokens behind it.
-
-    ids: of the prompt, one at least. limit: tokens at most; 0 asks for nothing but the prompt. options: how they are
-    chosen. adapter: of those that the model was loaded with, by name. likely: of each token ln p and so many of the
-    likeliest come along, at temperature 1, without penalty and filters; None for neither. scored: of the prompt's
-    tokens, too, for which `likely` is a number.
-
-    reused: of the prompt's tokens, those that were not read, since a sequence held them.
-
-    finish_reason: None until it has ended; then what `take` has put there, "length", "context" (its sequence is full)
-    or "cancelled". error: what ended it otherwise. cancelled: set by anyone at any time; the job ends before the next
-    step.
-    """
-
-    adapter: str | None = None
-    likely: int | None = None
-    scored: bool = False
-
-    def __init__(self, ids: Sequence[int], limit: int, options: SamplingOptions) -> None:
-        self.ids, self.limit, self.options = ids, limit, options
-        self.finish_reason: str | None = None
-        self.error: Exception | None = None
-        self.cancelled = False
-        self.reused = 0
-
-    @abstractmethod
-    def take(self, drawn: Drawn) -> bool:
-        """A token; False if it ends the job."""
-
-    def score(self, told: Sequence[Drawn]) -> None:
-        """The next of the prompt's tokens behind its first, with how likely they were; where `scored`."""
-        raise NotImplementedError(f"{type(self).__name__} takes no scores of its prompt")
-
-    def end(self, error: Exception | None = None) -> None:
-        """Nothing more comes; called once."""
-        self.error = error
-
-
-@dataclass
-class _Row:
-    """A sequence at work. fed: tokens that it holds. begun: whether it has been looked for what others hold of its
-    prompt. token: the one that was drawn last and is to be fed, None while the prompt is read."""
-
-    job: Job
-    sampler: Sampler
-    fed: list[int] = field(default_factory=list)
-    begun: bool = False
-    token: int | None = None
-    taken: int = 0
-
-    @property
-    def left(self) -> int:
-        """Tokens of the prompt that are not fed yet."""
-        return max(0, len(self.job.ids) - len(self.fed))
-
-    @property
-    def reading(self) -> bool:
-        """Whether tokens of its prompt are fed in steps of all."""
-        return self.begun and self.left > 0 and not self.scoring
-
-    @property
-    def alike(self) -> list[int]:
-        """What another sequence may hold of it: its prompt but for the last token, whose logits are wanted; of one that
-        is scored those of all are."""
-        return [] if self.job.scored else list(self.job.ids[:-1])
-
-    @property
-    def scoring(self) -> bool:
-        """Whether how likely the next of the prompt's tokens are is still to be told; its last one predicts none."""
-        return self.job.scored and self.left > 1
-
-    @property
-    def plain(self) -> bool:
-        """Whether all that is needed of a step is the argmax of the logits."""
-        return self.job.options.plain and self.job.likely is None
-
-    def piece(self, count: int) -> Sequence[int]:
-        """The next tokens of the prompt."""
-        return self.job.ids[len(self.fed) : len(self.fed) + count]
-
-    def accept(self, drawn: Drawn, capacity: int) -> bool:
-        """Whether the job goes on behind this token."""
-        self.token, self.taken = drawn.id, self.taken + 1
-        if not self.job.take(drawn):
-            return False
-        if self.taken >= self.job.limit:
-            self.job.finish_reason = "length"
-        elif len(self.fed) >= capacity:
-            self.job.finish_reason = "context"
-        return self.job.finish_reason is None
 
 
 class Scheduler:
@@ -145,7 +51,7 @@ class Scheduler:
         self.batch, self.chunk, self.group_s = batch, min(chunk or batch.most_rows, batch.most_rows), group_s
         self._waiting: deque[Job] = deque()
         self._prefixes = Prefixes(batch, reuse)
-        self._rows: dict[int, _Row] = {}  # in the order in which they began
+        self._rows: dict[int, Row] = {}  # in the order in which they began
         self._step_s: float | None = None  # what a greedy step took
         self._threads = ThreadPoolExecutor(
             min(batch.sequences, os.cpu_count() or 1), "draws"
@@ -200,7 +106,7 @@ class Scheduler:
         self._rows.clear()
         self._waiting.clear()
         for job in ended:
-            _finish(job, "cancelled" if error is None else None, error)
+            finish(job, "cancelled" if error is None else None, error)
 
     # ---- joining and leaving -----------------------------------------------------------------------------------
 
@@ -211,15 +117,15 @@ class Scheduler:
         gone = [job for job in self._waiting if job.cancelled]
         for job in gone:
             self._waiting.remove(job)
-            _finish(job, "cancelled")
+            finish(job, "cancelled")
 
     def _join(self) -> None:
         while len(self._prefixes) and self._waiting:
             job = self._waiting.popleft()
             if job.limit < 1 and not (job.scored and len(job.ids) > 1):
-                _finish(job, "length")
+                finish(job, "length")
                 continue
-            row = _Row(job, Sampler(job.options))
+            row = Row(job, Sampler(job.options))
             sequence, kept = self._prefixes.take(row.alike, job.adapter)
             row.fed += job.ids[:kept]
             self._rows[sequence] = row
@@ -227,13 +133,13 @@ class Scheduler:
     def _begin(self) -> None:
         """Let rows that have joined take what others hold of their prompts, or wait for one that joined before them and
         is reading it."""
-        before: list[_Row] = []
+        before: list[Row] = []
         for sequence, row in self._rows.items():
             if not row.begun:
                 self._begin_one(sequence, row, before)
             before.append(row)
 
-    def _begin_one(self, sequence: int, row: _Row, before: Sequence[_Row]) -> None:
+    def _begin_one(self, sequence: int, row: Row, before: Sequence[Row]) -> None:
         wanted = row.alike
         if self._prefixes.reuse and len(wanted) - len(row.fed) >= WORTH:
             at_work = {n: other.fed for n, other in self._rows.items() if other.begun}
@@ -250,15 +156,15 @@ class Scheduler:
     def _end(self, sequence: int, reason: str | None = None, error: Exception | None = None) -> None:
         row = self._rows.pop(sequence)
         self._prefixes.free(sequence, row.fed if error is None else None)
-        _finish(row.job, reason, error)
+        finish(row.job, reason, error)
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
     @property
-    def _writing(self) -> dict[int, _Row]:
+    def _writing(self) -> dict[int, Row]:
         return {sequence: row for sequence, row in self._rows.items() if row.token is not None}
 
-    def _pieces(self, rows: Mapping[int, _Row], keep: int, room: int) -> dict[int, Sequence[int]]:
+    def _pieces(self, rows: Mapping[int, Row], keep: int, room: int) -> dict[int, Sequence[int]]:
         """The next tokens of prompts, all but `keep` of each, `room` in all; who began first has the first of them."""
         found = {}
         for sequence, row in rows.items():
@@ -334,7 +240,7 @@ class Scheduler:
             else:
                 self._take(sequence, self._rows[sequence], each)
 
-    def _take(self, sequence: int, row: _Row, drawn: Drawn) -> bool:
+    def _take(self, sequence: int, row: Row, drawn: Drawn) -> bool:
         """Hand a token to its job; False if that was its last one."""
         try:
             if row.accept(drawn, self.batch.capacity):
@@ -345,7 +251,7 @@ class Scheduler:
             self._end(sequence)
         return False
 
-    def _greedy(self, rows: Mapping[int, _Row]) -> bool:
+    def _greedy(self, rows: Mapping[int, Row]) -> bool:
         """Several tokens of each; False if that could not be, and nothing has changed."""
         count = min(
             self._group(),
@@ -391,12 +297,6 @@ class Scheduler:
         for sequence, text in texts.items():
             found |= self._shared(call, {sequence: text})
         return found
-
-
-def _finish(job: Job, reason: str | None = None, error: Exception | None = None) -> None:
-    if error is None:
-        job.finish_reason = job.finish_reason or reason
-    job.end(error)
 
 
 def run_jobs(batch: Batch, jobs: Sequence[Job]) -> None:

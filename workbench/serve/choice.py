@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.runtime.jobs import Job
 from workbench.runtime.sampling import Drawn, SamplingOptions
-from workbench.runtime.scheduler import Job
 from workbench.runtime.textstream import Detokenizer, TextEnd
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.runtime.scheduler import Job, Scheduler
+from workbench.runtime.jobs import Job
+from workbench.runtime.scheduler import Scheduler
 
 from .errors import QueueFullError, UnavailableError
 

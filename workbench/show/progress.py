@@ -13,6 +13,8 @@ from .lines import line
 #: Called as progress(runs done, runs in all, name of the model just run, its mean nll so far); a run is one
 #: window through one model.
 RunProgress = Callable[[int, int, str, float], None]
+#: Called as steps(done, in all, name of the one that comes).
+Steps = Callable[[int, int, str], None]
 
 
 class Progress:
@@ -24,6 +26,10 @@ class Progress:
     def runs(self, what: str) -> RunProgress | None:
         """A function for `perplexities` to call."""
         return None
+
+    def steps(self, what: str, unit: str) -> Steps:
+        """A function for what does one thing after the other to call."""
+        return lambda done, total, name: None
 
 
 class Bar:
@@ -80,3 +86,7 @@ class Console(Progress):
             self.say(f"{what}: " + ", ".join(f"{name} {value}" for name, value in found.items()))
 
         return window_bar(what, leave=False, finished=finished)
+
+    def steps(self, what: str, unit: str) -> Steps:
+        bar = Bar(unit, desc=what, leave=False)
+        return lambda done, total, name: bar.at(done, total, {"now": name} if name else {})

@@ -20,7 +20,7 @@ from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
 from workbench.models.families import architecture_of
-from workbench.models.source import open_source
+from workbench.models.source import open_source, require_floats
 
 #: Bytes of a weight file that tell it from others: so many pieces of it, evenly spaced.
 PIECES, PIECE = 32, 1 << 16
@@ -49,12 +49,16 @@ class Study:
 
     checkpoint: a folder, a hub id or an opened source; name: of the study; runs: the folder of all studies. `source` is
     the opened checkpoint, `config` its configuration, `folder` where the study writes: `runs`, the study's name, and a
-    name of the model's with a hash of what it is made of. `notes` says what did not fit the model. Raises what opening
-    a checkpoint raises (CheckpointError, FormatError, UnsupportedModelError).
+    name of the model's with a hash of what it is made of. `notes` says what did not fit the model. quantizes: whether
+    the study quantizes the model, which then has to be in floats; one that runs it alone takes a converted model too.
+    Raises what opening a checkpoint raises (CheckpointError, FormatError, UnsupportedModelError), and CheckpointError
+    for a quantized model in a study that quantizes.
     """
 
-    def __init__(self, checkpoint: Any, name: str, runs: str | Path = "runs"):
+    def __init__(self, checkpoint: Any, name: str, runs: str | Path = "runs", *, quantizes: bool = False):
         self.source = open_source(checkpoint)
+        if quantizes:
+            require_floats(self.source, f"the study {name!r} quantizes the model")
         self.config = architecture_of(self.source.config)
         self.folder = Path(runs) / name / f"{_label(checkpoint, self.source)}-{fingerprint(self.source)[:8]}"
         self.notes: list[str] = []
@@ -138,11 +142,10 @@ def _asked(fmt: WeightFormat) -> bool:
 def fingerprint(source: Any) -> str:
     """A hash (hex) that tells a source from any other model, without reading all of it: of the manifest that seals a
     converted model, else of the configuration and, of each weight file, its name, size and pieces throughout."""
-    path = Path(source.path)
     if isinstance(source, StoredModel):
-        return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+        return hashlib.sha256((Path(source.path) / "manifest.json").read_bytes()).hexdigest()
     digest = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
-    for file in sorted(path.parent.glob("*.gguf") if path.is_file() else path.glob("*.safetensors")):
+    for file in source.weight_files():
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as opened:

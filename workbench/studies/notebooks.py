@@ -15,10 +15,13 @@ from typing import Any
 from workbench.assets import notebooks
 from workbench.errors import WorkbenchError
 from workbench.files.writing import write_text
+from workbench.models.source import open_source, require_floats
 
 #: The lines that are changed: what is assigned, and the comment that stays behind it.
 MODEL_LINE = re.compile(r"^(CHECKPOINT|MODEL) = [^#\n]+(#.*the one line to change)$", re.M)
 TEXT_LINE = re.compile(r"^(TEXT) = [^#\n]+(#.*)$", re.M)
+#: What a notebook says to its study if it quantizes the model.
+QUANTIZES = re.compile(r"\bStudy\(.*\bquantizes=True\)")
 #: Seconds that one cell may take.
 CELL_TIMEOUT = 3600
 
@@ -45,13 +48,16 @@ def filled(name: str, model: str | None = None, text: str | None = None) -> dict
     and a text (a file, or a name as `eval.named_texts` knows them); None leaves what is there.
 
     Folders and files are written in full, since a notebook runs where it lies. Raises WorkbenchError for a notebook
-    that does not exist, and for one that takes no model, or no text.
+    that does not exist, and for one that takes no model, or no text; of a model that is here, what opening it raises,
+    and CheckpointError for a quantized one in a notebook that quantizes.
     """
     path = find(name)
     notebook = json.loads(path.read_text("utf-8"))
     for what, line, value in (("model", MODEL_LINE, model), ("text", TEXT_LINE, text)):
         if value is not None:
             _assign(notebook, line, _literal(value), f"notebook {path.stem} takes no {what} of one's own")
+    if model is not None:
+        _check(notebook, model, path.stem)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
@@ -83,6 +89,17 @@ def _assign(notebook: dict[str, Any], line: re.Pattern[str], literal: str, other
             cell["source"] = changed.splitlines(keepends=True)
             return
     raise WorkbenchError(otherwise)
+
+
+def _check(notebook: dict[str, Any], model: str, name: str) -> None:
+    """Open the model if it is a folder or file here, and see that the notebook can work on it; a name of the hub or of
+    the catalogue is looked at when the notebook runs."""
+    code = ("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    if not Path(model).expanduser().exists():
+        return
+    source = open_source(model, verify=False)
+    if any(map(QUANTIZES.search, code)):
+        require_floats(source, f"notebook {name} quantizes the model")
 
 
 def _literal(value: str) -> str:

@@ -43,11 +43,11 @@ def routing(  # many parameters: the options of an evaluation, by the names that
     Raises ProtocolError for models without experts or with other routers, and where text, protocol and models do not
     fit together.
     """
-    precision = {"dtype": dtype, "cache": cache}
+    precision: dict[str, Any] = {"dtype": dtype, "cache": cache}
     loaded = {
         name: each
         if isinstance(each, Model)
-        else load(each, backend=backend, **({} if name == baseline else precision))
+        else load(each, backend=backend, **(dict[str, Any]() if name == baseline else precision))
         for name, each in models.items()
     }
     return compare_routes(

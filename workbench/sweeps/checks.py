@@ -11,10 +11,11 @@ from eval import inputs
 from eval.protocols import protocol
 from eval.texts import Tokens, encode
 from workbench.convert.options import ConvertOptions
+from workbench.convert.suited import check_once
 from workbench.errors import SweepError, WorkbenchError
 from workbench.formats.errors import FormatError
 from workbench.models.families import architecture_of
-from workbench.models.source import open_source
+from workbench.models.source import open_source, require_floats
 from workbench.models.tokenizer import load_tokenizer
 
 from .cells import Cell
@@ -28,7 +29,9 @@ class _Model:
         self.architecture = config = architecture_of(source.config)
         self.context_length, self.vocab_size = config.context_length, config.vocab_size
         self.tokenizer = load_tokenizer(source.tokenizer_path)
-        self.matrices = [name for name in source.names() if len(source.describe(name)[0]) == 2]
+        shapes = {name: source.describe(name)[0] for name in source.names()}
+        self.matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+        self.source = source
 
 
 class Checks:
@@ -41,7 +44,8 @@ class Checks:
 
     def __call__(self, cells: Iterable[Cell]) -> None:
         """Raises SweepError, naming the cell: for windows beyond the model's context or larger than the text, a
-        separator that does not occur, ids beyond the vocabulary, overrides that match nothing."""
+        separator that does not occur, ids beyond the vocabulary, overrides that match nothing, a format for
+        weights that are quantized already."""
         for cell in cells:
             try:
                 self._check(cell)
@@ -61,6 +65,13 @@ class Checks:
             self._options.add((cell.path, repr(cell.options)))
             options: ConvertOptions = cell.convert_options()
             options.check_overrides(model.matrices, model.architecture)
+            if options.calibration is not None:
+                require_floats(model.source, f"{options.quantizer} with calibration quantizes the model")
+            asked = {
+                name: options.choose(name, shape, model.architecture)[0]
+                for name, shape in model.matrices.items()
+            }
+            check_once(model.source, asked)
 
     def _encoded(self, cell: Cell, model: _Model) -> Tokens:
         place = cell.path, cell.text, protocol(cell.protocol).kind

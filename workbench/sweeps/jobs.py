@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import workbench
@@ -29,7 +28,7 @@ from workbench.errors import SweepError
 from workbench.files.writing import write_json, written_whole
 from workbench.formats.reader import StoredModel
 from workbench.known import known
-from workbench.model_bench.measure import bits_per_weight, weight_files
+from workbench.model_bench.measure import bits_per_weight, weight_bytes
 from workbench.model_bench.speed import measure_speed
 
 from .cells import Cell
@@ -86,7 +85,7 @@ def _score(cell: Cell, store: Store, key: str, job: dict[str, Any], report: Repo
     else:
         needed = 4 * model.vocab_size * sum(map(len, windows))
         result = _alone(cell, store, key, model, tokens, job["keep"], needed, report)
-    bits, (nbytes, _) = bits_per_weight(model.source), weight_files(Path(model.source.path))
+    bits, nbytes = bits_per_weight(model.source), weight_bytes(model.source)
     conversion = read_json(store.model_record(job["model"])) if job["model"] else None
     values = {
         "kind": CELL_KIND,

@@ -27,7 +27,7 @@ from workbench.errors import SweepError
 from workbench.files.writing import write_json
 from workbench.formats.reader import StoredModel
 from workbench.known import known
-from workbench.model_bench.measure import Settings, bits_per_weight, weight_files
+from workbench.model_bench.measure import Settings, bits_per_weight, file_hashes, weight_bytes
 from workbench.model_bench.records import heading
 from workbench.model_bench.speed import Speed, measure_speed
 from workbench.model_bench.table import model_note
@@ -220,9 +220,9 @@ def compare_models(  # many parameters: the options of a measurement, each of it
         else load(
             source,
             backend,
-            baseline_dtype if name == baseline else dtype,
-            max_tokens,
-            baseline_cache if name == baseline else cache,
+            dtype=baseline_dtype if name == baseline else dtype,
+            max_tokens=max_tokens,
+            cache=baseline_cache if name == baseline else cache,
         )
         for name, source in sources.items()
     }
@@ -244,7 +244,7 @@ def compare_models(  # many parameters: the options of a measurement, each of it
         speeds = _speeds(loaded, tokens, settings)
     versions = []
     for name, source in sources.items():
-        nbytes, hashes = weight_files(source.path)
+        nbytes, hashes = weight_bytes(source), file_hashes(source)
         if baseline in (None, name):
             notes = model_note(results[name].provenance)
         else:

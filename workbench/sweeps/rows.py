@@ -16,10 +16,9 @@ from typing import Any
 
 from eval.advice import TOLD
 from eval.report import count_text, int8_noise
-from eval.statistics import tokens_to_tell
+from eval.statistics import telling_se, tokens_to_tell
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
-from workbench.known import known
 
 from .cells import UNCONVERTED
 from .store import CELL_KIND, read_json
@@ -59,12 +58,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
-    share. kl_quantiles: median to p99.9, and max. delta_p: mean, rms and quantiles of the change of the target's
-    probability. last_word: accuracy, se and the paired change and change_se, shares, of the passages that `passages`
-    describes. activations, cache: the types that the model ran with, and its baseline. noise_rms: RMS difference of two
-    backends, nats a token. Rates in tokens a second, median; on_cpu: whether they are a CPU's. None where unknown.
-    source: the file. note: what a reader must know of the model."""
+    """One result. change: of the perplexity against the baseline, in %, paired; change_se takes tokens as independent,
+    change_se_clustered windows. kl: mean, nats a token. same_top1: a share. kl_quantiles: median to p99.9, and max.
+    delta_p: mean, rms and quantiles of the change of the target's probability. last_word: accuracy, se and the paired
+    change and change_se, shares, of the passages that `passages` describes. activations, cache: the types that the
+    model ran with, and its baseline. noise_rms: RMS difference of two backends, nats a token. Rates in tokens a
+    second, median; on_cpu: whether they are a CPU's. None where unknown. source: the file. note: what a reader must
+    know of the model."""
 
     model: str
     format: str
@@ -76,6 +76,7 @@ class Row:
     ppl_se_clustered: float | None
     change: float | None
     change_se: float | None
+    change_se_clustered: float | None
     kl: float | None
     kl_se: float | None
     same_top1: float | None
@@ -120,19 +121,19 @@ class Row:
 
     @property
     def is_untold(self) -> bool:
-        """Whether the paired change cannot be told from none."""
-        return (
-            self.change is not None
-            and bool(self.change_se)
-            and abs(self.change) < TOLD * known(self.change_se)
-        )
+        """Whether the paired change cannot be told from none, by the larger of its errors."""
+        return self.change is not None and abs(self.change) < TOLD * self._telling_se
 
     @property
     def tokens_to_tell(self) -> int | None:
         """How many scored tokens would tell the change from none, if it and the spread stay as they are."""
         if self.change is None or self.change_se is None:
             return None
-        return tokens_to_tell(self.conditions.tokens_scored, self.change, self.change_se, TOLD)
+        return tokens_to_tell(self.conditions.tokens_scored, self.change, self._telling_se, TOLD)
+
+    @property
+    def _telling_se(self) -> float:
+        return telling_se(self.change_se, self.change_se_clustered)
 
     @property
     def doubts(self) -> list[str]:
@@ -214,14 +215,16 @@ def _row(
     ratio = math.exp(baseline["ln_ratio"]) if baseline.get("ln_ratio") is not None else None
     against = baseline.get("provenance") or {}
     text = result["text"] or {}
-    se = baseline.get("ln_ratio_se")
+    errors = [baseline.get(name) for name in ("ln_ratio_se", "ln_ratio_se_clustered")]
+    change_se, clustered = (None if ratio is None or se is None else 100 * ratio * se for se in errors)
     return Row(
         **facts,
         ppl=result["ppl"],
         ppl_se=result["ppl_se"],
         ppl_se_clustered=result["ppl_se_clustered"],
         change=None if ratio is None else 100 * (ratio - 1),
-        change_se=None if ratio is None or se is None else 100 * ratio * se,
+        change_se=change_se,
+        change_se_clustered=clustered,
         kl=baseline.get("kl_mean"),
         kl_se=baseline.get("kl_se"),
         same_top1=baseline.get("same_top1"),

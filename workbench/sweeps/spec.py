@@ -55,7 +55,7 @@ from workbench.formats.errors import FormatError
 from workbench.formats.spec import DEFAULT_BLOCK
 from workbench.formats.text import parse_format
 from workbench.models.catalogue import catalogue
-from workbench.models.hub import HUB_ID
+from workbench.models.hub import FILES, HUB_ID, is_model_path
 
 from .cells import EMBEDDED, Cell, TextSource, option_names, with_text_files
 from .store import require_folder
@@ -210,17 +210,17 @@ class _Reader:
         _known(where, entry, ("name", "path"))
         path = _typed(f"{where}.path", entry.get("path"), str)
         if path != EMBEDDED:
-            path = self._folder_or_hub_id(f"{where} = {path!r}", path)
+            path = self._path_or_hub_id(f"{where} = {path!r}", path)
         return _typed(f"{where}.name", entry.get("name", Path(path).name), str), path
 
-    def _folder_or_hub_id(self, where: str, text: str) -> str:
-        if text and (folder := self._path(text)).is_dir():
-            return str(folder.resolve())
+    def _path_or_hub_id(self, where: str, text: str) -> str:
+        if text and is_model_path(found := self._path(text)):
+            return str(found.resolve())
         if (HUB_ID.fullmatch(text) or text in catalogue()) and not Path(text).exists():
             return text
         raise SweepError(
             f"{where} is not a folder beside the file, a hub id or a name in `workbench models`; allowed: a folder, "
-            f"owner/name, a name of the catalogue, {EMBEDDED!r}"
+            f"a {' or '.join(FILES)} file, owner/name, a name of the catalogue, {EMBEDDED!r}"
         )
 
     def _formats(self, where: str, formats: list, blocks: list) -> Iterator[tuple[str, Any]]:

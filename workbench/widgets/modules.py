@@ -26,15 +26,19 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class) )")
 #: Comments that have their lines to themselves, empty lines, indentation. No string here goes over a line's end.
 _COMMENT = re.compile(r"^[ \t]*(?:/\*(?:(?!\*/)[\s\S])*\*/[ \t]*|//[^\n]*)\n", re.MULTILINE)
 _SPACE = re.compile(r"^[ \t]+|^[ \t]*\n", re.MULTILINE)
-#: A string; what a line has outside of strings that makes its spaces count (templates, regular expressions, comments);
-#: and spaces that no token needs. Lines stay as they are, so that no statement ends elsewhere.
-_STRING = re.compile(r'("(?:[^"\\\n]|\\.)*")')
+#: A string, or a template with nothing but plain expressions in it; what a line has outside of them that makes its
+#: spaces count (other templates, regular expressions, comments); and spaces that no token needs.
+_STRING = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`$\\\n]|\\.|\$(?!\{)|\$\{[^`{}"\'\n]*\})*`)')
 _COUNTS = re.compile(r"[`'/]")
 _APART = re.compile(r" *([=,;{}()?:<>|&]) *")
+#: Behind these no statement ends, or it has ended: the next line may stand in the same.
+_GOES_ON = re.compile(r"(?<=[;{,(])\n$")
 
 #: What a style sheet does not need: space (but in front of a colon), and the last semicolon of a rule.
 _BESIDE = re.compile(r"\s*([{};,])\s*|(?<=:)\s+")
 _LAST = re.compile(r";(?=})")
+#: A property of one's own, declared.
+_OWN = re.compile(r"(--[\w-]+):[^;{}]*;?")
 #: A rule of shared.css and its selectors; rules are not nested there.
 _RULE = re.compile(r"([^{}]+)\{[^{}]*\}")
 _CLASS = re.compile(r"\.(wb-[\w-]+)")
@@ -50,16 +54,17 @@ def _read(name: str) -> str:
 def script(name: str) -> str:
     """The ES module of a widget, complete. Raises ValueError if it imports anything but names of files beside it."""
     *beside, own = _gathered(name, {}).values()
-    return "".join(map(_close, _SPACE.sub("", _used("".join(beside), own) + own).splitlines(keepends=True)))
+    lines = _SPACE.sub("", _used("".join(beside), own) + own).splitlines(keepends=True)
+    return re.sub(r"(?<=[^\n])(?=export default\b)", "\n", "".join(map(_close, lines)))
 
 
 def _close(line: str) -> str:
-    """A line of code without the spaces that it does not need."""
+    """A line of code without the spaces that it does not need, nor its end where the next may follow at once."""
     parts = _STRING.split(line)  # code at even places, strings between
     if any(_COUNTS.search(part) for part in parts[::2]):
         return line
     parts[::2] = [_APART.sub(r"\1", part) for part in parts[::2]]
-    return "".join(parts)
+    return _GOES_ON.sub("", "".join(parts))
 
 
 def _gathered(name: str, found: dict[str, str]) -> dict[str, str]:
@@ -91,7 +96,11 @@ def _used(beside: str, own: str) -> str:
 
 @cache
 def style(name: str) -> str:
-    """The CSS of a widget behind what it uses of the CSS that all share: rules whose classes its module names."""
+    """The CSS of a widget behind what it uses of the CSS that all share.
+
+    That is rules whose classes its module names, and properties (`--name`) that either reads; of numbered ones, such as
+    `--k0`, all where the module puts their names together (`--k${...}`).
+    """
     own = files("workbench.widgets") / f"{name}.css"
     shared, module = _COMMENT.sub("", _read(f"{SHARED}.css")), script(name)
     used = "".join(
@@ -100,5 +109,12 @@ def style(name: str) -> str:
         if all(re.search(rf"{found}(?![\w-])", module) for found in _CLASS.findall(rule[1]))
     )
     both = used + (_COMMENT.sub("", own.read_text(encoding="utf-8")) if own.is_file() else "")
-    small = _LAST.sub("", _BESIDE.sub(lambda found: found[1] or "", both))
+    small = _BESIDE.sub(lambda found: found[1] or "", both)
+
+    def kept(declared: re.Match) -> str:
+        name = declared[1]
+        read = f"var({name})" in small or f"var({name}," in small or name in module
+        return declared[0] if read or f"{name.rstrip('0123456789')}${{" in module else ""
+
+    small = _LAST.sub("", _OWN.sub(kept, small))
     return f'[data-wb="{name}"]{{{_SECTION.sub(".wb&", small)}}}'

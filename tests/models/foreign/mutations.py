@@ -2,9 +2,9 @@
 
     python -m tests.models.foreign.mutations 10000 --reader gguf --seed 1
 
-Others' models, and LoRA's folders: bytes anywhere, the header of safetensors and config.json value by value, tensors in
-other shapes and types, and the numbers of a GGUF header. What is given must be of the shape and format that was
-described, and finite.
+Others' models, LoRA's folders, and checkpoints in shards, with a single file beside their index or without: bytes
+anywhere, the header of safetensors, the index and config.json value by value, tensors in other shapes and types, and
+the numbers of a GGUF header. What is given must be of the shape and format that was described, and finite.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from tests.models.lora_cases import write_adapter
 from tests.support.foreign import SIZES, write_quantized
 from tests.support.gguf_files import LLAMA, Kind, quantized, write_gguf
 from tests.support.limits import Worst, held
-from workbench.errors import CheckpointError, UnsupportedModelError
+from workbench.errors import LONGEST, CheckpointError, UnsupportedModelError
 from workbench.formats.errors import FormatError
 from workbench.models.families import architecture_of
 from workbench.models.foreign.export import export
+from workbench.models.hub import INDEX
 from workbench.models.lora import Lora
 from workbench.models.source import open_source
 
@@ -59,9 +60,11 @@ READERS = {
     "onnx-offsets": "mlx-4",
     "mlc": "",
     "lora": "",
+    "shards": "",
+    "shards-beside": "",
 }
 #: Of these, those that are written by what makes their folder.
-OWN_FOLDER = ("lora", "onnx-offsets")
+OWN_FOLDER = ("lora", "onnx-offsets", "shards", "shards-beside")
 #: Llama 4, whose experts lie one by one.
 EXPERTS: dict[str, Any] = {
     "model_type": "llama4_text",
@@ -147,6 +150,10 @@ def make(reader: str, folder: Path) -> dict[str, bytes]:
         write_checkpoint(base, random_state(TINY), TINY)
         modules = {"model.layers.0.self_attn.q_proj": 4, "model.layers.0.mlp.down_proj": 2}
         write_adapter(folder, base, modules, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 3})
+    elif reader.startswith("shards"):
+        write_checkpoint(folder, random_state(TINY), TINY, shards=3)
+        if reader == "shards-beside":
+            write_checkpoint(folder, random_state(TINY), TINY)
     elif reader == "compressed-tensors-experts":
         model = architecture_of(EXPERTS)
         rng, gathered = np.random.default_rng(0), model.one_by_one()
@@ -200,14 +207,14 @@ def config_values(rng: random.Random, files: dict[str, bytes]) -> None:
     files[name] = json.dumps(config).encode()
 
 
-def weights_in(files: dict[str, bytes]) -> str:
-    """The name of the file of safetensors."""
-    return next(name for name in files if name.endswith(".safetensors"))
+def weights_in(rng: random.Random, files: dict[str, bytes]) -> str:
+    """The name of a file of safetensors."""
+    return rng.choice(sorted(name for name in files if name.endswith(".safetensors")))
 
 
 def header_values(rng: random.Random, files: dict[str, bytes]) -> None:
     """The header of safetensors: dtypes, shapes and offsets."""
-    name = weights_in(files)
+    name = weights_in(rng, files)
     data = files[name]
     (size,) = struct.unpack_from("<Q", data)
     header = json.dumps(values_of(rng, json.loads(data[8 : 8 + size]))).encode()
@@ -216,7 +223,7 @@ def header_values(rng: random.Random, files: dict[str, bytes]) -> None:
 
 def tensors(rng: random.Random, files: dict[str, bytes]) -> None:
     """Tensors of the right file with other values, shapes, types or names."""
-    file = weights_in(files)
+    file = weights_in(rng, files)
     state = load(files[file])
     for _ in range(rng.choice((1, 1, 3))):
         name = rng.choice(sorted(state))
@@ -311,6 +318,40 @@ def mlc_values(rng: random.Random, files: dict[str, bytes]) -> None:
     files[name] = json.dumps(values_of(rng, json.loads(files[name]))).encode()
 
 
+def index_values(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Values of an index, and names of files in it: of another shard, of the single file, or that lead elsewhere."""
+    index = json.loads(files[INDEX])
+    if rng.random() < 0.5:
+        index = values_of(rng, index)
+    else:
+        places = index["weight_map"]
+        elsewhere = (
+            "../x.safetensors",
+            "/etc/passwd",
+            "sub/model.safetensors",
+            "no.safetensors",
+            "",
+            1,
+            None,
+        )
+        for _ in range(rng.choice((1, 1, 3))):
+            name = rng.choice((*places, "lm_head.weight", "x", ""))
+            places[name] = rng.choice((*files, *elsewhere))
+    files[INDEX] = json.dumps(index).encode()
+
+
+def shard_files(rng: random.Random, files: dict[str, bytes]) -> None:
+    """Files of weights missing, exchanged, twice the same, or empty."""
+    one, other = weights_in(rng, files), weights_in(rng, files)
+    kind = rng.randrange(4)
+    if kind == 0:
+        del files[one]
+    elif kind == 1:
+        files[one], files[other] = files[other], files[one]
+    else:
+        files[one] = files[other] if kind == 2 else b""
+
+
 def lora_patterns(rng: random.Random, files: dict[str, bytes]) -> None:
     """Ranks and alphas by patterns that mean little, with many repetitions or few."""
     config = json.loads(files["adapter_config.json"])
@@ -335,7 +376,7 @@ def read(path: Path) -> Exception | None:
                 assert np.isfinite(tensor.dequantize()).all() or tensor.format.is_quantized
             assert source.tokenizer_path.is_dir()
     except (CheckpointError, UnsupportedModelError, FormatError) as error:
-        assert 10 < len(str(error)) < 2000, str(error)
+        assert 10 < len(str(error)) <= LONGEST, str(error)
         return error
     return None
 
@@ -360,6 +401,10 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
         "onnx-offsets": (any_bytes, onnx_values, onnx_values),
         "mlc": (any_bytes, mlc_values, mlc_values),
         "lora": (any_bytes, config_values, header_values, tensors, lora_patterns),
+        **dict.fromkeys(
+            ("shards", "shards-beside"),
+            (any_bytes, config_values, header_values, tensors, index_values, index_values, shard_files),
+        ),
     }
     mutations = own.get(reader, (any_bytes, config_values, header_values, tensors))
     told: Counter = Counter()
@@ -372,8 +417,11 @@ def run(reader: str, count: int, seed: int, folder: Path) -> Counter:
             # What an earlier one has spoilt is left alone.
             with contextlib.suppress(Exception):
                 mutation(rng, files)
-        for name, data in files.items():
-            (folder / reader / name).write_bytes(data)
+        for name in whole:
+            if name in files:
+                (folder / reader / name).write_bytes(files[name])
+            else:
+                (folder / reader / name).unlink(missing_ok=True)
         with held(f"{reader}: mutation {number} of seed {seed} ({[each.__name__ for each in done]})", worst):
             error = read(folder / reader)
         told["refused" if error else "read"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import gguf
 import numpy as np
@@ -203,3 +204,21 @@ def test_the_command_replaces_only_when_asked(make, tmp_path, capsys):
     (tmp_path / "other" / "x").write_text("mine")
     with pytest.raises(OutputExistsError, match=r"holds no config\.json"):
         export(source, "hf", tmp_path / "other", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "types", "wider"),
+    [("int4/32", "Q8_0", True), ("int4/32/sym", "Q4_0", False), ("int8/32/sym", "Q8_0", False)],
+)
+def test_the_command_says_which_types_hold_a_gguf_file(make, tmp_path, capsys, fmt, types, wider):
+    source, out = make(fmt), tmp_path / "model.gguf"
+    assert (
+        cli.main(["export", str(source.path), str(out), "--to", "gguf", "--json", str(tmp_path / "a.json")])
+        == 0
+    )
+    said, shown = capsys.readouterr()
+    told = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    found = Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors)
+    assert told["types"] == found and found[types] > 1 and told["bytes"] == out.stat().st_size
+    assert f"{found[types]} {types}" in said and said.endswith(" MB\n")
+    assert (f"{found['Q8_0']} {fmt}; int4/32/sym (Q4_0)" in shown) is wider

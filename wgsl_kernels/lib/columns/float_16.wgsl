@@ -1,4 +1,4 @@
-// provides: Columns, activations_at, prepared
+// provides: Activations, Columns, activations_at, prepared
 // needs: x (x4), weigh (weigh), caller (EVEN_PLACES, ODD_PLACES, PIECE)
 // As float_32.wgsl, 16 columns.
 alias Activations = array<vec4<f32>, 4>;

@@ -1,4 +1,4 @@
-// provides: Columns, activations_at, prepared
+// provides: Activations, Columns, activations_at, prepared
 // needs: x (x4), weigh (weigh), caller (EVEN_PLACES, ODD_PLACES, PIECE)
 // 32 columns of float activations: weighed, multiplied by the places of a word's numbers, and their sum.
 alias Activations = array<vec4<f32>, 8>;

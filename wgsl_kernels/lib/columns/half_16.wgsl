@@ -1,4 +1,4 @@
-// provides: Octets, Arranged, Columns, activations_at, prepared
+// provides: Octets, Arranged, Activations, Columns, activations_at, prepared
 // needs: x8 (Octet, x8, octet_of, sum_octet), zeros (ZEROS), caller (arranged, PIECE)
 // As half_32.wgsl, 16 columns.
 alias Activations = array<vec4<u32>, 2>;

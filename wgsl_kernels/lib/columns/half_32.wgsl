@@ -1,4 +1,4 @@
-// provides: Octets, Arranged, Columns, activations_at, prepared
+// provides: Octets, Arranged, Activations, Columns, activations_at, prepared
 // needs: x8 (Octet, x8, octet_of, sum_octet), zeros (ZEROS), caller (arranged, PIECE)
 // 32 columns of f16 activations, in the order in which numbers come out of a word (`arranged`), and their sum where
 // zero-points ask for it.

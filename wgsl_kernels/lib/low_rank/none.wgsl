@@ -1,3 +1,3 @@
 // provides: low_rank
 // No adapter adds to a product.
-fn low_rank(token: u32, row: u32, lane: u32, lanes: u32) -> f32 { return 0.0; }
+fn low_rank(token: u32, row: u32) -> f32 { return 0.0; }

@@ -1,4 +1,4 @@
-// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, Activations, activations_at, prepared, piece_at, piece_sum
 // needs: packed (Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
 //   affine (scaled, block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT8 activations, 32 columns at a time: words in the order that the weight format asks for, and their scale.

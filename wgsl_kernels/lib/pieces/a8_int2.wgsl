@@ -1,4 +1,4 @@
-// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, Activations, activations_at, prepared, piece_at, piece_sum
 // needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (block_sum),
 //   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With

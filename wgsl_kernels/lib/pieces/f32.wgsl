@@ -1,4 +1,4 @@
-// provides: PIECES, Piece, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Piece, Activations, activations_at, prepared, piece_at, piece_sum
 // needs: x (x4), weigh (weigh)
 // f32 weights times float activations, 4 columns (16 bytes of a row) at a time.
 const PIECE: u32 = 4u;
@@ -7,6 +7,7 @@ const ROW_PIECES: u32 = (COLUMNS + 31u) / 32u * 8u;
 @group(0) @binding(1) var<storage, read> values: array<vec4<f32>>;
 alias Piece = vec4<f32>;
 alias Columns = vec4<f32>;
+alias Activations = Columns;
 
 fn activations_at(token: u32, piece: u32) -> Columns { return x4(token, piece * PIECE); }
 fn prepared(v: Columns, piece: u32) -> Columns { return weigh(v, piece * PIECE); }

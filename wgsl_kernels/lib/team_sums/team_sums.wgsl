@@ -1,6 +1,6 @@
 // provides: TEAM, SUMS, within, first_pieces, sums_from, team_sums
 // needs: pieces (PIECES, activations_at, Piece, piece_at, prepared, piece_sum), extra_sum (EXTRA, extra_sum),
-//   low_rank (low_rank), caller (weight_row)
+//   caller (weight_row)
 // The heart of every product for few tokens: a team of threads multiplies ROWS_PER_TEAM rows, which `weight_row` names,
 // with one token's activations; `add_up` and `sum_of` add up what the threads of a team have.
 //
@@ -33,7 +33,6 @@ fn first_pieces(first: u32, thread: u32) -> Pieces { return pieces_of(first, min
 
 fn sums_from(ahead: Pieces, token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
   var sums: array<f32, SUMS>;
-  for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] = low_rank(token, weight_row(first, i), thread % TEAM, TEAM); }
   var next = ahead;
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
@@ -52,7 +51,6 @@ fn sums_from(ahead: Pieces, token: u32, first: u32, thread: u32) -> array<f32, S
 // measured with.
 fn team_sums(token: u32, first: u32, thread: u32) -> array<f32, SUMS> {
   var sums: array<f32, SUMS>;
-  for (var i = 0u; i < ROWS_PER_TEAM; i++) { sums[i] = low_rank(token, weight_row(first, i), thread % TEAM, TEAM); }
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
     if (PIECES % TEAM == 0u || piece < PIECES) {

@@ -12,5 +12,8 @@ const { create, globals } = await import(pathToFileURL(require.resolve("webgpu")
 Object.assign(globalThis, globals);
 const gpu = create([]);
 const runtime = `Node ${process.versions.node}, Dawn ${require("webgpu/package.json").version}`;
-const answer = await certify(gpu, new Uint8Array(readFileSync(cases)), runtime).then(certificate, ({ message }) => JSON.stringify({ error: message }));
+const NO_ADAPTER = "Dawn finds no GPU here; VK_DRIVER_FILES may name the file of a Vulkan driver";
+const answer = await certify(gpu, new Uint8Array(readFileSync(cases)), runtime).then(certificate, ({ kind, message }) =>
+  JSON.stringify({ error: kind === "no-adapter" ? NO_ADAPTER : message }),
+);
 process.stdout.write(answer, () => process.exit(0)); // Dawn's threads would keep the process

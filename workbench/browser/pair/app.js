@@ -1,13 +1,10 @@
 // The page of two models. What comes from files or the models is written as text, never as markup.
 
-import { Engine } from "./browser/engine.js";
-import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
+import { Engine } from "./browser/port.js";
+import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
-/** @typedef {import("./browser/pair.js").Unit} Unit */
-
-/** Who answers for two models: a worker, or the page itself where only that has WebGPU. */
-const PAIR = { worker: new URL("browser/pair_worker.js", document.baseURI), calls: () => import("./browser/pair.js") };
+const SERVICE = { worker: "./browser/pair.js", calls: () => import("./browser/pair.js") };
 /** @type {Record<string, string>} */
 const ENDED = { eos: "ended by the model", length: "as long as asked for", context: "the context is full", stopped: "stopped" };
 /** Characters that are not seen, or that move what stands around them. */
@@ -29,24 +26,18 @@ class Lane {
     /** @type {Unit[]} */
     this.units = [];
     this.at = -1;
-    const heading = document.createElement("h2");
-    heading.textContent = title;
+    const heading = made("h2", title);
     heading.id = `lane-${document.querySelectorAll(".lane").length}`;
-    this.facts = document.createElement("p");
-    this.facts.className = "facts";
-    this.body = document.createElement("div");
-    this.body.className = "text";
+    this.facts = made("p", "", "note facts");
+    this.body = made("div", "", "text");
     this.body.tabIndex = 0;
     this.body.dir = "auto";
     this.body.setAttribute("role", "listbox");
     this.body.setAttribute("aria-labelledby", heading.id);
-    const before = document.createElement("span");
-    before.className = "given";
+    const before = made("span", visible(given), "given");
     before.setAttribute("role", "presentation");
-    before.textContent = visible(given);
     this.body.append(before);
-    this.element = document.createElement("section");
-    this.element.className = "lane";
+    this.element = made("section", "", "lane");
     this.element.append(heading, this.facts, this.body);
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.body.addEventListener("focus", () => this.point(Math.max(this.at, 0)));
@@ -58,31 +49,29 @@ class Lane {
 
   /** Text that comes, before anything is known of its tokens. @param {string} text */
   more(text) {
-    const follow = this.body.scrollTop + this.body.clientHeight >= this.body.scrollHeight - 8;
-    this.body.append(visible(text));
-    if (follow) this.body.scrollTop = this.body.scrollHeight;
+    append(this.body, visible(text));
   }
 
   /** Tokens with what both models say of them. @param {Unit[]} units @param {number | null} parted tokens that texts share */
   show(units, parted) {
     this.units = units;
     let tokens = 0;
-    const made = units.map(({ text, tokens: count, kl, flip }, at) => {
-      const span = document.createElement("span");
+    const spans = units.map(({ text, tokens: count, kl, flip }, at) => {
+      const span = made("span", visible(text) || "▫", "unit");
       const inside = parted !== null && parted >= tokens && parted < tokens + count;
       tokens += count;
-      span.className = ["unit", ...(flip ? ["flip"] : []), ...(inside ? ["parted"] : [])].join(" ");
+      span.classList.toggle("flip", flip);
+      span.classList.toggle("parted", inside);
       span.id = `${this.element.querySelector("h2")?.id}-${at}`;
       span.dataset.at = String(at);
       span.setAttribute("role", "option");
       span.setAttribute("aria-selected", "false");
       span.setAttribute("aria-label", `${named(text)}, KL ${digits(kl)}${flip ? ", likeliest differs" : ""}${inside ? ", the texts part" : ""}`);
       span.style.setProperty("--v", strength(kl).toFixed(3));
-      span.textContent = visible(text) || "▫";
       return span;
     });
     const before = /** @type {Element} */ (this.body.firstElementChild);
-    this.body.replaceChildren(before, ...made);
+    this.body.replaceChildren(before, ...spans);
   }
 
   /** @param {KeyboardEvent} event */
@@ -117,17 +106,17 @@ class Lane {
 
 /**
  * Two models that continue prompts or read texts, one at a time.
- * @extends {Form<import("./browser/pair.js").Facts>}
+ * @extends {Form<PairFacts>}
  */
 class Comparer extends Form {
-  /** @param {Engine} engine @param {import("./browser/pair.js").Facts} facts */
+  /** @param {Engine} engine @param {PairFacts} facts */
   constructor(engine, facts) {
     super(engine, facts, { busy: "lanes", ways: ["continues", "answers", "reads"], chat: "answers", working: "Working …" });
   }
 
   turn() {
     say("prompt-label", control("reads").checked ? "Text" : control("answers").checked ? "Message" : "Prompt");
-    element("how").hidden = control("reads").checked;
+    element("how").hidden = control("fields").disabled = control("reads").checked;
   }
 
   async run() {
@@ -145,12 +134,12 @@ class Comparer extends Form {
 
   /** @param {string} title @param {string} given */
   lane(title, given) {
-    const made = new Lane(title, given, this.facts.names);
-    element("lanes").append(made.element);
-    return made;
+    const lane = new Lane(title, given, this.facts.names);
+    element("lanes").append(lane.element);
+    return lane;
   }
 
-  /** What is said of a text that both have read. @param {import("./browser/pair.js").Read} read */
+  /** What is said of a text that both have read. @param {Reading} read */
   measured({ tokens, kl, flips, ppl }) {
     const error = Number.isNaN(kl.error) ? "" : ` ± ${digits(kl.error)}`;
     const [first, second] = this.facts.names.map((name, which) => `${name} ${ppl[which].toFixed(3)}`);
@@ -162,7 +151,7 @@ class Comparer extends Form {
     const prompt = control("prompt").value;
     const chats = control("answers").checked;
     const lanes = this.facts.names.map((name) => this.lane(name, chats ? "" : prompt));
-    /** @type {(import("./browser/pair.js").Read | undefined)[]} */
+    /** @type {(Reading | undefined)[]} */
     const reads = [];
     const wanted = { prompt: chats ? [{ role: "user", content: prompt }] : prompt, count: Number(control("count").value), options: chosen() };
     const { ended } = await this.engine.call("write", wanted, ({ which, text, read }) => {
@@ -192,10 +181,9 @@ for (const key of document.querySelectorAll(".key[data-kl]")) {
   const { dataset, style } = /** @type {HTMLElement} */ (key);
   style.setProperty("--v", strength(Number(dataset.kl)).toFixed(3));
 }
-element("again").addEventListener("click", () => location.reload());
-const told = (/** @type {{which: number} & import("./browser/player.js").Progress} */ { which, ...progress }) =>
+const told = (/** @type {{which: number} & Progress} */ { which, ...progress }) =>
   loading(`Loading model ${which + 1} of 2`, which / 2, 1 / 2, progress);
-Engine.load({ base: document.baseURI, keep: true }, told, PAIR).then(([engine, facts]) => {
+Engine.load(SERVICE, told).then(([engine, facts]) => {
   const files = [PROGRAMS + facts.bundles[0], `beside/${PROGRAMS}${facts.bundles[1]}`];
   new Comparer(engine, facts).ready(facts.names.join(" beside "), "the models", files);
 }, fail);

@@ -1,10 +1,11 @@
 // The page: one model, one text or conversation. What comes from files or the model is written as text, never as markup.
 
-import { Engine } from "./browser/engine.js";
-import { chosen, control, element, fail, Form, loading, say } from "./browser/form.js";
+import { Engine } from "./browser/port.js";
+import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
 import { PROGRAMS } from "./browser/loader.js";
 
-/** @type {Record<import("./browser/service.js").Ended["reason"], string>} */
+const SERVICE = { worker: "./browser/service.js", calls: () => import("./browser/service.js") };
+/** @type {Record<Reason, string>} */
 const ENDED = {
   eos: "The model ended the text.",
   length: "As many tokens as were asked for.",
@@ -13,26 +14,18 @@ const ENDED = {
   stopped: "Stopped.",
 };
 
-/** A piece of the text or of the conversation. @param {string} tag @param {string} text @param {string} [name] of a class */
-function written(tag, text, name = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  made.className = name;
-  return made;
-}
-
 /**
  * Continues prompts or answers in a chat, one at a time.
- * @extends {Form<import("./browser/service.js").Facts>}
+ * @extends {Form<ModelFacts>}
  */
 class Writer extends Form {
-  /** @param {Engine} engine @param {import("./browser/service.js").Facts} facts */
+  /** @param {Engine} engine @param {ModelFacts} facts */
   constructor(engine, facts) {
     super(engine, facts, { busy: "text", ways: ["continues", "chats"], chat: "chats", working: "Writing …" });
-    /** @type {import("./browser/text.js").Message[]} */
+    /** @type {Message[]} */
     this.talk = [];
     element("fresh").addEventListener("click", () => this.turn());
-    element("twice").addEventListener("change", () => (element("second").hidden = !control("twice").checked));
+    element("twice").addEventListener("change", () => this.second());
   }
 
   /** To texts, or to a new chat. */
@@ -45,8 +38,14 @@ class Writer extends Form {
     say("write", chats ? "Send" : "Write");
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
     element("twice-label").hidden = chats;
-    element("second").hidden = chats || !control("twice").checked;
+    this.second();
+    control("prompt").required = chats;
     if (chats) control("prompt").value = "";
+  }
+
+  /** Settings of a second text are there, and must be right, where one is written. */
+  second() {
+    element("second").hidden = control("second").disabled = control("chats").checked || !control("twice").checked;
   }
 
   async run() {
@@ -66,46 +65,40 @@ class Writer extends Form {
   /** Continues the prompt. */
   text() {
     const prompt = control("prompt").value;
-    const more = written("span", "", "written");
-    element("text").replaceChildren(written("span", prompt, "given"), more);
-    return this.stream(prompt, more);
+    const more = made("span", "", "written");
+    element("text").replaceChildren(made("span", prompt, "given"), more);
+    return this.write(prompt, more);
   }
 
-  /** Continues the prompt twice, side by side. @returns {Promise<import("./browser/service.js").Both>} */
-  async twice() {
+  /** Continues the prompt twice, side by side. @returns {Promise<BothEnded>} */
+  twice() {
     const prompt = control("prompt").value;
-    const texts = [written("p", "", "written"), written("p", "", "written")];
-    const columns = written("div", "", "twice");
+    const texts = [made("p", "", "written"), made("p", "", "written")];
+    const columns = made("div", "", "twice");
     for (const [row, text] of texts.entries()) {
-      const column = document.createElement("section");
-      column.append(written("h3", row ? "Second" : "First"), text);
+      const column = made("section");
+      column.append(made("h3", row ? "Second" : "First"), text);
       columns.append(column);
     }
-    element("text").replaceChildren(written("p", prompt, "given"), columns);
-    const settings = [chosen(), chosen("2")];
-    const wanted = { prompt, count: Number(control("count").value), settings, stop: stops() };
-    const told = this.teller();
-    const ended = await this.engine.call("twice", wanted, (event) => told(event, texts[event.row]));
-    told(ended);
-    return ended;
+    element("text").replaceChildren(made("p", prompt, "given"), columns);
+    return this.ask("twice", { prompt, settings: [chosen(), chosen("2")] }, texts);
   }
 
-  /** Answers the message; where that fails, the conversation is what it was. */
+  /** Answers the message; where nothing comes of it, the conversation is what it was. */
   async answer() {
     const message = control("prompt").value;
     const system = control("system").value;
-    const log = element("text");
-    /** @type {import("./browser/text.js").Message[]} */
+    /** @type {Message[]} */
     const asked = [...this.talk, { role: "user", content: message }];
-    const all = system ? [{ role: "system", content: system }, ...asked] : asked;
-    const turn = document.createElement("article");
-    const more = written("p", "", "written");
-    turn.append(written("h3", "You"), written("p", message, "given"), written("h3", "Model"), more);
-    log.append(turn);
+    const turn = made("article");
+    const more = made("p", "", "written");
+    turn.append(made("h3", "You"), made("p", message, "given"), made("h3", "Model"), more);
+    element("text").append(turn);
     try {
-      const ended = await this.stream(all, more);
+      const ended = await this.write(system ? [{ role: "system", content: system }, ...asked] : asked, more);
+      if (ended.reason === "stopped" && !more.textContent) return turn.remove(), ended;
       this.talk = [...asked, { role: "assistant", content: more.textContent ?? "" }];
-      control("prompt").value = "";
+      if (control("prompt").value === message) control("prompt").value = ""; // else the next one is being typed
       control("prompt").focus();
       return ended;
     } catch (error) {
@@ -114,51 +107,38 @@ class Writer extends Form {
     }
   }
 
-  /**
-   * Writes the text that comes.
-   * @param {import("./browser/service.js").Wanted["prompt"]} prompt
-   * @param {HTMLElement} into
-   * @returns {Promise<import("./browser/service.js").Ended>}
-   */
-  async stream(prompt, into) {
-    const wanted = { prompt, count: Number(control("count").value), options: chosen(), stop: stops() };
-    const told = this.teller();
-    const ended = await this.engine.call("write", wanted, (event) => told(event, into));
-    told(ended);
-    return ended;
+  /** @param {Wanted["prompt"]} prompt @param {HTMLElement} into @returns {Promise<Ended>} */
+  write(prompt, into) {
+    return this.ask("write", { prompt, options: chosen() }, [into]);
   }
 
-  /** Writes text that comes, and tells how much has come and how fast. */
-  teller() {
-    const log = element("text");
-    let given = 0;
-    let [first, firstTokens] = [0, 0];
-    /** @param {{given?: number, text?: string, tokens: number, ms: number}} event @param {HTMLElement} [into] */
-    return (event, into) => {
-      if (event.given !== undefined) {
-        given = event.given;
-        return;
-      }
-      if (event.text && into) {
-        const follow = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-        into.append(event.text);
-        if (follow) log.scrollTop = log.scrollHeight;
-        if (!first) {
-          [first, firstTokens] = [event.ms, event.tokens];
-          say("first", `${(first / 1000).toFixed(2)} s`);
-        }
-      }
-      const { tokens, ms } = event;
-      say("tokens", `${given} + ${tokens} of ${this.facts.capacity}`);
+  /**
+   * Writes the texts that come, and tells how much has come and how fast.
+   * @param {"write" | "twice"} call @param {object} given @param {HTMLElement[]} texts
+   */
+  async ask(call, given, texts) {
+    let [prompt, first, firstTokens] = [0, 0, 0];
+    const tell = (/** @type {{tokens: number, ms: number}} */ { tokens, ms }) => {
+      say("tokens", `${prompt} + ${tokens} of ${this.facts.capacity}`);
       if (tokens > firstTokens) say("speed", ((1000 * (tokens - firstTokens)) / (ms - first)).toFixed(1));
     };
+    const stop = control("stops").value.split("\n").filter((line) => line);
+    const wanted = { ...given, count: Number(control("count").value), stop };
+    const ended = await this.engine.call(call, wanted, (/** @type {Begun & RowPiece} */ event) => {
+      if (event.given !== undefined) return void (prompt = event.given);
+      append(element("text"), event.text, texts[event.row ?? 0]);
+      if (!first) {
+        [first, firstTokens] = [event.ms, event.tokens];
+        say("first", `${(first / 1000).toFixed(2)} s`);
+      }
+      return tell(event);
+    });
+    tell(ended);
+    return ended;
   }
 }
 
-const stops = () => control("stops").value.split("\n").filter((line) => line);
-
-element("again").addEventListener("click", () => location.reload());
-Engine.load({ base: document.baseURI, keep: true }, (progress) => loading("Loading", 0, 1, progress)).then(
+Engine.load(SERVICE, (progress) => loading("Loading", 0, 1, progress)).then(
   ([engine, facts]) => new Writer(engine, facts).ready(facts.name, "the model", [PROGRAMS + facts.bundle]),
   fail,
 );

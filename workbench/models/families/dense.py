@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from wgsl_kernels.attention.rope import inverse_frequencies
-from workbench.errors import UnsupportedModelError
+from workbench.errors import UnsupportedModelError, shortened
 from workbench.models import orders
 from workbench.models.architecture import Architecture
 from workbench.models.blocks import Blocks, Heads
@@ -36,15 +36,20 @@ from workbench.plan.constants import RotaryTable
 WHERE = "config.json"
 EMBEDDING, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 #: More layers than any model has, and few enough to list their tensors.
-MOST_LAYERS = 4096
+MOST_LAYERS = 1024
+#: Wider than any model is, and narrow enough that what follows from a configuration alone, such as the angles of a
+#: rotation, is small. A configuration beyond is a lie, which is refused before anything is made of it.
+MOST_WIDTH, MOST_HEADS, MOST_HEAD_DIM, MOST_TOKENS = 1 << 20, 1 << 16, 1 << 13, 1 << 24
+#: Of rows: a hidden state, an MLP; ids of a vocabulary.
+WIDTH, VOCABULARY = integer(1, MOST_WIDTH), integer(1, MOST_TOKENS)
 
 #: Keys of all families, in the defaults that most of them have; a family's own take their place.
 SHARED_KEYS = (
-    Key("vocab_size", integer(1)),
-    Key("hidden_size", integer(1)),
-    Key("intermediate_size", integer(1)),
+    Key("vocab_size", VOCABULARY),
+    Key("hidden_size", WIDTH),
+    Key("intermediate_size", WIDTH),
     Key("num_hidden_layers", integer(1, MOST_LAYERS)),
-    Key("num_attention_heads", integer(1)),
+    Key("num_attention_heads", integer(1, MOST_HEADS)),
     Key("num_key_value_heads", integer(1) | NULL, None),
     Key("max_position_embeddings", integer(1), 2048),
     Key("hidden_act", one_of("silu", "swish"), "silu"),
@@ -112,7 +117,7 @@ class Dense(Architecture):
             notes.append(
                 f"{', '.join(unknown)}: ignored, as transformers' {cls.family}Config does not read them"
             )
-        model = cls(**fields, notes=tuple(f"{WHERE}: {note}" for note in notes))
+        model = cls(**fields, notes=tuple(shortened(f"{WHERE}: {note}") for note in notes))
         if not (given := read[orders.NAME]):
             return model
         return replace(model, orders=orders.of_matrices(given, model.tensors(), model.adaptable(), WHERE))
@@ -130,11 +135,11 @@ class Dense(Architecture):
         )
         if heads % kv_heads:
             raise refused(WHERE, "num_key_value_heads", kv_heads, f"a divisor of num_attention_heads {heads}")
-        if head_dim % 8:
+        if head_dim % 8 or not 0 < head_dim <= MOST_HEAD_DIM:
             given = "head_dim"
             if not read.get("head_dim"):
                 given = f"head_dim (hidden_size / num_attention_heads = {hidden}/{heads})"
-            raise refused(WHERE, given, head_dim, "a multiple of 8")
+            raise refused(WHERE, given, head_dim, f"a multiple of 8, from 8 to {MOST_HEAD_DIM}")
         if pad is not None and not -vocabulary <= pad < vocabulary:
             raise refused(
                 WHERE, "pad_token_id", pad, f"null or an id of the vocabulary of vocab_size {vocabulary}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from wgsl_kernels.attention.rope import inverse_frequencies
 from workbench.models.blocks import Blocks
-from workbench.models.families.dense import ATTENTION_BIAS, WHERE, Biased, keys_of, named
+from workbench.models.families.dense import ATTENTION_BIAS, VOCABULARY, WHERE, Biased, keys_of, named
 from workbench.models.families.windows import FULL, LAYER_TYPES, SLIDING, SLIDING_WINDOW, Windowed, windows
 from workbench.models.keys import NULL, OBJECT, TEXT, TRUTH, Key, integer, number, one_of, read_keys
 from workbench.models.rope_config import THETA, Rope, read_rope
@@ -118,7 +118,7 @@ class Gemma3(Gemma2):
     keys = keys_of(
         *named("gemma3_text", "Gemma3ForCausalLM"),
         *_SHARED,
-        Key("vocab_size", integer(1), 262208),
+        Key("vocab_size", VOCABULARY, 262208),
         Key("max_position_embeddings", integer(1), 131072),
         Key("final_logit_softcapping", _CAP, None),
         Key("attn_logit_softcapping", NULL, None, "Gemma 3 caps no scores"),

@@ -15,6 +15,7 @@ from workbench.models.blocks import Blocks, Heads, Routing
 from workbench.models.families.dense import (
     ATTENTION_BIAS,
     WHERE,
+    WIDTH,
     Biased,
     keys_of,
     named,
@@ -61,7 +62,7 @@ class Llama4(Mixture, Biased):
         Key("max_position_embeddings", integer(1), 131072),
         Key("rms_norm_eps", real(0, 1, above=True), 1e-5),
         Key("rope_theta", THETA | NULL, 500000.0),
-        Key("intermediate_size_mlp", integer(1)),
+        Key("intermediate_size_mlp", WIDTH),
         Key("moe_layers", list_of(integer(0)) | NULL, None),
         Key("interleave_moe_layer_step", integer(0), 1),
         *(Key(name, ANYTHING, default) for name, default in zip(OF_EXPERTS, (8192, 16, 1), strict=True)),
@@ -180,8 +181,8 @@ def _experts(read: Mapping[str, Any], mixed: tuple[bool, ...]) -> dict[str, Any]
     if not any(mixed):
         return {"mixed": mixed, "experts": 0, "expert_size": 0, "routing": Routing(0)}
     for name in OF_EXPERTS:
-        if not integer(1).holds(read[name]):
-            raise refused(WHERE, name, read[name], integer(1).allowed, "layers have experts")
+        if not WIDTH.holds(read[name]):
+            raise refused(WHERE, name, read[name], WIDTH.allowed, "layers have experts")
     experts = read["num_local_experts"]
     routing = Routing(routed_to(read, experts), sigmoid=True, on_inputs=True)
     size = read["intermediate_size"]

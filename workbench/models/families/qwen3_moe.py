@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.models.blocks import Routing
-from workbench.models.families.dense import ATTENTION_BIAS, HEAD_DIM, Biased, keys_of, named
+from workbench.models.families.dense import ATTENTION_BIAS, HEAD_DIM, WIDTH, Biased, keys_of, named
 from workbench.models.families.mixture import COUNTS, TRAINED_WITH, Mixture, counted, routed_to
 from workbench.models.families.windows import (
     FULL,
@@ -33,7 +33,7 @@ class Qwen3Moe(Mixture, Windowed, Biased):
         SLIDING_WINDOW,
         USE_SLIDING_WINDOW,
         Key("layer_types", NULL, None, "all layers of Qwen3-MoE have one kind of attention"),
-        Key("moe_intermediate_size", integer(1), 768),
+        Key("moe_intermediate_size", WIDTH, 768),
         Key("num_experts_per_tok", integer(1), 8),
         Key("norm_topk_prob", TRUTH, False),
         Key("decoder_sparse_step", integer(1), 1),

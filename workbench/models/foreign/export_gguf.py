@@ -8,6 +8,7 @@ written where reading it back gives the same one.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def write_gguf(source: Source, output: Path, floats: str | None) -> None:
         raise WorkbenchError(f"export: gguf is written of {', '.join(kinds)}; this is {model_type}")
     kind = kinds[model_type]
     name, config = kind.name, _config(source, kind)
-    types = {each: _type(source, each, floats) for each in source.names()}
+    types = types_of(source, floats)
     vocabulary = tokenizer_metadata(source.tokenizer_path, config)
     model: Any = architecture_of(config)  # all of KNOWN have its fields
     specs, scaling = model.tensors(), model.rope_scaling
@@ -71,6 +72,24 @@ def write_gguf(source: Source, output: Path, floats: str | None) -> None:
             writer.write_tensors_to_file()
         finally:
             writer.close()
+
+
+def types_of(source: Source, floats: str | None) -> dict[str, str]:
+    """GGUF type of each tensor, by its name here. Raises WorkbenchError where none holds it exactly."""
+    return {name: _type(source, name, floats) for name in source.names()}
+
+
+def widened(source: Source, types: Mapping[str, str]) -> str | None:
+    """What is to be said of matrices of at most 4 bits that take 8 in the file: how many, and what would take 4."""
+    formats = [str(source.describe(name)[1]) for name, there in types.items() if there == "Q8_0"]
+    narrow = Counter(fmt for fmt in formats if not fmt.startswith("int8"))
+    if not narrow:
+        return None
+    counted = ", ".join(f"{count} {fmt}" for fmt, count in narrow.items())
+    return (
+        f"matrices that take 8 bits and not 4 in GGUF, whose 4-bit types have no zero-points: {counted}; "
+        "int4/32/sym (Q4_0) and int4/32/offset (Q4_1) take 4"
+    )
 
 
 def _config(source: Source, kind: gguf_config.Known) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     """Name, shape, type and offset of a tensor."""
     name, dimensions = cursor.text(_MOST_NAME), cursor.take("I")
     if not 1 <= dimensions <= 4:
-        raise ValueError(f"the tensor {name[:80]!r} has {dimensions} dimensions; allowed: 1 to 4")
+        raise ValueError(f"the tensor {name!r} has {dimensions} dimensions; allowed: 1 to 4")
     shape = tuple(cursor.take("Q") for _ in range(dimensions))[::-1]
     return name, shape, cursor.take("I"), cursor.take("Q")
 

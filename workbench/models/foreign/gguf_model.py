@@ -161,6 +161,10 @@ class GgufModel:
         require_finite(self.path, name, rows.start or 0, values)
         return float_tensor(name, values, fmt.dtype)
 
+    def weight_files(self) -> list[Path]:
+        """The file, or each shard."""
+        return list(self._file.files)
+
     def source_hashes(self, given_up: threading.Event | None = None) -> dict[str, str]:
         """SHA-256 of the file or of each shard, by name. Setting `given_up` ends it with InterruptedError."""
         found = {}

@@ -187,7 +187,7 @@ def _config(told: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UnsupportedModelError(f"{where}: model_config is {shown(given)}; allowed: an object")
     if unknown := sorted(given.keys() - KEYS.keys() - OF_RUNNING):
         raise UnsupportedModelError(
-            f"{where}: model_config.{unknown[0][:80]} is not understood; allowed: {', '.join(sorted(KEYS))}"
+            f"{where}: model_config.{unknown[0]} is not understood; allowed: {', '.join(sorted(KEYS))}"
         )
     for key in ("weight_block_size", *(() if kind == WINDOWED else ("sliding_window_size",))):
         if given.get(key) not in (None, -1):
@@ -222,7 +222,7 @@ def _places(path: Path) -> dict[str, Place]:
         for record in _objects(shard.get("records"), listed, f"records of {file}"):
             name, place = _place(record, file, size, listed)
             if name in found:
-                raise CheckpointError(f"{listed}: tensor {name[:80]!r} is there twice")
+                raise CheckpointError(f"{listed}: tensor {name!r} is there twice")
             found[name] = place
     return found
 
@@ -250,14 +250,12 @@ def _place(record: Mapping[str, Any], file: str, size: int, where: Path) -> tupl
         dtype = "bfloat16"
     sizes = shape if isinstance(shape, list) else [-1]
     if not all(type(each) is int and 0 < each < 1 << 40 for each in sizes) or math.prod(sizes) > 1 << 40:
-        raise CheckpointError(
-            f"{where}: tensor {name[:80]!r} has shape {shown(shape)}; allowed: sizes from 1"
-        )
+        raise CheckpointError(f"{where}: tensor {name!r} has shape {shown(shape)}; allowed: sizes from 1")
     kind, code = _ELEMENTS[dtype]
     nbytes, offset = math.prod(sizes) * np.dtype(code).itemsize, record.get("byteOffset")
     if type(offset) is not int or offset < 0 or record.get("nbytes") != nbytes or offset + nbytes > size:
         raise CheckpointError(
-            f"{where}: tensor {name[:80]!r} has {shown(record.get('nbytes'))} bytes at {shown(offset)} of {file}, "
+            f"{where}: tensor {name!r} has {shown(record.get('nbytes'))} bytes at {shown(offset)} of {file}, "
             f"which has {size}; its shape needs {nbytes}"
         )
     return name, Place(file, offset, (tuple(sizes), kind))

@@ -99,9 +99,9 @@ def open_onnx(path: Path) -> OnnxFile:
     for tensor in model.graph.initializer:
         name = _text(tensor.name)
         if name in initializers:
-            raise CheckpointError(f"{path}: tensor {name[:80]!r} is there twice")
+            raise CheckpointError(f"{path}: tensor {name!r} is there twice")
         if tensor.data_type in DTYPES:
-            initializers[name] = _initializer(path, name[:80], tensor)
+            initializers[name] = _initializer(path, name, tensor)
     if not nodes or not initializers:
         raise CheckpointError(f"{path}: holds {len(nodes)} nodes and {len(initializers)} tensors of weights")
     return OnnxFile(path, nodes, initializers, _text(model.producer_name)[:80])
@@ -162,7 +162,7 @@ def _outside(path: Path, name: str, tensor: Any, nbytes: int) -> tuple[Path, int
     location = said.get("location", "")
     if not is_file_name(location):
         raise CheckpointError(
-            f"{path}: tensor {name!r} lies in {location[:80]!r}; allowed: a file of the same folder"
+            f"{path}: tensor {name!r} lies in {location!r}; allowed: a file of the same folder"
         )
     file = path.parent / location
     try:

@@ -46,6 +46,10 @@ class OnnxModel(PackedCheckpoint):
         self._file, self._plain = file, weights
         self.origin = {"onnx": {"producer": file.producer, "file": own}}
 
+    def weight_files(self) -> list[Path]:
+        """The ONNX file, and those beside it that hold its weights."""
+        return [*super().weight_files(), *self._file.data_files]
+
     @classmethod
     def open_file(cls, path: Path) -> OnnxModel:
         """An ONNX file, with config.json beside it or, of a folder `onnx`, above.

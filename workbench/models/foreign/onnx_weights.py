@@ -118,9 +118,7 @@ def plain(file: OnnxFile) -> dict[str, Plain]:
     taken = {offsets for name in file.initializers if (offsets := offsets_beside(name)) in file.initializers}
     for node in file.nodes:
         if node.attributes.get("rotary_interleaved"):
-            raise UnsupportedModelError(
-                f"{file.path}: {node.name[:80]!r} rotates neighbours (rotary_interleaved)"
-            )
+            raise UnsupportedModelError(f"{file.path}: {node.name!r} rotates neighbours (rotary_interleaved)")
         at = {**NORMS, "MatMul": 1}.get(node.op)
         if at is not None and at < len(node.inputs) and node.inputs[at] in file.initializers:
             name = node.inputs[at]
@@ -159,9 +157,7 @@ def _inputs(node: Node, headers: Headers, names: dict[str, int]) -> dict[str, st
     found = {what: node.inputs[at] for what, at in names.items() if at < len(node.inputs) and node.inputs[at]}
     for what in ("quants", "scales"):
         if what not in found:
-            raise CheckpointError(
-                f"{headers.where}: {node.name[:80]!r} has no {what}, its input {names[what]}"
-            )
+            raise CheckpointError(f"{headers.where}: {node.name!r} has no {what}, its input {names[what]}")
     return found
 
 
@@ -173,9 +169,7 @@ def _attribute(
         said = (
             f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
         )
-        raise UnsupportedModelError(
-            f"{headers.where}: {name} of {node.name[:80]!r} is {value!r}; allowed: {said}"
-        )
+        raise UnsupportedModelError(f"{headers.where}: {name} of {node.name!r} is {value!r}; allowed: {said}")
     return value
 
 
@@ -189,7 +183,7 @@ def _matrix(node: Node, headers: Headers) -> NBitsMatrix:
     parts = _inputs(node, headers, {"quants": 1, "scales": 2, "zero_points": 3, "g_idx": 4})
     if "g_idx" in parts:
         raise UnsupportedModelError(
-            f"{headers.where}: {node.name[:80]!r} has g_idx, an order of its columns (act-order)"
+            f"{headers.where}: {node.name!r} has g_idx, an order of its columns (act-order)"
         )
     blocks = -(-columns // block)
     _check(headers, parts, rows, blocks, bits)
