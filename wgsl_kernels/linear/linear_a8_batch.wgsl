@@ -86,7 +86,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let lane = thread % TEAM;
   var ahead = weights_at(first, min(lane, X_GROUPS - 1u));
   var x_ahead = brought(first_token, 0u, thread);
-  let low = low_ahead(first_token, group_first, thread);
   var sums: array<f32, SUMS>;
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
     stage(x_ahead, thread);
@@ -116,7 +115,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  add_low(low, first_token, group_first, thread);
+  add_low(low_ahead(first_token, group_first, thread), first_token, group_first, thread);
   add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;

@@ -25,7 +25,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first_token = id.y * BATCH;
   let group_first = (id.x + id.z * 32768u) * TEAMS * ROWS_PER_TEAM;
   let first = group_first + thread / TEAM * ROWS_PER_TEAM;
-  let low = low_ahead(first_token, group_first, thread);
   var sums: array<f32, SUMS>;
   for (var step = 0u; step < STEPS; step++) {
     let piece = step * TEAM + thread % TEAM;
@@ -38,7 +37,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       }
     }
   }
-  add_low(low, first_token, group_first, thread);
+  add_low(low_ahead(first_token, group_first, thread), first_token, group_first, thread);
   add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;

@@ -14,9 +14,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let token = id.y;
   let group_first = (id.x + id.z * 32768u) * TEAMS * UNITS;
   stage(token, thread);
-  let low = low_ahead(token, group_first, thread);
   let sums = team_sums(token, group_first + thread / TEAM * UNITS, thread);
-  add_low(low, token, group_first, thread);
+  add_low(low_ahead(token, group_first, thread), token, group_first, thread);
   add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;

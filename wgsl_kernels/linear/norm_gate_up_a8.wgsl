@@ -40,7 +40,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   // weights of a round are on their way while the row is made, and while sums of the round before are added up
   var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
-  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
   for (var round = 0u; round < ROUNDS; round++) {
     let first = group_first + round * ROUND_UNITS;
     start_extra();
@@ -55,7 +54,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  add_low(low, token, group_first, thread);
+  add_low(low_ahead(token, group_first, thread), token, group_first, thread);
   for (var turn = 0u; turn < (MADE + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;
     if (i >= MADE) { break; }

@@ -15,9 +15,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let first = group_first + thread / TEAM * ROWS_PER_TEAM;
   let ahead = first_pieces(first, thread);  // on their way while the row is made
   stage(token, thread);
-  let low = low_ahead(token, group_first, thread);  // behind the stage, which needs most registers
   let sums = sums_from(ahead, token, first, thread);
-  add_low(low, token, group_first, thread);
+  add_low(low_ahead(token, group_first, thread), token, group_first, thread);
   add_up(sums, thread);
   for (var turn = 0u; turn < (TEAMS * ROWS_PER_TEAM + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;

@@ -32,7 +32,7 @@ PARTS = {"largest": Port(GROUPS, "f32", binding=6), "index": Port(GROUPS, "u32",
 
 
 def group_for(adapter: Adapter, rows: int, staged: bool) -> int:
-    """Rows of a group: on a CPU what one subgroup computes at once, on a GPU several times that.
+    """Rows of a group: on a CPU a few times what one subgroup computes at once, on a GPU more.
 
     staged: whether a workgroup quantizes the row before it multiplies. Of a large vocabulary it then takes so many rows
     that `STAGING` workgroups do so: 32 rows each cost an 8B Llama 46 us of 1,911 a token (H200).

@@ -99,10 +99,10 @@ def _variant(fmt: str, *, up: bool, handed: bool) -> Variant:
             c["tokens"],
             1,
         ),
-        tunables={"workgroup": (256, 64), "teams": (1, 2, 8), "rows_per_team": (2, 1)},
+        tunables={"workgroup": (256, 64), "teams": (1, 2, 8), "rows_per_team": (1, 2)},
         library=library,
         refuse=refuse_columns,
-        defaults=gemv_defaults(lambda c: (256, 8, 2)),
+        defaults=gemv_defaults(lambda c: (256, 8, 1)),
         why="an adapter's rows are read where a token's sequence has it",
     )
 

@@ -8,24 +8,16 @@
 @group(0) @binding(10) var<storage, read_write> lora_x: array<f32>;
 const BESIDE: u32 = RANKS;
 const DOWN_QUADS: u32 = (COLUMNS + 3u) / 4u;
-const DOWN_TURNS: u32 = min(2u, (DOWN_QUADS + WORKGROUP - 1u) / WORKGROUP);
 
 fn compute_beside(row: u32, token: u32, thread: u32) {
   let adapter = state[token].real;  // 1 without one
   var sums: array<f32, SUMS>;
   if (adapter > 1u) {
     let a = ((adapter - 2u) * RANKS + row) * (A_PADDED / 4u);
-    for (var first = thread; first < DOWN_QUADS; first += DOWN_TURNS * WORKGROUP) {
-      var weights = array<vec4<f32>, DOWN_TURNS>();
-      var v = array<vec4<f32>, DOWN_TURNS>();
-      for (var turn = 0u; turn < DOWN_TURNS; turn++) {
-        let quad = first + turn * WORKGROUP;
-        if (quad < DOWN_QUADS) {
-          weights[turn] = lora_a[a + quad];
-          v[turn] = x4(token, quad * 4u);
-        }
-      }
-      for (var turn = 0u; turn < DOWN_TURNS; turn++) { sums[0] += dot(weights[turn], v[turn]); }
+    for (var turn = 0u; turn < (DOWN_QUADS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let quad = turn * WORKGROUP + thread;
+      if (quad >= DOWN_QUADS) { break; }
+      sums[0] += dot(lora_a[a + quad], x4(token, quad * 4u));
     }
   }
   add_up(sums, thread);

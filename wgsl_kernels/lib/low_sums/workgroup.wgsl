@@ -1,11 +1,11 @@
 // provides: low_ahead, add_low, low_sum
 // needs: low_rank/plane (LowQuads, low_quads, has_adapter, LORA_FOURS), caller (LOW_SUMS, low_place)
 // What adapters add to all sums of a workgroup, by all of its threads: LOW_SUMS of them, of the tokens and rows that
-// `low_place` names. Four lanes share a sum, so that of rank 16 a thread loads 16 bytes of B and no more, and loads them
-// before anything that the workgroup waits for anyway: B comes from memory, and a loop over rows in front of their products
-// waited for each of them (gate and up of an 8B took 36 us instead of 22, H200).
+// `low_place` names. Four lanes share a sum, so that of rank 16 a thread loads 16 bytes of B and no more: a loop over rows in
+// front of their products waited for each of them (gate and up of an 8B took 36 us instead of 22, H200).
 //
-// `low_ahead` sends the loads, `add_low` uses them, with a barrier; from then on `low_sum` has the sums.
+// `low_ahead` sends the loads, `add_low` uses them, with a barrier; from then on `low_sum` has the sums. Products that keep
+// much in registers send them when they have their own sums: sent before, they left room for a workgroup less (5 us).
 const LOW_LANES: u32 = min(4u, LORA_FOURS);
 const LOW_PARTS: u32 = LOW_SUMS * LOW_LANES;
 const LOW_TURNS: u32 = (LOW_PARTS + WORKGROUP - 1u) / WORKGROUP;  // parts that a thread adds up
