@@ -83,8 +83,8 @@ def gemv_tunables(rows_per_team: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     }
 
 
-#: Rows of a team on a software adapter. Of 16, or of 8 in INT8, llvmpipe (LLVM 15) unrolls no loop, and sums and weights
-#: go to memory: 1024x1024 take 2.9 ms in f16, 2.7 in INT8 and 1.5 in INT4, of 4 rows 0.37, 0.37 and 0.63.
+#: Rows of a team on a software adapter. Of 16, or of 8 in INT8, llvmpipe (LLVM 15) unrolls no loop, and sums and
+#: weights go to memory: 1024x1024 take 2.9 ms in f16, 2.7 in INT8 and 1.5 in INT4, of 4 rows 0.37, 0.37 and 0.63.
 CPU_ROWS = 4
 
 

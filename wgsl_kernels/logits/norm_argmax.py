@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from ..composition import Facts, Match, Rule, rule
 from ..judge import doubles
+from ..linear.linear import CPU_ROWS
 from ..linear.norm_linear import NORM_LINEAR
 from ..linear.norm_linear_a8 import NORM_LINEAR_A8
 from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS
@@ -31,14 +32,14 @@ GROUPS = ("tokens", "groups")
 PARTS = {"largest": Port(GROUPS, "f32", binding=6), "index": Port(GROUPS, "u32", binding=8)}
 
 
-def group_for(adapter: Adapter, rows: int, staged: bool) -> int:
-    """Rows of a group: on a CPU a few times what one subgroup computes at once, on a GPU more.
+def group_for(adapter: Adapter, rows: int, staged: bool, on_cpu: int) -> int:
+    """Rows of a group: on a CPU `on_cpu`, on a GPU 32 or more.
 
     staged: whether a workgroup quantizes the row before it multiplies. Of a large vocabulary it then takes so many rows
     that `STAGING` workgroups do so: 32 rows each cost an 8B Llama 46 us of 1,911 a token (H200).
     """
     if adapter.is_cpu:
-        return 16
+        return on_cpu
     return max(32, min(256, 1 << (rows // STAGING).bit_length() - 1)) if staged and rows > STAGING else 32
 
 
@@ -200,10 +201,10 @@ def argmax_reduce(largest, index):
     return index.gather(-1, argmax.reference(largest).long().unsqueeze(-1)).squeeze(-1)
 
 
-def whole_groups(facts: Facts, match: Match, staged: bool) -> bool | dict[str, int]:
-    """Where no group of rows would lie in two bindings; how many rows a group has."""
+def whole_groups(facts: Facts, match: Match, staged: bool, on_cpu: int) -> bool | dict[str, int]:
+    """Where no group of rows would lie in two bindings; how many rows a group has (`group_for`)."""
     ranges = match.ranges("weight")
-    group = group_for(facts.adapter, ranges[-1][1], staged)
+    group = group_for(facts.adapter, ranges[-1][1], staged, on_cpu)
     if any(first % group for first, _ in ranges):
         return False
     return {"group": group}
@@ -219,7 +220,8 @@ def _greedy(product: str, grouped_product: str, *, staged: bool) -> Rule:
         return p.argmax_reduce(largest=largest, index=index)
 
     def where(facts: Facts, match: Match) -> bool | dict[str, int]:
-        return whole_groups(facts, match, staged)
+        # on a CPU what a subgroup computes at once: it unrolls nothing inside a loop over parts of a group
+        return whole_groups(facts, match, staged, CPU_ROWS)
 
     return rule(end, by_groups, name=grouped_product, where=where, usual=lambda facts, match: True)
 

@@ -35,6 +35,8 @@ ROWS = ("tokens", "width")
 TOP = ("tokens", "k")
 #: Numbers that a thread looks through at a time where no product has left the largest of groups.
 GROUP = 32
+#: Rows of a group on a CPU: fewer leave a thread of `top_k_reduce` more groups than it can hold.
+CPU_GROUP = 16
 
 
 #: Bytes of private variables that WGSL promises, and of a group that a thread holds.
@@ -203,7 +205,7 @@ def _top(product: str, with_largest: str, *, staged: bool) -> Rule:
 
     def unedited(facts: Facts, match: Match) -> bool | dict[str, int]:
         # whoever changes the logits would leave the largest of groups as they were
-        return not match.kept(f"{product}.0.y") and whole_groups(facts, match, staged)
+        return not match.kept(f"{product}.0.y") and whole_groups(facts, match, staged, CPU_GROUP)
 
     return rule(end, by_groups, name=with_largest, where=unedited)
 
