@@ -44,7 +44,7 @@ def end(plan, keep=(), rules=(*ARGMAX, *TOP_K), adapter=None, ranges=whole):
     return rewritten(plan, keep, adapter=adapter or Adapter(), rules=rules, ranges=ranges)
 
 
-@pytest.mark.parametrize("is_cpu, groups", [(True, 9), (False, 5)])
+@pytest.mark.parametrize("is_cpu, groups", [(True, 33), (False, 5)])
 def test_a_greedy_step_leaves_no_logits(stackable_plans, is_cpu, groups):
     plan = before(stackable_plans["greedy"])
     fused = end(plan, adapter=Adapter(is_cpu=is_cpu))

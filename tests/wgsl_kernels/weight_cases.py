@@ -109,7 +109,7 @@ def fused_cases() -> Iterator[Case]:
             )
             # groups as lowering makes them, with what suits the adapter, of a size in turn for each form
             yield from cases_of(
-                name, "gemv", 1, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(16, 32)
+                name, "gemv", 1, first=12, tunables={}, tokens=(1, 2), rows=(33, 130, 300), group=(4, 16, 32)
             )
             # and in turns, as a GPU takes them
             turns = {"workgroup": (32,), "teams": (1,), "rows_per_team": (8,)}
