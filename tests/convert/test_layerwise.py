@@ -159,7 +159,7 @@ def test_two_runs_give_the_same_bytes(source, calibration, tmp_path):
 def test_what_cannot_be_calibrated_is_refused_and_leaves_nothing(source, calibration, tmp_path):
     convert(source, tmp_path / "int8", ConvertOptions(WeightFormat("int8")))
     options = ConvertOptions(INT4, quantizer="gptq", calibration=calibration)
-    with pytest.raises(WorkbenchError, match="needs the unquantized checkpoint"):
+    with pytest.raises(WorkbenchError, match="convert the unquantized checkpoint"):
         convert(tmp_path / "int8", tmp_path / "out", options)
     with pytest.raises(WorkbenchError, match="exists"):
         convert(source, tmp_path / "int8", options)

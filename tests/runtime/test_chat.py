@@ -145,7 +145,15 @@ class Interrupting(io.StringIO):
         return super().write(text)
 
 
-def test_an_interrupt_stops_the_answer_and_not_the_conversation(folder, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, whatever was done to it in this process before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_conversation(folder, monkeypatch, interruptible):
     monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\nThen\n"))
     monkeypatch.setattr("sys.stdout", Interrupting())
     options = ["--temperature", "0", "--max-new-tokens", "12"]

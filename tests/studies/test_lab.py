@@ -44,7 +44,8 @@ def test_versions_are_judged_timed_and_kept(lab):
     assert [low, middle, high] == pytest.approx(ratios)
     child = lab.edit(text + "// the same\n", "four rows")
     assert (child.base, dict(child.tunables), child.status) == ("gemv", {"rows_per_team": 4}, "passed")
-    assert child.diff() == "--- gemv\n+++ v2\n@@ -21,3 +21,4 @@\n     }\n   }\n }\n+// the same"
+    last = text.count("\n") - 2
+    assert child.diff() == f"--- gemv\n+++ v2\n@@ -{last},3 +{last},4 @@\n     }}\n   }}\n }}\n+// the same"
     assert child.diff(lab["four rows"]).startswith("--- four rows\n+++ v2")
     data = lab.data().set_index("name")
     assert list(data.index) == ["gemv", "batch", "four rows", "v2", "v1"]
