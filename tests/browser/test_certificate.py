@@ -14,6 +14,7 @@ import wgsl_kernels
 import workbench
 from tests.support.chromium import FLAGS, launched, require_chromium, serve
 from tests.support.dawn import FOLDER, require_node, swiftshader
+from wgsl_kernels import Adapter, KernelUsageError
 from workbench.browser import page as pages
 from workbench.browser.certificate import Certificates, cases, certificate, native, opened, pack
 from workbench.browser.certify_in import in_browser, in_node
@@ -287,3 +288,14 @@ def test_what_was_changed_is_no_certificate(tmp_path, capsys):
             opened(other, "b")
     assert main(["certificates", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
+
+
+def test_kernels_that_pages_cannot_bind_are_certified_in_this_process_alone():
+    name = "sliced_qkv_a8[int4]"
+    found = list(cases(kernels=[name, "add"]))
+    assert {case.kernel.name for case in found if case.linked.storage_buffers > Adapter.storage_buffers} == {
+        name
+    }
+    assert name.encode() not in pack(found)
+    with pytest.raises(KernelUsageError, match="more than the 8 storage buffers that browsers promise"):
+        pack(list(cases(kernels=[name])), only=[name])

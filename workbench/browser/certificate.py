@@ -23,7 +23,7 @@ import torch
 
 import wgsl_kernels
 from eval.report import Tabular, finite, ppl_text
-from wgsl_kernels import Kernel, KernelUsageError
+from wgsl_kernels import Adapter, Kernel, KernelUsageError
 from wgsl_kernels.judge import Expectation, comparable, judge
 from wgsl_kernels.numerics import TORCH_TYPES
 from workbench.errors import KernelError, WorkbenchError
@@ -174,9 +174,18 @@ def pack(
     found: Iterable[Case] | None = None, model: ModelCase | None = None, only: Sequence[str] = ()
 ) -> bytes:
     """Cases as data: bytes of the head (u32, little-endian), the head in JSON, and tensors behind it. only: names of
-    the kernels, where the cases are not those of all."""
-    packer = _Packer()
-    packed = [packer.case(case) for case in found or cases()]
+    the kernels, where the cases are not those of all.
+
+    Kernels that bind more storage buffers than browsers promise, as those with adapters do, are left out. Raises
+    KernelUsageError where no case is left.
+    """
+    packer, most = _Packer(), Adapter.storage_buffers
+    packed = [packer.case(case) for case in found or cases() if case.linked.storage_buffers <= most]
+    if not packed:
+        raise KernelUsageError(
+            f"{', '.join(only)}: they bind more than the {most} storage buffers that browsers promise; certify them "
+            "with --in wgpu"
+        )
     head = {
         "kind": CASES_KIND,
         "version": VERSION,
@@ -206,6 +215,8 @@ def native(
     found = []
     for case in found_cases or cases((lanes,), dialect="naga"):
         if case.linked.module.uses_f16 and not device.adapter.f16:
+            continue
+        if case.linked.storage_buffers > device.adapter.storage_buffers:
             continue
         result: dict[str, Any] = {**case.facts(), "status": "within", "worst": 0.0, "elements": 0, "off": 0}
         try:

@@ -44,6 +44,11 @@ class Linked:
         return tuple(found)
 
     @property
+    def storage_buffers(self) -> int:
+        """How many it binds."""
+        return sum(kind != "uniform" for _, kind in self.bindings)
+
+    @property
     def own(self) -> bool:
         """Whether its WGSL is not the library's."""
         return self.kernel.variants[self.variant].text is not None
