@@ -1,6 +1,5 @@
 // node native_speed_node.js FOLDER [TOGGLES]: plays a model in Dawn, of the npm package `webgpu` installed in FOLDER, as it is
 // asked to. A request is a line of JSON on stdin, {do, ...}, and its answer a line on stdout.
-import { open } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -8,6 +7,7 @@ import { pathToFileURL } from "node:url";
 
 import { Model } from "../../workbench/browser/model.js";
 import { Recorded } from "../../workbench/browser/player.js";
+import { reading } from "./reading_node.js";
 
 const [installed, ...toggles] = process.argv.slice(2);
 const require = createRequire(join(resolve(installed), "package.json"));
@@ -16,19 +16,6 @@ Object.assign(globalThis, globals);
 const gpu = create(toggles);
 let model;
 let session;
-
-function reading(folder) {
-  return async (file, offset = 0, length = undefined) => {
-    const handle = await open(join(folder, file));
-    try {
-      const bytes = new Uint8Array(length ?? (await handle.stat()).size);
-      const { bytesRead } = await handle.read(bytes, 0, bytes.length, offset);
-      return bytes.subarray(0, bytesRead);
-    } finally {
-      await handle.close();
-    }
-  };
-}
 
 const run = {
   /** Lanes of the adapter's subgroups, as `Device.open` finds them. */
