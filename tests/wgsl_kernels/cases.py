@@ -283,6 +283,16 @@ def _cache_cases() -> Iterator[Case]:
         )
     yield from cases_of(
         "attention_reduce",
+        "lanes",
+        6,
+        tokens=(1, 2, 5),
+        heads=(1, 4, 9),
+        splits=(1, 2, 7, 64, 130),
+        head_dim=(8, 16, 64, 320),
+        subgroups=(True,),
+    )
+    yield from cases_of(
+        "attention_reduce",
         "heads",
         6,
         tokens=(1, 2, 5),

@@ -209,6 +209,18 @@ def integer_fused_cases() -> Iterator[Case]:
             yield from team_cases(f"{op}[{fmt}, a8]", fused=True, **{**shapes, "y_dtype": ("f32",)})
     yield from cases_of(
         "attention_reduce[a8]",
+        "lanes",
+        6,
+        tokens=(1, 2, 5),
+        heads=(1, 4, 9),
+        splits=(1, 2, 7, 64, 130),
+        head_dim=(32, 64, 320),
+        stride=(1, 2, 4),
+        subgroups=(True,),
+        y_dtype=("f32",),
+    )
+    yield from cases_of(
+        "attention_reduce[a8]",
         "heads",
         6,
         tokens=(1, 2, 5),

@@ -14,10 +14,13 @@ from ..pair import Port, Variant, kernel
 from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
 from ..reduce import by_quads
 from .attention_split import (
+    BY_HEADS,
     REDUCE_THREADS,
     attention_reduce,
+    joined_by_lanes,
     reduce_inputs,
     reduce_tolerance,
+    refuse_parts_of_blocks,
     refuse_wide_heads,
 )
 
@@ -48,16 +51,14 @@ def _reduce_tolerance(arguments, expected) -> dict:
         else {}
     ),
     variants={
+        "lanes": joined_by_lanes("attention/attention_reduce_lanes_a8", INT8_BLOCK),
         "heads": Variant(
             "attention/attention_reduce_a8",
             grid=lambda c: (c["heads"], c["tokens"], 1),
             library=lambda c: (f"own_quads/{by_quads(c, REDUCE_THREADS)}",),
-            refuse=lambda c: (
-                f"heads of {c['head_dim']} are not whole blocks of {INT8_BLOCK}"
-                if c["head_dim"] % INT8_BLOCK
-                else refuse_wide_heads(c)
-            ),
-        )
+            refuse=lambda c: refuse_parts_of_blocks(c) or refuse_wide_heads(c),
+            why=BY_HEADS,
+        ),
     },
     make_inputs=handing_on(
         lambda stride=1, **options: {**reduce_inputs(**options), "stride": stride}, reduce_inputs

@@ -13,11 +13,12 @@ import torch
 
 from ..cache.kv_append import CACHE
 from ..composition import Facts, Match, rule
-from ..layout import KV8, cache_words
+from ..layout import INT8_BLOCK, KV8, cache_words
 from ..linear.linear import FEW_TOKENS
 from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
-from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
+from ..pair import Context, Cost, Port, Variant, ceil_div, kernel, spread
+from ..reduce import known_lanes, lanes_default
 from ..state import STATE
 from ..tiles import WORKGROUP_BYTES
 from .attention import (
@@ -259,6 +260,42 @@ def refuse_wide_heads(context: Context) -> str | None:
     return None
 
 
+def _refuse_lanes(context: Context) -> str | None:
+    lanes = known_lanes(context)
+    if lanes < 8:
+        return "it needs subgroups of a known size, 8 lanes at least"
+    if context.sizes.get("workgroup", lanes) % lanes:
+        return f"workgroups of {context['workgroup']} threads are not whole subgroups of {lanes}"
+    return None
+
+
+BY_HEADS = "for any device: a workgroup takes a head, and its threads meet in workgroup memory"
+
+
+def joined_by_lanes(file: str, width: int = 1) -> Variant:
+    """The variant without barriers. width: numbers of which a head has a multiple."""
+
+    def grid(context: Context) -> tuple[int, int, int]:
+        blocks = context["tokens"] * context["heads"] * ceil_div(context["head_dim"], 32)
+        return spread(ceil_div(blocks * known_lanes(context), context["workgroup"]))
+
+    return Variant(
+        file,
+        grid=grid,
+        tunables={"workgroup": (32, 8, 16, 64, 128)},
+        defaults=lambda c: {"workgroup": max(32, known_lanes(c)), **lanes_default(c)},
+        refuse=lambda c: refuse_parts_of_blocks(c, width) or _refuse_lanes(c),
+        why="no barrier between loads and result: a subgroup takes 32 dimensions of a head",
+    )
+
+
+def refuse_parts_of_blocks(context: Context, width: int = INT8_BLOCK) -> str | None:
+    """Where a result is quantized in blocks, or `width` numbers otherwise, a head is whole ones."""
+    if context["head_dim"] % width:
+        return f"heads of {context['head_dim']} are not whole blocks of {width}"
+    return None
+
+
 @kernel(
     reads={
         "sums": Port(SUMS, "f32"),
@@ -267,11 +304,13 @@ def refuse_wide_heads(context: Context) -> str | None:
     writes={"y": Port(("tokens", "width"))},
     derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},
     variants={
+        "lanes": joined_by_lanes("attention/attention_reduce_lanes"),
         "heads": Variant(
             "attention/attention_reduce",
             grid=lambda c: (c["heads"], c["tokens"], 1),
             refuse=refuse_wide_heads,
-        )
+            why=BY_HEADS,
+        ),
     },
     make_inputs=reduce_inputs,
     tolerance=reduce_tolerance,
