@@ -326,7 +326,7 @@ def test_a_slow_consumer_finds_little_computed(model, monkeypatch):
 
 def test_steps_of_a_group_are_one_pass(model, monkeypatch):
     """Or as many as keep the device busy with the group in front: 1, 1, 1, 2, 4, 8 and 16 steps, in passes of no more
-    steps than that."""
+    steps than that. A later stream has large groups at once behind its first step, in passes that double."""
     if model.backend != "wgpu":
         pytest.skip("the references have no passes")
     monkeypatch.setattr(streaming, "GROUP_S", 10)
@@ -345,10 +345,35 @@ def test_steps_of_a_group_are_one_pass(model, monkeypatch):
 
     monkeypatch.setattr(Recorder, "encode", encoded)
     monkeypatch.setattr(streaming.Flight, "send", sent)
+    model.executor.paces.clear()
     with contextlib.closing(model.session()) as session:
         session.feed([1, 2])
-        assert len(session.greedy_after(3, 50)) == 50
+        tokens = session.greedy_after(3, 50)
     assert groups == [(1, 1), (1, 1), (1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (16, 16), (1, 1)]
+    groups.clear()
+    with contextlib.closing(model.session()) as session:
+        session.feed([1, 2])
+        assert session.greedy_after(3, 50) == tokens and len(tokens) == 50
+    assert groups == [(1, 1), (16, 8), (16, 16), (16, 16), (1, 1)]
+
+
+def test_caches_share_what_binds_nothing_of_them(model):
+    """A new cache binds what reads it, and nothing else anew."""
+    if model.backend != "wgpu":
+        pytest.skip("the references bind nothing")
+    executor = model.executor
+    with executor.device.lock:
+        caches = [executor.new_cache(64) for _ in range(2)]
+        first, second = (executor.recorder("greedy", 1, cache, ()) for cache in caches)
+        program = executor.program("greedy", 1, caches[0])
+    shared = [a is b for a, b in zip(first.groups, second.groups, strict=True)]
+    own = [
+        all(program.buffers[name].kind in ("weight", "constant", "activation") for name, _, _ in each.buffers)
+        for each in program.dispatches
+    ]
+    assert shared == own and 0 < sum(own) < len(own)
+    for cache in caches:
+        executor.free_cache(cache)
 
 
 def test_a_process_may_end_while_the_device_runs_ahead(checkpoint, open_promised):

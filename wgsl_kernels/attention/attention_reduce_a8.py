@@ -18,6 +18,7 @@ from .attention_split import (
     REDUCE_THREADS,
     attention_reduce,
     joined_by_lanes,
+    prefer_lanes,
     reduce_inputs,
     reduce_tolerance,
     refuse_parts_of_blocks,
@@ -67,6 +68,7 @@ def _reduce_tolerance(arguments, expected) -> dict:
     cost=lambda s: replace(
         attention_reduce.cost(s), written=1.125 * s["tokens"] * s["heads"] * s["head_dim"]
     ),
+    prefer=prefer_lanes,
 )
 def attention_reduce_a8(sums, stats, stride):
     """Words [tokens, y_words] and scales [tokens, y_blocks] of what `attention_reduce` gives."""

@@ -269,6 +269,7 @@ def _refuse_lanes(context: Context) -> str | None:
     return None
 
 
+BY_LANES = "no barrier between loads and result: a subgroup takes 32 dimensions of a head"
 BY_HEADS = "for any device: a workgroup takes a head, and its threads meet in workgroup memory"
 
 
@@ -285,8 +286,13 @@ def joined_by_lanes(file: str, width: int = 1) -> Variant:
         tunables={"workgroup": (32, 8, 16, 64, 128)},
         defaults=lambda c: {"workgroup": max(32, known_lanes(c)), **lanes_default(c)},
         refuse=lambda c: refuse_parts_of_blocks(c, width) or _refuse_lanes(c),
-        why="no barrier between loads and result: a subgroup takes 32 dimensions of a head",
+        why=BY_LANES,
     )
+
+
+def prefer_lanes(context: Context) -> tuple[str, str]:
+    """Subgroups, where they are known."""
+    return ("heads", BY_HEADS) if _refuse_lanes(context) else ("lanes", BY_LANES)
 
 
 def refuse_parts_of_blocks(context: Context, width: int = INT8_BLOCK) -> str | None:
@@ -319,6 +325,7 @@ def refuse_parts_of_blocks(context: Context, width: int = INT8_BLOCK) -> str | N
         4 * s["tokens"] * s["heads"] * s["head_dim"],
         4 * s["tokens"] * s["heads"] * s["splits"] * s["head_dim"],
     ),
+    prefer=prefer_lanes,
 )
 def attention_reduce(sums, stats):
     """y [tokens, heads * head_dim] from the parts of `attention_split`: softmax over all positions, put together."""

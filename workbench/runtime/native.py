@@ -64,6 +64,11 @@ class Recorder:
     def __len__(self) -> int:
         return len(self._calls)
 
+    @property
+    def groups(self) -> list[wgpu.GPUBindGroup]:
+        """What each dispatch binds."""
+        return [group for _, group, _ in self._keep]
+
     def apart(self) -> list[Recorder]:
         """A recorder for each dispatch, in order."""
         return [Recorder([call]) for call in self._keep]

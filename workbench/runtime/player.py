@@ -14,8 +14,11 @@ from .device import Device
 from .device_rows import NUMPY
 from .native import Recorder
 from .pipelines import Bound, Built, Wanted, build_all
-from .program import Program, ProgramError
+from .program import Dispatch, Program, ProgramError
 from .uploads import Weights
+
+#: Kinds of buffers that a player owns: they are the same for all caches.
+OWN = ("weight", "constant", "activation")
 
 
 class Player:
@@ -30,6 +33,7 @@ class Player:
         self.generation = 0
         self._arena: dict[str, wgpu.GPUBuffer] = {}
         self._constants: dict[tuple[str, int], wgpu.GPUBuffer] = {}  # by name and size
+        self._groups: dict[tuple, wgpu.GPUBindGroup] = {}  # of buffers that are the player's own
 
     def pipelines(self, program: Program) -> list[Built]:
         """Compiled, in the order of the program; and room for its activations. Its weights are uploaded meanwhile."""
@@ -45,12 +49,37 @@ class Player:
         self, program: Program, built: Sequence[Built], buffers: Mapping[str, wgpu.GPUBuffer]
     ) -> Recorder:
         """The program's dispatches, bound. buffers: of caches, inputs and state, by name."""
-        calls = []
-        for each in program.dispatches:
-            pipeline = built[each.pipeline]
-            bound = [self._bound(program, buffers, *part) for part in each.buffers]
-            calls.append((pipeline.pipeline, pipeline.bind(self.device, bound), each.grid))
-        return Recorder(calls)
+        return Recorder(
+            [
+                (
+                    built[each.pipeline].pipeline,
+                    self._group(program, each, built[each.pipeline], buffers),
+                    each.grid,
+                )
+                for each in program.dispatches
+            ]
+        )
+
+    def _group(
+        self,
+        program: Program,
+        dispatch: Dispatch,
+        built: Built,
+        buffers: Mapping[str, wgpu.GPUBuffer],
+    ) -> wgpu.GPUBindGroup:
+        """What a dispatch binds. A group takes the host about 0.1 ms, a step has hundreds, and each new cache needs its
+        own; so groups that bind nothing of a cache are made once."""
+        memories = [program.buffers[name] for name, _, _ in dispatch.buffers]
+        own = all(memory.kind in OWN for memory in memories)
+        # sizes, too: a constant of one name has one buffer for each
+        key = built.pipeline, dispatch.buffers, tuple(memory.nbytes for memory in memories)
+        if own and key in self._groups:
+            return self._groups[key]
+        bound = [self._bound(program, buffers, *part) for part in dispatch.buffers]
+        group = built.bind(self.device, bound)
+        if own:
+            self._groups[key] = group
+        return group
 
     def buffer_of(self, program: Program, name: str):
         """The buffer that holds an activation."""
@@ -91,6 +120,7 @@ class Player:
             self._arena[name] = self.device.buffer(memory.nbytes, label=name)
             if old is not None:
                 self.generation += 1
+                self._groups.clear()
                 self.device.release(old)
 
     def _bound(

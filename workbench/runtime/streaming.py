@@ -37,8 +37,9 @@ class Pace:
     that long, longer groups let it keep up, since each costs it something beside its steps.
     """
 
-    def __init__(self, most: int):
-        self.steps, self._most = 1, most
+    def __init__(self, most: int, steps: int = 1):
+        """steps: what the groups behind the first have, for a start: 1 where nothing is known."""
+        self.steps, self._most = steps, most
         self._last: float | None = None
 
     def begins(self) -> None:
@@ -102,11 +103,20 @@ class Flight:
     def __len__(self) -> int:
         return len(self._groups)
 
+    def pace(self) -> Pace:
+        """How large groups of these steps may be; the last stream of such steps knows more than one token tells."""
+        return Pace(self._executor.steps, self._executor.paces.get((self._head, self.rows), 1))
+
+    def remember(self, pace: Pace) -> None:
+        """For the next stream."""
+        self._executor.paces[self._head, self.rows] = pace.steps
+
     def send(self, steps: int) -> None:
         """Submit steps behind those that were sent.
 
         A submit costs the device about 40 us between two steps (H200), so steps share one, and a pass: as many as the
-        group in front has, since the device is busy with that while they are recorded; one by one if there is none.
+        group in front has, since the device is busy with that while they are recorded, and then twice as many each
+        time; recording takes half as long as running does, or less.
         """
         together = self._groups[-1][0] if self._groups else 1
         executor, device, head, cache = self._executor, self._executor.device, self._head, self._cache
@@ -117,14 +127,17 @@ class Flight:
             for sequence, position in zip(moved.sequences.tolist(), moved.positions.tolist(), strict=True):
                 cache.reach(position, steps, sequence)
             executor.write_state(cache, self.rows, moved)
-            for left in range(steps, 0, -together):
+            left = steps
+            while True:
                 encoder = device.wgpu.create_command_encoder()
                 compute = encoder.begin_compute_pass(label=f"{head}, {self.rows} token(s)")
                 for _ in range(min(together, left)):
                     recorder.encode(compute)
                 compute.end()
-                if left > together:
-                    device.wgpu.queue.submit([encoder.finish()])
+                left, together = left - together, 2 * together
+                if left <= 0:
+                    break
+                device.wgpu.queue.submit([encoder.finish()])
             wanted = list(_wanted(cache, head, steps, self.rows, executor.config.vocab_size))
             readback = executor.readbacks.take(sum(nbytes for _, _, nbytes in wanted))
             for name, offset, nbytes in wanted:
@@ -148,14 +161,15 @@ class Flight:
         self._groups.clear()
 
 
-def groups(flight: Flight, count: int, pace: Pace, *, ahead: bool = True) -> Iterator[tuple[bytes, int]]:
+def groups(flight: Flight, count: int, *, ahead: bool = True) -> Iterator[tuple[bytes, int]]:
     """`count` steps, group by group: what each leaves, and its steps. ahead: as `stream` has it."""
-    given = 0
+    given, pace = 0, flight.pace()
     most = AHEAD if ahead else 1
 
     def fill() -> None:
         while flight.sent < count and len(flight) < most:
-            flight.send(min(pace.steps, count - flight.sent))
+            # one at first, so that its token comes soon; what is recorded behind it goes out in pieces (`send`)
+            flight.send(min(pace.steps if flight.sent else 1, count - flight.sent))
 
     try:
         while given < count:
@@ -170,6 +184,7 @@ def groups(flight: Flight, count: int, pace: Pace, *, ahead: bool = True) -> Ite
             yield data, steps
     finally:
         flight.abandon()
+        flight.remember(pace)
 
 
 def stream(
@@ -196,7 +211,7 @@ def stream(
         with device.lock:
             device.write(cache.buffers["options"], options.numpy())
             device.write(cache.buffers["seen"], seen)
-    for data, steps in groups(flight, count, Pace(executor.steps), ahead=ahead):
+    for data, steps in groups(flight, count, ahead=ahead):
         position += steps
         yield read_group(data, head, steps, executor.config.vocab_size, position)
 
@@ -207,7 +222,7 @@ def greedy_rows(executor: Any, step: Step, count: int, cache: Any) -> np.ndarray
     flight = Flight(executor, "greedy", step, cache)
     found = [
         np.frombuffer(data, np.uint32).reshape(steps, flight.rows)[:, : len(step)].astype(np.int64)
-        for data, steps in groups(flight, count, Pace(executor.steps))
+        for data, steps in groups(flight, count)
     ]
     return np.concatenate(found)
 

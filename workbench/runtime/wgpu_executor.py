@@ -103,6 +103,8 @@ class WgpuExecutor(Sequential):
         self._ready: dict[tuple, _Ready] = {}
         self.player = Player(device, source)
         self.steps, self.readbacks = STEPS, Readbacks(device)
+        #: Steps of a group of the last stream, by head and rows.
+        self.paces: dict[tuple[str, int], int] = {}
 
     @property
     def device_name(self) -> str:
@@ -117,7 +119,7 @@ class WgpuExecutor(Sequential):
         other = copy.copy(self)
         other.plan = plans
         other.player, other._ready = Player(self.device, self.source, self.player.weights), {}
-        other.readbacks = Readbacks(self.device)
+        other.readbacks, other.paces = Readbacks(self.device), {}
         return other
 
     def new_cache(self, capacity: int, sequences: int = 1) -> WgpuCache:
