@@ -3,7 +3,7 @@
 // between. A workgroup computes whole blocks of 32 units, since a scale needs all of a block, in as many rounds as its
 // teams take for one.
 // needs: team_sums (within, first_pieces, sums_from, TEAM), stage (stage), extra_sum (start_extra), row_factor (row_factor),
-//   add_up (add_up, sum_of), activate (activate), store_blocks (store_blocks),
+//   round_sums (keep_sums, made_sum), activate (activate), store_blocks (store_blocks),
 //   low_sums (low_ahead, add_low, low_sum)
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> y_scales: array<f32>;
@@ -12,7 +12,6 @@ const UNITS: u32 = ROWS_PER_TEAM / 2u;
 const ROUND_UNITS: u32 = TEAMS * UNITS;
 const ROUNDS: u32 = max(1u, 32u / ROUND_UNITS);
 const MADE: u32 = ROUNDS * ROUND_UNITS;
-var<workgroup> made_sums: array<vec2<f32>, MADE>;  // of gate and up
 var<workgroup> products: array<f32, MADE>;
 var<private> token: u32;
 var<private> group_first: u32;
@@ -37,7 +36,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   token = id.y;
   group_first = (id.x + id.z * 32768u) * MADE;
   let own = thread / TEAM * UNITS;
-  // weights of a round are on their way while the row is made, and while sums of the round before are added up
+  // weights of a round are on their way while the row is made, and while sums of the round before are made
   var ahead = first_pieces(group_first + own, thread);
   stage(token, thread);
   for (var round = 0u; round < ROUNDS; round++) {
@@ -45,20 +44,16 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     start_extra();
     let sums = sums_from(ahead, token, first + own, thread);
     if (round + 1u < ROUNDS) { ahead = first_pieces(first + ROUND_UNITS + own, thread); }
-    add_up(sums, thread);
-    for (var turn = 0u; turn < (ROUND_UNITS + WORKGROUP - 1u) / WORKGROUP; turn++) {
-      let i = turn * WORKGROUP + thread;
-      if (i >= ROUND_UNITS) { break; }
-      let team = i / UNITS;
-      made_sums[round * ROUND_UNITS + i] = vec2<f32>(sum_of(team, i % UNITS * 2u), sum_of(team, i % UNITS * 2u + 1u));
-    }
-    workgroupBarrier();
+    keep_sums(round, sums, thread);
   }
+  workgroupBarrier();
   add_low(low_ahead(token, group_first, thread), token, group_first, thread);
+  let factor = row_factor(0u);
   for (var turn = 0u; turn < (MADE + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;
     if (i >= MADE) { break; }
-    let sums = (made_sums[i] + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * row_factor(0u);
+    let own = vec2<f32>(made_sum(i * 2u), made_sum(i * 2u + 1u));
+    let sums = (own + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * factor;
     products[i] = select(0.0, activate(sums.x) * sums.y, group_first + i < WIDTH);
   }
   workgroupBarrier();

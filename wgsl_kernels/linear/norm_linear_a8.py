@@ -72,32 +72,45 @@ def row_fits(columns: int, *, adapters: bool = False) -> bool:
     return _row_bytes(columns) + adapters * LOW_BYTES <= ROW_BYTES
 
 
-def _sum_bytes(context: Context) -> int:
-    """Of the workgroup memory in which sums are added up over teams, and of 64 products."""
-    threads, sums = context.sizes.get("workgroup", 64), context.sizes.get("rows_per_team", 4) + 1
-    lanes = known_lanes(context)
+def _sum_bytes(context: Context, rows: int) -> int:
+    """Of the workgroup memory in which sums of so many rows are added up over teams, and of 64 products."""
+    threads, lanes = context.sizes.get("workgroup", 64), known_lanes(context)
     low = LOW_BYTES if "lora_b" in context.types else 0
-    return 512 + low + (4 * sums * ceil_div(threads, lanes) if lanes else 16 * threads)
+    parts = ceil_div(threads // context.sizes.get("teams", 1), lanes) if lanes else 1
+    return 512 + low + 4 * parts * rows + (0 if lanes else 16 * threads)
+
+
+def row_bytes(context: Context, rows: int) -> int:
+    """Of the workgroup memory that a quantized row takes, and sums of so many rows of weights."""
+    return _row_bytes(context["columns"]) + _sum_bytes(context, rows)
 
 
 def _refuse(context: Context) -> str | None:
-    need = _row_bytes(context["columns"]) + _sum_bytes(context)
+    at_once = (context.sizes.get("rows_per_team", 4) + 1) * context.sizes.get("teams", 1)
+    rows = max(at_once, 64) if "y_stride" in context.sizes else at_once  # gate and up of a block are kept
+    need = row_bytes(context, rows)
     if need > WORKGROUP_BYTES:
         return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
     return refuse_columns(context)
 
 
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
+    maker = by_quads(context)
+    squares = ("extra_sum/none", "row_factor/row") if maker == "quads" else ("extra_sum/norm", "row_factor/norm")
     return (
         "x/vec4",
-        "extra_sum/norm",
-        "row_factor/norm",
+        *squares,
         *low_rank_files(context, own_state="kv_heads" not in context.sizes, one_token=True),
         "x_a8/row",
-        f"stage/{by_quads(context)}",
+        f"stage/{maker}",
         *integer_pieces(fmt, context, ceil_div(context["columns"], INT8_BLOCK)),
         *team_reduction(context),
     )
+
+
+def round_sums(context: Context) -> str:
+    """The library file for sums of all rounds of a workgroup."""
+    return f"round_sums/{'subgroups' if 'add_up/subgroups' in team_reduction(context) else 'any'}"
 
 
 def normed_in_int8(x, norm, eps) -> torch.Tensor:
@@ -321,6 +334,7 @@ def norm_gate_up_a8_pair(fmt: str, rule: Rule, unit: Kernel) -> Kernel:
                     library=lambda c: (
                         *_library(fmt, c),
                         activation_file(unit),
+                        round_sums(c),
                         f"store_blocks/{by_quads(c)}",
                     ),
                     refuse=_refuse_gate_up,

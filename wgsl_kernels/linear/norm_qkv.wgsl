@@ -26,6 +26,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sums = sums_from(ahead, token, first, thread);
   add_low(low_ahead(token, group_first, thread), token, group_first, thread);
   add_up(sums, thread);
+  let factor = row_factor(0u);
   for (var turn = 0u; turn < (TEAMS * PAIRS + WORKGROUP - 1u) / WORKGROUP; turn++) {
     let i = turn * WORKGROUP + thread;
     if (i >= TEAMS * PAIRS) { break; }
@@ -35,7 +36,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let head = pair / HALF;  // of q, then k, then v
       let dim = first_dim(pair);
       let apart = dims_apart(pair);
-      let factor = row_factor(team);
       var sums = vec2<f32>(sum_of(team, i % PAIRS * 2u), sum_of(team, i % PAIRS * 2u + 1u));
       sums = (sums + vec2<f32>(low_sum(i * 2u), low_sum(i * 2u + 1u))) * factor;
       if (head < HEADS + KV_HEADS) { sums = turned(pair, state[token].position, sums); }

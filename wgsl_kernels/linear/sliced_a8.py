@@ -119,10 +119,10 @@ def _gate_up_tolerance(fmt: str, unit: Kernel, arguments, expected) -> dict:
 def over_slices(whole: Kernel, rule: Rule, rows: Callable, unit: Kernel | None = None) -> Kernel:
     """The pair beside `whole`, of `rule`. unit: the gated unit that it ends with, if any."""
     fmt, gemv = whole.form["weight"], whole.variants["gemv"]
-    left_out = {"x/vec4", "extra_sum/norm", "row_factor/norm", "x_a8/row", "stage/quads", "stage/blocks"}
+    replaced = "x/", "extra_sum/", "row_factor/", "x_a8/", "stage/", "low_sums/"
 
     def library(context: Context) -> tuple[str, ...]:
-        kept = (f for f in gemv.library(context) if f not in left_out and not f.startswith("low_sums/"))
+        kept = (f for f in gemv.library(context) if not f.startswith(replaced))
         own = "x_a8/buffer", "stage/none", "extra_sum/none", "row_factor/sliced", "low_sums/sliced"
         return *kept, *own
 

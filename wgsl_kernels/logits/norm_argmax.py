@@ -18,12 +18,13 @@ from ..composition import Facts, Match, Rule, rule
 from ..judge import doubles
 from ..linear.linear import CPU_ROWS
 from ..linear.norm_linear import NORM_LINEAR
-from ..linear.norm_linear_a8 import NORM_LINEAR_A8
+from ..linear.norm_linear_a8 import NORM_LINEAR_A8, round_sums, row_bytes
 from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS
 from ..makers import handing_on
 from ..numerics import random_tensor
 from ..pair import Adapter, Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
 from ..reduce import lanes_default, reduction
+from ..tiles import WORKGROUP_BYTES
 from .logits import argmax
 
 #: Workgroups that quantize a row for themselves, about: they fill a large GPU.
@@ -116,10 +117,15 @@ def _derive(product: Kernel, sizes) -> dict:
     return {**groups, **{name: size for name, size in product.derive(sizes).items() if name != "out_rows"}}
 
 
-def _passes(context: Context, staged: bool) -> str:
+def _passes(context: Context, staged: bool) -> tuple[str, ...]:
     if context["group"] == _at_once(context):
-        return "run_passes/one"
-    return "run_passes/ahead" if staged else "run_passes/many"
+        return ("run_passes/one",)
+    if not staged:
+        return ("run_passes/many",)
+    kept = round_sums(context)
+    if kept == "round_sums/subgroups" and row_bytes(context, context["group"]) <= WORKGROUP_BYTES:
+        return "run_passes/kept", kept, reduction(context)
+    return ("run_passes/ahead",)
 
 
 def grouped(gemv: Variant, logits: str, why: str, *, staged: bool) -> Variant:
@@ -132,7 +138,7 @@ def grouped(gemv: Variant, logits: str, why: str, *, staged: bool) -> Variant:
         library=lambda c: (
             *gemv.library(c),
             logits,
-            _passes(c, staged),
+            *_passes(c, staged),
         ),
         refuse=partial(_refuse, gemv),
         why=why,

@@ -5,12 +5,13 @@
 // again by a single workgroup, which has nothing to hide its loads behind (120 us, H100); this leaves it a number for
 // each GROUP rows. A workgroup takes one group, in one pass or in several (lib/run_passes): a CPU's compiler unrolls
 // nothing inside a loop of one pass, which costs half the speed of a product with INT4 weights (llvmpipe).
-// needs: team_sums (within, SUMS), norm_sum (norm_factor), add_up (add_up, sum_of), keep_logit (keep_logit),
+// needs: team_sums (within, SUMS), row_factor (row_factor), add_up (add_up, sum_of), keep_logit (keep_logit),
 //   run_passes (run_passes)
 @group(0) @binding(6) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(8) var<storage, read_write> index: array<u32>;
 
 const AT_ONCE: u32 = TEAMS * ROWS_PER_TEAM;
+const ROUNDS: u32 = (GROUP + AT_ONCE - 1u) / AT_ONCE;
 var<private> best: f32;
 var<private> found: u32;
 
@@ -19,8 +20,8 @@ fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, GROUP)
 // What the threads of one pass have of rows `first` to first + AT_ONCE.
 fn compare(token: u32, first: u32, sums: array<f32, SUMS>, thread: u32) {
   add_up(sums, thread);
+  let factor = row_factor(0u);
   for (var team = 0u; team < TEAMS; team++) {
-    let factor = norm_factor(team);
     for (var i = 0u; i < ROWS_PER_TEAM; i++) {
       let row = first + team * ROWS_PER_TEAM + i;
       let v = sum_of(team, i) * factor;

@@ -1,4 +1,4 @@
-// provides: add_up, sum_of
+// provides: add_up, sum_of, sum_of_four, LANES, TEAM_SUBGROUPS
 // needs: caller (TEAM, SUMS)
 // Sums over teams of whole subgroups, or of equal parts of one, with one barrier. Subgroups are consecutive threads: WGSL
 // does not promise it, but it is so on the adapters whose subgroup size counts as known (workbench/runtime/device.py).
