@@ -115,8 +115,7 @@ class Flight:
         """Submit steps behind those that were sent.
 
         A submit costs the device about 40 us between two steps (H200), so steps share one, and a pass: as many as the
-        group in front has, since the device is busy with that while they are recorded, and then twice as many each
-        time; recording takes half as long as running does, or less.
+        group in front has, since the device is busy with that while they are recorded; one by one if there is none.
         """
         together = self._groups[-1][0] if self._groups else 1
         executor, device, head, cache = self._executor, self._executor.device, self._head, self._cache
@@ -127,17 +126,14 @@ class Flight:
             for sequence, position in zip(moved.sequences.tolist(), moved.positions.tolist(), strict=True):
                 cache.reach(position, steps, sequence)
             executor.write_state(cache, self.rows, moved)
-            left = steps
-            while True:
+            for left in range(steps, 0, -together):
                 encoder = device.wgpu.create_command_encoder()
                 compute = encoder.begin_compute_pass(label=f"{head}, {self.rows} token(s)")
                 for _ in range(min(together, left)):
                     recorder.encode(compute)
                 compute.end()
-                left, together = left - together, 2 * together
-                if left <= 0:
-                    break
-                device.wgpu.queue.submit([encoder.finish()])
+                if left > together:
+                    device.wgpu.queue.submit([encoder.finish()])
             wanted = list(_wanted(cache, head, steps, self.rows, executor.config.vocab_size))
             readback = executor.readbacks.take(sum(nbytes for _, _, nbytes in wanted))
             for name, offset, nbytes in wanted:
@@ -168,8 +164,8 @@ def groups(flight: Flight, count: int, *, ahead: bool = True) -> Iterator[tuple[
 
     def fill() -> None:
         while flight.sent < count and len(flight) < most:
-            # one at first, so that its token comes soon; what is recorded behind it goes out in pieces (`send`)
-            flight.send(min(pace.steps if flight.sent else 1, count - flight.sent))
+            # one at first, so that its token comes soon, and no more than the device is busy for with those in front
+            flight.send(min(pace.steps, flight.sent + 1, count - flight.sent))
 
     try:
         while given < count:
