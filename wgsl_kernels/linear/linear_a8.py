@@ -55,6 +55,8 @@ def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
 
     INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
     """
+    if fmt == "int4":
+        return *scale_library(context), "pieces/a8_int4"
     if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
         return *scale_library(context), "pieces/a8_int2"
     return *_operands(fmt, context), "pieces/a8"
@@ -158,6 +160,61 @@ def _batch(fmt: str) -> Variant:
     )
 
 
+def _piece(fmt: str, context: Context) -> tuple[int, int]:
+    """Columns of a piece of a staged product, and vectors of activations that it takes."""
+    if fmt == "int2" and not (context["block"] % 64 == 0 and context["x_groups"] % 2 == 0):
+        return 32, 2
+    return {"int8": (16, 1), "int4": (32, 2), "int2": (64, 4)}[fmt]
+
+
+def _staged_bytes(fmt: str, context: Context) -> int:
+    threads, teams = context["workgroup"], context["teams"]
+    piece, vectors = _piece(fmt, context)
+    chunk = threads // teams * context["held"]
+    rows = teams * context["rows_per_team"]
+    columns, block = chunk * piece, context["block"]
+    spill = 0 if columns % block == 0 else 1 if block % columns == 0 else 2
+    x = 16 * (vectors + 1) * chunk if context["x_staged"] else 0
+    scales = 8 * rows * (columns // block + spill) if context["scales_staged"] else 0
+    lanes = known_lanes(context)
+    sums = 4 * rows * max(1, threads // teams // lanes) if lanes else 16 * threads
+    return x + scales + sums + (16 * rows if "lora_b" in context.types else 0)
+
+
+def _refuse_staged(fmt: str, context: Context) -> str | None:
+    if "held" not in context.sizes:
+        return None
+    if reason := whole_subgroups(context):
+        return reason
+    return beyond_a_workgroup(context["workgroup"], _staged_bytes(fmt, context))
+
+
+def _staged_pieces(fmt: str, context: Context) -> tuple[str, ...]:
+    if fmt == "int8":
+        return "x_a8/buffer", *scale_library(context), "pieces/a8_int8"
+    return _pieces(fmt, context)
+
+
+def _staged(fmt: str) -> Variant:
+    return Variant(
+        "linear/linear_a8_staged",
+        grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
+        tunables={
+            "workgroup": (256, 8, 32, 64, 128, 224),
+            "teams": (2, 1, 4, 8),
+            "rows_per_team": (4, 1, 2, 8),
+            "held": (1, 2, 4),
+            "x_staged": (1, 0),
+            "scales_staged": (1, 0),
+            "weights_first": (0, 1),
+        },
+        library=lambda c: (*_staged_pieces(fmt, c), *epilogue(c), *team_reduction(c)),
+        refuse=partial(_refuse_staged, fmt),
+        defaults=lambda c: {**lanes_default(c), **({"teams": 1} if lanes_default(c) else {})},
+        why="few tokens: activations and scales in workgroup memory",
+    )
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
@@ -165,6 +222,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
             gpu=partial(_gpu_defaults, fmt),
         ),
+        "staged": _staged(fmt),
         "batch": _batch(fmt),
         **tiled(fmt, in_order),
     }

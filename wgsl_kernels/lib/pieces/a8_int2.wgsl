@@ -1,19 +1,24 @@
-// provides: PIECES, Piece, Activations, activations_at, prepared, piece_at, piece_sum
+// provides: PIECES, Quants, X_VECTORS, Piece, Activations, Columns, activations_at, prepared, piece_at, quants_at, product,
+//   piece_sum
 // needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (block_sum),
-//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes)
+//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes), from_bits (from_bits, FIRST_BITS)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
 // 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
 //
-// Bits 2 to 5 of a byte are multiplied where they stand, as 4 and 16 times the weight: two shifts fewer a word. A piece
-// counts in sixteenths, so its scale of activations is a sixteenth.
+// Numbers are multiplied where they stand in a byte, as 1, 4, 16 and 64 times the weight, the last ones with the highest bit
+// turned round, as 64 (q - 2) of a signed byte: one operation for four weights makes them ready. A sum is shifted
+// between them, and counts in sixty-fourths.
 const PIECE: u32 = 64u;
 const PIECES: u32 = X_GROUPS / 2u;
+const X_VECTORS: u32 = 4u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 64u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
-struct Piece { w: vec4<u32>, scale: BlockScale }
-struct Activations { v: array<vec4<u32>, 4>, scale: vec2<f32> }
-struct Columns { v: array<vec4<u32>, 4>, scale: vec2<f32>, sum: f32 }
+alias Quants = vec4<u32>;
+struct Piece { w: Quants, scale: BlockScale }
+struct Activations { v: array<vec4<u32>, X_VECTORS>, scale: vec2<f32> }
+// facts: sixty-fourths of both scales, the sum of the activations, and what sums of the halves begin with, 16 bits each
+struct Columns { v: array<vec4<u32>, X_VECTORS>, facts: vec4<f32> }
 
 fn activations_at(token: u32, piece: u32) -> Activations {
   let i = piece * 4u;
@@ -21,23 +26,35 @@ fn activations_at(token: u32, piece: u32) -> Activations {
     array<vec4<u32>, 4>(x_words(token, i), x_words(token, i + 1u), x_words(token, i + 2u), x_words(token, i + 3u)),
     vec2<f32>(x_scale(token, piece * 2u), x_scale(token, piece * 2u + 1u)));
 }
-fn prepared(a: Activations, piece: u32) -> Columns {
+fn sum_word(v: u32) -> i32 { return dot4I8Packed(v, 0x01010101u); }
+fn prepared(x: Activations, piece: u32) -> Columns {
   add_squares(piece * 2u);
   add_squares(piece * 2u + 1u);
-  let sums = vec2<f32>(f32(sum_bytes(a.v[0]) + sum_bytes(a.v[1])), f32(sum_bytes(a.v[2]) + sum_bytes(a.v[3])));
-  return Columns(a.v, a.scale * 0.0625, dot(a.scale, sums));
+  let sums = vec2<f32>(f32(sum_bytes(x.v[0]) + sum_bytes(x.v[1])), f32(sum_bytes(x.v[2]) + sum_bytes(x.v[3])));
+  let first = 2 * (sum_word(x.v[0].w) + sum_word(x.v[1].w));
+  let second = 2 * (sum_word(x.v[2].w) + sum_word(x.v[3].w));
+  let starts = (first & 0xffff) | (second << 16u);
+  return Columns(x.v, vec4<f32>(x.scale * 0.015625, dot(x.scale, sums), bitcast<f32>(starts)));
 }
+fn quants_at(row: u32, piece: u32) -> Quants { return quants[row * ROW_PIECES + piece]; }
 fn piece_at(row: u32, piece: u32) -> Piece {
-  return Piece(quants[row * ROW_PIECES + piece], block_scale_at(row, piece * PIECE / BLOCK));
+  return Piece(quants_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
 }
-// 16 times the products of 16 columns.
-fn dot_word(word: u32, v: vec4<u32>) -> i32 {
-  return (dot4I8Packed(word & 0x03030303u, v.x) + dot4I8Packed((word >> 6u) & 0x03030303u, v.w)) * 16
-       + dot4I8Packed(word & 0x0c0c0c0cu, v.y) * 4 + dot4I8Packed(word & 0x30303030u, v.z);
+// 64 times the products of 32 columns, as a float.
+fn dot_words(w: vec2<u32>, start: i32, a: vec4<u32>, b: vec4<u32>) -> f32 {
+  let ones = w & vec2<u32>(0x03030303u);
+  let fours = w & vec2<u32>(0x0c0c0c0cu);
+  let sixteens = w & vec2<u32>(0x30303030u);
+  let rest = (w ^ vec2<u32>(0x80808080u)) & vec2<u32>(0xc0c0c0c0u);
+  var d = FIRST_BITS / 64 + start + dot4I8Packed(ones.x, a.x) + dot4I8Packed(ones.y, b.x);
+  d = (d << 2u) + dot4I8Packed(fours.x, a.y) + dot4I8Packed(fours.y, b.y);
+  d = (d << 2u) + dot4I8Packed(sixteens.x, a.z) + dot4I8Packed(sixteens.y, b.z);
+  d = (d << 2u) + dot4I8Packed(rest.x, a.w) + dot4I8Packed(rest.y, b.w);
+  return from_bits(d);
 }
-fn piece_sum(p: Piece, c: Columns) -> f32 {
-  let sz = scale_zero_of(p.scale);
-  let dots = vec2<f32>(f32(dot_word(p.w.x, c.v[0]) + dot_word(p.w.y, c.v[1])),
-                       f32(dot_word(p.w.z, c.v[2]) + dot_word(p.w.w, c.v[3])));
-  return block_sum(sz, dot(c.scale, dots), c.sum);
+fn product(w: Quants, sz: vec2<f32>, c: Columns) -> f32 {
+  let starts = bitcast<i32>(c.facts.w);
+  let dots = vec2<f32>(dot_words(w.xy, (starts << 16u) >> 16u, c.v[0], c.v[1]), dot_words(w.zw, starts >> 16u, c.v[2], c.v[3]));
+  return block_sum(sz, dot(c.facts.xy, dots), c.facts.z);
 }
+fn piece_sum(p: Piece, c: Columns) -> f32 { return product(p.w, scale_zero_of(p.scale), c); }
