@@ -28,16 +28,13 @@ from ..weights import (
     weight_sizes,
     with_planes,
 )
+from .few_tokens import epilogue, few_tokens, gemv, long_rows
 from .linear import (
     BATCH_ON_CPU,
-    epilogue,
-    few_tokens,
-    gemv,
     in_order,
     linear_inputs,
     linear_reference,
     linear_tolerance,
-    long_rows,
     tiles,
 )
 
@@ -56,10 +53,10 @@ def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
     INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
     """
     if fmt == "int4":
-        return *scale_library(context), "pieces/a8_int4"
+        return *scale_library(context), "pieces/a8", "product_a8/int4"
     if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
-        return *scale_library(context), "pieces/a8_int2"
-    return *_operands(fmt, context), "pieces/a8"
+        return *scale_library(context), "pieces/a8", "product_a8/int2"
+    return *_operands(fmt, context), "pieces/a8", "product_a8/any"
 
 
 def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
@@ -191,7 +188,7 @@ def _refuse_staged(fmt: str, context: Context) -> str | None:
 
 def _staged_pieces(fmt: str, context: Context) -> tuple[str, ...]:
     if fmt == "int8":
-        return "x_a8/buffer", *scale_library(context), "pieces/a8_int8"
+        return "x_a8/buffer", *scale_library(context), "product_a8/int8"
     return _pieces(fmt, context)
 
 

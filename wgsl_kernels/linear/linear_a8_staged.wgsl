@@ -1,6 +1,6 @@
 // y[t, r] = sum_k x[t, k] * w[r, k] (+ bias, + residual) with both operands integers, for few tokens: a team of threads
 // computes ROWS_PER_TEAM rows of one token, and TEAMS of them share a workgroup.
-// needs: pieces (PIECES, Quants, X_VECTORS, Columns, activations_at, prepared, quants_at, product),
+// needs: product_a8 (PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product),
 //   block_scale (BlockScale, block_scale_at, scale_zero_of), add_up (add_up, sum_of),
 //   low_sums (low_ahead, add_low, low_sum), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;

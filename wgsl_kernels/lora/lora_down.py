@@ -16,7 +16,8 @@ from functools import partial
 import torch
 
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
-from ..linear.linear import gemv_defaults, x_library
+from ..linear.few_tokens import gemv_defaults
+from ..linear.linear import x_library
 from ..linear.linear_a8 import integer_pieces
 from ..linear.norm_linear import NORM, refuse_columns
 from ..makers import handing_on

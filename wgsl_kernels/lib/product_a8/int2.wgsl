@@ -1,9 +1,8 @@
-// provides: PIECES, Quants, X_VECTORS, Piece, Activations, Columns, activations_at, prepared, piece_at, quants_at, product,
-//   piece_sum
-// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (block_sum),
-//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes), from_bits (from_bits, FIRST_BITS)
+// provides: PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product
+// needs: affine (block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes),
+//   from_bits (from_bits, FIRST_BITS)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
-// 32 columns (a8.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
+// 32 columns (any.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
 //
 // Numbers are multiplied where they stand in a byte, as 1, 4, 16 and 64 times the weight, the last ones with the highest bit
@@ -15,7 +14,6 @@ const X_VECTORS: u32 = 4u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 64u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 alias Quants = vec4<u32>;
-struct Piece { w: Quants, scale: BlockScale }
 struct Activations { v: array<vec4<u32>, X_VECTORS>, scale: vec2<f32> }
 // facts: sixty-fourths of both scales, the sum of the activations, and what sums of the halves begin with, 16 bits each
 struct Columns { v: array<vec4<u32>, X_VECTORS>, facts: vec4<f32> }
@@ -37,9 +35,6 @@ fn prepared(x: Activations, piece: u32) -> Columns {
   return Columns(x.v, vec4<f32>(x.scale * 0.015625, dot(x.scale, sums), bitcast<f32>(starts)));
 }
 fn quants_at(row: u32, piece: u32) -> Quants { return quants[row * ROW_PIECES + piece]; }
-fn piece_at(row: u32, piece: u32) -> Piece {
-  return Piece(quants_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
-}
 // 64 times the products of 32 columns, as a float.
 fn dot_words(w: vec2<u32>, start: i32, a: vec4<u32>, b: vec4<u32>) -> f32 {
   let ones = w & vec2<u32>(0x03030303u);
@@ -57,4 +52,3 @@ fn product(w: Quants, sz: vec2<f32>, c: Columns) -> f32 {
   let dots = vec2<f32>(dot_words(w.xy, (starts << 16u) >> 16u, c.v[0], c.v[1]), dot_words(w.zw, starts >> 16u, c.v[2], c.v[3]));
   return block_sum(sz, dot(c.facts.xy, dots), c.facts.z);
 }
-fn piece_sum(p: Piece, c: Columns) -> f32 { return product(p.w, scale_zero_of(p.scale), c); }

@@ -1,7 +1,6 @@
-// provides: PIECES, Quants, X_VECTORS, Piece, Activations, Columns, activations_at, prepared, piece_at, quants_at, product,
-//   piece_sum
-// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (scaled, block_sum),
-//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes), from_bits (from_bits, FIRST_BITS)
+// provides: PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product
+// needs: affine (scaled, block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes),
+//   from_bits (from_bits, FIRST_BITS)
 // INT4 weights times INT8 activations, 32 columns at a time. Low nibbles of a word are its even columns, high nibbles its odd
 // ones, and activations come in that order (lib/packed/int4.wgsl).
 //
@@ -13,7 +12,6 @@ const X_VECTORS: u32 = 2u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 32u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 alias Quants = vec4<u32>;
-struct Piece { w: Quants, scale: BlockScale }
 struct Activations { v: array<vec4<u32>, X_VECTORS>, scale: f32 }
 // facts: a sixteenth of the scale, 16 times the sum of the quants, the bits that a sum begins with
 struct Columns { v: array<vec4<u32>, X_VECTORS>, facts: vec4<f32> }
@@ -30,9 +28,6 @@ fn prepared(x: Activations, piece: u32) -> Columns {
   return Columns(x.v, vec4<f32>(x.scale * 0.0625, f32(all) * 16.0, bitcast<f32>(FIRST_BITS / 16 + 8 * odd), 0.0));
 }
 fn quants_at(row: u32, piece: u32) -> Quants { return quants[row * ROW_PIECES + piece]; }
-fn piece_at(row: u32, piece: u32) -> Piece {
-  return Piece(quants_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
-}
 fn product(w: Quants, sz: vec2<f32>, c: Columns) -> f32 {
   let even = w & vec4<u32>(0x0f0f0f0fu);
   let odd = (w ^ vec4<u32>(0x80808080u)) & vec4<u32>(0xf0f0f0f0u);
@@ -44,4 +39,3 @@ fn product(w: Quants, sz: vec2<f32>, c: Columns) -> f32 {
         + dot4I8Packed(odd.z, b.y) + dot4I8Packed(odd.w, b.w);
   return block_sum(scaled(sz, c.facts.x), from_bits(d), c.facts.y);
 }
-fn piece_sum(p: Piece, c: Columns) -> f32 { return product(p.w, scale_zero_of(p.scale), c); }

@@ -1,7 +1,6 @@
-// provides: PIECES, Quants, X_VECTORS, Piece, Activations, Columns, activations_at, prepared, piece_at, quants_at, product,
-//   piece_sum
-// needs: block_scale (BlockScale, block_scale_at, scale_zero_of), affine (scaled, block_sum),
-//   x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes), from_bits (from_bits, FIRST_BITS)
+// provides: PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product
+// needs: affine (scaled, block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes),
+//   from_bits (from_bits, FIRST_BITS)
 // INT8 weights times INT8 activations, 16 columns at a time: lanes side by side read 16 bytes side by side.
 const PIECE: u32 = 16u;
 const PIECES: u32 = X_GROUPS * 2u;
@@ -9,7 +8,6 @@ const X_VECTORS: u32 = 1u;
 const ROW_PIECES: u32 = (COLUMNS + BLOCK - 1u) / BLOCK * BLOCK / 16u;
 @group(0) @binding(1) var<storage, read> quants: array<vec4<u32>>;
 alias Quants = vec4<u32>;
-struct Piece { w: Quants, scale: BlockScale }
 struct Activations { v: array<vec4<u32>, X_VECTORS>, scale: f32 }
 struct Columns { v: array<vec4<u32>, X_VECTORS>, facts: vec4<f32> }  // facts: the scale, the sum of the quants
 
@@ -21,12 +19,8 @@ fn prepared(x: Activations, piece: u32) -> Columns {
   return Columns(x.v, vec4<f32>(x.scale, f32(sum_bytes(x.v[0])), 0.0, 0.0));
 }
 fn quants_at(row: u32, piece: u32) -> Quants { return quants[row * ROW_PIECES + piece]; }
-fn piece_at(row: u32, piece: u32) -> Piece {
-  return Piece(quants_at(row, piece), block_scale_at(row, piece * PIECE / BLOCK));
-}
 fn product(w: Quants, sz: vec2<f32>, c: Columns) -> f32 {
   let a = c.v[0];
   let d = FIRST_BITS + dot4I8Packed(w.x, a.x) + dot4I8Packed(w.y, a.y) + dot4I8Packed(w.z, a.z) + dot4I8Packed(w.w, a.w);
   return block_sum(scaled(sz, c.facts.x), from_bits(d), c.facts.y);
 }
-fn piece_sum(p: Piece, c: Columns) -> f32 { return product(p.w, scale_zero_of(p.scale), c); }
