@@ -2,7 +2,7 @@
 // computes ROWS_PER_TEAM rows of one token, and TEAMS of them share a workgroup.
 // needs: product_a8 (PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product),
 //   block_scale (BlockScale, block_scale_at, scale_zero_of), add_up (add_up, sum_of),
-//   low_sums (low_ahead, add_low, low_sum), residual (with_residual), bias (bias_at)
+//   low_sums (low_ahead, add_low, low_sum), residual (residual_at, added_to), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 const TEAM: u32 = WORKGROUP / TEAMS;
@@ -121,6 +121,12 @@ fn block_of(chunk: u32, h: u32, lane: u32) -> u32 {
   return (chunk * CHUNK + h * TEAM + lane) * PIECE / BLOCK - chunk * CHUNK * PIECE / BLOCK;
 }
 
+// What is added to row `slot` of the workgroup: of the residual, and of the bias.
+fn added_at(token: u32, row: u32, slot: u32) -> vec2<f32> {
+  if (slot >= GROUP_ROWS || row >= ROWS) { return vec2<f32>(); }
+  return vec2<f32>(residual_at(token * OUT_ROWS + ROW_OFFSET + row), bias_at(row));
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let token = id.y;
@@ -136,6 +142,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var own_x = own_x_at(token, 0u, lane);
   var own_scales = own_scales_at(first, 0u, lane);
   if (WEIGHTS_FIRST == 0u) { weights = weights_at(first, 0u, lane); }
+  let before = added_at(token, group_first + thread, thread);
   let low = low_ahead(token, group_first, thread);
   var sums: array<f32, SUMS>;
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
@@ -179,7 +186,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
       let sum = sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM) + low_sum(i);
-      y[index] = y_type(with_residual(sum + bias_at(row), index));
+      var added = before;
+      if (turn > 0u) { added = added_at(token, row, i); }
+      y[index] = y_type(added_to(added.x, sum + added.y));
     }
   }
 }
