@@ -57,7 +57,7 @@ def linear_cases() -> Iterator[Case]:
 def integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     few = (1, 2, 3, 9, 16, 17)
-    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": few, "tile": (1, 17, 63, 65, 70)}
+    tokens = {"gemv": (1, 2, 3, 4, 7), "staged": (1, 2, 3), "batch": few, "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:

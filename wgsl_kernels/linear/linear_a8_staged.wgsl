@@ -30,7 +30,7 @@ alias OwnX = array<Activations, HELD>;
 alias Brought = array<Activations, X_TURNS>;
 alias BroughtScales = array<BlockScale, SCALE_TURNS>;
 
-fn row_of(row: u32) -> u32 {
+fn weight_row(row: u32) -> u32 {
   if (EXACT) { return row; }
   return min(row, ROWS - 1u);
 }
@@ -38,13 +38,13 @@ fn piece_of(piece: u32) -> u32 {
   if (PIECES % CHUNK == 0u) { return piece; }
   return min(piece, PIECES - 1u);
 }
-fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, row_of(first + slot)); }
+fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, weight_row(first + slot)); }
 
 fn weights_at(first: u32, chunk: u32, lane: u32) -> Weights {
   var loaded: Weights;
   for (var i = 0u; i < ROWS_PER_TEAM; i++) {
     for (var h = 0u; h < HELD; h++) {
-      loaded[i * HELD + h] = quants_at(row_of(first + i), piece_of(chunk * CHUNK + h * TEAM + lane));
+      loaded[i * HELD + h] = quants_at(weight_row(first + i), piece_of(chunk * CHUNK + h * TEAM + lane));
     }
   }
   return loaded;
@@ -55,7 +55,7 @@ fn own_scales_at(first: u32, chunk: u32, lane: u32) -> OwnScales {
     for (var i = 0u; i < ROWS_PER_TEAM; i++) {
       for (var h = 0u; h < HELD; h++) {
         let piece = piece_of(chunk * CHUNK + h * TEAM + lane);
-        loaded[i * HELD + h] = block_scale_at(row_of(first + i), piece * PIECE / BLOCK);
+        loaded[i * HELD + h] = block_scale_at(weight_row(first + i), piece * PIECE / BLOCK);
       }
     }
   }
@@ -85,7 +85,7 @@ fn brought_scales(first: u32, chunk: u32, thread: u32) -> BroughtScales {
       let at = i * WORKGROUP + thread;
       if (at < SCALES) {
         let block = min(chunk * CHUNK * PIECE / BLOCK + at % CHUNK_BLOCKS, ROW_BLOCKS - 1u);
-        loaded[i] = block_scale_at(row_of(first + at / CHUNK_BLOCKS), block);
+        loaded[i] = block_scale_at(weight_row(first + at / CHUNK_BLOCKS), block);
       }
     }
   }

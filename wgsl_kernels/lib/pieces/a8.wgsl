@@ -1,5 +1,5 @@
-// provides: PIECES, Piece, Activations, activations_at, prepared, piece_at, piece_sum
-// needs: product_a8 (PIECE, PIECES, Quants, Activations, Columns, activations_at, prepared, quants_at, product),
+// provides: Piece, piece_at, piece_sum
+// needs: product_a8 (PIECE, Quants, Columns, quants_at, product),
 //   block_scale (BlockScale, block_scale_at, scale_zero_of)
 // Integer weights times INT8 activations (lib/product_a8), a piece of a row with its block's scale.
 struct Piece { w: Quants, scale: BlockScale }
