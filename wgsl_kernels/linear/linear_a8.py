@@ -8,6 +8,7 @@ the activations' rounding, which a plan states by its own calls.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,7 +24,6 @@ from ..weights import (
     BITS,
     dense,
     quant_params,
-    scale_library,
     weight_ports,
     weight_sizes,
     with_planes,
@@ -37,26 +37,12 @@ from .linear import (
     linear_tolerance,
     tiles,
 )
+from .products_a8 import integer_pieces, packed_library
+from .staged_a8 import refuse_staged, staged
 
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
 #: too few: 4096x14336 takes 62 us for 32 tokens, a tile 540 (INT4, H200).
 A8_BATCH = 32
-
-
-def _operands(fmt: str, context: Context) -> tuple[str, ...]:
-    return f"packed/{fmt}", *scale_library(context)
-
-
-def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
-    """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
-
-    INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
-    """
-    if fmt == "int4":
-        return *scale_library(context), "pieces/a8", "product_a8/int4"
-    if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
-        return *scale_library(context), "pieces/a8", "product_a8/int2"
-    return *_operands(fmt, context), "pieces/a8", "product_a8/any"
 
 
 def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
@@ -72,6 +58,20 @@ def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
     if fmt == "int4" and not long_rows(context):
         return 256, 4, 2
     return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
+
+
+def _gpu_staged(fmt: str, context: Context) -> dict[str, int]:
+    """Tunables of the staged variant, measured on an H200."""
+    long, many = long_rows(context), context["rows"] > 8192
+    if fmt == "int2":
+        if long:
+            chosen = 224, 1, 8, 1, 0, 1
+        else:
+            chosen = (64, 1, 8, 1, 0, 1) if many else (256, 4, 4, 1, 1, 1)
+    else:
+        chosen = (128, 2, 4, 2, 1, 1) if long or many else (256, 4, 2, 2, 1, 1)
+    names = "workgroup", "teams", "rows_per_team", "held", "columns_staged", "scales_staged"
+    return dict(zip(names, chosen, strict=True))
 
 
 def _refuse_tile(context: Context) -> str | None:
@@ -98,7 +98,7 @@ def tiled(
                 "tile_rows": (128, 32, 64),
                 "rows_per_thread": (8, 4, 16),
             },
-            library=lambda c: (place, *_operands(fmt, c), *rows(c)),
+            library=lambda c: (place, *packed_library(fmt, c), *rows(c)),
             refuse=_refuse_tile,
             why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
         )
@@ -147,7 +147,7 @@ def _batch(fmt: str) -> Variant:
         },
         library=lambda c: (
             "x_a8/buffer",
-            *_operands(fmt, c),
+            *packed_library(fmt, c),
             *epilogue(c),
             *team_reduction(c),
         ),
@@ -157,76 +157,49 @@ def _batch(fmt: str) -> Variant:
     )
 
 
-def _piece(fmt: str, context: Context) -> tuple[int, int]:
-    """Columns of a piece of a staged product, and vectors of activations that it takes."""
-    if fmt == "int2" and not (context["block"] % 64 == 0 and context["x_groups"] % 2 == 0):
-        return 32, 2
-    return {"int8": (16, 1), "int4": (32, 2), "int2": (64, 4)}[fmt]
+#: Why one token takes the staged variant.
+STAGED_PAYS = "one token on a GPU: all loads of a workgroup are on their way at once"
 
 
-def _staged_bytes(fmt: str, context: Context) -> int:
-    threads, teams = context["workgroup"], context["teams"]
-    piece, vectors = _piece(fmt, context)
-    chunk = threads // teams * context["held"]
-    rows = teams * context["rows_per_team"]
-    columns, block = chunk * piece, context["block"]
-    spill = 0 if columns % block == 0 else 1 if block % columns == 0 else 2
-    x = 16 * (vectors + 1) * chunk if context["x_staged"] else 0
-    scales = 8 * rows * (columns // block + spill) if context["scales_staged"] else 0
-    lanes = known_lanes(context)
-    sums = 4 * rows * max(1, threads // teams // lanes) if lanes else 16 * threads
-    return x + scales + sums + (16 * rows if "lora_b" in context.types else 0)
+def _stages(fmt: str, context: Context) -> bool:
+    """Whether the staged variant can run as it was measured, in subgroups of 32."""
+    if fmt == "int8" or context.adapter.is_cpu or known_lanes(context) != 32:
+        return False
+    sizes = {**context.sizes, **_gpu_staged(fmt, context)}
+    return refuse_staged(fmt, replace(context, sizes=sizes)) is None
 
 
-def _refuse_staged(fmt: str, context: Context) -> str | None:
-    if "held" not in context.sizes:
-        return None
-    if reason := whole_subgroups(context):
-        return reason
-    return beyond_a_workgroup(context["workgroup"], _staged_bytes(fmt, context))
-
-
-def _staged_pieces(fmt: str, context: Context) -> tuple[str, ...]:
-    if fmt == "int8":
-        return "x_a8/buffer", *scale_library(context), "product_a8/int8"
-    return _pieces(fmt, context)
-
-
-def _staged(fmt: str) -> Variant:
-    return Variant(
-        "linear/linear_a8_staged",
-        grid=lambda c: spread(ceil_div(c["rows"], c["rows_per_team"] * c["teams"]), c["tokens"]),
-        tunables={
-            "workgroup": (256, 8, 32, 64, 128, 224),
-            "teams": (2, 1, 4, 8),
-            "rows_per_team": (4, 1, 2, 8),
-            "held": (1, 2, 4),
-            "x_staged": (1, 0),
-            "scales_staged": (1, 0),
-            "weights_first": (0, 1),
-        },
-        library=lambda c: (*_staged_pieces(fmt, c), *epilogue(c), *team_reduction(c)),
-        refuse=partial(_refuse_staged, fmt),
-        defaults=lambda c: {**lanes_default(c), **({"teams": 1} if lanes_default(c) else {})},
-        why="few tokens: activations and scales in workgroup memory",
+def _gemv(fmt: str) -> Variant:
+    """The variant for few tokens; of INT8 with pieces of 32 columns or of 16, which make rows of 14,336 columns 3%
+    faster and shorter ones slower (H200)."""
+    variant = gemv(
+        partial(_pieces, fmt),
+        "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+        gpu=partial(_gpu_defaults, fmt),
     )
+    if fmt != "int8":
+        return variant
+
+    def defaults(context: Context) -> dict[str, int]:
+        narrow = long_rows(context) and not context.adapter.is_cpu
+        return {**variant.defaults(context), "piece_columns": 16 if narrow else 32}
+
+    return replace(variant, tunables={**variant.tunables, "piece_columns": (32, 16)}, defaults=defaults)
 
 
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
-        "gemv": gemv(
-            partial(_pieces, fmt),
-            "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
-            gpu=partial(_gpu_defaults, fmt),
-        ),
-        "staged": _staged(fmt),
+        "gemv": _gemv(fmt),
+        **({} if fmt == "int8" else {"staged": staged(fmt, partial(_gpu_staged, fmt))}),
         "batch": _batch(fmt),
         **tiled(fmt, in_order),
     }
 
 
-def _prefer(context: Context) -> tuple[str, str]:
+def _prefer(fmt: str, context: Context) -> tuple[str, str]:
     if chosen := few_tokens(context, A8_BATCH):
+        if context["tokens"] == 1 and _stages(fmt, context):
+            return "staged", STAGED_PAYS
         return chosen
     if barriers_cost_few(context.adapter, context["tokens"]):
         return "batch", BATCH_ON_CPU
@@ -303,7 +276,7 @@ def linear_a8(fmt: str) -> Kernel:
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
             derive=lambda sizes: {"out_rows": sizes.get("rows"), **weight_sizes(fmt)},
-            prefer=_prefer,
+            prefer=partial(_prefer, fmt),
         )
     )
 

@@ -3,19 +3,13 @@
 //
 // Every weight byte is read once. Starting a workgroup costs a GPU about 0.6 ns however small it is (3584 of them 4 us
 // before any has done its work, H200), so small teams share one.
-// needs: team_sums (within, team_sums, TEAM), add_up (add_up, sum_of), residual (residual_at, added_to), bias (bias_at),
+// needs: team_sums (within, team_sums, TEAM), add_up (add_up, sum_of), residual (with_residual), bias (bias_at),
 //   low_sums (low_ahead, add_low, low_sum), beside (BESIDE, compute_beside)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
 fn weight_row(first: u32, i: u32) -> u32 { return within(first + i, ROWS, TEAMS * ROWS_PER_TEAM); }
 const LOW_SUMS: u32 = TEAMS * ROWS_PER_TEAM;
 fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> { return vec2<u32>(token, weight_row(first, slot)); }
-
-// What is added to row `slot` of the workgroup: of the residual, and of the bias.
-fn added_at(token: u32, row: u32, slot: u32) -> vec2<f32> {
-  if (slot >= TEAMS * ROWS_PER_TEAM || row >= ROWS) { return vec2<f32>(); }
-  return vec2<f32>(residual_at(token * OUT_ROWS + ROW_OFFSET + row), bias_at(row));
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -26,7 +20,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     return;
   }
   let group_first = (group - BESIDE) * TEAMS * ROWS_PER_TEAM;
-  let before = added_at(token, group_first + thread, thread);
   let low = low_ahead(token, group_first, thread);
   let sums = team_sums(token, group_first + thread / TEAM * ROWS_PER_TEAM, thread);
   add_low(low, token, group_first, thread);
@@ -38,9 +31,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     if (row < ROWS) {
       let index = token * OUT_ROWS + ROW_OFFSET + row;
       let sum = sum_of(i / ROWS_PER_TEAM, i % ROWS_PER_TEAM) + low_sum(i);
-      var added = before;
-      if (turn > 0u) { added = added_at(token, row, i); }
-      y[index] = y_type(added_to(added.x, sum + added.y));
+      y[index] = y_type(with_residual(sum + bias_at(row), index));
     }
   }
 }

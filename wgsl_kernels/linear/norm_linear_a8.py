@@ -31,7 +31,6 @@ from ..tiles import WORKGROUP_BYTES
 from ..weights import dense, quant_params, weight_ports, weight_sizes, with_planes
 from .few_tokens import gemv_defaults, gemv_tunables
 from .linear import linear_reference
-from .linear_a8 import integer_pieces
 from .norm_linear import (
     NORM,
     X,
@@ -55,6 +54,7 @@ from .norm_qkv import (
     qkv_tolerance,
     turned_and_appended,
 )
+from .products_a8 import integer_pieces
 
 #: What default tunables leave of a workgroup's memory for a row, bytes.
 ROW_BYTES = WORKGROUP_BYTES - 1024

@@ -18,8 +18,8 @@ import torch
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
 from ..linear.few_tokens import gemv_defaults
 from ..linear.linear import x_library
-from ..linear.linear_a8 import integer_pieces
 from ..linear.norm_linear import NORM, refuse_columns
+from ..linear.products_a8 import integer_pieces
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..numerics import EPS32, random_tensor
