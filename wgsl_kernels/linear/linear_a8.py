@@ -38,7 +38,7 @@ from .linear import (
     tiles,
 )
 from .products_a8 import integer_pieces, packed_library
-from .staged_a8 import refuse_staged, staged
+from .staged_a8 import refuse_staged, staged, within_rows
 
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
 #: too few: 4096x14336 takes 62 us for 32 tokens, a tile 540 (INT4, H200).
@@ -165,7 +165,7 @@ def _stages(fmt: str, context: Context) -> bool:
     """Whether the staged variant can run as it was measured, in subgroups of 32."""
     if fmt == "int8" or context.adapter.is_cpu or known_lanes(context) != 32:
         return False
-    sizes = {**context.sizes, **_gpu_staged(fmt, context)}
+    sizes = {**context.sizes, **within_rows(fmt, context, _gpu_staged(fmt, context))}
     return refuse_staged(fmt, replace(context, sizes=sizes)) is None
 
 

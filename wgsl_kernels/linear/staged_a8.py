@@ -35,6 +35,15 @@ def staged_bytes(fmt: str, context: Context) -> int:
     return of_columns + of_scales + sums + (16 * rows if "lora_b" in context.types else 0)
 
 
+def within_rows(fmt: str, context: Context, chosen: Mapping[str, int]) -> dict[str, int]:
+    """Tunables with no more pieces of a row held than it has."""
+    pieces = ceil_div(context["columns"], _product(fmt, context)[1])
+    team, held = chosen["workgroup"] // chosen["teams"], chosen["held"]
+    while held > 1 and team * held // 2 >= pieces:
+        held //= 2
+    return {**chosen, "held": held}
+
+
 def refuse_staged(fmt: str, context: Context) -> str | None:
     """Why the variant cannot run with these tunables, or None."""
     if "held" not in context.sizes:
@@ -61,9 +70,9 @@ def staged(fmt: str, gpu: Callable[[Context], Mapping[str, int]]) -> Variant:
     def defaults(context: Context) -> dict[str, int]:
         if lanes := lanes_default(context):
             return {**lanes, "teams": 1}
-        if known_lanes(context) == 32:
-            return dict(gpu(context))
-        return {"workgroup": 64, "teams": 1}
+        if known_lanes(context) != 32:
+            return {"workgroup": 64, "teams": 1}
+        return within_rows(fmt, context, gpu(context))
 
     return Variant(
         "linear/linear_a8_staged",
