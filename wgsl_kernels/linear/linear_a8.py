@@ -55,22 +55,24 @@ def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
         if long_rows(context):
             return 224, 1, 8
         return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
-    if fmt == "int4" and not long_rows(context):
-        return 256, 4, 2
-    return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
+    if fmt == "int8":
+        return (256, 1, 1) if long_rows(context) else (256, 2, 1)
+    return (256, 2, 2) if long_rows(context) else (256, 4, 2)
 
 
 def _gpu_staged(fmt: str, context: Context) -> dict[str, int]:
     """Tunables of the staged variant, measured on an H200."""
-    long, many = long_rows(context), context["rows"] > 8192
+    many = context["rows"] > 8192
     if fmt == "int2":
-        if long:
-            chosen = 224, 1, 8, 1, 0, 1
-        else:
-            chosen = (64, 1, 8, 1, 0, 1) if many else (256, 4, 4, 1, 1, 1)
+        few = (64, 1, 8, 1, 0) if many else (256, 4, 4, 1, 1)
+        chosen = (128, 1, 8, 2, 0) if long_rows(context) else few
+    elif long_rows(context):
+        chosen = (
+            (128, 2, 4, 2, 1) if context["columns"] % 7168 else (224, 1, 4, 2, 0)
+        )  # whole turns of 224 pieces
     else:
-        chosen = (128, 2, 4, 2, 1, 1) if long or many else (256, 4, 2, 2, 1, 1)
-    names = "workgroup", "teams", "rows_per_team", "held", "columns_staged", "scales_staged"
+        chosen = (128, 1, 4, 1, 0) if many else (256, 4, 2, 2, 1)
+    names = "workgroup", "teams", "rows_per_team", "held", "columns_staged"
     return dict(zip(names, chosen, strict=True))
 
 
@@ -169,27 +171,13 @@ def _stages(fmt: str, context: Context) -> bool:
     return refuse_staged(fmt, replace(context, sizes=sizes)) is None
 
 
-def _gemv(fmt: str) -> Variant:
-    """The variant for few tokens; of INT8 with pieces of 32 columns or of 16, which make rows of 14,336 columns 3%
-    faster and shorter ones slower (H200)."""
-    variant = gemv(
-        partial(_pieces, fmt),
-        "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
-        gpu=partial(_gpu_defaults, fmt),
-    )
-    if fmt != "int8":
-        return variant
-
-    def defaults(context: Context) -> dict[str, int]:
-        narrow = long_rows(context) and not context.adapter.is_cpu
-        return {**variant.defaults(context), "piece_columns": 16 if narrow else 32}
-
-    return replace(variant, tunables={**variant.tunables, "piece_columns": (32, 16)}, defaults=defaults)
-
-
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
-        "gemv": _gemv(fmt),
+        "gemv": gemv(
+            partial(_pieces, fmt),
+            "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
+            gpu=partial(_gpu_defaults, fmt),
+        ),
         **({} if fmt == "int8" else {"staged": staged(fmt, partial(_gpu_staged, fmt))}),
         "batch": _batch(fmt),
         **tiled(fmt, in_order),

@@ -5,8 +5,8 @@
 // chunk at once, HELD pieces of each of its rows, before it waits for any; what a workgroup needs of activations and
 // scales beside that it brings together (lib/row_columns, lib/row_scales). Rows of more than a chunk go on with the loads
 // of the next one on their way.
-// needs: product_a8 (PIECES, Quants, quants_at, product), row_columns (STAGES_COLUMNS, columns_ahead, stage_columns, columns_of),
-//   row_scales (STAGES_SCALES, scales_ahead, stage_scales, scale_of), add_up (add_up, sum_of),
+// needs: product_a8 (PIECES, Quants, quants_at, product), row_columns (columns_ahead, stage_columns, columns_of),
+//   row_scales (scales_ahead, stage_scales, scale_of), add_up (add_up, sum_of),
 //   low_sums (low_ahead, add_low, low_sum), residual (with_residual), bias (bias_at)
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 
@@ -16,7 +16,6 @@ const CHUNKS: u32 = (PIECES + CHUNK - 1u) / CHUNK;
 const SUMS: u32 = ROWS_PER_TEAM;
 const GROUP_ROWS: u32 = TEAMS * ROWS_PER_TEAM;
 const LOW_SUMS: u32 = GROUP_ROWS;
-const STAGES: bool = STAGES_COLUMNS || STAGES_SCALES;
 alias Weights = array<Quants, ROWS_PER_TEAM * HELD>;  // [row][piece]
 
 // Where no workgroup reaches beyond the last row, rows lie constants apart.
@@ -53,11 +52,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   var sums: array<f32, SUMS>;
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
     let columns = next_columns;
-    let scales = next_scales;
     let weights = next_weights;
     stage_columns(columns, chunk, thread);
-    stage_scales(scales, thread);
-    if (STAGES) { workgroupBarrier(); }
+    stage_scales(next_scales, thread);
+    workgroupBarrier();
     if (chunk + 1u < CHUNKS) {
       next_scales = scales_ahead(group_first, chunk + 1u, thread);
       next_columns = columns_ahead(token, chunk + 1u, thread);
@@ -67,11 +65,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       if (PIECES % CHUNK == 0u || chunk * CHUNK + turn * TEAM + lane < PIECES) {
         let c = columns_of(columns, chunk, turn, lane);
         for (var i = 0u; i < ROWS_PER_TEAM; i++) {
-          sums[i] += product(weights[i * HELD + turn], scale_of(scales, chunk, i, turn, thread), c);
+          sums[i] += product(weights[i * HELD + turn], scale_of(chunk, i, turn, thread), c);
         }
       }
     }
-    if (STAGES && CHUNKS > 1u) { workgroupBarrier(); }
+    if (CHUNKS > 1u) { workgroupBarrier(); }
   }
   add_low(low, token, group_first, thread);
   add_up(sums, thread);

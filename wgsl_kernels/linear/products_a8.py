@@ -19,10 +19,8 @@ def wide_int2(context: Context, groups: int) -> bool:
 def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
     """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
 
-    A piece is 32 columns, of INT8 16 where `piece_columns` says so, of INT2 64 where they divide all (`wide_int2`).
+    A piece is 32 columns, of INT2 64 where they divide all (`wide_int2`).
     """
-    if fmt == "int8" and context.sizes.get("piece_columns") == 16:
-        return *scale_library(context), "pieces/a8_int8"
     if fmt == "int2" and wide_int2(context, groups):
         return *scale_library(context), "pieces/a8_int2"
     return *packed_library(fmt, context), "pieces/a8"

@@ -29,7 +29,7 @@ def staged_bytes(fmt: str, context: Context) -> int:
     columns = chunk * piece
     beyond = 0 if columns % block == 0 else 1 if block % columns == 0 else 2
     of_columns = (piece + 16) * chunk if context["columns_staged"] else 0
-    of_scales = 8 * rows * (columns // block + beyond) if context["scales_staged"] else 0
+    of_scales = 8 * rows * (columns // block + beyond)
     lanes = known_lanes(context)
     sums = 4 * rows * ceil_div(team, lanes) if lanes else 16 * threads
     return of_columns + of_scales + sums + (16 * rows if "lora_b" in context.types else 0)
@@ -57,7 +57,6 @@ def _library(fmt: str, context: Context) -> tuple[str, ...]:
         *packed_library(fmt, context),
         f"product_a8/{_product(fmt, context)[0]}",
         "row_columns/staged" if context["columns_staged"] else "row_columns/own",
-        "row_scales/staged" if context["scales_staged"] else "row_scales/own",
         *epilogue(context),
         *team_reduction(context),
     )
@@ -83,7 +82,6 @@ def staged(fmt: str, gpu: Callable[[Context], Mapping[str, int]]) -> Variant:
             "rows_per_team": (4, 1, 2, 8),
             "held": (2, 1, 4),
             "columns_staged": (1, 0),
-            "scales_staged": (1, 0),
         },
         library=partial(_library, fmt),
         refuse=partial(refuse_staged, fmt),

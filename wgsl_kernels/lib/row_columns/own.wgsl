@@ -1,8 +1,7 @@
-// provides: STAGES_COLUMNS, columns_ahead, stage_columns, columns_of
+// provides: columns_ahead, stage_columns, columns_of
 // needs: product_a8 (Activations, Columns, activations_at, prepared), caller (HELD, TEAM, piece_of)
 // Each thread loads the activations of its pieces for itself: less to wait for than with row_columns/staged, where a team has
 // many rows to use them for.
-const STAGES_COLUMNS: bool = false;
 alias ColumnsAhead = array<Activations, HELD>;
 
 fn columns_ahead(token: u32, chunk: u32, thread: u32) -> ColumnsAhead {

@@ -1,8 +1,7 @@
-// provides: STAGES_COLUMNS, columns_ahead, stage_columns, columns_of
+// provides: columns_ahead, stage_columns, columns_of
 // needs: product_a8 (X_VECTORS, Activations, Columns, activations_at, prepared), caller (CHUNK, TEAM, piece_of)
 // A chunk of a row of activations through workgroup memory: each is loaded once, and what all rows of weights want to know of
 // it computed once. Read by every thread for itself they lie 32 or 64 bytes apart, and cost more than the weights do.
-const STAGES_COLUMNS: bool = true;
 const COLUMN_TURNS: u32 = (CHUNK + WORKGROUP - 1u) / WORKGROUP;  // pieces that a thread brings
 var<workgroup> staged_x: array<vec4<u32>, X_VECTORS * CHUNK>;    // [vector of a piece][piece], so that banks differ
 var<workgroup> staged_facts: array<vec4<f32>, CHUNK>;

@@ -1,9 +1,8 @@
-// provides: STAGES_SCALES, scales_ahead, stage_scales, scale_of
+// provides: scales_ahead, stage_scales, scale_of
 // needs: product_a8 (PIECE), block_scale (BlockScale, block_scale_at, scale_zero_of),
 //   caller (CHUNK, TEAM, GROUP_ROWS, weight_row)
 // Scales and zero-points of a chunk's blocks through workgroup memory: each is loaded and unpacked once, where the threads
 // that share a block would do so for each of its pieces.
-const STAGES_SCALES: bool = true;
 const CHUNK_COLUMNS: u32 = CHUNK * PIECE;
 const WHOLE_BLOCKS: bool = CHUNK_COLUMNS % BLOCK == 0u;
 // blocks that a chunk may have a part of
@@ -38,6 +37,6 @@ fn staged_block(chunk: u32, turn: u32, lane: u32) -> u32 {
   return (chunk * CHUNK + turn * TEAM + lane) * PIECE / BLOCK - chunk * CHUNK_COLUMNS / BLOCK;
 }
 // Of row i of the thread's team, in a turn.
-fn scale_of(ahead: ScalesAhead, chunk: u32, i: u32, turn: u32, thread: u32) -> vec2<f32> {
+fn scale_of(chunk: u32, i: u32, turn: u32, thread: u32) -> vec2<f32> {
   return staged_scales[(thread / TEAM * ROWS_PER_TEAM + i) * CHUNK_BLOCKS + staged_block(chunk, turn, thread % TEAM)];
 }
