@@ -38,7 +38,7 @@ from .linear import (
     tiles,
 )
 from .products_a8 import integer_pieces, packed_library
-from .staged_a8 import refuse_staged, staged, within_rows
+from .staged_a8 import PIECES, refuse_staged, staged, within_rows
 
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
 #: too few: 4096x14336 takes 62 us for 32 tokens, a tile 540 (INT4, H200).
@@ -64,14 +64,13 @@ def _gpu_staged(fmt: str, context: Context) -> dict[str, int]:
     """Tunables of the staged variant, measured on an H200."""
     many = context["rows"] > 8192
     if fmt == "int2":
-        few = (64, 1, 8, 1, 0) if many else (256, 4, 4, 1, 1)
-        chosen = (128, 1, 8, 2, 0) if long_rows(context) else few
-    elif long_rows(context):
-        chosen = (
-            (128, 2, 4, 2, 1) if context["columns"] % 7168 else (224, 1, 4, 2, 0)
-        )  # whole turns of 224 pieces
+        short = (64, 1, 8, 1, 0) if many else (256, 4, 4, 1, 1)
+        chosen = (128, 1, 8, 2, 0) if long_rows(context) else short
     else:
-        chosen = (128, 1, 4, 1, 0) if many else (256, 4, 2, 2, 1)
+        short = (128, 1, 4, 1, 0) if many else (256, 4, 2, 2, 1)
+        whole = context["columns"] % 7168 == 0  # turns of 224 pieces
+        long = (224, 1, 4, 2, 0) if whole else (128, 2, 4, 2, 1)
+        chosen = long if long_rows(context) else short
     names = "workgroup", "teams", "rows_per_team", "held", "columns_staged"
     return dict(zip(names, chosen, strict=True))
 
@@ -159,13 +158,17 @@ def _batch(fmt: str) -> Variant:
     )
 
 
-#: Why one token takes the staged variant.
+#: Rows from which on one token takes the staged variant: with it the products of a 1B, of 2,048 rows, made its decode 8%
+#: slower (H200).
+STAGED_ROWS = 4096
 STAGED_PAYS = "one token on a GPU: all loads of a workgroup are on their way at once"
 
 
 def _stages(fmt: str, context: Context) -> bool:
     """Whether the staged variant can run as it was measured, in subgroups of 32."""
-    if fmt == "int8" or context.adapter.is_cpu or known_lanes(context) != 32:
+    if context["rows"] < STAGED_ROWS:
+        return False
+    if fmt not in PIECES or context.adapter.is_cpu or known_lanes(context) != 32:
         return False
     sizes = {**context.sizes, **within_rows(fmt, context, _gpu_staged(fmt, context))}
     return refuse_staged(fmt, replace(context, sizes=sizes)) is None
@@ -178,7 +181,7 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
             gpu=partial(_gpu_defaults, fmt),
         ),
-        **({} if fmt == "int8" else {"staged": staged(fmt, partial(_gpu_staged, fmt))}),
+        **({"staged": staged(fmt, partial(_gpu_staged, fmt))} if fmt in PIECES else {}),
         "batch": _batch(fmt),
         **tiled(fmt, in_order),
     }

@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   for (var chunk = 0u; chunk < CHUNKS; chunk++) {
     let columns = next_columns;
     let weights = next_weights;
-    stage_columns(columns, chunk, thread);
+    stage_columns(columns, thread);
     stage_scales(next_scales, thread);
     workgroupBarrier();
     if (chunk + 1u < CHUNKS) {
@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     for (var turn = 0u; turn < HELD; turn++) {
       if (PIECES % CHUNK == 0u || chunk * CHUNK + turn * TEAM + lane < PIECES) {
-        let c = columns_of(columns, chunk, turn, lane);
+        let c = columns_of(columns, turn, lane);
         for (var i = 0u; i < ROWS_PER_TEAM; i++) {
           sums[i] += product(weights[i * HELD + turn], scale_of(chunk, i, turn, thread), c);
         }

@@ -8,21 +8,18 @@ from functools import partial
 from ..pair import Context, Variant, ceil_div, spread
 from ..reduce import known_lanes, lanes_default, team_reduction, whole_subgroups
 from ..tiles import beyond_a_workgroup
+from ..weights import scale_library
 from .few_tokens import epilogue
-from .products_a8 import packed_library, wide_int2
+from .products_a8 import wide_int2
 
-
-def _product(fmt: str, context: Context) -> tuple[str, int]:
-    """The implementation of `product_a8`, and columns of a piece."""
-    if fmt == "int2" and wide_int2(context, context["x_groups"]):
-        return "int2", 64
-    return ("int4" if fmt == "int4" else "any"), 32
+#: Weight formats of the variant, and columns of a piece.
+PIECES = {"int4": 32, "int2": 64}
 
 
 def staged_bytes(fmt: str, context: Context) -> int:
     """Of the workgroup memory that activations, scales, sums of teams and what adapters add take (the same constants as
     in `lib/row_columns`, `lib/row_scales` and `lib/add_up`)."""
-    _, piece = _product(fmt, context)
+    piece = PIECES[fmt]
     threads, rows = context["workgroup"], context["teams"] * context["rows_per_team"]
     team = threads // context["teams"]
     chunk, block = team * context["held"], context["block"]
@@ -37,7 +34,7 @@ def staged_bytes(fmt: str, context: Context) -> int:
 
 def within_rows(fmt: str, context: Context, chosen: Mapping[str, int]) -> dict[str, int]:
     """Tunables with no more pieces of a row held than it has."""
-    pieces = ceil_div(context["columns"], _product(fmt, context)[1])
+    pieces = ceil_div(context["columns"], PIECES[fmt])
     team, held = chosen["workgroup"] // chosen["teams"], chosen["held"]
     while held > 1 and team * held // 2 >= pieces:
         held //= 2
@@ -46,6 +43,8 @@ def within_rows(fmt: str, context: Context, chosen: Mapping[str, int]) -> dict[s
 
 def refuse_staged(fmt: str, context: Context) -> str | None:
     """Why the variant cannot run with these tunables, or None."""
+    if fmt == "int2" and "x_groups" in context.sizes and not wide_int2(context, context["x_groups"]):
+        return f"blocks of {context['block']} or {context['x_groups']} groups of 32 columns are no whole pieces of 64"
     if "held" not in context.sizes:
         return None
     return whole_subgroups(context) or beyond_a_workgroup(context["workgroup"], staged_bytes(fmt, context))
@@ -54,8 +53,8 @@ def refuse_staged(fmt: str, context: Context) -> str | None:
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
     return (
         "x_a8/buffer",
-        *packed_library(fmt, context),
-        f"product_a8/{_product(fmt, context)[0]}",
+        *scale_library(context),
+        f"product_a8/{fmt}",
         "row_columns/staged" if context["columns_staged"] else "row_columns/own",
         *epilogue(context),
         *team_reduction(context),

@@ -1,8 +1,8 @@
 // provides: PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product
-// needs: affine (block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes),
+// needs: affine (block_sum), x_a8 (x_words, x_scale), sum_bytes (sum_bytes),
 //   from_bits (from_bits, FIRST_BITS)
 // INT2 weights times INT8 activations, 64 columns at a time: 16 bytes of a row a load, as for the wider formats. With
-// 32 columns (any.wgsl), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
+// 32 columns (lib/pieces/a8), loads of 8 bytes and what every piece costs take 10.2 instead of 9.7 us at 14336x4096
 // (H100). Blocks and rows of activations are whole numbers of pieces; order of words as in lib/packed/int2.wgsl.
 //
 // Bits 2 to 5 of a byte are multiplied where they stand, as 4 and 16 times the weight, and sums shifted between them: two
@@ -23,9 +23,7 @@ fn activations_at(token: u32, piece: u32) -> Activations {
     array<vec4<u32>, 4>(x_words(token, i), x_words(token, i + 1u), x_words(token, i + 2u), x_words(token, i + 3u)),
     vec2<f32>(x_scale(token, piece * 2u), x_scale(token, piece * 2u + 1u)));
 }
-fn prepared(x: Activations, piece: u32) -> Columns {
-  add_squares(piece * 2u);
-  add_squares(piece * 2u + 1u);
+fn prepared(x: Activations) -> Columns {
   let sums = vec2<f32>(f32(sum_bytes(x.v[0]) + sum_bytes(x.v[1])), f32(sum_bytes(x.v[2]) + sum_bytes(x.v[3])));
   return Columns(x.v, vec4<f32>(x.scale * 0.0625, dot(x.scale, sums), 0.0));
 }

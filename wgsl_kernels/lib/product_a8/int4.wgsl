@@ -1,5 +1,5 @@
 // provides: PIECE, PIECES, X_VECTORS, Quants, Activations, Columns, activations_at, prepared, quants_at, product
-// needs: affine (scaled, block_sum), x_a8 (x_words, x_scale, add_squares), sum_bytes (sum_bytes),
+// needs: affine (scaled, block_sum), x_a8 (x_words, x_scale), sum_bytes (sum_bytes),
 //   from_bits (from_bits, FIRST_BITS)
 // INT4 weights times INT8 activations, 32 columns at a time. Low nibbles of a word are its even columns, high nibbles its odd
 // ones, and activations come in that order (lib/packed/int4.wgsl).
@@ -19,8 +19,7 @@ struct Columns { v: array<vec4<u32>, X_VECTORS>, facts: vec4<f32> }
 fn activations_at(token: u32, piece: u32) -> Activations {
   return Activations(array<vec4<u32>, 2>(x_words(token, piece * 2u), x_words(token, piece * 2u + 1u)), x_scale(token, piece));
 }
-fn prepared(x: Activations, piece: u32) -> Columns {
-  add_squares(piece);
+fn prepared(x: Activations) -> Columns {
   let a = x.v[0];
   let b = x.v[1];
   let odd = sum_bytes(vec4<u32>(a.y, a.w, b.y, b.w));

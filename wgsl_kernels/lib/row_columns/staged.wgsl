@@ -1,7 +1,7 @@
 // provides: columns_ahead, stage_columns, columns_of
 // needs: product_a8 (X_VECTORS, Activations, Columns, activations_at, prepared), caller (CHUNK, TEAM, piece_of)
 // A chunk of a row of activations through workgroup memory: each is loaded once, and what all rows of weights want to know of
-// it computed once. Read by every thread for itself they lie 32 or 64 bytes apart, and cost more than the weights do.
+// it computed once.
 const COLUMN_TURNS: u32 = (CHUNK + WORKGROUP - 1u) / WORKGROUP;  // pieces that a thread brings
 var<workgroup> staged_x: array<vec4<u32>, X_VECTORS * CHUNK>;    // [vector of a piece][piece], so that banks differ
 var<workgroup> staged_facts: array<vec4<f32>, CHUNK>;
@@ -15,17 +15,17 @@ fn columns_ahead(token: u32, chunk: u32, thread: u32) -> ColumnsAhead {
   }
   return ahead;
 }
-fn stage_columns(ahead: ColumnsAhead, chunk: u32, thread: u32) {
+fn stage_columns(ahead: ColumnsAhead, thread: u32) {
   for (var turn = 0u; turn < COLUMN_TURNS; turn++) {
     let own = turn * WORKGROUP + thread;
     if (own < CHUNK) {
-      let columns = prepared(ahead[turn], piece_of(chunk, own));
+      let columns = prepared(ahead[turn]);
       for (var k = 0u; k < X_VECTORS; k++) { staged_x[k * CHUNK + own] = columns.v[k]; }
       staged_facts[own] = columns.facts;
     }
   }
 }
-fn columns_of(ahead: ColumnsAhead, chunk: u32, turn: u32, lane: u32) -> Columns {
+fn columns_of(ahead: ColumnsAhead, turn: u32, lane: u32) -> Columns {
   let own = turn * TEAM + lane;
   var columns: Columns;
   for (var k = 0u; k < X_VECTORS; k++) { columns.v[k] = staged_x[k * CHUNK + own]; }
