@@ -158,8 +158,8 @@ def _batch(fmt: str) -> Variant:
     )
 
 
-#: Rows from which on one token takes the staged variant: with it the products of a 1B, of 2,048 rows, made its decode 8%
-#: slower (H200).
+#: Rows from which on one token takes the staged variant: with it the products of a 1B, of 2,048 rows, made its decode
+#: 8% slower (H200).
 STAGED_ROWS = 4096
 STAGED_PAYS = "one token on a GPU: all loads of a workgroup are on their way at once"
 
