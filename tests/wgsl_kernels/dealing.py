@@ -209,9 +209,9 @@ def team_cases(
     least = FUSED_CASES if fused else MOST_CASES
     yield from cases_of(kernel, variant, 9, least=least, tunables={**tunables, "teams": (1,)}, **options)
     several = {
+        **{name: values[:3] for name, values in tunables.items()},
         "workgroup": (64, tunables["workgroup"][-1]),
-        "teams": tunables["teams"][1:],
-        "rows_per_team": tunables["rows_per_team"][:3],
+        "teams": tuple(n for n in tunables["teams"] if n > 1),
     }
     dealt, turn = (
         covering(f"{kernel.split('[')[0]}/teams", 3, several),

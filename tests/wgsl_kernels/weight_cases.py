@@ -8,6 +8,7 @@ from itertools import islice
 
 import wgsl_kernels
 from tests.wgsl_kernels.dealing import (
+    BLOCKS,
     FUSED_CASES,
     PASSED,
     TYPES,
@@ -57,22 +58,24 @@ def linear_cases() -> Iterator[Case]:
 def integer_linear_cases() -> Iterator[Case]:
     ranges = ({}, {}, {"before": 0, "after": 7}, {"before": 37, "after": 0}, {"before": 3, "after": 64})
     few = (1, 2, 3, 9, 16, 17)
-    tokens = {"gemv": (1, 2, 3, 4, 7), "batch": few, "tile": (1, 17, 63, 65, 70)}
+    tokens = {"gemv": (1, 2, 3, 4, 7), "staged": (1, 2, 3), "batch": few, "tile": (1, 17, 63, 65, 70)}
     for fmt in ZERO_POINTS:
         name = f"linear[{fmt}, a8]"
         for variant in wgsl_kernels.get(name).variants:
-            yield from deal(
-                name,
-                variant,
-                tokens=tokens[variant],
-                rows=(1, 3, 33, 64, 123, 130),
-                columns=(5, 31, 96, 172, 352, 896, 32, 576),
-                bias=(False, True),
-                residual=({}, {"residual": True}, {"residual": True, "factor": 0.22}),
-                part=ranges,
-                adapters=(0, 2),
+            options = {
+                "tokens": tokens[variant],
+                "rows": (1, 3, 33, 64, 123, 130),
+                "columns": (5, 31, 96, 172, 352, 896, 32, 576),
+                "bias": (False, True),
+                "residual": ({}, {"residual": True}, {"residual": True, "factor": 0.22}),
+                "part": ranges,
+                "adapters": (0, 2),
                 **weight_options(fmt),
-            )
+            }
+            if (fmt, variant) == ("int2", "staged"):  # pieces of 64 columns
+                options["columns"] = (64, 123, 172, 250, 576, 896)
+                options["blocks"] = tuple(b for b in BLOCKS if b.get("block") != 32)
+            yield from deal(name, variant, **options)
 
 
 def fused_cases() -> Iterator[Case]:

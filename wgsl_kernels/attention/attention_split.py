@@ -14,7 +14,7 @@ import torch
 from ..cache.kv_append import CACHE
 from ..composition import Facts, Match, rule
 from ..layout import INT8_BLOCK, KV8, cache_words
-from ..linear.linear import FEW_TOKENS
+from ..linear.few_tokens import FEW_TOKENS
 from ..makers import handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Port, Variant, ceil_div, kernel, spread

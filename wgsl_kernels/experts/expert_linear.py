@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
-from ..linear.linear import gemv_defaults, gemv_tunables, long_rows, x_library
-from ..linear.linear_a8 import integer_pieces
+from ..linear.few_tokens import gemv_defaults, gemv_tunables, long_rows
+from ..linear.linear import x_library
+from ..linear.products_a8 import integer_pieces
 from ..makers import Maker, handing_on
 from ..numerics import EPS32, random_tensor
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, register, spread

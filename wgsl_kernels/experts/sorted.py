@@ -17,7 +17,7 @@ import torch
 
 from ..composition import Facts, Match, rule
 from ..layout import INT8_STRIDES
-from ..linear import linear, linear_a8
+from ..linear import few_tokens, linear, linear_a8
 from ..makers import handing_on
 from ..pair import Context, Cost, Kernel, Port, Variant, ceil_div, kernel, register, spread
 from ..weights import WEIGHT_FORMATS, dense, weight_ports
@@ -175,7 +175,7 @@ def _many_pairs(facts: Facts, match: Match) -> bool | dict[str, int]:
     """Where experts meet several tokens each on a GPU: weights are read once for a tile of them."""
     count = match.shape("weight")[0] // int(match.params["expert_rows"])
     pairs = facts.tokens * match.shape("experts")[1]
-    many = facts.tokens > linear.BATCH and pairs >= PAIRS_EACH * count
+    many = facts.tokens > few_tokens.BATCH and pairs >= PAIRS_EACH * count
     return {"count": count} if many and not facts.adapter.is_cpu else False
 
 

@@ -20,7 +20,7 @@ from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS
 from ..makers import handing_on
 from ..pair import REGISTRY, Context, Cost, Kernel, Port, register
 from ..weights import WEIGHT_FORMATS, dense
-from . import linear, linear_a8
+from . import few_tokens, linear, linear_a8
 from .norm_linear import gate_and_up, gated_bound, halves_of, weight_parts
 
 #: What `linear` may add to a product, and `gate_up` does not.
@@ -30,8 +30,8 @@ ADDED = ("bias", "residual", "factor", *LOW_RANK, *LOW_RANK_PARAMS)
 def many_tokens(facts: Facts, match: Match) -> bool:
     """Where `linear` takes tiles, which are what is fused."""
     if facts.adapter.is_cpu:
-        return facts.tokens > linear.FEW_TOKENS
-    return facts.tokens > (linear_a8.A8_BATCH if match.label("x") == A8 else linear.BATCH)
+        return facts.tokens > few_tokens.FEW_TOKENS
+    return facts.tokens > (linear_a8.A8_BATCH if match.label("x") == A8 else few_tokens.BATCH)
 
 
 def _pays(facts: Facts, match: Match) -> bool:

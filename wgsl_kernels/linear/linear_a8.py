@@ -8,6 +8,7 @@ the activations' rounding, which a plan states by its own calls.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,41 +24,25 @@ from ..weights import (
     BITS,
     dense,
     quant_params,
-    scale_library,
     weight_ports,
     weight_sizes,
     with_planes,
 )
+from .few_tokens import epilogue, few_tokens, gemv, long_rows
 from .linear import (
     BATCH_ON_CPU,
-    epilogue,
-    few_tokens,
-    gemv,
     in_order,
     linear_inputs,
     linear_reference,
     linear_tolerance,
-    long_rows,
     tiles,
 )
+from .products_a8 import integer_pieces, packed_library
+from .staged_a8 import PIECES, refuse_staged, staged, within_rows
 
 #: Tokens of a step up to which reading weights once for every eight of them is faster than a tile, whose workgroups are
 #: too few: 4096x14336 takes 62 us for 32 tokens, a tile 540 (INT4, H200).
 A8_BATCH = 32
-
-
-def _operands(fmt: str, context: Context) -> tuple[str, ...]:
-    return f"packed/{fmt}", *scale_library(context)
-
-
-def integer_pieces(fmt: str, context: Context, groups: int) -> tuple[str, ...]:
-    """The header files that multiply pieces of a row of `groups` times 32 columns, over any source of activations.
-
-    INT2 is read 64 columns at once where blocks and rows are whole numbers of them.
-    """
-    if fmt == "int2" and context["block"] % 64 == 0 and groups % 2 == 0:
-        return *scale_library(context), "pieces/a8_int2"
-    return *_operands(fmt, context), "pieces/a8"
 
 
 def _pieces(fmt: str, context: Context) -> tuple[str, ...]:
@@ -70,9 +55,24 @@ def _gpu_defaults(fmt: str, context: Context) -> tuple[int, int, int]:
         if long_rows(context):
             return 224, 1, 8
         return (64, 1, 8) if context["rows"] > 8192 else (128, 2, 4)
-    if fmt == "int4" and not long_rows(context):
-        return 256, 4, 2
-    return (256, 2, 1 if fmt == "int8" and not long_rows(context) else 2)
+    if fmt == "int8":
+        return (256, 1, 1) if long_rows(context) else (256, 2, 1)
+    return (256, 2, 2) if long_rows(context) else (256, 4, 2)
+
+
+def _gpu_staged(fmt: str, context: Context) -> dict[str, int]:
+    """Tunables of the staged variant, measured on an H200."""
+    many = context["rows"] > 8192
+    if fmt == "int2":
+        short = (64, 1, 8, 1, 0) if many else (256, 4, 4, 1, 1)
+        chosen = (128, 1, 8, 2, 0) if long_rows(context) else short
+    else:
+        short = (128, 1, 4, 1, 0) if many else (256, 4, 2, 2, 1)
+        whole = context["columns"] % 7168 == 0  # turns of 224 pieces
+        long = (224, 1, 4, 2, 0) if whole else (128, 2, 4, 2, 1)
+        chosen = long if long_rows(context) else short
+    names = "workgroup", "teams", "rows_per_team", "held", "columns_staged"
+    return dict(zip(names, chosen, strict=True))
 
 
 def _refuse_tile(context: Context) -> str | None:
@@ -99,7 +99,7 @@ def tiled(
                 "tile_rows": (128, 32, 64),
                 "rows_per_thread": (8, 4, 16),
             },
-            library=lambda c: (place, *_operands(fmt, c), *rows(c)),
+            library=lambda c: (place, *packed_library(fmt, c), *rows(c)),
             refuse=_refuse_tile,
             why="many tokens: weights unpacked once serve 64 of them, activations 128 rows",
         )
@@ -148,7 +148,7 @@ def _batch(fmt: str) -> Variant:
         },
         library=lambda c: (
             "x_a8/buffer",
-            *_operands(fmt, c),
+            *packed_library(fmt, c),
             *epilogue(c),
             *team_reduction(c),
         ),
@@ -158,6 +158,22 @@ def _batch(fmt: str) -> Variant:
     )
 
 
+#: Rows from which on one token takes the staged variant: with it the products of a 1B, of 2,048 rows, made its decode
+#: 8% slower (H200).
+STAGED_ROWS = 4096
+STAGED_PAYS = "one token on a GPU: all loads of a workgroup are on their way at once"
+
+
+def _stages(fmt: str, context: Context) -> bool:
+    """Whether the staged variant can run as it was measured, in subgroups of 32."""
+    if context["rows"] < STAGED_ROWS:
+        return False
+    if fmt not in PIECES or context.adapter.is_cpu or known_lanes(context) != 32:
+        return False
+    sizes = {**context.sizes, **within_rows(fmt, context, _gpu_staged(fmt, context))}
+    return refuse_staged(fmt, replace(context, sizes=sizes)) is None
+
+
 def _variants(fmt: str) -> dict[str, Variant]:
     return {
         "gemv": gemv(
@@ -165,13 +181,16 @@ def _variants(fmt: str) -> dict[str, Variant]:
             "few tokens: every weight byte is read once a token, and unpacking costs an operation for four weights",
             gpu=partial(_gpu_defaults, fmt),
         ),
+        **({"staged": staged(fmt, partial(_gpu_staged, fmt))} if fmt in PIECES else {}),
         "batch": _batch(fmt),
         **tiled(fmt, in_order),
     }
 
 
-def _prefer(context: Context) -> tuple[str, str]:
+def _prefer(fmt: str, context: Context) -> tuple[str, str]:
     if chosen := few_tokens(context, A8_BATCH):
+        if context["tokens"] == 1 and _stages(fmt, context):
+            return "staged", STAGED_PAYS
         return chosen
     if barriers_cost_few(context.adapter, context["tokens"]):
         return "batch", BATCH_ON_CPU
@@ -248,7 +267,7 @@ def linear_a8(fmt: str) -> Kernel:
             prepare=partial(dense, fmt),
             prepared_ports=tuple(weight_ports(fmt)),
             derive=lambda sizes: {"out_rows": sizes.get("rows"), **weight_sizes(fmt)},
-            prefer=_prefer,
+            prefer=partial(_prefer, fmt),
         )
     )
 

@@ -6,18 +6,13 @@
 // each thread they lie 32 bytes apart, which is a cache line for every four threads, and with four rows a thread their
 // sums are a fifth of all integer dot products. What comes next, weights and activations, is on its way while a team
 // computes. Without this, 32 tokens of 4096x14336 in INT4 took 90 us instead of 62 (H200).
-// Sums become floats without a conversion: they begin at the bits of 1.5 * 2^23 (as in linear_a8_tile.wgsl).
 // needs: packed (Bytes, Packed, packed_at, unpacked), block_scale (BlockScale, block_scale_at, scale_zero_of),
-//   affine (scaled, block_sum), x_a8/buffer (x_words, x_scale), sum_bytes (sum_bytes), add_up (add_up, sum_of),
-//   low_sums (low_ahead, add_low, low_sum), residual (with_residual), bias (bias_at)
-@group(0) @binding(6) var<storage, read_write> y: array<y_type>;
-
+//   affine (scaled, block_sum), x_a8/buffer (x_words, x_scale), sum_bytes (sum_bytes),
+//   from_bits (from_bits, FIRST_BITS), batch_sums (SUMS, store_batch)
 const TEAM: u32 = WORKGROUP / TEAMS;
 const CHUNK: u32 = max(32u, TEAM);  // pieces of 32 columns that are in workgroup memory at a time
 const CHUNKS: u32 = (X_GROUPS + CHUNK - 1u) / CHUNK;
 const STEPS: u32 = CHUNK / TEAM;
-const SUMS: u32 = ROWS_PER_TEAM * BATCH;
-const LOW_SUMS: u32 = TEAMS * SUMS;
 const BATCHES: u32 = (TOKENS + BATCH - 1u) / BATCH;
 const STAGED: u32 = BATCH * CHUNK;
 const BROUGHT: u32 = (STAGED + WORKGROUP - 1u) / WORKGROUP;  // of what is staged a thread brings
@@ -59,21 +54,11 @@ fn stage(loaded: array<Activations, BROUGHT>, thread: u32) {
   }
 }
 
-// Token and row of the workgroup's sum i, which may lie behind the last ones.
-fn place(first_token: u32, group_first: u32, i: u32) -> vec2<u32> {
-  return vec2<u32>(first_token + i % SUMS / ROWS_PER_TEAM, group_first + i / SUMS * ROWS_PER_TEAM + i % ROWS_PER_TEAM);
-}
-
-fn low_place(token: u32, first: u32, slot: u32) -> vec2<u32> {
-  return min(place(token, first, slot), vec2<u32>(TOKENS - 1u, ROWS - 1u));
-}
-
-// |sum| < 2^22: the bits of 1.5 * 2^23 plus it are those of the float 1.5 * 2^23 + sum.
 fn dot_of(w: Bytes, a: vec4<u32>, b: vec4<u32>) -> f32 {
-  let sum = 0x4b400000 + dot4I8Packed(w.a.x, a.x) + dot4I8Packed(w.a.y, a.y) + dot4I8Packed(w.a.z, a.z)
+  let sum = FIRST_BITS + dot4I8Packed(w.a.x, a.x) + dot4I8Packed(w.a.y, a.y) + dot4I8Packed(w.a.z, a.z)
           + dot4I8Packed(w.a.w, a.w) + dot4I8Packed(w.b.x, b.x) + dot4I8Packed(w.b.y, b.y)
           + dot4I8Packed(w.b.z, b.z) + dot4I8Packed(w.b.w, b.w);
-  return bitcast<f32>(sum) - 12582912.0;
+  return from_bits(sum);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -115,15 +100,5 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-  add_low(low_ahead(first_token, group_first, thread), first_token, group_first, thread);
-  add_up(sums, thread);
-  for (var turn = 0u; turn < (TEAMS * SUMS + WORKGROUP - 1u) / WORKGROUP; turn++) {
-    let i = turn * WORKGROUP + thread;
-    if (i >= TEAMS * SUMS) { break; }
-    let at = place(first_token, group_first, i);
-    if (at.x < TOKENS && at.y < ROWS) {
-      let index = at.x * OUT_ROWS + ROW_OFFSET + at.y;
-      y[index] = y_type(with_residual(sum_of(i / SUMS, i % SUMS) + low_sum(i) + bias_at(at.y), index));
-    }
-  }
+  store_batch(sums, first_token, group_first, thread);
 }

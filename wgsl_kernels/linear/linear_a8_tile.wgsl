@@ -4,9 +4,9 @@
 // 32 columns at a time, a thread for each row loads the weights into workgroup memory, unpacked to bytes on the way, and
 // one for each token the activations; their next loads are in flight while all threads multiply. A thread keeps 4
 // tokens by ROWS_PER_THREAD rows: with 8 rows, 24 reads of 16 bytes serve 256 integer dot products of four. Sums become
-// floats without a conversion (see `to_float`).
+// floats without a conversion (lib/from_bits).
 // needs: tile_place (place_of, x_row), tile_rows (weight_row, store_two), packed (Bytes, unpacked, packed_at),
-//   scale_offset (scale_offset), sum_bytes (sum_bytes)
+//   scale_offset (scale_offset), sum_bytes (sum_bytes), from_bits (from_bits, FIRST_BITS)
 @group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<y_type>;
 @group(0) @binding(7) var<storage, read> x_scales: array<f32>;
@@ -18,9 +18,6 @@ var<workgroup> x_tile: array<vec4<u32>, TILE_TOKENS * 2u>;  // [half of the 32 c
 var<workgroup> w_tile: array<vec4<u32>, TILE_ROWS * 2u>;    // [half of the 32 columns][row]
 var<workgroup> x_scale: array<vec2<f32>, TILE_TOKENS>;      // scale, and scale times the sum of the quants
 var<workgroup> w_scale: array<vec2<f32>, TILE_ROWS>;        // scale and offset
-
-// |n| < 2^22: the bits of 1.5 * 2^23 plus n are those of the float 1.5 * 2^23 + n.
-fn to_float(n: i32) -> f32 { return bitcast<f32>(0x4b400000 + n) - 12582912.0; }
 
 fn dot_sixteen(a: vec4<u32>, b: vec4<u32>) -> i32 {
   return dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y) + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
@@ -89,10 +86,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       let wa = w_tile[row];
       let wb = w_tile[TILE_ROWS + row];
       let so = w_scale[row];
-      let d = vec4<f32>(to_float(dot_sixteen(wa, a0) + dot_sixteen(wb, b0)),
-                        to_float(dot_sixteen(wa, a1) + dot_sixteen(wb, b1)),
-                        to_float(dot_sixteen(wa, a2) + dot_sixteen(wb, b2)),
-                        to_float(dot_sixteen(wa, a3) + dot_sixteen(wb, b3)));
+      let d = vec4<f32>(from_bits(FIRST_BITS + dot_sixteen(wa, a0) + dot_sixteen(wb, b0)),
+                        from_bits(FIRST_BITS + dot_sixteen(wa, a1) + dot_sixteen(wb, b1)),
+                        from_bits(FIRST_BITS + dot_sixteen(wa, a2) + dot_sixteen(wb, b2)),
+                        from_bits(FIRST_BITS + dot_sixteen(wa, a3) + dot_sixteen(wb, b3)));
       sums[r] += (so.x * d) * scale + so.y * sum;
     }
     workgroupBarrier();

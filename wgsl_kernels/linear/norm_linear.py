@@ -46,7 +46,7 @@ from ..weights import (
     weight_sizes,
     with_planes,
 )
-from .linear import FEW_TOKENS, gemv_defaults, gemv_tunables
+from .few_tokens import FEW_TOKENS, gemv_defaults, gemv_tunables
 
 
 def behind_a_norm(facts: Facts, match: Match) -> bool:

@@ -29,8 +29,8 @@ from ..reduce import by_quads, known_lanes, team_reduction
 from ..state import NO_RING, RING, slot_file
 from ..tiles import WORKGROUP_BYTES
 from ..weights import dense, quant_params, weight_ports, weight_sizes, with_planes
-from .linear import gemv_defaults, gemv_tunables, linear_reference
-from .linear_a8 import integer_pieces
+from .few_tokens import gemv_defaults, gemv_tunables
+from .linear import linear_reference
 from .norm_linear import (
     NORM,
     X,
@@ -54,6 +54,7 @@ from .norm_qkv import (
     qkv_tolerance,
     turned_and_appended,
 )
+from .products_a8 import integer_pieces
 
 #: What default tunables leave of a workgroup's memory for a row, bytes.
 ROW_BYTES = WORKGROUP_BYTES - 1024

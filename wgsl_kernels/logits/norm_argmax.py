@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..composition import Facts, Match, Rule, rule
 from ..judge import doubles
-from ..linear.linear import CPU_ROWS
+from ..linear.few_tokens import CPU_ROWS
 from ..linear.norm_linear import NORM_LINEAR
 from ..linear.norm_linear_a8 import NORM_LINEAR_A8, round_sums, row_bytes
 from ..lora.low_rank import LOW_RANK, LOW_RANK_PARAMS

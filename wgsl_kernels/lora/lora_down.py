@@ -16,9 +16,10 @@ from functools import partial
 import torch
 
 from ..layout import A8, INT8_BLOCK, INT8_STRIDES
-from ..linear.linear import gemv_defaults, x_library
-from ..linear.linear_a8 import integer_pieces
+from ..linear.few_tokens import gemv_defaults
+from ..linear.linear import x_library
 from ..linear.norm_linear import NORM, refuse_columns
+from ..linear.products_a8 import integer_pieces
 from ..makers import handing_on
 from ..norm.rms_norm import rms_norm
 from ..numerics import EPS32, random_tensor

@@ -24,7 +24,7 @@ from functools import partial
 import torch
 
 from ..layout import INT8_BLOCK
-from ..linear.linear import gemv_defaults
+from ..linear.few_tokens import gemv_defaults
 from ..linear.norm_linear import refuse_columns
 from ..makers import handing_on
 from ..numerics import EPS32

@@ -3,7 +3,7 @@
 //   affine (block_sum), nibbles (with_word)
 // INT4 weights times float activations, 16 columns (8 bytes of a row), where PIECE is 16: threads side by side then read
 // activations that lie half as far apart as in int4.wgsl. Where these are f32 that counts for more than loads of 16
-// bytes: 18 to 20% (H100); a CPU loses as much.
+// bytes: 18 to 20% (H100). A software adapter has fewer sums and columns to keep: a third (llvmpipe).
 alias Words = vec2<u32>;
 
 fn piece_sum(p: Piece, c: Columns) -> f32 {
