@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,12 +77,12 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def site(software_adapters, few_steps, tmp_path_factory) -> Callable[..., Path]:
-    """`site(format, checkpoint, max_tokens)`: a folder with `model` and `programs`."""
+    """`site(format, checkpoint, max_tokens, **how)`: a folder with `model` and `programs`, exported so."""
 
-    def make(format: str, checkpoint: Path, max_tokens: int = CAPACITY) -> Path:
+    def make(format: str, checkpoint: Path, max_tokens: int = CAPACITY, **how: Any) -> Path:
         folder = tmp_path_factory.mktemp("site")
         convert(checkpoint, folder / "model", ConvertOptions(parse_format(format)))
-        export_programs(open_source(folder / "model"), folder / "programs", max_tokens=max_tokens)
+        export_programs(open_source(folder / "model"), folder / "programs", max_tokens=max_tokens, **how)
         return folder
 
     return make

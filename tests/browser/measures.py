@@ -94,6 +94,7 @@ def reloaded(context, page, count: int) -> Iterator[Held]:
     for _ in range(count):
         page.reload()
         page.locator("#write:enabled").wait_for(timeout=LOAD_MS)
+        page.locator("#continues").check()
         page.locator("#count").evaluate("(field) => { field.value = 4; }")
         page.locator("#write").click()
         page.locator("#stop:disabled").wait_for(timeout=LOAD_MS)

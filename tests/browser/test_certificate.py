@@ -139,10 +139,11 @@ def test_a_browser_certifies(some, packed):
 @pytest.mark.browser
 @pytest.mark.release
 def test_a_page_certifies_its_own_model_with_a_button(some, model, tmp_path, monkeypatch):
-    """What the reader saves is a certificate of this page's model."""
+    """What the reader saves is a certificate of this page's model in f32, whatever the page begins with."""
     few = [case for case in some if case.kernel.name == "rms_norm"]
     monkeypatch.setattr(pages, "pack", lambda model: pack(few, model))
-    pages.write_page(model, tmp_path / "out", max_tokens=POSITIONS, certificate=True)
+    types = ("int8", "f32")
+    pages.write_page(model, tmp_path / "out", max_tokens=POSITIONS, certificate=True, activations=types)
     with launched() as browser, serve(tmp_path / "out") as address:
         page = browser.new_page()
         page.goto(f"{address}/certify.html")

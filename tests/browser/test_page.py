@@ -31,6 +31,7 @@ from workbench.models.chat import chat_ids
 from workbench.runtime.textstream import stream_text
 
 from .conftest import CAPACITY
+from .templates import TALKS, TEMPLATES
 
 LOAD_MS = 240_000
 #: A name that would break out of a page that wrote markup.
@@ -47,7 +48,9 @@ def model(small, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(model) -> Path:
-    return write_page(model, model.parent / "out", max_tokens=CAPACITY).path
+    return write_page(
+        model, model.parent / "out", max_tokens=CAPACITY, activations=("f16", "f32", "int8")
+    ).path
 
 
 class Ranges(QuietHandler):
@@ -117,6 +120,10 @@ def test_an_output_is_replaced_whole_or_stays(written, model, tmp_path, monkeypa
     with pytest.raises(WorkbenchError, match="and holds no page"):
         write_page(model, tmp_path, overwrite=True)
 
+    with pytest.raises(WorkbenchError, match="a certificate is of f32, which activations = int8 leaves out"):
+        write_page(model, tmp_path / "new", activations=["int8"], certificate=True)
+    assert not (tmp_path / "new").exists()
+
     def full_disk(source, output, **_):
         output.mkdir()
         (output / "programs.json").write_text("{")
@@ -168,6 +175,10 @@ class Shown:
         for name, value in values.items():
             self.page.locator(f"#{name}").fill(value)
 
+    def as_text(self) -> None:
+        """From the chat, which a page opens with that can have one."""
+        self.page.get_by_label("continues a text").check()
+
     def write(self, prompt: str) -> str:
         """What the model writes; the status says how it ended."""
         self.page.locator("#prompt").fill(prompt)
@@ -201,6 +212,11 @@ def shown(written, browser):
         context = browser.new_context(color_scheme="dark")
         found = Shown(context, address)
         found.page.locator("summary").click()
+        assert (
+            found.page.is_checked("#chats")
+            and found.page.get_by_label("Message", exact=True).input_value() == ""
+        )
+        found.as_text()
         yield found
         assert found.said == []
         assert [url for url in found.asked if not url.startswith((f"{address}/", "data:"))] == []
@@ -250,6 +266,34 @@ class TestPage:
         assert "As many tokens" in shown.status() and "+ 16 of" in page.text_content("#tokens")
         page.get_by_label("two texts side by side").uncheck()
         assert page.is_hidden("#second") and shown.write(PROMPT) == found[0]
+
+    def test_it_plays_the_activations_that_are_chosen(self, shown, model, native):
+        """And goes on in the same text, with other programs."""
+        page, prompt = shown.page, "Once upon a time, there was"
+        choice = page.get_by_label("activations")
+        assert choice.locator("option").all_text_contents() == ["f16", "f32", "INT8"]
+        # the first is what it would begin with
+        assert choice.input_value() == "f32" and page.locator("option:disabled").all_text_contents() == [
+            "f16"
+        ]
+        assert page.inner_text("#lacking") == "f16 needs shader-f16, which is not here."
+        shown.set(count="24", temperature="0.9", seed="1")
+        shown.write(prompt)
+        choice.select_option("int8")
+        page.locator("#activations:focus").wait_for(timeout=LOAD_MS)
+        assert (
+            shown.status() == "Ready." and page.text_content("#speed") == "–" and page.is_hidden("#progress")
+        )
+        assert page.input_value("#prompt") == prompt
+        integer = workbench.load(model, backend="wgpu", dtype="int8", max_tokens=CAPACITY)
+        expected = "".join(integer.generate(prompt, max_new_tokens=24, temperature=0.9, seed=1))
+        assert shown.write(prompt) == expected
+        choice.select_option("f32")
+        page.locator("#activations:focus").wait_for(timeout=LOAD_MS)
+        shown.set(count="8", temperature="0", seed="0")
+        assert shown.write(prompt) == "".join(native.generate(prompt, max_new_tokens=8))
+        programs = [path.split("/")[2].split("-")[0] for path, _ in Ranges.asked if "/programs/" in path]
+        assert programs.index("f32") < programs.index("int8")
 
     def test_a_key_stops_it(self, shown):
         shown.set(count="100")
@@ -346,8 +390,9 @@ class TestPage:
         page.set_viewport_size({"width": 320, "height": 640})
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
         # every control has a name, for those who hear it
-        for each in page.locator("button:visible, input:visible, textarea:visible").all():
-            assert each.evaluate("(e) => (e.labels?.length ? e.labels[0] : e).textContent.trim()"), each
+        for each in page.locator("button:visible, input:visible, select:visible, textarea:visible").all():
+            named = "(e) => e.ariaLabel || (e.labels?.length ? e.labels[0] : e).textContent.trim()"
+            assert each.evaluate(named), each
 
     @pytest.mark.release
     def test_it_works_without_a_network(self, shown, native):
@@ -356,6 +401,7 @@ class TestPage:
         shown.offline()
         shown.reload()
         shown.page.locator("summary").click()
+        shown.as_text()
         shown.set(count="4")
         assert shown.write(PROMPT) == "".join(native.generate(PROMPT, max_new_tokens=4))
         shown.page.context.set_offline(False)
@@ -456,7 +502,7 @@ def test_the_storage_makes_room_and_a_model_that_it_does_not_hold_is_used_all_th
         session = context.new_cdp_session(page)
         session.send("Storage.overrideQuotaForOrigin", {"origin": address, "quotaSize": bytes_ * 3 // 2})
         shown = Shown(context, address)
-        assert shown.page.is_enabled("#write") and shown.kept().startswith(("the model", "all"))
+        assert shown.page.is_enabled("#write") and shown.kept().startswith(("the weights", "all"))
         assert len(names := page.evaluate(OTHER, 0)) == 1 and names != ["other"]
     with serve(written) as address, contextlib.closing(browser.new_context()) as context:
         session = context.new_cdp_session(context.new_page())
@@ -482,9 +528,8 @@ def test_the_page_tokenizes_and_streams_text_as_python_does(written):
         for at in (0, 7)
         for stop in ([], ["café", "afé –", "🙃 z", "\ufffd\ufffd"])
     ]
-    answer = run_script(
-        "text_node.js", {"folder": str(written), "texts": texts, "sample": sample, "streams": streams}
-    )
+    request = {"folder": str(written), "texts": texts, "sample": sample, "streams": streams, "chats": []}
+    answer = run_script("text_node.js", request)
     for text, found in zip(texts, answer["texts"], strict=True):
         ids = list(tokenizer(text)["input_ids"])
         assert found["ids"] == ids
@@ -495,3 +540,23 @@ def test_the_page_tokenizes_and_streams_text_as_python_does(written):
         expected = stream_text(tokenizer, stream["ids"], stop=stream["stop"], prompt_ids=stream["prompt"])
         assert found["pieces"] == list(expected) and found["reason"] == expected.finish_reason
     assert {found["reason"] for found in answer["streams"]} == {"length", "stop"}
+
+
+def test_the_page_writes_conversations_as_python_does(written):
+    """With templates in the ways of published ones; where one refuses a conversation, it does so in both."""
+    facts = json.loads((written / "page.json").read_text())
+    tokenizer = workbench.load(written / "model", backend="torch").tokenizer
+    request = {"folder": str(written), "texts": [], "sample": facts["sample"], "streams": []}
+    chats, expected, refused = [], [], 0
+    for template in TEMPLATES.values():
+        tokenizer.chat_template = template
+        for messages in TALKS:
+            chat = {"template": template, "tokens": facts["chat"]["tokens"], "sample": None}
+            chats.append({"chat": chat, "messages": messages})
+            try:
+                expected.append(chat_ids(tokenizer, messages))
+            except WorkbenchError:
+                expected.append(None)
+                refused += 1
+    assert refused == 2 and len({tuple(each) for each in expected if each}) == len(expected) - refused
+    assert run_script("text_node.js", request | {"chats": chats})["talks"] == expected

@@ -41,7 +41,7 @@ LOSE = """async () => {
 def page(site, tmp_path_factory):
     """A blank page of a server that has the modules and a model; the model's folder."""
     root = tmp_path_factory.mktemp("root")
-    folder = site("int4/32", write_family(root / "gemma2", "gemma2", 0))
+    folder = site("int4/32", write_family(root / "gemma2", "gemma2", 0), types=("f32", "int8"))
     for name, target in (
         ("tests", REPOSITORY / "tests"),
         ("workbench", REPOSITORY / "workbench"),
@@ -53,9 +53,11 @@ def page(site, tmp_path_factory):
 
 
 @pytest.mark.release
-def test_chromium_gives_what_the_native_engine_gives(page):
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_chromium_gives_what_the_native_engine_gives(page, activations):
     found, folder = page
-    compare(folder, lambda request: found.evaluate(PLAY, request), 8, sampled=True)
+    play = lambda request: found.evaluate(PLAY, request)  # noqa: E731
+    compare(folder, play, 8, sampled=True, activations=activations)
 
 
 def test_a_lost_device_and_too_large_a_wish_are_named(page):

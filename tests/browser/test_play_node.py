@@ -11,6 +11,7 @@ import workbench
 from tests.models.family_cases import write_family
 from tests.support.dawn import play
 from tests.support.foreign import write_quantized
+from tests.support.steps import sizes_of_steps
 from workbench.convert.convert import convert
 from workbench.convert.imported import import_model
 from workbench.convert.options import ConvertOptions
@@ -126,7 +127,7 @@ def test_damage_is_named(small_site, file, damage, kind, says):
 
 
 def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(small_site):
-    said = play({"folder": str(small_site), "ids": [1], "count": 1, "without": True})["error"]
+    said = play({"folder": str(small_site), "ids": [1], "count": 1, "without": "nothing"})["error"]
     assert said["kind"] == "no-webgpu" and "Firefox 141" in said["message"]
     answer = play({"folder": str(small_site), "ids": [1], "count": 1, "activations": "f16"})
     if "error" in answer:
@@ -134,6 +135,21 @@ def test_a_browser_without_webgpu_and_an_adapter_without_f16_are_named(small_sit
             answer["error"]["kind"] == "missing-feature"
             and "f32 runs everywhere" in answer["error"]["message"]
         )
+
+
+def test_activations_in_int8_are_the_native_engines_and_f32_plays_where_they_cannot(small, site):
+    """The first that programs are there for is played, if the adapter has what it needs."""
+    with sizes_of_steps(1):
+        folder = site("int4/32", small, types=("int8", "f32"), heads=("last", "greedy"))
+        compare(folder, played(folder), 16, activations="int8")
+    request = {"ids": [5, 6], "count": 1, "without": "features"}
+    needed = "packed_4x8_integer_dot_product"
+    found = played(folder)(request)
+    assert found["bundle"].startswith("f32-") and found["offered"] == {"int8": needed, "f32": ""}
+    said = played(folder)(request | {"activations": "int8"})["error"]
+    assert (
+        said["kind"] == "missing-feature" and f"in int8 need {needed}, which is not here" in said["message"]
+    )
 
 
 def test_what_cannot_be_fed_and_logits_that_are_no_numbers_are_named(small_site):

@@ -4,6 +4,7 @@ compilers."""
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import numpy as np
@@ -23,7 +24,7 @@ from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.plan.plan import step_sizes
 from workbench.runtime.device import PROMISED_LIMITS
-from workbench.runtime.export import SUBGROUPS, export_programs, page_adapter, read_bundle
+from workbench.runtime.export import SUBGROUPS, export_programs, page_adapter, read_bundle, types_for
 from workbench.runtime.link import program_of
 from workbench.runtime.lowering import lower
 from workbench.runtime.pipelines import build
@@ -134,8 +135,13 @@ def _round_trip(program: Program) -> float:
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "programs"
-    return folder, export_programs(open_source(model), folder, max_tokens=64)
+    folder, told = tmp_path_factory.mktemp("exported") / "programs", []
+    done = export_programs(
+        open_source(model), folder, max_tokens=64, progress=lambda *each: told.append(each)
+    )
+    assert [each[:2] for each in told] == [(n, done.programs) for n in range(1, done.programs + 1)]
+    assert told[0][2] == "f32-0" and told[-1][2] == ""
+    return folder, done
 
 
 def test_exported_programs_are_those_that_lowering_gives(exported, model):
@@ -168,7 +174,7 @@ def test_a_token_on_a_browsers_software_adapter_crosses_no_barrier(exported):
 def test_exported_modules_compile_under_tint(exported):
     folder, _ = exported
     sources = {}
-    for activations in ("f32", "f16"):
+    for activations in ("f32", "f16", "int8"):
         for lanes in (0, 4, 32):
             for program in read_bundle(folder, activations, lanes):
                 for each in program.pipelines:
@@ -192,6 +198,26 @@ def test_exported_modules_compile_on_a_device_with_promised_limits(exported, ope
             assert (
                 len(kinds) - kinds.count("uniform") <= PROMISED_LIMITS["max-storage-buffers-per-shader-stage"]
             )
+
+
+def test_activations_are_those_that_a_model_can_have(model, tmp_path, capsys):
+    source = open_source(model)
+    assert types_for([source]) == ("f32", "f16", "int8")
+    assert types_for([source], ["int8", "f32"]) == ("int8", "f32")
+    convert(model.parent / "source", tmp_path / "floats", ConvertOptions(parse_format("f16")))
+    floats = open_source(tmp_path / "floats")
+    assert types_for([source, floats]) == ("f32", "f16") and types_for([floats], ["f16"]) == ("f16",)
+    with pytest.raises(WorkbenchError, match="floats has no linear layer with integer weights"):
+        types_for([source, floats], ["f32", "int8"])
+    for wrong, says in (
+        (["f64"], "'f64'; allowed: f32, f16, int8"),
+        (["f32", "f32"], "f32, f32"),
+        ([], "none"),
+    ):
+        with pytest.raises(WorkbenchError, match=re.escape(f"activations = {says}")):
+            types_for([source], wrong)
+    command = ["export-program", str(tmp_path / "floats"), str(tmp_path / "out"), "--activations", "int8"]
+    assert main(command) == 2 and "no linear layer with integer weights" in capsys.readouterr().err
 
 
 def test_damage_and_what_cannot_be_exported_is_named(exported, model, tmp_path, capsys):

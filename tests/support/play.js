@@ -43,8 +43,12 @@ async function pairs(model, { prompts, count, settings }) {
   return { runs, end, wrong };
 }
 
+/** The same without the features of WGSL that browsers may lack. */
+const plain = (gpu) => ({ requestAdapter: (how) => gpu.requestAdapter(how), wgslLanguageFeatures: new Set() });
+
 async function played(gpu, read, { ids, count, options, activations, without, refused, back, settings, prompts }) {
-  const model = await Model.load(without ? undefined : gpu, read, { activations });
+  const given = { nothing: undefined, features: plain(gpu) };
+  const model = await Model.load(without ? given[without] : gpu, read, { activations: activations ?? undefined });
   if (settings) return pairs(model, { prompts, count, settings });
   const session = await model.session();
   if (refused) {
@@ -57,7 +61,8 @@ async function played(gpu, read, { ids, count, options, activations, without, re
   for await (const token of session.generate(ids, { count })) tokens.push(token);
   const drawn = [];
   if (options) for await (const token of session.generate(ids, { count, options })) drawn.push(token);
-  const answer = { adapter: model.device.name, bundle: model.bundle, logits, tokens, drawn, position: session.position };
+  const { bundle, offered, device } = model;
+  const answer = { adapter: device.name, bundle, offered, logits, tokens, drawn, position: session.position };
   if (back) {
     session.reset(back.length);
     answer.refused = await failed(session.feed(ids.slice(0, 1)));
@@ -72,9 +77,9 @@ async function played(gpu, read, { ids, count, options, activations, without, re
 /**
  * @param {GPU} gpu
  * @param {import("../../workbench/browser/loader.js").Read} read
- * @param {{ids: number[], count: number, options?: object, activations?: "f32" | "f16", without?: boolean,
+ * @param {{ids: number[], count: number, options?: object, activations?: string | null, without?: "nothing" | "features",
  *   refused?: number[][], back?: number[], settings?: object[], prompts?: number[][]}} request settings: two that continue
- *   prompts together; without: as if there were no WebGPU; refused: ids that cannot be fed;
+ *   prompts together; without: as if there were no WebGPU, or no features of WGSL; refused: ids that cannot be fed;
  *   back: the beginning of ids, to be continued afterwards
  */
 export async function play(gpu, read, request) {

@@ -1,11 +1,12 @@
-// Reads {folder, texts, sample, streams} from stdin and prints ids and text of each under the page's tokenizer, the kind of
-// error of a sample that is another tokenizer's, and of each stream {prompt, ids, stop} its pieces and why it ended.
+// Reads {folder, texts, sample, streams, chats} from stdin and prints ids and text of each under the page's tokenizer, the kind of
+// error of a sample that is another tokenizer's, of each stream {prompt, ids, stop} its pieces and why it ended, and of each chat
+// {chat, messages} its ids, or null where the template refuses.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { streamText, Text } from "../../workbench/browser/text.js";
 
-const { folder, texts, sample, streams } = JSON.parse(readFileSync(0, "utf8"));
+const { folder, texts, sample, streams, chats } = JSON.parse(readFileSync(0, "utf8"));
 const read = async (file) => new Uint8Array(readFileSync(join(folder, file)));
 const files = JSON.parse(readFileSync(join(folder, "model/manifest.json"), "utf8")).tokenizer;
 const text = await Text.load(read, files, sample);
@@ -26,4 +27,14 @@ async function streamed({ prompt, ids, stop }) {
   return { pieces, reason };
 }
 
-process.stdout.write(JSON.stringify({ texts: found, other, streams: await Promise.all(streams.map(streamed)) }));
+function talked({ chat, messages }) {
+  try {
+    return new Text(text.tokenizer, text.special, chat).encodeChat(messages);
+  } catch (error) {
+    if (error.kind !== "input") throw error;
+    return null;
+  }
+}
+
+const talks = chats.map(talked);
+process.stdout.write(JSON.stringify({ texts: found, other, streams: await Promise.all(streams.map(streamed)), talks }));

@@ -1,4 +1,4 @@
-"""What Tint adds to loops of a decode step: a counter wherever it cannot prove that a loop ends.
+"""What Tint adds to loops of a step, and over logits: a counter wherever it cannot prove that a loop ends.
 
 Drivers do not unroll a loop with two ways out, nor what stands around it, and arrays in registers that such loops index
 go to memory: INT8 activations of an 8B shape lost a third of their speed in Dawn (H200). Tint proves loops finite that
@@ -18,7 +18,10 @@ from workbench.known import known
 from workbench.model_bench.synthetic import RandomSource
 from workbench.runtime import wgpu_executor
 from workbench.runtime.export import PROMISED, programs_for
+from workbench.runtime.launch import Workload, resolve
+from workbench.runtime.link import link_kernel
 
+SUBGROUPS = Adapter(subgroups=True, subgroup_size=32)
 SHAPE = {
     **{"model_type": "llama", "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2048},
     **{"num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 2, "rms_norm_eps": 1e-5},
@@ -27,6 +30,12 @@ SHAPE = {
 COUNTED = {
     **{"attention_split/teams": 3, "argmax_reduce/row": 1, "attention/tile": 3},
     **{"rms_norm/row": 4, "rms_norm[a8]/row": 4},
+}
+#: The same of what goes through rows of logits: sums and maxima of a workgroup end with its subgroups.
+OVER_LOGITS = {
+    **dict.fromkeys(("sample", "sample_first", "sample_tally", "sample_sums", "sample_draw", "tell"), 0),
+    **dict.fromkeys(("argmax", "argmax_parts", "argmax_reduce", "top_k"), 1),
+    **dict.fromkeys(("exp_sums", "softmax", "target_log_likelihood", "log_probabilities", "divergence"), 2),
 }
 GUARD = re.compile(r"%tint_loop_idx\S* = OpVariable")
 
@@ -58,11 +67,20 @@ def counters(sources: list[str]) -> list[int]:
 def test_loops_of_a_decoded_token_and_of_a_prompt_end_for_all_that_tint_knows(head, activations, monkeypatch):
     monkeypatch.setattr(wgpu_executor, "CHUNKS", (64,))
     source = RandomSource("random", SHAPE, parse_format("int4/128"))
-    adapter = Adapter(subgroups=True, subgroup_size=32)
-    [program] = programs_for(source, activations, adapter, 512, PROMISED.nbytes, (head,))
+    [program] = programs_for(source, activations, SUBGROUPS, 512, PROMISED.nbytes, (head,))
     labels = [each.label for each in program.pipelines]
     guarded = counters([program.modules[each.module] for each in program.pipelines])
     assert dict(zip(labels, guarded, strict=True)) == {each: COUNTED.get(each, 0) for each in labels}
+
+
+def test_loops_over_logits_end_for_all_that_tint_knows():
+    found = {}
+    for name in OVER_LOGITS:
+        work = Workload.random(resolve(name))
+        [variant] = work.kernel.variants
+        linked = link_kernel(work.kernel, work.sizes, work.types, SUBGROUPS, variant, dialect="tint")
+        found[name] = linked.module.code
+    assert dict(zip(found, counters(list(found.values())), strict=True)) == OVER_LOGITS
 
 
 def test_a_loop_of_which_tint_does_not_know_that_it_ends_has_a_counter():

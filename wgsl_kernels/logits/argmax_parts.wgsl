@@ -14,7 +14,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let end = min((id.x + 1u) * GROUP, WIDTH);
   var mine = LOWEST;
   var found = id.x * GROUP;
-  for (var first = id.x * GROUP + thread; first < end; first += TOGETHER * WORKGROUP) {
+  for (var turn = 0u; turn < (GROUP + TOGETHER * WORKGROUP - 1u) / (TOGETHER * WORKGROUP); turn++) {
+    let first = id.x * GROUP + turn * TOGETHER * WORKGROUP + thread;
+    if (first >= end) { break; }
     var v: array<f32, TOGETHER>;
     for (var i = 0u; i < TOGETHER; i++) {
       let at = first + i * WORKGROUP;

@@ -18,20 +18,26 @@ fn bracket(d: f32) -> f32 {
   return 0.5 - d * (0.16666667 - d * (0.041666668 - d * (8.3333338e-3 - d * (1.3888889e-3 - d * (1.984127e-4 - d * end)))));
 }
 
+const TURNS: u32 = (WIDTH + WORKGROUP - 1u) / WORKGROUP;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
   var most = vec2<f32>(LOWEST);  // of x and of the baseline
-  for (var i = thread; i < WIDTH; i += WORKGROUP) {
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
     most = max(most, vec2<f32>(checked(f32(x[start + i])), checked(f32(baseline[start + i]))));
   }
   most = vec2<f32>(workgroup_max(most.x, thread), workgroup_max(most.y, thread));
   var sums_q = vec4<f32>();
   var sums_p = vec4<f32>();
-  for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {
+  for (var turn = 0u; turn < (TURNS + RUN - 1u) / RUN; turn++) {
     var run_q = vec4<f32>();
     var run_p = vec4<f32>();
-    for (var i = first; i < min(first + RUN * WORKGROUP, WIDTH); i += WORKGROUP) {
+    for (var n = 0u; n < RUN; n++) {
+      let i = (turn * RUN + n) * WORKGROUP + thread;
+      if (i >= WIDTH) { break; }
       run_q += in_bin(exp_of(f32(x[start + i]) - most.x));
       run_p += in_bin(exp_of(f32(baseline[start + i]) - most.y));
     }
@@ -48,9 +54,11 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let shift = (most.y - most.x) + select(log_of(ratio), log_quotient(s), abs(s) < 0.17);
 
   var sums = vec4<f32>();
-  for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {
+  for (var turn = 0u; turn < (TURNS + RUN - 1u) / RUN; turn++) {
     var run = vec4<f32>();
-    for (var i = first; i < min(first + RUN * WORKGROUP, WIDTH); i += WORKGROUP) {
+    for (var n = 0u; n < RUN; n++) {
+      let i = (turn * RUN + n) * WORKGROUP + thread;
+      if (i >= WIDTH) { break; }
       let v = f32(x[start + i]);
       let b = f32(baseline[start + i]);
       let d = (b - v) - shift;

@@ -4,16 +4,27 @@
 @group(0) @binding(1) var<storage, read_write> largest: array<f32>;
 @group(0) @binding(2) var<storage, read_write> total: array<f32>;
 
+// Numbers of a part, and of a thread.
+const LENGTH: u32 = (WIDTH + PARTS - 1u) / PARTS;
+const TURNS: u32 = (LENGTH + WORKGROUP - 1u) / WORKGROUP;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let length = (WIDTH + PARTS - 1u) / PARTS;
-  let first = id.x * length;
-  let last = min(first + length, WIDTH);
+  let first = id.x * LENGTH;
+  let last = min(first + LENGTH, WIDTH);
   var mine = -3.4028234e38;  // the lowest f32
-  for (var i = first + thread; i < last; i += WORKGROUP) { mine = max(mine, x[i]); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = first + turn * WORKGROUP + thread;
+    if (i >= last) { break; }
+    mine = max(mine, x[i]);
+  }
   let most = workgroup_max(mine, thread);
   var sum = 0.0;
-  for (var i = first + thread; i < last; i += WORKGROUP) { sum += exp(x[i] - most); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = first + turn * WORKGROUP + thread;
+    if (i >= last) { break; }
+    sum += exp(x[i] - most);
+  }
   sum = workgroup_sum(sum, thread);
   if (thread == 0u) {
     largest[id.x] = most;

@@ -12,18 +12,27 @@ const WORDS: u32 = 1024u;
 const SEGMENT: u32 = 32u * WORDS;
 var<workgroup> marks: array<atomic<u32>, WORDS>;
 
+const TURNS: u32 = (WIDTH + WORKGROUP - 1u) / WORKGROUP;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
   var largest = LOWEST;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, checked(f32(x[start + i]))); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
+    largest = max(largest, checked(f32(x[start + i])));
+  }
   largest = workgroup_max(largest, thread);
   var sums = vec4<f32>();
   var sums_beyond = vec4<f32>();
-  for (var segment = 0u; segment < WIDTH; segment += SEGMENT) {
-    for (var i = thread; i < WORDS; i += WORKGROUP) { atomicStore(&marks[i], 0u); }
+  for (var part = 0u; part < (WIDTH + SEGMENT - 1u) / SEGMENT; part++) {
+    let segment = part * SEGMENT;
+    for (var turn = 0u; turn < WORDS / WORKGROUP; turn++) { atomicStore(&marks[turn * WORKGROUP + thread], 0u); }
     workgroupBarrier();
-    for (var i = thread; i < COUNTED; i += WORKGROUP) {
+    for (var turn = 0u; turn < (COUNTED + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let i = turn * WORKGROUP + thread;
+      if (i >= COUNTED) { break; }
       let token = ids[id.x * K + i];
       if (token >= segment && token < segment + SEGMENT) {
         atomicOr(&marks[(token - segment) >> 5u], 1u << (token & 31u));
@@ -31,10 +40,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
     let end = min(segment + SEGMENT, WIDTH);
-    for (var first = segment + thread; first < end; first += RUN * WORKGROUP) {
+    for (var turn = 0u; turn < (SEGMENT + RUN * WORKGROUP - 1u) / (RUN * WORKGROUP); turn++) {
       var run = vec4<f32>();
       var run_beyond = vec4<f32>();
-      for (var i = first; i < min(first + RUN * WORKGROUP, end); i += WORKGROUP) {
+      for (var n = 0u; n < RUN; n++) {
+        let i = segment + (turn * RUN + n) * WORKGROUP + thread;
+        if (i >= end) { break; }
         let part = in_bin(exp_of(f32(x[start + i]) - largest));
         let marked = (atomicLoad(&marks[(i - segment) >> 5u]) & (1u << (i & 31u))) != 0u;
         run += part;
@@ -48,7 +59,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let total = of_bins(workgroup_sum4(sums, thread));
   let rest = of_bins(workgroup_sum4(sums_beyond, thread));
   let logarithm = log_of(total);
-  for (var i = thread; i < K; i += WORKGROUP) {
+  for (var turn = 0u; turn < (K + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= K) { break; }
     let token = min(ids[id.x * K + i], WIDTH - 1u);
     y[id.x * K + i] = if_number((f32(x[start + token]) - largest) - logarithm, largest, id.x);
   }

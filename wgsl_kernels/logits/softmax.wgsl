@@ -4,20 +4,32 @@
 @group(0) @binding(0) var<storage, read> x: array<x_type>;
 @group(0) @binding(1) var<storage, read_write> y: array<y_type>;
 
+const TURNS: u32 = (WIDTH + WORKGROUP - 1u) / WORKGROUP;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let start = id.x * WIDTH;
   var largest = LOWEST;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { largest = max(largest, checked(f32(x[start + i]))); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
+    largest = max(largest, checked(f32(x[start + i])));
+  }
   largest = workgroup_max(largest, thread);
   var sums = vec4<f32>();
-  for (var first = thread; first < WIDTH; first += RUN * WORKGROUP) {
+  for (var turn = 0u; turn < (TURNS + RUN - 1u) / RUN; turn++) {
     var run = vec4<f32>();
-    for (var i = first; i < min(first + RUN * WORKGROUP, WIDTH); i += WORKGROUP) {
+    for (var n = 0u; n < RUN; n++) {
+      let i = (turn * RUN + n) * WORKGROUP + thread;
+      if (i >= WIDTH) { break; }
       run += in_bin(exp_of(f32(x[start + i]) - largest));
     }
     sums += run;
   }
   let total = if_number(of_bins(workgroup_sum4(sums, thread)), largest, id.x);
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { y[start + i] = y_type(exp_of(f32(x[start + i]) - largest) / total); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
+    y[start + i] = y_type(exp_of(f32(x[start + i]) - largest) / total);
+  }
 }

@@ -41,7 +41,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     let group = winner.index / GROUP;
     var next = Place(LOWEST, NOWHERE);
-    for (var i = group * GROUP + thread; i < min(group * GROUP + GROUP, WIDTH); i += WORKGROUP) {
+    for (var turn = 0u; turn < (GROUP + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let at = turn * WORKGROUP + thread;
+      let i = group * GROUP + at;
+      if (at >= GROUP || i >= WIDTH) { break; }
       let v = f32(x[row * WIDTH + i]);
       let after = v < winner.value || (v == winner.value && i > winner.index);
       if (after && v > next.value) { next = Place(v, i); }

@@ -16,6 +16,7 @@ var<workgroup> top: atomic<u32>;
 // Places of the keys that a thread has still to look at, where they are few: fewer with each digit.
 const HELD: u32 = 32u;
 var<private> held: array<u32, HELD>;
+const TURNS: u32 = (WIDTH + WORKGROUP - 1u) / WORKGROUP;
 
 // The lowest key that stays of those at `lowest` or above; by their count or by their mass.
 fn threshold(best: u32, lowest: u32, by_mass: bool, thread: u32) -> u32 {
@@ -31,7 +32,8 @@ fn threshold(best: u32, lowest: u32, by_mass: bool, thread: u32) -> u32 {
     let few = left <= HELD;
     let count = select(mine, left, few);
     left = 0u;
-    for (var n = 0u; n < count; n++) {
+    for (var n = 0u; n < TURNS; n++) {
+      if (n >= count) { break; }
       let i = select(n * WORKGROUP + thread, held[n % HELD], few);
       let key = key_of(i);
       if (key >= lowest && is_within(key, prefix, shift)) {
@@ -57,7 +59,11 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   if (thread == 0u) { atomicStore(&top, 0u); }
   workgroupBarrier();
   var mine = 0u;
-  for (var i = thread; i < WIDTH; i += WORKGROUP) { mine = max(mine, key_of(i)); }
+  for (var turn = 0u; turn < TURNS; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= WIDTH) { break; }
+    mine = max(mine, key_of(i));
+  }
   atomicMax(&top, mine);
   workgroupBarrier();
   let best = atomicLoad(&top);

@@ -21,7 +21,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   }
   var rest = share_of(total, random_word(state[0].position + 1u));
   var part = 0u;
-  while (part < PARTS - 1u) {
+  for (var n = 0u; n < PARTS - 1u; n++) {
     let here = vec2<u32>(sums[2u * part], sums[2u * part + 1u]);
     if (less(rest, here)) { break; }
     rest = subtract(rest, here);

@@ -112,9 +112,8 @@ export async function certify(gpu, bytes, runtime, onProgress, read) {
   const { head, tensors } = cases;
   const all = /** @type {Case[]} */ (head.cases);
   const sizes = [...new Set(all.map(({ lanes }) => lanes))];
-  const f16 = (await gpu?.requestAdapter({ powerPreference: "high-performance" }))?.features.has("shader-f16") ?? false;
-  const device = await Device.open(gpu, { bindings: [PROMISED], subgroupSizes: sizes, f16 });
-  const chosen = all.filter((each) => [0, device.subgroupSize].includes(each.lanes) && (f16 || !each.f16));
+  const device = await Device.open(gpu, { bindings: [PROMISED], subgroupSizes: sizes, f16: true });
+  const chosen = all.filter((each) => [0, device.subgroupSize].includes(each.lanes) && !(each.f16 && device.lacks("f16")));
   const total = chosen.length + (head.model ? 1 : 0);
   const results = [];
   for (const each of chosen) {

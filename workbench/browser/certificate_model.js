@@ -121,7 +121,7 @@ export async function playModelCase(gpu, wanted, tensors, read) {
   try {
     const source = files ? fromMemory(new Map(Object.entries(files).map(([file, n]) => [file, tensors[n]]))) : read;
     if (!source) throw new BrowserError("input", "the cases carry no model, and there is no page whose model it could be");
-    model = await Model.load(gpu, source, { wanted: ({ head }) => HEADS.has(head) });
+    model = await Model.load(gpu, source, { activations: "f32", wanted: ({ head }) => HEADS.has(head) });
     if (model.key !== manifest_sha256) throw new BrowserError("damaged", "the page holds another model than its cases are of");
     model.player.working += 1; // what is not played is not compiled meanwhile
     const got = await played(model, wanted, new Float32Array(tensors[wanted.logits].buffer));

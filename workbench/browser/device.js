@@ -1,11 +1,14 @@
-// Opening a WebGPU device, and buffers on it. Whatever the browser says against it becomes a BrowserError.
+// A WebGPU device, and buffers on it. What the browser says against it becomes a BrowserError.
 
 import { because, BrowserError } from "./errors.js";
 
 /** What a buffer of `bytes` takes: at least 16 bytes, in steps of 16, since kernels load four words at a time. */
 export const aligned = (/** @type {number} */ bytes) => Math.max(16, Math.ceil(bytes / 16) * 16);
 
-/** An open device, what is known of its adapter, and its buffers. */
+/** What activations need that not all devices have. @type {Record<string, string>} */
+const NEEDED = { f16: "shader-f16", int8: "packed_4x8_integer_dot_product" };
+
+/** An open device, its adapter and buffers. */
 export class Device {
   /**
    * @param {GPUDevice} gpu
@@ -17,13 +20,13 @@ export class Device {
   constructor(gpu, info, subgroupSize, bindings, instance) {
     this.gpu = gpu;
     this.bindings = bindings;
-    /** Kept, since Dawn for Node ends the process when it is collected before its devices. */
+    /** Kept: Dawn for Node ends the process when it is collected before its devices. */
     this.instance = instance;
     this.subgroupSize = subgroupSize;
     this.name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "an unnamed adapter";
-    /** Bytes of the buffers that there are. */
+    /** Bytes of its buffers. */
     this.allocated = 0;
-    /** What ended the device, or what it refused; all that follows fails with it. @type {BrowserError | null} */
+    /** What ended it, or what it refused; all that follows fails so. @type {BrowserError | null} */
     this.failure = null;
     gpu.lost.then(({ reason, message }) => {
       this.failure ??= new BrowserError(
@@ -39,8 +42,8 @@ export class Device {
   }
 
   /**
-   * The most powerful adapter's device. Programs stay within the limits that WebGPU promises, but for those of bindings.
-   * Subgroups are asked for where all of an adapter's have one size, since programs are lowered for one.
+   * The most powerful adapter's. Programs stay within the limits that WebGPU promises, but for those of bindings; they are
+   * lowered for one size of subgroups, which are asked for where all have it.
    * @param {GPU | undefined} gpu `navigator.gpu`
    * @param {Needs} needs
    */
@@ -61,13 +64,7 @@ export class Device {
       );
     }
     /** @type {GPUFeatureName[]} */
-    const features = [];
-    if (f16) {
-      if (!adapter.features.has("shader-f16")) {
-        throw new BrowserError("missing-feature", "this adapter computes in no f16 (shader-f16); f32 runs everywhere");
-      }
-      features.push("shader-f16");
-    }
+    const features = f16 && adapter.features.has("shader-f16") ? ["shader-f16"] : [];
     const { subgroupMinSize: least, subgroupMaxSize: most = 0 } = adapter.info;
     const lanes = adapter.features.has("subgroups") && least === most && subgroupSizes.includes(most) ? most : 0;
     if (lanes) features.push("subgroups");
@@ -90,15 +87,21 @@ export class Device {
     }
   }
 
+  /** What it lacks for such activations, if anything. @param {string} activations */
+  lacks(activations) {
+    const name = NEEDED[activations];
+    const there = !name || this.gpu.features.has(name) || this.instance.wgslLanguageFeatures?.has(name);
+    return there ? "" : name;
+  }
+
   /** Throws what ended the device, if anything did. */
   check() {
     if (this.failure) throw this.failure;
   }
 
   /**
-   * Zeroed buffers by name, all of them or none.
-   * @param {Map<string, BufferWanted>} wanted
-   * @param {string} purpose as messages say it
+   * Zeroed buffers, all or none.
+   * @param {Map<string, BufferWanted>} wanted @param {string} purpose as messages say it
    */
   async allocate(wanted, purpose) {
     this.check();
@@ -148,7 +151,7 @@ export class Device {
     this.gpu.queue.writeBuffer(buffer, offset, bytes);
   }
 
-  /** What a staging buffer holds once what was submitted before has run. @param {GPUBuffer} staging @param {number} bytes */
+  /** What a staging buffer holds once all that was submitted has run. @param {GPUBuffer} staging @param {number} bytes */
   async mapped(staging, bytes) {
     try {
       await staging.mapAsync(GPUMapMode.READ, 0, bytes);

@@ -1,18 +1,18 @@
-// A token drawn from logits in the page: wgsl_kernels/sampling/drawing.py in JavaScript, which draws the same one from the
-// same logits. Integers up to 2^53 are numbers, products beyond are split.
+// A token drawn from logits in the page, the same as by wgsl_kernels/sampling/drawing.py. Integers up to 2^53 are numbers, products
+// beyond are split.
 
 import { GREEDY, HALVINGS, isPlain, NUCLEUS, optionWords, seenWords } from "./sampling.js";
 
 const WORD = 0xffffffff;
-/** Of a polynomial for 2^-x: POWER in drawing.py. */
+/** POWER in drawing.py: of 2^-x. */
 const POWER = [2147483648, 1488522228, 515882323, 119192779, 20649271, 2851416, 316243, 23239];
-/** Sums of weights, below 2^41 each, are kept in two numbers. */
+/** Sums of weights below 2^41 are two numbers. */
 const LOW = 2 ** 20;
 
 const float = new Float32Array(1);
 const word = new Uint32Array(float.buffer);
 
-/** The bits of an f32, of zeros and subnormal numbers 0. @param {number} value */
+/** Of an f32; 0 of zeros and subnormal numbers. @param {number} value */
 function bitsOf(value) {
   float[0] = value;
   return (word[0] & 0x7f800000) === 0 ? 0 : word[0];
@@ -55,7 +55,6 @@ export function randomWord(low, top, position) {
 
 /** @typedef {{top: number, low: number}} Wide top 2^20 + low, which may pass 2^53 */
 
-/** A sum of weights. */
 class Sum {
   constructor() {
     this.top = 0;
@@ -92,7 +91,7 @@ function passing(weights, share, less) {
   return weights.findIndex((weight) => (sum.add(weight), sum.exceeds(wanted)));
 }
 
-/** Chooses tokens from logits on the host. */
+/** Chooses tokens on the host. */
 export class Sampler {
   /** @param {Options} options */
   constructor(options) {

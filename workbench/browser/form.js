@@ -1,5 +1,5 @@
 // What the pages of one model and of two share: a form that does one thing at a time, and what is told beside it. What comes
-// from files or models is written as text, never as markup.
+// from files or models is text, never markup.
 
 import { megabytes } from "./device.js";
 import { BrowserError } from "./errors.js";
@@ -18,7 +18,7 @@ export function made(tag, text = "", name = "") {
 }
 
 /**
- * Text that comes; where the end of a log was in sight, it stays there.
+ * Text that comes; an end in sight stays there.
  * @param {HTMLElement} log @param {string} text @param {HTMLElement} [into]
  */
 export function append(log, text, into = log) {
@@ -30,7 +30,7 @@ export function append(log, text, into = log) {
 const NUMBERS = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "seed"];
 const HARMLESS = ["input", "context", "not-finite"];
 
-/** How tokens are chosen, as the fields say whose names end so. @returns {Options} */
+/** As the fields say whose names end so. @returns {Options} */
 export const chosen = (end = "") => Object.fromEntries(NUMBERS.map((id) => [id, Number(control(id + end).value)]));
 
 /**
@@ -50,13 +50,11 @@ export function fail(error) {
   return harmless;
 }
 
-/**
- * How far loading has come.
- * @param {string} what @param {number} before of all, 0 to 1 @param {number} share @param {Progress} progress
- */
-export function loading(what, before, share, { done, total }) {
-  control("progress").value = /** @type {any} */ (before + (share * done) / total);
-  say("status", `${what}: ${megabytes(done)} of ${megabytes(total)}${done === total ? "; preparing the GPU …" : ""}`);
+/** How far loading has come. @param {Progress} progress */
+export function loading({ done, total, which = 0, of = 1 }) {
+  const what = of > 1 ? ` model ${which + 1} of ${of}` : "";
+  control("progress").value = /** @type {any} */ ((which + done / total) / of);
+  say("status", `Loading${what}: ${megabytes(done)} of ${megabytes(total)}${done === total ? "; preparing the GPU …" : ""}`);
 }
 
 /** One thing at a time, begun by the form and ended by itself, a button or a key. @template {Facts} Known */
@@ -70,24 +68,50 @@ export class Form {
     this.working = false;
   }
 
-  /** @param {string} title @param {string} what the browser keeps @param {string[]} files kept with the page */
-  ready(title, what, files) {
-    const { adapter, memory, kept, unkept, certificate } = this.facts;
+  /** Tells what is known of the models that were loaded. */
+  loaded() {
+    const { title, files, adapter, memory, unkept, activations, offered } = this.facts;
     document.title = title;
     say("name", title);
     element("progress").hidden = true;
-    this.begin(false);
-    say("status", "Ready.");
     say("adapter", adapter);
     say("memory", megabytes(memory));
-    say("kept", kept ? what : `not: ${unkept}`);
-    element("forget").hidden = !kept;
+    say("kept", unkept ? `not: ${unkept}` : "the weights");
+    element("forget").hidden = unkept !== "";
+    element("activations").replaceChildren();
+    say("lacking", "");
+    for (const [kind, lacks] of Object.entries(offered)) {
+      const name = kind.replace("int", "INT");
+      const option = new Option(name, kind, false, kind === activations);
+      option.disabled = lacks !== "";
+      element("activations").append(option);
+      if (lacks) element("lacking").append(` ${name} needs ${lacks}, which is not here.`);
+    }
+    if (unkept) return;
+    keepPage(files).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
+  }
+
+  /** Begins, in a chat where there can be one. */
+  ready() {
+    const { chat, certificate } = this.facts;
+    this.loaded();
+    if (chat) control(this.manner.chat).checked = true;
+    this.turn();
+    this.begin(false);
+    say("status", "Ready.");
     element("certify").hidden = !certificate;
     const form = /** @type {HTMLFormElement} */ (element("form"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (!this.working) this.work();
+      if (this.working) return;
+      this.work(() => {
+        const running = this.run();
+        element(this.manner.busy).scrollIntoView({ block: "nearest" });
+        return running;
+      });
     });
+    const select = control("activations");
+    select.addEventListener("change", () => this.work(() => this.reload()).then(() => select.focus()));
     // what is wrong may be out of sight
     form.addEventListener("invalid", () => form.querySelector("details")?.setAttribute("open", ""), true);
     for (const id of this.manner.ways) element(id).addEventListener("change", () => this.turn());
@@ -97,17 +121,25 @@ export class Form {
       if (event.key === "Escape") this.stop();
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     });
-    if (kept) keepPage(files).then((done) => done && say("kept", "all of it; this page works without a network"), console.warn);
   }
 
-  /** To another way of using the page. */
-  turn() {
-    throw new Error("a page says what its ways are");
+  /**
+   * What is written into the prompt: a text to go on from, or a message, which is never empty.
+   * @param {string} label @param {boolean} message
+   */
+  prompt(label, message) {
+    const prompt = control("prompt");
+    say("prompt-label", label);
+    prompt.required = message;
+    if (prompt.value === (message ? prompt.defaultValue : "")) prompt.value = message ? "" : prompt.defaultValue;
   }
 
-  /** What the form asks for; how it ended. @returns {Promise<string>} */
-  run() {
-    throw new Error("a page says what it does");
+  /** To another way of using the page, which pages have of their own. */
+  turn() {}
+
+  /** What the form asks for, which pages do; how it ended. */
+  async run() {
+    return "";
   }
 
   stop() {
@@ -120,12 +152,23 @@ export class Form {
     element("forget").hidden = true;
   }
 
-  async work() {
+  /** Loads what computes in the activations that are chosen. */
+  async reload() {
+    const given = { base: document.baseURI, activations: control("activations").value };
+    control("stop").disabled = true; // there is no text yet
+    element("progress").hidden = false;
+    control("progress").value = "0";
+    say("status", "Loading …");
+    this.facts = await this.engine.call("load", given, loading);
+    this.loaded();
+    return "Ready.";
+  }
+
+  /** @param {() => Promise<string>} what */
+  async work(what) {
     this.begin(true);
     try {
-      const running = this.run();
-      element(this.manner.busy).scrollIntoView({ block: "nearest" });
-      say("status", await running);
+      say("status", await what());
     } catch (error) {
       this.usable = fail(error);
     } finally {
@@ -143,6 +186,7 @@ export class Form {
     control("stop").disabled = !working;
     if (focused) element(next).focus();
     for (const id of ways) control(id).disabled = working || (id === chat && !this.facts.chat);
+    control("activations").disabled = working || !this.usable || Object.keys(this.facts.offered).length < 2;
     element(busy).setAttribute("aria-busy", String(working)); // screen readers then read the texts once, whole
     if (!working) return;
     element("alert").hidden = true;

@@ -103,7 +103,7 @@ class PageKernels:
         """The page's device, open: that of before, where it is still there."""
         if self._device is None or self._device.lost:
             connection = self._host.connect(_no_file)
-            needs = {"bindings": [PROMISED.to_json()], "subgroupSizes": SUBGROUPS, "f16": "there"}
+            needs = {"bindings": [PROMISED.to_json()], "subgroupSizes": SUBGROUPS, "f16": True}
             found, _ = connection.call("open", needs)
             lanes, software = found["lanes"], any(each in found["adapter"].lower() for each in SOFTWARE)
             self.adapter = Adapter(bool(lanes), lanes, f16=found["f16"], is_cpu=software)

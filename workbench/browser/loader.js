@@ -1,4 +1,4 @@
-// Reading programs and weights: every byte comes from `read`, and is what the checksums say before it is used.
+// Reading programs and weights: every byte comes from `read`, and is checked before it is used.
 
 import { because, BrowserError } from "./errors.js";
 
@@ -7,11 +7,11 @@ export const MODEL = "model/";
 const INDEX_KIND = "webgpu-quant-workbench/programs";
 const VERSION = 2;
 
-/** Planes that follow each other are read in requests of about so many bytes; two of them are in memory at a time. */
+/** Of a request for neighbouring planes; two are in memory at a time. */
 const REQUEST_BYTES = 8 << 20;
 
 /**
- * Reads from a folder on a server. One that knows no ranges sends whole files: they are kept, and not asked for again.
+ * Reads from a folder on a server. Whole files, from one that knows no ranges, are kept and not asked for again.
  * @param {string | URL} base @returns {Read}
  */
 export function overHttp(base) {
@@ -55,10 +55,8 @@ export async function readJson(read, file, expected) {
 export async function readIndex(read) {
   const index = await readJson(read, `${PROGRAMS}programs.json`);
   if (index.kind !== INDEX_KIND || index.version !== VERSION) {
-    throw new BrowserError(
-      "unsupported",
-      `programs.json: kind ${index.kind} of version ${index.version}; this page plays ${INDEX_KIND} of ${VERSION}`,
-    );
+    const wanted = `this page plays ${INDEX_KIND} of ${VERSION}`;
+    throw new BrowserError("unsupported", `programs.json: kind ${index.kind} of version ${index.version}; ${wanted}`);
   }
   return index;
 }
@@ -70,10 +68,15 @@ export const bindingsOf = (bundles) =>
     .sort((a, b) => a.bytes - b.bytes);
 
 /**
- * The programs of one kind of adapter: of those that it can bind, the ones that bind most at once.
+ * Those for an adapter: of what it can bind, the ones that bind most at once.
  * @param {Bundle[]} bundles @param {string} activations @param {Device} device
  */
-export function bundleFor(bundles, activations, { subgroupSize, bindings }) {
+export function bundleFor(bundles, activations, device) {
+  const { subgroupSize, bindings } = device;
+  const lacks = device.lacks(activations);
+  if (lacks) {
+    throw new BrowserError("missing-feature", `activations in ${activations} need ${lacks}, which is not here; f32 runs everywhere`);
+  }
   const [found] = bundles
     .filter((each) => each.activations === activations && each.subgroup_size === subgroupSize)
     .filter((each) => each.binding_bytes <= bindings.bytes && each.offset_alignment >= bindings.alignment)
@@ -82,7 +85,7 @@ export function bundleFor(bundles, activations, { subgroupSize, bindings }) {
   return found;
 }
 
-/** Programs, with what they share in each. @param {any} bundle @returns {Program[]} */
+/** With what programs share in each. @param {any} bundle @returns {Program[]} */
 export function unbundled(bundle) {
   return bundle.programs.map((/** @type {any} */ program) => ({
     ...program,
@@ -92,7 +95,7 @@ export function unbundled(bundle) {
 }
 
 /**
- * The planes of some tensors, in the order in which they lie in the shards.
+ * Planes of some tensors, as they lie in the shards.
  * @param {any} manifest @param {Set<string>} tensors @returns {Plane[]}
  */
 export function planesOf(manifest, tensors) {
@@ -114,16 +117,15 @@ function requests(planes) {
   const groups = [];
   for (const plane of planes) {
     const group = groups.at(-1);
-    const first = group?.[0];
-    const fits = first && first.shard === plane.shard && plane.offset + plane.length - first.offset <= REQUEST_BYTES;
-    if (fits) group.push(plane);
+    const { shard, offset } = group?.[0] ?? { shard: "", offset: 0 };
+    if (shard === plane.shard && plane.offset + plane.length - offset <= REQUEST_BYTES) group?.push(plane);
     else groups.push([plane]);
   }
   return groups;
 }
 
 /**
- * A plane with its bytes, of those of its shard from `start` on. Throws where they are not what they should be.
+ * A plane with its bytes, of a shard's from `start` on. Throws where they are others.
  * @param {Plane} plane @param {Bytes} bytes @param {number} start @returns {Promise<[Plane, Bytes]>}
  */
 async function checked(plane, bytes, start) {
@@ -138,10 +140,8 @@ async function checked(plane, bytes, start) {
 }
 
 /**
- * Planes with their bytes, checked, as they arrive; the next request is on its way meanwhile.
- * @param {Read} read
- * @param {Plane[]} planes in the order of `planesOf`
- * @param {Store} [store] asked first, and given what it did not have
+ * Planes with their bytes, checked, as they arrive; the next request is on its way.
+ * @param {Read} read @param {Plane[]} planes of `planesOf` @param {Store} [store] asked first, given what it did not have
  * @returns {AsyncGenerator<[Plane, Bytes]>}
  */
 export async function* readPlanes(read, planes, store) {

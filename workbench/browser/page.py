@@ -6,7 +6,7 @@
                                       template with a conversation and its ids, all files that are kept with the page
       browser/                        the modules that play programs, and the tokenizer's library
       model/                          the converted model, as it is
-      programs/                       what `export-program` writes
+      programs/                       what `export-program` writes, of what pages play
       beside/model/, beside/programs/ of a second model, where there is one: the page is then one that compares the two
 
 Nothing in it needs a build step, and nothing is fetched from anywhere else.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,7 +30,8 @@ from workbench.models.chat import chat_ids
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.models.tokenizer import end_of_text_ids, load_tokenizer, tokenizer_hash
-from workbench.runtime.export import NEEDED, TOGETHER, export_programs
+from workbench.runtime.export import TOGETHER, export_programs, types_for
+from workbench.show.progress import Progress
 
 from . import certify_in
 from .certificate import pack
@@ -49,7 +51,9 @@ TALK = [
 #: Of what is vendored, for those who work on the modules.
 _TYPES = shutil.ignore_patterns("*.d.ts")
 #: What a browser keeps elsewhere, or loads one of.
-_LOADED_APART = re.compile(r"(beside/)?(model/.*\.wgpu|programs/(f32|f16)-)|certif")
+_LOADED_APART = re.compile(r"(beside/)?(model/.*\.wgpu|programs/(f32|f16|int8)-)|certif")
+#: Ends of the programs that pages play: of all, of one model and of two, and of what certifies an adapter with it.
+_PLAYED, _OF_ONE, _OF_TWO, _CERTIFYING = ("last", "greedy", "draw"), TOGETHER, "all", "score"
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,23 @@ def write_page(
     output: str | Path,
     *,
     beside: str | Path | None = None,
+    activations: Sequence[str] | None = None,
     max_tokens: int = 2048,
     certificate: bool = False,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Page:
     """Write the page of a converted model, whole or not at all.
 
     beside: another model with the same tokenizer; both then continue one prompt or read one text, and the page shows
-    KL(model || beside) by token. max_tokens: positions of the cache. certificate: with a page that certifies its
-    reader's adapter, with this model where its references fit into memory (`model_case.fits`). Raises
-    WorkbenchError for a model that is not converted or not stored as a page reads it, for one without tokenizer.json,
-    for two that do not share a tokenizer, and for an output that exists and is no page to be replaced.
+    KL(model || beside) by token. activations: "f32", "f16" and "int8", those that the page offers where an adapter has
+    what they need; it begins with the first of them (default: f32 and the others that the models can have). max_tokens:
+    positions of the cache. certificate: with a page that certifies its reader's adapter, with this model, in f32, where
+    its references fit into memory (`model_case.fits`). Raises WorkbenchError for a model that is not converted or not
+    stored as a page reads it, for one without tokenizer.json, for activations that it cannot have, for a certificate
+    without f32, for two that do not share a tokenizer, and for an output that exists and is no page to be replaced.
     """
+    progress = progress or Progress()
     output = Path(output)
     if output.exists() and not (overwrite and (output / FILE).is_file()):
         what = "and holds no page" if overwrite else "give --overwrite to replace it"
@@ -86,15 +95,24 @@ def write_page(
     facts = _page(source) | {"certificate": certificate}
     if other is not None:
         facts["names"] = _names(source, other)
+    certified = certificate and fits(source)
+    types = types_for([each for each in (source, other) if each is not None], activations)
+    if certified and "f32" not in types:
+        raise WorkbenchError(
+            f"page: a certificate is of f32, which activations = {', '.join(types)} leaves out"
+        )
+    heads = (*_PLAYED, _OF_ONE if other is None else _OF_TWO)
+    how = {"types": types, "max_tokens": max_tokens}
     partial = Partial(output)
     try:
         with storing(output):
-            _write_model(source, partial.path, max_tokens, pair=other is not None)
+            _write_model(source, partial.path, (*heads, _CERTIFYING) if certified else heads, how, progress)
             if other is not None:
-                _write_model(other, partial.path / "beside", max_tokens, pair=True)
+                _write_model(other, partial.path / "beside", heads, how, progress)
             _copy_modules(partial.path, pair=other is not None)
             if certificate:
-                case = model_case(source.path, max_tokens) if fits(source) else None
+                progress.say("what the references give of every kernel, for the certificate")
+                case = model_case(source.path, max_tokens) if certified else None
                 certify_in.write_page(partial.path, pack(model=case))
             files = [path for path in partial.path.rglob("*") if path.is_file()]
             nbytes = sum(path.stat().st_size for path in files)
@@ -122,14 +140,19 @@ def _names(source, other) -> list[str]:
     return [first, second if second != first else f"{second} (2)"]
 
 
-def _write_model(source, folder: Path, max_tokens: int, *, pair: bool) -> None:
-    """A model and its programs: those that give all logits where two are compared, else one for two texts too."""
-    heads = (*NEEDED, "all" if pair else TOGETHER)
+def _write_model(source, folder: Path, heads: Sequence[str], how: dict, progress: Progress) -> None:
+    """A model and its programs, which end in these heads. how: options of `export_programs`."""
+    path = Path(source.path)
     folder.mkdir(exist_ok=True)
-    export_programs(
-        source, folder / "programs", max_tokens=max_tokens, heads=heads
-    )  # refuses what pages cannot read
-    _copy_model(Path(source.path), folder / "model")
+    progress.say(f"programs for {path.resolve().name}: activations {', '.join(how['types'])}")
+    steps = progress.steps("programs", "program")
+    export_programs(  # refuses what pages cannot read
+        source, folder / "programs", heads=heads, progress=steps, **how
+    )
+    progress.say(
+        f"the model's files: {sum(each.stat().st_size for each in source.weight_files()) / 1e6:.1f} MB"
+    )
+    _copy_model(path, folder / "model")
 
 
 def _page(source) -> dict:

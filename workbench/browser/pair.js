@@ -1,19 +1,18 @@
-// Two models beside each other: what a page's worker does. Each continues a prompt, or both read a text; then both say of
-// every token how likely it was, and KL(first || second) says how far apart they are there.
+// Two models beside each other, in a page's worker. Each continues a prompt, or both read a text; then both say of every token how
+// likely it was, and KL(first || second) how far apart they are there.
 
 import { BrowserError, notFinite } from "./errors.js";
-import { readJson } from "./loader.js";
+import { PROGRAMS, readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
 import { serve } from "./port.js";
 import { steps } from "./steps.js";
 import { forget } from "./storage.js";
 import { Detokenizer, streamText, Text } from "./text.js";
 
-/** Ends of the programs that are played. */
 const HEADS = ["last", "all", "greedy", "draw"];
-/** Logits of a step come to the page, of both models: so many bytes at most. */
+/** Of a step's logits, at most. */
 const LOGIT_BYTES = 16 << 20;
-/** The likeliest tokens that are told of each. */
+/** Tokens told of each. */
 const LIKELY = 3;
 
 /** ln of the sum of exp over numbers, in f64. @param {ArrayLike<number>} logits */
@@ -26,10 +25,8 @@ function logSum(logits) {
 }
 
 /**
- * How two models stand to one place of a text, in f64: eval/statistics.py's `divergence` in JavaScript.
- * @param {ArrayLike<number>} first logits
- * @param {ArrayLike<number>} second logits
- * @param {number} target the token that stands there
+ * How two models stand to one place of a text, in f64: `divergence` of eval/statistics.py.
+ * @param {ArrayLike<number>} first logits @param {ArrayLike<number>} second @param {number} target the token that stands there
  * @returns {{kl: number, nll: [number, number], top: [number, number]}} KL(first || second) and -ln p of the target, in nats
  */
 export function divergence(first, second, target) {
@@ -66,7 +63,7 @@ function largest(logits) {
   return found;
 }
 
-/** Two models and one sequence of each. */
+/** Two models and a sequence of each. */
 class Pair {
   /** @param {GPU | undefined} gpu */
   constructor(gpu) {
@@ -83,34 +80,40 @@ class Pair {
     this.ends = new Set();
   }
 
-  /** @param {{base: string}} given @param {(event: object) => void} tell @returns {Promise<PairFacts>} */
-  async load({ base }, tell) {
+  /**
+   * In place of what was loaded before.
+   * @param {{base: string, activations?: string}} given @param {(event: object) => void} tell @returns {Promise<PairFacts>}
+   */
+  async load({ base, activations }, tell) {
     const read = overHttp(base);
     const page = await readJson(read, "page.json");
+    for (const model of this.models.splice(0)) model.close();
     const folders = [read, overHttp(new URL("beside/", base))];
     /** @type {LoadOptions["wanted"]} */
     const wanted = ({ head, tokens }, vocab) =>
       HEADS.includes(head) && (tokens === 1 || head !== "all" || 4 * tokens * vocab <= LOGIT_BYTES);
     for (const [which, from] of folders.entries()) {
       const beside = this.models.map(({ key }) => key);
-      const onProgress = (/** @type {object} */ event) => tell({ which, ...event });
-      this.models.push(await Model.load(this.gpu, from, { keep: true, beside, wanted, onProgress }));
+      const onProgress = (/** @type {Progress} */ event) => tell({ which, of: 2, ...event });
+      const model = await Model.load(this.gpu, from, { activations, keep: true, beside, wanted, onProgress });
+      this.models.push(model);
+      activations = model.activations;
     }
     const [first, second] = this.models;
     if (first.vocabSize !== second.vocabSize) throw new BrowserError("damaged", "the two models have different vocabularies");
     this.ends = new Set(page.ends);
     this.sessions = [await first.session(), await second.session()];
     this.text = await Text.load(read, first.tokenizerFiles, page.sample, page.chat);
-    const unkept = first.unkept || second.unkept;
+    const [one, other] = this.models.map(({ facts }) => facts);
     return {
+      ...one,
+      title: page.names.join(" beside "),
       names: page.names,
-      adapter: first.device.name,
-      memory: first.device.allocated + second.device.allocated,
-      capacity: Math.min(first.capacity, second.capacity),
+      files: this.models.map(({ bundle }, which) => ["", "beside/"][which] + PROGRAMS + bundle),
+      memory: one.memory + other.memory,
+      capacity: Math.min(one.capacity, other.capacity),
       chat: page.chat !== null,
-      kept: !unkept,
-      unkept,
-      bundles: this.models.map(({ bundle }) => bundle),
+      unkept: one.unkept || other.unkept,
       certificate: page.certificate,
     };
   }
@@ -144,9 +147,7 @@ class Pair {
   }
 
   /**
-   * Both read a text.
-   * @param {{text: string}} given
-   * @param {(event: {which: number, read: Reading}) => void} tell
+   * @param {{text: string}} given @param {(event: {which: number, read: Reading}) => void} tell
    */
   async score({ text: given }, tell) {
     return this.alone(async (text) => {
@@ -171,10 +172,8 @@ class Pair {
   }
 
   /**
-   * What both say of the tokens from a place on.
-   * @param {Text} text
-   * @param {number[]} ids
-   * @param {number} from at least 1
+   * What both say of the tokens behind a place.
+   * @param {Text} text @param {number[]} ids @param {number} from at least 1
    * @returns {Promise<Reading>}
    */
   async read(text, ids, from) {

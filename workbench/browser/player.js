@@ -1,4 +1,4 @@
-// Plays programs on a device. It knows no model: what it does is what programs say.
+// Plays programs on a device. It knows no model.
 
 import { aligned, megabytes } from "./device.js";
 import { because, BrowserError } from "./errors.js";
@@ -8,10 +8,10 @@ import { constant, Uploader } from "./uploads.js";
 /** @typedef {{pipeline: GPUComputePipeline, layout: GPUBindGroupLayout}} Built */
 /** @typedef {{pipeline: GPUComputePipeline, group: GPUBindGroup, x: number, y: number, z: number}} Call a dispatch, bound */
 
-/** Kinds of buffers that belong to one sequence; all others are the same for all. */
+/** Kinds of buffers that a sequence has of its own. */
 const OWN = new Set(["cache", "input", "state"]);
 
-/** Uploads that may wait for the GPU: until it has taken them, the browser holds copies. */
+/** Uploads that may wait for the GPU; the browser holds copies of them. */
 const AHEAD_BYTES = 16 << 20;
 
 /** The dispatches of a program, bound. */
@@ -24,9 +24,8 @@ export class Recorded {
   }
 
   /**
-   * Steps as one pass. A grid that is not spread, whose ones are not said, saves 7 % of recording (Dawn for Node, no GPU).
-   * @param {GPUCommandEncoder} encoder
-   * @param {number} [steps]
+   * Steps as one pass. Ones of a grid that are not said save 7 % of recording (Dawn for Node, no GPU).
+   * @param {GPUCommandEncoder} encoder @param {number} [steps]
    */
   encode(encoder, steps = 1) {
     const pass = encoder.beginComputePass({ label: this.label });
@@ -43,7 +42,7 @@ export class Recorded {
   }
 }
 
-/** Programs of one model on one device: their pipelines, weights, constants and activations. */
+/** Programs of one model on one device, with all that they bind. */
 export class Player {
   /** @param {Device} device @param {Program[]} programs all that will be played */
   constructor(device, programs) {
@@ -57,14 +56,14 @@ export class Player {
     this.working = 0;
     /** @type {Map<string, GPUShaderModule>} */
     this.modules = new Map();
-    /** Weights, constants and activations by name. @type {Buffers} */
+    /** Of weights, constants and activations. @type {Buffers} */
     this.buffers = new Map();
     /** Where the model is kept. @type {Store | undefined} */
     this.store = undefined;
   }
 
   /**
-   * Upload weights, and compile the greedy program meanwhile; the others follow in the background, the shortest first.
+   * Upload weights, and compile the greedy program meanwhile; the others follow behind, the shortest first.
    * @param {Read} read @param {any} manifest @param {Loading} [how]
    */
   async load(read, manifest, how = {}) {
@@ -80,7 +79,7 @@ export class Player {
   }
 
   /**
-   * One pipeline after the other, and none while a text is written: compilers take the time of software adapters.
+   * One pipeline after the other, none while a text is written: compilers take software adapters' time.
    * @param {Program[]} programs
    */
   async compileAhead(programs) {
@@ -95,9 +94,8 @@ export class Player {
   }
 
   /**
-   * Buffers of some kinds by name, as large as any program of so many sequences at most wants them.
-   * @param {(kind: string) => boolean} wanted
-   * @param {number} [sequences]
+   * Buffers of some kinds, as large as any program of so many sequences at most wants them.
+   * @param {(kind: string) => boolean} wanted @param {number} [sequences]
    * @returns {Map<string, BufferWanted>}
    */
   sizes(wanted, sequences = Infinity) {
@@ -111,7 +109,7 @@ export class Player {
     return found;
   }
 
-  /** Programs that end in `head`, the longest steps first. @param {string} head */
+  /** Those that end in `head`, the longest steps first. @param {string} head */
   ending(head) {
     const found = this.programs.filter(({ target }) => target.head === head).sort((a, b) => b.target.tokens - a.target.tokens);
     if (!found.length) throw new BrowserError("unsupported", `there is no program that ends in ${head}`);
@@ -119,7 +117,7 @@ export class Player {
   }
 
   /**
-   * The one that ends in `head` and takes the next of so many tokens: its step is padded if that wastes a quarter at most.
+   * The one of those for the next of so many tokens: its step is padded if that wastes a quarter at most.
    * @param {string} head @param {number} left
    */
   fitting(head, left) {
@@ -127,21 +125,20 @@ export class Player {
     return all.find(({ target }) => 3 * target.tokens <= 4 * left) ?? all[all.length - 1];
   }
 
-  /** Where a program leaves a value, and its shape. @param {Program} program @param {string} name */
+  /** Where a value is, and its shape. @param {Program} program @param {string} name */
   value({ values, buffers }, name) {
     const [index, shape] = values[name];
     return { buffer: this.buffers.get(buffers[index].name), shape };
   }
 
-  /** What sequences have of their own: cache, inputs and state. @param {number} [sequences] */
+  /** What sequences have of their own. @param {number} [sequences] */
   allocateOwn(sequences = 1) {
     return this.device.allocate(this.sizes((kind) => OWN.has(kind), sequences), "keys and values of the text");
   }
 
   /**
    * A program's dispatches, bound, once its pipelines are there.
-   * @param {Program} program
-   * @param {Buffers} own of `allocateOwn`
+   * @param {Program} program @param {Buffers} own of `allocateOwn`
    */
   async record(program, own) {
     const built = await this.compile(program);
@@ -151,7 +148,7 @@ export class Player {
       const entries = bound.map(([index, offset, size], place) => {
         const { name, bytes } = program.buffers[index];
         const buffer = this.buffers.get(name) ?? own.get(name);
-        const whole = offset === 0 && size === bytes; // the buffer then goes on to a multiple of 16
+        const whole = offset === 0 && size === bytes; // up to a multiple of 16
         return { binding: bindings[place][0], resource: { buffer, offset, size: whole ? aligned(size) : size } };
       });
       return { pipeline, group: this.device.gpu.createBindGroup({ label, layout, entries }), x, y, z };
@@ -166,7 +163,7 @@ export class Player {
     return built;
   }
 
-  /** Those that programs share are compiled once. @param {Program} program @param {Program["pipelines"][number]} pipeline */
+  /** Compiled once for all programs. @param {Program} program @param {Program["pipelines"][number]} pipeline */
   pipeline(program, { label, module, bindings }) {
     const code = program.modules[module];
     const key = JSON.stringify(bindings) + code;
@@ -196,7 +193,7 @@ export class Player {
 
   /** @param {Read} read @param {any} manifest @param {Loading} how */
   async upload(read, manifest, { onProgress, keep }) {
-    /** Each upload once, though programs share them. @type {Map<string, Upload>} */
+    /** Those that programs share, once. @type {Map<string, Upload>} */
     const uploads = new Map();
     for (const { uploads: each } of this.programs) for (const upload of each) uploads.set(JSON.stringify(upload), upload);
     const all = new Map(this.programs.flatMap(({ buffers }) => buffers.map((each) => [each.name, each])));

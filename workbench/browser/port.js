@@ -1,10 +1,9 @@
-// Both ends of a port between a page and a worker that holds models. Calls are {call, name, given}; answers are {call, event}
-// as they come, then {call, done} or {call, error}.
+// Both ends of a port between a page and its worker. Calls are {call, name, given}; answers are {call, event}, then {call, done}
+// or {call, error}.
 
 import { BrowserError } from "./errors.js";
 
 /**
- * Answers calls.
  * @param {{postMessage: (message: object) => void, onmessage: ((event: MessageEvent) => void) | null}} port @param {Calls} calls
  */
 export function serve(port, calls) {
@@ -35,7 +34,7 @@ export class Engine {
   }
 
   /**
-   * This page's models, ready: in a worker, or in the page where only that has WebGPU.
+   * A page's models: in a worker, or in the page where only that has WebGPU.
    * @param {Served} service @param {(progress: any) => void} onProgress
    * @returns {Promise<[Engine, any]>} what the service's `load` answers
    */

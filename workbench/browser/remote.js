@@ -13,9 +13,6 @@ import { Session } from "./session.js";
 
 const json = (/** @type {Bytes} */ bytes) => JSON.parse(new TextDecoder().decode(bytes));
 
-const hasF16 = async () =>
-  (await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }))?.features.has("shader-f16") ?? false;
-
 class Remote {
   /** @param {(message: object, buffers?: ArrayBuffer[]) => void} post */
   constructor(post) {
@@ -37,17 +34,13 @@ class Remote {
     });
   }
 
-  /**
-   * f16: where the adapter has it, with "there"; vocabSize: of a model.
-   * @param {Omit<Needs, "f16"> & {f16: boolean | "there", vocabSize?: number}} needs
-   */
-  async open({ f16, ...needs }) {
+  /** vocabSize: of a model. @param {Needs & {vocabSize?: number}} needs */
+  async open(needs) {
     this.vocabSize = needs.vocabSize;
-    const there = f16 === "there" ? await hasF16() : f16;
-    this.device = await Device.open(navigator.gpu, { ...needs, f16: there });
+    this.device = await Device.open(navigator.gpu, needs);
     this.bench = new Bench(this.device);
     const { name, subgroupSize, bindings } = this.device;
-    return { adapter: name, lanes: subgroupSize, f16: there, bindings };
+    return { adapter: name, lanes: subgroupSize, f16: needs.f16 && !this.device.lacks("f16"), bindings };
   }
 
   /** @param {object} _ @param {Bytes[]} buffers a bundle of programs, and the manifest of the weights */

@@ -20,16 +20,16 @@ export function checkCount(count) {
   if (!Number.isInteger(count) || count < 1) throw new BrowserError("input", `new tokens = ${count}; allowed: an integer >= 1`);
 }
 
-/** A number >= 0 as f32 that no device flushes. @param {number} value */
+/** As f32 that no device flushes. @param {number} value */
 const normal = (value) => (value < SMALLEST ? 0 : Math.fround(Math.min(value, LARGEST)));
 
-/** To the nearest integer, of two the even one, as Python's round. @param {number} value */
+/** As Python's, of two the even one. @param {number} value */
 function round(value) {
   const up = Math.round(value);
   return up - value === 0.5 && up % 2 ? up - 1 : up;
 }
 
-/** Whether the token is the argmax of the logits as they are. @param {Options} options */
+/** Whether tokens are the argmax of the logits. @param {Options} options */
 export function isPlain({ temperature = 0, repetitionPenalty = 1 }) {
   return temperature < SMALLEST && repetitionPenalty === 1;
 }

@@ -1,7 +1,7 @@
-// A model for a page: the page's worker, or what the page does itself where workers have no WebGPU.
+// A page's model, in its worker, or in the page where workers have no WebGPU.
 
 import { BrowserError } from "./errors.js";
-import { readJson } from "./loader.js";
+import { PROGRAMS, readJson } from "./loader.js";
 import { Model, overHttp } from "./model.js";
 import { serve } from "./port.js";
 import { forget } from "./storage.js";
@@ -16,18 +16,21 @@ class Service {
     this.stopping = false;
   }
 
-  /** @param {{base: string}} given @param {(event: object) => void} tell @returns {Promise<ModelFacts>} */
-  async load({ base }, tell) {
+  /**
+   * In place of what was loaded before.
+   * @param {{base: string, activations?: string}} given @param {(event: object) => void} tell @returns {Promise<Facts>}
+   */
+  async load({ base, activations }, tell) {
     const read = overHttp(base);
+    this.model?.close();
+    this.model = undefined;
     const { name, sample, chat, ends, certificate } = await readJson(read, "page.json");
-    const model = await Model.load(this.gpu, read, { keep: true, onProgress: tell });
+    const model = await Model.load(this.gpu, read, { activations, keep: true, onProgress: tell });
     this.model = model;
     this.text = await Text.load(read, model.tokenizerFiles, sample, chat);
     this.session = await model.session();
     this.ends = new Set(ends);
-    const { device, capacity, bundle, unkept } = model;
-    const { name: adapter, allocated: memory } = device;
-    return { name, adapter, memory, capacity, chat: chat !== null, kept: !unkept, unkept, certificate, bundle };
+    return { ...model.facts, title: name, files: [PROGRAMS + model.bundle], chat: chat !== null, certificate };
   }
 
   /**
@@ -60,7 +63,7 @@ class Service {
   }
 
   /**
-   * A prompt continued twice, each time with settings of its own, in shared steps.
+   * A prompt continued twice, with settings of its own each time, in shared steps.
    * @param {Together & {prompt: string, stop?: string[]}} given @param {(event: Begun | RowPiece) => void} tell
    * @returns {Promise<BothEnded>}
    */
@@ -93,12 +96,11 @@ class Service {
     });
   }
 
-  /** What is being written ends with the token that comes next. */
+  /** What is written ends with the next token. */
   stop() {
     this.stopping = true;
   }
 
-  /** The model is not kept in the browser any longer. */
   async forget() {
     if (this.model) await forget(this.model.key);
   }

@@ -1,24 +1,24 @@
-// One sequence: feeding tokens, and the ones that follow, which the device chooses itself and hands out as a stream.
+// One sequence: feeding tokens, and a stream of those that follow, which the device chooses itself.
 
 import { BrowserError, notFinite } from "./errors.js";
 import { checkCount, isPlain, optionWords, seenWords } from "./sampling.js";
 
-/** Groups of steps on the device at a time: while one is waited for, the other runs. */
+/** Groups on the device at a time: while one is waited for, the other runs. */
 const AHEAD = 2;
-/** The token that the device makes of logits that are all NaN: TOKEN_OF_NAN in workbench/runtime/finite.py. */
+/** What the device makes of logits that are all NaN: TOKEN_OF_NAN in workbench/runtime/finite.py. */
 const TOKEN_OF_NAN = 0;
-/** So many of the likeliest tokens are told beside one that was drawn: LIKELY in workbench/models/endings.py. */
+/** Likeliest tokens told beside one that was drawn: LIKELY in workbench/models/endings.py. */
 const LIKELY = 5;
-/** So many steps of one token are sooner done than a program is compiled. */
+/** Steps of one token that are sooner done than a program is compiled. */
 const FEW_TOKENS = 24;
-/** About how long a group lasts: longer than the page needs to send the next one, shorter than a reader notices. */
+/** How long a group lasts: longer than the page needs to send the next, shorter than a reader notices. */
 const GROUP_MS = 16;
 
-/** @typedef {{steps: number, words: Promise<Words>}} Group steps that are on the device */
+/** @typedef {{steps: number, words: Promise<Words>}} Group on the device */
 
 /**
- * How many steps make up a group: one at first, then as many as take `GROUP_MS`. A group takes no longer than passes from
- * the arrival of the one before to its own; where the page is what takes that long, longer groups let it keep up.
+ * Steps of a group: one at first, then as many as take `GROUP_MS`, measured from the arrival of the one before to its own;
+ * where the page is what takes that long, longer groups let it keep up.
  */
 class Pace {
   /** @param {number} most */
@@ -29,12 +29,12 @@ class Pace {
     this.last = undefined;
   }
 
-  /** The device had nothing to do, and gets a group now. */
+  /** An idle device gets a group now. */
   begins() {
     this.last = performance.now();
   }
 
-  /** A group came back. @param {number} steps */
+  /** @param {number} steps of a group that came back */
   arrived(steps) {
     const now = performance.now();
     if (this.last !== undefined) {
@@ -45,7 +45,7 @@ class Pace {
   }
 }
 
-/** Keys and values of one sequence, or of several, of which programs of one know the first. One call at a time. */
+/** Keys and values of one sequence, or of several, of which most programs know the first. One call at a time. */
 export class Session {
   /** @param {Player} player @param {number} vocabSize @param {Buffers} own @param {number} sequences */
   constructor(player, vocabSize, own, sequences) {
@@ -63,9 +63,9 @@ export class Session {
     const { capacity, steps, back } = player.ending("last")[0].target;
     this.capacity = capacity;
     this.most = steps;
-    /** How far back a sequence can go where windows bound its cache; 0 where nothing does. */
+    /** How far back it can go where windows bound the cache; 0: anywhere. */
     this.back = back;
-    /** Up to where the cache has been written. */
+    /** Positions of the cache that were written. */
     this.furthest = 0;
   }
 
@@ -78,24 +78,23 @@ export class Session {
     return this.ids.length;
   }
 
-  /** Whether the cache still has what is seen from a position. @param {number} position */
+  /** Whether the cache has what a position sees. @param {number} position */
   holds(position) {
     return !this.back || !position || this.furthest - position <= this.back;
   }
 
-  /** Forget all but the first tokens. @param {number} [count] */
+  /** Forget all but the first. @param {number} [count] */
   reset(count = 0) {
     this.ids.length = Math.min(count, this.ids.length);
   }
 
-  /** Give the memory back. */
   close() {
     this.device.release(this.own.values());
     for (const staging of this.free.splice(0)) staging.destroy();
   }
 
   /**
-   * Whether ids can be fed, and so many positions behind the last be written.
+   * Throws unless ids can be fed, and so many positions be written.
    * @param {number[]} ids @param {number} [count]
    */
   check(ids, count = ids.length) {
@@ -129,9 +128,9 @@ export class Session {
   }
 
   /**
-   * Append tokens, without waiting for the device. Returns the last step's program.
+   * Append tokens, without waiting for the device; the last step's program.
    * @param {number[]} ids at least one
-   * @param {boolean} [blind] no logits are wanted: where few tokens would wait for a compiler, the greedy program takes them
+   * @param {boolean} [blind] without logits: where few tokens would wait for a compiler, the greedy program takes them
    */
   async append(ids, blind = false) {
     this.check(ids);
@@ -154,11 +153,9 @@ export class Session {
   }
 
   /**
-   * Feed `token` and hand out the `count` tokens after it as they come; all but the last are in the cache then. What is
-   * not taken was computed for nobody, and leaves no trace.
-   * @param {number} token
-   * @param {number} count
-   * @param {Options} [options] greedy by default
+   * Feed `token` and hand out the `count` tokens after it; all but the last are in the cache then. What is not taken
+   * leaves no trace.
+   * @param {number} token @param {number} count @param {Options} [options] greedy by default
    */
   async *stream(token, count, options = {}) {
     const words = optionWords(options);
@@ -183,20 +180,17 @@ export class Session {
           left -= 1;
           yield next;
         }
-        if (doubtful) break; // what was sent meanwhile came before the check, which took its place in the cache
+        if (doubtful) break; // what was sent meanwhile is overwritten by the check
       }
       if (doubtful) this.write("ids", Uint32Array.of(token));
     }
   }
 
   /**
-   * What `count` steps from a position on leave, as many at a time as come back together: tokens; of drawn ones a word that
-   * tells of unusable logits; of told ones then how likely they and others were, and the others' ids.
-   * @param {Recorded} recorded
-   * @param {"greedy" | "draw" | "told"} head
-   * @param {number} start
-   * @param {number} count
-   * @param {number} [ahead] groups on the device at a time; with one, none runs while nobody waits
+   * What `count` steps leave, as many at a time as come back together: tokens; of drawn ones a word that tells of unusable
+   * logits; of told ones then how likely they and others were, and the others' ids.
+   * @param {Recorded} recorded @param {"greedy" | "draw" | "told"} head @param {number} start @param {number} count
+   * @param {number} [ahead] groups at a time; with one, none runs while nobody waits
    */
   async *groups(recorded, head, start, count, ahead = AHEAD) {
     const pace = new Pace(this.most);
@@ -227,9 +221,9 @@ export class Session {
   }
 
   /**
-   * Throws if a greedy group has ended in NaN. It hands out no logits, but a cache that holds NaN gives nothing else from
-   * there on, and so one token until the end: the last step is run again for its logits.
-   * @param {number[]} fed the tokens that were fed, not yet counted as such
+   * Throws if a greedy group has ended in NaN: a cache that holds NaN gives nothing else from there on, and so one token
+   * until the end, whose step is run again for its logits.
+   * @param {number[]} fed tokens, not yet counted as such
    */
   async requireFinite(fed) {
     const before = this.position;
@@ -242,8 +236,7 @@ export class Session {
   }
 
   /**
-   * The tokens that follow a prompt, until one of `ends` comes (which is not handed out) or the cache is full. Returns
-   * why it ended. Tokens that the cache holds already are not computed again.
+   * The tokens that follow a prompt, until one of `ends` comes (which is not handed out) or the cache is full; why it ended.
    * @param {number[]} ids
    * @param {{count: number, options?: Options, ends?: Set<number>}} wanted
    * @returns {AsyncGenerator<number, Reason>}
@@ -266,7 +259,7 @@ export class Session {
   }
 
   /**
-   * Have all but the last of these tokens in the cache; what it holds already is not computed again.
+   * Have all but the last of these in the cache; what it holds is not computed again.
    * @param {number[]} ids
    */
   async prefill(ids) {
@@ -282,8 +275,8 @@ export class Session {
   // ---- steps -----------------------------------------------------------------------------------------------------
 
   /**
-   * What a step reads of its rows: where each stands, whether it is real, its sequence, and its steps so far.
-   * @param {number} position @param {number} valid real rows of the step @param {number} rows with those of padding
+   * Of each row: position, whether it is real, its sequence, steps so far.
+   * @param {number} position @param {number} valid real rows @param {number} rows with those of padding
    */
   writeState(position, valid, rows) {
     const state = new Uint32Array(4 * rows);
@@ -297,7 +290,7 @@ export class Session {
     this.device.write(this.own.get(name), 0, words);
   }
 
-  /** A program bound to this sequence; waits for its pipelines the first time. @param {Program} program */
+  /** A program, bound; waits for its pipelines. @param {Program} program */
   async record(program) {
     let recorded = this.recorded.get(program);
     if (!recorded) this.recorded.set(program, (recorded = await this.player.record(program, this.own)));
@@ -305,12 +298,9 @@ export class Session {
   }
 
   /**
-   * Steps, all in one pass, and a copy of what they leave.
-   * @param {Recorded} recorded
-   * @param {number} position
-   * @param {number} valid tokens of the first step
-   * @param {number} steps
-   * @param {(encoder: GPUCommandEncoder) => void} [copy]
+   * Steps in one pass, and a copy of what they leave.
+   * @param {Recorded} recorded @param {number} position @param {number} valid tokens of the first step
+   * @param {number} steps @param {(encoder: GPUCommandEncoder) => void} [copy]
    */
   submit(recorded, position, valid, steps, copy) {
     this.writeState(position, valid, recorded.rows);
@@ -318,12 +308,9 @@ export class Session {
   }
 
   /**
-   * The same, of what has been written.
-   * @param {Recorded} recorded
-   * @param {number} position
-   * @param {number} count positions that are written
-   * @param {number} steps
-   * @param {(encoder: GPUCommandEncoder) => void} [copy]
+   * The same, with a state that is there.
+   * @param {Recorded} recorded @param {number} position @param {number} count positions that are written
+   * @param {number} steps @param {(encoder: GPUCommandEncoder) => void} [copy]
    */
   run(recorded, position, count, steps, copy) {
     const encoder = this.device.gpu.createCommandEncoder();
@@ -334,11 +321,8 @@ export class Session {
   }
 
   /**
-   * A group of steps, whose tokens are on their way back.
-   * @param {Recorded} recorded
-   * @param {"greedy" | "draw" | "told"} head
-   * @param {number} position
-   * @param {number} steps
+   * A group of steps, whose tokens are on their way.
+   * @param {Recorded} recorded @param {"greedy" | "draw" | "told"} head @param {number} position @param {number} steps
    */
   send(recorded, head, position, steps) {
     const likely = Math.min(LIKELY, this.vocabSize);

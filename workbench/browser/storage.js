@@ -1,15 +1,15 @@
-// What the browser keeps: shards in its own storage (OPFS), which is checked like what comes from a server, so that there is no
-// list of what has arrived; and the page in its cache, from which the service worker answers without a network.
+// What the browser keeps: shards in its storage (OPFS), checked like what comes from a server, so that there is no list of what
+// has arrived; and the page in its cache, from which the service worker answers without a network.
 
 import { megabytes } from "./device.js";
 import { overHttp, readJson } from "./loader.js";
 
-/** Below it a folder for each model, by its manifest's checksum. */
+/** Of a folder for each model, by its manifest's checksum. */
 const ROOT = "workbench-models";
-/** In each folder: a file that is written anew whenever the model is used. */
+/** A file there, written anew whenever the model is used. */
 const USED = "used";
 
-/** Some browsers, private windows and pages that are not secure have no storage. */
+/** Some browsers, private windows and insecure pages have none. */
 async function root() {
   const top = await navigator.storage?.getDirectory?.().catch(() => undefined);
   return top?.getDirectoryHandle(ROOT, { create: true });
@@ -23,17 +23,15 @@ export class Store {
     this.folder = folder;
     /** Open for writing. @type {Map<string, Promise<FileSystemSyncAccessHandle>>} */
     this.writing = new Map();
-    /** Why the model is not kept, or not whole. */
+    /** Why it is not kept, or not whole. */
     this.problem = "";
-    /** Other models, the one that was not used for longest last. @type {{name: string, time: number}[]} */
+    /** Other models, the longest unused last. @type {{name: string, time: number}[]} */
     this.others = [];
   }
 
   /**
    * Room for a model, which others make that were not used for longer. Undefined where there is no storage.
-   * @param {string} key
-   * @param {number} bytes of the whole model
-   * @param {string[]} [beside] keys of models that are used with it, and make no room
+   * @param {string} key @param {number} bytes of all @param {string[]} [beside] keys of models that make no room
    */
   static async open(key, bytes, beside = []) {
     try {
@@ -49,7 +47,7 @@ export class Store {
   }
 
   /**
-   * What browsers say of their room is an estimate: `put` may find that it is less.
+   * Browsers estimate their room: `put` may find less.
    * @param {string[]} keys of models that stay @param {number} bytes
    */
   async makeRoom(keys, bytes) {
@@ -70,7 +68,7 @@ export class Store {
     }
   }
 
-  /** Give up the model that was not used for longest; whether there was one. */
+  /** Give up the longest unused model; whether there was one. */
   async evict() {
     const other = this.others.pop();
     if (other) await this.models.removeEntry(other.name, { recursive: true }).catch(() => {}); // another page may have it open
@@ -85,7 +83,7 @@ export class Store {
   }
 
   /**
-   * Bytes that were kept, unchecked; undefined where there are not so many.
+   * Bytes, unchecked; undefined where there are not so many.
    * @param {string} shard @param {number} offset @param {number} length
    */
   async get(shard, offset, length) {
@@ -98,7 +96,7 @@ export class Store {
     }
   }
 
-  /** Keep bytes, which are what they should be. @param {string} shard @param {number} offset @param {Bytes} bytes */
+  /** Keep checked bytes. @param {string} shard @param {number} offset @param {Bytes} bytes */
   async put(shard, offset, bytes) {
     while (!this.problem) {
       try {
@@ -107,7 +105,7 @@ export class Store {
           handle = this.folder.getFileHandle(shard, { create: true }).then((file) => file.createSyncAccessHandle());
           this.writing.set(shard, handle);
         }
-        // Chromium throws nothing where there is no room, and returns an error's number for that of bytes.
+        // where there is no room, Chromium returns an error's number
         if ((await handle).write(bytes, { at: offset }) === bytes.length) return;
       } catch (error) {
         if (/** @type {DOMException} */ (error).name !== "QuotaExceededError") {
@@ -134,17 +132,17 @@ async function sizeOf(folder) {
   return total;
 }
 
-/** Forget a model. @param {string} key */
+/** @param {string} key */
 export async function forget(key) {
   await (await root())?.removeEntry(key, { recursive: true }).catch(() => {});
 }
 
-/** A cache of this page's own, beside those of other pages of the same server. */
+/** Of this page, beside those of others of its server. */
 const cacheName = () => `workbench-page:${new URL(".", document.baseURI).pathname}`;
 
 /**
- * Keep all files but the shards, which are kept apart; whether the browser does such things.
- * @param {string[]} bundles files with the programs for this adapter
+ * Keep all files but the shards; whether the browser does such things.
+ * @param {string[]} bundles with the programs for this adapter
  */
 export async function keepPage(bundles) {
   if (!("serviceWorker" in navigator)) return false;

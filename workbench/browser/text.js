@@ -1,5 +1,5 @@
-// Text to token ids and back, with the model's own tokenizer files; conversations, with its chat template; text while ids
-// arrive, up to a stop string (workbench/runtime/textstream.py).
+// Text to token ids and back, with the model's tokenizer files; conversations, with its chat template; text while ids arrive, up
+// to a stop string (workbench/runtime/textstream.py).
 
 import { because, BrowserError } from "./errors.js";
 import { MODEL, readJson } from "./loader.js";
@@ -7,16 +7,15 @@ import { Template } from "./vendor/jinja.js";
 import { Tokenizer } from "./vendor/tokenizers.js";
 
 const REPLACEMENT = "\ufffd";
-/** Tokens of the prompt, so that the first piece knows whether a space precedes it. */
+/** Of the prompt: they tell whether a space precedes the first piece. */
 const CONTEXT_TOKENS = 8;
-/** A character has at most 4 bytes: more tokens than this are no text, and are given out. */
+/** A character has 4 bytes at most: more are no text, and are given out. */
 const PENDING_TOKENS = 16;
 
 /** A model's tokenizer. */
 export class Text {
   /**
-   * @param {InstanceType<typeof Tokenizer>} tokenizer @param {Set<number>} special ids that are no text
-   * @param {Chat | null} chat
+   * @param {InstanceType<typeof Tokenizer>} tokenizer @param {Set<number>} special ids that are no text @param {Chat | null} chat
    */
   constructor(tokenizer, special, chat) {
     this.tokenizer = tokenizer;
@@ -27,7 +26,7 @@ export class Text {
   /**
    * @param {Read} read
    * @param {Record<string, {checksum: string}>} files of the manifest
-   * @param {{text: string, ids: number[]}} sample what Python's tokenizer made of a text: another would say other ids
+   * @param {{text: string, ids: number[]}} sample what Python's tokenizer made of a text
    * @param {Chat | null} [chat]
    */
   static async load(read, files, sample, chat = null) {
@@ -51,7 +50,7 @@ export class Text {
     return this.tokenizer.encode(text).ids;
   }
 
-  /** Token ids of a conversation and of the beginning of an answer. @param {Message[]} messages */
+  /** Token ids of a conversation and an answer's beginning. @param {Message[]} messages */
   encodeChat(messages) {
     if (!this.chat) throw new BrowserError("input", "this model has no chat template: it continues texts only");
     let text;
@@ -70,7 +69,7 @@ export class Text {
   }
 }
 
-/** Pieces of text: each the difference of two decodings that begin at the same earlier token. */
+/** Pieces of text, each the difference of two decodings from one token on. */
 export class Detokenizer {
   /**
    * @param {Pick<Text, "decode" | "special">} text
@@ -82,18 +81,18 @@ export class Detokenizer {
     let start = Math.max(0, plain.length - CONTEXT_TOKENS);
     while (start > 0 && text.decode(plain.slice(start)).startsWith(REPLACEMENT)) start -= 1; // inside a character
     this.ids = plain.slice(start);
-    /** Tokens of the window whose text has been given out. */
+    /** How many of them have been given out. */
     this.given = this.ids.length;
   }
 
-  /** The text that is certain with this token; empty inside a character. @param {number} token */
+  /** What is certain with this token; empty inside a character. @param {number} token */
   push(token) {
     if (this.text.special.has(token)) return "";
     this.ids.push(token);
     return this.advance(this.ids.length - this.given <= PENDING_TOKENS);
   }
 
-  /** What is still pending, complete or not. */
+  /** What is pending, complete or not. */
   finish() {
     return this.advance(false);
   }
@@ -110,7 +109,7 @@ export class Detokenizer {
   }
 }
 
-/** Holds text back while it may begin a stop string, and ends it before the first one completed. */
+/** Holds text back while it may begin a stop string, and ends it before the first. */
 export class StopStrings {
   /** @param {string[]} stop */
   constructor(stop) {
@@ -120,11 +119,11 @@ export class StopStrings {
     this.stopped = null;
   }
 
-  /** The part of the text that is certain; after a stop string always empty. @param {string} text */
+  /** What is certain; nothing after a stop string. @param {string} text */
   push(text) {
     if (this.stopped !== null) return "";
     this.held += text;
-    // Of several, the one that ends first counts, as if characters came singly; then the longest.
+    // the one that ends first counts, as if characters came singly; then the longest
     const found = this.stop
       .map((stop) => ({ stop, at: this.held.indexOf(stop) }))
       .filter(({ at }) => at >= 0)
@@ -133,7 +132,7 @@ export class StopStrings {
     return this.release(found ? found.at : this.held.length - Math.max(0, ...this.stop.map((stop) => this.overlap(stop))));
   }
 
-  /** What was held back, when no more text comes. */
+  /** What was held back. */
   finish() {
     return this.stopped === null ? this.release(this.held.length) : "";
   }

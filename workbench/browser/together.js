@@ -4,13 +4,13 @@ import { Sampler } from "./drawing.js";
 import { BrowserError, notFinite } from "./errors.js";
 import { checkCount } from "./sampling.js";
 
-/** What the head of programs with a row of each of two sequences is called: TOGETHER in workbench/runtime/export.py. */
+/** Of programs with a row of each of two sequences: TOGETHER in workbench/runtime/export.py. */
 const HEAD = "together";
 export const ROWS = 2;
 
 /**
- * The tokens that follow a prompt under each of two settings, drawn as `Session.generate` draws them; a text that has ended
- * has undefined. Returns why each ended. The session holds the prompt afterwards.
+ * The tokens that follow a prompt under each of two settings, as `Session.generate` draws them, undefined of a text that has
+ * ended; why each ended. The session holds the prompt afterwards.
  * @param {Session} session of two sequences @param {number[]} ids @param {Together} wanted
  * @returns {AsyncGenerator<(number | undefined)[], Reason[]>}
  */
@@ -62,7 +62,7 @@ export async function* together(session, ids, { count, settings, ends = new Set(
   }
 }
 
-/** What the first sequence has in its caches, the second has too. @param {Session} session */
+/** The second sequence's caches become the first's. @param {Session} session */
 function share({ device, player, own }) {
   const { gpu } = device;
   const caches = player.sizes((kind) => kind === "cache", 1);

@@ -24,6 +24,7 @@ type Needs = {
   /** In order, of which the last that the adapter has are asked for. */
   bindings: Bindings[];
   subgroupSizes: number[];
+  /** Where the adapter has it. */
   f16: boolean;
 };
 
@@ -64,11 +65,14 @@ type Upload = [
   tensor: string, plane: string, first: number, stop: number, buffer: string, at: number, transform: string, offset: number,
 ];
 
+/** What lies between layers; int8: the inputs of linear layers with integer weights, and f32 elsewhere. */
+type Activations = "f32" | "f16" | "int8";
+
 /** Programs of a kind of adapter. */
 type Bundle = {
   file: string;
   sha256: string;
-  activations: "f32" | "f16";
+  activations: Activations;
   subgroup_size: number;
   binding_bytes: number;
   offset_alignment: number;
@@ -108,8 +112,8 @@ type Plane = {
   checksum: string;
 };
 
-/** Bytes. */
-type Progress = { done: number; total: number };
+/** Bytes; of one of several models. */
+type Progress = { done: number; total: number; which?: number; of?: number };
 
 /** How a player loads. */
 type Loading = {
@@ -120,7 +124,8 @@ type Loading = {
 
 /** How a model is loaded. */
 type LoadOptions = {
-  activations?: "f32" | "f16";
+  /** The first that there are programs for and the adapter has, where none are asked for. */
+  activations?: string;
   /** Shards in the browser's storage, where there is one. */
   keep?: boolean;
   /** Keys of models that make no room for it there. */
@@ -188,20 +193,22 @@ type Manner = {
 
 /** Of models that are ready. */
 type Facts = {
+  title: string;
+  /** With the programs that were loaded. */
+  files: string[];
   adapter: string;
   /** Bytes of the GPU. */
   memory: number;
   capacity: number;
   chat: boolean;
-  /** Whether the browser's storage holds them whole, else `unkept` says why not. */
-  kept: boolean;
+  /** Those that are played, and all that there are programs for, with what the adapter lacks for them or nothing. */
+  activations: string;
+  offered: Record<string, string>;
+  /** Why the browser's storage does not hold them whole; empty where it does. */
   unkept: string;
   /** Whether there is a page that certifies the adapter. */
   certificate: boolean;
 };
-
-/** bundle: the programs that were loaded. */
-type ModelFacts = Facts & { name: string; bundle: string };
 
 /** prompt: a text, or a conversation. count: tokens at most. stop: strings that end the text. */
 type Wanted = { prompt: string | Message[]; count: number; options?: Options; stop?: string[] };
@@ -222,7 +229,7 @@ type BothEnded = { reasons: Reason[]; tokens: number; ms: number };
 
 // ---- two models beside each other --------------------------------------------------------------------------------------
 
-type PairFacts = Facts & { names: string[]; bundles: string[] };
+type PairFacts = Facts & { names: string[] };
 
 type Likely = { name: string; p: number };
 

@@ -1,9 +1,8 @@
-// What is in the buffers that programs bind: planes as they lie in a file, and constants, whose numbers follow from a program
-// alone (workbench/plan/constants.py).
+// What is in buffers: planes of a file, and constants, whose numbers follow from a program (workbench/plan/constants.py).
 
 import { BrowserError } from "./errors.js";
 
-/** Float rows are padded with zeros to whole groups of so many columns: FLOAT_GROUP in wgsl_kernels/layout.py. */
+/** Float rows are padded to whole groups of columns: FLOAT_GROUP in wgsl_kernels/layout.py. */
 const FLOAT_GROUP = 32;
 /** @type {Record<string, number>} */
 const ITEM_BYTES = { f32: 4, f16: 2, bf16: 2 };
@@ -29,7 +28,7 @@ export function toF32(bytes, dtype, offset) {
 }
 
 /**
- * Rows with zeros behind each, up to whole groups of columns.
+ * Rows with zeros behind each.
  * @param {Bytes} bytes @param {number} columns @param {number} itemBytes
  */
 export function padRows(bytes, columns, itemBytes) {
@@ -41,7 +40,7 @@ export function padRows(bytes, columns, itemBytes) {
   return padded;
 }
 
-/** Writes planes to the buffers that uploads name, in whatever order they come. */
+/** Writes planes to buffers, in whatever order they come. */
 export class Uploader {
   /** @param {Device} device @param {Upload[]} uploads @param {Buffers} buffers */
   constructor(device, uploads, buffers) {
@@ -54,7 +53,7 @@ export class Uploader {
       if (same) same.push(upload);
       else this.byTensor.set(upload[0], [upload]);
     }
-    /** Where rows are not whole words, they are put together before they are written. @type {Map<Upload, Uint8Array>} */
+    /** Rows that are no whole words, put together before they are written. @type {Map<Upload, Uint8Array>} */
     this.gathered = new Map();
   }
 
@@ -114,10 +113,9 @@ function transformed(rows, [, , , , , , transform, offset], { dtype, shape }) {
 }
 
 /**
- * Cosines, then sines, of each position's angles: f32 [positions, 2 * frequencies]. Angles are rounded to f32 before
- * they are taken, as in wgsl_kernels/attention/rope.py.
- * @param {Initial} initial
- * @param {number[]} shape
+ * Cosines, then sines, of each position's angles, which are rounded to f32 as in wgsl_kernels/attention/rope.py: f32
+ * [positions, 2 * frequencies].
+ * @param {Initial} initial @param {number[]} shape
  */
 export function constant(initial, [positions, width]) {
   if (initial.kind !== "rotary table") {

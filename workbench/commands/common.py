@@ -63,6 +63,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "f32",
         "help": "of activations (default f32); auto: f16 where the adapter has it, else f32",
     },
+    "--activations": {
+        "nargs": "+",
+        "choices": DTYPES[:-1],
+        "help": "that pages can play; they begin with the first that the adapter has (default: f32 f16, and int8 where "
+        "weights are integers)",
+    },
     "--cache": {
         "choices": CACHES,
         "help": "what keys and values are stored as (default: f16 with --dtype f16, else f32)",

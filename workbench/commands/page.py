@@ -10,6 +10,7 @@ from workbench.commands.output import add_output, answer
 EXAMPLES = (
     "page OUT site",
     "page OUT site --beside OTHER --certificate",
+    "page OUT site --activations int8 f32",
 )
 
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a second model with the same tokenizer: both continue a prompt or read a text, with KL by token",
     )
+    add(parser, "--activations")
     add(parser, "--max-tokens", default=2048, help="positions of the cache (default 2048)")
     parser.add_argument(
         "--certificate", action="store_true", help="with a page beside it that certifies its reader's adapter"
@@ -31,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench.browser.page import write_page
+    from workbench.show.progress import Console
 
     done = write_page(
         arguments.model,
         arguments.output,
         beside=arguments.beside,
+        activations=arguments.activations,
         max_tokens=arguments.max_tokens,
         certificate=arguments.certificate,
         overwrite=arguments.overwrite,
+        progress=Console(),
     )
     told = (
         f"{done.nbytes / 1e6:.1f} MB: {done.path}; serve it with any web server, e.g. python -m http.server"

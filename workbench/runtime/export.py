@@ -2,7 +2,8 @@
 
     OUT/
       programs.json         kind, version, the model and its manifest's checksum, heads and sizes, the bundles
-      f32-0.json ...        bundles, one for each kind of adapter: activations, and size of a subgroup (0: none)
+      f32-0.json ...        bundles, one for each kind of adapter: activations, and size of a subgroup (0: none); those
+                            of the activations that are preferred come first
       f32-0-wide.json ...   the same for adapters with `WIDE` limits, where a model's matrices then lie in other ways
 
 A bundle holds the programs of one kind of adapter. What they share is stored once: WGSL modules and uploads are lists
@@ -15,7 +16,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ from workbench.errors import WorkbenchError
 from workbench.files.folders import Partial
 from workbench.files.writing import storing
 from workbench.formats.reader import StoredModel
+from workbench.models.architecture import Architecture
+from workbench.models.blocks import ACTIVATIONS
 from workbench.models.families import architecture_of
 from workbench.models.source import Source
 from workbench.plan.plan import step_sizes
+from workbench.plan.types import Int8Rows
+from workbench.show.progress import Steps
 
 from .device import PROMISED_LIMITS
 from .link import program_of
@@ -51,7 +56,8 @@ TOGETHER, TOGETHER_ROWS = "together", 2
 SUBGROUPS = (0, 4, 8, 16, 32, 64)
 #: Subgroups as narrow as a CPU's 128-bit registers: SwiftShader's, which browsers fall back to without a GPU.
 SOFTWARE_LANES = 4
-TYPES = ("f32", "f16")
+#: Activations that there are programs for: INT8 where a product has integer weights.
+TYPES = ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -109,16 +115,50 @@ def programs_for(
     """The programs that a page needs on one kind of adapter. heads: what they end in (`workbench.models.endings`), or
     `TOGETHER`."""
     model = architecture_of(source.config)
-    # a step that larger bindings would allow has activations as large
-    chunks = chunk_sizes(model, min(binding_bytes, PROMISED.nbytes))
-    for head in heads:
+    for head, sizes in steps_of(model, binding_bytes, heads):
         rows = TOGETHER_ROWS if head == TOGETHER else 1
         ending = "last" if head == TOGETHER else head
         plan = model.build(source.describe, head=ending, activations=activations)
-        for tokens in (rows,) if head in (*DECODE, TOGETHER) else chunks:
-            sizes = step_sizes(tokens, capacity, sequences=rows, results=rows, steps=STEPS)
-            lowered = lower(plan, sizes, adapter, binding_bytes)
+        for tokens in sizes:
+            dimensions = step_sizes(tokens, capacity, sequences=rows, results=rows, steps=STEPS)
+            lowered = lower(plan, dimensions, adapter, binding_bytes)
             yield program_of(lowered, head, adapter, binding_bytes, dialect="tint")
+
+
+def steps_of(
+    model: Architecture, binding_bytes: int, heads: Sequence[str]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Heads with the sizes of steps, in tokens, that programs are lowered for."""
+    # a step that larger bindings would allow has activations as large
+    chunks = tuple(chunk_sizes(model, min(binding_bytes, PROMISED.nbytes)))
+    for head in heads:
+        one = {**dict.fromkeys(DECODE, (1,)), TOGETHER: (TOGETHER_ROWS,)}
+        yield head, one.get(head, chunks)
+
+
+def types_for(sources: Sequence[Source], asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Activations that models which are played together can have: those that are asked for, in that order, else all.
+
+    Raises WorkbenchError for a name that is none, or comes twice, and for INT8 where a model has no product of integer
+    weights, whose inputs it would be.
+    """
+    without = [each for each in sources if not _takes_int8(each)] if "int8" in (asked or TYPES) else []
+    if asked is None:
+        return tuple(each for each in TYPES if each != "int8" or not without)
+    if wrong := [each for each in asked if each not in ACTIVATIONS]:
+        raise WorkbenchError(f"activations = {wrong[0]!r}; allowed: {', '.join(ACTIVATIONS)}")
+    if not asked or len(set(asked)) < len(asked):
+        raise WorkbenchError(f"activations = {', '.join(asked) or 'none'}; allowed: each once, at least one")
+    if without:
+        raise WorkbenchError(
+            f"activations = int8: {without[0].path} has no linear layer with integer weights, whose inputs they are"
+        )
+    return tuple(asked)
+
+
+def _takes_int8(source: Source) -> bool:
+    plan = architecture_of(source.config).build(source.describe, head=NEEDED[0], activations="int8")
+    return any(isinstance(each.type, Int8Rows) for each in plan.buffers.values())
 
 
 def bindings(source: Source, least: Bindings = PROMISED) -> tuple[Bindings, ...]:
@@ -179,7 +219,7 @@ def require_readable(source: Any) -> None:
             )
 
 
-def export_programs(
+def export_programs(  # many parameters: what programs are for, and how they are written
     source: Any,
     output: str | Path,
     *,
@@ -189,13 +229,15 @@ def export_programs(
     types: Sequence[str] | None = None,
     subgroups: Sequence[int] | None = None,
     overwrite: bool = False,
+    progress: Steps | None = None,
 ) -> Exported:
     """Write the programs of a converted model, whole or not at all.
 
-    max_tokens: positions of the cache. heads: what programs end in. types: of activations (default: `TYPES`).
-    subgroups: lanes of the adapters that programs are for, of `SUBGROUPS` (default: all of them). Raises
-    WorkbenchError for a model that is not converted, or not stored planar and low-first (a page reads its planes as
-    they lie), for unknown limits, and for an output that exists.
+    max_tokens: positions of the cache. heads: what programs end in. types: of activations, the preferred first
+    (default: all that the model can have, `types_for`). subgroups: lanes of the adapters that programs are for, of
+    `SUBGROUPS` (default: all of them). progress: called behind each program. Raises WorkbenchError for a
+    model that is not converted, or not stored planar and low-first (a page reads its planes as they lie), for unknown
+    limits, for activations that it cannot have, and for an output that exists.
     """
     if limits not in LIMITS:
         raise WorkbenchError(f"export-program: limits = {limits!r}; allowed: {', '.join(LIMITS)}")
@@ -221,9 +263,11 @@ def export_programs(
         raise WorkbenchError(f"export-program: {output} exists; {what}")
     partial = Partial(output)
     try:
-        kinds = bindings(source, LIMITS[limits])
-        wanted = adapters(TYPES if types is None else types, SUBGROUPS if subgroups is None else subgroups)
-        count, nbytes = _write(partial.path, source, index, wanted, kinds, heads)
+        wanted = itertools.product(
+            adapters(types_for([source], types), SUBGROUPS if subgroups is None else subgroups),
+            bindings(source, LIMITS[limits]),
+        )
+        count, nbytes = _write(partial.path, source, index, list(wanted), heads, progress)
         partial.put_in_place()
     except BaseException:
         partial.remove()
@@ -235,19 +279,30 @@ def _write(
     folder: Path,
     source: Any,
     index: dict[str, Any],
-    wanted: Iterable[tuple[str, Adapter]],
-    kinds: Sequence[Bindings],
+    wanted: Sequence[tuple[tuple[str, Adapter], Bindings]],
     heads: Sequence[str],
+    progress: Steps | None,
 ) -> tuple[int, int]:
     """All files; the numbers of programs and bytes."""
     count, nbytes, capacity = 0, 0, index["capacity"]
+    model = architecture_of(source.config)
+    total = sum(len(sizes) for _, bound in wanted for _, sizes in steps_of(model, bound.nbytes, heads))
+
+    def counted(programs: Iterator[Program], name: str) -> Iterator[Program]:
+        for done, program in enumerate(programs, count + 1):
+            yield program
+            if progress is not None:
+                progress(done, total, name if done < total else "")
+
     with storing(folder):
-        for (activations, adapter), bound in itertools.product(wanted, kinds):
+        for (activations, adapter), bound in wanted:
             aligned = dataclasses.replace(adapter, offset_alignment=bound.alignment)
-            made = bundle(programs_for(source, activations, aligned, capacity, bound.nbytes, heads))
+            name = f"{activations}-{adapter.subgroup_size}{'' if bound == wanted[0][1] else '-wide'}"
+            programs = programs_for(source, activations, aligned, capacity, bound.nbytes, heads)
+            made = bundle(counted(programs, name))
             data = json.dumps(made, separators=(",", ":")).encode()
             entry = {
-                "file": f"{activations}-{adapter.subgroup_size}{'' if bound == kinds[0] else '-wide'}.json",
+                "file": f"{name}.json",
                 "activations": activations,
                 "subgroup_size": adapter.subgroup_size,
                 "binding_bytes": bound.nbytes,

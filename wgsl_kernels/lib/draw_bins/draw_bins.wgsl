@@ -7,7 +7,7 @@ var<workgroup> sixteens: array<vec2<u32>, 16>;
 const BIN_WORDS: u32 = 512u;
 
 fn clear_bins(thread: u32) {
-  for (var i = thread; i < BIN_WORDS; i += WORKGROUP) { atomicStore(&bins[i], 0u); }
+  for (var turn = 0u; turn < BIN_WORDS / WORKGROUP; turn++) { atomicStore(&bins[turn * WORKGROUP + thread], 0u); }
 }
 fn put(digit: u32, weight: vec2<u32>) {
   var high = weight.y;
@@ -20,9 +20,11 @@ fn put(digit: u32, weight: vec2<u32>) {
 fn sum_at(digit: u32) -> vec2<u32> { return vec2<u32>(atomicLoad(&bins[digit]), atomicLoad(&bins[256u + digit])); }
 // Before `all_bins` and `find_digit`; a barrier goes before and after.
 fn sum_sixteens(thread: u32) {
-  for (var i = thread; i < 16u; i += WORKGROUP) {
+  for (var turn = 0u; turn < (16u + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
+    if (i >= 16u) { break; }
     var sum = vec2<u32>();
-    for (var digit = 16u * i; digit < 16u * i + 16u; digit++) { sum = add(sum, sum_at(digit)); }
+    for (var n = 0u; n < 16u; n++) { sum = add(sum, sum_at(16u * i + n)); }
     sixteens[i] = sum;
   }
 }
@@ -36,12 +38,13 @@ struct Digit { digit: u32, rest: vec2<u32> }
 fn find_digit(wanted: vec2<u32>) -> Digit {
   var rest = wanted;
   var i = 15u;
-  while (i > 0u && less(sixteens[i], rest)) {
+  for (var n = 0u; n < 15u; n++) {
+    if (!less(sixteens[i], rest)) { break; }
     rest = subtract(rest, sixteens[i]);
     i -= 1u;
   }
   var digit = 16u * i + 15u;
-  while (digit > 16u * i) {
+  for (var n = 0u; n < 15u; n++) {
     let here = sum_at(digit);
     if (!less(here, rest)) { break; }
     rest = subtract(rest, here);

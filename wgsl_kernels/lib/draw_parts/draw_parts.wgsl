@@ -1,4 +1,4 @@
-// provides: best_of_parts, part_start, shift_of, search_on
+// provides: best_of_parts, LENGTH, part_start, shift_of, search_on
 // needs: draw_bins (BIN_WORDS, bins, is_on, sum_sixteens, nucleus, find_digit), draw (add),
 //   caller (best, bins_before, cut)
 // A search for thresholds whose digits are found one after another by several dispatches, each over all parts of a row: what the one
@@ -11,12 +11,15 @@ fn best_of_parts() -> u32 {
   for (var i = 0u; i < PARTS; i++) { found = max(found, best[i]); }
   return found;
 }
-fn part_start(part: u32) -> u32 { return min(part * ((WIDTH + PARTS - 1u) / PARTS), WIDTH); }
+// Numbers of a part.
+const LENGTH: u32 = (WIDTH + PARTS - 1u) / PARTS;
+fn part_start(part: u32) -> u32 { return min(part * LENGTH, WIDTH); }
 
 fn shift_of(round: u32) -> u32 { return 24u - 8u * (round % 4u); }
 
 fn gather_bins(thread: u32) {
-  for (var i = thread; i < 256u; i += WORKGROUP) {
+  for (var turn = 0u; turn < 256u / WORKGROUP; turn++) {
+    let i = turn * WORKGROUP + thread;
     var sum = vec2<u32>();
     for (var part = 0u; part < PARTS; part++) {
       let at = part * BIN_WORDS + i;

@@ -2,20 +2,19 @@
 
 import { Engine } from "./browser/port.js";
 import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
-import { PROGRAMS } from "./browser/loader.js";
 
 const SERVICE = { worker: "./browser/pair.js", calls: () => import("./browser/pair.js") };
 /** @type {Record<string, string>} */
 const ENDED = { eos: "ended by the model", length: "as long as asked for", context: "the context is full", stopped: "stopped" };
-/** Characters that are not seen, or that move what stands around them. */
+/** Unseen, or moving what stands around. */
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const visible = (/** @type {string} */ text) =>
   text.replace(UNSEEN, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
-/** A token by itself: spaces at its ends and line ends are seen too. @param {string} text */
+/** With spaces at the ends and line ends seen too. @param {string} text */
 const named = (text) => `“${visible(text).replaceAll("\n", "↵").replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length))}”`;
 const percent = (/** @type {number} */ p) => `${(100 * p).toFixed(p < 0.1 ? 2 : 1)} %`;
 const digits = (/** @type {number} */ value) => Number(value.toPrecision(3)).toString();
-/** How strongly a KL is coloured, 0 to 1: from 0.001 to 1 nat on a logarithmic scale. @param {number} kl */
+/** Of a KL's colour: 0.001 to 1 nat, logarithmic. @param {number} kl */
 const strength = (kl) => Math.min(1, Math.max(0, 1 + Math.log10(kl + 1e-12) / 3));
 
 /** One text: a listbox of tokens with one tab stop. */
@@ -47,12 +46,12 @@ class Lane {
     });
   }
 
-  /** Text that comes, before anything is known of its tokens. @param {string} text */
+  /** Text that comes. @param {string} text */
   more(text) {
     append(this.body, visible(text));
   }
 
-  /** Tokens with what both models say of them. @param {Unit[]} units @param {number | null} parted tokens that texts share */
+  /** What both say of tokens. @param {Unit[]} units @param {number | null} parted tokens that texts share */
   show(units, parted) {
     this.units = units;
     let tokens = 0;
@@ -115,7 +114,8 @@ class Comparer extends Form {
   }
 
   turn() {
-    say("prompt-label", control("reads").checked ? "Text" : control("answers").checked ? "Message" : "Prompt");
+    const answers = control("answers").checked;
+    this.prompt(control("reads").checked ? "Text" : answers ? "Message" : "Prompt", answers);
     element("how").hidden = control("fields").disabled = control("reads").checked;
   }
 
@@ -181,9 +181,4 @@ for (const key of document.querySelectorAll(".key[data-kl]")) {
   const { dataset, style } = /** @type {HTMLElement} */ (key);
   style.setProperty("--v", strength(Number(dataset.kl)).toFixed(3));
 }
-const told = (/** @type {{which: number} & Progress} */ { which, ...progress }) =>
-  loading(`Loading model ${which + 1} of 2`, which / 2, 1 / 2, progress);
-Engine.load(SERVICE, told).then(([engine, facts]) => {
-  const files = [PROGRAMS + facts.bundles[0], `beside/${PROGRAMS}${facts.bundles[1]}`];
-  new Comparer(engine, facts).ready(facts.names.join(" beside "), "the models", files);
-}, fail);
+Engine.load(SERVICE, loading).then(([engine, facts]) => new Comparer(engine, facts).ready(), fail);

@@ -2,7 +2,6 @@
 
 import { Engine } from "./browser/port.js";
 import { append, chosen, control, element, fail, Form, loading, made, say } from "./browser/form.js";
-import { PROGRAMS } from "./browser/loader.js";
 
 const SERVICE = { worker: "./browser/service.js", calls: () => import("./browser/service.js") };
 /** @type {Record<Reason, string>} */
@@ -16,10 +15,10 @@ const ENDED = {
 
 /**
  * Continues prompts or answers in a chat, one at a time.
- * @extends {Form<ModelFacts>}
+ * @extends {Form<Facts>}
  */
 class Writer extends Form {
-  /** @param {Engine} engine @param {ModelFacts} facts */
+  /** @param {Engine} engine @param {Facts} facts */
   constructor(engine, facts) {
     super(engine, facts, { busy: "text", ways: ["continues", "chats"], chat: "chats", working: "Writing …" });
     /** @type {Message[]} */
@@ -33,14 +32,12 @@ class Writer extends Form {
     const chats = control("chats").checked;
     this.talk = [];
     element("text").replaceChildren();
-    say("prompt-label", chats ? "Message" : "Prompt");
+    this.prompt(chats ? "Message" : "Prompt", chats);
     say("text-label", chats ? "Chat" : "Text");
     say("write", chats ? "Send" : "Write");
     for (const id of ["fresh", "system-label"]) element(id).hidden = !chats;
     element("twice-label").hidden = chats;
     this.second();
-    control("prompt").required = chats;
-    if (chats) control("prompt").value = "";
   }
 
   /** Settings of a second text are there, and must be right, where one is written. */
@@ -138,7 +135,4 @@ class Writer extends Form {
   }
 }
 
-Engine.load(SERVICE, (progress) => loading("Loading", 0, 1, progress)).then(
-  ([engine, facts]) => new Writer(engine, facts).ready(facts.name, "the model", [PROGRAMS + facts.bundle]),
-  fail,
-);
+Engine.load(SERVICE, loading).then(([engine, facts]) => new Writer(engine, facts).ready(), fail);
