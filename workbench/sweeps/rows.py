@@ -16,7 +16,7 @@ from typing import Any
 
 from eval.advice import TOLD
 from eval.report import count_text, int8_noise
-from eval.statistics import telling_se, tokens_to_tell
+from eval.statistics import larger_se, tokens_to_tell
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
 
@@ -25,6 +25,8 @@ from .store import CELL_KIND, read_json
 
 RESULTS_KIND = "workbench-results"
 COMPARISON_KIND = "workbench-comparison"
+#: What rows have beside their fields: the errors that tables show.
+ERRORS = ("ppl_error", "change_error", "kl_error", "same_top1_error")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """One result. change: of the perplexity against the baseline, in %, paired; change_se takes tokens as independent,
-    change_se_clustered windows. kl: mean, nats a token. same_top1: a share. kl_quantiles: median to p99.9, and max.
+    """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
+    share. Errors `_se` take tokens as independent, `_se_clustered` windows, and `_error` is the larger of the two,
+    which tables show. kl_quantiles: median to p99.9, and max.
     delta_p: mean, rms and quantiles of the change of the target's probability. last_word: accuracy, se and the paired
     change and change_se, shares, of the passages that `passages` describes. activations, cache: the types that the
     model ran with, and its baseline. noise_rms: RMS difference of two backends, nats a token. Rates in tokens a
@@ -79,8 +82,10 @@ class Row:
     change_se_clustered: float | None
     kl: float | None
     kl_se: float | None
+    kl_se_clustered: float | None
     same_top1: float | None
     same_top1_se: float | None
+    same_top1_se_clustered: float | None
     kl_quantiles: Mapping[str, float] | None
     delta_p: Mapping[str, float] | None
     last_word: Mapping[str, float | None] | None
@@ -122,18 +127,42 @@ class Row:
     @property
     def is_untold(self) -> bool:
         """Whether the paired change cannot be told from none, by the larger of its errors."""
-        return self.change is not None and abs(self.change) < TOLD * self._telling_se
+        error = self.change_error
+        return self.change is not None and error is not None and abs(self.change) < TOLD * error
 
     @property
     def tokens_to_tell(self) -> int | None:
         """How many scored tokens would tell the change from none, if it and the spread stay as they are."""
-        if self.change is None or self.change_se is None:
+        if self.change is None or self.change_error is None:
             return None
-        return tokens_to_tell(self.conditions.tokens_scored, self.change, self._telling_se, TOLD)
+        return tokens_to_tell(self.conditions.tokens_scored, self.change, self.change_error, TOLD)
 
     @property
-    def _telling_se(self) -> float:
-        return telling_se(self.change_se, self.change_se_clustered)
+    def ppl_error(self) -> float | None:
+        return _larger(self.ppl_se, self.ppl_se_clustered)
+
+    @property
+    def change_error(self) -> float | None:
+        return _larger(self.change_se, self.change_se_clustered)
+
+    @property
+    def kl_error(self) -> float | None:
+        return _larger(self.kl_se, self.kl_se_clustered)
+
+    @property
+    def same_top1_error(self) -> float | None:
+        return _larger(self.same_top1_se, self.same_top1_se_clustered)
+
+    @property
+    def errors(self) -> list[tuple[float | None, float | None]]:
+        """(plain, clustered) of each figure that has an error by window."""
+        pairs = [
+            (self.ppl_se, self.ppl_se_clustered),
+            (self.change_se, self.change_se_clustered),
+            (self.kl_se, self.kl_se_clustered),
+            (self.same_top1_se, self.same_top1_se_clustered),
+        ]
+        return [pair for pair in pairs if pair != (None, None)]
 
     @property
     def doubts(self) -> list[str]:
@@ -148,7 +177,12 @@ class Row:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in ERRORS}
+
+
+def _larger(plain: float | None, clustered: float | None) -> float | None:
+    found = larger_se(plain, clustered)
+    return found if math.isfinite(found) else None
 
 
 def files(runs: Iterable[str | Path]) -> list[Path]:
@@ -227,8 +261,10 @@ def _row(
         change_se_clustered=clustered,
         kl=baseline.get("kl_mean"),
         kl_se=baseline.get("kl_se"),
+        kl_se_clustered=baseline.get("kl_se_clustered"),
         same_top1=baseline.get("same_top1"),
         same_top1_se=baseline.get("same_top1_se"),
+        same_top1_se_clustered=baseline.get("same_top1_se_clustered"),
         kl_quantiles=baseline.get("kl"),
         delta_p=_delta_p(baseline),
         last_word=last_words and _last_word(last_words),
