@@ -167,7 +167,8 @@ class SweepState:
     def rows(self) -> list[dict[str, Any]]:
         """A dict a cell, of plain values: `pandas.DataFrame(sweep.rows())`. The figures are None before it is done:
         bits_per_weight, ppl, change (of the perplexity against the baseline, in %, paired) and kl (nats a token), each
-        with its error, as `ppl_se` and, clustered by window, `ppl_se_clustered`; same_top1 (a share)."""
+        with its errors, as `ppl_se`, clustered by window `ppl_se_clustered` and the larger `ppl_error`; same_top1 (a
+        share)."""
         return list(self._rows())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -229,9 +230,9 @@ class SweepState:
 
 FIGURES = (
     "bits_per_weight",
-    *("ppl", "ppl_se", "ppl_se_clustered"),
-    *("change", "change_se", "change_se_clustered"),
-    *("kl", "kl_se", "kl_se_clustered"),
+    *("ppl", "ppl_se", "ppl_se_clustered", "ppl_error"),
+    *("change", "change_se", "change_se_clustered", "change_error"),
+    *("kl", "kl_se", "kl_se_clustered", "kl_error"),
     "same_top1",
 )
 
