@@ -25,6 +25,8 @@ from .store import CELL_KIND, read_json
 
 RESULTS_KIND = "workbench-results"
 COMPARISON_KIND = "workbench-comparison"
+#: Overrides of formats that a row names one by one.
+_NAMED = 3
 #: What rows have beside their fields: the errors that tables show.
 ERRORS = ("ppl_error", "change_error", "kl_error", "same_top1_error")
 
@@ -302,7 +304,7 @@ def _benchmark(path: Path, row: Mapping[str, Any]) -> Row:
     facts = {
         "model": source.get("source", {}).get("name") or found["provenance"]["model"],
         "format": row["format"] if quantized else UNCONVERTED,
-        "quantizer": source.get("quantizer", "") if quantized else "",
+        "quantizer": _quantizer(source) if quantized else "",
         "bits_per_weight": row["bits_per_weight"],
         "file_bytes": row["file_bytes"],
         "quantize_seconds": None,
@@ -340,8 +342,24 @@ def _described(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": source.get("source", {}).get("name") or provenance["model"],
         "format": str(WeightFormat.from_json(options["format"])) if options else UNCONVERTED,
-        "quantizer": source.get("quantizer", "") if options else "",
+        "quantizer": _quantizer(source) if options else "",
         "bits_per_weight": None,
         "file_bytes": None,
         "quantize_seconds": None,
     }
+
+
+def _quantizer(source: Mapping[str, Any]) -> str:
+    """The method, and what is stored in another format than the rest, as sweeps say it: `gptq embedding=f16`."""
+    from workbench.formats.spec import WeightFormat
+
+    def form(values: Mapping[str, Any]) -> str:
+        return str(WeightFormat.from_json(values))
+
+    options = source.get("options") or {}
+    said = [f"{each}={form(options[each])}" for each in ("embedding", "lm_head") if options.get(each)]
+    others = [f"{pattern}={form(each)}" for pattern, each in (options.get("overrides") or {}).items()]
+    if others:
+        named = ", ".join(others) if len(others) <= _NAMED else f"{len(others)} patterns"
+        said.append(f"overrides={{{named}}}")
+    return " ".join([source.get("quantizer", ""), *said]).strip()

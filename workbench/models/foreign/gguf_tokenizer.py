@@ -3,7 +3,7 @@
 Two kinds: byte-level BPE ("gpt2"), whose `pre` says how text is split before it, and SentencePiece's BPE ("llama"),
 whose merges follow from the scores. What is built is of `tokenizers`; kinds and splits that are not listed are refused.
 
-Text is split as llama.cpp splits it. A file of SentencePiece's has no rule that changes the text: where the checkpoint's
+Text is split as llama.cpp splits it. A file of SentencePiece's has no rule that changes the text: where a checkpoint's
 own `tokenizer.model` leaves out spaces that are doubled or at an end, or puts a text into NFKC, its GGUF file does not.
 """
 
