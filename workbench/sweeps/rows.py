@@ -353,7 +353,7 @@ def _quantizer(source: Mapping[str, Any]) -> str:
     """The method, and what is stored in another format than the rest, as sweeps say it: `gptq embedding=f16`."""
     from workbench.formats.spec import WeightFormat
 
-    def form(values: Mapping[str, Any]) -> str:
+    def form(values: dict[str, Any]) -> str:
         return str(WeightFormat.from_json(values))
 
     options = source.get("options") or {}
