@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from eval.report import ONE_WINDOW
 from tests.sweeps.conftest import figures
+from tests.sweeps.rows import CONDITIONS
 from tests.sweeps.rows import row as synthetic_row
 from workbench import cli
 from workbench.errors import SweepError
@@ -75,6 +76,14 @@ def test_every_column_gives_the_larger_error_and_the_caption_says_which():
         clustered = large == "_se_clustered"
         assert one.caption.endswith("± is one standard error, clustered by window") == clustered
     assert ONE_WINDOW in Table((synthetic_row(ppl_se_clustered=None),)).caption
+
+
+def test_a_caption_says_which_part_of_a_text_was_scored():
+    part = dataclasses.replace(CONDITIONS, windows=24, windows_available=1_591)
+    caption = Table((synthetic_row(conditions=part),)).caption
+    assert "12,000 tokens scored in the first 24 of 1,591 windows; ±" in caption
+    whole = dataclasses.replace(part, windows=1_591)
+    assert "12,000 tokens scored; ±" in Table((synthetic_row(conditions=whole),)).caption
 
 
 def test_rows_of_other_conditions_are_refused(result):

@@ -43,13 +43,18 @@ class Conditions:
     bos_policy: str | None
     tokens_scored: int
     text_name: str | None = dataclasses.field(default=None, compare=False)
+    windows: int | None = dataclasses.field(default=None, compare=False)
+    windows_available: int | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
         text = self.text_name or "bare tokens"
         digest = self.text_sha256 or self.tokens_sha256
         sha = f" (sha256 {digest[:12]})" if digest else ""
         tokenizer = f", tokenizer {self.tokenizer_sha256[:12]}" if self.tokenizer_sha256 else ""
-        return f"{self.protocol} on {text}{sha}{tokenizer}, {self.tokens_scored:,} tokens scored"
+        part = ""
+        if self.windows and self.windows_available and self.windows < self.windows_available:
+            part = f" in the first {self.windows:,} of {self.windows_available:,} windows"
+        return f"{self.protocol} on {text}{sha}{tokenizer}, {self.tokens_scored:,} tokens scored{part}"
 
     def difference(self, other: Conditions) -> str:
         """`protocol disjoint-512 and disjoint-256`: the first field that differs, with both values."""
@@ -292,6 +297,8 @@ def _row(
             bos_policy=result["bos_policy"],
             tokens_scored=result["tokens_scored"],
             text_name=text.get("name"),
+            windows=result.get("windows"),
+            windows_available=result.get("windows_available"),
         ),
     )
 
