@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eval.report import count_text
-from eval.statistics import telling_se, tokens_to_tell
+from eval.statistics import tokens_to_tell
 from workbench.errors import WorkbenchWarning
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def few_tokens(result: PerplexityResult) -> str | None:
     found = result.baseline
     if found is None:
         return None
-    se = telling_se(found.ln_ratio_se, found.ln_ratio_se_clustered)
-    if abs(found.ln_ratio) >= TOLD * se:
+    se = found.ln_ratio_error
+    if not abs(found.ln_ratio) < TOLD * se:  # told, or without an error
         return None
     change, error = 100 * math.expm1(found.ln_ratio), 100 * math.exp(found.ln_ratio) * se
     digits = max(0, 1 - math.floor(math.log10(error)))

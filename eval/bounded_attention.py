@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from eval.report import Tabular, finite, plus_minus, ppl_text
-from eval.statistics import divergence, exp, mean_nll, mean_se
+from eval.statistics import divergence, exp, mean_error, mean_nll
 from wgsl_kernels.state import runs
 from workbench.errors import ProtocolError
 from workbench.runtime.model import Model
@@ -142,11 +142,13 @@ class Bounded:
 
 @dataclass(frozen=True, eq=False)
 class BoundedAttention(Tabular):
-    """runs: by threshold; nll: of attention to all. Errors take tokens as independent."""
+    """runs: by threshold; nll: of attention to all. text_index: of which text a token is, by which errors are clustered
+    where that makes them larger."""
 
     runs: tuple[Bounded, ...]
     nll: np.ndarray
     longest: int
+    text_index: np.ndarray = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
 
     @property
@@ -174,8 +176,8 @@ class BoundedAttention(Tabular):
             "were scores known": f"{run.reading.needed / run.reading.blocks:.1%}",
             "largest share left out": f"{run.reading.skipped:.2g}",
             "perplexity": ppl_text(exp(mean_nll(run.nll))),
-            "change, nats": f"{change.mean():+.5f}{plus_minus(mean_se(change), '.5f')}",
-            "KL, nats": f"{run.kl.mean():.2e}{plus_minus(mean_se(run.kl), '.1e')}",
+            "change, nats": f"{change.mean():+.5f}{plus_minus(mean_error(change, self.text_index), '.5f')}",
+            "KL, nats": f"{run.kl.mean():.2e}{plus_minus(mean_error(run.kl, self.text_index), '.1e')}",
             "same top": f"{run.same.mean():.1%}",
         }
 
@@ -234,7 +236,8 @@ def bounded_attention(
                 np.concatenate([each.top1 == each.top1_baseline for each in both]),
             )
         )
-    return BoundedAttention(tuple(found), np.concatenate(nll), longest, model.describe_provenance())
+    index = np.repeat(np.arange(len(texts)), [len(each) for each in nll])
+    return BoundedAttention(tuple(found), np.concatenate(nll), longest, index, model.describe_provenance())
 
 
 def _check(model: Model) -> None:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval import statistics
-from eval.report import plus_minus, ppl_text, ran
+from eval.report import errors_note, plus_minus, ppl_text, ran
 from workbench.errors import ProtocolError
 
 if TYPE_CHECKING:
     from eval.result import PerplexityResult
+
+#: What `Comparison.to_json` adds, which follows from the fields.
+_DERIVED = ("kl_mean", "ln_ratio_error", "same_top1_error", "kl_error")
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Comparison:
     logits of the baseline were at hand. kl_truncation: None where all logits were; else
     (`StoredBaseline.truncation`) how many were, what error that adds to the KL, and a lower bound of it. delta_p: the
     change of the target's probability; its quantiles p0.1 to p99.9 (None in older records). Errors `_se` take tokens
-    as independent (binomial for same_top1), `_se_clustered` windows; intervals are 95 % window bootstraps. backend,
-    provenance: the baseline's. noise_floor: what the same figures are for the baseline against itself on another path
-    (`noise`), where it was run.
+    as independent (binomial for same_top1), `_se_clustered` windows; the larger of the two is the one to give
+    (`_error`). Intervals are 95 % window bootstraps. backend, provenance: the baseline's. noise_floor: what the same
+    figures are for the baseline against itself on another path (`noise`), where it was run.
     """
 
     ppl: float
@@ -94,8 +97,31 @@ class Comparison:
         )
 
     @property
+    def ln_ratio_error(self) -> float:
+        """The error to give, as the next two: the larger of the plain and the clustered one."""
+        return statistics.larger_se(self.ln_ratio_se, self.ln_ratio_se_clustered)
+
+    @property
+    def same_top1_error(self) -> float:
+        return statistics.larger_se(self.same_top1_se, self.same_top1_se_clustered)
+
+    @property
+    def kl_error(self) -> float:
+        """NaN where there is no KL."""
+        return statistics.larger_se(self.kl_se, self.kl_se_clustered)
+
+    @property
     def kl_mean(self) -> float | None:
         return None if self.kl is None else self.kl["mean"]
+
+    @property
+    def errors(self) -> list[tuple[float | None, float | None]]:
+        """(plain, clustered) of each figure that has one."""
+        pairs: list[tuple[float | None, float | None]] = [
+            (self.ln_ratio_se, self.ln_ratio_se_clustered),
+            (self.same_top1_se, self.same_top1_se_clustered),
+        ]
+        return pairs if self.kl is None else [*pairs, (self.kl_se, self.kl_se_clustered)]
 
     def with_noise_floor(self, other: PerplexityResult) -> Comparison:
         """With the figures of the baseline's other path beside its own. `other` was compared with the baseline."""
@@ -109,12 +135,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        return {"ppl": values.pop("ppl"), "kl_mean": self.kl_mean, **values}
+        return {"ppl": values.pop("ppl"), **values, **{name: getattr(self, name) for name in _DERIVED}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Comparison:
         """The inverse of `to_json` (and of `dataclasses.asdict`). Raises TypeError for other fields."""
-        values = {key: value for key, value in values.items() if key != "kl_mean"}
+        values = {key: value for key, value in values.items() if key not in _DERIVED}
         for name in ("ln_ratio_interval95", "same_top1_interval95", "kl_interval95"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
@@ -122,13 +148,13 @@ class Comparison:
 
     def rows(self) -> list[tuple[str, str]]:
         """(name, figure) to print."""
-        ratio = f"ln ratio {self.ln_ratio:+.3e}{plus_minus(self.ln_ratio_se, '.1e')}"
-        same = f"same top-1 {self.same_top1:.2%}{plus_minus(100 * self.same_top1_se, '.2f')} %"
+        ratio = f"ln ratio {self.ln_ratio:+.3e}{plus_minus(self.ln_ratio_error, '.1e')}"
+        same = f"same top-1 {self.same_top1:.2%}{plus_minus(100 * self.same_top1_error, '.2f')} %"
         rows = [("baseline", f"{ppl_text(self.ppl)} ({ran(self.backend, self.provenance)}), {ratio}, {same}")]
         if self.kl:
             quantiles = f"median {self.kl['median']:.3e}, p99 {self.kl['p99']:.3e}"
             about = "about " if self.kl_truncation else ""
-            mean = f"mean {about}{self.kl['mean']:.3e}{plus_minus(self.kl_se, '.1e')}"
+            mean = f"mean {about}{self.kl['mean']:.3e}{plus_minus(self.kl_error, '.1e')}"
             rows.append(("KL", f"{mean}, {quantiles} nats"))
         if self.kl_truncation:
             cut = self.kl_truncation
@@ -136,6 +162,7 @@ class Comparison:
             error = f"which adds ± {cut['estimated_se']:.0e} to the mean"
             bound = f"by the likeliest alone at least {cut['bound_mean']:.3e} nats"
             rows.append(("KL from", f"{kept}, {error}; {bound}"))
+        rows.append(("errors", errors_note(self.errors)))
         if self.noise_floor:
             floor = self.noise_floor
             size = f"RMS of d {floor['difference_rms']:.1e}, same top-1 {floor['same_top1']:.2%}"

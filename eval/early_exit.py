@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from eval.report import Tabular, finite, plus_minus, ppl_text
-from eval.statistics import divergence, exp, log_softmax, mean_nll, mean_se
+from eval.statistics import divergence, exp, log_softmax, mean_error, mean_nll
 from workbench.errors import ProtocolError
 from workbench.runtime.depths import Depths
 from workbench.runtime.model import Model
@@ -74,8 +74,8 @@ class Exits:
 
 @dataclass(frozen=True, eq=False)
 class EarlyExits(Tabular):
-    """runs: the whole model first. depths: where a rule looks. spared, filled: as `early_exits` has them. Errors take
-    tokens as independent."""
+    """runs: the whole model first. depths: where a rule looks. spared, filled: as `early_exits` has them. text_index:
+    of which text a token is, by which errors are clustered where that makes them larger."""
 
     runs: tuple[Exits, ...]
     depths: tuple[int, ...]
@@ -83,6 +83,7 @@ class EarlyExits(Tabular):
     backend: str
     spared: int
     filled: bool
+    text_index: np.ndarray = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
 
     @property
@@ -96,6 +97,10 @@ class EarlyExits(Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         whole = self.runs[0].nll
+
+        def with_error(values: np.ndarray, sign: str = "") -> str:
+            return f"{values.mean():{sign}.4f}{plus_minus(mean_error(values, self.text_index), '.4f')}"
+
         return [
             {
                 "exit": "none" if run.rule is None else str(run.rule),
@@ -103,12 +108,8 @@ class EarlyExits(Tabular):
                 "left early": f"{np.mean(run.depth < self.layers):.1%}",
                 "tokens/s": len(run.nll) / run.seconds,
                 "perplexity": ppl_text(exp(mean_nll(run.nll))),
-                "change, nats": None
-                if run.rule is None
-                else f"{np.mean(run.nll - whole):+.4f}{plus_minus(mean_se(run.nll - whole), '.4f')}",
-                "KL, nats": None
-                if run.rule is None
-                else f"{run.kl.mean():.4f}{plus_minus(mean_se(run.kl), '.4f')}",
+                "change, nats": None if run.rule is None else with_error(run.nll - whole, "+"),
+                "KL, nats": None if run.rule is None else with_error(run.kl),
                 "same top": None if run.rule is None else f"{run.same.mean():.1%}",
             }
             for run in self.runs
@@ -180,7 +181,8 @@ def early_exits(
         for rule in rules:
             left = [_run(at, ids, rule, spared, filled) for ids in texts]
             runs.append(_joined(rule, texts, left, wholes))
-    how = {"backend": model.backend, "provenance": model.describe_provenance()}
+    index = np.repeat(np.arange(len(texts)), [len(ids) - 1 for ids in texts])
+    how = {"backend": model.backend, "text_index": index, "provenance": model.describe_provenance()}
     return EarlyExits(tuple(runs), tuple(depths), at.layers, spared=spared, filled=filled, **how)
 
 

@@ -42,13 +42,18 @@ class Loss:
     tokens: int
     windows: int
 
+    @property
+    def error(self) -> float:
+        """The error to give: the larger of `se` and `se_clustered`."""
+        return statistics.larger_se(self.se, self.se_clustered)
+
     def to_json(self) -> dict[str, Any]:
         return finite(asdict(self))
 
     def __str__(self) -> str:
         size = f"RMS {self.rms:.2e} ({self.tokens:,} tokens)"
         what = self.kind if "noise floor" in self.kind else f"{self.kind} loss"
-        return f"{what} {self.mean:+.3e}{plus_minus(self.se, '.1e')} nats a token, {size}"
+        return f"{what} {self.mean:+.3e}{plus_minus(self.error, '.1e')} nats a token, {size}"
 
 
 Scores = PerplexityResult | np.ndarray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workbench.show.table import NONE, Table
@@ -32,6 +32,9 @@ def show(value: Any) -> str:
 #: Perplexities from here on are shown in four digits: they say "far off", and no more.
 LONG = 1e5
 ONE_WINDOW = "one window has no clustered error"
+LARGER_ERROR = (
+    "± is one standard error, clustered by window or with tokens as independent, whichever is larger"
+)
 
 
 def ppl_form(ppl: float) -> str:
@@ -51,6 +54,22 @@ def plus_minus(error: float | None, form: str, otherwise: str = "") -> str:
     if error is not None and math.isfinite(error):
         return f" ± {error:{form}}"
     return f" ({otherwise})" if otherwise else ""
+
+
+def errors_note(errors: Iterable[tuple[float | None, float | None]]) -> str:
+    """What "±" is where each figure of a table or a text has the larger of its (plain, clustered by window) errors."""
+    known = [(plain, clustered) for plain, clustered in errors if plain is not None and clustered is not None]
+    both = [pair for pair in known if all(map(math.isfinite, pair))]
+    larger = sum(clustered > plain for plain, clustered in both)
+    if not both:
+        which = f"tokens taken as independent; {ONE_WINDOW}"
+    elif not larger:
+        which = "tokens taken as independent; clustered by window none is larger"
+    elif larger == len(both):
+        which = "clustered by window"
+    else:
+        which = "clustered by window, or with tokens as independent where that is larger"
+    return f"± is one standard error, {which}"
 
 
 def count_text(count: int) -> str:

@@ -85,6 +85,11 @@ class PerplexityResult:
         """PPL * SE(ln PPL), clustered by window."""
         return self.ppl * statistics.clustered_se(self.token_nll, self.window_index)
 
+    @property
+    def ppl_error(self) -> float:
+        """The error to give: the larger of `ppl_se` and `ppl_se_clustered`."""
+        return statistics.larger_se(self.ppl_se, self.ppl_se_clustered)
+
     @cached_property
     def ppl_interval95(self) -> tuple[float, float]:
         """Percentile interval of the perplexity from 10,000 resamples of the windows, seed 0."""
@@ -210,6 +215,7 @@ class PerplexityResult:
                 "ppl": self.ppl,
                 "ppl_se": self.ppl_se,
                 "ppl_se_clustered": self.ppl_se_clustered,
+                "ppl_error": self.ppl_error,
                 "ppl_interval95": self.ppl_interval95,
                 **({"ppl_hf_loop": self.ppl_hf_loop} if self.protocol.kind == "hf-strided" else {}),
                 **(self._words() if self.protocol.by_document else {}),
@@ -304,9 +310,8 @@ class PerplexityResult:
     def _noise(self) -> list[tuple[str, str]]:
         floor, noise = self.noise_floor, int8_noise(self.provenance)
         if floor:
-            size = (
-                f"d {floor['mean']:+.1e}{plus_minus(floor['se'], '.0e')}, RMS {floor['rms']:.1e} nats a token"
-            )
+            error = statistics.larger_se(floor["se"], floor["se_clustered"])
+            size = f"d {floor['mean']:+.1e}{plus_minus(error, '.0e')}, RMS {floor['rms']:.1e} nats a token"
             other = ran(floor["backend"], floor["provenance"])
             return [
                 (floor["kind"], f"{size}, same top-1 {floor['same_top1']:.2%} (the model through {other})")
@@ -317,13 +322,15 @@ class PerplexityResult:
         return []
 
     def _errors(self) -> str:
-        """Both errors of the perplexity, or why there is none."""
-        if not math.isfinite(self.ppl_se):
+        """Which of its errors the perplexity is given with, and the other, or why there is none."""
+        plain, clustered, form = self.ppl_se, self.ppl_se_clustered, ppl_form(self.ppl)
+        if not math.isfinite(plain):
             return "one token has no error" if self.tokens_scored < 2 else "no error"
-        form = ppl_form(self.ppl)
-        if self.windows < 2:
-            return f"± {self.ppl_se:{form}}; {ONE_WINDOW}"
-        return f"± {self.ppl_se:{form}}, clustered by window ± {self.ppl_se_clustered:{form}}"
+        if not math.isfinite(clustered):
+            return f"tokens taken as independent; {ONE_WINDOW}"
+        if clustered > plain:
+            return f"clustered by window; with tokens as independent ± {plain:{form}}"
+        return f"tokens taken as independent; clustered by window ± {clustered:{form}}"
 
     def _rows(self) -> list[tuple[str, str]]:
         part = "" if self.windows == self.windows_available else f", the first of {self.windows_available}"
@@ -332,7 +339,7 @@ class PerplexityResult:
             f"{self.tokens_scored:,} tokens in {self.windows} window{'s' if self.windows > 1 else ''}{part}"
         )
         rows = [
-            ("perplexity", f"{ppl_text(self.ppl)} ({self._errors()})"),
+            ("perplexity", f"{ppl_text(self.ppl, self.ppl_error)} ({self._errors()})"),
             ("protocol", f"{self.protocol.name} on {source}, {size}"),
             ("backend", ran(self.backend, self.provenance)),
         ]

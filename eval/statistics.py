@@ -1,7 +1,8 @@
 """Statistics of per-token negative log-likelihoods (nats) and of logits, in f64.
 
 Notation: n scored tokens, l_i = -ln p(token i), windows w = 1..W with n_w tokens each. Tokens of one window
-share a context and are not independent, so next to the plain error stands one clustered by window.
+share a context and are not independent, so next to the plain error stands one clustered by window; the larger of the
+two is the error that a figure is given with.
 """
 
 from __future__ import annotations
@@ -48,10 +49,20 @@ def clustered_se(values: np.ndarray, window_index: np.ndarray) -> float:
     return ratio_se(*window_sums(values, window_index))
 
 
-def telling_se(*errors: float | None) -> float:
-    """The error that decides whether a difference is told from none: the largest of those that are known, such as the
-    plain and the clustered one; 0 where none is."""
-    return max((each for each in errors if each is not None and np.isfinite(each)), default=0.0)
+def larger_se(plain: float | None, clustered: float | None) -> float:
+    """The standard error to give a figure with, and to tell it from others by: the larger of the two, or the one that
+    is known; NaN where none is.
+
+    Tokens of a window that share something make the clustered error larger; where it is smaller, as windows are few or
+    happen to be alike, the plain one is the cautious one of the two.
+    """
+    known = [each for each in (plain, clustered) if each is not None and np.isfinite(each)]
+    return max(known, default=float("nan"))
+
+
+def mean_error(values: np.ndarray, window_index: np.ndarray) -> float:
+    """The error to give a mean of values [n] with: the larger of `mean_se` and `clustered_se`."""
+    return larger_se(mean_se(values), clustered_se(values, window_index))
 
 
 def tokens_to_tell(tokens: int, difference: float, se: float, times: float = 2.0) -> int | None:
@@ -129,6 +140,11 @@ class Paired:
     interval: tuple[float, float]
     tokens: int
     windows: int
+
+    @property
+    def error(self) -> float:
+        """The error to give: `larger_se`."""
+        return larger_se(self.se, self.se_clustered)
 
 
 def paired(nll: np.ndarray, baseline: np.ndarray, window_index: np.ndarray, *, seed: int = 0) -> Paired:

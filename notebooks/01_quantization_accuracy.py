@@ -258,18 +258,18 @@ def needed(se_now: float, se: float) -> str:
     return f"{n * (se_now / se) ** 2:,.0f}"
 
 
-relative_se = measured[BASE].ppl_se / measured[BASE].ppl
+relative_se = measured[BASE].ppl_error / measured[BASE].ppl
 names = ["ln ratio", f"its SE at n = {n:,}", "n for SE = 0.1 %", "n to see it at 3 SE"]
 prices = {f"{BASE}, unpaired": ["–", f"{relative_se:.3%}", needed(relative_se, 0.001), "–"]}
 for dtype in FORMATS:
     pair = measured[dtype].baseline
-    mean, se = pair.ln_ratio, pair.ln_ratio_se
+    mean, se = pair.ln_ratio, pair.ln_ratio_error
     prices[dtype] = [f"{mean:+.3%}", f"{se:.3%}", needed(se, 0.001), needed(3 * se, abs(mean))]
 display(pandas.DataFrame.from_dict(prices, orient="index", columns=names))
 
 # %% [markdown]
-# These errors take tokens as independent. Tokens of one story are not quite; `results.json` also has errors clustered
-# by window, which with so few windows are themselves uncertain.
+# Tokens of one story are not quite independent, so every figure has two errors: with tokens taken as independent, and
+# clustered by window, which with few windows is itself uncertain. What is shown is the larger; `results.json` has both.
 #
 # The same bytes go through the PyTorch references too. The difference is the *kernel loss*, and that of the unquantized
 # row is the noise floor. (Without an adapter both are the references, and there is none.)

@@ -35,7 +35,7 @@ from IPython.display import display
 import workbench
 from eval.bounded_attention import bounded_attention
 from eval.early_exit import Rule, early_exits
-from eval.statistics import log_softmax
+from eval.statistics import log_softmax, mean_error
 from workbench.assets import STORY_SEPARATOR, demo_model_path, evaluation_text
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
@@ -273,12 +273,14 @@ display(bounded_attention(base, [read], [0.1, 0.5, 0.9]))
 #
 # What does each part of the model do for its predictions? Zero what attention or the MLP of one layer adds to the
 # residual stream, and see what it costs (ablation). Mean change of the loss on three held-out stories in nats a
-# token, ± its standard error, paired token by token:
+# token, paired token by token, ± its standard error (clustered by story, or with tokens as independent where that is
+# larger):
 
 # %%
 STORIES, TOKENS = 3, study.tokens(192)
 stories = evaluation_text().read_text("utf-8").split(STORY_SEPARATOR)[:STORIES]
 stories = [tokenizer(story.strip(), truncation=True, max_length=TOKENS)["input_ids"] for story in stories]
+story_index = np.repeat(np.arange(len(stories)), [len(story) - 1 for story in stories])
 
 
 def losses(model, edit=None):
@@ -298,7 +300,7 @@ for layer in layers:
     for name in compared:
         for part in ("attn", "mlp"):
             change = losses(models[name], {f"layers.{layer}.{part}.out": zero}) - whole[name]
-            cells.append(f"{change.mean():+.3f} ± {change.std(ddof=1) / len(change) ** 0.5:.3f}")
+            cells.append(f"{change.mean():+.3f} ± {mean_error(change, story_index):.3f}")
     rows.append([str(layer), *cells])
 parts = [f"{name}, without {part}" for name in compared for part in ("attention", "MLP")]
 display(table(["layer", *parts], rows))

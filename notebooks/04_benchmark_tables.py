@@ -111,7 +111,7 @@ rows = [
         row.quantizer,
         f"{row.bits_per_weight:.3f}",
         f"{row.ppl:.3f}",
-        f"{row.kl:.4f} ± {row.kl_se:.4f}",
+        f"{row.kl:.4f} ± {row.kl_error:.4f}",
     ]
     for row in board.selected.dropna(subset="kl").sort_values("kl").itertuples()
 ]

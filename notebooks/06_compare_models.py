@@ -158,7 +158,8 @@ rows = []
 for name, other in (("int4 gptq", "int4"), ("int8", "int4 gptq"), ("int2", "int4")):
     pair = compare(results[name].result, results[other].result)
     words = results[name].last_words.against(results[other].last_words)
-    cells = [f"{pair.ln_ratio:+.5f} ± {pair.ln_ratio_se:.5f}", f"{pair.ln_ratio / pair.ln_ratio_se:+.1f}"]
+    mean, se = pair.ln_ratio, pair.ln_ratio_error
+    cells = [f"{mean:+.5f} ± {se:.5f}", f"{mean / se:+.1f}"]
     cells += [f"{pair.same_top1:.1%}", f"{words.difference:+.1%} ± {words.se:.1%}"]
     rows.append([name, other, *cells, f"{words.gained} / {words.lost}"])
 header = [

@@ -164,13 +164,13 @@ for name in FORMATS:
     for each in (name, f"{name}, routes held"):
         pair = results[each].baseline
         part = "" if each == name else f"{1 - pair.kl_mean / own.kl_mean:.0%}"
-        cells = [f"{results[each].ppl:.3f}", f"{pair.ln_ratio:+.4f} ± {pair.ln_ratio_se_clustered:.4f}"]
-        rows.append([each, *cells, f"{pair.kl_mean:.4f} ± {pair.kl_se_clustered:.4f}", part])
+        cells = [f"{results[each].ppl:.3f}", f"{pair.ln_ratio:+.4f} ± {pair.ln_ratio_error:.4f}"]
+        rows.append([each, *cells, f"{pair.kl_mean:.4f} ± {pair.kl_error:.4f}", part])
 header = [
     "version",
     "perplexity",
-    "ln(PPL ratio) ± clustered",
-    "mean KL ± clustered",
+    "ln(PPL ratio) ± SE",
+    "mean KL ± SE",
     "of the KL is routing's",
 ]
 display(table(header, rows))

@@ -45,11 +45,9 @@ class Library:
 
     def of(self, op: str) -> list[Kernel]:
         """All forms of an op; raises `KernelUsageError` listing the ops there are."""
-        found = [kernel for kernel in self if kernel.op == op]
-        if not found:
-            ops = sorted({kernel.op for kernel in self})
-            raise KernelUsageError(f"there is no op {op!r}; there are {', '.join(ops)}")
-        return found
+        if op not in self._by_op:
+            raise KernelUsageError(f"there is no op {op!r}; there are {', '.join(sorted(self._by_op))}")
+        return list(self._by_op[op])
 
     def kernel(self, op: str, form: Mapping[str, str]) -> Kernel:
         """The pair that computes `op` where these operands are more than plain numbers: operand -> label of its type.
@@ -61,6 +59,13 @@ class Library:
             given = ", ".join(f"{operand} {label}" for operand, label in form.items()) or "plain operands"
             there = ", ".join(kernel.name for kernel in self.of(op))
             raise KernelUsageError(f"no form of {op} takes {given}; there are {there}")
+        return found
+
+    @cached_property
+    def _by_op(self) -> dict[str, list[Kernel]]:
+        found: dict[str, list[Kernel]] = {}
+        for kernel in self:
+            found.setdefault(kernel.op, []).append(kernel)
         return found
 
     @cached_property

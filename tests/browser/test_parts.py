@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from workbench.plan.constants import RotaryTable, to_json
 from workbench.runtime.sampling import Sampler, SamplingOptions
 
 
-def call(module: str, name: str, *arguments):
+def call(module: str, name: str, *arguments) -> Any:
     """An export of a module; arrays go there as bytes, and come back as such."""
     given = [
         {"bytes": base64.b64encode(each.tobytes()).decode()} if isinstance(each, np.ndarray) else each

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import workbench
-from eval.statistics import divergence
+from eval.statistics import clustered_se, divergence
 from eval.texts import encode, load_text
 from tests.convert.conftest import TEXT, small_checkpoint
 from tests.eval.conftest import byte_tokenizer
@@ -182,6 +182,10 @@ def test_the_outcome_is_that_of_the_models_beside_each_other(tmp_path, calibrati
     assert told["kl_nearest"] == pytest.approx(plain.mean(), rel=1e-4)
     assert told["excess"] == pytest.approx((kl - plain).mean(), rel=1e-3)
     assert told["tokens"] == check.size and told["quantizer"] == quantizer
+    window = np.repeat(np.arange(len(check)), check.shape[1])
+    assert len(check) > 1 and told["excess_se_clustered"] == pytest.approx(
+        clustered_se(kl - plain, window), rel=1e-3
+    )
 
 
 def test_ending_worse_than_round_to_nearest_is_noted():
@@ -190,4 +194,6 @@ def test_ending_worse_than_round_to_nearest_is_noted():
         "awq ends worse than round to nearest would: a KL of 0.31 nats a token in place of 0.25"
     )
     assert dataclasses.replace(worse, excess=-0.06).note is None
-    assert dataclasses.replace(worse, excess_se=0.1).note is None  # no more than chance
+    assert "+0.06 ± 0.02 on" in (dataclasses.replace(worse, excess_se_clustered=0.02).note or "")
+    for error in ("excess_se", "excess_se_clustered"):
+        assert dataclasses.replace(worse, **{error: 0.1}).note is None  # no more than chance

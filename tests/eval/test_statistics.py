@@ -41,6 +41,36 @@ def test_clustered_error_by_the_loop(scores):
     assert statistics.clustered_se(nll, window * 7 + 2) == statistics.clustered_se(nll, window)
 
 
+def test_clustered_error_is_that_of_statsmodels():
+    """Figures of statsmodels 0.15.0: `OLS(values, ones).fit(cov_type="cluster", cov_kwds={"groups": window}).bse`,
+    whose small-sample correction of a mean is W/(W-1); plain: `OLS(values, ones).fit().bse`."""
+    values = np.array([(7 * i * i + 3 * i) % 23 / 4 for i in range(60)])
+    window = np.repeat(np.arange(9), [1, 4, 13, 2, 9, 9, 9, 9, 4])
+    values[window % 3 == 1] += 1.5
+    assert statistics.clustered_se(values, window) == pytest.approx(0.3103356472848302, rel=1e-12)
+    assert statistics.mean_se(values) == pytest.approx(0.22353506678564455, rel=1e-12)
+    assert statistics.mean_error(values, window) == pytest.approx(0.3103356472848302, rel=1e-12)
+    paired = statistics.paired(values, np.zeros(60), window)
+    assert paired.error == paired.se_clustered == pytest.approx(0.3103356472848302, rel=1e-12)
+
+
+def test_clustered_error_is_the_spread_of_resampled_windows():
+    """Which lacks the factor sqrt(W/(W-1)): 95 % of a normal spread are 2 * 1.96 of it wide."""
+    generator = np.random.default_rng(9)
+    window = np.repeat(np.arange(60), generator.integers(5, 50, 60))
+    values = generator.gamma(2.0, 1.0, len(window)) + generator.normal(0, 0.5, 60)[window]
+    low, high = statistics.bootstrap_interval(values, window, resamples=20_000)
+    wide = 2 * 1.96 * math.sqrt(59 / 60) * statistics.clustered_se(values, window)
+    assert high - low == pytest.approx(wide, rel=0.04)
+    assert statistics.clustered_se(values, window) > 1.5 * statistics.mean_se(values)
+
+
+def test_the_error_to_give_is_the_larger_that_is_known():
+    assert statistics.larger_se(1.0, 2.0) == statistics.larger_se(2.0, 1.0) == 2.0
+    assert statistics.larger_se(1.0, math.nan) == statistics.larger_se(None, 1.0) == 1.0
+    assert math.isnan(statistics.larger_se(None, math.nan))
+
+
 def test_with_windows_of_one_token_both_errors_agree(scores):
     nll, _ = scores
     assert statistics.clustered_se(nll, np.arange(400)) == pytest.approx(statistics.mean_se(nll), rel=1e-12)

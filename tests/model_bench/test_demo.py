@@ -176,6 +176,35 @@ def test_a_change_that_cannot_be_told_says_how_many_tokens_would(toured):
         assert said.endswith("± 0.100 % (about 180,000 would).")  # 441 (2 * 10)^2
 
 
+def test_the_larger_error_is_given_and_named(toured):
+    """In tables, notes, sentences, on the page and in the figure."""
+    rows = []
+    for row in toured.measurement.rows:
+        results = {}
+        for backend, found in row.results.items():
+            large = {"ln_ratio_se_clustered": 0.3, "kl_se_clustered": 0.4, "same_top1_se_clustered": 0.123}
+            paired = found.baseline and dataclasses.replace(found.baseline, **large)
+            harder = found.token_nll + found.window_index % 2  # what windows share
+            results[backend] = dataclasses.replace(found, token_nll=harder, baseline=paired)
+        rows.append(dataclasses.replace(row, results=results))
+    found = dataclasses.replace(toured.measurement, rows=tuple(rows))
+    table = markdown(found)
+    assert "± is one standard error, clustered by window; both errors of each are in results.json" in table
+    head, _, *lines = cells(table)
+    for row, line in zip(rows, lines, strict=True):
+        shown = dict(zip(head, line, strict=True))
+        assert shown["perplexity"].endswith(f"± {row.result.ppl_se_clustered:.4f}")
+        if row.change:
+            assert float(shown["change, %"].split(" ± ")[1]) == pytest.approx(
+                0.3 * (100 + row.change[0]), abs=0.01
+            )
+            assert shown["mean KL, nats"].endswith("± 4e-01") and shown["same top-1, %"].endswith("± 12.30")
+            recorded = row.to_json()["change_percent"]
+            assert recorded["error"] == pytest.approx(recorded["se_clustered"]) and recorded["se"] > 0
+    assert "± is one standard error, clustered by window." in tour.screen(found)
+    assert "clustered by window" in perplexity_vs_size(found).figure.get_suptitle()
+
+
 def test_the_page_holds_everything_and_asks_for_nothing(toured, tmp_path):
     page = (toured.folder / "index.html").read_text("utf-8")
     story = (toured.folder / "story.txt").read_text("utf-8").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,9 @@ from workbench.models.families import architecture_of
 from workbench.plan.bind import bind
 from workbench.plan.builder import PlanBuilder
 from workbench.plan.count import buffer_bytes, kind_bytes, step_cost
+from workbench.plan.inputs import read_together, readers, writer
 from workbench.plan.plan import Plan, PlanError, step_sizes
+from workbench.plan.stages import stages
 
 CONFIG = {
     "model_type": "llama",
@@ -294,3 +297,17 @@ def test_heads_and_activations_are_checked():
         plan_of(activations="bf16")
     with pytest.raises(ValueError, match=r"the cache is .*f32.*int8"):
         plan_of(cache="int4")
+
+
+def test_what_is_read_off_a_plan_takes_as_long_as_it_has_layers():
+    """Of 1,024 of them, as many as are allowed: seconds where layers are looked at together, minutes where each looks
+    through all (by CPU time, since others run beside it)."""
+    began = time.process_time()
+    plan = plan_of(num_hidden_layers=1024)
+    together, cut = read_together(plan), stages(plan)
+    assert len(cut) == 1024 + 2 and len(together) == 4 * 1024 + 2
+    for stage, layer in zip(cut[1:-1], range(1024), strict=True):
+        x = f"layers.{layer}.attn.input"
+        assert [call.op for call in readers(plan, x)] == ["linear"] * 3
+        assert writer(plan, x) in stage.calls and cut[layer].writes == stage.reads
+    assert time.process_time() - began < 8

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from workbench.errors import ProtocolError, SweepError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
 from workbench.runtime.device import adapter_missing
+from workbench.sweeps.rows import rows_of
 from workbench.sweeps.table import table
 
 SETTINGS = Settings("disjoint-32", windows=24, prompt_tokens=16, decode_tokens=4, repetitions=2)
@@ -120,6 +122,20 @@ def test_one_table_in_every_format(found, tmp_path):
     record = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert record["models"][2]["perplexity"]["provenance"]["source"]["quantizer"] == "rtn"
     assert record["models"][0]["model_sha256"]["model.safetensors"] and record["host"]
+
+
+def test_a_row_says_what_is_stored_in_another_format(found):
+    """Two models of one format differ where one keeps its embedding."""
+    record = found.record()
+    options = record["models"][3]["perplexity"]["provenance"]["source"]["options"]
+    assert rows_of(Path("a"), record)[3].quantizer == "rtn"
+    options["embedding"] = WeightFormat("f16").to_json()
+    assert rows_of(Path("a"), record)[3].quantizer == "rtn embedding=f16"
+    options["overrides"] = {"layers.0.*": WeightFormat("int8", block_size=32).to_json()}
+    assert rows_of(Path("a"), record)[3].quantizer == "rtn embedding=f16 overrides={layers.0.*=int8/32}"
+    options["overrides"] = {f"layers.{layer}.*": WeightFormat("f16").to_json() for layer in range(9)}
+    [row] = [row for row in rows_of(Path("a"), record) if row.model == "int2"]
+    assert row.quantizer.endswith("overrides={9 patterns}") and row.format == "int2/32"
 
 
 def test_the_picture_has_a_line_and_a_point_a_version(found, tmp_path):

@@ -13,11 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.report import ONE_WINDOW
 from tests.sweeps.conftest import figures
+from tests.sweeps.rows import CONDITIONS
+from tests.sweeps.rows import row as synthetic_row
 from workbench import cli
 from workbench.errors import SweepError
 from workbench.show.table import escape_latex
-from workbench.sweeps.pareto import pareto_front
+from workbench.sweeps.columns import COLUMNS
+from workbench.sweeps.pareto import LOSSES, pareto_front, points_of
 from workbench.sweeps.table import FORMATS, Table, table, tables
 
 HOSTILE = [
@@ -53,7 +57,33 @@ def test_rows_say_what_the_cells_say(result, undisturbed):
         assert row.change_se == pytest.approx(baseline["ln_ratio_se"] * 100 * row.ppl / result.rows[0].ppl)
         clustered = baseline["ln_ratio_se_clustered"] * 100 * row.ppl / result.rows[0].ppl
         assert row.change_se_clustered == pytest.approx(clustered)
+        assert row.kl_se_clustered == baseline["kl_se_clustered"]
+        assert row.same_top1_se_clustered == baseline["same_top1_se_clustered"]
         assert row.quantize_seconds > 0 and row.prefill is None
+
+
+def test_every_column_gives_the_larger_error_and_the_caption_says_which():
+    values = {"ppl": 8.0, "change": 5.0, "kl": 0.05, "same_top1": 0.9}
+    for small, large in (("_se", "_se_clustered"), ("_se_clustered", "_se")):
+        errors = {name + small: 0.01 for name in values} | {name + large: 0.02 for name in values}
+        one = Table((synthetic_row(format="int4", **values, **errors),))
+        for column, error in (("ppl", "0.0200"), ("change", "0.02"), ("kl", "2e-02"), ("top1", "2.00")):
+            [found] = [each for each in COLUMNS if each.name == column]
+            assert found.cell(one.rows[0]).error == error and f" ± {error}" in one.markdown()
+        assert {one.records()[0][f"{name}_error"] for name in values} == {0.02}
+        for of in LOSSES:
+            assert points_of(one.rows, of, "bits")[0].se == 0.02
+        clustered = large == "_se_clustered"
+        assert one.caption.endswith("± is one standard error, clustered by window") == clustered
+    assert ONE_WINDOW in Table((synthetic_row(ppl_se_clustered=None),)).caption
+
+
+def test_a_caption_says_which_part_of_a_text_was_scored():
+    part = dataclasses.replace(CONDITIONS, windows=24, windows_available=1_591)
+    caption = Table((synthetic_row(conditions=part),)).caption
+    assert "12,000 tokens scored in the first 24 of 1,591 windows; ±" in caption
+    whole = dataclasses.replace(part, windows=1_591)
+    assert "12,000 tokens scored; ±" in Table((synthetic_row(conditions=whole),)).caption
 
 
 def test_rows_of_other_conditions_are_refused(result):

@@ -97,9 +97,11 @@ def test_starts_stops_and_resumes_a_sweep(shown, spec, monkeypatch):
         # What the page shows is what the table says.
         table = widget.table()
         bridge.until("document.querySelectorAll('th').length >= 8")
-        assert texts(bridge, PPL) == [f"{r.ppl:.4f} ± {r.ppl_se:.4f}" for r in table.rows]
+        assert texts(bridge, PPL) == [f"{r.ppl:.4f} ± {r.ppl_error:.4f}" for r in table.rows]
+        assert any(row.ppl_error == row.ppl_se_clustered for row in table.rows)
         assert f"{table.rows[1].kl:.2e}" in texts(bridge, "KL ± SE, nats")[1]
-        assert "protocol: disjoint-256" in page.locator(".wb-told").inner_text()
+        told = page.locator(".wb-told").inner_text()
+        assert "protocol: disjoint-256" in told and "whichever is larger" in told
 
         # Selected by keyboard, it is a DataFrame; what is plotted is the selection.
         tick(bridge, "embedded · as it is").focus()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.protocol_names import LISTED
+from eval.report import LARGER_ERROR
 from workbench import utf8
 from workbench.errors import TextError
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
@@ -121,6 +122,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--format": {"choices": TABLE_FORMS, "default": "md", "help": "of the table (default md)"},
     "--adapter": {"metavar": "NAME|INDEX", "help": "the WebGPU adapter to run on"},
 }
+
+
+def add_errors(parser: argparse.ArgumentParser) -> None:
+    """What the help of a command says of the errors that it prints."""
+    parser.add_argument_group("errors", f"{LARGER_ERROR}; JSON and CSV have both.")
 
 
 def add(parser: Any, *names: str, **changes: Any) -> None:

@@ -10,6 +10,7 @@ from workbench.commands.common import (
     MODEL_HELP,
     add,
     add_baseline_precision,
+    add_errors,
     add_execution,
     add_text,
     positive,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="percentiles of KL, and loss against size: .png, .svg or .pdf"
     )
+    add_errors(parser)
     add_output(parser)
 
 

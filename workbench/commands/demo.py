@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workbench.commands.common import add, add_adapter, add_formats
+from workbench.commands.common import add, add_adapter, add_errors, add_formats
 from workbench.commands.output import add_output, answer
 
 FORMATS = ("int8", "int4", "int2")
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="default runs/demo, of a --model runs/demo-NAME")
     add(parser, "--tokens", "--repetitions")
     add_adapter(parser)
+    add_errors(parser)
     add_output(parser)
 
 

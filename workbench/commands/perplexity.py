@@ -8,6 +8,7 @@ from pathlib import Path
 from workbench.commands.common import (
     add,
     add_baseline_precision,
+    add_errors,
     add_execution,
     add_text,
     positive,
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_execution(parser)
     add(parser, "--lora", help="of the --model, not of a --baseline: an adapter as PEFT saves it")
     add(parser, "--lora-format")
+    add_errors(parser)
     add_output(parser)
 
 

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     precision.add_argument(
         "--format",
         metavar="FORMAT",
-        help=f"of every weight matrix: {', '.join(DTYPES)}; also whole, such as int4/64 or int8/channel/sym",
+        help=f"of every weight matrix, embedding and LM head too: {', '.join(DTYPES)}; also whole, such as int4/64 or "
+        "int8/channel/sym",
     )
     precision.add_argument(
         "--precision", metavar="FILE", help="a format for each matrix, from `workbench allocate`"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from workbench.commands.calibration import add_calibration, calibration_from
-from workbench.commands.common import add, add_formats
+from workbench.commands.common import add, add_errors, add_formats
 from workbench.commands.output import add_output, answer
 
 FORMATS = ("int8", "int4", "int4/32", "int2")
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(parser, "--tokens")
     add_calibration(parser)
+    add_errors(parser)
     add_output(parser)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from workbench.commands.common import add, add_adapter
+from workbench.commands.common import add, add_adapter, add_errors
 from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done of them")
     add_adapter(parser, "the WebGPU adapter of cells that run on wgpu")
+    add_errors(parser)
     add_output(parser)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.commands.common import add
+from workbench.commands.common import add, add_errors
 from workbench.commands.output import add_output, answer
 from workbench.errors import WorkbenchError
 
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the paired change (default where there is one), KL, or the perplexity",
     )
     plot.add_argument("--plot-against", choices=["bits", "bytes"], default="bits", help="default bits")
+    add_errors(parser)
     add_output(parser)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.statistics import divergence, mean_se
+from eval.statistics import clustered_se, divergence, larger_se, mean_se
 from workbench.convert.capture import run_layer
 from workbench.convert.decoder import Decoder, Weights
 from workbench.convert.lookup import ROWS, looked_up, row_parts
@@ -44,7 +44,7 @@ def nearest(weights: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
 @dataclass(frozen=True)
 class Verdict:
     """Mean KL(unquantized || model) a token, in nats, of what is stored and of round to nearest; excess: the first less
-    the second, paired token by token, with its standard error (tokens taken as independent)."""
+    the second, paired token by token, with its standard errors: tokens taken as independent (se), or windows."""
 
     quantizer: str
     tokens: int
@@ -52,15 +52,17 @@ class Verdict:
     kl_nearest: float
     excess: float
     excess_se: float
+    excess_se_clustered: float | None = None
 
     @property
     def note(self) -> str | None:
-        """A warning where calibration made it worse, by more than the error of the difference."""
-        if not self.excess > self.excess_se:
+        """A warning where calibration made it worse, by more than the larger error of the difference."""
+        error = larger_se(self.excess_se, self.excess_se_clustered)
+        if not self.excess > error:
             return None
         return (
             f"{self.quantizer} ends worse than round to nearest would: a KL of {self.kl:.3g} nats a token in place of "
-            f"{self.kl_nearest:.3g}, {self.excess:+.2g} ± {self.excess_se:.1g} on {self.tokens} tokens of the "
+            f"{self.kl_nearest:.3g}, {self.excess:+.2g} ± {error:.1g} on {self.tokens} tokens of the "
             "calibration text"
         )
 
@@ -125,7 +127,9 @@ class Check:
         kl, plain = (divergence(whole[name], whole[FLOAT], unread).kl for name in (STORED, NEAREST))
         excess = kl - plain
         mean = [float(each.mean()) for each in (kl, plain, excess)]
-        return Verdict(quantizer, len(kl), mean[0], mean[1], mean[2], mean_se(excess))
+        windows, length = self._ids.shape
+        clustered = clustered_se(excess, np.repeat(np.arange(windows), length)) if windows > 1 else None
+        return Verdict(quantizer, len(kl), mean[0], mean[1], mean[2], mean_se(excess), clustered)
 
     def _head_rows(self, stored: WeightTensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Ranges of rows of the LM head, in the order of the models."""

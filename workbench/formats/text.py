@@ -19,6 +19,11 @@ def parse_format(text: str) -> WeightFormat:
     return WeightFormat(dtype, **given)
 
 
+def as_format(given: str | WeightFormat) -> WeightFormat:
+    """A format that is given whole or as `parse_format` reads it."""
+    return given if isinstance(given, WeightFormat) else parse_format(given)
+
+
 def format_parts(text: str) -> tuple[str, dict[str, Any]]:
     """The dtype, and the other fields of `WeightFormat` that a text names. Raises WorkbenchError as `parse_format`."""
     dtype, *parts = text.strip().split("/")

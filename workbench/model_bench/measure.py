@@ -18,6 +18,7 @@ import numpy as np
 import workbench
 from eval.losses import Loss, format_loss, kernel_loss
 from eval.perplexity import perplexities
+from eval.report import finite
 from eval.result import PerplexityResult
 from eval.texts import Tokens
 from workbench.models.source import Source
@@ -81,19 +82,24 @@ class Row:
         return change_percent(self.result)
 
     @property
+    def errors(self) -> list[tuple[float | None, float | None]]:
+        """(plain, clustered) of each figure of `result` that a table shows."""
+        found = self.result.baseline
+        return [(self.result.ppl_se, self.result.ppl_se_clustered), *(found.errors if found else ())]
+
+    @property
     def same_top1(self) -> tuple[float, float] | None:
         found = self.result.baseline
-        return None if found is None else (found.same_top1, found.same_top1_se)
+        return None if found is None else (found.same_top1, found.same_top1_error)
 
     def to_json(self) -> dict[str, Any]:
-        change = self.change
         return {
             "format": self.name,
             "bits_per_weight": self.bits_per_weight,
             "file_bytes": self.file_bytes,
             "model_sha256": self.model_sha256,
             "perplexity": {backend: result.to_json() for backend, result in self.results.items()},
-            "change_percent": None if change is None else {"mean": change[0], "se": change[1]},
+            "change_percent": _change_record(self.result),
             "format_loss": self.format_loss.to_json() if self.format_loss else None,
             "kernel_loss": self.kernel_loss.to_json() if self.kernel_loss else None,
             "speed": self.speed.to_json() if self.speed else None,
@@ -110,17 +116,32 @@ class Measurement:
     settings: Settings
     no_adapter: str | None
 
+    @property
+    def errors(self) -> list[tuple[float | None, float | None]]:
+        """(plain, clustered) of each figure that a table shows."""
+        return [pair for row in self.rows for pair in row.errors]
+
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
 
 def change_percent(result: PerplexityResult) -> tuple[float, float] | None:
-    """(change of the perplexity against the baseline's in %, its paired standard error), None without one."""
+    """(change of the perplexity against the baseline's in %, the larger of its paired standard errors), None without
+    one."""
     found = result.baseline
     if found is None:
         return None
     ratio = float(np.exp(found.ln_ratio))
-    return 100 * (ratio - 1), 100 * ratio * found.ln_ratio_se
+    return 100 * (ratio - 1), 100 * ratio * found.ln_ratio_error
+
+
+def _change_record(result: PerplexityResult) -> dict[str, float | None] | None:
+    """The change in % with both its errors and the larger one."""
+    found, change = result.baseline, change_percent(result)
+    if found is None or change is None:
+        return None
+    plain, clustered = ((100 + change[0]) * se for se in (found.ln_ratio_se, found.ln_ratio_se_clustered))
+    return finite({"mean": change[0], "se": plain, "se_clustered": clustered, "error": change[1]})
 
 
 def measure(

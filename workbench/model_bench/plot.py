@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from eval.report import errors_note
 from workbench.show.figures import COLOURS, Picture, labelled, plain_numbers
 
 from .measure import Measurement
@@ -21,8 +22,8 @@ def perplexity_vs_size(measurement: Measurement) -> Picture:
     colours = {row.name: COLOURS[index % len(COLOURS)] for index, row in enumerate(measurement.rows)}
 
     left.axhspan(
-        baseline.result.ppl - baseline.result.ppl_se,
-        baseline.result.ppl + baseline.result.ppl_se,
+        baseline.result.ppl - baseline.result.ppl_error,
+        baseline.result.ppl + baseline.result.ppl_error,
         color="0.9",
         lw=0,
         zorder=0,
@@ -34,7 +35,7 @@ def perplexity_vs_size(measurement: Measurement) -> Picture:
     for row in rows:
         size, ppl = row.file_bytes / 1e6, row.result.ppl
         style = {"color": colours[row.name], "fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
-        left.errorbar(size, ppl, yerr=row.result.ppl_se, zorder=3, **style)
+        left.errorbar(size, ppl, yerr=row.result.ppl_error, zorder=3, **style)
         labelled(left, row.name, (size, ppl))
         if row.change is not None:
             percent, se = row.change
@@ -57,6 +58,8 @@ def perplexity_vs_size(measurement: Measurement) -> Picture:
     result = baseline.result
     through = "PyTorch references" if measurement.no_adapter else "WGSL kernels"
     picture.figure.suptitle(
-        f"{result.protocol.name}, {result.tokens_scored:,} tokens, through the {through}", fontsize=10
+        f"{result.protocol.name}, {result.tokens_scored:,} tokens, through the {through}\n"
+        f"{errors_note(measurement.errors)}",
+        fontsize=9,
     )
     return picture

@@ -13,7 +13,7 @@ from typing import Any
 import workbench
 from eval.perplexity import perplexities
 from eval.protocols import protocol
-from eval.report import ppl_text
+from eval.report import errors_note, ppl_text
 from eval.result import PerplexityResult
 from eval.texts import Tokens
 from workbench.files.writing import write_json, write_text
@@ -119,7 +119,7 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
         "change, %": lambda each: change_text(*known(change_percent(each.result))),
         "mean KL, nats": lambda each: divergence_text(each.result),
         "same top-1, %": lambda each: share_text(
-            (each.result.baseline.same_top1, each.result.baseline.same_top1_se)
+            (each.result.baseline.same_top1, each.result.baseline.same_top1_error)
         ),
         "seconds": lambda each: f"{each.seconds:.0f}",
     }
@@ -128,12 +128,14 @@ def markdown(baseline: PerplexityResult, measured: Sequence[Measured]) -> str:
         kept = f", embedding {embedding}" if embedding else ""
         bits = f"{rows[0].bits_per_weight:.3f} bits a weight"
         parts.append(f"**{form}{kept}** ({bits})\n\n{Table.of(columns, rows).markdown()}")
+    errors = [(baseline.ppl_se, baseline.ppl_se_clustered)]
+    errors += [pair for each in measured for pair in known(each.result.baseline).errors]
     whole = "all" if baseline.windows == baseline.windows_available else "the first"
     parts.append(
-        f"Unquantized: {ppl_text(baseline.ppl, baseline.ppl_se)}. {baseline.tokens_scored:,} tokens, {whole} "
+        f"Unquantized: {ppl_text(baseline.ppl, baseline.ppl_error)}. {baseline.tokens_scored:,} tokens, {whole} "
         f"{baseline.windows} windows of `{baseline.protocol.name}` on {known(baseline.text)['name']}, through the "
-        "PyTorch references. Changes, KL and same top-1 are paired with the unquantized model, token by token; ± is "
-        f"one standard error, tokens taken as independent. {versions_text(baseline.provenance)}"
+        "PyTorch references. Changes, KL and same top-1 are paired with the unquantized model, token by token. "
+        f"{errors_note(errors)}. {versions_text(baseline.provenance)}"
     )
     parts += model_note(baseline.provenance)
     return "\n\n".join(parts) + "\n"

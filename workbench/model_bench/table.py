@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eval.report import LONG, plus_minus, ppl_text
+from eval.report import LONG, errors_note, plus_minus, ppl_text
 from eval.result import PerplexityResult
 from workbench.assets import demo_model_path
 from workbench.show.table import NONE, Table
@@ -34,7 +34,7 @@ def short_table(measurement: Measurement) -> Table:
 
     def perplexity(row: Row) -> str:
         form = ".2f" if row.result.ppl < 1000 else ".1e"
-        return f"{row.result.ppl:{form}}{plus_minus(row.result.ppl_se, form)}"
+        return f"{row.result.ppl:{form}}{plus_minus(row.result.ppl_error, form)}"
 
     long = _columns(measurement)
     columns = {
@@ -55,7 +55,7 @@ def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
         "format": lambda row: row.name,
         "bits a weight": lambda row: f"{row.bits_per_weight:.3f}",
         "file, MB": lambda row: f"{row.file_bytes / 1e6:.2f}",
-        "perplexity": lambda row: ppl_text(row.result.ppl, row.result.ppl_se),
+        "perplexity": lambda row: ppl_text(row.result.ppl, row.result.ppl_error),
         "change, %": lambda row: NONE if row.change is None else change_text(*row.change),
         "mean KL, nats": lambda row: divergence_text(row.result),
         "same top-1, %": lambda row: share_text(row.same_top1),
@@ -74,10 +74,10 @@ def _columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
 def _split_columns(measurement: Measurement) -> dict[str, Callable[[Row], str]]:
     def loss(row: Row) -> str:
         found = row.format_loss
-        return f"{found.mean:+.5f}{plus_minus(found.se, '.5f')}" if found else NONE
+        return f"{found.mean:+.5f}{plus_minus(found.error, '.5f')}" if found else NONE
 
     def references(row: Row) -> str:
-        return ppl_text(row.results["torch"].ppl, row.results["torch"].ppl_se)
+        return ppl_text(row.results["torch"].ppl, row.results["torch"].ppl_error)
 
     return {
         "format": lambda row: row.name,
@@ -99,7 +99,7 @@ def divergence_text(result: PerplexityResult) -> str:
     return (
         NONE
         if found is None or found.kl is None
-        else f"{found.kl['mean']:.2e}{plus_minus(found.kl_se, '.0e')}"
+        else f"{found.kl['mean']:.2e}{plus_minus(found.kl_error, '.0e')}"
     )
 
 
@@ -110,7 +110,7 @@ def share_text(share: tuple[float, float] | None) -> str:
 
 def _kernel(row: Row) -> str:
     found = row.kernel_loss
-    return f"{found.mean:+.0e}{plus_minus(found.se, '.0e')}" if found else NONE
+    return f"{found.mean:+.0e}{plus_minus(found.error, '.0e')}" if found else NONE
 
 
 def _rate(rate: Rate | None) -> str:
@@ -149,8 +149,8 @@ def note_lines(measurement: Measurement) -> list[str]:
         )
     lines.append(
         f"Change, KL and same top-1: paired with `{measurement.baseline}` (unquantized), token by token, so "
-        "their errors are smaller than the perplexity's. ± is one standard error, tokens taken as "
-        "independent; errors clustered by window are in results.json."
+        f"their errors are smaller than the perplexity's. {errors_note(measurement.errors)}; both errors of each "
+        "are in results.json."
     )
     speed = next((row.speed for row in measurement.rows if row.speed), None)
     if speed:

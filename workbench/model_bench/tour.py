@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from eval.advice import TOLD
-from eval.report import count_text
-from eval.statistics import telling_se, tokens_to_tell
+from eval.report import count_text, errors_note
+from eval.statistics import tokens_to_tell
 from workbench.show import page
 from workbench.show.figures import Picture
 
@@ -25,7 +24,8 @@ def screen(measurement: Measurement) -> str:
     through = "the PyTorch references" if measurement.no_adapter else "the WGSL kernels"
     notes = [
         f"No WebGPU adapter: {measurement.no_adapter}" if measurement.no_adapter else "",
-        f"{result.tokens_scored:,} tokens of {result.protocol.name}, through {through}; ± is one standard error.",
+        f"{result.tokens_scored:,} tokens of {result.protocol.name}, through {through}.",
+        f"{errors_note(measurement.errors)}.",
     ]
     lines = [short_table(measurement).text(), "", *filter(None, notes)]
     return "\n".join([*lines, *findings(measurement), *doubts(measurement)])
@@ -41,11 +41,9 @@ def _finding(measurement: Measurement, row: Row) -> str:
     size = measurement.row(measurement.baseline).file_bytes / row.file_bytes
     said = f"{row.name}, 1/{size:.1f} of the bytes of {measurement.baseline}:"
     found = row.result.baseline
-    telling = telling_se(found.ln_ratio_se, found.ln_ratio_se_clustered) if found else 0.0
-    if found is None or abs(found.ln_ratio) > TOLD * telling:
+    if found is None or abs(found.ln_ratio) > TOLD * found.ln_ratio_error:
         return f"{said} the perplexity changes by {change_text(change, se)} %."
-    needed = tokens_to_tell(row.result.tokens_scored, found.ln_ratio, telling, TOLD)
-    se = 100 * math.exp(found.ln_ratio) * telling
+    needed = tokens_to_tell(row.result.tokens_scored, found.ln_ratio, found.ln_ratio_error, TOLD)
     about = f" (about {count_text(needed)} would)" if needed else ""
     return f"{said} these tokens cannot tell its change from none, {change_text(change, se)} %{about}."
 

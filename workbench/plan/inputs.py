@@ -26,9 +26,9 @@ def read_together(plan: Plan) -> dict[str, list[str]]:
 
 def writer(plan: Plan, name: str) -> Call | None:
     """The call that writes an activation, or last wrote a cache; None for what no call writes."""
-    return next((call for call in reversed(plan.calls) if name in call.outputs.values()), None)
+    return plan.writers.get(name)
 
 
 def readers(plan: Plan, name: str) -> list[Call]:
     """The calls that read a buffer."""
-    return [call for call in plan.calls if name in call.inputs.values()]
+    return plan.readers.get(name, [])

@@ -163,10 +163,24 @@ class Plan:
     calls: tuple[Call, ...]
     results: tuple[str, ...]
 
-    @property
-    def weights(self) -> dict[str, Buffer]:
+    @cached_property
+    def weights(self) -> Mapping[str, Buffer]:
         """The matrices, by name."""
         return {name: buffer for name, buffer in self.buffers.items() if buffer.is_matrix}
+
+    @cached_property
+    def writers(self) -> Mapping[str, Call]:
+        """The call that writes an activation, or last wrote a cache, by the buffer's name."""
+        return {name: call for call in self.calls for name in call.outputs.values()}
+
+    @cached_property
+    def readers(self) -> Mapping[str, list[Call]]:
+        """The calls that read a buffer, each once, by its name; none of what no call reads."""
+        found: dict[str, list[Call]] = {}
+        for call in self.calls:
+            for name in dict.fromkeys(call.inputs.values()):
+                found.setdefault(name, []).append(call)
+        return found
 
     def __str__(self) -> str:
         return "\n".join(str(call) for call in self.calls)

@@ -42,7 +42,8 @@ def stages(plan: Plan) -> list[Stage]:
         elif layer is not None and layer != len(parts) - 2:
             raise PlanError(f"{call} belongs to layer {layer}, between calls of layer {len(parts) - 2}")
         parts[-1].append(call)
-    return [_stage(plan, parts, index) for index in range(len(parts))]
+    passed = _passed(plan, parts)
+    return [_stage(plan, calls, passed[index], passed[index + 1]) for index, calls in enumerate(parts)]
 
 
 def _layer(call: Call) -> int | None:
@@ -50,22 +51,30 @@ def _layer(call: Call) -> int | None:
     return int(matches[0][1]) if matches[0] else None
 
 
-def _stage(plan: Plan, parts: Sequence[Sequence[Call]], index: int) -> Stage:
-    calls = parts[index]
+def _stage(plan: Plan, calls: Sequence[Call], before: str | None, behind: str | None) -> Stage:
+    """before, behind: the activations that come from the stage before and go to the next."""
     read = {name: None for call in calls for name in call.inputs.values()}
     tensors = [tensor for name in read for tensor in plan.buffers[name].tensors]
-    before, behind = _passed(plan, parts, index), _passed(plan, parts, index + 1)
     return Stage(tuple(calls), before, behind or plan.results[-1], tuple(tensors))
 
 
-def _passed(plan: Plan, parts: Sequence[Sequence[Call]], index: int) -> str | None:
-    """The activation that the stage before `index` hands on."""
-    if index == 0 or index == len(parts):
-        return None
-    written = {name for part in parts[:index] for call in part for name in call.outputs.values()}
-    read = {name for part in parts[index:] for call in part for name in call.inputs.values()}
-    passed = [name for name in written & read if plan.buffers[name].kind == "activation"]
-    if len(passed) != 1:
-        found = ", ".join(sorted(passed)) or "nothing"
-        raise PlanError(f"{found} passes from stage {index - 1} to the next; allowed: one activation")
-    return passed[0]
+def _passed(plan: Plan, parts: Sequence[Sequence[Call]]) -> list[str | None]:
+    """The activation that is handed on in front of each stage: written before, and read there or later. None in front
+    of the first and behind the last."""
+    first_written: dict[str, int] = {}
+    last_read: dict[str, int] = {}
+    for index, part in enumerate(parts):
+        for call in part:
+            last_read |= dict.fromkeys(call.inputs.values(), index)
+            for name in call.outputs.values():
+                first_written.setdefault(name, index)
+    passing: list[list[str]] = [[] for _ in parts]
+    for name, at in first_written.items():
+        if plan.buffers[name].kind == "activation":
+            for index in range(at + 1, last_read.get(name, at) + 1):
+                passing[index].append(name)
+    for index, names in enumerate(passing[1:], 1):
+        if len(names) != 1:
+            found = ", ".join(sorted(names)) or "nothing"
+            raise PlanError(f"{found} passes from stage {index - 1} to the next; allowed: one activation")
+    return [None, *(name for [name] in passing[1:]), None]

@@ -12,7 +12,7 @@ from eval.protocols import protocol as protocol_of
 from eval.texts import Text, Tokens, encode
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.text import parse_format
+from workbench.formats.text import as_format
 from workbench.models.families import architecture_of
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
@@ -98,7 +98,7 @@ def allocate(  # many parameters: the options of a measurement, each of its own
         if isinstance(found, Tokens)
         else encode(load_tokenizer(source.tokenizer_path), found, scheme, separator=separator)
     )
-    candidates = [each if isinstance(each, WeightFormat) else parse_format(each) for each in formats or ()]
+    candidates = [as_format(each) for each in formats or ()]
     measured = sensitivity(
         source,
         tokens,

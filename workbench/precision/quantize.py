@@ -15,7 +15,7 @@ from workbench.convert.options import ConvertOptions
 from workbench.convert.suited import padding
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.text import parse_format
+from workbench.formats.text import as_format
 from workbench.models.source import open_source
 from workbench.runtime.loading import load
 from workbench.runtime.model import Model
@@ -57,7 +57,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
         allowed = ", ".join(ConvertOptions.__dataclass_fields__)
         raise WorkbenchError(f"quantize: options hold {min(unknown)!r}; allowed: {allowed}")
     asked: dict[str, Any] = {**(options or {}), "overwrite": overwrite}
-    asked["overrides"] = {pattern: _format(each) for pattern, each in (overrides or {}).items()}
+    asked["overrides"] = {pattern: as_format(each) for pattern, each in (overrides or {}).items()}
     if quantizer is not None:
         asked["quantizer"] = quantizer
     if calibration is not None:
@@ -83,11 +83,7 @@ def quantize(  # many parameters: what a conversion is asked to do, by the names
 def _options(format: Any, asked: dict[str, Any]) -> ConvertOptions:
     if isinstance(format, Allocation):
         return format.options(**asked)
-    return ConvertOptions(_format(format), **asked)
-
-
-def _format(format: str | WeightFormat) -> WeightFormat:
-    return format if isinstance(format, WeightFormat) else parse_format(format)
+    return ConvertOptions(as_format(format), **asked)
 
 
 def _name(format: Any) -> str:

@@ -37,15 +37,15 @@ class Index:
     """Who writes and who reads each buffer of a plan; calls by their place."""
 
     def __init__(self, plan: Plan):
-        self.calls = plan.calls
+        self.plan, self.calls = plan, plan.calls
         self.of_op: dict[str, list[int]] = {}
         self.readers: dict[str, list[int]] = {}
         self.writers: dict[str, list[int]] = {}
         for at, call in enumerate(plan.calls):
             self.of_op.setdefault(call.op, []).append(at)
-            for name in dict.fromkeys(call.inputs.values()):
+            for name in set(call.inputs.values()):
                 self.readers.setdefault(name, []).append(at)
-            for name in dict.fromkeys(call.outputs.values()):
+            for name in set(call.outputs.values()):
                 self.writers.setdefault(name, []).append(at)
 
 
@@ -85,8 +85,10 @@ def _unify(
 
     kernel: any form of the node's op. Parameters that either leaves out have their defaults.
     """
+    if call.op != node.op or call.inputs.keys() != node.inputs.keys():
+        return
     wanted, stated = {**kernel.defaults, **node.params}, {**kernel.defaults, **call.params}
-    if call.op != node.op or set(call.inputs) != set(node.inputs) or set(stated) != set(wanted):
+    if stated.keys() != wanted.keys():
         return
     orders = [call.inputs]
     swapped = kernel.commutes if stated == kernel.defaults else None
@@ -107,12 +109,12 @@ def _unify(
             yield found, given
 
 
-def matches(plan: Plan, index: Index, before: Composition, anchor: int, library: Library) -> Iterator[Found]:
+def matches(index: Index, before: Composition, anchor: int, library: Library) -> Iterator[Found]:
     """Every way in which the composition stands in the plan with its first call at `anchor`."""
 
     def extend(depth: int, at: tuple[int, ...], names: Mapping, params: Mapping) -> Iterator[Found]:
         if depth == len(before.nodes):
-            yield Found(plan, at, names, params)
+            yield Found(index.plan, at, names, params)
             return
         node = before.nodes[depth]
         if depth == 0:
@@ -162,6 +164,14 @@ class _Rewriting:
     dropped: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def all_buffers(self) -> dict[str, Buffer]:
+        """Those of the plan and the new ones."""
+        return {**self.plan.buffers, **self.buffers}
+
+    def _add(self, buffer: Buffer) -> None:
+        self.all_buffers[buffer.name] = self.buffers[buffer.name] = buffer
+
     def replace(
         self,
         found: Found,
@@ -175,7 +185,7 @@ class _Rewriting:
         if stacked is not None:
             symbol, stack = stacked
             names[symbol] = stack.name
-            self.buffers[stack.name] = stack.buffer
+            self._add(stack.buffer)
             self.dropped.update(stack.names)
         results = [found.names[symbol] for symbol in before.results]
         for symbol, name in zip(after.results, results, strict=True):
@@ -199,15 +209,19 @@ class _Rewriting:
         fresh = {operand: symbol for operand, symbol in node.outputs.items() if symbol not in names}
         known = {operand: names[symbol] for operand, symbol in node.outputs.items() if symbol in names}
         if fresh:
-            buffers = {**self.plan.buffers, **self.buffers}
             draft = Call(node.op, inputs, known, values)
-            shapes = _shapes(replace(self.plan, buffers=buffers), draft, self.library)
+            shapes = _shapes(replace(self.plan, buffers=self.all_buffers), draft, self.library)
             # planes are told apart by names too
-            taken = {*buffers, *(name for name, *_ in buffers[beside].planes().values())}
+            planes = {name for name, *_ in self.all_buffers[beside].planes().values()}
             for operand, symbol in fresh.items():
                 shape, dtype = shapes[operand]
-                names[symbol] = next(name for name in _names(f"{beside}.{operand}") if name not in taken)
-                self.buffers[names[symbol]] = Buffer(names[symbol], shape, Plain(dtype), "activation")
+                free = (
+                    name
+                    for name in _names(f"{beside}.{operand}")
+                    if name not in self.all_buffers and name not in planes
+                )
+                names[symbol] = next(free)
+                self._add(Buffer(names[symbol], shape, Plain(dtype), "activation"))
         outputs = {operand: names[symbol] for operand, symbol in node.outputs.items()}
         return Call(node.op, inputs, outputs, values)
 
@@ -255,7 +269,7 @@ def _shapes(plan: Plan, call: Call, library: Library) -> dict[str, tuple[tuple[i
 
 def apply(
     rule: Rule,
-    plan: Plan,
+    index: Index,
     facts: Facts,
     *,
     keep: Iterable[str],
@@ -263,13 +277,14 @@ def apply(
     ranges: Ranges,
     library: Library,
     measured: Measured | None = None,
-) -> Plan:
-    """The plan with the rule applied wherever it holds and pays. stacks: by the names of their members."""
-    protected = frozenset({*keep, *plan.results})
+) -> Index:
+    """Of the plan with the rule applied wherever it holds and pays; the same where that is nowhere. stacks: by the
+    names of their members."""
+    protected = frozenset({*keep, *index.plan.results})
     for before, after in forms(rule):
-        index, work = Index(plan), _Rewriting(plan, library)
+        work = _Rewriting(index.plan, library)
         for anchor in index.of_op.get(before.nodes[0].op, ()):
-            for found in matches(plan, index, before, anchor, library):
+            for found in matches(index, before, anchor, library):
                 found = replace(found, protected=protected, row_ranges=ranges)
                 if work.gone.intersection(found.at) or not _stands_alone(found, index, before):
                     continue
@@ -284,8 +299,9 @@ def apply(
                 stacked = ("+".join(rule.stack), stack) if stack else None
                 work.replace(found, before, after, extra if isinstance(extra, Mapping) else {}, stacked)
                 break
-        plan = work.finished()
-    return plan
+        if work.new:
+            index = Index(work.finished())
+    return index
 
 
 def _given_back(before: Composition, after: Composition, found: Found) -> bool:
@@ -313,10 +329,11 @@ def rewrite(
     """
     keep = tuple(keep)
     by_members = {stack.names: stack for stack in stacks}
+    index = Index(plan)
     for rule in rules:
-        plan = apply(
+        index = apply(
             rule,
-            plan,
+            index,
             facts,
             keep=keep,
             stacks=by_members,
@@ -324,7 +341,7 @@ def rewrite(
             library=library,
             measured=measured,
         )
-    return plan
+    return index.plan
 
 
 def stacked_together(
@@ -332,15 +349,15 @@ def stacked_together(
 ) -> Iterator[tuple[Buffer, ...]]:
     """The matrices that some rule wants row under row, wherever its pattern stands in the plan, or would stand behind
     the rules that rewrite single products."""
-    anywhere = Facts(1, 1, Adapter())
+    anywhere, index = Facts(1, 1, Adapter()), Index(plan)
     for rule in SINGLE_PRODUCTS:
         always = replace(rule, where=lambda facts, match: True)
-        plan = apply(always, plan, anywhere, keep=(), stacks={}, ranges=lambda name: (), library=library)
-    index, seen = Index(plan), set()
+        index = apply(always, index, anywhere, keep=(), stacks={}, ranges=lambda name: (), library=library)
+    plan, seen = index.plan, set()
     for rule in rules:
         for before, _ in forms(rule) if rule.stack else ():
             for anchor in index.of_op.get(before.nodes[0].op, ()):
-                for found in matches(plan, index, before, anchor, library):
+                for found in matches(index, before, anchor, library):
                     names = tuple(found.names[symbol] for symbol in rule.stack)
                     if names not in seen:
                         seen.add(names)

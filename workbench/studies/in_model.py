@@ -61,7 +61,7 @@ class InModel:
             lines.append(f"{what} {middle:.3f} ({low:.3f} to {high:.3f}) times as fast")
         if self.results:
             change = known(self.results[WITH].baseline)
-            ratio = f"ln(perplexity) {change.ln_ratio:+.1e} ± {change.ln_ratio_se:.0e}"
+            ratio = f"ln(perplexity) {change.ln_ratio:+.1e} ± {change.ln_ratio_error:.0e}"
             lines.append(f"{ratio}, KL {change.kl_mean:.1e} nats a token")
         lines += [f"{kernel}, {name}: {where}" for kernel, name, where in self.used]
         return Table(HEAD, rows, notes=lines)

@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.text import parse_format
+from workbench.formats.text import as_format, parse_format
 from workbench.quantizers import QUANTIZERS
 from workbench.show.figures import Picture
 from workbench.show.table import Table
@@ -121,7 +121,7 @@ def weight_errors(
     weights = np.asarray(weights, np.float32)
     if weights.ndim != 2 or 0 in weights.shape:
         raise WorkbenchError(f"weights: a matrix [rows, columns] is needed, not {list(weights.shape)}")
-    parsed = [parse_format(each) if isinstance(each, str) else each for each in asked]
+    parsed = [as_format(each) for each in asked]
     if plain := [each for each in parsed if not each.is_quantized]:
         raise WorkbenchError(f"format {plain[0]} rounds to no levels; allowed: int8, int4 and int2")
     found = [weight_error(weights, each, method, name) for each in parsed for method in methods]

@@ -63,16 +63,16 @@ def _ppl(row: Row) -> Figure:
     if row.ppl is None:  # exp overflowed
         return Figure(ppl_text(None))
     form = ".4f" if row.ppl < 1000 else ".0f" if row.ppl < LONG else ppl_form(row.ppl)
-    return known(_with_error(row.ppl, row.ppl_se, form, form))
+    return known(_with_error(row.ppl, row.ppl_error, form, form))
 
 
 def _change(row: Row) -> Figure | None:
     if row.change is None:
         return None
     if abs(row.change) >= LONG:
-        return _with_error(row.change, row.change_se, "+.3e", ".1e")
+        return _with_error(row.change, row.change_error, "+.3e", ".1e")
     digits = 3 if abs(row.change) < 1 else 2 if abs(row.change) < 1000 else 0
-    return _with_error(row.change, row.change_se, f"+.{digits}f", f".{digits}f")
+    return _with_error(row.change, row.change_error, f"+.{digits}f", f".{digits}f")
 
 
 def _share(share: float | None, error: float | None, form: str = ".2f") -> Figure | None:
@@ -141,7 +141,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "kl",
         "KL ± SE, nats",
-        lambda row: _with_error(row.kl, row.kl_se, ".2e", ".0e"),
+        lambda row: _with_error(row.kl, row.kl_error, ".2e", ".0e"),
         lambda row: row.kl,
         "least",
     ),
@@ -153,7 +153,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "top1",
         "same top-1 ± SE, %",
-        lambda row: _share(row.same_top1, row.same_top1_se),
+        lambda row: _share(row.same_top1, row.same_top1_error),
         lambda row: row.same_top1,
         "most",
     ),

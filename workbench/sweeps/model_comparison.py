@@ -19,7 +19,7 @@ import numpy as np
 from eval.lambada import LastWords, Passages, last_words, pairs
 from eval.perplexity import perplexities
 from eval.protocols import protocol
-from eval.report import finite, ppl_text
+from eval.report import errors_note, finite, ppl_text
 from eval.result import PerplexityResult
 from eval.statistics import QUANTILES
 from eval.texts import Text, Tokens, encode
@@ -132,7 +132,8 @@ class ModelComparison:
         losses = picture.axes[-1]
         for each, colour in zip(self.versions[self.paired :], colours, strict=False):
             found, size = each.result.baseline, each.file_bytes / 1e6
-            y, error = (found.ln_ratio, found.ln_ratio_se) if found else (each.result.ppl, each.result.ppl_se)
+            one = each.result
+            y, error = (found.ln_ratio, found.ln_ratio_error) if found else (one.ppl, one.ppl_error)
             losses.errorbar(size, y, yerr=error, fmt="o", ms=5, capsize=3, color=colour)
             labelled(losses, plain(each.name), (size, y), (6, 5), fontsize=8, color="black")
         losses.margins(x=0.2, y=0.12)
@@ -141,7 +142,9 @@ class ModelComparison:
             losses.axhline(0, color="0.55", lw=0.8, ls="--")
             losses.set_yscale("symlog", linthresh=0.01)
             losses.set_ylabel(f"ln(PPL / PPL of {plain(base.name)}) ± paired SE")
-        picture.figure.suptitle(plain(str(self.table().conditions)), fontsize=8)
+        table = self.table()
+        said = f"{table.conditions}\n{errors_note(pair for row in table.rows for pair in row.errors)}"
+        picture.figure.suptitle(plain(said), fontsize=8)
         if path is not None:
             picture.save(path)
         return picture

@@ -26,9 +26,9 @@ class Loss:
 
 #: The first two are paired with the unconverted model, so that their errors are those of the difference.
 LOSSES = {
-    "change": Loss("paired change of the perplexity ± SE, %", lambda row: (row.change, row.change_se)),
-    "kl": Loss("KL to the unconverted model ± SE, nats", lambda row: (row.kl, row.kl_se)),
-    "ppl": Loss("perplexity ± SE", lambda row: (row.ppl, row.ppl_se)),
+    "change": Loss("paired change of the perplexity ± SE, %", lambda row: (row.change, row.change_error)),
+    "kl": Loss("KL to the unconverted model ± SE, nats", lambda row: (row.kl, row.kl_error)),
+    "ppl": Loss("perplexity ± SE", lambda row: (row.ppl, row.ppl_error)),
 }
 SIZES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "bits": ("bits a weight", lambda row: row.bits_per_weight),

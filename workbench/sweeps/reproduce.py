@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.report import ppl_text
+from eval.report import LARGER_ERROR, ppl_text
+from eval.statistics import larger_se
 from workbench.show.table import Table
 
 from .cells import Cell
@@ -20,7 +21,8 @@ VERDICTS = ("passed", "failed", "not run", "not here")
 
 @dataclass(frozen=True)
 class Outcome:
-    """verdict: one of VERDICTS ("failed": the figure is another; "not run": an error ended it). ppl, se: measured."""
+    """verdict: one of VERDICTS ("failed": the figure is another; "not run": an error ended it). ppl, se: measured, and
+    the larger of its errors."""
 
     published: Published
     verdict: str
@@ -77,7 +79,8 @@ def _judge(published: Published, state: CellState) -> Outcome:
         return Outcome(published, "not run", key=state.key, note=state.error or state.status)
     result = state.record["result"]
     verdict = "passed" if published.accepts(result["ppl"]) else "failed"
-    return Outcome(published, verdict, result["ppl"], result["ppl_se"], state.seconds, state.key)
+    error = larger_se(result["ppl_se"], result["ppl_se_clustered"])
+    return Outcome(published, verdict, result["ppl"], error, state.seconds, state.key)
 
 
 def status(outcomes: Sequence[Outcome]) -> int:
@@ -104,7 +107,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     sources = dict.fromkeys(outcome.published.reference for outcome in outcomes)
     notes = [outcome.note for outcome in outcomes if outcome.note]
     notes += dict.fromkeys(f"{o.published.name}: {o.published.note}" for o in outcomes if o.published.note)
-    return "\n".join([table, "", *(f"- {printable(line)}" for line in [*sources, *notes])]) + "\n"
+    errors = [LARGER_ERROR] if any(outcome.ppl is not None for outcome in outcomes) else []
+    return "\n".join([table, "", *(f"- {printable(line)}" for line in [*errors, *sources, *notes])]) + "\n"
 
 
 def listing(cells: Sequence[Published]) -> str:

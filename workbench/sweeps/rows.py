@@ -16,7 +16,7 @@ from typing import Any
 
 from eval.advice import TOLD
 from eval.report import count_text, int8_noise
-from eval.statistics import telling_se, tokens_to_tell
+from eval.statistics import larger_se, tokens_to_tell
 from workbench.errors import SweepError
 from workbench.formats.errors import FormatError
 
@@ -25,6 +25,10 @@ from .store import CELL_KIND, read_json
 
 RESULTS_KIND = "workbench-results"
 COMPARISON_KIND = "workbench-comparison"
+#: Overrides of formats that a row names one by one.
+_NAMED = 3
+#: What rows have beside their fields: the errors that tables show.
+ERRORS = ("ppl_error", "change_error", "kl_error", "same_top1_error")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ class Conditions:
     bos_policy: str | None
     tokens_scored: int
     text_name: str | None = dataclasses.field(default=None, compare=False)
+    windows: int | None = dataclasses.field(default=None, compare=False)
+    windows_available: int | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
         text = self.text_name or "bare tokens"
         digest = self.text_sha256 or self.tokens_sha256
         sha = f" (sha256 {digest[:12]})" if digest else ""
         tokenizer = f", tokenizer {self.tokenizer_sha256[:12]}" if self.tokenizer_sha256 else ""
-        return f"{self.protocol} on {text}{sha}{tokenizer}, {self.tokens_scored:,} tokens scored"
+        part = ""
+        if self.windows and self.windows_available and self.windows < self.windows_available:
+            part = f" in the first {self.windows:,} of {self.windows_available:,} windows"
+        return f"{self.protocol} on {text}{sha}{tokenizer}, {self.tokens_scored:,} tokens scored{part}"
 
     def difference(self, other: Conditions) -> str:
         """`protocol disjoint-512 and disjoint-256`: the first field that differs, with both values."""
@@ -58,8 +67,9 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """One result. change: of the perplexity against the baseline, in %, paired; change_se takes tokens as independent,
-    change_se_clustered windows. kl: mean, nats a token. same_top1: a share. kl_quantiles: median to p99.9, and max.
+    """One result. change: of the perplexity against the baseline, in %, paired. kl: mean, nats a token. same_top1: a
+    share. Errors `_se` take tokens as independent, `_se_clustered` windows, and `_error` is the larger of the two,
+    which tables show. kl_quantiles: median to p99.9, and max.
     delta_p: mean, rms and quantiles of the change of the target's probability. last_word: accuracy, se and the paired
     change and change_se, shares, of the passages that `passages` describes. activations, cache: the types that the
     model ran with, and its baseline. noise_rms: RMS difference of two backends, nats a token. Rates in tokens a
@@ -79,8 +89,10 @@ class Row:
     change_se_clustered: float | None
     kl: float | None
     kl_se: float | None
+    kl_se_clustered: float | None
     same_top1: float | None
     same_top1_se: float | None
+    same_top1_se_clustered: float | None
     kl_quantiles: Mapping[str, float] | None
     delta_p: Mapping[str, float] | None
     last_word: Mapping[str, float | None] | None
@@ -122,18 +134,42 @@ class Row:
     @property
     def is_untold(self) -> bool:
         """Whether the paired change cannot be told from none, by the larger of its errors."""
-        return self.change is not None and abs(self.change) < TOLD * self._telling_se
+        error = self.change_error
+        return self.change is not None and error is not None and abs(self.change) < TOLD * error
 
     @property
     def tokens_to_tell(self) -> int | None:
         """How many scored tokens would tell the change from none, if it and the spread stay as they are."""
-        if self.change is None or self.change_se is None:
+        if self.change is None or self.change_error is None:
             return None
-        return tokens_to_tell(self.conditions.tokens_scored, self.change, self._telling_se, TOLD)
+        return tokens_to_tell(self.conditions.tokens_scored, self.change, self.change_error, TOLD)
 
     @property
-    def _telling_se(self) -> float:
-        return telling_se(self.change_se, self.change_se_clustered)
+    def ppl_error(self) -> float | None:
+        return _larger(self.ppl_se, self.ppl_se_clustered)
+
+    @property
+    def change_error(self) -> float | None:
+        return _larger(self.change_se, self.change_se_clustered)
+
+    @property
+    def kl_error(self) -> float | None:
+        return _larger(self.kl_se, self.kl_se_clustered)
+
+    @property
+    def same_top1_error(self) -> float | None:
+        return _larger(self.same_top1_se, self.same_top1_se_clustered)
+
+    @property
+    def errors(self) -> list[tuple[float | None, float | None]]:
+        """(plain, clustered) of each figure that has an error by window."""
+        pairs = [
+            (self.ppl_se, self.ppl_se_clustered),
+            (self.change_se, self.change_se_clustered),
+            (self.kl_se, self.kl_se_clustered),
+            (self.same_top1_se, self.same_top1_se_clustered),
+        ]
+        return [pair for pair in pairs if pair != (None, None)]
 
     @property
     def doubts(self) -> list[str]:
@@ -148,7 +184,12 @@ class Row:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in ERRORS}
+
+
+def _larger(plain: float | None, clustered: float | None) -> float | None:
+    found = larger_se(plain, clustered)
+    return found if math.isfinite(found) else None
 
 
 def files(runs: Iterable[str | Path]) -> list[Path]:
@@ -227,8 +268,10 @@ def _row(
         change_se_clustered=clustered,
         kl=baseline.get("kl_mean"),
         kl_se=baseline.get("kl_se"),
+        kl_se_clustered=baseline.get("kl_se_clustered"),
         same_top1=baseline.get("same_top1"),
         same_top1_se=baseline.get("same_top1_se"),
+        same_top1_se_clustered=baseline.get("same_top1_se_clustered"),
         kl_quantiles=baseline.get("kl"),
         delta_p=_delta_p(baseline),
         last_word=last_words and _last_word(last_words),
@@ -254,6 +297,8 @@ def _row(
             bos_policy=result["bos_policy"],
             tokens_scored=result["tokens_scored"],
             text_name=text.get("name"),
+            windows=result.get("windows"),
+            windows_available=result.get("windows_available"),
         ),
     )
 
@@ -266,7 +311,7 @@ def _benchmark(path: Path, row: Mapping[str, Any]) -> Row:
     facts = {
         "model": source.get("source", {}).get("name") or found["provenance"]["model"],
         "format": row["format"] if quantized else UNCONVERTED,
-        "quantizer": source.get("quantizer", "") if quantized else "",
+        "quantizer": _quantizer(source) if quantized else "",
         "bits_per_weight": row["bits_per_weight"],
         "file_bytes": row["file_bytes"],
         "quantize_seconds": None,
@@ -304,8 +349,24 @@ def _described(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": source.get("source", {}).get("name") or provenance["model"],
         "format": str(WeightFormat.from_json(options["format"])) if options else UNCONVERTED,
-        "quantizer": source.get("quantizer", "") if options else "",
+        "quantizer": _quantizer(source) if options else "",
         "bits_per_weight": None,
         "file_bytes": None,
         "quantize_seconds": None,
     }
+
+
+def _quantizer(source: Mapping[str, Any]) -> str:
+    """The method, and what is stored in another format than the rest, as sweeps say it: `gptq embedding=f16`."""
+    from workbench.formats.spec import WeightFormat
+
+    def form(values: dict[str, Any]) -> str:
+        return str(WeightFormat.from_json(values))
+
+    options = source.get("options") or {}
+    said = [f"{each}={form(options[each])}" for each in ("embedding", "lm_head") if options.get(each)]
+    others = [f"{pattern}={form(each)}" for pattern, each in (options.get("overrides") or {}).items()]
+    if others:
+        named = ", ".join(others) if len(others) <= _NAMED else f"{len(others)} patterns"
+        said.append(f"overrides={{{named}}}")
+    return " ".join([source.get("quantizer", ""), *said]).strip()

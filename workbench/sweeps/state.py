@@ -166,8 +166,9 @@ class SweepState:
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict a cell, of plain values: `pandas.DataFrame(sweep.rows())`. The figures are None before it is done:
-        bits_per_weight, ppl and ppl_se, change and change_se (of the perplexity against the baseline, in %, paired),
-        kl and kl_se (nats a token), same_top1 (a share)."""
+        bits_per_weight, ppl, change (of the perplexity against the baseline, in %, paired) and kl (nats a token), each
+        with its errors, as `ppl_se`, clustered by window `ppl_se_clustered` and the larger `ppl_error`; same_top1 (a
+        share)."""
         return list(self._rows())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -227,7 +228,13 @@ class SweepState:
         return html(self)
 
 
-FIGURES = ("bits_per_weight", "ppl", "ppl_se", "change", "change_se", "kl", "kl_se", "same_top1")
+FIGURES = (
+    "bits_per_weight",
+    *("ppl", "ppl_se", "ppl_se_clustered", "ppl_error"),
+    *("change", "change_se", "change_se_clustered", "change_error"),
+    *("kl", "kl_se", "kl_se_clustered", "kl_error"),
+    "same_top1",
+)
 
 
 def _group(state: CellState) -> tuple:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report import count_text
+from eval.report import count_text, errors_note
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
 from workbench.show.table import FORMS
@@ -64,12 +64,15 @@ class Table:
 
     @property
     def caption(self) -> str:
-        """The conditions of all rows, the noise floor of those that round to INT8 while they run, whether times are a
-        CPU's, what there is to be known of single rows, and which changes these tokens are too few for."""
+        """The conditions of all rows, which of their standard errors are shown, the noise floor of those that round to
+        INT8 while they run, whether times are a CPU's, what there is to be known of single rows, and which changes
+        these tokens are too few for."""
         noise = dict.fromkeys(row.noise for row in self.rows if row.noise)
         words = [f"last words of {each}" for each in self._passages]
         times = ["times are a CPU's, not a GPU's"] if any(row.on_cpu for row in self.rows) else []
-        return "; ".join([str(self.conditions), *words, *noise, *times, *self._notes, *self._untold])
+        errors = [pair for row in self.rows for pair in row.errors]
+        said = [errors_note(errors)] if errors else []
+        return "; ".join([str(self.conditions), *said, *words, *noise, *times, *self._notes, *self._untold])
 
     @property
     def _notes(self) -> list[str]:

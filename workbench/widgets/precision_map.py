@@ -17,7 +17,7 @@ from eval.protocols import Protocol
 from eval.texts import Tokens
 from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
-from workbench.formats.text import parse_format
+from workbench.formats.text import as_format
 from workbench.known import known
 from workbench.models.families import architecture_of
 from workbench.models.paths import expanded
@@ -112,7 +112,7 @@ class PrecisionMap(View):
         self._text, self._calibration = held_out or calibration, calibration
         self._protocol, self._windows, self._fitted = protocol, max_windows, ""
         self._options = {
-            "formats": [_format(f) for f in formats] if formats else None,
+            "formats": [as_format(f) for f in formats] if formats else None,
             "quantizer": quantizer,
         }
         self._path, self._folder = path, None
@@ -237,7 +237,7 @@ class PrecisionMap(View):
             raise WorkbenchError(NO_COSTS)
         if pins is None and self.front is not None:
             return self.front
-        wanted = {name: _format(fmt) for name, fmt in (pins or {}).items()}
+        wanted = {name: as_format(fmt) for name, fmt in (pins or {}).items()}
         if self.front is not None and self.front.pins == wanted:
             return self.front
         return Pareto(self.costs, wanted)
@@ -276,7 +276,7 @@ class PrecisionMap(View):
         """Measure the chosen allocation, or one format everywhere, on a thread: its loss and its tokens a second."""
         if self.source is None or self._text is None:
             raise WorkbenchError("PrecisionMap: measuring needs source and held_out (or calibration)")
-        chosen = self.allocation if fmt is None else self._front_with(None).uniform(_format(fmt))
+        chosen = self.allocation if fmt is None else self._front_with(None).uniform(as_format(fmt))
         self._begin("measuring", lambda stopped: self._measure(chosen, stopped))
 
     def stop(self) -> None:
@@ -398,7 +398,3 @@ class PrecisionMap(View):
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         experts = "" if self.experts is None else self.experts.table().html()
         return note + static_html(known(self.costs), self.compared(), self.pins) + experts
-
-
-def _format(fmt: Format) -> WeightFormat:
-    return fmt if isinstance(fmt, WeightFormat) else parse_format(fmt)

@@ -12,6 +12,7 @@ from typing import Any
 
 import traitlets
 
+from eval.report import LARGER_ERROR
 from workbench.errors import SweepError
 from workbench.show.figures import Picture
 from workbench.show.table import Figure
@@ -340,7 +341,8 @@ class SweepBoard(View):
         """What all cells have in common and no column says."""
         shown = {column["name"] for column in self._columns}
         alike = {name: self._values(name) for name in NAMES if name not in shown}
-        return " · ".join(f"{name}: {values[0]}" for name, values in alike.items() if values and values[0])
+        facts = [f"{name}: {values[0]}" for name, values in alike.items() if values and values[0]]
+        return " · ".join([*facts, LARGER_ERROR])
 
     def static_html(self) -> str:
         return html(self.sweep, STATIC_ROWS)

@@ -2,12 +2,16 @@
 
 Two kinds: byte-level BPE ("gpt2"), whose `pre` says how text is split before it, and SentencePiece's BPE ("llama"),
 whose merges follow from the scores. What is built is of `tokenizers`; kinds and splits that are not listed are refused.
+
+Text is split as llama.cpp splits it. A file of SentencePiece's has no rule that changes the text: where a checkpoint's
+own `tokenizer.model` leaves out spaces that are doubled or at an end, or puts a text into NFKC, its GGUF file does not.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,7 +187,7 @@ def _sentencepiece(found: Mapping[str, Any], where: str) -> tuple[Any, bool]:
     if not 0 <= unknown < len(tokens):
         raise _refused(where, "unknown_token_id", unknown, (f"an id below {len(tokens)}",))
     vocabulary = {token: at for at, token in enumerate(tokens)}
-    merges = _merges(tokens, scores, found["token_type"])
+    merges = _merges(tokens, scores, found["token_type"], where)
     model = models.BPE(vocabulary, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
     spaces, prefix = normalizers.Replace(" ", SPACE), found.get("add_space_prefix", True)
@@ -193,8 +197,12 @@ def _sentencepiece(found: Mapping[str, Any], where: str) -> tuple[Any, bool]:
     return tokenizer, True
 
 
-def _merges(tokens: list[str], scores: Any, kinds: Any) -> list[tuple[str, str]]:
-    """Pairs that SentencePiece joins, the best first: all divisions of a token into two others, by its score."""
+def _merges(tokens: list[str], scores: Any, kinds: Any, where: str) -> list[tuple[str, str]]:
+    """Pairs that SentencePiece joins, the best first: all divisions of a token into two others, by its score.
+
+    Of pairs that are as good it joins the one further left, whichever it is; merges cannot say so of different tokens,
+    so that scores which they share are refused. (Scripts that found no scores wrote -1000 for all.)
+    """
     plain = {token: at for at, token in enumerate(tokens) if kinds[at] in (NORMAL, USER_DEFINED, UNUSED)}
     found = []
     for token, at in plain.items():
@@ -204,7 +212,16 @@ def _merges(tokens: list[str], scores: Any, kinds: Any) -> list[tuple[str, str]]
             if token[:cut] in plain and token[cut:] in plain
         ]
         found += [(-float(scores[at]), at, *pair) for pair in pairs]
-    return [(tokens[left], tokens[right]) for _, _, left, right in sorted(found)]
+    found.sort()
+    # A token that users have defined is cut out of a text before anything is joined.
+    ranked = [(rank, at) for rank, at, *_ in found if kinds[at] != USER_DEFINED]
+    for (rank, at), (other_rank, other) in pairwise(ranked):
+        if rank == other_rank and at != other:
+            raise UnsupportedModelError(
+                f"{where}: {PREFIX}scores of the tokens {tokens[at]!r} and {tokens[other]!r} are both {-rank:g}; which "
+                "is joined first would depend on where they stand; allowed: another score for each"
+            )
+    return [(tokens[left], tokens[right]) for _, _, left, right in found]
 
 
 def _add_tokens(tokenizer: Any, tokens: Sequence[str], kinds: Any) -> None:
