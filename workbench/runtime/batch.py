@@ -12,9 +12,9 @@ from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError,
 
 from .edits import Edits, check_edits
 from .executor import Executor
+from .feeding import Ids, check_ids
 from .finite import TOKEN_OF_NAN, is_finite
 from .sampling import Drawn
-from .session import Ids, check_ids
 from .step import Step
 from .turns import Turns, alone
 
