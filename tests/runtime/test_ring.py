@@ -118,6 +118,27 @@ def test_a_batch_refuses_to_go_back_further_than_the_ring_reaches(model, streame
         assert off(found[0], streamed[409]) < 1e-4 and off(found[1], streamed[2]) < 1e-4
 
 
+@pytest.mark.parametrize("kept", [1, RING.sinks])
+def test_another_text_begins_behind_sinks(checkpoint, kept):
+    """Most texts have their first token in common, whatever a sequence has read before: with it alone, all that the
+    ring holds is of the text before, and nobody sees it."""
+    model = reference_on(checkpoint, max_tokens=MAX_TOKENS, ring=RING)
+    text = np.concatenate([IDS[:kept], IDS[200:500]])  # longer than a step
+    with (
+        closing(model.session()) as fresh,
+        closing(model.session()) as session,
+        closing(model.batch(1)) as batch,
+    ):
+        expected = fresh.feed(text)
+        session.feed(IDS[:550])
+        session.back(550 - kept)
+        assert off(session.feed(text[kept:]), expected) < 1e-5
+        batch.feed({0: IDS[:550]})
+        batch.take_back(0, 550 - kept)
+        assert off(batch.feed({0: text[kept:]})[0], expected) < 1e-5
+        assert not batch.can_share(0, kept + 5)  # the ring is that of the new text now
+
+
 def test_a_step_that_fails_beside_others_loses_nothing_of_a_prompt(checkpoint, monkeypatch):
     """Each is tried alone then, from where it was. Rings of 16 rows a step: a piece of a prompt could be several."""
     made = partial(
