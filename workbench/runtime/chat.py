@@ -56,7 +56,8 @@ class Chat:
         self.options = options or SamplingOptions()
         self.computed = 0
         self._turns = Turns()
-        self._messages: list[Message] = []  # another list whenever it changes, so that answers see that it did
+        # another list whenever it changes, so that answers see that it did
+        self._messages: list[Message] = []
         if system is not None:
             self._messages = [{"role": "system", "content": utf8.checked(system, "the system prompt")}]
         chat_ids(
@@ -138,7 +139,9 @@ class Chat:
         """The answer to `messages`, which were made of `before`."""
         with self._turns.of("say") as turn:
             if self._messages is not before:
-                raise WorkbenchError("the conversation has changed since this answer was asked for; ask again")
+                raise WorkbenchError(
+                    "the conversation has changed since this answer was asked for; ask again"
+                )
             self._feed(ids)
             tokens = Stream(continued(self._session, self.max_new_tokens, options))
             pieces = stream_text(self.model.tokenizer, tokens, self.stop, self.model.eos_ids, ids)
