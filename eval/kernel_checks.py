@@ -28,7 +28,7 @@ from workbench.errors import ProtocolError
 from workbench.plan.bind import bind
 from workbench.plan.count import buffer_bytes
 from workbench.plan.plan import Buffer, Call, plane_name, resolve, step_sizes
-from workbench.runtime.session import Ids, check_ids
+from workbench.runtime.feeding import Ids, check_ids
 from workbench.runtime.weights import matrix_parts, vector
 
 #: What calls of one pass read and wrote at most, in bytes; more is kept in several passes.

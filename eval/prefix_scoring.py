@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ProtocolError
-from workbench.runtime.session import check_ids, run_chunks
+from workbench.runtime.feeding import check_ids, run_chunks
 
 
 class PrefixScorer:

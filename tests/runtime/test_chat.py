@@ -13,7 +13,7 @@ import pytest
 import workbench
 from tests.support.device_faults import OwnDevices
 from workbench import cli
-from workbench.errors import DeviceLostError, PromptTooLongError, TextError, WorkbenchError
+from workbench.errors import DeviceLostError, PromptTooLongError, SessionBusyError, TextError, WorkbenchError
 from workbench.models.chat import chat_ids
 
 from .models import model_on
@@ -96,6 +96,22 @@ def test_an_answer_that_is_closed_is_what_was_said_until_then(model, chat):
     answer.close()
     assert chat.messages[-1] == {"role": "assistant", "content": said}
     assert "".join(chat.say("Then")) == alone(model, chat.messages[:-1])
+
+
+def test_an_answer_belongs_to_the_conversation_that_it_was_asked_in(model, chat):
+    """One at a time, and what changes meanwhile is neither lost nor answered."""
+    answer, late = chat.say("Once upon a time"), chat.say("Then")
+    first = next(answer)
+    for meanwhile in (lambda: next(late), chat.undo, lambda: setattr(chat, "messages", [])):
+        with pytest.raises(SessionBusyError, match=r"between the steps of `say`; .* close it"):
+            meanwhile()
+    said = first + "".join(answer)
+    assert said == alone(model, chat.messages[:-1])
+    stale, system = chat.say("Then"), chat.messages[:1]
+    chat.messages = system
+    with pytest.raises(WorkbenchError, match="has changed since this answer was asked for"):
+        next(stale)
+    assert chat.messages == system and "".join(chat.say("Once upon a time")) == said
 
 
 def test_what_does_not_fit_changes_nothing(folder, chat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
 from functools import partial
 
@@ -12,12 +13,16 @@ import torch
 import workbench
 from tests.models.family_cases import config_of, oracle_logits, write_family
 from workbench.assets import demo_model_path
-from workbench.errors import CacheFullError, WorkbenchError
+from workbench.errors import CacheFullError, OutOfMemoryError, WorkbenchError
+from workbench.plan import plan as plan_module
 from workbench.plan.plan import RING_ROWS, Ring
+from workbench.runtime import cache as cache_module
 from workbench.runtime.info import describe
+from workbench.runtime.scheduler import Scheduler
 
 from .models import STACKABLE, model_on, random_ids, reference_on, write_random
 from .streaming_llm import streamed_logits
+from .test_scheduler import Taken
 
 RING = Ring(window=20, sinks=3)
 #: Round the ring twice, in prompts whose steps cross its edge.
@@ -111,6 +116,56 @@ def test_a_batch_refuses_to_go_back_further_than_the_ring_reaches(model, streame
             batch.take_back(0, 300)
         found = batch.feed({0: IDS[400:410], 1: IDS[1:3]})
         assert off(found[0], streamed[409]) < 1e-4 and off(found[1], streamed[2]) < 1e-4
+
+
+@pytest.mark.parametrize("kept", [1, RING.sinks])
+def test_another_text_begins_behind_sinks(checkpoint, kept):
+    """Most texts have their first token in common, whatever a sequence has read before: with it alone, all that the
+    ring holds is of the text before, and nobody sees it."""
+    model = reference_on(checkpoint, max_tokens=MAX_TOKENS, ring=RING)
+    text = np.concatenate([IDS[:kept], IDS[200:500]])  # longer than a step
+    with (
+        closing(model.session()) as fresh,
+        closing(model.session()) as session,
+        closing(model.batch(1)) as batch,
+    ):
+        expected = fresh.feed(text)
+        session.feed(IDS[:550])
+        session.back(550 - kept)
+        assert off(session.feed(text[kept:]), expected) < 1e-5
+        batch.feed({0: IDS[:550]})
+        batch.take_back(0, 550 - kept)
+        assert off(batch.feed({0: text[kept:]})[0], expected) < 1e-5
+        assert not batch.can_share(0, kept + 5)  # the ring is that of the new text now
+
+
+def test_a_step_that_fails_beside_others_loses_nothing_of_a_prompt(checkpoint, monkeypatch):
+    """Each is tried alone then, from where it was. Rings of 16 rows a step: a piece of a prompt could be several."""
+    made = partial(
+        reference_on, checkpoint, compute=torch.float64, max_tokens=200, ring=Ring(window=5, sinks=2)
+    )
+    jobs = [Taken(IDS[300:310].tolist(), 30, likely=0), Taken(IDS[:150].tolist(), 3)]
+    expected = [list(made().generate_ids(job.ids, job.limit)) for job in jobs]
+    for module in (plan_module, cache_module):
+        monkeypatch.setattr(module, "RING_ROWS", 16)
+    model = made()
+    with closing(model.batch(2)) as batch:
+        scheduler = Scheduler(batch, chunk=64)
+        scheduler.submit(jobs[0])
+        scheduler.step()
+        scheduler.submit(jobs[1])
+        real, steps = model.executor.run_step, itertools.count()
+
+        def once(*arguments, **options):
+            if next(steps) == 6:
+                raise OutOfMemoryError("no memory for this one")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(model.executor, "run_step", once)
+        while scheduler.busy:
+            scheduler.step()
+    assert next(steps) > 6 and [job.error for job in jobs] == [None, None]
+    assert [job.tokens for job in jobs] == expected
 
 
 def test_the_text_still_ends_at_max_tokens(model):

@@ -207,6 +207,36 @@ def test_what_goes_wrong_with_one_job_ends_that_one(model, prompts, scheduler, m
     assert [job.tokens for job in others] == [alone(model, job.ids) for job in others]
 
 
+def test_what_a_job_does_at_its_end_is_its_own(model, prompts, scheduler):
+    """One whose end fails leaves the others alone, however they end."""
+
+    class Broken(Taken):
+        def end(self, error=None):
+            super().end(error)
+            raise KeyError("a mistake of this job")
+
+    writes, none, gone, stays = (
+        Broken(prompts[0], 3),
+        Broken(prompts[1], 0),
+        Broken(prompts[3]),
+        Taken(prompts[1]),
+    )
+    for job in (writes, none, gone, stays):
+        scheduler.submit(job)
+    scheduler.step()
+    gone.cancelled = True
+    drain(scheduler)
+    assert stays.tokens == alone(model, prompts[1]) and stays.error is None
+    assert writes.tokens == alone(model, prompts[0], 3)
+    for job in (writes, none, gone):
+        assert isinstance(job.error, KeyError) and job.ends == 1
+    last, beside = Broken(prompts[0]), Taken(prompts[1])
+    for job in (last, beside):
+        scheduler.submit(job)
+    scheduler.end_all(error := RuntimeError("the device is gone"))
+    assert last.error is beside.error is error and not scheduler.busy
+
+
 def test_end_all_ends_what_runs_and_what_waits(prompts, scheduler):
     jobs = [Taken(ids, 40) for ids in (*prompts, *prompts)]
     for job in jobs:

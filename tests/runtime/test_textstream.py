@@ -109,6 +109,21 @@ def test_any_ids_give_text_in_a_bounded_window(tokenizer, data):
     detokenizer.finish()
 
 
+def test_a_prompt_that_is_no_text_costs_what_any_prompt_does(byte_level, monkeypatch):
+    """Pieces continue one that has no beginning of a character for long; a server is asked so by whoever likes."""
+    prompt = [
+        byte_level.convert_tokens_to_ids("\u0122")
+    ] * 300  # how byte-level tokenizers spell the byte 0x80
+    decoding = []
+    decode = byte_level.decode
+    monkeypatch.setattr(
+        byte_level, "decode", lambda ids, **how: decoding.append(len(ids)) or decode(ids, **how)
+    )
+    found = Detokenizer(byte_level, prompt)
+    assert sum(decoding) < 100
+    assert "".join(map(found.push, byte_level(" was", add_special_tokens=False).input_ids)) == " was"
+
+
 def test_special_tokens_give_no_text_and_eos_ends(tokenizer):
     ids = tokenizer("One day", add_special_tokens=False).input_ids
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

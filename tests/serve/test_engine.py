@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+import uvicorn
 
 from tests.runtime.models import model_on
 from tests.runtime.test_scheduler import Taken
@@ -17,6 +19,7 @@ from workbench.serve.app import Limits, make_app
 from workbench.serve.asked import Served
 from workbench.serve.engine import Engine
 from workbench.serve.errors import QueueFullError, UnavailableError
+from workbench.serve.server import _Server
 
 from .conftest import CONTEXT
 from .test_requests import ask, refused
@@ -124,6 +127,21 @@ def test_jobs_that_wait_can_be_taken_back_and_have_a_bound(reference):
         engine.end_all()
         until(lambda: late.ends)
     assert isinstance(late.error, UnavailableError) and time.monotonic() - began < 5
+
+
+def test_a_second_signal_ends_what_is_still_answered(reference):
+    with closing(Engine(reference, 1, 3)) as engine:
+        app = make_app(engine, Served(reference, "stories"), Limits(10_000))
+        server = _Server(uvicorn.Config(app), engine, app.state.bodies, grace=60)
+        engine.submit([job := Taken([5], 250)])
+        until(lambda: job.drawn)
+        server.handle_exit(signal.SIGTERM, None)
+        assert server.should_exit and not job.ends
+        server.handle_exit(signal.SIGINT, None)
+        until(lambda: job.ends)
+        assert isinstance(job.error, UnavailableError) and not server.force_exit
+        server.handle_exit(signal.SIGINT, None)
+        assert server.force_exit
 
 
 @pytest.mark.parametrize("reuse", [True, False])

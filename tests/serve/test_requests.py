@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.models.token_bytes import TokenBytes
+from workbench.runtime.textstream import TextEnd
 from workbench.serve import app as app_module
 from workbench.serve.app import Limits, host_name, make_app
 from workbench.serve.asked import Served
@@ -120,6 +121,17 @@ def test_a_stop_string_takes_its_tokens_along(app):
         offsets = [at for at in whole["logprobs"]["text_offset"] if at < len(found["text"])]
         assert found["logprobs"]["text_offset"] == offsets
         assert len(found["logprobs"]["tokens"]) == len(offsets)
+
+
+def test_an_answer_whose_text_cannot_be_written_is_told(app, reference, monkeypatch):
+    """Wherever a tokenizer fails: with the last token, and behind it."""
+    for part in ("push", "finish"):
+        with monkeypatch.context() as broken:
+            broken.setattr(TextEnd, part, lambda *arguments: 1 / 0)
+            asked = {"prompt": "Once", "max_tokens": 2, "temperature": 0}
+            assert "ZeroDivisionError" in refused(ask(app, "/v1/completions", asked), 500)["message"]
+        found = ask(app, "/v1/completions", asked).json()["choices"][0]
+        assert found["text"] == "".join(reference.generate("Once", 2))
 
 
 # ---- whatever comes ----------------------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def test_lm_eval_gets_the_log_likelihoods_of_the_engine(server, folder, referenc
     ours = samples(WorkbenchLM(reference))
     assert len(theirs) == 9 and {greedy for _, greedy in ours} == {True, False}
     for (log_p, greedy), (expected, best) in zip(theirs, ours, strict=True):
-        assert log_p == pytest.approx(expected, abs=1e-3) and greedy is best
+        assert log_p == pytest.approx(expected, abs=1e-4) and greedy is best
 
 
 # ---- several clients ---------------------------------------------------------------------------------------------
@@ -269,7 +269,8 @@ def test_a_full_queue_says_so_and_takes_nothing_of_a_request(server, client):
 
 
 def test_a_signal_ends_answers_within_the_grace_time(folder, reference, adapter):
-    """Through the kernels. Answers that take longer say that they were ended; the port is free again."""
+    """Through the kernels. Answers that take longer say that they were ended, the rest of a request is not waited for;
+    the port is free again."""
     server = Server(folder, "--backend", "wgpu", "--grace", 0.3, "--api-key", "sesame")
     key = {"authorization": "Bearer sesame"}
     port = int(server.root.rpartition(":")[2])
@@ -279,9 +280,17 @@ def test_a_signal_ends_answers_within_the_grace_time(folder, reference, adapter)
     body = {"prompt": "Once", "max_tokens": 4, "temperature": 0}
     found = httpx.post(f"{server.at}/completions", json=body, headers=key, timeout=60).json()
     assert found["choices"][0]["text"] == text_of(reference, reference.encode_prompt("Once"), 4)
-    with begun(server, long_request(), headers=key) as lines:
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sesame\r\n"
+    half = f"{head}content-type: application/json\r\ncontent-length: 99\r\n\r\n{{".encode()
+    with (
+        socket.create_connection(("127.0.0.1", port)) as slow,
+        begun(server, long_request(), headers=key) as lines,
+    ):
+        slow.sendall(half)
+        server.health()  # behind which it has read what it was sent before
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
+        assert b" 503 " in slow.recv(1000)
         *_, last = lines
     assert json.loads(last)["error"]["message"] == "the server is stopping"
     assert server.stop() == (0, "") and time.monotonic() - began < 10

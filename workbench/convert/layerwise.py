@@ -41,8 +41,8 @@ from workbench.models.architecture import Architecture
 from workbench.models.finite import require_finite
 from workbench.models.source import Source, require_floats
 from workbench.quantizers import QUANTIZERS
+from workbench.runtime.feeding import check_ids
 from workbench.runtime.provenance import versions
-from workbench.runtime.session import check_ids
 
 #: What the record of the last stage says of the whole, beside its tensors.
 CHECK = "(check)"

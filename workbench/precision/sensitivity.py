@@ -27,8 +27,8 @@ from workbench.precision.meter import Meter, Progress
 from workbench.precision.requantized import source_hashes
 from workbench.precision.table import SensitivityTable
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
+from workbench.runtime.feeding import check_ids
 from workbench.runtime.provenance import commit, versions
-from workbench.runtime.session import check_ids
 
 TIERS = ("int8", "int4", "int2")
 

@@ -12,9 +12,9 @@ from workbench.errors import CacheFullError, NonFiniteError, PromptTooLongError,
 
 from .edits import Edits, check_edits
 from .executor import Executor
+from .feeding import Ids, check_ids
 from .finite import TOKEN_OF_NAN, is_finite
 from .sampling import Drawn
-from .session import Ids, check_ids
 from .step import Step
 from .turns import Turns, alone
 
@@ -100,7 +100,9 @@ class Batch:
     """Keys and values of `sequences` sequences, made by `Model.batch`; each is known by its number.
 
     edit: functions that change activations of every step in flight, called as f(x, positions, sequences)
-    (`workbench.runtime.edits`). One call at a time. A call that raises leaves the sequences as they were.
+    (`workbench.runtime.edits`). One call at a time. A call that raises leaves the sequences as they were; but where
+    windows bound the cache, and one of more than `longest` tokens raises behind its first step, what a sequence held
+    may be lost, and says so when it is gone on with.
     """
 
     def __init__(
@@ -128,6 +130,11 @@ class Batch:
     def most_rows(self) -> int:
         """Rows of a step at most."""
         return self._executor.chunk(self.sequences * self.capacity, self._cache)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of one sequence that a step takes at most."""
+        return min(self.most_rows, self._cache.longest)
 
     def length(self, sequence: int) -> int:
         """How many tokens a sequence holds."""

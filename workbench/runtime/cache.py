@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,11 +38,17 @@ class Cache:
         furthest = int(self.furthest[sequence])
         if self.rings and position > furthest:
             return False
+        return all(
+            first + ring.slots(self.capacity) - ring.sinks >= furthest
+            for ring, first in self._seen_behind_sinks(position)
+        )
+
+    def _seen_behind_sinks(self, position: int) -> Iterator[tuple[Ring, int]]:
+        """Rings of which a token at a position sees what was written behind the sinks, and where that begins."""
         for ring in self.rings:
             first = max(ring.sinks, position - ring.window + 1)
-            if first < position and first + ring.slots(self.capacity) - ring.sinks < furthest:
-                return False
-        return True
+            if first < position:
+                yield ring, first
 
     def require(self, count: int) -> None:
         """Room for `count` more tokens of the first sequence; raises `CacheFullError`, and `WorkbenchError` for a cache
@@ -67,8 +73,10 @@ class Cache:
             self.reach(int(positions[0]), len(positions) + steps - 1, sequence)
 
     def reach(self, position: int, count: int, sequence: int = 0) -> None:
-        """Note that `count` positions of a sequence are written from one on. From 0 on it is another text."""
-        before = 0 if position == 0 else int(self.furthest[sequence])
+        """Note that `count` positions of a sequence are written from one on. Where that sees nothing but sinks, it is
+        another text: what the rings hold behind them is seen no more."""
+        another = not any(self._seen_behind_sinks(position))
+        before = 0 if another else int(self.furthest[sequence])
         self.furthest[sequence] = max(before, position + count)
 
     def _require_places(self, first: int, last: int) -> None:

@@ -22,6 +22,7 @@ from workbench.models.chat import chat_ids
 from .sampling import SamplingOptions
 from .session import continued
 from .textstream import Stream, stream_text
+from .turns import Turns, alone
 
 if TYPE_CHECKING:
     from .edits import Edits
@@ -36,6 +37,9 @@ class Chat:
     max_new_tokens: of an answer. options: how they are drawn; each turn draws from the same seed, at its own positions.
     adapter: of those that the model was loaded with, by name. computed: tokens of the last turn's prompt that were not
     in the cache.
+
+    One answer at a time: while one is being written, to begin another, to edit `messages` and to `undo` raise
+    `SessionBusyError`, until it is at its end or closed.
     """
 
     def __init__(
@@ -51,9 +55,11 @@ class Chat:
         self.model, self.max_new_tokens, self.stop = model, max_new_tokens, stop
         self.options = options or SamplingOptions()
         self.computed = 0
+        self._turns = Turns()
+        # another list whenever it changes, so that answers see that it did
         self._messages: list[Message] = []
         if system is not None:
-            self._messages.append({"role": "system", "content": utf8.checked(system, "the system prompt")})
+            self._messages = [{"role": "system", "content": utf8.checked(system, "the system prompt")}]
         chat_ids(
             model.tokenizer, [*self._messages, {"role": "user", "content": "a"}]
         )  # a template there must be
@@ -80,6 +86,7 @@ class Chat:
         return [dict(each) for each in self._messages]
 
     @messages.setter
+    @alone
     def messages(self, messages: Sequence[Message]) -> None:
         for each in messages:
             if set(each) != {"role", "content"} or not all(isinstance(value, str) for value in each.values()):
@@ -93,7 +100,8 @@ class Chat:
 
         `finish_reason` as in `Model.generate`. Raises `TextError` for what is no text, `PromptTooLongError` if the
         conversation does not fit into the cache, and `WorkbenchError` if the template does not take it; nothing has
-        changed then.
+        changed then. Begins with the first piece that is taken; raises `WorkbenchError` there if the conversation has
+        become another one since it was asked for.
         """
         asked = {"role": "user", "content": utf8.checked(text, "the message")}
         return self._answered([*self._messages, asked], self.options)
@@ -108,12 +116,13 @@ class Chat:
             raise WorkbenchError("nothing was asked yet")
         return self._answered(messages, self.options if seed is None else replace(self.options, seed=seed))
 
+    @alone
     def undo(self) -> None:
         """Forget the last message and what was answered to it. Raises `WorkbenchError` where nothing was asked yet."""
         asked = [index for index, each in enumerate(self._messages) if each["role"] == "user"]
         if not asked:
             raise WorkbenchError("nothing was asked yet")
-        del self._messages[asked[-1] :]
+        self._messages = self._messages[: asked[-1]]
 
     def _answered(self, messages: list[Message], options: SamplingOptions) -> Stream:
         ids = chat_ids(self.model.tokenizer, messages)
@@ -122,23 +131,30 @@ class Chat:
                 f"the conversation has {len(ids)} tokens, which do not fit into a cache of {self._session.capacity}; "
                 "load the model with a larger max_tokens, undo a turn or set `messages`"
             )
-        return Stream(self._turn(messages, ids, options))
+        return Stream(self._turn(self._messages, messages, ids, options))
 
     def _turn(
-        self, messages: list[Message], ids: list[int], options: SamplingOptions
+        self, before: list[Message], messages: list[Message], ids: list[int], options: SamplingOptions
     ) -> Generator[str, None, str]:
-        self._feed(ids)
-        tokens = Stream(continued(self._session, self.max_new_tokens, options))
-        pieces = stream_text(self.model.tokenizer, tokens, self.stop, self.model.eos_ids, ids)
-        said: list[str] = []
-        try:
-            for piece in pieces:
-                said.append(piece)
-                yield piece
-        finally:
-            pieces.close()
-            tokens.close()
-            self._messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+        """The answer to `messages`, which were made of `before`."""
+        with self._turns.of("say") as turn:
+            if self._messages is not before:
+                raise WorkbenchError(
+                    "the conversation has changed since this answer was asked for; ask again"
+                )
+            self._feed(ids)
+            tokens = Stream(continued(self._session, self.max_new_tokens, options))
+            pieces = stream_text(self.model.tokenizer, tokens, self.stop, self.model.eos_ids, ids)
+            said: list[str] = []
+            try:
+                for piece in pieces:
+                    said.append(piece)
+                    with turn.paused():
+                        yield piece
+            finally:
+                pieces.close()
+                tokens.close()
+                self._messages = [*messages, {"role": "assistant", "content": "".join(said)}]
         return pieces.finish_reason or ""
 
     def _feed(self, ids: list[int]) -> None:

@@ -103,7 +103,11 @@ class Row:
 
 
 def finish(job: Job, reason: str | None = None, error: Exception | None = None) -> None:
-    """End a job, with an error or with a reason where it has none of its own."""
+    """End a job, with an error or with a reason where it has none of its own. What its `end` raises is its error, and
+    nobody else's."""
     if error is None:
         job.finish_reason = job.finish_reason or reason
-    job.end(error)
+    try:
+        job.end(error)
+    except Exception as raised:  # of this job's own code
+        job.error = job.error or raised

@@ -23,11 +23,12 @@ from .chat import Chat
 from .choices import max_tokens_of, ring_of, seen_reasons
 from .edits import Edits, refuse_inside
 from .executor import Executor
+from .feeding import Ids, check_ids, run_chunks
 from .generate_batch import Generated, generate_batch
 from .host_memory import out_of_memory
 from .results import Forward, Scores, as_one
 from .sampling import SamplingOptions, as_integer, shown
-from .session import Ids, Session, check_ids, continued, run_chunks
+from .session import Session, continued
 from .textstream import Stream, stop_texts, stream_text
 
 #: Positions of the cache that `forward` and `score` share, at least; it grows by doubling, since every size is compiled

@@ -165,10 +165,11 @@ class Scheduler:
         return {sequence: row for sequence, row in self._rows.items() if row.token is not None}
 
     def _pieces(self, rows: Mapping[int, Row], keep: int, room: int) -> dict[int, Sequence[int]]:
-        """The next tokens of prompts, all but `keep` of each, `room` in all; who began first has the first of them."""
+        """The next tokens of prompts, all but `keep` of each, `room` in all; who began first has the first of them. No
+        more of one than a step takes: what has run of a call that fails behind its first step may be lost."""
         found = {}
         for sequence, row in rows.items():
-            count = min(row.left - keep, room)
+            count = min(row.left - keep, room, self.batch.longest)
             if count > 0:
                 found[sequence] = row.piece(count)
                 room -= count

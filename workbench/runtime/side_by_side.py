@@ -18,10 +18,10 @@ import numpy as np
 from workbench.errors import WorkbenchError
 
 from .batch import packed_steps, require_finite_rows
+from .feeding import Ids, check_ids
 from .finite import require_finite
 from .model import Model
 from .results import Scores
-from .session import Ids, check_ids
 
 #: Called as look(logits of each model [count, vocab], targets [count], places) with the places of a step among those
 #: that are scored, a slice; gives arrays with a row for each place, by name.

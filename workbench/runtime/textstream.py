@@ -9,6 +9,7 @@ of the text.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from workbench.utf8 import checked
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8  # of the prompt, so that the first piece knows whether a space precedes it
-PENDING_TOKENS = 16  # a character has at most 4 bytes: more than this are no text, and are given out
+CHARACTER_TOKENS = 4  # that a character is spread over at most: one for each byte
+PENDING_TOKENS = 16  # more than this without a character are no text, and are given out
 
 
 class Detokenizer:
@@ -30,7 +32,9 @@ class Detokenizer:
     def __init__(self, tokenizer: Any, prompt_ids: Sequence[int] = ()):
         self._tokenizer = tokenizer
         self._special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        prompt = [int(i) for i in prompt_ids if int(i) not in self._special]
+        shown = (int(i) for i in reversed(prompt_ids) if int(i) not in self._special)
+        # no more than it takes to find the beginning of a character: what has none there is no text, however long
+        prompt = list(itertools.islice(shown, CONTEXT_TOKENS + CHARACTER_TOKENS - 1))[::-1]
         start = max(0, len(prompt) - CONTEXT_TOKENS)
         while start > 0 and self._decode(prompt[start:]).startswith(REPLACEMENT):
             start -= 1  # the window would begin inside a character

@@ -67,7 +67,8 @@ class Answer:
             with contextlib.suppress(RuntimeError):  # a server that was killed has no loop any more
                 loop.call_soon_threadsafe(self._events.put_nowait, (choice, piece))
 
-        self._choices = self._asked.choices(self._served, deliver)
+        # of up to 128 answers, each of which looks at what its prompt ends with
+        self._choices = await asyncio.to_thread(self._asked.choices, self._served, deliver)
         try:
             self._engine.submit(self._choices)
         except Exception as error:

@@ -24,7 +24,7 @@ from .asked import Asked, Served
 from .chat import ChatShape, read_chat
 from .completions import CompletionShape, read_completion
 from .engine import Engine
-from .errors import ApiError
+from .errors import STOPPING, ApiError, UnavailableError, answer_to
 
 #: Seconds that the body of a request may take to arrive.
 BODY_S = 60
@@ -42,7 +42,8 @@ class Limits:
 
 
 def make_app(engine: Engine, served: Served, limits: Limits) -> Starlette:
-    """The application for one model."""
+    """The application for one model. Its state has the `bodies` that are on their way (`Bodies`)."""
+    bodies = Bodies(limits.max_body)
 
     def described(name: str) -> dict[str, Any]:
         found = {"id": name, "object": "model", "created": served.created, "owned_by": "workbench"}
@@ -62,7 +63,7 @@ def make_app(engine: Engine, served: Served, limits: Limits) -> Starlette:
 
     def generating(read: Callable[[Any, Served], Asked], shape: Shape) -> Callable:
         async def endpoint(request: Request) -> Answer:
-            data = await read_body(request, limits.max_body)
+            data = await bodies.read(request)
             # tokenizers take their time over long texts
             return Answer(engine, served, await asyncio.to_thread(lambda: read(parsed(data), served)), shape)
 
@@ -85,24 +86,50 @@ def make_app(engine: Engine, served: Served, limits: Limits) -> Starlette:
         },
     )
     app.add_middleware(Guard, limits=limits)
+    app.state.bodies = bodies
     return app
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The body of a request. Raises `ApiError` for what is no JSON by its type, too large, or too slow."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # a page of the web may send anything else to this machine without asking
-        raise ApiError(415, f"content-type is {kind[:80]!r}; allowed: application/json")
-    data = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for piece in request.stream():
-                data += piece
-                if len(data) > most:
-                    raise ApiError(413, f"the body has more than {most} bytes; allowed: {most} (--max-body)")
-    except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {BODY_S} s") from None
-    return bytes(data)
+class Bodies:
+    """Bodies of requests, of so many bytes at most, while they arrive; `stop` waits for none of them any longer."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._arriving: set[asyncio.Timeout] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Take no more bodies, nor the rest of those that are arriving: requests that would be refused anyway."""
+        self._stopped = True
+        for each in self._arriving:
+            each.reschedule(asyncio.get_running_loop().time())
+
+    async def read(self, request: Request) -> bytes:
+        """The body of a request. Raises `ApiError` for what is no JSON by its type, too large, or too slow, and when
+        nothing is taken any more."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (
+            kind != "application/json"
+        ):  # a page of the web may send anything else to this machine without asking
+            raise ApiError(415, f"content-type is {kind[:80]!r}; allowed: application/json")
+        data = bytearray()
+        try:
+            async with asyncio.timeout(0 if self._stopped else BODY_S) as arriving:
+                self._arriving.add(arriving)
+                async for piece in request.stream():
+                    data += piece
+                    if len(data) > self._most:
+                        raise ApiError(
+                            413,
+                            f"the body has more than {self._most} bytes; allowed: {self._most} (--max-body)",
+                        )
+        except TimeoutError:
+            if self._stopped:
+                raise answer_to(UnavailableError(STOPPING)) from None
+            raise ApiError(408, f"the body did not arrive within {BODY_S} s") from None
+        finally:
+            self._arriving.discard(arriving)
+        return bytes(data)
 
 
 def parsed(data: bytes) -> Any:

@@ -111,9 +111,12 @@ class Choice(Job):
     def end(self, error: Exception | None = None) -> None:
         """See `Job.end`."""
         super().end(error)
-        if error is None and not self.cancelled:
-            self._echo()
-            self._give(self._end.finish(), last=self._end.reason != "stop")
+        try:
+            if error is None and not self.cancelled:
+                self._echo()
+                self._give(self._end.finish(), last=self._end.reason != "stop")
+        except Exception as raised:  # whoever waits for this answer must be told, whatever its text was
+            self.error = raised
         self._deliver(self, None)
 
     def _give(self, text: str, *, last: bool = False) -> None:

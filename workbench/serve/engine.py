@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.runtime.jobs import Job
+from workbench.runtime.jobs import Job, finish
 from workbench.runtime.scheduler import Scheduler
 
-from .errors import QueueFullError, UnavailableError
+from .errors import STOPPING, QueueFullError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Engine:
     def end_all(self) -> None:
         """End all jobs before the next step, and take no more."""
         with self._condition:
-            self._refused = self._refused or "the server is stopping"
+            self._refused = self._refused or STOPPING
             self._ending = UnavailableError(self._refused)
             self._condition.notify()
 
@@ -116,7 +116,7 @@ class Engine:
                     break
                 refused = self._hand_over()
             for job, error in refused:
-                job.end(error)
+                finish(job, error=error)
             try:
                 self._scheduler.step()
             except Exception as error:
@@ -182,4 +182,4 @@ class Engine:
         with self._condition:
             ended, self._waiting = list(self._waiting), deque()
         for job in ended:
-            job.end(error)
+            finish(job, error=error)

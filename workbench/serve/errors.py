@@ -6,6 +6,8 @@ from typing import Any
 
 from workbench.errors import DeviceLostError, OutOfMemoryError, WorkbenchError
 
+#: Why a server that was told to end takes nothing, and what it ends.
+STOPPING = "the server is stopping"
 #: What a client is told to wait before it tries again, seconds.
 RETRY_S = 1
 

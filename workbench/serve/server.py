@@ -9,15 +9,17 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from workbench.errors import WorkbenchError
 
-from .app import Limits, make_app
+from .app import Bodies, Limits, make_app
 from .asked import Served
 from .engine import Engine
+from .errors import STOPPING
 
 #: Signals that end the server.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,11 +28,23 @@ LAST_WORDS_S = 5
 
 
 class _Server(uvicorn.Server):
-    """Ends with status 0 when it is told to end: running answers get `grace` seconds, and are then ended."""
+    """Ends with status 0 when it is told to end: running answers get `grace` seconds, or until it is told once more,
+    and are then ended."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, bodies: Bodies, grace: float) -> None:
         super().__init__(config)
-        self._engine, self._grace = engine, grace
+        self._engine, self._bodies, self._grace = engine, bodies, grace
+        self._told = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal ends the server, the second one what it still answers. uvicorn's own second SIGINT leaves
+        clients without a word; it is the third one here. (This runs in the middle of anything that this thread does;
+        the engine's lock can be taken again by who has it.)"""
+        self._told += 1
+        if self._told == 2:
+            self._engine.end_all()
+        else:
+            super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,7 +57,8 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._engine.refuse("the server is stopping")
+        self._engine.refuse(STOPPING)
+        self._bodies.stop()
         ending = asyncio.get_running_loop().call_later(self._grace, self._engine.end_all)
         await super().shutdown(sockets)
         ending.cancel()
@@ -114,6 +129,6 @@ def serve(  # many parameters: what a server is started with
             bound = listening.getsockname()
             shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
             ready(f"http://{shown}:{bound[1]}/v1")
-            _Server(config, engine, grace).run([listening])
+            _Server(config, engine, app.state.bodies, grace).run([listening])
         finally:
             engine.close()
