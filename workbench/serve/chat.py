@@ -88,6 +88,7 @@ def read_chat(body: Any, served: Served) -> Asked:
         raise wrong(
             "messages", "messages: the chat template makes nothing of them; allowed: at least one token"
         )
+    served.check_vocabulary(ids, "messages")
     limit = _limit(fields)
     seed = secrets.randbits(64) if fields["seed"] is None else fields["seed"]
     return Asked(
