@@ -81,7 +81,9 @@ def test_a_template_of_another_type_is_refused(tokenizer, template):
         chat_text(tokenizer(template), ASKED)
 
 
-PARTS = "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+)
 
 
 @pytest.mark.parametrize("template", [PARTS, "Hello", "{{ messages[0].role }}"])

@@ -80,7 +80,7 @@ def test_the_environment_of_another_folder_is_left_alone(folder, step):
     other = folder / "other"
     (other / "bin").mkdir(parents=True)
     python = other / "bin" / "python"
-    python.write_text(f"#!/bin/sh\necho \"$@\" >> {folder}/asked\n[ \"$1\" = -m ]\n")
+    python.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n[ "$1" = -m ]\n')
     python.chmod(0o755)
     (folder / ".venv").symlink_to(other)
     done = run(folder, ".ci/setup", step)

@@ -194,7 +194,7 @@ def test_too_few_rounds_are_refused(device):
 
 @pytest.mark.parametrize("budget", [0, -5, math.nan, math.inf, True])
 def test_a_budget_that_never_ends_or_never_begins_is_refused(budget):
-    with pytest.raises(WorkbenchError, match="budget = .*; allowed: a finite number of seconds above 0"):
+    with pytest.raises(WorkbenchError, match=r"budget = .*; allowed: a finite number of seconds above 0"):
         tune("anything", budget=budget)
 
 

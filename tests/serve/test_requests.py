@@ -110,7 +110,11 @@ def test_tokens_that_the_model_has_no_row_for_are_refused(folder, tmp_path):
     says = f"holds token {id_}; allowed: 0 to {id_ - 1}, the vocabulary"
     with closing(Engine(model, 1, 4)) as engine:
         small = make_app(engine, Served(model, "extended"), Limits(MOST_BODY))
-        for prompt, param in (("a <|added|>", "prompt"), ([id_], "prompt"), (["a", "<|added|>"], "prompt[1]")):
+        for prompt, param in (
+            ("a <|added|>", "prompt"),
+            ([id_], "prompt"),
+            (["a", "<|added|>"], "prompt[1]"),
+        ):
             error = refused(ask(small, "/v1/completions", {"prompt": prompt, "echo": True}))
             assert error["param"] == param and says in error["message"]
         messages = [{"role": "user", "content": "<|added|>"}]

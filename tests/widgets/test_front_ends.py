@@ -207,7 +207,7 @@ def write_three(notebook, before: str = "stopped") -> None:
 
 
 def restart(notebook) -> None:
-    """The kernel restarts: the widget says so, by itself and when it is asked for something, until its cell runs again."""
+    """The kernel restarts: the widget says so by itself, and does nothing without a word, until its cell runs again."""
     section, page = widget(notebook, GENERATOR), notebook.page
     alert = section.get_by_role("alert")
     assert not alert.is_visible()

@@ -25,7 +25,8 @@ def chat_text(tokenizer: Any, messages: Messages, *, open_answer: bool = True) -
     text = _applied(tokenizer, messages, tokenize=False, **how)
     if not isinstance(text, str):
         raise WorkbenchError(f"the chat template of {_name(tokenizer)} gives no text")
-    if messages and (said := messages[-1]["content"].strip()) and said not in text:  # written in another way, or not at all
+    if messages and (said := messages[-1]["content"].strip()) and said not in text:
+        # Written in another way, as JSON is, or not at all.
         other = [*messages[:-1], {**messages[-1], "content": _OTHER}]
         if text == _applied(tokenizer, other, tokenize=False, **how):
             raise WorkbenchError(

@@ -34,7 +34,7 @@ WINDOWS = 8
 class Target:
     """What an allocation must keep to; one of these. budget: bytes of all weights. bits: a weight, scales and norms
     counted. max_kl: predicted nats a token, with the fewest bytes. fit_memory: bytes of weights, cache (of max_tokens
-    positions) and activations together. Raises WorkbenchError for none, for several, and for what is no number above 0."""
+    positions) and activations together. Raises WorkbenchError for none, for several, and for no number above 0."""
 
     budget: int | None = None
     bits: float | None = None

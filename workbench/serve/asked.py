@@ -60,12 +60,13 @@ class Served:
         return self.name if adapter is None else f"{self.name}:{adapter}"
 
     def check_vocabulary(self, prompt: Sequence[int], param: str) -> None:
-        """Raises `ApiError` for ids that the model has no row for. A tokenizer gives such ones, too: of tokens that were
-        added to it and not to the model."""
+        """Raises `ApiError` for ids that the model has no row for. A tokenizer gives such ones, too, for tokens that
+        were added to it and not to the model."""
         size = self.model.vocab_size
         if (most := max(prompt)) >= size:
             raise wrong(
-                param, f"{param} holds token {shown(most)}; allowed: 0 to {size - 1}, the vocabulary of the model"
+                param,
+                f"{param} holds token {shown(most)}; allowed: 0 to {size - 1}, the vocabulary of the model",
             )
 
     def limit_of(self, prompt: Sequence[int], wanted: int | None, param: str, wanted_param: str) -> int:

@@ -143,7 +143,9 @@ def config_of(
     """config.json. shapes: of the tensors by their names there; factors: `ROPE_FACTORS`, where the file has them."""
     kind = known(metadata, where)
     prefix = f"{metadata['general.architecture']}."
-    if (heads := metadata.get(f"{prefix}attention.head_count")) is not None:  # keys and values have as many, unless said
+    if (
+        heads := metadata.get(f"{prefix}attention.head_count")
+    ) is not None:  # of keys and values, unless said
         metadata = {f"{prefix}attention.head_count_kv": heads, **metadata}
     found = under(prefix, metadata, {**CONFIG, **kind.keys}, (*OPTIONAL, *_HEAD, *_SCALING), where)
     for key, value in found.items():
