@@ -35,7 +35,7 @@ from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.loading import load
 from workbench.runtime.model import Model
-from workbench.show.figures import COLOURS, Picture, labelled
+from workbench.show.figures import COLOURS, Picture, label_apart
 from workbench.show.progress import Progress
 
 from .pareto import plain
@@ -129,12 +129,12 @@ class ModelComparison:
         colours = COLOURS * len(self.versions)
         if self.paired:
             self._divergences(picture.axes[0], colours)
-        losses = picture.axes[-1]
+        losses, labels = picture.axes[-1], []
         for each, colour in zip(self.versions[self.paired :], colours, strict=False):
             found, size = each.result.baseline, each.file_bytes / 1e6
             y, error = (found.ln_ratio, found.ln_ratio_se) if found else (each.result.ppl, each.result.ppl_se)
             losses.errorbar(size, y, yerr=error, fmt="o", ms=5, capsize=3, color=colour)
-            labelled(losses, plain(each.name), (size, y), (6, 5), fontsize=8, color="black")
+            labels.append((plain(each.name), (size, y)))
         losses.margins(x=0.2, y=0.12)
         losses.set(xlabel="weights, MB", ylabel="perplexity ± SE")
         if base := self.baseline:
@@ -142,6 +142,7 @@ class ModelComparison:
             losses.set_yscale("symlog", linthresh=0.01)
             losses.set_ylabel(f"ln(PPL / PPL of {plain(base.name)}) ± paired SE")
         picture.figure.suptitle(plain(str(self.table().conditions)), fontsize=8)
+        label_apart(losses, labels, fontsize=8, color="black")
         if path is not None:
             picture.save(path)
         return picture
