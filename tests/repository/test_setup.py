@@ -77,8 +77,9 @@ def test_an_unsuitable_python_is_named_with_the_remedy(folder):
 @pytest.mark.parametrize("step", ["packages", "docs"])
 def test_the_environment_of_another_folder_is_left_alone(folder, step):
     """A worktree beside the clone, with a link to its .venv: what pip installs there would be this folder's code."""
-    other = folder / "other"
+    other = folder / "other" / ".venv"
     (other / "bin").mkdir(parents=True)
+    (folder / "other" / "pyproject.toml").touch()
     python = other / "bin" / "python"
     python.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n[ "$1" = -m ]\n')
     python.chmod(0o755)
