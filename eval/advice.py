@@ -88,12 +88,11 @@ def advise(messages: Iterable[str], *, shown: bool = False) -> None:
 
 
 def _outside() -> int:
-    """How far up the first frame is that is neither ours nor `eval`'s, counted from `advise`."""
+    """How far up the first frame is that is neither ours nor `eval`'s, counted from `advise`; a `with` has a frame of
+    contextlib between two of ours."""
+    ours = ("eval", "workbench", "contextlib")
     frame, level = sys._getframe(1), 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
-        "eval",
-        "workbench",
-    ):
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame, level = frame.f_back, level + 1
     return level
 

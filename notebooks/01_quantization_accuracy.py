@@ -144,18 +144,19 @@ choice = {
 }
 for control in choice.values():
     control.layout.width = "max-content"
-picture, figures = widgets.Image(format="png", layout={"object_fit": "scale-down"}), widgets.HTML()
+picture, figures = widgets.HTML(), widgets.HTML()
 
 
 def look(matrix: str, dtype: str, block: int | str, quantizer: str) -> bytes:
     values = source.tensor(matrix).dequantize()
     looked = workbench.weight_errors(values, f"{dtype}/{block}", quantizer, name=matrix)
-    picture.value = looked.plot("matrix").png()
+    drawn = looked.plot("matrix")
+    picture.value = drawn.html(f"{matrix} in {dtype}: a block, its errors and all blocks")
     [one] = looked.errors
     size = f"{one.bits_per_weight:.3f} bits a weight, {one.tensor.nbytes / 1024:.0f} KiB"
     said = f"{one.format}, {quantizer}: <b>{one.sqnr_db:.2f} dB</b> at {size}"
     figures.value = f"<p data-format='{one.format}' data-method='{quantizer}'>{said}</p>"
-    return picture.value
+    return drawn.png()
 
 
 def changed(_) -> None:

@@ -244,7 +244,7 @@ def test_sizes(text, expected):
     assert size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "MB", "0", "-1", "2 TB", "1e6"])
+@pytest.mark.parametrize("text", ["", "MB", "0", "0.5", "-1", "2 TB", "1e6", "9" * 400])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a size; allowed: 4000000"):
         size(text)

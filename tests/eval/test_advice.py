@@ -40,6 +40,31 @@ def test_marks_between_documents_are_said_and_counted():
     assert apart.warnings == () and encode(tokenizer, "plain", "disjoint-4").warnings == ()
 
 
+#: A `with` in a module of ours, as conversions have one.
+WITHIN = """
+import contextlib
+from eval import advice
+
+@contextlib.contextmanager
+def opened():
+    advice.advise(["from within"])
+    yield
+
+def convert():
+    with opened():
+        pass
+"""
+
+
+def test_advice_from_within_a_with_is_of_the_line_that_called_us():
+    module = {"__name__": "workbench.convert.some"}
+    exec(compile(WITHIN, "some.py", "exec"), module)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        module["convert"]()
+    assert said(found) == ["from within"] and found[0].filename == __file__
+
+
 def test_a_result_keeps_what_is_said_of_its_text_and_shows_it(tiny, prose):
     with pytest.warns(WorkbenchWarning, match="1 time, which"):
         result = perplexity(tiny, f"{prose}<eos>{prose}", "disjoint-64")

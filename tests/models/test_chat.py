@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from transformers import tokenization_utils_base
 
 import workbench
 from workbench.errors import WorkbenchError
@@ -78,6 +79,37 @@ def test_a_template_that_fails_is_an_error_that_names_it(tokenizer, template, tm
 def test_a_template_of_another_type_is_refused(tokenizer, template):
     with pytest.raises(WorkbenchError, match=r"chat template|tokenizer cannot be loaded"):
         chat_text(tokenizer(template), ASKED)
+
+
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [PARTS, "Hello", "{{ messages[0].role }}"])
+def test_a_template_that_leaves_out_what_is_said_is_refused(tokenizer, template):
+    """Nobody would see that the model was asked nothing."""
+    made = tokenizer(template)
+    for call in (chat_text, chat_ids):
+        with pytest.raises(WorkbenchError, match="writes nothing of the last message"):
+            call(made, ASKED)
+
+
+def test_a_template_may_write_a_message_in_its_own_way(tokenizer):
+    made = tokenizer("{% for m in messages %}{{ m.content | upper | tojson }}{% endfor %}")
+    assert chat_text(made, [{"role": "user", "content": ' "Why?" '}]) == '" \\"WHY?\\" "'
+    with pytest.raises(WorkbenchError, match="makes nothing of these messages"):
+        chat_ids(tokenizer("{{ messages[0].content }}"), [{"role": "user", "content": ""}])
+
+
+def test_long_texts_are_tokenized_without_a_word(tokenizer, tmp_path, monkeypatch):
+    """transformers would say that they are longer than the context; the engine says so where it matters."""
+    tokenizer(PLAIN)
+    model = workbench.load(tmp_path, backend="torch")
+    model.tokenizer.model_max_length = 8
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda *said, **_: pytest.fail(str(said)))
+    assert len(model.encode_prompt("Once upon a time " * 9)) > 8
+    assert len(model.encode_prompt("Once upon a time " * 9, chat=True)) > 8
 
 
 @pytest.mark.parametrize("template", [None, "", []], ids=str)

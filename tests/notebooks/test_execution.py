@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -91,6 +93,25 @@ def test_runs_from_top_to_bottom(script, own_model, tmp_path):
     if script.stem[:2] in SHORTER:
         said = "".join(output.get("text", "") for output in found)
         assert "disjoint-128 in place of disjoint-512: the model's context is 128 tokens" in said
+
+
+@pytest.mark.release
+@pytest.mark.notebook
+@pytest.mark.timeout(1200)
+def test_a_model_with_windows_comes_to_the_end(own_model, tmp_path):
+    """Its attention is bounded already, which notebook 03 says in place of what it would measure."""
+    pytest.importorskip("nbclient")
+    model = shutil.copytree(own_model, tmp_path / "windows")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 32}
+    (model / "config.json").write_text(json.dumps(config))
+    [script] = [each for each in scripts() if each.stem.startswith("03")]
+    notebook = filled_in(script, model)
+    (work := tmp_path / "notebooks").mkdir()
+    execute(notebook, work, kernel_environment(tmp_path))
+    found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output.text for output in found if output.get("name") == "stderr"] == []
+    assert any("Not of this model: " in output.get("text", "") for output in found)
 
 
 def test_each_notebook_names_its_one_line():

@@ -16,6 +16,7 @@ from workbench.convert.convert import convert
 from workbench.errors import WorkbenchError
 from workbench.formats.reader import StoredModel
 from workbench.formats.spec import WeightFormat
+from workbench.precision.allocate import Target
 from workbench.precision.allocation import Allocation
 from workbench.precision.joint import measure_joint
 
@@ -114,6 +115,13 @@ def test_members_of_a_group_share_a_format(chosen):
         parts = [formats[f"model.layers.{layer}.self_attn.{p}_proj.weight"] for p in "qkv"]
         assert len(set(parts)) == 1
         assert len({formats[f"model.layers.{layer}.mlp.{p}_proj.weight"] for p in ("gate", "up")}) == 1
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "3"])
+@pytest.mark.parametrize("name", ["budget", "bits", "max_kl", "fit_memory"])
+def test_a_target_that_is_no_number_above_0_is_refused_before_anything_is_measured(name, value):
+    with pytest.raises(WorkbenchError, match=f"allocate: {name} = .*; allowed: a finite number above 0"):
+        Target(**{name: value})
 
 
 def test_another_model_is_refused(chosen, checkpoints):

@@ -74,6 +74,22 @@ def test_an_unsuitable_python_is_named_with_the_remedy(folder):
     assert not (folder / ".venv").exists()
 
 
+@pytest.mark.parametrize("step", ["packages", "docs"])
+def test_the_environment_of_another_folder_is_left_alone(folder, step):
+    """A worktree beside the clone, with a link to its .venv: what pip installs there would be this folder's code."""
+    other = folder / "other" / ".venv"
+    (other / "bin").mkdir(parents=True)
+    (folder / "other" / "pyproject.toml").touch()
+    python = other / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n[ "$1" = -m ]\n')
+    python.chmod(0o755)
+    (folder / ".venv").symlink_to(other)
+    done = run(folder, ".ci/setup", step)
+    assert done.returncode == 1 and f"environment of another folder, {other}" in done.stderr
+    asked = (folder / "asked").read_text() if (folder / "asked").exists() else ""
+    assert "pip install" not in asked and not (other / ".packages").exists()
+
+
 def test_unknown_steps_are_refused(folder):
     done = run(folder, ".ci/setup", "everything")
     assert done.returncode == 2

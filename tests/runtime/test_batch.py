@@ -151,6 +151,12 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(model, texts):
         batch.feed({0: texts[1]})
 
 
+@pytest.mark.parametrize("sequences", [0, -1, 10**30])
+def test_a_number_of_sequences_that_none_has_is_refused(model, sequences):
+    with pytest.raises(WorkbenchError, match=f"a cache of {sequences} sequences; allowed: 1 to "):
+        model.batch(sequences)
+
+
 def test_a_cache_that_no_binding_holds_is_refused_with_the_arithmetic(model):
     if model.backend == "torch":
         pytest.skip("the references bind nothing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 
@@ -189,6 +190,12 @@ def test_too_few_rounds_are_refused(device):
         race(device, [], options=RaceOptions(2))
     with pytest.raises(WorkbenchError, match="at least 3"):
         tune("anything", rounds=1)
+
+
+@pytest.mark.parametrize("budget", [0, -5, math.nan, math.inf, True])
+def test_a_budget_that_never_ends_or_never_begins_is_refused(budget):
+    with pytest.raises(WorkbenchError, match=r"budget = .*; allowed: a finite number of seconds above 0"):
+        tune("anything", budget=budget)
 
 
 # ---- remembering ------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from contextlib import closing
 
 import httpx
 import pytest
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import workbench
 from workbench.models.token_bytes import TokenBytes
 from workbench.runtime.textstream import TextEnd
 from workbench.serve import app as app_module
@@ -91,8 +94,33 @@ def test_bodies_have_a_size_a_type_and_a_time(app, monkeypatch):
 
 def test_other_addresses_and_methods_are_refused_in_the_same_shape(app):
     assert "Not Found" in refused(ask(app, "/v2", None, method="GET"), 404)["message"]
-    assert "Not Allowed" in refused(ask(app, "/v1/completions", None, method="GET"), 405)["message"]
+    error = refused(ask(app, "/v1/completions", None, method="GET"), 405)
+    assert "Not Allowed" in error["message"] and error["code"] == "method_not_allowed"
     assert refused(ask(app, "/v1/models/gpt-4", None, method="GET"), 404)["param"] == "model"
+
+
+def test_tokens_that_the_model_has_no_row_for_are_refused(folder, tmp_path):
+    """Words that were added to a tokenizer and not to the model: in a text, in a chat, in what a template writes."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|added|>"], special_tokens=True)
+    extended = shutil.copytree(folder, tmp_path / "extended")
+    tokenizer.save_pretrained(extended)
+    model = workbench.load(extended, backend="torch")
+    id_ = model.vocab_size
+    assert model.tokenizer.convert_tokens_to_ids("<|added|>") == id_
+    says = f"holds token {id_}; allowed: 0 to {id_ - 1}, the vocabulary"
+    with closing(Engine(model, 1, 4)) as engine:
+        small = make_app(engine, Served(model, "extended"), Limits(MOST_BODY))
+        for prompt, param in (
+            ("a <|added|>", "prompt"),
+            ([id_], "prompt"),
+            (["a", "<|added|>"], "prompt[1]"),
+        ):
+            error = refused(ask(small, "/v1/completions", {"prompt": prompt, "echo": True}))
+            assert error["param"] == param and says in error["message"]
+        messages = [{"role": "user", "content": "<|added|>"}]
+        error = refused(ask(small, "/v1/chat/completions", {"messages": messages}))
+        assert error["param"] == "messages" and says in error["message"]
 
 
 def test_prompts_alone_are_told_and_nothing_is_written(app, reference):

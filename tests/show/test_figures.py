@@ -54,6 +54,19 @@ def test_a_figure_follows_the_theme_and_reads_without_styles():
     assert Picture(3, 2).html('a "b" <c>').count('alt="a &quot;b&quot; &lt;c&gt;"') == 1
 
 
+@pytest.mark.parametrize("reach", [0.004, 0.02, 0.07, 0.2, 1.3, 900])
+def test_numbers_below_narrow_panels_keep_apart(reach):
+    """As many panels as studies put side by side, on ranges whose numbers are long."""
+    picture = Picture(8.6, 2.7, columns=3)
+    for axes in picture.axes:
+        axes.set(xlim=(-reach, reach), xlabel="weight", ylabel="weights in a bin", title="a title")
+    for axes in picture.axes:
+        found = boxes(picture, axes.get_xticklabels())
+        assert len(found) >= 3
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(found, 2))
+        assert all(right.x0 - left.x1 > 3 for left, right in itertools.pairwise(sorted(found)))
+
+
 @pytest.mark.browser
 def test_a_dark_page_turns_lightness_and_paper_does_not():
     shown = "getComputedStyle(document.querySelector('img')).filter"

@@ -120,6 +120,18 @@ def test_what_is_best_stands_out_in_every_form():
     assert r"\caption{Of \cite{x}}" in text and text.startswith("% one\n% two\n% three\n\\begin{table}")
 
 
+@pytest.mark.browser
+def test_a_narrow_column_breaks_no_number():
+    cells = ["1.75e-04 ± 3e-06", "-2.07 ± 0.71", "2.90e-04", 1e-7]
+    table = Table(["KL ± SE, nats"], [[cell] for cell in cells])
+    heights = "[...document.querySelectorAll('td')].map((each) => each.getClientRects()[0].height)"
+    with browser_page("about:blank") as page:
+        page.set_content(f"<style>td {{ padding: 0; width: 1px }}</style>{table.html()}")
+        two, also, one, short = page.evaluate(heights)
+        assert page.locator("td").all_inner_texts()[3] == "1e-07"
+    assert one == short and two < 3.5 * one and also < 3.5 * one
+
+
 def test_html_is_escaped_and_stands_to_its_sides():
     page = TABLE.html()
     assert Cells(page).rows == [list(TABLE.head), *SHOWN]

@@ -82,9 +82,10 @@ def figures(folder: Path) -> dict[str, dict]:
         for key in ("seconds", "quantize_seconds", "created"):
             record.pop(key)
         record["result"].pop("seconds")
-        record["result"]["provenance"].pop("source")
-        if record["result"]["baseline"]:
-            record["result"]["baseline"]["provenance"].pop("source")
+        both = (record["result"], record["result"]["baseline"])
+        for provenance in (each["provenance"] for each in both if each):
+            for key in ("source", "commit", "dirty"):  # somebody may commit meanwhile
+                provenance.pop(key, None)
         found[path.name] = record
     return found
 

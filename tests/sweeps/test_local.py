@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from eval.perplexity import perplexity
 from eval.texts import load_text
 from tests.conftest import REPOSITORY
 from tests.sweeps.conftest import WINDOW, figures
+from tests.sweeps.inline import Inline
 from workbench.convert.convert import convert
 from workbench.convert.options import ConvertOptions
 from workbench.errors import SweepError
@@ -98,6 +100,28 @@ def test_further_cells_failures_and_deleted_intermediates(undisturbed, materials
     assert "has changed since the sweep was started" in found["as it is", "other.txt"].error
     assert found["int8/64", "other.txt"].error.startswith("tiny · as it is · disjoint-32 · other.txt, which")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_was_damaged_is_made_again_or_named(undisturbed, materials, tmp_path):
+    """A disk that filled up, a copy that was cut short: tokens and scores of the baseline, then its logits."""
+    folder = shutil.copytree(undisturbed.store.folder, tmp_path / "out")
+    [cell] = [state for state in undisturbed.cells if state.cell.format == "int2/32"]
+    expected = cell.record["result"]
+
+    def again(*damaged: str) -> Sweep:
+        for pattern in damaged:
+            [path] = folder.glob(pattern)
+            os.truncate(path, path.stat().st_size // 2 // 4 * 4)
+        (folder / "cells" / f"{cell.key}.json").unlink()
+        sweep = Sweep.read(materials.spec(tmp_path), output=folder)
+        sweep.run(executor=Inline())
+        return sweep
+
+    [found] = [state for state in again("tokens/*.npz", "baselines/*.npz").cells if state.key == cell.key]
+    assert found.status == "done", found.error
+    assert found.record["result"]["baseline"]["kl"]["mean"] == to_rounding(expected["baseline"]["kl"]["mean"])
+    [found] = [state for state in again("baselines/*.logits").cells if state.key == cell.key]
+    assert re.search(r"\.logits: stored logits have \d+ bytes, and .* remove it and the \.npz", found.error)
 
 
 def test_speeds_are_measured_and_logits_beyond_the_limit_not_kept(materials, tmp_path, workers, undisturbed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from safetensors.torch import load_file, save_file
 
 import workbench
@@ -26,6 +28,7 @@ from workbench.errors import ProtocolError, SweepError
 from workbench.formats.spec import WeightFormat
 from workbench.model_bench.measure import Settings
 from workbench.runtime.device import adapter_missing
+from workbench.show.figures import Bounds
 from workbench.sweeps.rows import rows_of
 from workbench.sweeps.table import table
 
@@ -142,7 +145,14 @@ def test_the_picture_has_a_line_and_a_point_a_version(found, tmp_path):
     picture = found.plot(tmp_path / "found.png")
     left, right = picture.axes
     assert [line.get_label() for line in left.lines] == ["copy", "int8", "int2"]
-    assert {text.get_text() for text in right.texts} == {"copy", "int8", "int2"}
+    assert {text.get_text() for text in right.texts} == {
+        "copy",
+        "int8",
+        "int2",
+    }  # two of which nearly coincide
+    renderer = picture.figure.canvas.get_renderer()
+    boxes = [Bounds(*Text.get_window_extent(text, renderer).extents) for text in right.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
 

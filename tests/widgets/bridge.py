@@ -36,6 +36,8 @@ MODEL = """async ({ state, css, module }) => {
     off: (name, action) => listeners.get(name)?.delete(action),
   };
   window.listening = () => [...listeners.values()].reduce((n, each) => n + each.size, 0);
+  // As Jupyter's models do when a kernel restarts.
+  window.lose = () => { model.send = () => { throw new Error("Cannot send"); }; call("comm_live_update"); };
   window.fromPython = (items) => {
     for (const [kind, content, buffers] of items) {
       if (kind === "trait") { Object.assign(state, content); Object.keys(content).forEach((n) => call(`change:${n}`)); }

@@ -125,6 +125,19 @@ def test_a_redraw_in_a_shadow_root_keeps_the_focus(shown):
         assert page.evaluate(f"{rows}.activeElement?.getAttribute('aria-label')") == label
 
 
+def test_a_kernel_that_is_gone_is_said(shown, int4):
+    """A button that does nothing would be all that a reader sees of it."""
+    with shown(ModelCard(int4)) as bridge:
+        alert, button = bridge.page.locator(".wb-alert"), bridge.page.get_by_role("button", name="Measure")
+        bridge.until("document.querySelectorAll('dt').length > 3")
+        assert not alert.is_visible()
+        bridge.page.evaluate("lose()")
+        assert "kernel was restarted" in alert.inner_text()
+        bridge.page.evaluate("document.querySelector('.wb-alert').hidden = true")
+        button.click()  # an error that nobody catches would be raised at the end
+        assert "run the cell again" in alert.inner_text()
+
+
 @pytest.mark.parametrize("kind, dark", VS_CODE.items())
 def test_vs_codes_theme_is_followed_whatever_the_systems(shown, int4, kind, dark):
     with shown(ModelCard(int4)) as bridge:

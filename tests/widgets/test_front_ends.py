@@ -197,13 +197,27 @@ def load_again(notebook, text: str) -> None:
     assert section.locator(".wb-text").inner_text() == text
 
 
-def write_three(notebook) -> None:
+def write_three(notebook, before: str = "stopped") -> None:
     section = widget(notebook, GENERATOR)
-    state(section, "stopped")
+    state(section, before)
     section.get_by_label("new tokens").fill("3")
     section.get_by_role("button", name="Generate").click()
     state(section, "done")
     assert section.locator("[data-at]").count() == 3
+
+
+def restart(notebook) -> None:
+    """The kernel restarts: the widget says so by itself, and does nothing without a word, until its cell runs again."""
+    section, page = widget(notebook, GENERATOR), notebook.page
+    alert = section.get_by_role("alert")
+    assert not alert.is_visible()
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    alert.get_by_text("run the cell again").wait_for()
+    section.get_by_role("button", name="Generate").click()  # no uncaught error
+    notebook.wait_for_kernel(0, "a kernel answers")
+    notebook.run(GENERATOR)
+    alert.wait_for(state="hidden", timeout=120_000)
+    write_three(notebook, "idle")
 
 
 @pytest.mark.release
@@ -212,6 +226,7 @@ def test_a_widget_in_jupyterlab(browser, server):
         text = stop_while_busy(notebook)
         load_again(notebook, text)
         write_three(notebook)
+        restart(notebook)
 
 
 @pytest.mark.release

@@ -11,7 +11,7 @@ from typing import Any
 from eval.protocol_names import LISTED
 from eval.report import LARGER_ERROR
 from workbench import utf8
-from workbench.errors import TextError
+from workbench.errors import TextError, shortened
 from workbench.quantizers import QUANTIZERS_OF_ONE_MATRIX
 from workbench.show.table import FORMS
 
@@ -40,16 +40,17 @@ DTYPES = ("f32", "f16", "int8", "auto")
 TABLE_FORMS = (*FORMS[1:], "json")
 CACHES = ("f32", "f16", "int8")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+MOST_BYTES = 2**62
 
 
 def size(text: str) -> int:
     """An argparse type: bytes, as in 4000000, 2.5MB (10^6) or 2GiB (2^30)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
-    if match is None or not (found := int(float(match[1]) * UNITS[match[2]])):
+    if match is None or not 1 <= (found := float(match[1]) * UNITS[match[2]]) <= MOST_BYTES:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; allowed: 4000000, 2.5MB, 2GiB and the like"
+            f"{shortened(repr(text))} is not a size; allowed: 4000000, 2.5MB, 2GiB and the like"
         )
-    return found
+    return int(found)
 
 
 #: Options that several commands have, as argparse takes them. What one of them says otherwise, it gives to `add`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from eval.report import errors_note
-from workbench.show.figures import COLOURS, Picture, labelled, plain_numbers
+from workbench.show.figures import COLOURS, Picture, label_apart, plain_numbers
 
 from .measure import Measurement
 
@@ -32,15 +32,16 @@ def perplexity_vs_size(measurement: Measurement) -> Picture:
     left.plot(
         [row.file_bytes / 1e6 for row in rows], [row.result.ppl for row in rows], color="0.7", lw=1, zorder=2
     )
+    places: dict = {left: [], right: []}
     for row in rows:
         size, ppl = row.file_bytes / 1e6, row.result.ppl
         style = {"color": colours[row.name], "fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
         left.errorbar(size, ppl, yerr=row.result.ppl_error, zorder=3, **style)
-        labelled(left, row.name, (size, ppl))
+        places[left].append((row.name, (size, ppl)))
         if row.change is not None:
             percent, se = row.change
             right.errorbar(row.bits_per_weight, percent, yerr=se, zorder=3, **style)
-            labelled(right, row.name, (row.bits_per_weight, percent))
+            places[right].append((row.name, (row.bits_per_weight, percent)))
     for axes in (left, right):
         axes.set_xscale("log")
         plain_numbers(axes.xaxis, (1, 2, 3, 4, 6, 8))
@@ -62,4 +63,6 @@ def perplexity_vs_size(measurement: Measurement) -> Picture:
         f"{errors_note(measurement.errors)}",
         fontsize=9,
     )
+    for axes, labels in places.items():
+        label_apart(axes, labels, fontsize=8.5)
     return picture

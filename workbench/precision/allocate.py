@@ -14,9 +14,11 @@ from workbench.errors import WorkbenchError
 from workbench.formats.spec import WeightFormat
 from workbench.formats.text import as_format
 from workbench.models.families import architecture_of
+from workbench.models.keys import shown
 from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.model import Model
+from workbench.runtime.sampling import as_real
 
 from .allocation import Allocation
 from .joint import measure_joint
@@ -32,7 +34,7 @@ WINDOWS = 8
 class Target:
     """What an allocation must keep to; one of these. budget: bytes of all weights. bits: a weight, scales and norms
     counted. max_kl: predicted nats a token, with the fewest bytes. fit_memory: bytes of weights, cache (of max_tokens
-    positions) and activations together. Raises WorkbenchError for none, and for several."""
+    positions) and activations together. Raises WorkbenchError for none, for several, and for no number above 0."""
 
     budget: int | None = None
     bits: float | None = None
@@ -46,6 +48,11 @@ class Target:
         if len(given) != 1:
             found = " and ".join(given) or "nothing"
             raise WorkbenchError(f"allocate: give one of {', '.join(targets)}; given: {found}")
+        value = as_real(getattr(self, given[0]))
+        if value is None or value <= 0:
+            raise WorkbenchError(
+                f"allocate: {given[0]} = {shown(getattr(self, given[0]))}; allowed: a finite number above 0"
+            )
 
     def solve(self, front: Pareto, source: Any) -> Allocation:
         """The best allocation; WorkbenchError where there is none."""

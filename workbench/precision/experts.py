@@ -40,7 +40,7 @@ from workbench.precision.sensitivity import TIERS, empty_table, windows_of
 from workbench.precision.table import SensitivityTable
 from workbench.runtime.step import Step
 from workbench.runtime.torch_executor import TorchCache
-from workbench.show.figures import Picture, colour_of, labelled
+from workbench.show.figures import Picture, colour_of, label_apart
 from workbench.show.table import Figure, Table
 
 KIND = "workbench-expert-sensitivity"
@@ -155,13 +155,14 @@ class ExpertSensitivity:
             shown = kl > 0
             style = {"fmt": "o", "ms": 4, "lw": 1, "color": colour_of(fmt.dtype)}
             axes.errorbar(share[shown], kl[shown], yerr=se[shown], **style)
-            for g in np.flatnonzero(shown):
-                place = self.experts[g][0].rpartition(".")[2]
-                labelled(axes, place, (share[g], kl[g]), (4, 3), fontsize=7)
             axes.set_yscale("log")
             axes.set_title(f"{fmt}, rank correlation {self.rank_correlation(fmt):+.2f}", fontsize=9.5)
             axes.set(xlabel="tokens that go to the expert, %", xlim=(0, None))
         picture.axes[0].set_ylabel("KL of the expert alone, nats a token")
+        layers = [layer.rpartition(".")[2] for layer, _ in self.experts]
+        for f, axes in enumerate(picture.axes):
+            dearest = [int(g) for g in np.argsort(-found.kl[:, f], kind="stable") if found.kl[g, f] > 0]
+            label_apart(axes, [(layers[g], (share[g], found.kl[g, f])) for g in dearest], fontsize=7)
         return picture
 
     def __str__(self) -> str:

@@ -11,6 +11,9 @@ from workbench.plan.plan import RING_ROWS, Ring
 
 from .step import Step
 
+#: More than any device holds a position of; what fewer take of memory is counted where it is allocated.
+MOST_SEQUENCES = 2**26
+
 
 class Cache:
     """Keys and values of some sequences. capacity: positions of each; position: where the next token of the first one
@@ -18,10 +21,13 @@ class Cache:
 
     rings: those of its layers. They have slots for what a token sees and for the rows of a step; what has gone round is
     lost, so `furthest` is kept: how far each sequence has been written. adapters: which of those that are loaded each
-    sequence has, from 1 on, and 0 for none; adapter: which they begin with.
+    sequence has, from 1 on, and 0 for none; adapter: which they begin with. Raises `WorkbenchError` for a number of
+    sequences that no device runs.
     """
 
     def __init__(self, capacity: int, sequences: int = 1, rings: Sequence[Ring] = (), adapter: int = 0):
+        if not 1 <= sequences <= MOST_SEQUENCES:
+            raise WorkbenchError(f"a cache of {sequences} sequences; allowed: 1 to {MOST_SEQUENCES}")
         self.capacity, self.sequences, self.position = capacity, sequences, 0
         self.adapters = np.full(sequences, adapter, np.uint32)
         self.rings = tuple(ring for ring in rings if ring.slots(capacity) < capacity)

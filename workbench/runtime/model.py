@@ -327,7 +327,7 @@ class Model:
         """
         utf8.checked(prompt, "the prompt")
         if not chat:
-            ids = list(self.tokenizer(prompt)["input_ids"])
+            ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
             if not ids:
                 what = "has no tokens" if prompt else "is empty"
                 raise WorkbenchError(

@@ -188,10 +188,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     """What the router says: no such address, or another method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
     headers = dict(error.headers or {})
-    return json_response(
-        ApiError(error.status_code, message, code="not_found").body, error.status_code, headers
-    )
+    return json_response(ApiError(error.status_code, message, code=code).body, error.status_code, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

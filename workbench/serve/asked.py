@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.models.contents import some
+from workbench.models.keys import shown
 from workbench.models.token_bytes import TokenBytes
 from workbench.runtime.sampling import SamplingOptions
 
@@ -57,6 +58,16 @@ class Served:
     def called(self, adapter: str | None) -> str:
         """What answers call the model with an adapter."""
         return self.name if adapter is None else f"{self.name}:{adapter}"
+
+    def check_vocabulary(self, prompt: Sequence[int], param: str) -> None:
+        """Raises `ApiError` for ids that the model has no row for. A tokenizer gives such ones, too, for tokens that
+        were added to it and not to the model."""
+        size = self.model.vocab_size
+        if (most := max(prompt)) >= size:
+            raise wrong(
+                param,
+                f"{param} holds token {shown(most)}; allowed: 0 to {size - 1}, the vocabulary of the model",
+            )
 
     def limit_of(self, prompt: Sequence[int], wanted: int | None, param: str, wanted_param: str) -> int:
         """Tokens behind a prompt at most: as many as are wanted, or as fit. The last one needs no place.

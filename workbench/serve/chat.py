@@ -84,10 +84,7 @@ def read_chat(body: Any, served: Served) -> Asked:
         ids = chat_ids(served.model.tokenizer, messages)
     except WorkbenchError as error:
         raise wrong("messages", f"messages: {error}") from error
-    if not ids:
-        raise wrong(
-            "messages", "messages: the chat template makes nothing of them; allowed: at least one token"
-        )
+    served.check_vocabulary(ids, "messages")
     limit = _limit(fields)
     seed = secrets.randbits(64) if fields["seed"] is None else fields["seed"]
     return Asked(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.models.keys import NULL, REQUIRED, TEXT, TRUTH, Key, Kind, integer, list_of, one_of, shown
+from workbench.models.keys import NULL, REQUIRED, TEXT, TRUTH, Key, Kind, integer, list_of, one_of
 
 from .asked import Asked, Served
 from .choice import Piece, Prompt, Told
@@ -82,11 +82,7 @@ def _prompt(given: str | list[int], served: Served, param: str, *, echo: bool, t
             raise wrong(param, f"{param}: {error}") from error
     else:
         ids = given
-        if (most := max(ids)) >= model.vocab_size:
-            raise wrong(
-                param,
-                f"{param} holds token {shown(most)}; allowed: 0 to {model.vocab_size - 1}, the vocabulary",
-            )
+    served.check_vocabulary(ids, param)
     return Prompt.of(model.tokenizer, ids, text, placed=told)
 
 

@@ -25,6 +25,8 @@ COLOURS = (
 #: A format looks the same in every figure, and as in `perplexity_vs_size` of these four.
 FORMAT_COLOURS = dict(zip(("f16", "int8", "int4", "int2"), COLOURS, strict=False))
 DPI = 110
+#: Inches, below which a panel gets fewer ticks: matplotlib counts on shorter numbers than -0.025.
+NARROW = 3.2
 #: A figure is drawn on white. On a dark page lightness is turned round and hues stay; on paper it is as it was drawn.
 #: JupyterLab's attribute, that of VS Code, and a class of Sphinx's and Colab's themes say that a page is dark.
 _DARK = (
@@ -35,7 +37,10 @@ _DARK = (
     "[theme=dark]",
 )
 TURNED = "filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen"
-_FOLLOWS = f"<style>@media screen {{ :is({', '.join(_DARK)}) img.workbench-figure {{ {TURNED}; }} }}</style>"
+_FOLLOWS = (
+    "<style>img.workbench-figure { max-width: 100%; } "
+    f"@media screen {{ :is({', '.join(_DARK)}) img.workbench-figure {{ {TURNED}; }} }}</style>"
+)
 
 
 class Picture:
@@ -53,6 +58,9 @@ class Picture:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, which="major", color="0.93", lw=0.6)
             axes.set_axisbelow(True)
+            if width / columns < NARROW:
+                axes.locator_params(axis="x", nbins=5, steps=[1, 2.5, 5, 10])
+                axes.tick_params(axis="x", labelsize=8.5)
 
     def __repr__(self) -> str:
         return f"<Picture of {len(self.axes)} panels>"

@@ -150,7 +150,7 @@ class Table:
             if self.caption
             else []
         )
-        lines = self._lines(lambda cell: html.escape(str(cell)), "<strong>{}</strong>")
+        lines = self._lines(_unbroken, "<strong>{}</strong>")
         head, *rows = lines if self.head else [[], *lines]
         titles = ["<thead>", self._row(head, "th"), "</thead>"] if head else []
         if sorts and head and len(rows) > 1:
@@ -216,6 +216,11 @@ _SORT = re.sub(
     body.append(...[...body.rows].sort(numbers ? less : before));
     """,
 ).strip()
+
+
+def _unbroken(cell: Any) -> str:
+    """A cell as HTML. A narrow column breaks its lines at spaces, and not behind the e- of a number."""
+    return re.sub(r"[\d.]+e-\d+", r"<span style='white-space:nowrap'>\g<0></span>", html.escape(str(cell)))
 
 
 def _bars(cell: Any) -> str:

@@ -35,7 +35,7 @@ from workbench.models.source import open_source
 from workbench.models.tokenizer import load_tokenizer
 from workbench.runtime.loading import load
 from workbench.runtime.model import Model
-from workbench.show.figures import COLOURS, Picture, labelled
+from workbench.show.figures import COLOURS, Picture, label_apart
 from workbench.show.progress import Progress
 
 from .pareto import plain
@@ -129,13 +129,13 @@ class ModelComparison:
         colours = COLOURS * len(self.versions)
         if self.paired:
             self._divergences(picture.axes[0], colours)
-        losses = picture.axes[-1]
+        losses, labels = picture.axes[-1], []
         for each, colour in zip(self.versions[self.paired :], colours, strict=False):
             found, size = each.result.baseline, each.file_bytes / 1e6
             one = each.result
             y, error = (found.ln_ratio, found.ln_ratio_error) if found else (one.ppl, one.ppl_error)
             losses.errorbar(size, y, yerr=error, fmt="o", ms=5, capsize=3, color=colour)
-            labelled(losses, plain(each.name), (size, y), (6, 5), fontsize=8, color="black")
+            labels.append((plain(each.name), (size, y)))
         losses.margins(x=0.2, y=0.12)
         losses.set(xlabel="weights, MB", ylabel="perplexity ± SE")
         if base := self.baseline:
@@ -145,6 +145,7 @@ class ModelComparison:
         table = self.table()
         said = f"{table.conditions}\n{errors_note(pair for row in table.rows for pair in row.errors)}"
         picture.figure.suptitle(plain(said), fontsize=8)
+        label_apart(losses, labels, fontsize=8, color="black")
         if path is not None:
             picture.save(path)
         return picture

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval import statistics
 from eval.result import PerplexityResult
-from workbench.errors import WorkbenchError
+from workbench.errors import SweepError
 from workbench.runtime.model import Forward, Scores
 
 
@@ -51,7 +51,7 @@ class RecordedModel:
         self.vocab_size = vocab_size
         self.context_length, self.backend = result.context_length, result.backend
         self._provenance = result.provenance
-        self._logits = np.memmap(logits, np.float32, "r").reshape(-1, vocab_size)
+        self._path = logits
         self._rows: dict[str, slice] = {}
         self._end = 0
 
@@ -59,15 +59,18 @@ class RecordedModel:
         return self._provenance
 
     def expect(self, windows: Sequence[np.ndarray]) -> RecordedModel:
-        """Tell which windows (ids [n] each) were recorded, in order. WorkbenchError if the file has other rows."""
+        """Tell which windows (ids [n] each) were recorded, in order. SweepError if the file has other rows."""
         for ids in windows:
             count = len(ids) - 1
             self._rows[window_name(ids[:-1])] = slice(self._end, self._end + count)
             self._end += count
-        if self._end != len(self._logits):
-            raise WorkbenchError(
-                f"stored logits have {len(self._logits)} rows, the windows {self._end} targets"
+        nbytes, wanted = self._path.stat().st_size, 4 * self.vocab_size * self._end
+        if nbytes != wanted:
+            raise SweepError(
+                f"{self._path}: stored logits have {nbytes} bytes, and the {self._end} targets of these windows take "
+                f"{wanted}; remove it and the .npz beside it, and the same sweep makes them again"
             )
+        self._logits = np.memmap(self._path, np.float32, "r").reshape(-1, self.vocab_size)
         return self
 
     def forward(self, ids: Sequence[int]) -> Forward:

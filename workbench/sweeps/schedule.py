@@ -44,7 +44,8 @@ class Schedule:
         by_key = {state.key: state for state in states}
         missing = [state for state in states if state.status != "done"]
         wanted = {state.baseline for state in missing if state.baseline}
-        again = [by_key[name] for name in wanted if not store.has_baseline(name)]
+        self._again = {name for name in wanted if not store.has_baseline(name)}
+        again = [by_key[name] for name in self._again]
         for state in missing + [state for state in again if state.status == "done"]:
             self._add(state, store, max(keep, 1) if state.key in wanted else 0)
 
@@ -57,7 +58,7 @@ class Schedule:
                 needs.add(model)
                 job = Job(_payload("convert", model, state, store, identity), False, set())
                 self._jobs.setdefault(model, job).states.append(state)
-        if state.baseline and not store.has_baseline(state.baseline):
+        if state.baseline in self._again:
             needs.add(state.baseline)
         payload = _payload("score", state.key, state, store, state.identity)
         payload |= {"model": model, "baseline": state.baseline, "keep": keep}

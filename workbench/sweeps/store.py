@@ -19,7 +19,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import SweepError
+from eval.result import PerplexityResult
+from workbench.errors import ProtocolError, SweepError
 from workbench.files.reading import read_text
 
 CELL_KIND = "workbench-cell"
@@ -85,7 +86,14 @@ class Store:
         return read_json(self.model_record(key)) is not None and (self.model(key) / "manifest.json").is_file()
 
     def has_baseline(self, key: str) -> bool:
-        return self.result(key) is not None and self.baseline(key).is_file()
+        """Whether cells can be paired with it: its result is there, and scores that can be read."""
+        if self.result(key) is None:
+            return False
+        try:
+            PerplexityResult.load(self.baseline(key))
+        except ProtocolError:  # missing or damaged: it is scored again
+            return False
+        return True
 
     def remove_intermediate(self) -> None:
         """Delete converted models, stored baselines and tokens; results stay, and what is told of runs."""

@@ -5,8 +5,11 @@ Loading a tokenizer takes seconds, which is longer than a small cell.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from .cells import Cell
 from .identity import digest
 from .store import Store
 
+#: What reading a file raises that was cut short or altered: no archive, no array in it, no such fields.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
 
 def tokens_key(identity: dict[str, Any]) -> str:
     """What decides the tokens, from a cell's identity."""
@@ -33,13 +39,15 @@ def tokens_key(identity: dict[str, Any]) -> str:
 
 
 def tokens_of(cell: Cell, identity: dict[str, Any], store: Store, model: Any) -> Tokens:
-    """The cell's text as its model reads it, from the sweep's folder or else made and left there.
+    """The cell's text as its model reads it, from the sweep's folder or else made and left there; what cannot be read
+    there is made again.
 
     Raises SweepError if the text has changed since its hash was taken.
     """
     path = store.tokens(tokens_key(identity))
     if path.is_file():
-        return _load(path)
+        with contextlib.suppress(*_UNREADABLE):
+            return _load(path)
     text = cell.text.load()
     if text.sha256 != identity["text"]["sha256"]:
         raise SweepError(f"text {cell.text.location}: has changed since the sweep was started")

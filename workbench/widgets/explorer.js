@@ -241,7 +241,7 @@ function render({ model, el }) {
       if (block) {
         const many = look.granularity === "block" ? `block ${grouped(block.block)}` : look.granularity === "channel" ? "one block" : "of the one block";
         parts.push(h("figure", {}, blockChart(block, look.side, reach),
-          h("figcaption", {}, `row ${grouped(block.row)}, ${many}: ${grouped(block.count)} weights, ${block.levels.length} levels`)));
+          h("figcaption", {}, `row ${grouped(block.row)}, ${many}: ${grouped(block.count)} weights, ${block.levels.length} levels; height: weights in a bin`)));
       }
       parts.push(h("h4", {}, "worst blocks"), worstTable(look, pick));
       columns[look.side].replaceChildren(...parts);

@@ -83,7 +83,7 @@ function roofline(rows, { read, rates }, selection) {
   names.append(s("text", { x: px(xs[0]) + 14, y: py(xs[0] * read) + 6 }, `reads ${rate(read)}B/s`));
   let above = -99;
   for (const [name, value] of Object.entries(rates).sort((a, b) => b[1] - a[1])) {
-    plot.append(s("path", { class: "wb-roof wb-dashed", d: `M${px(value / read)},${py(value)}H${inside.right}` }));
+    plot.append(s("path", { class: "wb-roof wb-dashed", d: `M${Math.max(inside.left, px(value / read))},${py(value)}H${inside.right}` }));
     names.append(s("text", { x: inside.right, y: py(value) + (py(value) - above > 12 ? -3 : 10), "text-anchor": "end" }, `${name} ${rate(value)}op/s`));
     above = py(value);
   }

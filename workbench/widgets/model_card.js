@@ -93,7 +93,11 @@ class Timeline {
     if (!this.bars) return;
     const last = this.bars.length - 1;
     const moves = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last };
-    if (Object.hasOwn(moves, event.key)) (event.preventDefault(), this.point(Math.min(last, Math.max(0, moves[event.key]))));
+    if (Object.hasOwn(moves, event.key)) {
+      event.preventDefault();
+      this.point(Math.min(last, Math.max(0, moves[event.key])));
+      this.bars[this.at].scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
     else if ((event.key === "Enter" || event.key === " ") && this.at >= 0) (event.preventDefault(), this.select(this.at));
   }
 }

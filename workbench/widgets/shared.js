@@ -63,17 +63,26 @@ export function frame(model, el, widget, label) {
     on("msg:custom", (content, buffers) => {
       if (Object.hasOwn(actions, content.kind)) actions[content.kind](content, buffers ?? []);
     });
-  changed("error", () => {
-    alert.textContent = visible(model.get("error") ?? "");
-    alert.hidden = !alert.textContent;
-  });
+  const say = (text) => {
+    alert.textContent = visible(text);
+    alert.hidden = !text;
+  };
+  changed("error", () => say(model.get("error") ?? ""));
+  const gone = () => say("This widget's kernel was restarted, or is out of reach: run the cell again.");
+  on("comm_live_update", gone);
   el.append(section);
   return {
     section,
     alert,
     changed,
     heard,
-    tell: (kind, content) => model.send({ kind, ...content }),
+    tell: (kind, content) => {
+      try {
+        model.send({ kind, ...content });
+      } catch {
+        gone(); // what a closed comm says is seen nowhere
+      }
+    },
     undo: (action) => undo.push(action),
     close: () => {
       undo.forEach((action) => action());

@@ -196,6 +196,17 @@ def test_a_published_file_is_the_published_checkpoint(shared):
     assert ours.decode(ours(text).input_ids, skip_special_tokens=True) == text
 
 
+def test_keys_have_as_many_heads_as_queries_where_nothing_is_said(tmp_path, monkeypatch):
+    """As the format has it; files of the first Llama have one number for both."""
+    config = LLAMA | {"num_key_value_heads": LLAMA["num_attention_heads"]}
+    said = open_source(write_gguf(tmp_path / "said.gguf", config))
+    monkeypatch.setattr(gguf.GGUFWriter, "add_head_count_kv", lambda *_: None)
+    unsaid = open_source(write_gguf(tmp_path / "unsaid.gguf", config))
+    assert unsaid.config == said.config and unsaid.config["num_key_value_heads"] == 4
+    name = "model.layers.1.self_attn.k_proj.weight"
+    np.testing.assert_array_equal(unsaid.tensor(name).dequantize(), said.tensor(name).dequantize())
+
+
 @pytest.mark.parametrize("split", [4, 100])
 def test_shards_are_one_model(tmp_path, split):
     write_gguf(tmp_path / "one.gguf")

@@ -143,6 +143,9 @@ def config_of(
     """config.json. shapes: of the tensors by their names there; factors: `ROPE_FACTORS`, where the file has them."""
     kind = known(metadata, where)
     prefix = f"{metadata['general.architecture']}."
+    heads = f"{prefix}attention.head_count"
+    if heads in metadata:  # keys and values have as many, unless a file says otherwise
+        metadata = {f"{heads}_kv": metadata[heads], **metadata}
     found = under(prefix, metadata, {**CONFIG, **kind.keys}, (*OPTIONAL, *_HEAD, *_SCALING), where)
     for key, value in found.items():
         if not isinstance(value, str if key == "rope.scaling.type" else int | float):

@@ -18,6 +18,7 @@ from workbench.formats.spec import WeightFormat
 from workbench.formats.strict_json import strict_json
 from workbench.models.architecture import Architecture
 from workbench.models.families import architecture_of
+from workbench.models.keys import shown
 from workbench.models.paths import expanded
 from workbench.models.source import open_source
 from workbench.models.specs import describe_as, described_in
@@ -25,6 +26,7 @@ from workbench.models.specs import describe_as, described_in
 from ..choices import choose
 from ..device import Device
 from ..pipelines import Compiled
+from ..sampling import as_real
 from ..wgpu_executor import STEPS, chunk_sizes
 from .candidates import Candidate, candidates, differences, digest
 from .cases import Case, PlannedCase, planned_cases
@@ -72,6 +74,10 @@ def tune(  # many parameters: the options of the command line
     """
     if rounds < FEWEST:
         raise WorkbenchError(f"rounds are at least {FEWEST}, not {rounds}: fewer have no spread")
+    if budget is not None and not ((seconds := as_real(budget)) and seconds > 0):
+        raise WorkbenchError(
+            f"budget = {shown(budget)}; allowed: a finite number of seconds above 0, or None"
+        )
     config, describe = _described(model, fmt)
     chosen = choose(config, "wgpu", dtype, max_tokens, cache, adapter)
     device = chosen.device
