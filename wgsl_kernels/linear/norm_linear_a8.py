@@ -97,7 +97,9 @@ def _refuse(context: Context) -> str | None:
 
 def _library(fmt: str, context: Context) -> tuple[str, ...]:
     maker = by_quads(context)
-    squares = ("extra_sum/none", "row_factor/row") if maker == "quads" else ("extra_sum/norm", "row_factor/norm")
+    squares = (
+        ("extra_sum/none", "row_factor/row") if maker == "quads" else ("extra_sum/norm", "row_factor/norm")
+    )
     return (
         "x/vec4",
         *squares,
