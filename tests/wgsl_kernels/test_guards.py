@@ -28,7 +28,7 @@ SHAPE = {
 }
 #: Loops whose ends are known only when they run (positions of a cache, subgroups of a workgroup), and turns of norms.
 COUNTED = {
-    **{"attention_split/teams": 3, "argmax_reduce/row": 1, "attention/tile": 3},
+    **{"attention_split/teams": 1, "argmax_reduce/row": 1, "attention/tile": 3},
     **{"rms_norm/row": 4, "rms_norm[a8]/row": 1},
 }
 #: The same of what goes through rows of logits: sums and maxima of a workgroup end with its subgroups.

@@ -269,9 +269,9 @@ def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lane
     kernel = wgsl_kernels.get(name)
     variant, adapter = kernel.variants["teams"], Adapter(subgroups=True, subgroup_size=lanes)
     sizes = {"width": 4 * head_dim, "kv_heads": 2, "head_dim": head_dim, "splits": 4, "tokens": 1}
-    if name.endswith("[kv8]"):  # a thread loads 8 dimensions: no more lanes than that takes
+    if name.endswith("[kv8]"):  # a thread loads 16 dimensions: no more lanes than that takes
         sizes["words"] = cache_words(head_dim)
-        assert kernel.specialise("teams", sizes, {}, adapter)["lanes"] == min(head_dim // 8, 16, lanes)
+        assert kernel.specialise("teams", sizes, {}, adapter)["lanes"] == min(head_dim // 16, 16, lanes)
     allowed = 0
     for values in itertools.product(*variant.tunables.values()):
         chosen = dict(zip(variant.tunables, values, strict=True))
@@ -279,10 +279,13 @@ def test_attention_split_fits_the_promised_workgroup_memory(name, head_dim, lane
         if variant.refuse(context) is None:
             allowed += 1
             teams = chosen["workgroup"] // chosen["lanes"]
-            quads = teams * head_dim // 4  # of one head; of two where they are few, in the place of scores
-            assert 16 * (max(512, quads if quads > 256 else 2 * quads) + 2 * teams) <= 16384
+            queries = 4 * max(4 * chosen["lanes"], head_dim // 4)  # four of them, turned by lane
+            quads = teams * head_dim // 4  # of one vector a thread; of two where they are few
+            assert 16 * max(queries, quads if quads > 256 else 2 * quads) + 32 * teams <= 16384
     assert allowed > 0
-    assert variant.refuse(kernel.specialise("teams", sizes, {}, adapter)) is None
+    for capacity, kv in itertools.product((64, 640, 32768), ("f32", "f16")):
+        context = kernel.specialise("teams", {**sizes, "capacity": capacity}, {"kv": kv}, adapter)
+        assert variant.refuse(context) is None, context.sizes
 
 
 @pytest.mark.parametrize("name", [pair.name for pair in wgsl_kernels.library().of("linear")])

@@ -4,7 +4,7 @@
 // Tiles of TILE positions: each thread scores POSITIONS_PER_THREAD of them, the softmax runs online (Milakov and Gimelshein
 // 2018), then threads add up values, each a piece of the head's dimensions over every GROUPS-th position of the tile.
 // Loops are bounded by the state, a uniform, as barriers inside them require.
-// needs: state (Rows), cache (PIECES, Piece, scale_at, piece_of, raw_at, PIECE, PLACES),
+// needs: state (Rows), cache (PIECES, Piece, scale_at, piece_of, raw_at, PIECE, to_places, from_places),
 //   seen (seen_by, slot_at), queries (QUERIES, query_for), scores (capped), reduce (workgroup_max, workgroup_sum)
 alias Query = vec4<q_type>;
 @group(0) @binding(0) var<storage, read> q: array<Query>;
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   for (var i = thread; i < QUERIES * ROW_QUADS; i += WORKGROUP) {
     let own = i % ROW_QUADS;
     let quad = query_for(i >= ROW_QUADS, token * WIDTH / 4u + head * QUADS + min(own, QUADS - 1u));
-    query[i] = select(vec4<f32>(), vec4<f32>(quad) * SCALE * PLACES, own < QUADS);
+    query[i] = select(vec4<f32>(), to_places(vec4<f32>(quad) * SCALE), own < QUADS);
   }
   workgroupBarrier();
 
@@ -100,6 +100,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   for (var quad = thread; quad < QUADS; quad += WORKGROUP) {
     var sum = vec4<f32>();
     for (var g = 0u; g < GROUPS; g++) { sum += parts[g * ROW_QUADS + quad]; }
-    y[token * WIDTH / 4u + head * QUADS + quad] = vec4<y_type>(sum * PLACES / total);
+    y[token * WIDTH / 4u + head * QUADS + quad] = vec4<y_type>(from_places(sum) / total);
   }
 }

@@ -7,9 +7,12 @@ or of INT8.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+
+from workbench.dtypes import ELEMENT_BYTES
 
 from ..cache.kv_append import CACHE
 from ..composition import Facts, Match, rule
@@ -41,8 +44,8 @@ from .attention import (
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
-#: Positions that a split of several rows takes at most, as many as scores are kept of at once: one long sequence beside
-#: short ones is not to wait for a few workgroups.
+#: Positions that a split of several rows takes at most: one long sequence beside short ones is not to wait for a few
+#: workgroups.
 MOST = 512
 #: Workgroups of several rows that fill a large GPU and run at once (H200).
 FILLING = 512
@@ -68,18 +71,34 @@ def splits_for(capacity: int, rows: int = 1, groups: int = 1) -> int:
 
 
 def _defaults(context: Context) -> dict[str, int]:
-    """Half a subgroup of 32 a position, or as many lanes as an INT8 row has pieces of 8 bytes. Small workgroups, all of
-    which run at once: 512 of 128 threads would take two rounds on 132 processors (H200)."""
-    lanes = min(16, context.adapter.subgroup_size or 16)
+    """What was fastest of an 8B's steps on an H200 (docs/engine.md).
+
+    A lane for every 16 bytes of a position, 16 lanes at most. Of an INT8 cache in short parts one for every 8, so that
+    twice the threads share what there is. A turn is never longer than a part, as far as that goes.
+    """
+    head_dim, kv = context.sizes.get("head_dim", 128), context.types.get("kv", "f32")
+    short = ceil_div(context.sizes.get("capacity", MOST), context.sizes.get("splits", 1)) <= LEAST
     if "words" in context.sizes:
-        lanes = max(4, min(lanes, 1 << (context["words"] // 2).bit_length() - 1))
-    return {"workgroup": 64, "lanes": lanes, "positions": 8}
+        pieces = ceil_div(context["words"], 2 if short else 4)
+    else:
+        pieces = ceil_div(head_dim * ELEMENT_BYTES[kv], 16)
+    most = min(16, context.adapter.subgroup_size or 16)
+    lanes = min(most, max(8 if short else 4, 1 << (pieces - 1).bit_length()))
+    own = ceil_div(head_dim, 4 * lanes)  # quads of a lane
+    if "words" in context.sizes:
+        workgroup, positions = min(128, 8 * lanes) if short else 64, 4
+    elif kv == "f16" and not short and lanes == 16:
+        workgroup, positions = 128, 4
+    else:
+        workgroup, positions = 64, 8 if own <= 2 and (lanes == 16 or not short) else 4
+    return {"workgroup": max(64, workgroup), "lanes": lanes, "positions": positions}
 
 
-def _workgroup_bytes(teams: int, head_dim: int) -> int:
-    """Of scores of 512 positions, in whose place sums of one head or two come, and two vectors a team."""
-    quads = teams * (head_dim // 4)
-    return 16 * (max(512, 2 * quads if quads <= 256 else quads) + 2 * teams)
+def _workgroup_bytes(teams: int, lanes: int, head_dim: int) -> int:
+    """Of queries, in whose place sums of values come; of the largest score and the total of each team and query."""
+    own = ceil_div(ceil_div(head_dim, 16), lanes) * 4  # quads of a lane at most, whatever a piece is
+    sums = teams * (head_dim // 4)
+    return 16 * max(4 * own * lanes, 2 * sums if sums <= 256 else sums) + 32 * teams
 
 
 def _refuse(context: Context) -> str | None:
@@ -93,7 +112,7 @@ def _refuse(context: Context) -> str | None:
     if lanes > context.adapter.subgroup_size:
         return f"{lanes} lanes are more than a subgroup's {context.adapter.subgroup_size}"
     if {"workgroup", "head_dim"} <= set(context.sizes):
-        need = _workgroup_bytes(context["workgroup"] // lanes, context["head_dim"])
+        need = _workgroup_bytes(context["workgroup"] // lanes, lanes, context["head_dim"])
         if need > WORKGROUP_BYTES:
             return f"{need} bytes of workgroup memory are more than {WORKGROUP_BYTES}"
     return None
@@ -131,15 +150,25 @@ def _groups(heads: int, kv_heads: int) -> int:
     return kv_heads * ceil_div(heads // kv_heads, 4)
 
 
-def _teams(cache: str) -> dict[str, Variant]:
-    """For a cache that a library file reads."""
+def _float_cache(context: Context) -> str:
+    """16 bytes a load."""
+    return "cache/half" if context.types["kv"] == "f16" and context["head_dim"] % 8 == 0 else "cache/float"
+
+
+def _byte_cache(context: Context) -> str:
+    """16 bytes a load where that leaves no lane without any."""
+    return "cache/kv8" if context["words"] > 2 * context["lanes"] else "cache/kv8_pairs"
+
+
+def _teams(cache: Callable[[Context], str]) -> dict[str, Variant]:
+    """cache: the library file that reads it."""
     return {
         "teams": Variant(
             "attention/attention_split",
             grid=lambda c: (_groups(c["heads"], c["kv_heads"]), c["splits"], c["tokens"]),
-            tunables={"workgroup": (64, 128), "lanes": (16, 8, 4, 32), "positions": (8, 4)},
+            tunables={"workgroup": (64, 128), "lanes": (16, 8, 4), "positions": (8, 4)},
             defaults=_defaults,
-            library=lambda c: (cache, *bounds_library(c)),
+            library=lambda c: (cache(c), *bounds_library(c)),
             refuse=_refuse,
             why="one token, a long cache: as many workgroups as fill the device, each cache entry read once",
         )
@@ -155,7 +184,7 @@ SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "sp
     params={"scale": float, "splits": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
-    variants=_teams("cache/float"),
+    variants=_teams(_float_cache),
     make_inputs=handing_on(_split_inputs, attention.make_inputs),
     tolerance=_split_tolerance,
     cost=_split_cost,
@@ -212,7 +241,7 @@ def _split_cost8(s) -> Cost:
     params={"scale": float, "splits": int, "head_dim": int, **BOUNDS},
     defaults=UNBOUNDED,
     derive=_heads,
-    variants=_teams("cache/kv8_pairs"),
+    variants=_teams(_byte_cache),
     make_inputs=handing_on(lambda splits=4, **options: {**inputs8(**options), "splits": splits}, inputs8),
     tolerance=_split_tolerance8,
     cost=_split_cost8,

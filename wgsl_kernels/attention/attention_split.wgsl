@@ -1,17 +1,22 @@
 // Decode attention over a part of the cache: a workgroup takes one split of one head of keys and values, for up to four
-// of the query heads that share it, so that the cache is read once.
+// of the query heads that share it, so that the cache is read, and its bytes are made floats, once.
 //
-// First the scores of all positions (of KEPT at a time), then their values: between them the scores lie in workgroup
-// memory, where every thread makes weights of its share, so that each exponential is computed once. LANES threads read a
-// position together, a piece each side by side, POSITIONS of them at a time, and what comes next is on its way while
-// they compute: a workgroup has no other to hide its loads behind. What a split leaves is not normalised: sums of values
-// weighted by exp(score - largest), the largest score, and the sum of weights; `attention_reduce` puts the splits
-// together (flash-decoding, Dao et al. 2023).
+// LANES threads, a team, take POSITIONS positions together, a piece of each side by side, and go over their share of the
+// split by themselves, with a softmax that runs online: keys and values of the same positions are on their way together,
+// and the next ones as soon as these are used. A workgroup has few others to hide its loads behind, and drivers put off
+// loads until registers are free. What a split leaves is not normalised: sums of values weighted by
+// exp(score - largest), the largest score, and the sum of weights; `attention_reduce` puts the splits together
+// (flash-decoding, Dao et al. 2023).
 //
-// Four queries are the components of a vector and every index in the loop is a constant: drivers keep what they cannot
-// unroll in memory, which made this kernel half as fast (H200).
-// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, PLACES), seen (Seen, seen_by, slot_at),
-//   queries (QUERIES, query_for), scores (capped4)
+// Which query a component of a vector is of depends on the lane: the j-th is query j ^ (lane % 4). So lanes that add up a
+// score hand on the same components, and none has to be chosen: three exchanges a position in place of eight. A lane ends
+// with the scores of query lane % 4 and computes their exponentials, each of which three more exchanges take to the lanes
+// beside it.
+//
+// Every index in the loops is a constant: drivers keep what they cannot unroll in memory, which made this kernel half as
+// fast (H200).
+// needs: state (Rows), cache (PIECES, Raw, raw_at, piece_of, scale_at, PIECE, to_places, from_places, SCALED),
+//   seen (Seen, seen_by, slot_at), queries (QUERIES, query_for), scores (capped)
 alias Query = vec4<q_type>;
 @group(0) @binding(0) var<storage, read> q: array<Query>;
 @group(0) @binding(2) var<uniform> state: Rows;
@@ -24,31 +29,25 @@ const FOURS: u32 = (SHARING + 3u) / 4u;
 const LOADS: u32 = (PIECES + LANES - 1u) / LANES;  // pieces of a position that a thread owns
 const OWN: u32 = LOADS * PIECE;                    // and their quads
 const TEAMS: u32 = WORKGROUP / LANES;
-const SETS: u32 = POSITIONS / 4u;
 const TURN: u32 = POSITIONS * TEAMS;               // positions that a workgroup reads at a time
-const KEPT: u32 = 512u;                            // positions whose scores are kept: whole turns
-const SHARES: u32 = KEPT / WORKGROUP;
 const OTHERS: u32 = SPLITS - (QUERIES - 1u);       // sinks with a query of their own are a split of their own, the first
-const TOGETHER: u32 = select(1u, 2u, TEAMS * QUADS <= 256u);  // heads that are added up at a time
-const NONE: f32 = -0x1p127f;  // below every score
+const TOGETHER: u32 = select(1u, 2u, TEAMS * QUADS <= 256u);  // vectors of a thread that are added up at a time
+const NONE: f32 = -0x1p127f;   // largest score of a part without positions; below LOWEST
+const LOWEST: f32 = -0x1p126f;  // below every score
 alias Loaded = array<Raw, LOADS>;
 alias Held = array<Loaded, POSITIONS>;
 alias Quads = array<vec4<f32>, OWN>;
-// Of a position for four queries: scores, then weights. At the end, sums of values by head, team and quad.
-var<workgroup> shared_quads: array<vec4<f32>, max(KEPT, TOGETHER * TEAMS * QUADS)>;
-var<workgroup> team_largest: array<vec4<f32>, TEAMS>;
-var<workgroup> team_total: array<vec4<f32>, TEAMS>;
+alias Scales = array<f32, POSITIONS / 4u>;
+// Queries: [own quad][dimension][lane]. At the end, sums of values by vector, team and quad.
+var<workgroup> shared_quads: array<vec4<f32>, max(4u * OWN * LANES, TOGETHER * TEAMS * QUADS)>;
+var<workgroup> team_largest: array<f32, 4u * TEAMS>;  // by team and query
+var<workgroup> team_total: array<f32, 4u * TEAMS>;
 
 fn own_quad(o: u32, lane: u32) -> u32 { return (o / PIECE * LANES + lane) * PIECE + o % PIECE; }
 
-fn query_at(sinks: bool, token: u32, head: u32, lane: u32) -> Quads {
-  var quads: Quads;
-  for (var o = 0u; o < OWN; o++) {
-    let quad = own_quad(o, lane);
-    let at = (token * HEADS + min(head, HEADS - 1u)) * QUADS + quad;
-    if (quad < QUADS) { quads[o] = vec4<f32>(query_for(sinks, at)) * SCALE * PLACES; }
-  }
-  return quads;
+fn query_at(sinks: bool, token: u32, head: u32, quad: u32) -> vec4<f32> {
+  let at = (token * HEADS + min(head, HEADS - 1u)) * QUADS + quad;
+  return to_places(vec4<f32>(query_for(sinks, at)) * SCALE);
 }
 
 fn quads_of(loaded: Loaded) -> Quads {
@@ -60,49 +59,70 @@ fn quads_of(loaded: Loaded) -> Quads {
   return quads;
 }
 
-// Of the positions from `first` on that `seen` counts, every TEAMS-th one; behind `last` that one again, since 0 times
-// what lies there, which may be infinite, is no number.
+// POSITIONS from `first` on, as `seen` counts; behind `last` that one again, since 0 times what lies there, which may be
+// infinite, is no number.
 fn held_at(plane: u32, seen: Seen, first: u32, last: u32, lane: u32) -> Held {
   var held: Held;
   for (var i = 0u; i < POSITIONS; i++) {
-    let row = plane + slot_at(seen, min(first + i * TEAMS, last));
+    let row = plane + slot_at(seen, min(first + i, last));
     // past the end of a head the query is 0 and the sum is not stored
     for (var l = 0u; l < LOADS; l++) { held[i][l] = raw_at(row, min(l * LANES + lane, PIECES - 1u)); }
   }
   return held;
 }
 
-// Sums over a team of four vectors; a lane has that of the vector which its highest two bits name.
-fn sum_of_four(v: array<vec4<f32>, 4>, lane: u32) -> vec4<f32> {
-  let upper = (lane & (LANES / 2u)) != 0u;
-  let first = select(v[0], v[2], upper) + subgroupShuffleXor(select(v[2], v[0], upper), LANES / 2u);
-  let second = select(v[1], v[3], upper) + subgroupShuffleXor(select(v[3], v[1], upper), LANES / 2u);
-  let odd = (lane & (LANES / 4u)) != 0u;
-  let sum = select(first, second, odd) + subgroupShuffleXor(select(second, first, odd), LANES / 4u);
-  return over_lanes(sum, LANES / 8u);
+// Scales of positions, as `held_at` takes them: of every fourth one from lane % 4 on.
+fn scales_at(plane: u32, seen: Seen, first: u32, last: u32, lane: u32) -> Scales {
+  var found: Scales;
+  if (SCALED) {
+    for (var i = 0u; i < POSITIONS / 4u; i++) {
+      found[i] = scale_at(plane + slot_at(seen, min(first + i * 4u + lane % 4u, last)));
+    }
+  }
+  return found;
 }
 
-// Sums over lanes whose numbers differ by powers of two up to `most`.
-fn over_lanes(value: vec4<f32>, most: u32) -> vec4<f32> {
-  var sum = value;
-  if (most >= 16u) { sum += subgroupShuffleXor(sum, 16u); }
-  if (most >= 8u) { sum += subgroupShuffleXor(sum, 8u); }
-  if (most >= 4u) { sum += subgroupShuffleXor(sum, 4u); }
-  if (most >= 2u) { sum += subgroupShuffleXor(sum, 2u); }
-  if (most >= 1u) { sum += subgroupShuffleXor(sum, 1u); }
-  return sum;
+// Scores of query lane % 4, before their scales.
+fn scores_of(held: Held, lane: u32) -> array<f32, POSITIONS> {
+  var products = array<vec4<f32>, POSITIONS>();
+  for (var o = 0u; o < OWN; o++) {
+    let at = o * 4u * LANES + lane;
+    let query0 = shared_quads[at];
+    let query1 = shared_quads[at + LANES];
+    let query2 = shared_quads[at + 2u * LANES];
+    let query3 = shared_quads[at + 3u * LANES];
+    for (var i = 0u; i < POSITIONS; i++) {
+      let keys = quads_of(held[i]);
+      let key = keys[o];
+      products[i] += query0 * key.x;
+      products[i] += query1 * key.y;
+      products[i] += query2 * key.z;
+      products[i] += query3 * key.w;
+    }
+  }
+  var scores: array<f32, POSITIONS>;
+  for (var i = 0u; i < POSITIONS; i++) {
+    let two = products[i].xy + subgroupShuffleXor(products[i].zw, 2u);
+    var score = two.x + subgroupShuffleXor(two.y, 1u);
+    if (LANES >= 8u) { score += subgroupShuffleXor(score, 4u); }
+    if (LANES >= 16u) { score += subgroupShuffleXor(score, 8u); }
+    scores[i] = score;
+  }
+  return scores;
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32,
+        @builtin(subgroup_invocation_id) place: u32) {
   let kv_head = id.x / FOURS;
   let split = id.y;
   let token = id.z;
   let lane = thread % LANES;
   let team = thread / LANES;
-  let mine = lane / (LANES / 4u) * TEAMS + team;  // the position of four times TEAMS whose scores end in this lane
   let row = state[token];
   let first_head = kv_head * SHARING + (id.x % FOURS) * 4u;
+  let heads = min(4u, SHARING - (id.x % FOURS) * 4u);
+  let out = (token * HEADS + first_head) * SPLITS + split;
   let keys = ((row.sequence * 2u) * KV_HEADS + kv_head) * CAPACITY;
   let values = keys + KV_HEADS * CAPACITY;
   let seen = seen_by(row.position);
@@ -111,125 +131,140 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let length = max((seen.count - apart + OTHERS - 1u) / OTHERS, LEAST);
   let first = select(min(apart + (split - (QUERIES - 1u)) * length, seen.count), 0u, of_sinks);
   let limit = select(min(first + length, seen.count), apart, of_sinks);
+  if (first >= limit) {
+    for (var turn = 0u; turn < (4u * QUADS + WORKGROUP - 1u) / WORKGROUP; turn++) {
+      let i = turn * WORKGROUP + thread;
+      if (i < heads * QUADS) { sums[(out + i / QUADS * SPLITS) * QUADS + i % QUADS] = vec4<f32>(); }
+    }
+    if (thread < heads) { stats[out + thread * SPLITS] = vec2<f32>(NONE, 0.0); }
+    return;
+  }
 
-  let query0 = query_at(of_sinks, token, first_head, lane);
-  let query1 = query_at(of_sinks, token, first_head + 1u, lane);
-  let query2 = query_at(of_sinks, token, first_head + 2u, lane);
-  let query3 = query_at(of_sinks, token, first_head + 3u, lane);
-  var sum0: Quads;
-  var sum1: Quads;
-  var sum2: Quads;
-  var sum3: Quads;
-  var largest = vec4<f32>(NONE);
-  var total = vec4<f32>();
-  for (var start = first; start < limit; start += KEPT) {
-    let count = min(KEPT, limit - start);
-    let last = start + count - 1u;
-    var ahead = held_at(keys, seen, start + team, last, lane);
-    var key_scales: array<f32, SETS>;
-    for (var s = 0u; s < SETS; s++) {
-      key_scales[s] = scale_at(keys + slot_at(seen, min(start + s * 4u * TEAMS + mine, last)));
+  let last = limit - 1u;
+  let turns = (limit - first + TURN - 1u) / TURN;
+  var here = first + team * POSITIONS;
+  var held_keys = held_at(keys, seen, here, last, lane);
+  var held_values = held_at(values, seen, here, last, lane);
+  var key_scales = scales_at(keys, seen, here, last, lane);
+  var value_scales = scales_at(values, seen, here, last, lane);
+  for (var turn = 0u; turn < (OWN * LANES + WORKGROUP - 1u) / WORKGROUP; turn++) {
+    let each = turn * WORKGROUP + thread;
+    if (each < OWN * LANES) {
+      let quad = own_quad(each / LANES, each % LANES);
+      let turned = each % 4u;
+      var columns = mat4x4<f32>();
+      if (quad < QUADS) {
+        columns = transpose(mat4x4<f32>(query_at(of_sinks, token, first_head + turned, quad),
+                                        query_at(of_sinks, token, first_head + (1u ^ turned), quad),
+                                        query_at(of_sinks, token, first_head + (2u ^ turned), quad),
+                                        query_at(of_sinks, token, first_head + (3u ^ turned), quad)));
+      }
+      let at = each / LANES * 4u * LANES + each % LANES;
+      shared_quads[at] = columns[0];
+      shared_quads[at + LANES] = columns[1];
+      shared_quads[at + 2u * LANES] = columns[2];
+      shared_quads[at + 3u * LANES] = columns[3];
     }
-    var value_scales: array<f32, SHARES>;
-    for (var i = 0u; i < SHARES; i++) {
-      value_scales[i] = scale_at(values + slot_at(seen, min(start + i * WORKGROUP + thread, last)));
-    }
-    var new_largest = vec4<f32>(NONE);
-    for (var turn = 0u; turn < count; turn += TURN) {
-      let loaded = ahead;
-      let scales = key_scales;
-      // the next keys, and behind the last ones the first values
-      let more = turn + TURN < count;
-      ahead = held_at(select(values, keys, more), seen, start + select(0u, turn + TURN, more) + team, last, lane);
-      for (var s = 0u; s < SETS; s++) {
-        let at = turn + s * 4u * TEAMS + mine;
-        key_scales[s] = scale_at(keys + slot_at(seen, min(start + at + TURN, last)));
-        var scores = array<vec4<f32>, 4>();
-        for (var i = 0u; i < 4u; i++) {
-          let key = quads_of(loaded[s * 4u + i]);
-          for (var o = 0u; o < OWN; o++) {
-            scores[i] += vec4<f32>(dot(query0[o], key[o]), dot(query1[o], key[o]), dot(query2[o], key[o]),
-                                   dot(query3[o], key[o]));
-          }
-        }
-        let score = capped4(sum_of_four(scores, lane) * scales[s]);
-        if (at < count) {
-          new_largest = max(new_largest, score);
-          if (lane % (LANES / 4u) == 0u) { shared_quads[at] = score; }
-        }
+  }
+  workgroupBarrier();
+
+  var largest = LOWEST;  // of query lane % 4, and the sum of its weights
+  var total = 0.0;
+  var sum0 = Quads();
+  var sum1 = Quads();
+  var sum2 = Quads();
+  var sum3 = Quads();
+  for (var turn = 0u; turn < turns; turn++) {
+    let more = turn + 1u < turns;
+    var scores = scores_of(held_keys, lane);
+    if (SCALED) {
+      for (var i = 0u; i < POSITIONS; i++) {
+        scores[i] *= subgroupShuffle(key_scales[i / 4u], (place & ~3u) + i % 4u);
       }
     }
-    new_largest = max(new_largest, subgroupShuffleXor(new_largest, LANES / 2u));
-    new_largest = max(new_largest, subgroupShuffleXor(new_largest, LANES / 4u));
-    if (lane == 0u) { team_largest[team] = new_largest; }
-    workgroupBarrier();
-    new_largest = largest;
-    for (var t = 0u; t < TEAMS; t++) { new_largest = max(new_largest, team_largest[t]); }
+    if (more) {
+      held_keys = held_at(keys, seen, here + TURN, last, lane);
+      key_scales = scales_at(keys, seen, here + TURN, last, lane);
+    }
+    var new_largest = largest;
+    for (var i = 0u; i < POSITIONS; i++) {
+      scores[i] = select(NONE, capped(scores[i]), here + i <= last);
+      new_largest = max(new_largest, scores[i]);
+    }
     let correction = exp(largest - new_largest);
+    let correction1 = subgroupShuffleXor(correction, 1u);
+    let correction2 = subgroupShuffleXor(correction, 2u);
+    let correction3 = subgroupShuffleXor(correction, 3u);
     largest = new_largest;
     total *= correction;
-    for (var i = 0u; i < SHARES; i++) {
-      let at = i * WORKGROUP + thread;
-      if (at < count) {
-        let weight = exp(shared_quads[at] - largest);
-        total += weight;
-        shared_quads[at] = weight * value_scales[i];
-      }
-    }
-    workgroupBarrier();
     for (var o = 0u; o < OWN; o++) {
-      sum0[o] *= correction.x;
-      sum1[o] *= correction.y;
-      sum2[o] *= correction.z;
-      sum3[o] *= correction.w;
+      sum0[o] *= correction;
+      sum1[o] *= correction1;
+      sum2[o] *= correction2;
+      sum3[o] *= correction3;
     }
-    for (var turn = 0u; turn < count; turn += TURN) {
-      let loaded = ahead;
-      if (turn + TURN < count) { ahead = held_at(values, seen, start + turn + TURN + team, last, lane); }
-      for (var i = 0u; i < POSITIONS; i++) {
-        let at = turn + i * TEAMS + team;
-        let weight = select(vec4<f32>(), shared_quads[min(at, count - 1u)], at < count);
-        let value = quads_of(loaded[i]);
-        for (var o = 0u; o < OWN; o++) {
-          sum0[o] += weight.x * value[o];
-          sum1[o] += weight.y * value[o];
-          sum2[o] += weight.z * value[o];
-          sum3[o] += weight.w * value[o];
-        }
+    for (var i = 0u; i < POSITIONS; i++) {
+      var weight = exp(scores[i] - largest);
+      total += weight;
+      if (SCALED) { weight *= subgroupShuffle(value_scales[i / 4u], (place & ~3u) + i % 4u); }
+      let weight1 = subgroupShuffleXor(weight, 1u);
+      let weight2 = subgroupShuffleXor(weight, 2u);
+      let weight3 = subgroupShuffleXor(weight, 3u);
+      let value = quads_of(held_values[i]);
+      for (var o = 0u; o < OWN; o++) {
+        sum0[o] += weight * value[o];
+        sum1[o] += weight1 * value[o];
+        sum2[o] += weight2 * value[o];
+        sum3[o] += weight3 * value[o];
       }
     }
-    workgroupBarrier();
+    if (more) {
+      held_values = held_at(values, seen, here + TURN, last, lane);
+      value_scales = scales_at(values, seen, here + TURN, last, lane);
+    }
+    here += TURN;
   }
-  total = over_lanes(total, LANES / 2u);
-  if (lane == 0u) { team_total[team] = total; }
-  for (var n = 0u; n < (min(4u, SHARING) + TOGETHER - 1u) / TOGETHER; n++) {
+
+  if (lane < 4u) { team_largest[team * 4u + lane] = largest; }
+  workgroupBarrier();
+  var of_all = largest;
+  for (var t = 0u; t < TEAMS; t++) { of_all = max(of_all, team_largest[t * 4u + lane % 4u]); }
+  let correction = exp(largest - of_all);
+  let correction1 = subgroupShuffleXor(correction, 1u);
+  let correction2 = subgroupShuffleXor(correction, 2u);
+  let correction3 = subgroupShuffleXor(correction, 3u);
+  if (lane < 4u) { team_total[team * 4u + lane] = total * correction; }
+  for (var o = 0u; o < OWN; o++) {
+    sum0[o] *= correction;
+    sum1[o] *= correction1;
+    sum2[o] *= correction2;
+    sum3[o] *= correction3;
+  }
+  for (var n = 0u; n < 4u / TOGETHER; n++) {
     let g = n * TOGETHER;
     for (var h = 0u; h < TOGETHER; h++) {
       for (var o = 0u; o < OWN; o++) {
         let quad = own_quad(o, lane);
         let sum = select(select(sum2[o], sum3[o], g + h == 3u), select(sum0[o], sum1[o], g + h == 1u), g + h < 2u);
-        if (quad < QUADS) { shared_quads[(h * TEAMS + team) * QUADS + quad] = sum * PLACES; }
+        if (quad < QUADS) { shared_quads[(h * TEAMS + team) * QUADS + quad] = sum; }
       }
     }
     workgroupBarrier();
     for (var turn = 0u; turn < (TOGETHER * QUADS + WORKGROUP - 1u) / WORKGROUP; turn++) {
       let i = turn * WORKGROUP + thread;
-      if (i >= TOGETHER * QUADS) { break; }
-      let h = i / QUADS;
       let quad = i % QUADS;
-      let head = first_head + g + h;
-      if (g + h < 4u && head < (kv_head + 1u) * SHARING) {
+      let head = (g + i / QUADS) ^ (quad / PIECE % LANES % 4u);
+      if (i < TOGETHER * QUADS && head < heads) {
         var together = vec4<f32>();
-        for (var t = 0u; t < TEAMS; t++) { together += shared_quads[(h * TEAMS + t) * QUADS + quad]; }
-        let out = (token * HEADS + head) * SPLITS + split;
-        sums[out * QUADS + quad] = together;
-        if (quad == 0u) {
-          var all_total = 0.0;
-          for (var t = 0u; t < TEAMS; t++) { all_total += team_total[t][g + h]; }
-          stats[out] = vec2<f32>(largest[g + h], all_total);
-        }
+        for (var t = 0u; t < TEAMS; t++) { together += shared_quads[(i / QUADS * TEAMS + t) * QUADS + quad]; }
+        sums[(out + head * SPLITS) * QUADS + quad] = from_places(together);
       }
     }
     workgroupBarrier();
+  }
+  if (thread < heads) {
+    var all_total = 0.0;
+    for (var t = 0u; t < TEAMS; t++) { all_total += team_total[t * 4u + thread]; }
+    stats[out + thread * SPLITS] = vec2<f32>(of_all, all_total);
   }
 }
