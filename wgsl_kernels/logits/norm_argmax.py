@@ -124,7 +124,7 @@ def _passes(context: Context, staged: bool) -> tuple[str, ...]:
         return ("run_passes/many",)
     kept = round_sums(context)
     if kept == "round_sums/subgroups" and row_bytes(context, context["group"]) <= WORKGROUP_BYTES:
-        return "run_passes/kept", kept, reduction(context)
+        return "run_passes/kept", kept
     return ("run_passes/ahead",)
 
 

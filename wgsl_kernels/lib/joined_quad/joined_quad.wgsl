@@ -43,6 +43,6 @@ fn joined_quad(block: u32, lane: u32) -> vec4<f32> {
     let weight = subgroupShuffle(weights[i * SHARING / SUBGROUP_SIZE], (i * SHARING + lane / 8u) % SUBGROUP_SIZE);
     if (i < AHEAD) { sum += weight * loaded[i]; } else { sum += weight * sums_at(head, quad, i, lane); }
   }
-  for (var apart = 8u; apart < SUBGROUP_SIZE; apart *= 2u) { sum += subgroupShuffleXor(sum, apart); }
+  for (var n = 0u; n < countTrailingZeros(SHARING); n++) { sum += subgroupShuffleXor(sum, 8u << n); }
   return sum / total;
 }

@@ -8,7 +8,8 @@ fn keep_sums(round: u32, sums: array<f32, SUMS>, thread: u32) {
   let subgroup = thread / LANES;
   let lane = thread % LANES;
   let first = (round * TEAMS + subgroup / TEAM_SUBGROUPS) * ROWS_PER_TEAM;
-  for (var i = 0u; i < ROWS_PER_TEAM; i += 4u) {
+  for (var f = 0u; f < (ROWS_PER_TEAM + 3u) / 4u; f++) {
+    let i = f * 4u;
     const LAST_ROW: u32 = ROWS_PER_TEAM - 1u;
     let v = vec4<f32>(sums[i], sums[min(i + 1u, LAST_ROW)], sums[min(i + 2u, LAST_ROW)], sums[min(i + 3u, LAST_ROW)]);
     let sum = sum_of_four(v, lane);
