@@ -44,6 +44,7 @@ SEED = 1
 #: Inputs by what `Kernel.inputs` takes, the first that a variant can run on.
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
+    {"block": 64},
     {"x_dtype": "f16"},
     {"head_dim": 32},
     {"sequences": 1, "sequence": 0},

@@ -74,9 +74,9 @@ def tune(  # many parameters: the options of the command line
     """
     if rounds < FEWEST:
         raise WorkbenchError(f"rounds are at least {FEWEST}, not {rounds}: fewer have no spread")
-    if budget is not None and not ((seconds := as_real(budget)) and seconds > 0):
+    if budget is not None and ((seconds := as_real(budget)) is None or seconds < 0):
         raise WorkbenchError(
-            f"budget = {shown(budget)}; allowed: a finite number of seconds above 0, or None"
+            f"budget = {shown(budget)}; allowed: a finite number of seconds from 0 on, or None"
         )
     config, describe = _described(model, fmt)
     chosen = choose(config, "wgpu", dtype, max_tokens, cache, adapter)
