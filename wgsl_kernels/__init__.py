@@ -32,6 +32,7 @@ ENTRY_POINTS = "workbench.kernels"
 MODULES = (
     "activations.activations",
     "attention.attention",
+    "attention.attention_reduce",
     "attention.attention_reduce_a8",
     "attention.attention_split",
     "attention.position_scale",

@@ -13,7 +13,7 @@ from ..makers import handing_on
 from ..pair import Port, Variant, kernel
 from ..quantized.quantize_activations import quantize_activations, quantized_tolerance
 from ..reduce import by_quads
-from .attention_split import (
+from .attention_reduce import (
     BY_HEADS,
     REDUCE_THREADS,
     attention_reduce,

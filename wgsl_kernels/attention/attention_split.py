@@ -16,12 +16,11 @@ from workbench.dtypes import ELEMENT_BYTES
 
 from ..cache.kv_append import CACHE
 from ..composition import Facts, Match, rule
-from ..layout import INT8_BLOCK, KV8, cache_words
+from ..layout import KV8, cache_words
 from ..linear.few_tokens import FEW_TOKENS
 from ..makers import handing_on
-from ..numerics import EPS32, random_tensor
-from ..pair import Context, Cost, Port, Variant, ceil_div, kernel, spread
-from ..reduce import known_lanes, lanes_default
+from ..numerics import EPS32
+from ..pair import Context, Cost, Port, Variant, ceil_div, kernel
 from ..state import STATE
 from ..tiles import WORKGROUP_BYTES
 from .attention import (
@@ -41,6 +40,7 @@ from .attention import (
     seen_cache,
     seen_slots,
 )
+from .attention_reduce import NONE, STATS, SUMS
 
 #: Positions that a split takes at least: fewer are not worth a workgroup.
 LEAST = 32
@@ -51,10 +51,6 @@ MOST = 512
 FILLING = 512
 #: Rows of several sequences in one step that are split at most: more fill a GPU by themselves.
 MANY_ROWS = 64
-#: Of a workgroup that puts splits together (lib/attention_parts).
-REDUCE_THREADS = 256
-#: A score that no position has, exact in every float type of references.
-NONE = -(2.0**127)
 
 
 def splits_for(capacity: int, rows: int = 1, groups: int = 1) -> int:
@@ -175,9 +171,6 @@ def _teams(cache: Callable[[Context], str]) -> dict[str, Variant]:
     }
 
 
-SUMS, STATS = ("tokens", "heads", "splits", "head_dim"), ("tokens", "heads", "splits", 2)
-
-
 @kernel(
     reads={"q": Port(("tokens", "width")), "kv": CACHE, "state": STATE, "q_sinks": Q_SINKS},
     writes={"sums": Port(SUMS, "f32", binding=3), "stats": Port(STATS, "f32", binding=4)},
@@ -251,117 +244,6 @@ def attention_split_kv8(q, kv, state, kv_scales, scale, splits, head_dim, **more
     more: q_sinks and bounds."""
     seen = seen_cache(q, kv, kv_scales, state, head_dim)
     return attention_split.reference(q, seen, state, scale, splits, **more)
-
-
-def reduce_inputs(seed=0, tokens=3, heads=4, splits=5, head_dim=16, x_dtype="f32", y_dtype="f32") -> dict:
-    generator = torch.Generator().manual_seed(seed)
-    sums = random_tensor(generator, (tokens, heads, splits, head_dim), "f32")
-    stats = torch.stack(
-        [
-            random_tensor(generator, (tokens, heads, splits), "f32"),
-            1 + torch.rand(tokens, heads, splits, generator=generator),
-        ],
-        -1,
-    )
-    if splits > 1:  # the last part saw no position
-        sums[:, :, -1], stats[:, :, -1, 0], stats[:, :, -1, 1] = 0, NONE, 0
-    return {"sums": sums, "stats": stats}
-
-
-def reduce_tolerance(arguments, expected) -> dict:
-    """A weight exp(d), d = largest_s - largest, is off by (3 + 2|d|) ulp and by d's own rounding, relatively; both sums
-    carry that and a rounding a split. A part without positions weighs nothing."""
-    sums, stats = arguments["sums"].double(), arguments["stats"].double()
-    away = stats[..., 0] - stats[..., 0].amax(-1, keepdim=True)
-    weights = away.exp()
-    error = (8 + sums.shape[2] + 5 * away.abs()) * weights
-    total = (weights * stats[..., 1]).sum(-1, keepdim=True)
-    y = expected["y"].double().abs().unflatten(1, (sums.shape[1], sums.shape[3]))
-    above = (error.unsqueeze(-1) * sums.abs()).sum(2)
-    below = (error * stats[..., 1]).sum(-1, keepdim=True)
-    return {"y": EPS32 * ((above + below * y) / total + 5 * y).flatten(1) + 1e-30}
-
-
-def refuse_wide_heads(context: Context) -> str | None:
-    """A thread of a workgroup adds up four dimensions."""
-    if context["head_dim"] > 4 * REDUCE_THREADS:
-        return f"heads of {context['head_dim']} are wider than {4 * REDUCE_THREADS}"
-    return None
-
-
-def _refuse_lanes(context: Context) -> str | None:
-    lanes = known_lanes(context)
-    if lanes < 8:
-        return "it needs subgroups of a known size, 8 lanes at least"
-    if context.sizes.get("workgroup", lanes) % lanes:
-        return f"workgroups of {context['workgroup']} threads are not whole subgroups of {lanes}"
-    return None
-
-
-BY_LANES = "no barrier between loads and result: a subgroup takes 32 dimensions of a head"
-BY_HEADS = "for any device: a workgroup takes a head, and its threads meet in workgroup memory"
-
-
-def joined_by_lanes(file: str, width: int = 1) -> Variant:
-    """The variant without barriers. width: numbers of which a head has a multiple."""
-
-    def grid(context: Context) -> tuple[int, int, int]:
-        blocks = context["tokens"] * context["heads"] * ceil_div(context["head_dim"], 32)
-        return spread(ceil_div(blocks * known_lanes(context), context["workgroup"]))
-
-    return Variant(
-        file,
-        grid=grid,
-        tunables={"workgroup": (32, 8, 16, 64, 128)},
-        defaults=lambda c: {"workgroup": max(32, known_lanes(c)), **lanes_default(c)},
-        refuse=lambda c: refuse_parts_of_blocks(c, width) or _refuse_lanes(c),
-        why=BY_LANES,
-    )
-
-
-def prefer_lanes(context: Context) -> tuple[str, str]:
-    """Subgroups, where they are known."""
-    return ("heads", BY_HEADS) if _refuse_lanes(context) else ("lanes", BY_LANES)
-
-
-def refuse_parts_of_blocks(context: Context, width: int = INT8_BLOCK) -> str | None:
-    """Where a result is quantized in blocks, or `width` numbers otherwise, a head is whole ones."""
-    if context["head_dim"] % width:
-        return f"heads of {context['head_dim']} are not whole blocks of {width}"
-    return None
-
-
-@kernel(
-    reads={
-        "sums": Port(SUMS, "f32"),
-        "stats": Port(STATS, "f32"),
-    },
-    writes={"y": Port(("tokens", "width"))},
-    derive=lambda s: {"width": s["heads"] * s["head_dim"]} if "heads" in s else {},
-    variants={
-        "lanes": joined_by_lanes("attention/attention_reduce_lanes"),
-        "heads": Variant(
-            "attention/attention_reduce",
-            grid=lambda c: (c["heads"], c["tokens"], 1),
-            refuse=refuse_wide_heads,
-            why=BY_HEADS,
-        ),
-    },
-    make_inputs=reduce_inputs,
-    tolerance=reduce_tolerance,
-    cost=lambda s: Cost(
-        4 * s["tokens"] * s["heads"] * s["splits"] * (s["head_dim"] + 2),
-        4 * s["tokens"] * s["heads"] * s["head_dim"],
-        4 * s["tokens"] * s["heads"] * s["splits"] * s["head_dim"],
-    ),
-    prefer=prefer_lanes,
-)
-def attention_reduce(sums, stats):
-    """y [tokens, heads * head_dim] from the parts of `attention_split`: softmax over all positions, put together."""
-    largest, totals = stats[..., 0], stats[..., 1]
-    weights = (largest - largest.amax(-1, keepdim=True)).exp()
-    y = (weights.unsqueeze(-1) * sums).sum(2) / (weights * totals).sum(-1, keepdim=True)
-    return y.flatten(1)
 
 
 def _whole(
